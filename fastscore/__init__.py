@@ -1,0 +1,27 @@
+"""fastscore: losses, samplers and networks for score-based generative models. The README shows the three ways in."""
+
+from importlib import import_module as _import_module
+from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
+from importlib.metadata import version as _version
+
+from . import losses, noise, samplers
+from .errors import CheckpointError, DataError, FastscoreError, MissingDependency, NonFiniteLoss
+from .ops import dsm_loss, langevin_step, perturb
+from .rng import Noise, Philox, Stream
+
+try:
+    __version__ = _version("fastscore")
+except _PackageNotFoundError:  # a source tree that was never installed
+    __version__ = "0+unknown"
+
+__all__ = [
+    "CheckpointError", "DataError", "FastscoreError", "MissingDependency", "Noise", "NonFiniteLoss", "Philox", "Stream",
+    "dsm_loss", "langevin_step", "losses", "noise", "perturb", "samplers",
+]
+
+
+def __getattr__(name: str):
+    """``fastscore.models``, ``fastscore.data`` and ``fastscore.compat`` load when first asked for."""
+    if name in ("compat", "data", "models"):
+        return _import_module(f"fastscore.{name}")
+    raise AttributeError(f"module 'fastscore' has no attribute {name!r}")

@@ -1,0 +1,161 @@
+"""The command line: ``fastscore train | sample | evaluate | doctor``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from . import checkpoint
+from .config import PRESETS, TrainConfig
+from .errors import FastscoreError, require
+
+_INTRODUCTION = """\
+Score-based generative models: learn how to turn noise into samples of your data.
+
+A network learns the score, the direction in which a noisy image becomes more likely, at several levels of noise
+(fastscore train). From pure noise, small steps along the score, level after level, lead to new images
+(fastscore sample). Start with:  fastscore train digits"""
+
+
+def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, quiet: bool = False) -> None:
+    """Train a network, starting from a preset.
+
+    Writes a run folder: config.json, metrics.jsonl (the loss as it falls), training.png, and checkpoints/.
+    Kill it at any moment; the same command with --resume goes on as if nothing had happened.
+
+    Args:
+        preset: what to train; every option below changes one setting of it.
+        out: The run folder; runs/DATA where not given.
+        resume: Go on from the last checkpoint, or start where there is none.
+        quiet: No progress bar.
+    """
+    from .evaluate import evaluate
+    from .pictures import save_training_curves
+    from .train import Trainer, make_sigmas, read_metrics
+
+    run = out or Path("runs") / preset.data
+    trainer = Trainer(preset, run, resume=resume)
+    print(f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
+          f"parameters, on {trainer.device}, into {run}")
+    if trainer.step:
+        print(f"going on at iteration {trainer.step} of {preset.iterations}")
+    try:
+        last = trainer.train(progress=not quiet)
+    except KeyboardInterrupt:
+        saved = checkpoint.steps(run)
+        print(f"\nstopped at iteration {trainer.step}; "
+              + (f"the last checkpoint is {saved[-1]}. " if saved else "no checkpoint was written yet. ")
+              + "Go on with the same command and --resume", file=sys.stderr)
+        sys.exit(130)
+    save_training_curves(read_metrics(run), run / "training.png", sigmas=make_sigmas(preset))
+    print(f"trained: {last}\nloss curves: {run / 'training.png'}")
+    if preset.data == "mixture":
+        weights = evaluate(run, num=2000, progress=not quiet)["mode_weights"]
+        print(f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
+              f"{_pair(weights['exact'])}; annealed Langevin {_pair(weights['annealed'])}; plain Langevin "
+              f"{_pair(weights['plain'])}")
+    print(f"next: fastscore sample {run} --num 100 --out {run}/more")
+
+
+def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
+           sampler: Literal["annealed", "consistent"] = "annealed", batch_size: int = 500, device: str = "auto",
+           quiet: bool = False) -> None:
+    """Draw new samples from a trained run.
+
+    Writes samples.png (the first hundred) and samples.npy (all, float32 [N, C, H, W] in [0, 1]).
+
+    Args:
+        run: The run folder that training wrote.
+        num: How many samples.
+        out: Where to write; RUN/samples-SEED where not given.
+        seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
+        sampler: annealed: annealed Langevin dynamics (Song & Ermon 2019), the run's steps at each noise level;
+            consistent: consistent annealed sampling (Jolicoeur-Martineau et al. 2020), one step a level, much faster.
+        batch_size: How many at a time: more takes more memory.
+        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        quiet: No progress bar.
+    """
+    from .sample import load_run, write_samples
+    from .sample import sample as draw_samples
+
+    trained = load_run(run, device=device)
+    out = out or run / f"samples-{seed}"
+    _writable(out)
+    picture, array = write_samples(draw_samples(trained, num, seed=seed, sampler=sampler, batch_size=batch_size,
+                                                progress=not quiet), out)
+    print(f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {run}")
+
+
+def evaluate(run: Path, /, num: int = 1000,
+             feature: Literal["auto", "pixels", "inception"] = "auto", seed: int = 0,
+             sampler: Literal["annealed", "consistent"] = "annealed", batch_size: int = 500, device: str = "auto",
+             quiet: bool = False) -> None:
+    """Measure how good a run's samples are.
+
+    Draws samples and compares them with images that the network was not trained on: Frechet distance (how far apart
+    the two clouds of images are; lower is better), precision (how many samples look real), recall (how much of the real
+    variety they reach), nearest training images (are they copies?), and the classes they belong to. Writes metrics.json
+    and pictures into the run folder.
+
+    Args:
+        run: The run folder that training wrote.
+        num: How many samples to draw.
+        feature: What the Frechet distance is measured on: pixels, or inception (the FID of the literature; needs
+            'fastscore[eval]' and a file of weights). auto: inception for CIFAR-10, else pixels.
+        seed: Another seed gives other samples.
+        sampler: annealed or consistent; see fastscore sample --help.
+        batch_size: How many at a time: more takes more memory.
+        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        quiet: No progress bar.
+    """
+    from . import evaluate as evaluation
+
+    report = evaluation.evaluate(run, num=num, feature=feature, seed=seed, sampler=sampler, batch_size=batch_size,
+                                 device=device, progress=not quiet)
+    print(evaluation.table(report))
+    print("\n" + "\n".join(f"look at {path}" for path in sorted(run.glob("*.png"))))
+    print(f"all numbers: {run / evaluation.METRICS}\nnext: fastscore sample {run} --num 1000 --seed 1")
+
+
+def doctor() -> None:
+    """Say what this machine can do: versions, devices, which backend serves which operator, what is missing."""
+    from . import doctor as examination
+
+    print(examination.report())
+
+
+def _pair(weights: list[float]) -> str:
+    return " / ".join(f"{weight:.2f}" for weight in weights)
+
+
+def _writable(folder: Path) -> None:
+    """Raise now, not after an hour of sampling, where ``folder`` cannot be written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    probe = folder / ".fastscore-probe"
+    probe.touch()
+    probe.unlink()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; errors that a user can act on are one line on standard error and exit code 2."""
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        tyro = require("tyro", "train")
+        presets: Any = tyro.extras.subcommand_type_from_defaults(
+            {name: config for name, (_, config) in PRESETS.items()},
+            {name: text for name, (text, _) in PRESETS.items()}, prefix_names=False)
+        train.__annotations__["preset"] = Annotated[presets, tyro.conf.arg(name="")]
+        for command in (train, sample):
+            command.__annotations__["out"] = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+        tyro.extras.subcommand_cli_from_dict(
+            {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}, prog="fastscore",
+            description=_INTRODUCTION, args=arguments,
+            config=(tyro.conf.CascadeSubcommandArgs, tyro.conf.FlagCreatePairsOff))
+    except BrokenPipeError:  # the reader of our output went away, as in: fastscore train --help | head
+        sys.stderr.close()
+        sys.exit(1)
+    except (FastscoreError, ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,169 @@
+"""What a training run is: one dataclass, saved with the run, and presets of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from . import _check
+from .errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Everything that decides what a run computes. Two runs of equal configs end with equal weights.
+
+    The text under each field is what ``fastscore train PRESET --help`` shows.
+    """
+
+    data: str = "digits"
+    """Data set: digits, mnist, cifar10, gray_scott, folder, or 2-D points (mixture, two_moons, checkerboard, swiss_roll)."""
+    data_dir: str = "data"
+    """Folder that holds the data set's files (mnist, cifar10, folder). The others need none."""
+    image_size: int = 32
+    """Side in pixels of the images of data sets that can be made at any size (folder, gray_scott)."""
+    download: bool = False
+    """Allow torchvision to download a missing data set."""
+    dequantize: bool = True
+    """Fill the gaps between grey values: (255/256) x + u/256 with u uniform in [0, 1), or coarser where they are."""
+    flip: bool = False
+    """Mirror each training image left to right with probability 1/2."""
+
+    model: Literal["ncsn", "ncsnv2", "mlp"] = "ncsn"
+    """Score network: ncsn (told the noise level), ncsnv2 (divides by it), mlp (for 2-D data)."""
+    width: int = 32
+    """Channels of the first layer (ngf), or hidden units of the mlp. Time and memory grow with its square."""
+
+    sigma_begin: float = 1.0
+    """Largest noise level, in units of the data (images are in [0, 1])."""
+    sigma_end: float = 0.01
+    """Smallest noise level: where samples stop."""
+    num_levels: int = 10
+    """Number of noise levels, spaced geometrically from the largest to the smallest."""
+    weight: float = 2.0
+    """Power of sigma that weights the loss; 2 makes every noise level count alike."""
+
+    batch_size: int = 128
+    """Images an iteration."""
+    iterations: int = 200_001
+    """Optimizer steps in all."""
+    lr: float = 1e-3
+    """Adam's learning rate."""
+    beta1: float = 0.9
+    """Adam's decay of the mean of the gradient."""
+    beta2: float = 0.999
+    """Adam's decay of the mean of its square."""
+    eps: float = 1e-8
+    """Adam's epsilon."""
+    warmup: int = 0
+    """Iterations over which the learning rate grows from 0 to its value."""
+    decay: bool = False
+    """Let the learning rate fall to 0 along half a cosine."""
+    clip_norm: float = 0.0
+    """Scale the gradient down to this norm where it is larger; 0 leaves it alone."""
+    ema: float = 0.0
+    """Sample with a moving average of the weights that forgets at this rate (0.999); 0 keeps none."""
+
+    alpha: float = 4e-5
+    """Langevin step size at the smallest noise level (twice the step_lr of the NCSN code)."""
+    steps_per_level: int = 100
+    """Langevin updates at each noise level."""
+    denoise: bool = False
+    """End sampling with the mean of the clean image given the noisy one."""
+    start: Literal["uniform", "normal"] = "uniform"
+    """Where sampling begins: uniform in [0, 1], or normal of the largest noise level."""
+
+    seed: int = 0
+    """Decides the initial weights, the batches and all noise."""
+    device: str = "auto"
+    """cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    log_every: int = 50
+    """Iterations between two lines of metrics.jsonl."""
+    checkpoint_every: int = 1000
+    """Iterations between two checkpoints."""
+    keep: int = 3
+    """How many of the last checkpoints stay on disk."""
+    sample_every: int = 0
+    """Iterations between two sample grids in samples/; 0 draws none while training."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "iterations", "num_levels", "image_size", "width", "steps_per_level", "log_every",
+                     "checkpoint_every", "keep"):
+            _check.integer(name, getattr(self, name), low=1)
+        for name in ("warmup", "sample_every"):
+            _check.integer(name, getattr(self, name), low=0)
+        _check.integer("seed", self.seed, low=0, high=2**63 - 1)
+        for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
+            _check.positive(name, getattr(self, name))
+        _check.positive("clip_norm", self.clip_norm, zero_allowed=True)
+        _check.number("weight", self.weight)
+        for name in ("beta1", "beta2", "ema"):
+            if not 0 <= _check.number(name, getattr(self, name)) < 1:
+                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        if self.num_levels > 1 and self.sigma_begin <= self.sigma_end:
+            raise ValueError(f"sigma_begin must be greater than sigma_end, got {self.sigma_begin} and {self.sigma_end}")
+        _check.one_of("model", self.model, ("ncsn", "ncsnv2", "mlp"))
+        _check.one_of("start", self.start, ("uniform", "normal"))
+
+    def to_json(self) -> str:
+        """One indented JSON object, a field a line."""
+        return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, source: str | Path = "config.json") -> TrainConfig:
+        """The config that :meth:`to_json` wrote; :class:`CheckpointError` names what does not belong."""
+        try:
+            values: Any = json.loads(text)
+            if not isinstance(values, dict):
+                raise ValueError(f"it must hold a JSON object, got {_check.describe(values)}")
+            unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
+            if unknown:
+                raise ValueError(f"it has fields that this version does not know: {', '.join(sorted(unknown))}")
+            return cls(**values)
+        except (ValueError, TypeError) as error:
+            raise CheckpointError(f"{source} is not the config of a run: {error}") from error
+
+
+#: What may differ between a run and its continuation: none of it changes what an iteration computes.
+MAY_CHANGE = frozenset({"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep",
+                        "sample_every", "alpha", "steps_per_level", "denoise", "start"})
+
+_DIGITS = TrainConfig(
+    data="digits", dequantize=False, width=32, batch_size=128, iterations=2000, lr=1e-3, warmup=100, decay=True, ema=0.995,
+    num_levels=10, alpha=4e-5, steps_per_level=20, denoise=True, checkpoint_every=500, log_every=20)
+_CIFAR10_NCSN = TrainConfig(
+    data="cifar10", flip=True, width=128, iterations=200_001, lr=1e-3, sigma_begin=1.0, sigma_end=0.01, num_levels=10,
+    alpha=4e-5, steps_per_level=100, log_every=100, checkpoint_every=5000, sample_every=5000)
+
+PRESETS: dict[str, tuple[str, TrainConfig]] = {
+    "digits": ("handwritten digits, 8x8, from scikit-learn: minutes on two CPU cores (make demo)", _DIGITS),
+    "digits-long": ("the same, trained longer: better samples, under 40 minutes on two CPU cores",
+                    dataclasses.replace(_DIGITS, iterations=12_000, checkpoint_every=1000)),
+    "toy": ("a 2-D mixture of two Gaussians, weights 0.8 and 0.2: about a minute on a CPU", TrainConfig(
+        data="mixture", model="mlp", width=128, dequantize=False, sigma_begin=20.0, sigma_end=1.0, num_levels=10,
+        batch_size=512, iterations=2000, lr=1e-3, warmup=100, decay=True, ema=0.99, alpha=0.2, steps_per_level=100,
+        start="normal", checkpoint_every=500, log_every=50)),
+    "gray-scott": ("reaction-diffusion patterns, 32x32, simulated on the spot", TrainConfig(
+        data="gray_scott", flip=True, width=32, batch_size=64, iterations=20_000, lr=1e-3, warmup=500, decay=True,
+        ema=0.999, alpha=4e-5, steps_per_level=50, denoise=True, checkpoint_every=1000, sample_every=5000)),
+    "mnist": ("MNIST, 28x28, as in the NCSN paper: wants a GPU", TrainConfig(
+        data="mnist", image_size=28, width=64, iterations=200_001, lr=1e-3, alpha=4e-5, steps_per_level=100,
+        log_every=100, checkpoint_every=5000, sample_every=5000)),
+    "cifar10-ncsn": ("CIFAR-10 by the recipe of NCSN (Song & Ermon 2019): wants a GPU", _CIFAR10_NCSN),
+    "cifar10-ncsnv2": ("CIFAR-10 by the recipe of NCSNv2 (Song & Ermon 2020): wants a GPU", dataclasses.replace(
+        _CIFAR10_NCSN, model="ncsnv2", dequantize=False, sigma_begin=50.0, num_levels=232, lr=1e-4, ema=0.999,
+        iterations=300_001, alpha=2 * 6.2e-6, steps_per_level=5, denoise=True)),
+}
+
+
+def preset(name: str, **changes: Any) -> TrainConfig:
+    """A preset by name, with fields replaced: ``preset("digits", iterations=500)``."""
+    _check.one_of("preset", name, tuple(PRESETS))
+    known = {field.name for field in dataclasses.fields(TrainConfig)}
+    for field in changes:
+        if field not in known:
+            raise ValueError(f"{field} is not a field of TrainConfig; the fields are {', '.join(sorted(known))}")
+    return dataclasses.replace(PRESETS[name][1], **changes)

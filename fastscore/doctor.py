@@ -1,0 +1,49 @@
+"""What this machine can do: ``fastscore doctor``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from . import __version__
+from .features import WEIGHTS
+from .ops import __all__ as operators
+
+_EXTRAS = {"train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro"),
+           "eval": ("torchmetrics", "torch_fidelity")}
+
+
+def report() -> str:
+    """Versions, devices, which backend serves which operator, and what is missing with how to get it."""
+    lines = [f"fastscore {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+             f"{platform.system()} {platform.machine()}",
+             f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    if torch.cuda.is_available():
+        lines += [f"GPU {i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    else:
+        built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is CPU-only"
+        lines.append(f"GPU: none usable ({built}); everything runs on the CPU")
+    lines += ["", "operators"]
+    lines += [f"  {name:<16} reference (plain torch, any device)" for name in operators]
+    lines += ["", "optional packages"]
+    for extra, modules in _EXTRAS.items():
+        for module in modules:
+            lines.append(f"  {module:<16} {_state(module, extra)}")
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    lines.append(f"  {'Inception':<16} " + (f"weights at {weights}" if weights.is_file() else
+                                            f"no weights: the FID of CIFAR-10 needs them at {weights}"))
+    return "\n".join(lines)
+
+
+def _state(module: str, extra: str) -> str:
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return f"missing: pip install 'fastscore[{extra}]'"
+    except RuntimeError as error:
+        return f"installed, but does not import beside this torch: {error}"
+    return str(getattr(found, "__version__", "installed"))

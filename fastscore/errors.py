@@ -1,0 +1,39 @@
+"""Errors that a user can act on. The command line prints their text alone, without a traceback."""
+
+
+class FastscoreError(Exception):
+    """Base of the errors raised by fastscore that are not plain ``ValueError`` or ``TypeError``."""
+
+
+class MissingDependency(FastscoreError, ImportError):
+    """An optional package is not installed or does not import; the text says how to install it."""
+
+
+class DataError(FastscoreError):
+    """A data set is missing, empty or of the wrong form; the text says what to put where."""
+
+
+class CheckpointError(FastscoreError):
+    """A run folder or checkpoint is missing, damaged, or not one of ours."""
+
+
+class NonFiniteLoss(FastscoreError):
+    """Training stopped because the loss was not finite; the last good checkpoint is kept."""
+
+
+def require(module: str, extra: str):
+    """Import an optional ``module``, or raise :class:`MissingDependency` naming the ``extra`` that brings it."""
+    import importlib
+
+    try:
+        return importlib.import_module(module)
+    except ImportError as error:
+        raise MissingDependency(
+            f"this needs the package {module.split('.')[0]!r}, which is not installed ({error}); "
+            f"install it with: pip install 'fastscore[{extra}]'"
+        ) from error
+    except RuntimeError as error:  # torchvision raises this beside a torch it was not built for
+        raise MissingDependency(
+            f"the package {module.split('.')[0]!r} is installed but does not import: {error}; "
+            "install the release that matches your torch"
+        ) from error

@@ -1,0 +1,180 @@
+"""How good the samples of a run are: metrics.json, and pictures to look at."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _check, checkpoint, data, features, metrics, pictures, samplers
+from .errors import DataError
+from .rng import Philox
+from .sample import TrainedRun, load_run, num_updates, sample, write_samples
+from .train import make_data, make_sigmas, read_metrics
+
+METRICS = "metrics.json"
+_CLASSIFIER_LIMIT = 20_000  # images; the classifier's time grows with their square
+
+
+def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: int = 0, sampler: str = "annealed",
+             batch_size: int = 500, device: str = "auto", progress: bool = True) -> dict[str, Any]:
+    """Sample from a run and compare with its data set; writes metrics.json and pictures into the run folder.
+
+    Args:
+        run: the run folder.
+        num: how many samples.
+        feature: what the Frechet distance is measured on: ``"pixels"``, ``"inception"`` (the FID of the literature),
+            or ``"auto"``, which is Inception for CIFAR-10 and pixels otherwise.
+        seed, sampler, batch_size: of the samples, as for :func:`fastscore.sample.sample`.
+        device: where the network runs.
+        progress: show progress bars.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        CheckpointError: not a trained run. DataError: its data set, or Inception's weights, are not on this machine.
+    """
+    _check.integer("num", num, low=20)
+    _check.one_of("feature", feature, ("auto", "pixels", "inception"))
+    trained = load_run(run, device=device)
+    run = Path(run)
+    report: dict[str, Any] = {
+        "run": str(run), "step": trained.step, "data": trained.config.data, "samples": num, "seed": seed,
+        "sampler": sampler, "network_evaluations_a_sample": num_updates(trained.config, sampler) + trained.config.denoise,
+    }
+    _draw_training(run, trained)
+    if len(trained.shape) == 1:
+        report |= _evaluate_points(trained, run, num, seed, progress)
+    else:
+        report |= _evaluate_images(trained, run, num, feature, seed, sampler, batch_size, progress)
+    checkpoint.write_atomically(run / METRICS, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
+    return report
+
+
+def _draw_training(run: Path, trained: TrainedRun) -> None:
+    history = read_metrics(run)
+    if history:
+        pictures.save_training_curves(history, run / "training.png", sigmas=make_sigmas(trained.config))
+
+
+def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, seed: int, sampler: str, batch_size: int,
+                     progress: bool) -> dict[str, Any]:
+    config = trained.config
+    train, heldout = make_data(config), make_data(config, heldout=True)
+    assert isinstance(train, data.ImageData)
+    feature = ("inception" if config.data == "cifar10" else "pixels") if feature == "auto" else feature
+    extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
+    updates = num_updates(config, sampler)
+    trajectory = samplers.Trajectory(max(1, updates // config.num_levels), samples=8)
+    images = sample(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress,
+                    trajectory=trajectory)
+    if not bool(images.isfinite().all()):
+        raise DataError("the samples are not all finite: the run's step size alpha is too large for its network; "
+                        "sample again with a smaller one, or train longer")
+    write_samples(images, run)
+    levels = make_sigmas(config)
+    pictures.save_trajectory(trajectory.frames, levels if sampler == "annealed" else levels[1:], run / "sampling.png")
+    real = data.to_float(train.images)
+    result = _distances(extract, images, real, heldout)
+    nearest = metrics.nearest_neighbours(images[:12].flatten(1), real.flatten(1), k=4)
+    pictures.save_neighbours(images[:12], real[nearest.indices], run / "neighbours.png")
+    if feature == "inception":
+        score = metrics.inception_score(extract.probabilities(extract(images)))
+        result["inception_score"] = {"mean": score.mean, "std": score.std}
+    elif train.labels is not None and len(train) <= _CLASSIFIER_LIMIT:
+        result |= _classes(images, train, heldout, run)
+    return {"features": feature} | result
+
+
+def _distances(extract: features.Features, images: Tensor, real: Tensor, heldout: data.Data | None) -> dict[str, Any]:
+    """Frechet distances, precision and recall; the training images' own distance says how small it can be."""
+    fake, train = extract(images), extract(real)
+    if not isinstance(heldout, data.ImageData):
+        neighbours = metrics.precision_recall(train, fake)
+        return {"frechet_distance": {"samples_to_train": metrics.frechet_distance(fake, train)},
+                "precision": neighbours.precision, "recall": neighbours.recall}
+    test = extract(data.to_float(heldout.images))
+    to_heldout, floor = metrics.frechet_distance(fake, test), metrics.frechet_distance(train, test)
+    neighbours, ideal = metrics.precision_recall(test, fake), metrics.precision_recall(test, train)
+    return {
+        "frechet_distance": {"samples_to_heldout": to_heldout, "train_to_heldout": floor, "ratio": to_heldout / floor},
+        "precision": neighbours.precision, "recall": neighbours.recall,
+        "precision_of_train": ideal.precision, "recall_of_train": ideal.recall,
+    }
+
+
+def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, run: Path) -> dict[str, Any]:
+    """Which classes the samples are of, by a classifier trained on the real ones."""
+    classifier = features.classifier_features(data.to_float(train.images), train.labels)
+    probabilities = classifier.probabilities(classifier(images))
+    counts = metrics.class_histogram(probabilities.argmax(1), classifier.num_classes)
+    real = metrics.class_histogram(train.labels, classifier.num_classes)
+    pictures.save_bars({"training images": real.tolist(), "samples": counts.tolist()}, run / "classes.png")
+    score = metrics.inception_score(probabilities)
+    result: dict[str, Any] = {
+        "class_histogram": counts.tolist(),
+        "class_distance": metrics.histogram_distance(counts, real).total_variation,
+        "classifier_score": {"mean": score.mean, "std": score.std},
+    }
+    if isinstance(heldout, data.ImageData) and heldout.labels is not None:
+        result["classifier_accuracy"] = classifier.accuracy(data.to_float(heldout.images), heldout.labels)
+    return result
+
+
+def _evaluate_points(trained: TrainedRun, run: Path, num: int, seed: int, progress: bool) -> dict[str, Any]:
+    """2-D points: Frechet distance, and for the mixture the weights of its modes and both score fields."""
+    points = sample(trained, num, seed=seed, progress=progress)
+    source = make_data(trained.config)
+    real = source.batch(0, num, seed=seed + 1)
+    write_samples(points, run)
+    result: dict[str, Any] = {"frechet_distance": {"samples_to_data": metrics.frechet_distance(points, real)}}
+    if trained.config.data == "mixture":
+        result |= _draw_mixture(trained, run, points, real, seed)
+    return result
+
+
+def _draw_mixture(trained: TrainedRun, run: Path, annealed: Tensor, real: Tensor, seed: int) -> dict[str, Any]:
+    """score_field.png, and the weights that annealed and plain Langevin dynamics find from the same wide start.
+
+    Plain Langevin dynamics uses the network at its smallest noise level and as many updates as annealing.
+    """
+    mixture, config = data.GaussianMixture(), trained.config
+    last, sigma = config.num_levels - 1, config.sigma_end
+
+    def learned(x: Tensor) -> Tensor:
+        x = x.to(trained.device)
+        with torch.no_grad():
+            return trained.network(x, torch.full((len(x),), last, device=x.device)).to(x.device)
+
+    rng = Philox(seed)
+    start = (16 * rng.rand(len(annealed), 2) - 8).to(trained.device)
+    plain = samplers.langevin(learned, start, num_steps=num_updates(config), alpha=config.alpha, rng=rng).cpu()
+    pictures.save_score_field(lambda x: learned(x).cpu(), lambda x: mixture.score(x, sigma), run / "score_field.png",
+                              samples_plain=plain, samples_annealed=annealed, samples_data=real,
+                              log_density=lambda x: mixture.log_prob(x, sigma), modes=mixture.means)
+    field = mixture.score(real, sigma)
+    error = (learned(real).cpu() - field).square().sum() / field.square().sum()
+
+    def weights(x: Tensor) -> list[float]:
+        nearest = torch.cdist(x.double(), mixture.means.double()).argmin(1)
+        return (metrics.class_histogram(nearest, 2) / len(x)).tolist()
+
+    return {"mode_weights": {"exact": mixture.weights.tolist(), "data": weights(real), "annealed": weights(annealed),
+                             "plain": weights(plain)}, "score_error": float(error.sqrt())}
+
+
+def table(report: dict[str, Any]) -> str:
+    """The numbers of a report, one a line."""
+    lines = []
+    for name, value in report.items():
+        inner = value if isinstance(value, dict) else {"": value}
+        for key, number in inner.items():
+            if isinstance(number, list):
+                number = " ".join(f"{v:.3g}" for v in number)
+            text = f"{number:.4g}" if isinstance(number, float) else str(number)
+            lines.append(f"  {(name + ' ' + key).strip().replace('_', ' '):<36} {text}")
+    return "\n".join(lines)

@@ -1,0 +1,270 @@
+"""Counter-based random numbers: the same noise on every device, for every batch split, and again on demand.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) turns a 128-bit counter and a
+64-bit key into four 32-bit words, with no state in between. The contract, the same on every backend:
+
+- key ``(k0, k1)`` = low and high word of ``seed``;
+- counter ``(c0, c1, c2, c3)`` = (block inside the sample, global sample index, step, stream);
+- normals: block ``q`` holds elements ``4q .. 4q+3`` of the sample, in logical (contiguous) order: Box-Muller on the
+  words ``(r0, r1)`` and ``(r2, r3)``, all four used, by the one sequence of float32 operations of :func:`_box_muller`;
+- uniforms: block ``q`` holds elements ``4q .. 4q+3``, each ``(r >> 8) * 2**-24`` in [0, 1);
+- Rademacher signs: block ``q`` holds elements ``128q .. 128q+127``, one bit each, lowest first; a set bit is -1;
+- the global sample index is ``sample_offset`` + row, so a batch split over calls or ranks draws what the whole
+  batch would have drawn, and sample ``k`` of 10,000 can be drawn alone.
+
+A normal's value is a float32 whatever dtype is asked for (float64 holds it exactly, bfloat16 rounds it).
+"""
+
+from __future__ import annotations
+
+import enum
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from . import _check
+
+_MASK = 0xFFFFFFFF
+_BLOCKS_AT_ONCE = 1 << 18  # bounds the temporaries of one draw to about 100 MB
+_STEPS = 1 << 32
+_UNITS_A_BLOCK = {"normal": 4, "uniform": 4, "rademacher": 128}
+
+
+class Stream(enum.IntEnum):
+    """What the numbers are for. Two purposes never share numbers, whatever their seed and step."""
+
+    USER = 0
+    INIT = 1
+    PERTURB = 2
+    LANGEVIN = 3
+    PROBE = 4
+    DEQUANTIZE = 5
+    LABELS = 6
+    FLIPS = 7
+    SHUFFLE = 8
+    DATA = 9
+    INPAINT = 10
+
+
+def philox4x32(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10) -> tuple[Tensor, ...]:
+    """The Philox4x32 bijection on four int64 tensors that hold 32-bit words; they broadcast."""
+    c0, c1, c2, c3 = counter
+    k0, k1 = key
+    for _ in range(rounds):
+        p0, p1 = c0 * 0xD2511F53, c2 * 0xCD9E8D57  # 64-bit products; int64 wraps, which keeps every bit
+        c0, c1, c2, c3 = ((p1 >> 32) & _MASK) ^ c1 ^ k0, p1 & _MASK, ((p0 >> 32) & _MASK) ^ c3 ^ k1, p0 & _MASK
+        k0, k1 = (k0 + 0x9E3779B9) & _MASK, (k1 + 0xBB67AE85) & _MASK
+    return c0, c1, c2, c3
+
+
+def _fma(a: Tensor, b: Tensor | float, c: Tensor | float) -> Tensor:
+    """a b + c of float32 values, rounded (almost always) once: the product is exact in float64."""
+    b = b.double() if isinstance(b, Tensor) else b
+    c = c.double() if isinstance(c, Tensor) else c
+    return (a.double() * b + c).float()
+
+
+def _f32(value: float) -> float:
+    """The float32 nearest to ``value``, as a Python float."""
+    return torch.tensor(value, dtype=torch.float32).item()
+
+
+_LOG_POLY = tuple(map(_f32, (-0.1744469851255417, 0.2873367965221405, -0.2990453541278839, 0.33124786615371704,
+                             -0.39913666248321533, 0.5000414848327637, -0.6666837334632874, 0.9999997615814209, -2.0)))
+_SIN_POLY = tuple(map(_f32, (-0.0001951729936990887, 0.008332177996635437, -0.16666655242443085)))
+_COS_POLY = tuple(map(_f32, (2.4390450562350452e-05, -0.0013886763481423259, 0.04166662320494652, -0.5)))
+_MINUS_2_LN_2 = _f32(-2 * math.log(2))
+_TURN = _f32(math.pi * 2.0**-33)  # 2 pi / 2**34: the low 30 bits of a word, times four, to an angle in +-pi/4
+_SQRT_HALF_BITS = 0x3F3504F3
+
+
+def _horner(x: Tensor, coefficients: Sequence[float]) -> Tensor:
+    value: Tensor | float = coefficients[0]
+    for c in coefficients[1:]:
+        value = _fma(x, value, c)
+    return value  # type: ignore[return-value]
+
+
+def _box_muller(r: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
+    """Two standard normals from two words: sqrt(-2 ln u) cos a and sqrt(-2 ln u) sin a.
+
+    u = float(r >> 1) 2^-31 + 2^-32 is in [2^-32, 1], so |z| <= 6.66. The angle's top two bits choose the quadrant,
+    the other thirty an angle in [-pi/4, pi/4), where sin and cos are short polynomials of full relative accuracy.
+    Minimax coefficients: relative error of ln 2^-25, sin 2^-28, cos 2^-34.
+    """
+    u = _fma((r >> 1).float(), 2.0**-31, 2.0**-32)
+    # u = 2^e m with m in [sqrt(1/2), sqrt(2)), from the bits of u; f = m - 1 is exact
+    bits = u.view(torch.int32) - _SQRT_HALF_BITS
+    e = (bits >> 23).float()
+    f = ((bits & 0x007FFFFF) + _SQRT_HALF_BITS).view(torch.float32) - 1.0
+    radius = torch.sqrt(_fma(f, _horner(f, _LOG_POLY), e * _MINUS_2_LN_2))
+
+    low = (angle_word << 2) & _MASK
+    x = torch.where(low >= 1 << 31, low - (1 << 32), low).float() * _TURN
+    y = x * x
+    sin = _fma(x * y, _horner(y, _SIN_POLY), x)
+    cos = _fma(y, _horner(y, _COS_POLY), 1.0)
+    odd, upper = (angle_word >> 30 & 1).bool(), (angle_word >> 31).bool()
+    cos, sin = torch.where(odd, sin, cos), torch.where(odd, cos, sin)
+    return radius * torch.where(odd ^ upper, -cos, cos), radius * torch.where(upper, -sin, sin)
+
+
+def _draw(kind: str, seed: int, step: int, stream: int, sample_offset: int, rows: int, width: int,
+          device: torch.device) -> Tensor:
+    """[rows, width] numbers of one kind by the contract: float32 normals, uniforms, signs, or (``words``) int64."""
+    blocks = -(-width // _UNITS_A_BLOCK.get(kind, 4))
+    parts = []
+    for start in range(0, rows * blocks, _BLOCKS_AT_ONCE):
+        index = torch.arange(start, min(start + _BLOCKS_AT_ONCE, rows * blocks), dtype=torch.int64, device=device)
+        counter = (index % blocks, index // blocks + sample_offset, index.new_tensor(step), index.new_tensor(stream))
+        words = philox4x32(counter, (seed & _MASK, seed >> 32))
+        if kind == "normal":
+            values = [*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])]
+        elif kind == "uniform":
+            values = [(r >> 8).float() * 2.0**-24 for r in words]
+        elif kind == "rademacher":
+            bit = torch.arange(32, device=device)
+            values = [(1 - 2 * (r[:, None] >> bit & 1)).float() for r in words]
+        else:
+            values = list(words)
+        parts.append(torch.stack(values, 1).reshape(-1))
+    if not parts:
+        return torch.empty(rows, width, dtype=torch.int64 if kind == "words" else torch.float32, device=device)
+    return torch.cat(parts).view(rows, -1)[:, :width]
+
+
+@dataclass(frozen=True)
+class Noise:
+    """A handle on standard normal noise: where it is in the random sequence, not its values.
+
+    ``tensor()`` gives the values, the same each time; nothing is stored.
+    """
+
+    seed: int
+    step: int
+    stream: int
+    sample_offset: int
+    shape: torch.Size
+    dtype: torch.dtype
+    device: torch.device
+
+    def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
+        """The noise z ~ N(0, I), of the handle's shape [B, ...] and device, in ``dtype`` (default: the handle's)."""
+        rows, width = self.shape[0], self.shape[1:].numel()
+        z = _draw("normal", self.seed, self.step, self.stream, self.sample_offset, rows, width, self.device)
+        return z.to(dtype or self.dtype).reshape(self.shape)
+
+
+class Philox:
+    """An explicit source of random numbers: a seed and a step, nothing else.
+
+    Every draw takes the numbers of the present step and moves on by one, so two draws are independent; setting
+    ``step`` goes back or ahead at no cost. ``sample_offset`` is the global index of the first row that is drawn.
+
+    Args:
+        seed: an integer from 0 to 2^64 - 1. ``None`` draws one from torch's default generator, so that
+            ``torch.manual_seed`` governs.
+        step: the step of the first draw, 0 to 2^32 - 1.
+        sample_offset: the global index of row 0: a rank, or a later call, passes how many samples came before.
+
+    Example:
+        >>> whole = Philox(seed=1).randn(4, 3)
+        >>> torch.equal(Philox(seed=1, sample_offset=2).randn(2, 3), whole[2:])
+        True
+    """
+
+    def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0):
+        if seed is None:
+            seed = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64))
+        self.seed = _check.integer("seed", seed, low=0, high=2**64 - 1)
+        self.step = _check.integer("step", step, low=0, high=_STEPS - 1)
+        self.sample_offset = _check.integer("sample_offset", sample_offset, low=0, high=_STEPS - 1)
+
+    def __repr__(self) -> str:
+        offset = f", sample_offset={self.sample_offset}" if self.sample_offset else ""
+        return f"Philox(seed={self.seed}, step={self.step}{offset})"
+
+    def _take(self, rows: int, sample_offset: int | None) -> tuple[int, int]:
+        """The step and first sample index of the next draw; moves on."""
+        offset = self.sample_offset if sample_offset is None else sample_offset
+        _check.integer("sample_offset", offset, low=0, high=_STEPS - 1)
+        if offset + rows > _STEPS:
+            raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {rows}")
+        step, self.step = self.step, self.step + 1
+        if step >= _STEPS:
+            raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
+        return step, offset
+
+    def noise(self, shape: Sequence[int], *, stream: int = Stream.USER, sample_offset: int | None = None,
+              dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Noise:
+        """A handle on N(0, I) noise of ``shape`` [B, ...]; takes one step.
+
+        Raises:
+            ValueError: no batch dimension, or an index beyond 2^32.
+        """
+        shape, dtype, device = _form(shape, dtype, device)
+        step, offset = self._take(shape[0], sample_offset)
+        return Noise(self.seed, step, int(stream), offset, shape, dtype, device)
+
+    def randn(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
+              dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step."""
+        return self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype,
+                          device=device).tensor()
+
+    def rand(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
+             dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        """Uniform numbers in [0, 1), multiples of 2^-24, of ``shape`` [B, ...]; takes one step.
+
+        In float16 and bfloat16 a value near 1 rounds to 1.
+        """
+        return self._plain("uniform", shape, stream, sample_offset, dtype, device)
+
+    def rademacher(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
+                   dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+        """Signs, -1 or +1 with probability 1/2, of ``shape`` [B, ...]; takes one step."""
+        return self._plain("rademacher", shape, stream, sample_offset, dtype, device)
+
+    def randint(self, high: int, *shape: int | Sequence[int], stream: int = Stream.USER,
+                sample_offset: int | None = None, device: torch.device | str | None = None) -> Tensor:
+        """int64 numbers from 0 to ``high`` - 1 (uniform to within high / 2^32), shape [B, ...]; takes one step."""
+        _check.integer("high", high, low=1, high=2**31 - 1)
+        words = self._plain("words", shape, stream, sample_offset, torch.int64, device)
+        return (words * high) >> 32
+
+    def permutation(self, n: int, *, stream: int = Stream.SHUFFLE) -> Tensor:
+        """A random order of 0 .. ``n`` - 1, int64 on the CPU; takes one step. Sorts 62-bit random keys."""
+        words = self._plain("words", (_check.integer("n", n, low=0), 2), stream, 0, torch.int64, "cpu")
+        return torch.argsort((words[:, 0] >> 1 << 31) | (words[:, 1] >> 1), stable=True)
+
+    def _plain(self, kind: str, shape: Sequence, stream: int, sample_offset: int | None, dtype: torch.dtype | None,
+               device: torch.device | str | None) -> Tensor:
+        shape, dtype, device = _form(_flat(shape), dtype, device)
+        step, offset = self._take(shape[0], sample_offset)
+        values = _draw(kind, self.seed, step, int(stream), offset, shape[0], shape[1:].numel(), device)
+        return values.to(dtype).reshape(shape)
+
+
+def as_philox(rng: Philox | None) -> Philox:
+    """``rng`` itself, or where None a new Philox seeded from torch's default generator."""
+    if rng is None:
+        return Philox()
+    if not isinstance(rng, Philox):
+        raise TypeError(f"rng must be a fastscore.Philox or None, got {_check.describe(rng)}")
+    return rng
+
+
+def _flat(shape: Sequence) -> Sequence[int]:
+    """(2, 3) from randn(2, 3) and from randn((2, 3))."""
+    return shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
+
+
+def _form(shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
+          ) -> tuple[torch.Size, torch.dtype, torch.device]:
+    shape = torch.Size(shape)
+    if len(shape) == 0 or min(shape) < 0:
+        raise ValueError(f"shape must be [B, ...], with a batch dimension and no negative size, got {tuple(shape)}")
+    return shape, dtype or torch.get_default_dtype(), torch.device(device or torch.get_default_device())

@@ -1,0 +1,142 @@
+"""What the samplers share: start, conditioning, watching a run, and finishing it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from ..errors import require
+from ..rng import Philox, Stream
+
+Callback = Callable[[int, Tensor], None]
+STARTS = ("uniform", "normal")
+
+
+class Trajectory:
+    """Copies of the samples along a run, kept in CPU memory. Off unless one is passed as ``trajectory=``.
+
+    Args:
+        every: keep the samples after each ``every``-th step (and after the last).
+        samples: keep only the first so many samples of the batch; ``None`` keeps all.
+        max_bytes: the most memory it may take; a run that would take more is refused before it starts.
+
+    Attributes:
+        steps: the step numbers kept (1 is the first update); ``frames``: the samples [n, ...] after each of them.
+    """
+
+    def __init__(self, every: int = 1, *, samples: int | None = None, max_bytes: int = 1 << 30):
+        self.every = _check.integer("every", every, low=1)
+        self.samples = samples if samples is None else _check.integer("samples", samples, low=1)
+        self.max_bytes = _check.integer("max_bytes", max_bytes, low=1)
+        self.steps: list[int] = []
+        self.frames: list[Tensor] = []
+
+    def plan(self, total: int, x: Tensor) -> None:
+        """Raise if ``total`` steps of samples like ``x`` would take more than ``max_bytes``."""
+        needed = -(-total // self.every) * x[: self.samples].numel() * x.element_size()
+        if needed > self.max_bytes:
+            raise ValueError(f"trajectory would take {needed:,} bytes, more than its max_bytes={self.max_bytes:,}: "
+                             f"raise every (now {self.every}), keep fewer samples, or raise max_bytes")
+
+    def add(self, step: int, total: int, x: Tensor) -> None:
+        """Keep ``x`` where ``step`` is due."""
+        if step % self.every == 0 or step == total:
+            self.steps.append(step)
+            self.frames.append(x[: self.samples].detach().to("cpu", copy=True))
+
+
+class Watch:
+    """Shows progress, calls ``callback(step, x)`` and fills the trajectory after each update; step 1 is the first."""
+
+    def __init__(self, total: int, x: Tensor, callback: Callback | None, trajectory: Trajectory | None,
+                 progress: bool):
+        if trajectory is not None:
+            if not isinstance(trajectory, Trajectory):
+                raise TypeError(f"trajectory must be a fastscore.samplers.Trajectory or None, "
+                                f"got {_check.describe(trajectory)}")
+            trajectory.plan(total, x)
+        if callback is not None and not callable(callback):
+            raise TypeError(f"callback must be a function callback(step, x), got {_check.describe(callback)}")
+        self.total, self.step = total, 0
+        self.callback, self.trajectory = callback, trajectory
+        self.bar = require("tqdm", "train").tqdm(total=total, desc="sampling", unit="step") if progress else None
+
+    def __enter__(self) -> Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def __call__(self, x: Tensor) -> None:
+        self.step += 1
+        if self.bar is not None:
+            self.bar.update()
+        if self.trajectory is not None:
+            self.trajectory.add(self.step, self.total, x)
+        if self.callback is not None:
+            self.callback(self.step, x)
+
+
+def check_shape(shape: Sequence[int]) -> torch.Size:
+    """[B, ...] with B >= 1."""
+    try:
+        shape = torch.Size(shape)
+    except TypeError:
+        raise TypeError(f"shape must be a sequence of integers [B, ...], got {_check.describe(shape)}") from None
+    if len(shape) == 0 or min(shape) < 1:
+        raise ValueError(f"shape must be [B, ...] with every size at least 1, got {tuple(shape)}")
+    return shape
+
+
+def initial(start: str | Tensor, shape: Sequence[int], sigma_1: float, rng: Philox, dtype: torch.dtype | None,
+            device: torch.device) -> Tensor:
+    """Where the chains begin: U[0, 1] ("uniform"), N(0, sigma_1^2 I) ("normal"), or the tensor given."""
+    shape = check_shape(shape)
+    if isinstance(start, Tensor):
+        _check.floating("start", start)
+        if start.shape != shape:
+            raise ValueError(f"start must have shape {tuple(shape)}, got {_check.describe(start)}")
+        return start.to(device=device, dtype=dtype or start.dtype)
+    if start not in STARTS:
+        raise ValueError(f"start must be 'uniform', 'normal' or a tensor, got {start!r}")
+    if start == "uniform":
+        return rng.rand(shape, stream=Stream.INIT, dtype=dtype, device=device)
+    return sigma_1 * rng.randn(shape, stream=Stream.INIT, dtype=dtype, device=device)
+
+
+def conditioned(score_fn: Callable[..., Tensor], sigmas: Sequence[float], conditioning: str
+                ) -> Callable[[Tensor, int], Tensor]:
+    """score(x, i) for level i, from a network that takes labels or sigma; checks what comes back."""
+    _check.one_of("conditioning", conditioning, ("labels", "sigma"))
+    if not callable(score_fn):
+        raise TypeError(f"score_fn must be callable, got {_check.describe(score_fn)}")
+
+    def score(x: Tensor, i: int) -> Tensor:
+        batch = x.shape[:1]
+        if conditioning == "labels":
+            condition = torch.full(batch, i, dtype=torch.int64, device=x.device)
+        else:
+            condition = torch.full(batch, sigmas[i], dtype=_check.compute_dtype(x), device=x.device)
+        return _check.like("the output of score_fn", score_fn(x, condition), "x", x)
+
+    return score
+
+
+def check_clamp(clamp: tuple[float, float] | None) -> None:
+    """None, or (low, high) with low < high."""
+    if clamp is not None and not (isinstance(clamp, (tuple, list)) and len(clamp) == 2 and clamp[0] < clamp[1]):
+        raise ValueError(f"clamp must be None or (low, high) with low < high, got {clamp!r}")
+
+
+def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
+    """The samples as returned: clamped where asked, with a warning where some are not finite."""
+    bad = int((~torch.isfinite(x).flatten(1).all(1)).sum())
+    if bad:
+        warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this score",
+                      stacklevel=3)
+    return x if clamp is None else x.clamp(*clamp)

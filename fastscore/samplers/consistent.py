@@ -1,0 +1,78 @@
+"""Consistent annealed sampling: annealing whose noise level is exactly the one the network is told."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from ..rng import Philox, Stream, as_philox
+from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, finish, initial
+
+
+@torch.no_grad()
+def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int],
+                        sigmas: Tensor | Sequence[float], *, eta: float, steps_per_level: int = 1,
+                        rng: Philox | None = None, start: str | Tensor = "normal", denoise: bool = True,
+                        clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+                        dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                        callback: Callback | None = None, trajectory: Trajectory | None = None,
+                        progress: bool = False) -> Tensor:
+    """Each update removes a fraction ``eta`` of the noise and adds back what the next, smaller level lacks.
+
+    ``x <- x + eta sigma_i^2 s(x, sigma_i) + beta_i z`` with ``beta_i^2 = sigma_{i+1}^2 - (1 - eta)^2 sigma_i^2``: for a
+    single data point and its exact score, the noise after the update has standard deviation sigma_{i+1} exactly.
+    (With Langevin dynamics it is larger than the network is told.) With a geometric schedule of ratio gamma < 1,
+    beta_i is sigma_{i+1} sqrt(1 - ((1 - eta) / gamma)^2), as in the paper. At the end x + sigma_L^2 s where ``denoise``.
+
+    Args:
+        eta: fraction of the noise removed by an update, in (0, 1]; at least 1 - sigma_{i+1} / sigma_i for every i.
+            The paper's eta is epsilon / sigma_L^2, with epsilon its step size.
+        steps_per_level: how many updates lead from one level to the next, with geometric levels in between. More
+            than 1 needs ``conditioning="sigma"``: there are no labels for the levels in between.
+        score_fn, shape, sigmas, rng, start, denoise, clamp, conditioning, dtype, device, callback, trajectory,
+            progress: as for :func:`annealed_langevin`.
+
+    Returns:
+        The samples [B, ...].
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+
+    Source: Jolicoeur-Martineau et al. 2020, "Adversarial score matching and improved sampling for image
+    generation", algorithm 2.
+    """
+    if _check.positive("eta", eta) > 1:
+        raise ValueError(f"eta must be greater than 0 and at most 1, got {eta}")
+    _check.integer("steps_per_level", steps_per_level, low=1)
+    check_clamp(clamp)
+    levels = _check.sigmas("sigmas", sigmas)
+    if steps_per_level > 1 and conditioning != "sigma":
+        raise ValueError(f"steps_per_level must be 1 where conditioning is {conditioning!r}: there are no labels for "
+                         f"the levels in between, got {steps_per_level}; use conditioning='sigma'")
+    sigma = _refine(levels.tolist(), steps_per_level)
+    steepest = 1 - min((b / a for a, b in zip(sigma, sigma[1:])), default=1.0)
+    if eta < steepest:
+        raise ValueError(f"eta must be at least {steepest:.6g} to reach the next level of these sigmas, got {eta}; "
+                         "raise it, or use more levels")
+    rng = as_philox(rng)
+    score = conditioned(score_fn, sigma, conditioning)
+    x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
+    with Watch(len(sigma) - 1, x, callback, trajectory, progress) as watch:
+        for i in range(len(sigma) - 1):
+            beta = math.sqrt(max(0.0, sigma[i + 1] ** 2 - (1 - eta) ** 2 * sigma[i] ** 2))
+            z = rng.randn(x.shape, stream=Stream.LANGEVIN, dtype=x.dtype, device=x.device)
+            x = x + eta * sigma[i] ** 2 * score(x, i) + beta * z
+            watch(x)
+    if denoise:
+        x = x + sigma[-1] ** 2 * score(x, len(sigma) - 1)
+    return finish(x, clamp)
+
+
+def _refine(sigma: list[float], parts: int) -> list[float]:
+    """The levels with ``parts`` - 1 more between each two, geometrically."""
+    fine = [a * (b / a) ** (j / parts) for a, b in zip(sigma, sigma[1:]) for j in range(parts)]
+    return fine + sigma[-1:]

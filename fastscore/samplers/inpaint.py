@@ -1,0 +1,73 @@
+"""Inpainting with an arbitrary mask."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from ..ops import langevin_step
+from ..rng import Philox, Stream, as_philox
+from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, finish, initial
+
+
+@torch.no_grad()
+def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: Tensor,
+            sigmas: Tensor | Sequence[float], *, alpha: float, steps_per_level: int = 100,
+            rng: Philox | None = None, start: str | Tensor = "uniform", denoise: bool = False,
+            clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+            callback: Callback | None = None, trajectory: Trajectory | None = None,
+            progress: bool = False) -> Tensor:
+    """Complete ``image`` where ``mask`` is False, by annealed Langevin dynamics.
+
+    At each level i the known part is y_i = image + sigma_i z (one z a level); before and after every Langevin update
+    the known part of x is set to y_i. The result's known part is ``image`` itself.
+
+    Args:
+        image: the known values [B, ...]; what it holds where ``mask`` is False does not matter (NaN included).
+        mask: bool, True where ``image`` is known; any shape that broadcasts to ``image``'s.
+        score_fn, sigmas, alpha, steps_per_level, rng, start, denoise, clamp, conditioning, callback, trajectory,
+            progress: as for :func:`annealed_langevin`. ``clamp`` acts on the inpainted part.
+
+    Returns:
+        The completed images [B, ...], of ``image``'s dtype.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+
+    Source: Song & Ermon 2019, algorithm 2 (appendix B.3).
+    """
+    _check.floating("image", image)
+    known = _check_mask(mask, image)
+    _check.positive("alpha", alpha)
+    _check.integer("steps_per_level", steps_per_level, low=1)
+    check_clamp(clamp)
+    sigma = _check.sigmas("sigmas", sigmas).tolist()
+    rng = as_philox(rng)
+    score = conditioned(score_fn, sigma, conditioning)
+    x = initial(start, image.shape, sigma[0], rng, image.dtype, image.device)
+    with Watch(len(sigma) * steps_per_level, x, callback, trajectory, progress) as watch:
+        for i, sigma_i in enumerate(sigma):
+            alpha_i = alpha * (sigma_i / sigma[-1]) ** 2
+            y = image + sigma_i * rng.randn(image.shape, stream=Stream.INPAINT, dtype=x.dtype, device=x.device)
+            x = torch.where(known, y, x)
+            for _ in range(steps_per_level):
+                x = torch.where(known, y, langevin_step(x, score(x, i), alpha_i, rng))
+                watch(x)
+    if denoise:
+        x = x + sigma[-1] ** 2 * score(x, len(sigma) - 1)
+    return torch.where(known, image, finish(x, clamp))
+
+
+def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
+    _check.tensor("mask", mask)
+    if mask.dtype != torch.bool or mask.device != image.device:
+        raise TypeError(f"mask must be a bool tensor on {image.device} (True where image is known), "
+                        f"got {_check.describe(mask)}")
+    try:
+        return mask.broadcast_to(image.shape)
+    except RuntimeError:
+        raise ValueError(f"mask must broadcast to the shape of image, {tuple(image.shape)}, "
+                         f"got {_check.describe(mask)}") from None

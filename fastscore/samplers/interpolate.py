@@ -1,0 +1,68 @@
+"""Interpolation between samples, by interpolating the noise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from ..ops import langevin_step
+from ..rng import Philox, Stream, as_philox
+from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, conditioned, finish, initial
+
+
+@torch.no_grad()
+def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int],
+                sigmas: Tensor | Sequence[float], *, num_interpolations: int, alpha: float,
+                steps_per_level: int = 100, rng: Philox | None = None, start: str | Tensor = "uniform",
+                denoise: bool = False, clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+                dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                callback: Callback | None = None, trajectory: Trajectory | None = None,
+                progress: bool = False) -> Tensor:
+    """Rows of samples that pass smoothly from one to another.
+
+    A row's chains share their start and two noise sequences p and q; chain j of n is driven by
+    ``z_j = cos(theta_j) p + sin(theta_j) q``, theta_j = pi/2 j/(n - 1): each z_j is standard normal, so each chain
+    alone is a right annealed Langevin chain.
+
+    Args:
+        shape: shape of the rows [R, ...]: R pairs of ends.
+        num_interpolations: n >= 2, chains a row, both ends included.
+        start: as for :func:`annealed_langevin`; one start a row.
+        score_fn, sigmas, alpha, steps_per_level, rng, denoise, clamp, conditioning, dtype, device, callback,
+            trajectory, progress: as for :func:`annealed_langevin`; callback and trajectory see [R n, ...].
+
+    Returns:
+        [R, n, ...].
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+
+    Source: Song & Ermon 2020, "Improved techniques for training score-based generative models", section 5.
+    """
+    n = _check.integer("num_interpolations", num_interpolations, low=2)
+    _check.positive("alpha", alpha)
+    _check.integer("steps_per_level", steps_per_level, low=1)
+    check_clamp(clamp)
+    levels = _check.sigmas("sigmas", sigmas)
+    rng, sigma, rows = as_philox(rng), levels.tolist(), check_shape(shape)
+    score = conditioned(score_fn, sigma, conditioning)
+    x = initial(start, rows, sigma[0], rng, dtype, torch.device(device or levels.device))
+    x = x.repeat_interleave(n, 0)
+    compute = _check.compute_dtype(x)
+    theta = torch.linspace(0, math.pi / 2, n, dtype=compute, device=x.device).view(n, *[1] * (len(rows) - 1))
+    with Watch(len(sigma) * steps_per_level, x, callback, trajectory, progress) as watch:
+        for i, sigma_i in enumerate(sigma):
+            alpha_i = alpha * (sigma_i / sigma[-1]) ** 2
+            for _ in range(steps_per_level):
+                p, q = (rng.randn(rows, stream=Stream.LANGEVIN, dtype=compute, device=x.device)[:, None]
+                        for _ in range(2))
+                z = (theta.cos() * p + theta.sin() * q).reshape(x.shape)
+                x = langevin_step(x, score(x, i), alpha_i, noise=z)
+                watch(x)
+    if denoise:
+        x = x + sigma[-1] ** 2 * score(x, len(sigma) - 1)
+    return finish(x, clamp).reshape(rows[0], n, *rows[1:])

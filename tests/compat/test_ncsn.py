@@ -1,0 +1,208 @@
+"""compat.ncsn against formulas written here in the originals' form (step_lr, no Philox), with the same noise."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+import fastscore as fs
+from fastscore.compat import ncsn
+
+from ..conftest import z_mean
+
+SIGMAS = torch.tensor([1.0, 0.4, 0.1], dtype=torch.float64)
+MATRIX = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+SAMPLES = torch.randn(4, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+LABELS = torch.tensor([2, 0, 1, 2])
+
+
+def net(x, labels=None):
+    """A network that is neither linear nor symmetric, and depends on the label."""
+    shift = 0.0 if labels is None else labels.view(-1, 1, 1, 1).to(x.dtype)
+    return (torch.sin(x).flatten(1) @ MATRIX).view_as(x) - 0.3 * x + shift
+
+
+def noise(step, stream, shape=SAMPLES.shape, seed=5):
+    return fs.Philox(seed, step=step).randn(shape, stream=stream, dtype=torch.float64)
+
+
+def close(got, expected):
+    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_dsm_score_estimation():
+    sigma = 0.2
+    perturbed = SAMPLES + noise(0, fs.Stream.PERTURB) * sigma
+    target = -(perturbed - SAMPLES) / sigma**2
+    expected = 0.5 * ((net(perturbed) - target) ** 2).flatten(1).sum(1).mean(0)
+    close(ncsn.dsm_score_estimation(net, SAMPLES, sigma, rng=fs.Philox(5)), expected)
+
+
+@pytest.mark.parametrize("power", [2.0, 1.0])
+def test_anneal_dsm_score_estimation(power):
+    used = SIGMAS[LABELS].view(-1, 1, 1, 1)
+    perturbed = SAMPLES + noise(0, fs.Stream.PERTURB) * used
+    target = -(perturbed - SAMPLES) / used**2
+    each = 0.5 * ((net(perturbed, LABELS) - target) ** 2).flatten(1).sum(1) * used.flatten() ** power
+    seen = []
+    for order in ((LABELS, SIGMAS), (SIGMAS, LABELS)):  # NCSN's and NCSNv2's
+        got = ncsn.anneal_dsm_score_estimation(net, SAMPLES, *order, power, lambda *a: seen.append(a),
+                                               rng=fs.Philox(5))
+        close(got, each.mean())
+    close(seen[0][0], each)
+    assert torch.equal(seen[0][1], LABELS)
+
+
+def test_anneal_dsm_draws_labels_where_there_are_none():
+    torch.manual_seed(0)
+    first = ncsn.anneal_dsm_score_estimation(net, SAMPLES, SIGMAS)
+    torch.manual_seed(0)
+    assert torch.equal(first, ncsn.anneal_dsm_score_estimation(net, SAMPLES, None, SIGMAS))
+
+
+def sliced_terms(network, x, v):
+    """1/2 ||s||^2, 1/2 (v.s)^2 and v^T J v from the whole Jacobian of each sample."""
+    rows = []
+    for x_b, v_b in zip(x, v):
+        jacobian = torch.autograd.functional.jacobian(lambda y: network(y[None])[0], x_b).reshape(12, 12)
+        s, v_flat = network(x_b[None]).flatten(), v_b.flatten()
+        rows.append(torch.stack([s @ s / 2, (v_flat @ s) ** 2 / 2, v_flat @ jacobian @ v_flat]))
+    return torch.stack(rows).unbind(1)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_sliced_score_estimation(n):
+    v = noise(0, fs.Stream.PROBE, (4 * n, 3, 2, 2))
+    v = v / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
+    _, loss1, loss2 = sliced_terms(net, SAMPLES.repeat(n, 1, 1, 1), v)
+    got = ncsn.sliced_score_estimation(net, SAMPLES, n, rng=fs.Philox(5))
+    for a, b in zip(got, ((loss1 + loss2).mean(), loss1.mean(), loss2.mean())):
+        close(a, b)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_sliced_score_estimation_vr(n):
+    v = noise(0, fs.Stream.PROBE, (4 * n, 3, 2, 2))
+    loss1, _, loss2 = sliced_terms(net, SAMPLES.repeat(n, 1, 1, 1), v)
+    got = ncsn.sliced_score_estimation_vr(net, SAMPLES, n, rng=fs.Philox(5))
+    for a, b in zip(got, ((loss1 + loss2).mean(), loss1.mean(), loss2.mean())):
+        close(a, b)
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_anneal_sliced_score_estimation_vr(n):
+    used = SIGMAS[LABELS].view(-1, 1, 1, 1)
+    perturbed = SAMPLES + noise(0, fs.Stream.PERTURB) * used
+    v = noise(1, fs.Stream.PROBE, (4 * n, 3, 2, 2))
+    expected = torch.zeros(4, dtype=torch.float64)
+    for k in range(n):
+        for b in range(4):
+            loss1, _, loss2 = sliced_terms(lambda y, b=b: net(y, LABELS[b:b + 1]), perturbed[b:b + 1],
+                                           v[4 * k + b:4 * k + b + 1])
+            expected[b] += (loss1 + loss2)[0] / n * SIGMAS[LABELS[b]] ** 2
+    for order in ((LABELS, SIGMAS), (SIGMAS, LABELS)):
+        close(ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, *order, n, rng=fs.Philox(5)), expected.mean())
+
+
+def test_sliced_losses_against_implicit_score_matching():
+    """s = -a x on N(0, c^2 I_d): implicit score matching is d (a^2 c^2 / 2 - a); the sphere's form is 1/d of it."""
+    a, c, d, n = 0.7, 1.5, 6, 100_000
+    x = c * fs.Philox(1).randn(n, d, dtype=torch.float64)
+    exact = d * (a * a * c * c / 2 - a)
+    # spread of a sample: ||s||^2/2 has variance d a^4 c^4 / 2; v^T J v = -a ||v||^2 has 2 d a^2 (v normal)
+    vr = ncsn.sliced_score_estimation_vr(lambda y: -a * y, x, rng=fs.Philox(2))[0]
+    assert abs(float(vr) - exact) < 4 * ((d * a**4 * c**4 / 2 + 2 * d * a * a) / n) ** 0.5
+    sphere = ncsn.sliced_score_estimation(lambda y: -a * y, x, rng=fs.Philox(2))[0]
+    assert abs(float(sphere) - exact / d) < 4 * (a**4 * c**4 / 2 / n) ** 0.5  # (v.s)^2/2, v.s ~ N(0, a^2 c^2)
+
+
+def test_gradients_reach_the_network():
+    w = torch.full((), 0.5, dtype=torch.float64, requires_grad=True)
+    for loss in (lambda f: ncsn.dsm_score_estimation(f, SAMPLES, rng=fs.Philox(5)),
+                 lambda f: ncsn.sliced_score_estimation(f, SAMPLES, rng=fs.Philox(5))[0],
+                 lambda f: ncsn.sliced_score_estimation_vr(f, SAMPLES, rng=fs.Philox(5))[0]):
+        assert torch.autograd.gradcheck(lambda w, loss=loss: loss(lambda x: w * torch.sin(x)), (w,))
+
+
+def langevin_by_hand(x, step_lr, n_steps, denoise):
+    images, step = [], 0
+    for c, sigma in enumerate(SIGMAS.float().tolist()):
+        labels = torch.full((len(x),), c)
+        eta = step_lr * (sigma / SIGMAS.float()[-1].item()) ** 2
+        for _ in range(n_steps):
+            x = x + eta * net(x, labels) + math.sqrt(2 * eta) * noise(step, fs.Stream.LANGEVIN)
+            step += 1
+            images.append(x)
+    if denoise:
+        images.append(x + SIGMAS[-1].item() ** 2 * net(x, torch.full((len(x),), 2)))
+    return images
+
+
+@pytest.mark.parametrize("denoise", [True, False])
+@pytest.mark.parametrize("as_given", [lambda s: s, lambda s: s.numpy(), lambda s: s.tolist()])
+def test_anneal_langevin_dynamics(denoise, as_given, capsys):
+    expected = langevin_by_hand(SAMPLES, 1e-3, 2, denoise)
+    got = ncsn.anneal_Langevin_dynamics(SAMPLES, net, as_given(SIGMAS), 2, 1e-3, False, True, denoise,
+                                        rng=fs.Philox(5))
+    assert len(got) == len(expected)
+    for a, b in zip(got, expected):
+        close(a, b)
+    assert capsys.readouterr().out.count("level: ") == 3
+    final = ncsn.anneal_Langevin_dynamics(SAMPLES, net, as_given(SIGMAS), 2, 1e-3, True, False, denoise,
+                                          rng=fs.Philox(5))
+    assert len(final) == 1 and torch.equal(final[0], got[-1])
+
+
+def test_inpainting():
+    refer = torch.rand(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    x_mod = torch.rand(2, 2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
+    got = ncsn.anneal_Langevin_dynamics_inpainting(x_mod, refer, net, np.array(SIGMAS), 2, 2, 1e-3, rng=fs.Philox(5))
+    image, x, step, frames = refer.repeat_interleave(2, 0), x_mod.flatten(0, 1).clone(), 0, []
+    for c, sigma in enumerate(SIGMAS.float().tolist()):
+        eta = 1e-3 * (sigma / SIGMAS.float()[-1].item()) ** 2
+        left = (image + sigma * noise(step, fs.Stream.INPAINT))[..., :1]
+        step += 1
+        x[..., :1] = left
+        for _ in range(2):
+            x = x + eta * net(x, torch.full((4,), c)) + math.sqrt(2 * eta) * noise(step, fs.Stream.LANGEVIN)
+            step += 1
+            x[..., :1] = left
+            frames.append(x.clone())
+    frames[-1][..., :1] = image[..., :1]
+    assert len(got) == len(frames) == 6
+    for a, b in zip(got, frames):
+        close(a, b)
+
+
+def test_interpolation():
+    x_mod, n = SAMPLES[:2], 3
+    got = ncsn.anneal_Langevin_dynamics_interpolation(x_mod, net, SIGMAS, n, 2, 1e-3, rng=fs.Philox(5))
+    x, step = x_mod[:, None].repeat(1, n, 1, 1, 1), 0
+    angles = torch.linspace(0, math.pi / 2, n, dtype=torch.float64).view(1, n, 1, 1, 1)
+    for c, sigma in enumerate(SIGMAS.float().tolist()):
+        eta = 1e-3 * (sigma / SIGMAS.float()[-1].item()) ** 2
+        for _ in range(2):
+            p, q = (noise(step + k, fs.Stream.LANGEVIN, x_mod.shape)[:, None] for k in range(2))
+            step += 2
+            grad = net(x.flatten(0, 1), torch.full((2 * n,), c)).view_as(x)
+            x = x + eta * grad + math.sqrt(2 * eta) * (p * angles.cos() + q * angles.sin())
+            close(got[step // 2 - 1], x.flatten(0, 1))
+    final = ncsn.anneal_Langevin_dynamics_interpolation(x_mod, net, SIGMAS, n, 2, 1e-3, True, rng=fs.Philox(5))
+    assert len(final) == 1 and torch.equal(final[0], got[-1])
+
+
+def test_published_step_lr_maps_to_alpha():
+    """step_lr = 2e-5 is alpha = 4e-5."""
+    ours = fs.samplers.annealed_langevin(net, SAMPLES.shape, SIGMAS.float(), alpha=4e-5, steps_per_level=3,
+                                         start=SAMPLES, rng=fs.Philox(1))
+    theirs = ncsn.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 3, 2e-5, True, False, False, rng=fs.Philox(1))[0]
+    assert torch.equal(ours, theirs)
+
+
+def test_sphere_has_unit_directions():
+    """With s(x) = x, v^T J v = ||v||^2 = 1 for every particle."""
+    loss2 = ncsn.sliced_score_estimation(lambda x: x, SAMPLES, 50)[2]
+    assert abs(float(loss2) - 1) < 1e-12
+    v = ncsn.sliced_score_estimation_vr(lambda x: x, SAMPLES.repeat(2000, 1, 1, 1))[2]
+    assert abs(z_mean(v[None], 12, 24 / 8000)) < 4

@@ -1,0 +1,27 @@
+"""Shared by all tests: where `gpu` tests run, and what is said at the head of a run."""
+
+import pytest
+import torch
+
+
+
+def pytest_report_header() -> str:
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: gpu tests are skipped"
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; backend: reference (plain torch)"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def z_mean(values: torch.Tensor, mean: float, variance: float) -> float:
+    """The z-score of the mean of independent values whose true mean and variance are known."""
+    return float((values.double().mean() - mean) / (variance / values.numel()) ** 0.5)
+
+
+def z_variance(values: torch.Tensor, variance: float) -> float:
+    """The z-score of the mean square of independent N(0, variance) values: its standard error is v sqrt(2/n)."""
+    return float((values.double().square().mean() - variance) / (variance * (2 / values.numel()) ** 0.5))

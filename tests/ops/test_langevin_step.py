@@ -1,0 +1,55 @@
+"""langevin_step against its formula in float64, in place and out of place, and against exact laws."""
+
+import pytest
+import torch
+
+import fastscore as fs
+
+from ..conftest import z_variance
+from .cases import DTYPES, LAYOUTS, SHAPES, tensor
+from .test_perturb import per_sample
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_equals_the_formula(shape, dtype, layout):
+    x, score = LAYOUTS[layout](tensor(shape, dtype, 0)), LAYOUTS[layout](tensor(shape, dtype, 1))
+    z = fs.Philox(3).randn(shape, stream=fs.Stream.LANGEVIN, dtype=torch.float64)
+    for alpha in (0.3, torch.tensor(0.3), torch.linspace(0, 1, shape[0])):
+        a = per_sample(alpha, x)
+        exact = x.double() + a / 2 * score.double() + a.sqrt() * z
+        tolerance = DTYPES[dtype] if isinstance(alpha, float) else max(DTYPES[dtype], 1e-7)
+        got = fs.langevin_step(x, score, alpha, fs.Philox(3))
+        assert got.dtype == dtype
+        torch.testing.assert_close(got.double(), exact, rtol=tolerance, atol=tolerance)
+        out = torch.empty_like(x, memory_format=torch.contiguous_format)
+        assert fs.langevin_step(x, score, alpha, fs.Philox(3), out=out) is out and torch.equal(out, got)
+        own = x.clone(memory_format=torch.contiguous_format)
+        assert fs.langevin_step(own, score, alpha, fs.Philox(3), out=own) is own and torch.equal(own, got)
+
+
+def test_given_noise_in_place_of_a_draw():
+    x, score = tensor((3, 5), torch.float32, 0), tensor((3, 5), torch.float32, 1)
+    noise = fs.Philox(3).noise((3, 5), stream=fs.Stream.LANGEVIN)
+    expected = fs.langevin_step(x, score, 0.1, fs.Philox(3))
+    assert torch.equal(fs.langevin_step(x, score, 0.1, noise=noise), expected)
+    assert torch.equal(fs.langevin_step(x, score, 0.1, noise=noise.tensor()), expected)
+
+
+def test_gradients():
+    x, score = (tensor((3, 4), torch.float64, i).requires_grad_() for i in range(2))
+    alpha = (torch.rand(3).double() + 0.2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *a: fs.langevin_step(*a, fs.Philox(0)), (x, score, alpha))
+
+
+def test_it_climbs():
+    """Without noise to speak of, a step goes uphill by alpha/2 s: a minus sign here is the classic mistake."""
+    x, score = torch.zeros(2, 3), torch.ones(2, 3)
+    got = fs.langevin_step(x, score, 0.5, noise=torch.zeros(2, 3))
+    assert torch.equal(got, torch.full((2, 3), 0.25))
+
+
+def test_noise_has_variance_alpha():
+    got = fs.langevin_step(torch.zeros(100, 10_000), torch.zeros(100, 10_000), 0.3, fs.Philox(1))
+    assert abs(z_variance(got, 0.3)) < 4
