@@ -1,0 +1,202 @@
+r"""Two-dimensional toys, drawn by Philox: a Gaussian mixture whose score is known exactly, and three shapes.
+
+A toy is a map from standard normals to points, so that each of its samples takes one step of the generator,
+and sample k depends on (seed, step, k) alone. Where it needs a uniform number, it takes Phi(z).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from ..rng import Philox, Stream, as_philox
+from .base import check_batch
+
+
+def _normals(n: int, width: int, rng: Philox | None) -> Tensor:
+    """float64 [n, width] standard normals of float32 values, from one step of ``rng``."""
+    _check.integer("n", n, low=0)
+    return as_philox(rng).randn(n, width, stream=Stream.DATA, dtype=torch.float64, device="cpu")
+
+
+def _uniform(z: Tensor) -> Tensor:
+    return torch.special.ndtr(z)
+
+
+def _table(name: str, value: Sequence | Tensor | float) -> Tensor:
+    try:
+        return torch.as_tensor(value, dtype=torch.float64, device="cpu")
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"{name} must be numbers in a regular table, got {_check.describe(value)}") from error
+
+
+class GaussianMixture:
+    """p(x) = sum_k w_k N(x; m_k, s_k^2 I), and its exact score after noise of any sigma has been added.
+
+    The default is the mixture of Song & Ermon (2019), fig. 3: 0.8 N((-5, -5), I) + 0.2 N((5, 5), I), whose
+    modes are so far apart that plain Langevin dynamics cannot find their weights and annealed Langevin
+    dynamics can.
+
+    Args:
+        weights: K positive numbers; they are divided by their sum.
+        means: K points of D numbers, as a tensor [K, D] or nested sequences.
+        stds: one positive number, or K.
+
+    Raises:
+        TypeError, ValueError: values out of their range, or counts that disagree.
+    """
+
+    def __init__(self, weights: Sequence[float] | Tensor = (0.2, 0.8),
+                 means: Sequence[Sequence[float]] | Tensor = ((5.0, 5.0), (-5.0, -5.0)),
+                 stds: float | Sequence[float] | Tensor = 1.0):
+        self.weights, self.means, stds = (_table(*item) for item in (("weights", weights), ("means", means),
+                                                                     ("stds", stds)))
+        if self.means.dim() != 2 or self.means.numel() == 0 or not bool(self.means.isfinite().all()):
+            raise ValueError(f"means must be finite and have shape [K, D], got {_check.describe(means)}")
+        for name, value in (("weights", self.weights), ("stds", stds)):
+            if value.shape != self.means.shape[:1] and (name == "weights" or value.dim()):
+                raise ValueError(f"{name} must have shape ({len(self.means)},), one a mean, "
+                                 f"got {_check.describe(value)}")
+            if not bool((value.isfinite() & (value > 0)).all()):
+                raise ValueError(f"{name} must be finite and greater than 0, got {value.tolist()}")
+        self.weights = self.weights / self.weights.sum()
+        self.stds = stds.expand(len(self.means)).clone()
+
+    def __repr__(self) -> str:
+        return (f"GaussianMixture(weights={self.weights.tolist()}, means={self.means.tolist()}, "
+                f"stds={self.stds.tolist()})")
+
+    @property
+    def dim(self) -> int:
+        """D."""
+        return self.means.shape[1]
+
+    def sample(self, n: int, rng: Philox | None = None) -> Tensor:
+        """``n`` points, float32 [n, D] on the CPU; takes one step of ``rng``."""
+        z = _normals(n, 1 + self.dim, rng)
+        index = torch.searchsorted(self.weights.cumsum(0), _uniform(z[:, 0].contiguous()), right=True)
+        index = index.clamp(max=len(self.weights) - 1)  # the weights' sum may round to less than 1
+        return (self.means[index] + self.stds[index, None] * z[:, 1:]).float()
+
+    def _components(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Of each component: log w_k N(x; m_k, v_k I) [B, K], the difference m_k - x [B, K, D], and v_k."""
+        _check.floating("x", x)
+        if x.dim() != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"x must have shape [B, {self.dim}], got {_check.describe(x)}")
+        sigma = _check.per_sample("sigma", sigma, x, zero_allowed=True)
+        weights, means, stds = (t.to(x.device, sigma.dtype) for t in (self.weights, self.means, self.stds))
+        variance = stds.square() + sigma.square()  # [K], or [B, K]
+        gap = means - x.to(sigma.dtype)[:, None]
+        squared = gap.square().sum(-1)
+        logs = weights.log() - 0.5 * squared / variance - 0.5 * self.dim * (2 * math.pi * variance).log()
+        return logs, gap, variance
+
+    def log_prob(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
+        """log p_sigma(x) = log sum_k w_k N(x; m_k, (s_k^2 + sigma^2) I).
+
+        Args:
+            x: floating [B, D].
+            sigma: the noise level, a number or [B]; 0 for the data's own density.
+
+        Returns:
+            [B], in the dtype of ``x``.
+        """
+        return self._components(x, sigma)[0].logsumexp(1).to(x.dtype)
+
+    def score(self, x: Tensor, sigma: float | Tensor = 0.0) -> Tensor:
+        """grad_x log p_sigma(x) = sum_k r_k(x) (m_k - x) / (s_k^2 + sigma^2), r_k the components' posterior.
+
+        Arguments as in :meth:`log_prob`; returns [B, D], in the dtype of ``x``.
+        """
+        logs, gap, variance = self._components(x, sigma)
+        return ((logs.softmax(1) / variance)[..., None] * gap).sum(1).to(x.dtype)
+
+
+def two_moons(n: int, rng: Philox | None = None, *, noise: float = 0.1) -> Tensor:
+    """Half circles (cos t, sin t) and (1 - cos t, 1/2 - sin t), t uniform in [0, pi], plus N(0, noise^2 I).
+
+    Returns:
+        float32 [n, 2] on the CPU. The distribution of scikit-learn's ``make_moons``; each moon has
+        probability 1/2.
+    """
+    noise = _check.positive("noise", noise, zero_allowed=True)
+    z = _normals(n, 4, rng)
+    angle = math.pi * _uniform(z[:, 1])
+    outer = torch.stack([angle.cos(), angle.sin()], 1)
+    inner = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], 1)
+    return (torch.where(z[:, :1] < 0, outer, inner) + noise * z[:, 2:]).float()
+
+
+def checkerboard(n: int, rng: Philox | None = None) -> Tensor:
+    """Uniform on the black squares of a 4 x 4 board over [-2, 2)^2, where floor(x) + floor(y) is even.
+
+    Returns:
+        float32 [n, 2] on the CPU.
+    """
+    u = _uniform(_normals(n, 2, rng))
+    x, y = 4 * u[:, 0] - 2, 4 * u[:, 1] - 2
+    row = (y / 2).floor() * 2  # y in one of two pairs of squares; go to the black one of the pair
+    y = row + (y - row) / 2 + (x.floor() % 2)
+    return torch.stack([x, y], 1).float()
+
+
+def swiss_roll(n: int, rng: Philox | None = None, *, noise: float = 0.05) -> Tensor:
+    """r (cos t, sin t) with r = t / (1.5 pi) and t uniform in [1.5 pi, 4.5 pi], plus N(0, noise^2 I).
+
+    Returns:
+        float32 [n, 2] on the CPU: a spiral of one and a half turns, of radius 1 to 3.
+    """
+    noise = _check.positive("noise", noise, zero_allowed=True)
+    z = _normals(n, 3, rng)
+    radius = 1 + 2 * _uniform(z[:, :1])
+    angle = 1.5 * math.pi * radius
+    return (radius * torch.cat([angle.cos(), angle.sin()], 1) + noise * z[:, 1:]).float()
+
+
+class PointData:
+    """Fresh points of a toy at every iteration; a :class:`fastscore.data.Data`.
+
+    Args:
+        sample: a function (n, rng) -> float32 [n, D] that draws sample k from the rng's seed, step and k
+            alone, in one step, as those of this module do.
+        name: a short name, for logs.
+        dim: D.
+        size: how many samples count as an epoch; there is no end of them.
+    """
+
+    def __init__(self, sample: Callable[[int, Philox], Tensor], *, name: str, dim: int = 2,
+                 size: int = 10_000) -> None:
+        self.sample = sample
+        self.name = name
+        self._dim = _check.integer("dim", dim, low=1)
+        self._size = _check.integer("size", size, low=1)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __repr__(self) -> str:
+        return f"PointData({self.name!r}, points of {self.shape}, size={self._size})"
+
+    @property
+    def shape(self) -> tuple[int]:
+        """(D,)."""
+        return (self._dim,)
+
+    def batch(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
+              global_batch_size: int | None = None, device: torch.device | str | None = None) -> Tensor:
+        """The points of ``iteration``: float32 [B, D], drawn from (seed, step = iteration) at the samples
+        ``sample_offset`` .. of the whole batch.
+
+        The arguments are those of :meth:`fastscore.data.ImageData.batch`; where ``device`` is None, the CPU.
+        """
+        check_batch(iteration, batch_size, seed, sample_offset, global_batch_size)
+        rng = Philox(seed, step=iteration, sample_offset=sample_offset)
+        points = self.sample(batch_size, rng)
+        if points.shape != (batch_size, self._dim) or points.dtype != torch.float32:
+            raise ValueError(f"sample must return a float32 tensor of shape ({batch_size}, {self._dim}), "
+                             f"got {_check.describe(points)}")
+        return points.to(device or "cpu")

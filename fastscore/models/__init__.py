@@ -1,0 +1,29 @@
+"""Score networks: s(x, labels), an estimate of grad log p_sigma(x) at the noise levels that labels name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
+from fastscore import _check
+from fastscore.models.mlp import ScoreMLP
+from fastscore.models.ncsn import NCSN
+from fastscore.models.ncsnv2 import NCSNv2
+from fastscore.models.original import load_original_checkpoint
+
+__all__ = ["MODELS", "NCSN", "NCSNv2", "ScoreMLP", "build_model", "load_original_checkpoint"]
+
+MODELS: dict[str, type[nn.Module]] = {"ncsn": NCSN, "ncsnv2": NCSNv2, "mlp": ScoreMLP}
+
+
+def build_model(name: str, **kwargs: Any) -> nn.Module:
+    """The network called ``name`` in ``MODELS``, built with ``kwargs``.
+
+    Raises:
+        ValueError: no network has that name; the text lists those that are.
+
+    >>> sum(p.numel() for p in build_model("ncsn", channels=1, image_size=8, ngf=8).parameters())
+    143505
+    """
+    return MODELS[_check.one_of("name", name, MODELS)](**kwargs)

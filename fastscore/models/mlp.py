@@ -1,0 +1,119 @@
+"""A small score network for points in a few dimensions."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from fastscore import _check
+from fastscore.models.layers import check_dtype
+
+_FREQUENCIES = 8
+
+
+class ScoreMLP(nn.Module):
+    """s(x, y), an estimate of grad log p_sigma(x) for x in R^D at the noise level sigma = sigmas[y].
+
+    With ``sigmas``, the network F has inputs and targets of unit variance at EVERY noise level, however wide
+    their range (the preconditioning of Karras et al. 2022, arXiv:2206.00364, table 1, for the score)::
+
+        tau = data_std^2 + sigma^2
+        s(x, y) = -x / tau + data_std / (sigma sqrt(tau)) F(x / sqrt(tau), c_y)
+
+    The first term is the score of N(0, tau I), so F learns only how the data differ from a Gaussian; for
+    small sigma the second is F / sigma. c_y are sines and cosines of log sigma. Without ``sigmas``,
+    s(x, y) = F(x, c_y), and c_y is a learned vector for each level, as in NCSN.
+
+    F: h = Linear(x); ``depth`` times h = Linear(SiLU(h + Linear(c_y))); Linear(SiLU(h)). SiLU is smooth, so
+    the Jacobian's trace and its gradient exist everywhere.
+
+    Args:
+        dim: D, of the points.
+        hidden: width.
+        depth: number of hidden layers, at least 1.
+        num_classes: number of noise levels L. None: the number of ``sigmas``, or 10 without them.
+        sigmas: [L] noise levels, strictly decreasing, kept as the buffer ``sigmas``.
+        data_std: standard deviation of the data, used with ``sigmas`` only. It need not be exact.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said.
+
+    >>> net = ScoreMLP(dim=2, hidden=32, sigmas=[1.0, 0.1])
+    >>> net(torch.zeros(3, 2), torch.tensor([0, 1, 1])).shape
+    torch.Size([3, 2])
+    """
+
+    sigmas: Tensor | None
+
+    def __init__(
+        self, dim: int = 2, hidden: int = 128, depth: int = 3, num_classes: int | None = None,
+        sigmas: Tensor | Sequence[float] | None = None, data_std: float = 1.0,
+    ) -> None:
+        super().__init__()
+        self.dim = _check.integer("dim", dim, low=1)
+        _check.integer("hidden", hidden, low=1)
+        _check.integer("depth", depth, low=1)
+        self.data_std = _check.positive("data_std", data_std)
+        self.num_classes = 10 if num_classes is None else _check.integer("num_classes", num_classes, low=1)
+        if sigmas is not None:
+            sigmas = _check.sigmas("sigmas", sigmas).detach().clone()
+            if num_classes not in (None, len(sigmas)):
+                raise ValueError(
+                    f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}"
+                )
+            self.num_classes = len(sigmas)
+            width = 2 * _FREQUENCIES
+        else:
+            width = hidden
+            self.embed = nn.Embedding(self.num_classes, width)
+        self.register_buffer("sigmas", sigmas)
+        self.begin = nn.Linear(dim, hidden)
+        self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
+        self.conditions = nn.ModuleList(nn.Linear(width, hidden, bias=False) for _ in range(depth))
+        self.end = nn.Linear(hidden, dim)
+
+    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """The score at x.
+
+        Args:
+            x: [B, D], of the network's dtype.
+            labels: [B] int64, indices into the noise levels, the largest noise first.
+
+        Returns:
+            [B, D], of x's dtype.
+
+        Raises:
+            TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range.
+        """
+        _check.floating("x", x)
+        if x.dim() != 2 or x.shape[1] != self.dim:
+            raise ValueError(f"x must have shape (B, {self.dim}), got {_check.describe(x)}")
+        check_dtype(x, self.begin.weight)
+        labels = _check.labels("labels", labels, x, self.num_classes)
+        if self.sigmas is None:
+            return self._network(x, self.embed(labels)).to(x.dtype)
+        sigma = self.sigmas[labels].reshape(-1, 1)
+        tau = self.data_std**2 + sigma**2
+        out = self._network((x / tau.sqrt()).to(x.dtype), _fourier(sigma.log()).to(x.dtype))
+        return (self.data_std / (sigma * tau.sqrt()) * out - x / tau).to(x.dtype)
+
+    def _network(self, x: Tensor, condition: Tensor) -> Tensor:
+        """F(x, c): [B, D] for x [B, D] and c [B, width]."""
+        h = self.begin(x)
+        for layer, project in zip(self.layers, self.conditions):
+            h = layer(F.silu(h + project(condition)))
+        return self.end(F.silu(h))
+
+
+def _fourier(t: Tensor) -> Tensor:
+    """sin(w t), cos(w t) for w geometric from 1/8 to 4: [B, 2 * _FREQUENCIES] for t = log sigma, [B, 1].
+
+    The slowest wave turns once in a range of 10^21, so no two levels look alike; the fastest in one of 5.
+    """
+    steps = torch.linspace(math.log(1 / 8), math.log(4), _FREQUENCIES, dtype=t.dtype, device=t.device)
+    angle = t * steps.exp()
+    return torch.cat([angle.sin(), angle.cos()], dim=1)

@@ -1,0 +1,146 @@
+"""MNIST and CIFAR-10 in their real on-disk formats, tiny, and what is said where they are not there."""
+
+import hashlib
+import pickle
+import struct
+
+import pytest
+import torch
+import torchvision
+
+from fastscore import errors
+from fastscore.data import cifar10, load, mnist
+
+GENERATOR = torch.Generator().manual_seed(0)
+
+
+def pixels(*shape: int) -> torch.Tensor:
+    return torch.randint(0, 256, shape, generator=GENERATOR).to(torch.uint8)
+
+
+@pytest.fixture
+def mnist_root(tmp_path):
+    """The four idx files: magic number (type 8 = uint8, dimensions), sizes big-endian, bytes."""
+    folder = tmp_path / "MNIST" / "raw"
+    folder.mkdir(parents=True)
+    made = {}
+    for part, count in (("train", 7), ("t10k", 3)):
+        images, labels = pixels(count, 28, 28), pixels(count) % 10
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(
+            struct.pack(">IIII", 0x0803, count, 28, 28) + images.numpy().tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">II", 0x0801, count) + labels.numpy().tobytes())
+        made[part] = images, labels.long()
+    return tmp_path, made
+
+
+@pytest.fixture
+def cifar_root(tmp_path, monkeypatch):
+    """The pickled batches, and their checksums in place of the real ones in torchvision's lists."""
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    made, lists = {}, {"train": [], "test": []}
+    for name in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
+        images, labels = pixels(2, 3, 32, 32), (pixels(2) % 10).tolist()
+        content = pickle.dumps({"data": images.numpy().reshape(2, 3072), "labels": labels})
+        (folder / name).write_bytes(content)
+        made[name] = images, labels
+        lists["test" if name == "test_batch" else "train"].append([name, hashlib.md5(content).hexdigest()])
+    meta = pickle.dumps({"label_names": [f"class {i}" for i in range(10)]})
+    (folder / "batches.meta").write_bytes(meta)
+    cls = torchvision.datasets.CIFAR10
+    monkeypatch.setattr(cls, "train_list", lists["train"])
+    monkeypatch.setattr(cls, "test_list", lists["test"])
+    monkeypatch.setattr(cls, "meta", {**cls.meta, "md5": hashlib.md5(meta).hexdigest()})
+    return tmp_path, made
+
+
+@pytest.mark.parametrize("train, part, name", [(True, "train", "mnist"), (False, "t10k", "mnist-test")])
+def test_mnist(mnist_root, train, part, name):
+    root, made = mnist_root
+    data = mnist(root, train=train)
+    images, labels = made[part]
+    assert torch.equal(data.images, images[:, None]) and torch.equal(data.labels, labels)
+    assert data.images.dtype == torch.uint8 and data.images.nbytes == len(images) * 784
+    assert data.name == name and data.shape == (1, 28, 28)
+
+
+def test_cifar10(cifar_root):
+    root, made = cifar_root
+    for train, names in ((True, [f"data_batch_{i}" for i in range(1, 6)]), (False, ["test_batch"])):
+        data = cifar10(root, train=train)
+        assert torch.equal(data.images, torch.cat([made[n][0] for n in names]))  # channels first, in order
+        assert data.labels.tolist() == [label for n in names for label in made[n][1]]
+        assert data.images.dtype == torch.uint8 and data.images.is_contiguous() and data.shape == (3, 32, 32)
+    assert cifar10(root).name == "cifar10"
+
+
+def test_options_reach_the_batches(cifar_root):
+    data = load("cifar10", root=cifar_root[0], dequantize="uniform", flips=True)
+    assert (data.dequantize, data.flips, data.num_values) == ("uniform", True, 256)
+
+
+@pytest.mark.parametrize("name, folder, files", [
+    ("mnist", "MNIST/raw", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte",
+                            "t10k-labels-idx1-ubyte"]),
+    ("cifar10", "cifar-10-batches-py", [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch",
+                                        "batches.meta"]),
+])
+def test_missing_data_says_what_to_put_where(tmp_path, name, folder, files):
+    with pytest.raises(errors.DataError) as caught:
+        load(name, root=tmp_path)
+    text = str(caught.value)
+    assert text.startswith(f"{name}: ") and str(tmp_path.resolve() / folder) in text
+    assert f"are missing: {', '.join(files)}. Put them there, unpacked from" in text
+    assert "https://" in text and "pass download=True" in text
+    assert not any(tmp_path.iterdir())
+
+
+def test_only_the_missing_file_is_named(mnist_root):
+    root, _ = mnist_root
+    (root / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").unlink()
+    with pytest.raises(errors.DataError, match=r"are missing: t10k-labels-idx1-ubyte\. Put them there"):
+        mnist(root)
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "batches.meta"])
+def test_damaged_cifar_file_is_named(cifar_root, name):
+    root, _ = cifar_root
+    (root / "cifar-10-batches-py" / name).write_bytes(b"damaged")
+    with pytest.raises(errors.DataError, match=f"are missing or damaged: {name}. Put them there"):
+        cifar10(root)
+
+
+@pytest.mark.parametrize("content", [b"", b"damaged, long enough", struct.pack(">IIII", 0x0803, 7, 28, 28)])
+def test_damaged_mnist_says_so(mnist_root, content):
+    root, _ = mnist_root
+    (root / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
+    with pytest.raises(errors.DataError, match=r"the data set does not read \(\w+.* train-images-idx3-ubyte"):
+        mnist(root)
+
+
+@pytest.mark.parametrize("function", [mnist, cifar10])
+def test_download_is_asked_for_and_its_failure_told(tmp_path, monkeypatch, function):
+    """No network: torchvision's download is replaced."""
+    calls = []
+
+    def failing(self):
+        calls.append(type(self).__name__)
+        raise OSError("no route to host")
+
+    for cls in (torchvision.datasets.MNIST, torchvision.datasets.CIFAR10):
+        monkeypatch.setattr(cls, "download", failing)
+    with pytest.raises(errors.DataError, match="the data set does not read"):
+        function(tmp_path)
+    assert calls == []
+    with pytest.raises(errors.DataError, match=r"the download failed \(OSError: no route") as caught:
+        function(tmp_path, download=True)
+    assert len(calls) == 1
+    assert "pass download=True" not in str(caught.value) and "Put them there" in str(caught.value)
+
+
+def test_missing_torchvision(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "torchvision.datasets", None)
+    for function in (mnist, cifar10):
+        with pytest.raises(errors.MissingDependency, match="'torchvision'"):
+            function()

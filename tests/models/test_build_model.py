@@ -1,0 +1,22 @@
+"""The registry of networks."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fastscore.models import MODELS, NCSN, NCSNv2, ScoreMLP, build_model
+
+
+def test_names_give_their_networks():
+    assert dict(MODELS) == {"ncsn": NCSN, "ncsnv2": NCSNv2, "mlp": ScoreMLP}
+    net = build_model("ncsn", channels=1, image_size=8, ngf=2, num_classes=3)
+    assert type(net) is NCSN
+    assert (net.channels, net.image_size, net.ngf, net.num_classes) == (1, 8, 2, 3)
+    assert type(build_model("mlp", dim=3)) is ScoreMLP
+    assert torch.equal(build_model("ncsnv2", ngf=2, sigmas=[2.0, 1.0]).sigmas, torch.tensor([2.0, 1.0]))
+
+
+def test_unknown_name_lists_the_known():
+    with pytest.raises(ValueError, match="name must be one of 'ncsn', 'ncsnv2', 'mlp', got 'unet'"):
+        build_model("unet")
