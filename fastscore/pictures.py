@@ -1,0 +1,474 @@
+"""Pictures of a run as PNG files: sample grids, curves, trajectories, score fields, neighbours, bars.
+
+Every function renders in memory, then puts the file in place in one step: a reader never meets half a
+picture. Missing folders are made. matplotlib is used through its objects, without pyplot: no global state,
+no display. The same input gives the same bytes. All return the path, and raise TypeError or ValueError for
+wrong input (before anything is written), OSError where the file cannot be written, MissingDependency without
+matplotlib or Pillow.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import _check
+from .errors import MissingDependency, require
+
+_TILE = 48  # pixels: small images are enlarged to at least this
+_COLUMNS = 12  # the most noise levels a trajectory shows
+_ROWS = 10  # the most samples under each other beside their neighbours
+_BINS = 60  # training curves of more records are summarised
+_DPI = 150
+_GAP = 0.85  # the grey between tiles, to be told from black and from white
+_INK, _ACCENT = "#333333", "#3b6fb6"
+_BARS = ("#9aa5b1", "#3b6fb6", "#e08e45", "#4f9d69", "#b05a7a", "#7a68b3")
+
+PathLike = str | os.PathLike[str]
+Field = Callable[[Tensor], Tensor]
+
+
+def _target(path: PathLike) -> Path:
+    """``path`` as a Path that ends in .png: checked before anything is drawn."""
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"path must end in .png, got {str(path)!r}")
+    return path
+
+
+def _write(path: Path, data: bytes) -> Path:
+    """Put ``data`` at ``path`` in one step, by way of a hidden file in the same folder."""
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            temporary.write_bytes(data)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+    except OSError as error:  # its number picks the subclass: PermissionError stays one
+        raise OSError(error.errno, f"cannot write the picture {path}: {error.strerror}") from error
+    return path
+
+
+def _rgb(name: str, images: Tensor) -> Tensor:
+    """[N, 3, H, W'] float32 on the CPU in [0, 1]; channels other than 1 or 3 lie side by side in grey."""
+    if _check.floating(name, images).dim() != 4 or images.numel() == 0:
+        raise ValueError(f"{name} must be [N, C, H, W] and not empty, got {_check.describe(images)}")
+    images = images.detach().float().cpu()
+    bad = int((~torch.isfinite(images)).flatten(1).any(1).sum())
+    if bad:
+        raise ValueError(f"{name} must be finite, got NaN or infinity in {bad} of {len(images)} images")
+    if images.shape[1] not in (1, 3):
+        images = torch.cat(images.unbind(1), 2).unsqueeze(1)
+    return images.clamp(0, 1).expand(-1, 3, -1, -1)
+
+
+def _enlarge(images: Tensor, scale: int | None = None) -> Tensor:
+    """Each pixel ``scale`` times as wide and high; by default so that the smaller side has _TILE pixels."""
+    scale = math.ceil(_TILE / min(images.shape[-2:])) if scale is None else scale
+    return images.repeat_interleave(scale, -2).repeat_interleave(scale, -1)
+
+
+def _grid(images: Tensor, columns: int, padding: int, value: float) -> Tensor:
+    """torchvision's ``make_grid`` of [N, 3, H, W]; the same in torch where torchvision does not import."""
+    try:
+        return require("torchvision.utils", "train").make_grid(images, columns, padding, pad_value=value)
+    except MissingDependency:
+        pass
+    n, _, h, w = images.shape
+    if n == 1:
+        return images[0]
+    columns, h, w = min(columns, n), h + padding, w + padding
+    grid = images.new_full((3, math.ceil(n / columns) * h + padding, columns * w + padding), value)
+    for i, image in enumerate(images):
+        y, x = i // columns * h, i % columns * w
+        grid[:, y + padding:y + h, x + padding:x + w] = image
+    return grid
+
+
+def save_grid(images: Tensor, path: PathLike, columns: int | None = None, scale: int | None = None) -> Path:
+    """A grid of images, row by row, each pixel a crisp square.
+
+    Args:
+        images: [N, C, H, W], any floating dtype and device, in [0, 1] (clamped). 1 channel is grey, 3 are
+        RGB,
+            other numbers are shown side by side in grey.
+        path: a .png file.
+        columns: images in a row; by default ceil(sqrt(N)).
+        scale: how many pixels wide and high each pixel becomes; by default enough for 48 pixels an image.
+
+    Returns: the path.
+    Raises: TypeError, ValueError: not [N, C, H, W], not finite, columns or scale below 1, not .png. OSError.
+    """
+    path, images = _target(path), _rgb("images", images)
+    columns = math.ceil(len(images) ** 0.5) if columns is None else _check.integer("columns", columns, low=1)
+    if scale is not None:
+        _check.integer("scale", scale, low=1)
+    grid = _grid(_enlarge(images, scale), columns, padding=3, value=_GAP)
+    pixels = grid.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
+    buffer = io.BytesIO()
+    require("PIL.Image", "train").fromarray(pixels).save(buffer, format="PNG")
+    return _write(path, buffer.getvalue())
+
+
+def _figure(width: float, height: float) -> Any:
+    """A matplotlib Figure of that many inches that belongs to no global state."""
+    figure = require("matplotlib.figure", "train").Figure
+    return figure(figsize=(width, height), dpi=_DPI, layout="constrained")
+
+
+def _save_figure(figure: Any, path: Path) -> Path:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return _write(path, buffer.getvalue())
+
+
+def _style(ax: Any, title: str, x: str = "", y: str = "") -> None:
+    ax.set_title(title, loc="left", fontsize=10, color=_INK)
+    ax.set_xlabel(x, fontsize=9, color=_INK)
+    ax.set_ylabel(y, fontsize=9, color=_INK)
+    ax.tick_params(which="both", labelsize=8, colors=_INK)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(True, which="major", color="#dddddd", linewidth=0.6)
+    ax.set_axisbelow(True)
+
+
+def _log(ax: Any, which: str) -> None:
+    """A log axis ("x" or "y") with plain numbers, where the data spans a factor of 3 or more."""
+    axis = getattr(ax, f"{which}axis")
+    low, high = axis.get_data_interval()
+    if high >= 3 * low:
+        ax.set(**{f"{which}scale": "log"})
+        _plain(axis, (1, 2, 5) if high < 100 * low else (1,))
+
+
+def _plain(axis: Any, marks: Sequence[int]) -> None:
+    """1,000 instead of 10^3 on a log axis, at ``marks`` in each decade."""
+    ticker = require("matplotlib.ticker", "train")
+    axis.set_major_locator(ticker.LogLocator(subs=marks))
+    axis.set_major_formatter(lambda value, _: f"{value:,.12g}")
+    axis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _mosaic(tiles: Tensor, labels: Sequence[str], gaps: Sequence[int], path: Path, title: str) -> Path:
+    """Tiles [R, K, 3, h, w] as a table, a label over each column, ``gaps[j]`` pixels left of column j."""
+    rows, _, _, h, w = tiles.shape
+    lefts = [sum(gaps[:j + 1]) + j * w for j in range(len(gaps))]
+    canvas = torch.full((3, rows * (h + 3) - 3, lefts[-1] + w), _GAP)
+    for i, row in enumerate(tiles):
+        for left, tile in zip(lefts, row):
+            canvas[:, i * (h + 3):i * (h + 3) + h, left:left + w] = tile
+    margin, top = 12, 48
+    height, width = canvas.shape[1] + top + margin, max(canvas.shape[2], 7 * len(title)) + 2 * margin
+    figure = _figure(width / _DPI, height / _DPI)
+    figure.set_facecolor((_GAP,) * 3)
+    figure.set_layout_engine("none")  # one pixel of the canvas is one of the picture
+    ax = figure.add_axes((margin / width, margin / height, canvas.shape[2] / width, canvas.shape[1] / height))
+    ax.imshow(canvas.permute(1, 2, 0).numpy(), interpolation="none", aspect="auto")
+    ax.set_axis_off()
+    for left, label in zip(lefts, labels):
+        ax.annotate(label, (left + w / 2, 0), (0, 2), textcoords="offset points", ha="center", fontsize=5.5,
+                    color=_INK, annotation_clip=False)
+    figure.text(margin / width, 1 - 6 / height, title, va="top", fontsize=7, color=_INK)
+    return _save_figure(figure, path)
+
+
+def save_trajectory(frames: Sequence[Tensor], sigmas: Tensor | Sequence[float], path: PathLike) -> Path:
+    """A few samples (rows) as the noise goes down (columns, labelled with sigma).
+
+    Args:
+        frames: for each noise level the samples after it, [n, C, H, W] floating (clamped to [0, 1]). One
+        frame
+            more than levels is taken for the final, denoised one. Of many, 12 spread evenly are shown.
+        sigmas: the noise levels [L], decreasing, in the units of the data.
+        path: a .png file.
+
+    Returns: the path.
+    Raises: TypeError, ValueError: wrong numbers or shapes of frames, not finite, not .png. OSError.
+    """
+    path, levels = _target(path), _check.sigmas("sigmas", sigmas).tolist()
+    if len(frames) not in (len(levels), len(levels) + 1):
+        raise ValueError(f"frames must be one a noise level ({len(levels)}), or one more, got {len(frames)}")
+    labels = [f"{level:.3g}" for level in levels] + ["denoised"] * (len(frames) - len(levels))
+    count = min(len(frames), _COLUMNS)
+    chosen = [round(i * (len(frames) - 1) / max(1, count - 1)) for i in range(count)]
+    shown = [_enlarge(_rgb(f"frames[{i}]", frames[i])) for i in chosen]
+    for i in chosen:
+        if frames[i].shape != frames[0].shape:
+            raise ValueError(f"frames[{i}] must have the shape of frames[0], {tuple(frames[0].shape)}, got "
+                             f"{_check.describe(frames[i])}")
+    title = f"From σ = {levels[0]:.3g} to σ = {levels[-1]:.3g} in {len(levels)} noise levels"
+    return _mosaic(torch.stack(shown, 1), [labels[i] for i in chosen], [0] + [3] * (count - 1), path, title)
+
+
+def save_neighbours(samples: Tensor, neighbours: Tensor, path: PathLike) -> Path:
+    """Each sample beside its nearest training images: do the samples copy?
+
+    Args:
+        samples: [n, C, H, W] floating in [0, 1] (clamped).
+        neighbours: [n, k, C, H, W], for instance ``train[nearest_neighbours(samples, train, k).indices]``.
+        path: a .png file.
+
+    Returns: the path.
+    Raises: TypeError, ValueError: shapes that do not agree, not finite, not .png. OSError.
+    """
+    path, left = _target(path), _enlarge(_rgb("samples", samples))
+    shape = _check.floating("neighbours", neighbours).shape
+    if len(shape) != 5 or (shape[0], *shape[2:]) != tuple(samples.shape) or shape[1] == 0:
+        raise ValueError(f"neighbours must be [n, k, C, H, W] with the n, C, H, W of samples, "
+                         f"{tuple(samples.shape)}, got {_check.describe(neighbours)}")
+    right = _enlarge(_rgb("neighbours", neighbours.flatten(0, 1))).unflatten(0, shape[:2])
+    tiles = torch.cat([left[:, None], right], 1)
+    rows, k = min(len(tiles), _ROWS), shape[1]
+    blocks = math.ceil(len(tiles) / rows)
+    blank = tiles.new_full((blocks * rows - len(tiles), *tiles.shape[1:]), _GAP)
+    tiles = torch.cat([tiles, blank]).unflatten(0, (blocks, rows)).transpose(0, 1).flatten(1, 2)
+    labels = (["sample", "nearest"] + [f"{i}." for i in range(2, k + 1)]) * blocks
+    gaps = ([36, 14] + [3] * (k - 1)) * blocks
+    return _mosaic(tiles, labels, [0] + gaps[1:], path, "Samples and their nearest training images")
+
+
+def save_bars(histograms: Mapping[str, Sequence[float]], path: PathLike, title: str = "Classes") -> Path:
+    """Histograms of counts as bars side by side: shares of each one's total, with one standard error.
+
+    Args:
+        histograms: name -> counts [K], at least 0 with a total above 0, the same K. The first one is grey:
+        make
+            it the real data's.
+        path: a .png file.
+        title: over the picture.
+
+    Returns: the path.
+    Raises: TypeError, ValueError: no histogram, different K, negative or not finite, not .png. OSError.
+    """
+    path = _target(path)
+    if not histograms:
+        raise ValueError("histograms must hold at least one histogram, got none")
+    counts = {name: [_check.positive(f"histograms[{name!r}][{i}]", v, zero_allowed=True)
+                     for i, v in enumerate(values)] for name, values in histograms.items()}
+    classes = len(next(iter(counts.values())))
+    for name, values in counts.items():
+        if len(values) != classes or sum(values) == 0:
+            raise ValueError(f"histograms[{name!r}] must have {classes} counts, not all zero, got {values}")
+    figure = _figure(max(4.5, 0.35 * classes * len(counts)), 3)
+    ax, width = figure.add_subplot(), 0.8 / len(counts)
+    for j, (name, values) in enumerate(counts.items()):
+        total = sum(values)
+        shares = [v / total for v in values]
+        ax.bar([i + (j - (len(counts) - 1) / 2) * width for i in range(classes)], shares, 0.92 * width,
+               yerr=[math.sqrt(p * (1 - p) / total) for p in shares], color=_BARS[j % len(_BARS)],
+               label=f"{name} (n = {total:g})", error_kw={"elinewidth": 0.8, "ecolor": _INK})
+    _style(ax, title, "class", "share")
+    ax.grid(False, axis="x")
+    ax.set_xticks(range(classes))
+    ax.legend(fontsize=8, frameon=False, ncols=len(counts), loc="lower right", bbox_to_anchor=(1, 1))
+    return _save_figure(figure, path)
+
+
+def _history(history: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor, Tensor, float]:
+    """Steps [T], loss [T], loss a level [T, L] (NaN where none; L may be 0), median images a second."""
+    if not history or any("step" not in row or "loss" not in row for row in history):
+        raise ValueError(f"history must hold records with 'step' and 'loss', got {_check.describe(history)}")
+    rows = sorted(history, key=lambda row: row["step"])
+    levels = [[math.nan if v is None else v for v in row.get("loss_per_sigma") or ()] for row in rows]
+    lengths = {len(row) for row in levels}
+    width = max(lengths)
+    if lengths - {0, width}:
+        raise ValueError(f"history must have 'loss_per_sigma' of one length, got lengths {sorted(lengths)}")
+    numbers = torch.tensor([[max(1, row["step"]), row["loss"], row.get("images_per_second") or math.nan,
+                             *(level or [math.nan] * width)] for row, level in zip(rows, levels)],
+                           dtype=torch.float64)
+    numbers.nan_to_num_(math.nan, math.nan, math.nan)  # infinite losses are left out like missing ones
+    return numbers[:, 0], numbers[:, 1], numbers[:, 3:], float(numbers[:, 2].nanmedian())
+
+
+def _spread(values: Tensor) -> Tensor:
+    """[3, ...]: the quantiles 0.1, 0.5 and 0.9 over the first dimension, without NaN."""
+    return values.nanquantile(torch.tensor([0.1, 0.5, 0.9], dtype=values.dtype), 0)
+
+
+def _bins(steps: Tensor, values: Tensor, log: bool) -> tuple[Tensor, Tensor]:
+    """Centres [b] and quantiles [3, b, ...] of ``values`` [T, ...] in at most _BINS bins of (log) steps."""
+    position, count = steps.log() if log else steps, min(_BINS, len(steps))
+    position = position - position[0]
+    index = (position / (float(position[-1]) or 1.0) * count).long().clamp(max=count - 1)
+    used = index.unique()
+    centres = torch.stack([steps[index == i].median() for i in used])
+    return centres, torch.stack([_spread(values[index == i]) for i in used], 1)
+
+
+def save_training_curves(history: Sequence[Mapping[str, Any]], path: PathLike, *,
+                         sigmas: Tensor | Sequence[float] | None = None) -> Path:
+    """The loss over the steps, in all and at each noise level, and the last tenth's loss against the level.
+
+    Args:
+        history: records {"step": int, "loss": float, "loss_per_sigma": list[float | None] (one a level, None
+            where no sample had it; may be missing), "images_per_second": float (may be missing)}.
+        path: a .png file.
+        sigmas: the noise levels [L], decreasing, in the units of the data: the colours and the last panel's
+            axis. Without them levels are numbered.
+
+    Returns: the path.
+    Raises: TypeError, ValueError: no records, lists of different lengths, not .png. OSError.
+    """
+    path, (steps, loss, levels, speed) = _target(path), _history(history)
+    if sigmas is not None and levels.shape[1] not in (0, len(_check.sigmas("sigmas", sigmas))):
+        raise ValueError(f"sigmas must be one a 'loss_per_sigma', {levels.shape[1]}, got {len(sigmas)}")
+    panels = 3 if levels.shape[1] else 1
+    figure = _figure(4.6 * panels + 0.4, 3.4)
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    log_steps, many = float(steps[-1] / steps[0]) >= 100, len(steps) > _BINS
+    centres, (low, middle, high) = _bins(steps, loss, log_steps)
+    if many:
+        axes[0].plot(steps, loss, color=_ACCENT, alpha=0.25, linewidth=0.6)
+        axes[0].fill_between(centres, low, high, color=_ACCENT, alpha=0.2, linewidth=0, label="10 % to 90 %")
+    axes[0].plot(centres, middle, color=_ACCENT, linewidth=1.8, marker="o" if len(steps) < 3 else "",
+                 label="median" if many else "loss")
+    axes[0].legend(fontsize=8, frameon=False)
+    pace = f", {speed:,.0f} images/s" if math.isfinite(speed) else ""
+    _style(axes[0], f"Loss ({int(steps[-1]):,} steps{pace})", "step", "loss per sample")
+    if panels == 3:
+        _level_panels(figure, axes, steps, levels, sigmas, log_steps)
+    for ax, values in zip(axes, (loss, levels, levels)):
+        if bool((values > 0).any()) and not bool((values <= 0).any()):
+            _log(ax, "y")
+    for ax in axes[:2] if log_steps else ():
+        _log(ax, "x")
+    return _save_figure(figure, path)
+
+
+def _level_panels(figure: Any, axes: Any, steps: Tensor, levels: Tensor,
+                  sigmas: Tensor | Sequence[float] | None, log_steps: bool) -> None:
+    """The loss of each level over the steps, coloured by the level, and its last tenth against the level."""
+    matplotlib, colors, cm = (require(f"matplotlib{part}", "train") for part in ("", ".colors", ".cm"))
+    noise, name = torch.arange(1, levels.shape[1] + 1.0), "noise level (1: the most noise)"
+    if sigmas is not None:
+        noise, name = _check.sigmas("sigmas", sigmas).double().cpu(), "noise level σ (units of the data)"
+    scale = colors.Normalize if sigmas is None else colors.LogNorm
+    viridis = matplotlib.colormaps["viridis"](torch.linspace(0, 0.93, 256).numpy())  # its end is too light
+    shade = cm.ScalarMappable(scale(float(noise.min()), float(noise.max()) * (1 + 1e-6)),
+                              colors.ListedColormap(viridis))
+    centres, (_, middle, _) = _bins(steps, levels, log_steps)
+    for j in range(len(noise)):
+        seen = middle[:, j].isfinite()
+        axes[1].plot(centres[seen], middle[seen, j], color=shade.to_rgba(float(noise[j])), linewidth=1.2)
+    _style(axes[1], "Loss at each noise level (median)", "step", "loss per sample")
+    if len(noise) > 1:
+        bar = figure.colorbar(shade, ax=axes[1])
+        bar.set_label(name, fontsize=9, color=_INK)
+        bar.ax.tick_params(which="both", labelsize=8, colors=_INK)
+        if sigmas is not None:
+            _plain(bar.ax.yaxis, (1, 2, 5) if noise[0] < 100 * noise[-1] else (1,))
+    low, middle, high = _spread(levels[-max(1, len(levels) // 10):])
+    axes[2].fill_between(noise, low, high, color=_ACCENT, alpha=0.2, linewidth=0)
+    axes[2].plot(noise, middle, color=_ACCENT, linewidth=1.2, marker="o" if len(noise) <= 40 else "",
+                 markersize=3)
+    _style(axes[2], "Loss against the noise level (last tenth)", name, "loss per sample")
+    if sigmas is not None:
+        _log(axes[2], "x")
+
+
+def save_score_field(learned: Field, exact: Field, path: PathLike, *,
+                     samples_plain: Tensor | None = None, samples_annealed: Tensor | None = None,
+                     samples_data: Tensor | None = None, limits: tuple[float, float] = (-8, 8),
+                     log_density: Field | None = None, modes: Tensor | None = None) -> Path:
+    """Learned and exact score of a 2-D density, the length of their difference, and samples of it below.
+
+    Arrows point along the score s and are as long as log(1 + |s|), on one scale: the large scores far out
+    leave room for the small ones near the modes.
+
+    Args:
+        learned, exact: points [N, 2] float32 -> scores [N, 2].
+        path: a .png file.
+        samples_plain, samples_annealed, samples_data: [N, 2] by plain and by annealed Langevin, and of the
+        data;
+            None leaves the panel out.
+        limits: of both axes, in the units of the data.
+        log_density: [N, 2] -> [N], up to a constant: shades both fields.
+        modes: [K, 2], the centres of the modes: titles give the share of samples nearest to each.
+
+    Returns: the path.
+    Raises: TypeError, ValueError: wrong shapes, scores that are not finite, not .png. OSError.
+    """
+    path = _target(path)
+    if not limits[0] < limits[1]:
+        raise ValueError(f"limits must be (low, high) with low < high, got {limits}")
+    clouds = {"samples_data": samples_data, "samples_plain": samples_plain,
+              "samples_annealed": samples_annealed}
+    for name, value in {**clouds, "modes": modes}.items():
+        if value is not None and (_check.floating(name, value).dim() != 2 or value.shape[1:] != (2,)):
+            raise ValueError(f"{name} must have shape [N, 2], got {_check.describe(value)}")
+    clouds = {name: value for name, value in clouds.items() if value is not None}
+    figure = _figure(11, 7.4 if clouds else 3.8)
+    axes = figure.subplots(2 if clouds else 1, 3, squeeze=False)
+    _field_panels(figure, axes[0], learned, exact, limits, log_density)
+    for ax, (name, value) in zip(axes[1:].flat, clouds.items()):
+        _cloud_panel(ax, name, value, limits, modes)
+    for ax in axes[1:].flat[len(clouds):]:
+        ax.set_axis_off()
+    for ax in axes.flat:
+        ax.set(xlim=limits, ylim=limits, aspect="equal")
+    return _save_figure(figure, path)
+
+
+def _centres(limits: tuple[float, float], n: int) -> Tensor:
+    """The centres of n equal cells between the limits."""
+    return limits[0] + (limits[1] - limits[0]) * (torch.arange(n) + 0.5) / n
+
+
+@torch.no_grad()
+def _field_panels(figure: Any, axes: Any, learned: Field, exact: Field, limits: tuple[float, float],
+                  log_density: Field | None) -> None:
+    """Arrows of both fields on one scale, and a map of the length of their difference."""
+    def lattice(name: str, function: Field, n: int, *shape: int) -> Tensor:
+        values = function(torch.cartesian_prod(*[_centres(limits, n)] * 2)).detach().float().cpu()
+        if values.shape != (n * n, *shape) or not bool(values.isfinite().all()):
+            raise ValueError(f"{name} must give finite values of shape {(n * n, *shape)} for {n * n} points, "
+                             f"got {_check.describe(values)}")
+        return values.unflatten(0, (n, n)).transpose(0, 1)  # [y, x], as matplotlib has it
+
+    coarse, fine = _centres(limits, 22).numpy(), _centres(limits, 120).numpy()
+    fields = lattice("learned", learned, 22, 2), lattice("exact", exact, 22, 2)
+    longest = float(fields[1].norm(dim=-1).max().log1p()) or 1.0
+    pitch = 1.25 * float(coarse[1] - coarse[0])
+    for ax, field, title in zip(axes, fields, ("Learned score", "Exact score")):
+        if log_density is not None:
+            density = lattice("log_density", log_density, 120)
+            density = (density - density.max()).clamp(min=-12).numpy()
+            ax.contourf(fine, fine, density, 13, cmap="Blues", vmin=-12, vmax=8)
+        length = field.norm(dim=-1, keepdim=True)
+        arrow = field / length.clamp(min=1e-12) * length.log1p() / longest * pitch
+        ax.quiver(coarse, coarse, *arrow.unbind(-1), angles="xy", scale_units="xy", scale=1,
+                  pivot="mid", color=_INK, width=0.004)
+        _style(ax, title)
+    error = (lattice("learned", learned, 120, 2) - lattice("exact", exact, 120, 2)).norm(dim=-1)
+    top = float(error.max()) or 1.0
+    norm = require("matplotlib.colors", "train").LogNorm(1e-3 * top, top, clip=True)
+    image = axes[2].pcolormesh(fine, fine, error.numpy(), cmap="magma", shading="nearest", norm=norm)
+    _style(axes[2], "Length of learned − exact")
+    figure.colorbar(image, ax=axes[2], shrink=0.85).ax.tick_params(which="both", labelsize=8, colors=_INK)
+
+
+def _cloud_panel(ax: Any, name: str, samples: Tensor, limits: tuple[float, float],
+                 modes: Tensor | None) -> None:
+    """Samples as points; the title gives each mode's share and how many lie outside the picture."""
+    samples = samples.detach().float().cpu()
+    inside = ((samples >= limits[0]) & (samples <= limits[1])).all(1)  # NaN is outside
+    title = {"samples_data": "Data", "samples_plain": "Plain Langevin"}.get(name, "Annealed Langevin")
+    if modes is not None:
+        distances = torch.cdist(samples[samples.isfinite().all(1)], modes.detach().float().cpu())
+        counts = torch.bincount(distances.argmin(1), minlength=len(modes))
+        title += ": mode weights " + " / ".join(f"{n / max(1, len(samples)):.2f}" for n in counts.tolist())
+    if not bool(inside.all()):
+        title += f"\n{int((~inside).sum())} of {len(samples)} outside the picture"
+    ax.scatter(samples[:, 0], samples[:, 1], s=4, color=_ACCENT, alpha=0.35, linewidths=0)
+    _style(ax, title)

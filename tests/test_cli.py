@@ -1,0 +1,101 @@
+"""The command line from end to end, on networks too small to be good."""
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from fastscore import cli
+from fastscore.config import PRESETS
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cli") / "digits"
+    cli.main(["train", "digits", "--out", str(folder), "--iterations", "6", "--width", "4", "--batch-size", "16",
+              "--log-every", "2", "--checkpoint-every", "3", "--steps-per-level", "2", "--quiet"])
+    return folder
+
+
+def test_train_says_what_it_wrote(run, capsys):
+    cli.main(["train", "digits", "--out", str(run), "--iterations", "6", "--width", "4", "--batch-size", "16",
+              "--log-every", "2", "--checkpoint-every", "3", "--steps-per-level", "2", "--resume"])
+    out = capsys.readouterr().out
+    assert "going on at iteration 6 of 6" in out and "training.png" in out and f"next: fastscore sample {run}" in out
+    assert (run / "training.png").stat().st_size > 10_000
+
+
+def test_sample(run, tmp_path, capsys):
+    cli.main(["sample", str(run), "--num", "5", "--out", str(tmp_path / "a"), "--quiet"])
+    cli.main(["sample", str(run), "--num", "9", "--batch-size", "4", "--out", str(tmp_path / "b"), "--quiet"])
+    a, b = np.load(tmp_path / "a" / "samples.npy"), np.load(tmp_path / "b" / "samples.npy")
+    assert a.shape == (5, 1, 8, 8) and a.dtype == np.float32 and b.shape[0] == 9
+    np.testing.assert_allclose(a, b[:5], rtol=1e-4, atol=1e-4)
+    cli.main(["sample", str(run), "--num", "5", "--seed", "1", "--out", str(tmp_path / "c"), "--quiet"])
+    assert np.abs(np.load(tmp_path / "c" / "samples.npy") - a).max() > 0.1
+    assert (tmp_path / "a" / "samples.png").exists() and "picture: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("sampler", ["annealed", "consistent"])
+def test_evaluate(run, sampler, capsys):
+    cli.main(["evaluate", str(run), "--num", "60", "--sampler", sampler, "--quiet"])
+    report = json.loads((run / "metrics.json").read_text())
+    frechet = report["frechet_distance"]
+    assert frechet["samples_to_heldout"] > frechet["train_to_heldout"] > 0
+    assert math.isclose(frechet["ratio"], frechet["samples_to_heldout"] / frechet["train_to_heldout"])
+    assert 0 <= report["precision"] <= 1 and 0 <= report["recall"] <= 1
+    assert report["precision_of_train"] > 0.6 and report["recall_of_train"] > 0.6
+    assert sum(report["class_histogram"]) == 60 and report["classifier_accuracy"] > 0.97
+    assert report["network_evaluations_a_sample"] == (21 if sampler == "annealed" else 10)
+    for name in ("samples", "training", "sampling", "neighbours", "classes"):
+        assert (run / f"{name}.png").stat().st_size > 1000
+    out = capsys.readouterr().out
+    assert "frechet distance samples to heldout" in out and str(run / "samples.png") in out
+
+
+def test_toy_draws_both_score_fields(tmp_path, capsys):
+    run = tmp_path / "toy"
+    cli.main(["train", "toy", "--out", str(run), "--iterations", "4", "--width", "8", "--batch-size", "32",
+              "--log-every", "2", "--steps-per-level", "2", "--quiet"])
+    out = capsys.readouterr().out
+    assert "score_field.png" in out and "exact 0.20 / 0.80" in out and (run / "score_field.png").exists()
+    report = json.loads((run / "metrics.json").read_text())
+    assert all(math.isclose(sum(w), 1, rel_tol=1e-6) for w in report["mode_weights"].values())
+
+
+@pytest.mark.slow
+def test_toy_recovers_the_weights_by_annealing_alone(tmp_path):
+    """The learned score: annealed Langevin dynamics finds 0.2 / 0.8, plain Langevin dynamics does not."""
+    cli.main(["train", "toy", "--out", str(tmp_path / "toy"), "--quiet"])
+    report = json.loads((tmp_path / "toy" / "metrics.json").read_text())
+    weights = report["mode_weights"]
+    assert abs(weights["annealed"][0] - 0.2) < 0.05, weights
+    assert abs(weights["plain"][0] - 0.2) > 0.15, weights
+    assert report["score_error"] < 0.25
+    assert report["frechet_distance"]["samples_to_data"] < 1.0
+
+
+def test_doctor(capsys):
+    cli.main(["doctor"])
+    out = capsys.readouterr().out
+    assert f"torch {torch.__version__}" in out
+    for operator in ("perturb", "dsm_loss", "langevin_step"):
+        assert f"{operator:<16} reference" in out
+
+
+@pytest.mark.parametrize("arguments, words", [
+    ([], ["train", "sample", "evaluate", "doctor", "fastscore train digits"]),
+    (["train"], [*PRESETS, "--resume", "--out"]),
+    (["train", "digits"], ["--sigma-begin", "--out", "--resume", "Largest noise level"]),
+    (["sample"], ["--num", "--seed", "--sampler", "consistent"]),
+    (["evaluate"], ["Frechet", "precision", "recall", "--feature"]),
+])
+def test_help(arguments, words, capsys):
+    with pytest.raises(SystemExit) as stop:
+        cli.main([*arguments, "--help"])
+    assert stop.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for word in words:
+        assert word in text

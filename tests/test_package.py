@@ -1,0 +1,83 @@
+"""The package as it is installed."""
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastscore as fs
+
+ROOT = Path(__file__).parent.parent
+
+
+def python(code: str, **kwargs) -> str:
+    return subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, **kwargs).stdout
+
+
+def test_import_needs_torch_and_numpy_alone(tmp_path):
+    """Nothing optional is imported; it works from any folder."""
+    optional = ["torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro", "torchmetrics", "scipy",
+                "triton"]
+    loaded = python("import torch, sys; before = set(sys.modules); import fastscore; "
+                    "print(*sorted(m.split('.')[0] for m in set(sys.modules) - before))", cwd=tmp_path).split()
+    assert not set(loaded) & set(optional), set(loaded) & set(optional)
+    assert "fastscore" in loaded
+
+
+def test_kernels_install_under_the_package(tmp_path):
+    assert python("import fastscore.kernels as k; print(k.__name__)", cwd=tmp_path).strip() == "fastscore.kernels"
+
+
+def test_metadata():
+    metadata = importlib.metadata.metadata("fastscore")
+    assert metadata["License-Expression"] == "MIT" and metadata["Requires-Python"] == ">=3.10"
+    plain = [r for r in importlib.metadata.requires("fastscore") if "extra ==" not in r]
+    assert sorted(r.split(">")[0] for r in plain) == ["numpy", "torch"]
+    assert (Path(fs.__file__).parent / "py.typed").exists()
+    assert fs.__version__ == importlib.metadata.version("fastscore")
+
+
+def test_public_names_exist():
+    for name in fs.__all__:
+        assert hasattr(fs, name), name
+    for lazy in ("models", "data", "compat"):
+        assert getattr(fs, lazy).__name__ == f"fastscore.{lazy}"
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        fs.nothing  # noqa: B018
+
+
+@pytest.mark.parametrize("path", sorted(p for folder in ("fastscore", "kernels", "tests", "benchmarks")
+                                        for p in (ROOT / folder).rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_text_speaks_of_the_project_alone(path):
+    text = path.read_text()
+    for foreign in ("/" + "work/", "/" + "tmp/w/", "/" + "root/"):
+        assert foreign not in text
+
+
+def test_doctests():
+    import doctest
+
+    import fastscore.data
+    import fastscore.features
+    import fastscore.metrics
+    import fastscore.models.mlp
+    import fastscore.models.ncsn
+    import fastscore.noise
+    import fastscore.rng
+
+    tried = 0
+    for module in (fs.rng, fs.noise, fs.metrics, fs.features, fs.data, fs.models.mlp, fs.models.ncsn):
+        result = doctest.testmod(module)
+        assert result.failed == 0, module
+        tried += result.attempted
+    assert tried >= 5
+
+
+def test_readme_code_runs(tmp_path):
+    """The python blocks of the README, one after the other, in one interpreter."""
+    blocks = (ROOT / "README.md").read_text().split("```python\n")[1:]
+    code = "\n".join(block.split("```")[0] for block in blocks)
+    assert len(blocks) >= 3
+    python(code, cwd=tmp_path)
