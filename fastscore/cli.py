@@ -32,7 +32,7 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, qu
         quiet: No progress bar.
     """
     from .evaluate import evaluate
-    from .pictures import save_training_curves
+    from .plots import save_training_curves
     from .train import Trainer, make_sigmas, read_metrics
 
     run = out or Path("runs") / preset.data

@@ -132,16 +132,15 @@ MAY_CHANGE = frozenset({"iterations", "device", "data_dir", "download", "log_eve
                         "sample_every", "alpha", "steps_per_level", "denoise", "start"})
 
 _DIGITS = TrainConfig(
-    data="digits", dequantize=False, width=32, batch_size=128, iterations=2000, lr=1e-3, warmup=100, decay=True, ema=0.995,
-    num_levels=10, alpha=4e-5, steps_per_level=20, denoise=True, checkpoint_every=500, log_every=20)
+    data="digits", dequantize=False, width=16, sigma_begin=1.0, sigma_end=0.02, num_levels=20, batch_size=128,
+    iterations=1400, lr=2e-3, warmup=100, decay=True, ema=0.99, alpha=2.4e-4, steps_per_level=5, denoise=True,
+    log_every=20, checkpoint_every=200)
 _CIFAR10_NCSN = TrainConfig(
     data="cifar10", flip=True, width=128, iterations=200_001, lr=1e-3, sigma_begin=1.0, sigma_end=0.01, num_levels=10,
     alpha=4e-5, steps_per_level=100, log_every=100, checkpoint_every=5000, sample_every=5000)
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "digits": ("handwritten digits, 8x8, from scikit-learn: minutes on two CPU cores (make demo)", _DIGITS),
-    "digits-long": ("the same, trained longer: better samples, under 40 minutes on two CPU cores",
-                    dataclasses.replace(_DIGITS, iterations=12_000, checkpoint_every=1000)),
     "toy": ("a 2-D mixture of two Gaussians, weights 0.8 and 0.2: about a minute on a CPU", TrainConfig(
         data="mixture", model="mlp", width=128, dequantize=False, sigma_begin=20.0, sigma_end=1.0, num_levels=10,
         batch_size=512, iterations=2000, lr=1e-3, warmup=100, decay=True, ema=0.99, alpha=0.2, steps_per_level=100,

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _check, checkpoint, data, features, metrics, pictures, samplers
+from . import _check, checkpoint, data, features, metrics, pictures, plots, samplers
 from .errors import DataError
 from .rng import Philox
 from .sample import TrainedRun, load_run, num_updates, sample, write_samples
@@ -58,7 +58,7 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
 def _draw_training(run: Path, trained: TrainedRun) -> None:
     history = read_metrics(run)
     if history:
-        pictures.save_training_curves(history, run / "training.png", sigmas=make_sigmas(trained.config))
+        plots.save_training_curves(history, run / "training.png", sigmas=make_sigmas(trained.config))
 
 
 def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, seed: int, sampler: str, batch_size: int,
@@ -153,7 +153,7 @@ def _draw_mixture(trained: TrainedRun, run: Path, annealed: Tensor, real: Tensor
     rng = Philox(seed)
     start = (16 * rng.rand(len(annealed), 2) - 8).to(trained.device)
     plain = samplers.langevin(learned, start, num_steps=num_updates(config), alpha=config.alpha, rng=rng).cpu()
-    pictures.save_score_field(lambda x: learned(x).cpu(), lambda x: mixture.score(x, sigma), run / "score_field.png",
+    plots.save_score_field(lambda x: learned(x).cpu(), lambda x: mixture.score(x, sigma), run / "score_field.png",
                               samples_plain=plain, samples_annealed=annealed, samples_data=real,
                               log_density=lambda x: mixture.log_prob(x, sigma), modes=mixture.means)
     field = mixture.score(real, sigma)

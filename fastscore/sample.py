@@ -109,7 +109,8 @@ def sample(trained: TrainedRun, num: int, *, seed: int = 0, sampler: str = "anne
 
 def write_samples(samples: Tensor, out: str | Path) -> list[Path]:
     """``samples.npy`` (all of them, float32) and ``samples.png`` (the first hundred, or a scatter plot of points)."""
-    from .pictures import save_grid, save_points
+    from .pictures import save_grid
+    from .plots import save_points
 
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
@@ -123,5 +124,5 @@ def write_samples(samples: Tensor, out: str | Path) -> list[Path]:
     if samples.dim() == 4:
         save_grid(samples[:100], picture)
     else:
-        save_points({"samples": samples}, picture)
+        save_points(samples, picture)
     return [picture, array]

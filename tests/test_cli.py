@@ -48,7 +48,7 @@ def test_evaluate(run, sampler, capsys):
     assert 0 <= report["precision"] <= 1 and 0 <= report["recall"] <= 1
     assert report["precision_of_train"] > 0.6 and report["recall_of_train"] > 0.6
     assert sum(report["class_histogram"]) == 60 and report["classifier_accuracy"] > 0.97
-    assert report["network_evaluations_a_sample"] == (21 if sampler == "annealed" else 10)
+    assert report["network_evaluations_a_sample"] == (41 if sampler == "annealed" else 20)
     for name in ("samples", "training", "sampling", "neighbours", "classes"):
         assert (run / f"{name}.png").stat().st_size > 1000
     out = capsys.readouterr().out
