@@ -147,7 +147,7 @@ def labels(name: str, value: Any, x: Tensor, num_levels: int) -> Tensor:
         raise ValueError(f"{name} must be an int64 tensor of shape ({x.shape[0]},), got {describe(value)}")
     if value.device != x.device:
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {describe(value)}")
-    if readable(value) and value.numel() and not (0 <= int(value.min()) and int(value.max()) < num_levels):
+    if readable(value) and value.numel() and (int(value.min()) < 0 or int(value.max()) >= num_levels):
         raise ValueError(f"{name} must be from 0 to {num_levels - 1} (there are {num_levels} noise levels), "
                          f"got values from {int(value.min())} to {int(value.max())}")
     return value.long()

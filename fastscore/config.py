@@ -20,7 +20,7 @@ class TrainConfig:
     """
 
     data: str = "digits"
-    """Data set: digits, mnist, cifar10, gray_scott, folder, or 2-D points (mixture, two_moons, checkerboard, swiss_roll)."""
+    """Data set: digits, mnist, cifar10, gray_scott, folder; in 2-D mixture, two_moons, checkerboard, swiss_roll."""
     data_dir: str = "data"
     """Folder that holds the data set's files (mnist, cifar10, folder). The others need none."""
     image_size: int = 32
@@ -28,7 +28,7 @@ class TrainConfig:
     download: bool = False
     """Allow torchvision to download a missing data set."""
     dequantize: bool = True
-    """Fill the gaps between grey values: (255/256) x + u/256 with u uniform in [0, 1), or coarser where they are."""
+    """Fill the gaps between grey values: (255/256) x + u/256 with u uniform in [0, 1)."""
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
 

@@ -44,7 +44,8 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     run = Path(run)
     report: dict[str, Any] = {
         "run": str(run), "step": trained.step, "data": trained.config.data, "samples": num, "seed": seed,
-        "sampler": sampler, "network_evaluations_a_sample": num_updates(trained.config, sampler) + trained.config.denoise,
+        "sampler": sampler,
+        "network_evaluations_a_sample": num_updates(trained.config, sampler) + trained.config.denoise,
     }
     _draw_training(run, trained)
     if len(trained.shape) == 1:

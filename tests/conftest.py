@@ -4,7 +4,6 @@ import pytest
 import torch
 
 
-
 def pytest_report_header() -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: gpu tests are skipped"
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; backend: reference (plain torch)"

@@ -226,7 +226,7 @@ def test_damaged_state_is_refused_on_resume(damage, message, run):
 def test_loading_never_executes_code(save, run, tmp_path):
     trap = tmp_path / "executed"
     save({"step": Touch(trap), "optimizer": {}}, checkpoint.latest(run) / "state.pt")
-    with pytest.raises(fs.CheckpointError, match="could execute code|cannot be read"):
+    with pytest.raises(fs.CheckpointError, match=r"could execute code|cannot be read"):
         Trainer(checkpoint.read_config(run), run, resume=True)
     original = tmp_path / "checkpoint.pth"
     save([{"module.begin_conv.weight": Touch(trap)}], original)

@@ -1,5 +1,7 @@
 """The package as it is installed."""
 
+import doctest
+import importlib
 import importlib.metadata
 import subprocess
 import sys
@@ -57,20 +59,10 @@ def test_text_speaks_of_the_project_alone(path):
 
 
 def test_doctests():
-    import doctest
-
-    import fastscore.data
-    import fastscore.features
-    import fastscore.metrics
-    import fastscore.models.mlp
-    import fastscore.models.ncsn
-    import fastscore.noise
-    import fastscore.rng
-
     tried = 0
-    for module in (fs.rng, fs.noise, fs.metrics, fs.features, fs.data, fs.models.mlp, fs.models.ncsn):
-        result = doctest.testmod(module)
-        assert result.failed == 0, module
+    for name in ("rng", "noise", "metrics", "features", "data", "models.mlp", "models.ncsn"):
+        result = doctest.testmod(importlib.import_module(f"fastscore.{name}"))
+        assert result.failed == 0, name
         tried += result.attempted
     assert tried >= 5
 

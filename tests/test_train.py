@@ -172,7 +172,8 @@ def fatal(original):
         return original(*args, **kwargs)
     return call
 trainer = Trainer(config, run, resume=True)
-checkpoint._flush, os.rename, checkpoint.shutil.rmtree = map(fatal, (checkpoint._flush, os.rename, checkpoint.shutil.rmtree))
+checkpoint._flush, os.rename = fatal(checkpoint._flush), fatal(os.rename)
+checkpoint.shutil.rmtree = fatal(checkpoint.shutil.rmtree)
 print("started", flush=True)
 trainer.train(progress=False)
 """
@@ -218,7 +219,7 @@ def test_every_prefix_of_a_checkpoint_write_is_harmless(tmp_path, monkeypatch):
     for stop_at in range(1, 40):
         calls = 0
 
-        def dying(original):
+        def dying(original, stop_at=stop_at):
             def call(*args, **kwargs):
                 nonlocal calls
                 calls += 1

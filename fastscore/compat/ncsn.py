@@ -42,8 +42,9 @@ def dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, sigma: float = 0.0
     return losses.dsm(scorenet, samples, sigma, weight=0.0, rng=rng)
 
 
-def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, labels: Tensor | None, sigmas: Tensor | None = None,
-                                anneal_power: float = 2.0, hook: Callable[[Tensor, Tensor], Any] | None = None, *,
+def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, labels: Tensor | None,
+                                sigmas: Tensor | None = None, anneal_power: float = 2.0,
+                                hook: Callable[[Tensor, Tensor], Any] | None = None, *,
                                 rng: Philox | None = None) -> Tensor:
     """Mean over the batch of 1/2 sigma^anneal_power || scorenet(x_tilde, labels) + z / sigma ||^2.
 
@@ -130,7 +131,7 @@ def anneal_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_s
 def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scorenet: ScoreNet, sigmas: Any,
                                         image_size: int, n_steps_each: int = 100, step_lr: float = 0.000008, *,
                                         rng: Philox | None = None) -> list[Tensor]:
-    """Complete the right half of each image of ``refer_image`` [R, C, S, S] in every chain of ``x_mod`` [R, N, C, S, S].
+    """Complete the right half of each ``refer_image`` [R, C, S, S] in every chain of ``x_mod`` [R, N, C, S, S].
 
     A list of CPU tensors [R N, C, S, S], one an update; in the last, the left half is the given image.
     For any other mask use :func:`fastscore.samplers.inpaint`.
@@ -152,7 +153,7 @@ def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scor
 def anneal_Langevin_dynamics_interpolation(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_interpolations: int,
                                            n_steps_each: int = 200, step_lr: float = 0.000008,
                                            final_only: bool = False, *, rng: Philox | None = None) -> list[Tensor]:
-    """Rows of ``n_interpolations`` samples from each start in ``x_mod`` [R, ...]; CPU tensors [R n, ...], one an update."""
+    """Rows of ``n_interpolations`` samples from each start in ``x_mod`` [R, ...]; a list of CPU tensors [R n, ...]."""
     trajectory = None if final_only else samplers.Trajectory(max_bytes=_UNLIMITED)
     last = samplers.interpolate(scorenet, x_mod.shape, _as_sigmas(sigmas), num_interpolations=n_interpolations,
                                 alpha=2 * step_lr, steps_per_level=n_steps_each, start=x_mod, device=x_mod.device,

@@ -32,7 +32,8 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     _check.floating("score", score)
     if not isinstance(noise, Noise):
         if not isinstance(noise, Tensor):
-            raise TypeError(f"noise must be the handle that perturb returned, or a tensor, got {_check.describe(noise)}")
+            raise TypeError(f"noise must be the handle that perturb returned, or a tensor, "
+                            f"got {_check.describe(noise)}")
         _check.like("noise", noise, "score", score)
     elif noise.shape != score.shape or noise.device != score.device:
         raise ValueError(f"noise must have the shape and device of score, {tuple(score.shape)} on {score.device}, "

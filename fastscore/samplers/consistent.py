@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -26,7 +27,8 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
     ``x <- x + eta sigma_i^2 s(x, sigma_i) + beta_i z`` with ``beta_i^2 = sigma_{i+1}^2 - (1 - eta)^2 sigma_i^2``: for a
     single data point and its exact score, the noise after the update has standard deviation sigma_{i+1} exactly.
     (With Langevin dynamics it is larger than the network is told.) With a geometric schedule of ratio gamma < 1,
-    beta_i is sigma_{i+1} sqrt(1 - ((1 - eta) / gamma)^2), as in the paper. At the end x + sigma_L^2 s where ``denoise``.
+    beta_i is sigma_{i+1} sqrt(1 - ((1 - eta) / gamma)^2), as in the paper. At the end, where ``denoise``,
+    x + sigma_L^2 s.
 
     Args:
         eta: fraction of the noise removed by an update, in (0, 1]; at least 1 - sigma_{i+1} / sigma_i for every i.
@@ -54,7 +56,7 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
         raise ValueError(f"steps_per_level must be 1 where conditioning is {conditioning!r}: there are no labels for "
                          f"the levels in between, got {steps_per_level}; use conditioning='sigma'")
     sigma = _refine(levels.tolist(), steps_per_level)
-    steepest = 1 - min((b / a for a, b in zip(sigma, sigma[1:])), default=1.0)
+    steepest = 1 - min((b / a for a, b in pairwise(sigma)), default=1.0)
     if eta < steepest:
         raise ValueError(f"eta must be at least {steepest:.6g} to reach the next level of these sigmas, got {eta}; "
                          "raise it, or use more levels")
@@ -74,5 +76,5 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
 
 def _refine(sigma: list[float], parts: int) -> list[float]:
     """The levels with ``parts`` - 1 more between each two, geometrically."""
-    fine = [a * (b / a) ** (j / parts) for a, b in zip(sigma, sigma[1:]) for j in range(parts)]
+    fine = [a * (b / a) ** (j / parts) for a, b in pairwise(sigma) for j in range(parts)]
     return fine + sigma[-1:]

@@ -1,6 +1,7 @@
 """Annealed samplers on data N(0, c^2), where every step's variance is known exactly."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -121,7 +122,7 @@ def test_consistent_sampling_variance_recursion(steps_per_level):
                             conditioning="sigma", rng=fs.Philox(1))
     fine = geometric_sigmas(2.0, 0.1, 5 * steps_per_level + 1).tolist()
     v = 4.0
-    for a, b in zip(fine, fine[1:]):
+    for a, b in pairwise(fine):
         v = (1 - eta * a * a / (C**2 + a * a)) ** 2 * v + b * b - (1 - eta) ** 2 * a * a
     assert abs(z_variance(x, v * (C**2 / (C**2 + 0.1**2)) ** 2)) < 4
 
