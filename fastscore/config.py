@@ -142,9 +142,9 @@ _CIFAR10_NCSN = TrainConfig(
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "digits": ("handwritten digits, 8x8, from scikit-learn: minutes on two CPU cores (make demo)", _DIGITS),
     "toy": ("a 2-D mixture of two Gaussians, weights 0.8 and 0.2: about a minute on a CPU", TrainConfig(
-        data="mixture", model="mlp", width=128, dequantize=False, sigma_begin=20.0, sigma_end=1.0, num_levels=10,
-        batch_size=512, iterations=2000, lr=1e-3, warmup=100, decay=True, ema=0.99, alpha=0.2, steps_per_level=100,
-        start="normal", checkpoint_every=500, log_every=50)),
+        data="mixture", model="mlp", width=128, dequantize=False, sigma_begin=20.0, sigma_end=0.5, num_levels=12,
+        batch_size=512, iterations=2000, lr=1e-3, warmup=100, decay=True, ema=0.99, alpha=0.05, steps_per_level=100,
+        denoise=True, start="normal", checkpoint_every=500, log_every=50)),
     "gray-scott": ("reaction-diffusion patterns, 32x32, simulated on the spot", TrainConfig(
         data="gray_scott", flip=True, width=32, batch_size=64, iterations=20_000, lr=1e-3, warmup=500, decay=True,
         ema=0.999, alpha=4e-5, steps_per_level=50, denoise=True, checkpoint_every=1000, sample_every=5000)),

@@ -81,8 +81,8 @@ def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, see
     pictures.save_trajectory(trajectory.frames, levels if sampler == "annealed" else levels[1:], run / "sampling.png")
     real = data.to_float(train.images)
     result = _distances(extract, images, real, heldout)
-    nearest = metrics.nearest_neighbours(images[:12].flatten(1), real.flatten(1), k=4)
-    pictures.save_neighbours(images[:12], real[nearest.indices], run / "neighbours.png")
+    nearest = metrics.nearest_neighbours(images[:20].flatten(1), real.flatten(1), k=4)
+    pictures.save_neighbours(images[:20], real[nearest.indices], run / "neighbours.png")
     if feature == "inception":
         score = metrics.inception_score(extract.probabilities(extract(images)))
         result["inception_score"] = {"mean": score.mean, "std": score.std}
