@@ -79,7 +79,7 @@ def test_one_iteration_is_the_recipe(tmp_path):
     model, sigmas = make_model(config, data.shape), make_sigmas(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, eps=1.0)
     x = data.batch(0, 8, seed=0)
-    labels = fs.Philox(0).randint(10, 8, stream=fs.Stream.LABELS)
+    labels = fs.Philox(0).randint(config.num_levels, 8, stream=fs.Stream.LABELS)
     z = fs.Philox(0, step=1).randn(x.shape, stream=fs.Stream.PERTURB)
     sigma = sigmas[labels].view(-1, 1, 1, 1)
     each = 0.5 * (sigma * model(x + sigma * z, labels) + z).square().sum((1, 2, 3))
@@ -91,7 +91,7 @@ def test_one_iteration_is_the_recipe(tmp_path):
                for k, v in checkpoint.read_weights(run, ema=True).items())
     record = read_metrics(tmp_path / "run")[0]
     assert math.isclose(record["loss"], each.mean().item(), rel_tol=1e-5)
-    for level in range(10):
+    for level in range(config.num_levels):
         mine = each[labels == level]
         logged = record["loss_per_sigma"][level]
         assert (logged is None) == (len(mine) == 0)
