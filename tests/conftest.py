@@ -1,7 +1,11 @@
 """Shared by all tests: where `gpu` tests run, and what is said at the head of a run."""
 
+from types import ModuleType
+
 import pytest
 import torch
+
+from fastscore import errors
 
 
 def pytest_report_header() -> str:
@@ -14,6 +18,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for item in items:
             if "gpu" in item.keywords:
                 item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+
+
+def optional(module: str) -> ModuleType:
+    """``module``, or the test is skipped: not installed, or (as torchvision may) not importable beside this torch."""
+    try:
+        return errors.require(module, "dev")
+    except errors.MissingDependency as error:
+        pytest.skip(str(error), allow_module_level=True)
 
 
 def z_mean(values: torch.Tensor, mean: float, variance: float) -> float:

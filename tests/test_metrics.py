@@ -13,6 +13,8 @@ import torch
 from fastscore import metrics
 from fastscore.rng import Philox
 
+from .conftest import optional
+
 
 def randn(*shape, seed=0, dtype=torch.float64):
     return Philox(seed=seed).randn(*shape, dtype=dtype)
@@ -103,7 +105,7 @@ def test_frechet_distance_without_full_rank():
 
 
 def test_frechet_distance_agrees_with_torchmetrics_where_that_is_accurate():
-    fid = pytest.importorskip("torchmetrics.image.fid")
+    fid = optional("torchmetrics.image.fid")
     x = digits()
     module = torch.nn.Flatten()
     module.num_features = 64

@@ -16,6 +16,8 @@ import torch
 from fastscore import errors, pictures
 from fastscore.rng import Philox
 
+from .conftest import optional
+
 Image = pytest.importorskip("PIL.Image")
 matplotlib = pytest.importorskip("matplotlib")
 
@@ -64,7 +66,7 @@ def both_grids(request, monkeypatch):
     if request.param == "plain torch":
         no_torchvision(monkeypatch)
     else:
-        pytest.importorskip("torchvision")
+        optional("torchvision")
 
 
 def test_grid_puts_every_pixel_where_it_belongs(both_grids, tmp_path):
@@ -84,7 +86,7 @@ def test_grid_puts_every_pixel_where_it_belongs(both_grids, tmp_path):
 @pytest.mark.parametrize("shape, columns", [((1, 1, 8, 8), None), ((1, 3, 4, 6), 5), ((7, 1, 8, 8), None),
                                             ((4, 3, 100, 60), 9), ((2, 2, 8, 8), 1), ((6, 1, 1, 1), 2)])
 def test_grid_in_plain_torch_equals_torchvisions(shape, columns, tmp_path, monkeypatch):
-    pytest.importorskip("torchvision")
+    optional("torchvision")
     images = Philox(seed=1).rand(*shape)
     one = pictures.save_grid(images, tmp_path / "one.png", columns)
     no_torchvision(monkeypatch)

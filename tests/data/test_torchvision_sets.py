@@ -6,10 +6,13 @@ import struct
 
 import pytest
 import torch
-import torchvision
 
 from fastscore import errors
 from fastscore.data import cifar10, load, mnist
+
+from ..conftest import optional
+
+torchvision = optional("torchvision")
 
 GENERATOR = torch.Generator().manual_seed(0)
 
