@@ -17,6 +17,8 @@ from fastscore.noise import geometric_sigmas, suggest
 from fastscore.sample import load_run, sample
 from fastscore.train import Trainer, make_model, pick_device
 
+from .conftest import optional
+
 X = torch.zeros(4, 3)
 SIGMAS = torch.tensor([1.0, 0.1])
 NAN, INF = float("nan"), float("inf")
@@ -32,6 +34,11 @@ def anneal(**changes):
 
 def noise(*shape):
     return fs.Philox(0).noise(shape or (4, 3))
+
+
+def through_torchvision(name):
+    optional("torchvision")
+    return data.load(name, root="nowhere")
 
 
 CASES = {
@@ -121,8 +128,8 @@ CASES = {
     "geometric order": (lambda: geometric_sigmas(0.01, 1.0, 10), ValueError, "begin"),
     "suggest one sample": (lambda: suggest(X[:1]), ValueError, "data must"),
     "data name": (lambda: data.load("imagenet"), ValueError, "name must be one of .*'digits'.*got 'imagenet'"),
-    "data missing": (lambda: data.load("cifar10", root="nowhere"), fs.DataError, "cifar-10-batches-py"),
-    "mnist missing": (lambda: data.load("mnist", root="nowhere"), fs.DataError, "train-images-idx3-ubyte"),
+    "data missing": (lambda: through_torchvision("cifar10"), fs.DataError, "cifar-10-batches-py"),
+    "mnist missing": (lambda: through_torchvision("mnist"), fs.DataError, "train-images-idx3-ubyte"),
     "folder missing": (lambda: data.load("folder", root="nowhere", image_size=8), fs.DataError, "nowhere"),
     "preset": (lambda: preset("cifar100"), ValueError, "preset must be one of 'digits'.*got 'cifar100'"),
     "preset field": (lambda: preset("digits", widht=3), ValueError, "widht is not a field of TrainConfig"),
@@ -250,6 +257,8 @@ def test_loading_never_executes_code(save, run, tmp_path):
     (["evaluate", "{run}", "--feature", "vgg"], "vgg"),
 ])
 def test_command_line_errors(arguments, message, run, tmp_path, capsys):
+    if "cifar10-ncsn" in arguments:
+        optional("torchvision")
     file = tmp_path / "file"
     file.touch()
     places = {"tmp": str(tmp_path), "run": str(run), "file": str(file)}
