@@ -7,6 +7,7 @@ VENV ?= .venv
 PYTHON ?= python3
 TORCH ?= torch
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 READY := $(VENV)/.ready-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
 .PHONY: demo test lint install clean
@@ -17,11 +18,12 @@ help:
 
 install: $(READY)
 
-$(READY): pyproject.toml setup.py
+$(READY): pyproject.toml setup.py $(shell find csrc -type f)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "fastscore needs Python 3.10 or newer; \
 	choose one with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet '$(TORCH)' --editable '.[dev]'
+	$(PIP) '$(TORCH)' 'setuptools>=77' wheel ninja
+	$(PIP) --no-build-isolation --editable '.[dev]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 

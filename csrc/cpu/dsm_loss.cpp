@@ -1,0 +1,131 @@
+// dsm_loss: l_b = 1/2 sigma_b^weight || score_b + z_b / sigma_b ||^2, and its gradient.
+#if FASTSCORE_KERNELS
+
+// The residual r = score + z / sigma: returns the sum of its squares, and writes factor r where `out` is not null.
+// 32 partial sums, always in the same order: the same bits on every instruction set.
+template <class T, class C>
+inline double residual(const T* score, const float* z, int64_t n, C inverse, C factor, T* out) {
+  alignas(64) C score_buffer[kBlock + kSlack], out_buffer[kBlock + kSlack], sums[32] = {};
+  const C* s = load(score, n, score_buffer);
+  C* to = out ? target(out, out_buffer) : out_buffer;
+  int64_t i = 0;
+  for (; i + 32 <= n; i += 32) {
+#pragma GCC ivdep
+    for (int64_t k = 0; k < 32; ++k) {
+      const C r = fma_(C(z[i + k]), inverse, s[i + k]);
+      sums[k] = fma_(r, r, sums[k]);
+      if (out) to[i + k] = factor * r;
+    }
+  }
+  for (int64_t k = 0; i + k < n; ++k) {
+    const C r = fma_(C(z[i + k]), inverse, s[i + k]);
+    sums[k] = fma_(r, r, sums[k]);
+    if (out) to[i + k] = factor * r;
+  }
+  if (out) store(to, n, out);
+  double sum = 0;
+  for (int k = 0; k < 32; ++k) sum += sums[k];
+  return sum;
+}
+
+template <class T>
+void dsm_loss(const DsmArguments& a, int64_t from, int64_t to) {
+  using C = Compute<T>;
+  const T* score = static_cast<const T*>(a.score);
+  T* gradient = static_cast<T*>(a.gradient);
+  for_each_unit<float>(a.rows, a.draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n,
+                                                     const float* noise) {
+    for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
+      const C sigma = a.sigma.at<C>(r), upstream = a.upstream.data ? a.upstream.at<C>(r) : C(a.scale);
+      const int64_t place = r * a.rows.width + start;
+      const double power = a.power(sigma);
+      const double sum = residual(score + place, noise + offset, m, C(1) / sigma, C(upstream * power),
+                                  gradient ? gradient + place : nullptr);
+      if (a.sums) a.sums[r * a.rows.blocks + start / a.rows.block] = sum;
+    });
+  });
+}
+
+#else
+
+#include "tensor.h"
+
+namespace fastscore {
+struct DsmArguments {
+  const void* score;
+  void* gradient;  // or null
+  PerRow sigma, upstream;
+  double weight, scale;  // the gradient is upstream (or scale) sigma^weight r
+  double* sums;          // [B, blocks], or null
+  Rows rows;
+  Draw draw;
+  double power(double sigma) const { return weight == 2 ? sigma * sigma : std::pow(sigma, weight); }
+};
+}  // namespace fastscore
+
+#define FASTSCORE_OPERATOR "dsm_loss.cpp"
+#include "each_isa.inl"
+
+namespace fastscore {
+
+static void run(const Tensor& score, const Layout& layout, const DsmArguments& arguments) {
+  for_each_type(score, [&](auto type) {
+    in_parallel(layout.rows, [&](int64_t from, int64_t to) {
+      FASTSCORE_DISPATCH(dsm_loss<decltype(type)>, arguments, from, to);
+    });
+  });
+}
+
+// The loss [B], and where `with_gradient` also scale sigma^weight (score + z / sigma), in the same pass.
+std::tuple<Tensor, Tensor> dsm_loss(const Tensor& score, const Tensor& sigma, double weight, double scale,
+                                    bool with_gradient, int64_t seed, int64_t step, int64_t stream, int64_t offset,
+                                    const std::optional<Tensor>& state, const std::optional<Tensor>& index) {
+  Layout layout(score);
+  const Tensor in = layout.input(score);
+  const int64_t count = layout.rows.count, blocks = layout.rows.blocks;
+  std::optional<Result> gradient;
+  if (with_gradient) gradient.emplace(layout, score);
+  std::vector<double> sums(count * blocks);
+  const DsmArguments arguments{in.const_data_ptr(), gradient ? gradient->data() : nullptr,
+                               per_row(sigma, score, "sigma"), PerRow{nullptr, false}, weight, scale, sums.data(),
+                               layout.rows, draw(seed, step, stream, offset, state, index, score)};
+  run(score, layout, arguments);
+
+  Tensor loss = empty({count}, {1}, sigma);
+  const bool is_double = sigma.scalar_type() == ScalarType::Double;
+  for (int64_t row = 0; row < count; ++row) {
+    double sum = 0;
+    for (int64_t block = 0; block < blocks; ++block) sum += sums[row * blocks + block];
+    const double s = is_double ? arguments.sigma.at<double>(row) : arguments.sigma.at<float>(row);
+    const double value = 0.5 * arguments.power(s) * sum;
+    if (is_double) {
+      loss.mutable_data_ptr<double>()[row] = value;
+    } else {
+      loss.mutable_data_ptr<float>()[row] = static_cast<float>(value);
+    }
+  }
+  return {loss, gradient ? gradient->finish() : empty({0}, {1}, score)};
+}
+
+// upstream_b sigma_b^weight (score_b + z_b / sigma_b).
+Tensor dsm_loss_gradient(const Tensor& score, const Tensor& sigma, double weight, const Tensor& upstream, int64_t seed,
+                         int64_t step, int64_t stream, int64_t offset, const std::optional<Tensor>& state,
+                         const std::optional<Tensor>& index) {
+  Layout layout(score);
+  const Tensor in = layout.input(score);
+  Result gradient(layout, score);
+  run(score, layout,
+      DsmArguments{in.const_data_ptr(), gradient.data(), per_row(sigma, score, "sigma"),
+                   per_row(upstream, score, "upstream"), weight, 1.0, nullptr, layout.rows,
+                   draw(seed, step, stream, offset, state, index, score)});
+  return gradient.finish();
+}
+
+STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) {
+  library.impl("dsm_loss_native", TORCH_BOX(&dsm_loss));
+  library.impl("dsm_loss_gradient_native", TORCH_BOX(&dsm_loss_gradient));
+}
+
+}  // namespace fastscore
+
+#endif
