@@ -5,7 +5,8 @@ from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
 from . import losses, noise, samplers
-from .errors import CheckpointError, DataError, FastscoreError, MissingDependency, NonFiniteLoss
+from .backends import use_backend
+from .errors import BackendUnavailable, CheckpointError, DataError, FastscoreError, MissingDependency, NonFiniteLoss
 from .ops import dsm_loss, langevin_step, perturb
 from .rng import Noise, Philox, Stream
 
@@ -15,8 +16,9 @@ except _PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "CheckpointError", "DataError", "FastscoreError", "MissingDependency", "Noise", "NonFiniteLoss", "Philox", "Stream",
-    "dsm_loss", "langevin_step", "losses", "noise", "perturb", "samplers",
+    "BackendUnavailable", "CheckpointError", "DataError", "FastscoreError", "MissingDependency", "Noise",
+    "NonFiniteLoss", "Philox", "Stream", "dsm_loss", "langevin_step", "losses", "noise", "perturb", "samplers",
+    "use_backend",
 ]
 
 

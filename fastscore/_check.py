@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -101,13 +102,16 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False) -> Tensor:
-    """A number, a 0-dim tensor or a [B] tensor of positive values, as a tensor that broadcasts against ``x``.
+    """A number, a 0-dim tensor or a [B] tensor of positive values, as a contiguous tensor [] or [B].
 
     Returned in the dtype of computation: float64 beside a float64 ``x``, else float32.
     """
     compute = compute_dtype(x)
     if not isinstance(value, Tensor):
-        return torch.tensor(positive(name, value, zero_allowed=zero_allowed), dtype=compute, device=x.device)
+        number = positive(name, value, zero_allowed=zero_allowed)
+        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+            return torch.tensor(number, dtype=compute, device=x.device)
+        return _scalar(number, compute, x.device)
     floating(name, value, batched=False)
     if value.dim() > 1 or (value.dim() == 1 and value.shape[0] != x.shape[0]):
         raise ValueError(f"{name} must be a number or have shape ({x.shape[0]},), one a sample, got {describe(value)}")
@@ -120,8 +124,14 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False) 
             bound = "at least 0" if zero_allowed else "greater than 0"
             bad = value[~good].flatten()[0].item() if value.dim() else value.item()
             raise ValueError(f"{name} must be finite and {bound} everywhere, got {bad} in {describe(value)}")
-    value = value.to(device=x.device, dtype=compute)
-    return value.reshape((-1,) + (1,) * (x.dim() - 1)) if value.dim() else value
+    return value.to(device=x.device, dtype=compute).contiguous()
+
+
+@lru_cache(maxsize=1024)
+def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A constant, made once: never written to, never handed to the user."""
+    with torch.inference_mode(False):
+        return torch.tensor(value, dtype=dtype, device=device)
 
 
 def sigmas(name: str, value: Any, *, device: torch.device | None = None) -> Tensor:

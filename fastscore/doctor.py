@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from . import __version__
+from . import __version__, backends
 from .features import WEIGHTS
 from .ops import __all__ as operators
 
@@ -27,8 +27,13 @@ def report() -> str:
     else:
         built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is CPU-only"
         lines.append(f"GPU: none usable ({built}); everything runs on the CPU")
-    lines += ["", "operators"]
-    lines += [f"  {name:<16} reference (plain torch, any device)" for name in operators]
+    lines += ["", "operators (" + ", ".join((*operators, "noise")) + ")"]
+    lines += [f"  {device:<16} {backends.default(torch.device(device))}" for device in ("cpu", "cuda")]
+    native = backends.problem("native")
+    lines += ["", "backends",
+              "  reference        plain torch, any device",
+              f"  native           {native or f'C++ for the CPU, with {backends.isa()} instructions'}",
+              f"  triton           {backends.problem('triton', 'cuda') or 'kernels for CUDA devices'}"]
     lines += ["", "optional packages"]
     for extra, modules in _EXTRAS.items():
         for module in modules:
@@ -43,7 +48,7 @@ def _state(module: str, extra: str) -> str:
     try:
         found = importlib.import_module(module)
     except ImportError:
-        return f"missing: pip install 'fastscore[{extra}]'"
+        return f"missing: run in fastscore's source folder: pip install '.[{extra}]'"
     except RuntimeError as error:
         return f"installed, but does not import beside this torch: {error}"
     return str(getattr(found, "__version__", "installed"))

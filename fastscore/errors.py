@@ -9,6 +9,10 @@ class MissingDependency(FastscoreError, ImportError):
     """An optional package is not installed or does not import; the text says how to install it."""
 
 
+class BackendUnavailable(FastscoreError, RuntimeError):
+    """The backend asked for is not on this machine, or does not serve the tensor's device."""
+
+
 class DataError(FastscoreError):
     """A data set is missing, empty or of the wrong form; the text says what to put where."""
 
@@ -30,7 +34,7 @@ def require(module: str, extra: str):
     except ImportError as error:
         raise MissingDependency(
             f"this needs the package {module.split('.')[0]!r}, which is not installed ({error}); "
-            f"install it with: pip install 'fastscore[{extra}]'"
+            f"run in fastscore's source folder: pip install '.[{extra}]'"
         ) from error
     except RuntimeError as error:  # torchvision raises this beside a torch it was not built for
         raise MissingDependency(

@@ -193,7 +193,8 @@ def inception_features(*, weights: str | Path | None = None, batch_size: int = 6
     missing = [name for name in ("torchmetrics", "torch_fidelity") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependency(
-            f"Inception features need {' and '.join(missing)}, not installed: pip install 'fastscore[eval]'"
+            f"Inception features need {' and '.join(missing)}, not installed: "
+            "run in fastscore's source folder: pip install '.[eval]'"
             + (f"; they also need the network's weights: {advice}" if advice else ""))
     if advice:
         raise DataError(f"Inception features need the network's weights, not on this machine: {advice}")

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from . import _check
+from ._library import per_row
 from .ops import dsm_loss, perturb
 from .rng import Philox, Stream, as_philox
 
@@ -90,15 +91,16 @@ def _dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, labe
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
     _check.number("weight", weight)
+    _check.floating("x", x)
+    sigma = _check.per_sample("sigma", sigma, x)
     x_tilde, noise = perturb(x, sigma, rng, alpha=alpha)
-    shaped = _check.per_sample("sigma", sigma, x)
     if conditioning == "none":
         output = score_fn(x_tilde)
     else:
-        output = score_fn(x_tilde, labels if conditioning == "labels" else shaped.reshape(-1).expand(x.shape[0]))
+        output = score_fn(x_tilde, labels if conditioning == "labels" else sigma.expand(x.shape[0]))
     _check.like("the output of score_fn", output, "x", x)
     # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2
-    score = output if parametrization == "score" else -output / shaped
+    score = output if parametrization == "score" else -output / per_row(sigma, x)
     return reduce(dsm_loss(score, noise, sigma, weight), reduction)
 
 

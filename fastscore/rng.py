@@ -25,12 +25,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from . import _check
+from . import _check, backends
+from ._library import raw, register
 
 _MASK = 0xFFFFFFFF
 _BLOCKS_AT_ONCE = 1 << 18  # bounds the temporaries of one draw to about 100 MB
 _STEPS = 1 << 32
 _UNITS_A_BLOCK = {"normal": 4, "uniform": 4, "rademacher": 128}
+KINDS = ("normal", "uniform", "rademacher", "words")
+
+register("fill", "fill: (Tensor like, int kind) -> Tensor", "b.", lambda like, *_: like.new_empty(like.shape))
 
 
 class Stream(enum.IntEnum):
@@ -49,7 +53,7 @@ class Stream(enum.IntEnum):
     INPAINT = 10
 
 
-def philox4x32(counter: Sequence[Tensor], key: tuple[int, int], rounds: int = 10) -> tuple[Tensor, ...]:
+def philox4x32(counter: Sequence[Tensor], key: Sequence[int | Tensor], rounds: int = 10) -> tuple[Tensor, ...]:
     """The Philox4x32 bijection on four int64 tensors that hold 32-bit words; they broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
@@ -100,7 +104,8 @@ def _box_muller(r: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
     bits = u.view(torch.int32) - _SQRT_HALF_BITS
     e = (bits >> 23).float()
     f = ((bits & 0x007FFFFF) + _SQRT_HALF_BITS).view(torch.float32) - 1.0
-    radius = torch.sqrt(_fma(f, _horner(f, _LOG_POLY), e * _MINUS_2_LN_2))
+    # through float64, because torch's own float32 square root is not correctly rounded on every CPU
+    radius = torch.sqrt(_fma(f, _horner(f, _LOG_POLY), e * _MINUS_2_LN_2).double()).float()
 
     low = (angle_word << 2) & _MASK
     x = torch.where(low >= 1 << 31, low - (1 << 32), low).float() * _TURN
@@ -112,15 +117,16 @@ def _box_muller(r: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
     return radius * torch.where(odd ^ upper, -cos, cos), radius * torch.where(upper, -sin, sin)
 
 
-def _draw(kind: str, seed: int, step: int, stream: int, sample_offset: int, rows: int, width: int,
-          device: torch.device) -> Tensor:
+def _draw(kind: str, seed: int | Tensor, step: int | Tensor, stream: int, sample_offset: int | Tensor, rows: int,
+          width: int, device: torch.device) -> Tensor:
     """[rows, width] numbers of one kind by the contract: float32 normals, uniforms, signs, or (``words``) int64."""
     blocks = -(-width // _UNITS_A_BLOCK.get(kind, 4))
     parts = []
     for start in range(0, rows * blocks, _BLOCKS_AT_ONCE):
         index = torch.arange(start, min(start + _BLOCKS_AT_ONCE, rows * blocks), dtype=torch.int64, device=device)
-        counter = (index % blocks, index // blocks + sample_offset, index.new_tensor(step), index.new_tensor(stream))
-        words = philox4x32(counter, (seed & _MASK, seed >> 32))
+        counter = (index % blocks, index // blocks + sample_offset, torch.as_tensor(step, device=device),
+                   torch.as_tensor(stream, device=device))
+        words = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
         if kind == "normal":
             values = [*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])]
         elif kind == "uniform":
@@ -150,12 +156,41 @@ class Noise:
     shape: torch.Size
     dtype: torch.dtype
     device: torch.device
+    state: Tensor | None = None  # int64 [2], seed and step on the device: it then replaces the two numbers
+    first: Tensor | None = None  # int64 [], in place of sample_offset: under vmap, one for each slice
 
     def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
         """The noise z ~ N(0, I), of the handle's shape [B, ...] and device, in ``dtype`` (default: the handle's)."""
-        rows, width = self.shape[0], self.shape[1:].numel()
-        z = _draw("normal", self.seed, self.step, self.stream, self.sample_offset, rows, width, self.device)
-        return z.to(dtype or self.dtype).reshape(self.shape)
+        return draw("normal", self, dtype or self.dtype)
+
+    def arguments(self) -> tuple[int, int, int, int, Tensor | None, Tensor | None]:
+        """Where the noise stands, as the compiled operators take it: seed, step, stream, offset, state, index."""
+        index = None
+        if self.first is not None:
+            index = self.first + torch.arange(self.shape[0], device=self.device)
+        return _signed(self.seed), self.step, self.stream, self.sample_offset, self.state, index
+
+
+def draw(kind: str, where: Noise, dtype: torch.dtype) -> Tensor:
+    """Numbers of ``kind`` (a key of ``KINDS``) for the samples of ``where``, of its shape [B, ...], contiguous."""
+    backend = backends.choose("fill", where.device)
+    if backend == "reference":
+        seed, step = (where.seed, where.step) if where.state is None else where.state.unbind()
+        values = _draw(kind, seed, step, where.stream, where.sample_offset if where.first is None else where.first,
+                       where.shape[0], where.shape[1:].numel(), where.device)
+        return values.to(dtype).reshape(where.shape)
+    return _filled(backend, kind, where.shape, dtype, where.device, where.arguments())
+
+
+def regenerated(backend: str, x: Tensor, dtype: torch.dtype, where: Sequence) -> Tensor:
+    """The normals that an operator added to ``x`` on the way forward, drawn again on the way back."""
+    return _filled(backend, "normal", x.shape, dtype, x.device, where)
+
+
+def _filled(backend: str, kind: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, where: Sequence
+            ) -> Tensor:
+    like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
+    return raw("fill", backend)(like, KINDS.index(kind), *where)
 
 
 class Philox:
@@ -169,6 +204,8 @@ class Philox:
             ``torch.manual_seed`` governs.
         step: the step of the first draw, 0 to 2^32 - 1.
         sample_offset: the global index of row 0: a rank, or a later call, passes how many samples came before.
+        device: keep the seed and the step on this device, where the operators read them and each draw adds to
+            the step. Then a CUDA graph that captured a draw draws anew at every replay. ``None``: plain numbers.
 
     Example:
         >>> whole = Philox(seed=1).randn(4, 3)
@@ -176,27 +213,33 @@ class Philox:
         True
     """
 
-    def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0):
+    def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0,
+                 device: torch.device | str | None = None):
         if seed is None:
             seed = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64))
         self.seed = _check.integer("seed", seed, low=0, high=2**64 - 1)
-        self.step = _check.integer("step", step, low=0, high=_STEPS - 1)
+        self._step = _check.integer("step", step, low=0, high=_STEPS - 1)
         self.sample_offset = _check.integer("sample_offset", sample_offset, low=0, high=_STEPS - 1)
+        self.state = None
+        if device is not None:
+            self.state = torch.tensor([_signed(self.seed), step], dtype=torch.int64, device=device)
+
+    @property
+    def step(self) -> int:
+        """The step of the next draw."""
+        return self._step if self.state is None else int(self.state[1])
+
+    @step.setter
+    def step(self, value: int) -> None:
+        if self.state is None:
+            self._step = value
+        else:
+            self.state[1] = value
 
     def __repr__(self) -> str:
         offset = f", sample_offset={self.sample_offset}" if self.sample_offset else ""
         return f"Philox(seed={self.seed}, step={self.step}{offset})"
 
-    def _take(self, rows: int, sample_offset: int | None) -> tuple[int, int]:
-        """The step and first sample index of the next draw; moves on."""
-        offset = self.sample_offset if sample_offset is None else sample_offset
-        _check.integer("sample_offset", offset, low=0, high=_STEPS - 1)
-        if offset + rows > _STEPS:
-            raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {rows}")
-        step, self.step = self.step, self.step + 1
-        if step >= _STEPS:
-            raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
-        return step, offset
 
     def noise(self, shape: Sequence[int], *, stream: int = Stream.USER, sample_offset: int | None = None,
               dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Noise:
@@ -205,8 +248,27 @@ class Philox:
         Raises:
             ValueError: no batch dimension, or an index beyond 2^32.
         """
-        shape, dtype, device = _form(shape, dtype, device)
-        step, offset = self._take(shape[0], sample_offset)
+        shape = torch.Size(shape)
+        if len(shape) == 0 or min(shape) < 0:
+            raise ValueError(f"shape must be [B, ...], with a batch dimension and no negative size, got {tuple(shape)}")
+        if device is None:  # torch.compile does not know get_default_device
+            device = torch.empty(()).device if torch.compiler.is_compiling() else torch.get_default_device()
+        return self.noise_like(shape, stream, sample_offset, dtype or torch.get_default_dtype(), torch.device(device))
+
+    def noise_like(self, shape: torch.Size, stream: int, sample_offset: int | None, dtype: torch.dtype,
+                   device: torch.device) -> Noise:
+        """:meth:`noise` for a tensor's shape, dtype and device, which need no check."""
+        offset = self.sample_offset if sample_offset is None else sample_offset
+        _check.integer("sample_offset", offset, low=0, high=_STEPS - 1)
+        if offset + shape[0] > _STEPS:
+            raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {shape[0]}")
+        if self.state is not None:
+            state = self.state.clone()
+            self.state[1] += 1
+            return Noise(self.seed, 0, int(stream), offset, shape, dtype, device, state)
+        step, self._step = self._step, self._step + 1
+        if step >= _STEPS:
+            raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
         return Noise(self.seed, step, int(stream), offset, shape, dtype, device)
 
     def randn(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
@@ -242,10 +304,13 @@ class Philox:
 
     def _plain(self, kind: str, shape: Sequence, stream: int, sample_offset: int | None, dtype: torch.dtype | None,
                device: torch.device | str | None) -> Tensor:
-        shape, dtype, device = _form(_flat(shape), dtype, device)
-        step, offset = self._take(shape[0], sample_offset)
-        values = _draw(kind, self.seed, step, int(stream), offset, shape[0], shape[1:].numel(), device)
-        return values.to(dtype).reshape(shape)
+        where = self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device)
+        return draw(kind, where, where.dtype)
+
+
+def _signed(seed: int) -> int:
+    """The 64 bits of a seed as an int64."""
+    return seed - (1 << 64) if seed >= 1 << 63 else seed
 
 
 def as_philox(rng: Philox | None) -> Philox:
@@ -261,10 +326,3 @@ def _flat(shape: Sequence) -> Sequence[int]:
     """(2, 3) from randn(2, 3) and from randn((2, 3))."""
     return shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
 
-
-def _form(shape: Sequence[int], dtype: torch.dtype | None, device: torch.device | str | None
-          ) -> tuple[torch.Size, torch.dtype, torch.device]:
-    shape = torch.Size(shape)
-    if len(shape) == 0 or min(shape) < 0:
-        raise ValueError(f"shape must be [B, ...], with a batch dimension and no negative size, got {tuple(shape)}")
-    return shape, dtype or torch.get_default_dtype(), torch.device(device or torch.get_default_device())

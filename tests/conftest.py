@@ -1,16 +1,19 @@
 """Shared by all tests: where `gpu` tests run, and what is said at the head of a run."""
 
+from contextlib import ExitStack
 from types import ModuleType
 
 import pytest
 import torch
 
-from fastscore import errors
+from fastscore import backends, errors
 
 
 def pytest_report_header() -> str:
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU: gpu tests are skipped"
-    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; backend: reference (plain torch)"
+    served = backends.default(torch.device("cpu"))
+    served += f" ({backends.isa()})" if served == "native" else ""
+    return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; backend of the CPU: {served}"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -26,6 +29,17 @@ def optional(module: str) -> ModuleType:
         return errors.require(module, "dev")
     except errors.MissingDependency as error:
         pytest.skip(str(error), allow_module_level=True)
+
+
+@pytest.fixture
+def on_backend():
+    """use(name): the rest of the test runs on that backend; skipped where it is not there."""
+    with ExitStack() as stack:
+        def use(name: str) -> None:
+            if reason := backends.problem(name):
+                pytest.skip(reason)
+            stack.enter_context(backends.use_backend(name))
+        yield use
 
 
 def z_mean(values: torch.Tensor, mean: float, variance: float) -> float:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastscore import cli
+from fastscore import backends, cli
 from fastscore.config import PRESETS
 
 
@@ -81,8 +81,9 @@ def test_doctor(capsys):
     cli.main(["doctor"])
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}" in out
-    for operator in ("perturb", "dsm_loss", "langevin_step"):
-        assert f"{operator:<16} reference" in out
+    assert "operators (dsm_loss, langevin_step, perturb, noise)" in out
+    for device in ("cpu", "cuda"):
+        assert f"{device:<16} {backends.default(torch.device(device))}" in out
 
 
 @pytest.mark.parametrize("arguments, words", [

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .. import _check
+from .._library import per_row
 from ..rng import Philox, Stream, as_philox
 from .base import check_batch
 
@@ -89,7 +90,7 @@ class GaussianMixture:
             raise ValueError(f"x must have shape [B, {self.dim}], got {_check.describe(x)}")
         sigma = _check.per_sample("sigma", sigma, x, zero_allowed=True)
         weights, means, stds = (t.to(x.device, sigma.dtype) for t in (self.weights, self.means, self.stds))
-        variance = stds.square() + sigma.square()  # [K], or [B, K]
+        variance = stds.square() + per_row(sigma, x).square()  # [K], or [B, K]
         gap = means - x.to(sigma.dtype)[:, None]
         squared = gap.square().sum(-1)
         logs = weights.log() - 0.5 * squared / variance - 0.5 * self.dim * (2 * math.pi * variance).log()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from .. import _check
-from ..rng import Noise
+from .. import _check, backends
+from .._library import opaque_to_dynamo, per_row, raw, register, row_sum
+from ..rng import Noise, regenerated
 
 
 def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight: float = 2.0) -> Tensor:
@@ -16,7 +20,7 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
 
     Args:
         score: the network's score at x_tilde, [B, ...]; float16, bfloat16, float32 or float64.
-        noise: what :func:`fastscore.perturb` returned, or z itself [B, ...].
+        noise: what :func:`fastscore.perturb` returned, or z itself [B, ...] (which the reference serves).
         sigma: standard deviation of the noise: a number or [B], greater than 0.
         weight: the power p of sigma. 2 makes every noise level count alike (Song & Ermon 2019); 0 is Vincent's loss.
 
@@ -39,13 +43,169 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
         raise ValueError(f"noise must have the shape and device of score, {tuple(score.shape)} on {score.device}, "
                          f"got noise of shape {tuple(noise.shape)} on {noise.device}")
     sigma = _check.per_sample("sigma", sigma, score)
-    return reference(score, noise, sigma, _check.number("weight", weight))
+    weight = _check.number("weight", weight)
+    backend = "reference" if isinstance(noise, Tensor) else backends.choose("dsm_loss", score.device)
+    if backend == "reference":
+        return reference(score, noise, sigma, weight)
+    if backends.transformed() or (torch.is_grad_enabled() and sigma.requires_grad):
+        return _differentiable(backend, score, sigma, weight, *noise.arguments())
+    if torch.is_grad_enabled() and score.requires_grad:
+        return _OnePass.apply(backend, score, sigma, weight, *noise.arguments())
+    return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *noise.arguments())[0]
 
 
 def reference(score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float) -> Tensor:
-    """1/2 sigma^weight || score + z / sigma ||^2 in plain torch; ``sigma`` broadcasts against ``score``."""
+    """1/2 sigma^weight || score + z / sigma ||^2 in plain torch; ``sigma`` is [] or [B]."""
     compute = _check.compute_dtype(score)
     z = noise.tensor(compute) if isinstance(noise, Noise) else noise.to(compute)
-    residual = (score.to(compute) + z / sigma).reshape(score.shape[0], score.shape[1:].numel())
-    factor = sigma.reshape(-1) if sigma.dim() else sigma
-    return 0.5 * factor**weight * residual.square().sum(1)
+    residual = (score.to(compute) + z / per_row(sigma, score)).reshape(score.shape[0], score.shape[1:].numel())
+    return 0.5 * sigma**weight * residual.square().sum(1)
+
+
+# with_gradient: also scale sigma^weight (score + z / sigma), in the same pass; else an empty tensor in its place
+register("dsm_loss", "dsm_loss: (Tensor score, Tensor sigma, float weight, float scale, bool with_gradient) -> "
+         "(Tensor, Tensor)", "br...",
+         lambda score, sigma, weight, scale, with_gradient, *_: (
+             sigma.new_empty(score.shape[0]), torch.empty_like(score) if with_gradient else score.new_empty(0)))
+# upstream_b sigma_b^weight (score_b + z_b / sigma_b)
+register("dsm_loss_gradient", "dsm_loss: (Tensor score, Tensor sigma, float weight, Tensor upstream) -> Tensor", "br.r",
+         lambda score, *_: torch.empty_like(score), launch="launch_gradient")
+
+
+class _OnePass(torch.autograd.Function):
+    """Loss and gradient in one pass, for a plain ``backward()``: the noise is made once and nothing is read twice.
+
+    The pass writes the gradient of the mean over the batch, 1/B sigma^weight r. Where the loss then is that mean (on
+    the CPU, where one may look) it is returned as it is; else scaled in place. It is given away once: a second
+    backward (``retain_graph``), a differentiable one (``create_graph``), or a half-precision score, which would be
+    rounded twice, computes it anew.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, backend: str, score: Tensor, sigma: Tensor, weight: float, *where: Any) -> Tensor:
+        ctx.backend, ctx.weight, ctx.place = backend, weight, where
+        ctx.save_for_backward(score, sigma)
+        ctx.scale = 1.0 / max(score.shape[0], 1)
+        loss, ctx.gradient = raw("dsm_loss", backend)(score, sigma, weight, ctx.scale, True, *where)
+        return loss
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple:
+        nothing = (None,) * (2 + len(ctx.place))
+        gradient, ctx.gradient = ctx.gradient, None
+        score, sigma = ctx.saved_tensors
+        if gradient is not None and not torch.is_grad_enabled():
+            same = upstream.device.type == "cpu" and (upstream.stride(0) == 0 or upstream.numel() == 1)
+            if same and upstream[0].item() == torch.tensor(ctx.scale, dtype=upstream.dtype).item():
+                return None, gradient, *nothing
+            if score.dtype == sigma.dtype:
+                return None, gradient.mul_(per_row(upstream / ctx.scale, score)), *nothing
+        return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place), *nothing
+
+
+class _DsmLoss(torch.autograd.Function):
+    """The loss with every derivative that may be asked for, under any transform."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, *where: Any) -> Tensor:
+        return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *where)[0]
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.backend, score, sigma, ctx.weight, *ctx.place, state, index = inputs
+        ctx.save_for_backward(score, sigma, state, index)
+        ctx.save_for_forward(score, sigma, state, index)
+
+    @staticmethod
+    def _slope(ctx: Any) -> Tensor:
+        """d loss_b / d sigma_b = weight/2 sigma^(weight-1) ||r||^2 - sigma^(weight-2) <r, z>, r = score + z / sigma."""
+        score, sigma, state, index = ctx.saved_tensors
+        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.place, state, index))
+        r, p, rows = score + z / per_row(sigma, score), ctx.weight, score.new_empty(score.shape[0])
+        return p / 2 * sigma ** (p - 1) * row_sum(r * r, rows) - sigma ** (p - 2) * row_sum(r * z, rows)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple:
+        score, sigma, state, index = ctx.saved_tensors
+        _, needs_score, needs_sigma, *rest = ctx.needs_input_grad
+        grad_score = grad_sigma = None
+        if needs_score:
+            grad_score = _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place, state, index)
+        if needs_sigma:
+            grad_sigma = row_sum(upstream * _DsmLoss._slope(ctx), sigma)
+        return None, grad_score, grad_sigma, *(None for _ in rest)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, score_t: Tensor | None, sigma_t: Tensor | None, *rest: None) -> Tensor:
+        score, sigma, state, index = ctx.saved_tensors
+        tangent = sigma.new_zeros(score.shape[0])
+        if score_t is not None:
+            ones = torch.ones_like(tangent)
+            gradient = _gradient(ctx.backend, score.to(sigma.dtype), sigma, ctx.weight, ones, *ctx.place, state, index)
+            tangent = tangent + row_sum(gradient * score_t, ones)
+        if sigma_t is not None:
+            tangent = tangent + sigma_t * _DsmLoss._slope(ctx)
+        return tangent
+
+
+class _DsmLossGradient(torch.autograd.Function):
+    """G_b = upstream_b sigma_b^weight (score_b + z_b / sigma_b), itself differentiable."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *where: Any) -> Tensor:
+        return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *where)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place, state, index = inputs
+        ctx.save_for_backward(score, sigma, upstream, state, index)
+        ctx.save_for_forward(score, sigma, upstream, state, index)
+
+    @staticmethod
+    def _parts(ctx: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """sigma^weight as it broadcasts, the residual r, and d (sigma^weight r) / d sigma."""
+        score, sigma, _, state, index = ctx.saved_tensors
+        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.place, state, index))
+        s, p = per_row(sigma, score), ctx.weight
+        r = score + z / s
+        return s**p, r, p * s ** (p - 1) * r - s ** (p - 2) * z
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        score, sigma, upstream, _, _ = ctx.saved_tensors
+        _, needs_score, needs_sigma, _, needs_upstream, *rest = ctx.needs_input_grad
+        factor, r, slope = _DsmLossGradient._parts(ctx)
+        u = per_row(upstream, score)
+        return (None, (grad * u * factor).to(score.dtype) if needs_score else None,
+                row_sum(grad * u * slope, sigma) if needs_sigma else None, None,
+                row_sum(grad * factor * r, upstream) if needs_upstream else None, *(None for _ in rest))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, score_t: Tensor | None, sigma_t: Tensor | None, __: None, upstream_t: Tensor | None,
+            *rest: None) -> Tensor:
+        score, _, upstream, _, _ = ctx.saved_tensors
+        factor, r, slope = _DsmLossGradient._parts(ctx)
+        u, tangent = per_row(upstream, score), torch.zeros_like(r)
+        if score_t is not None:
+            tangent = tangent + u * factor * score_t
+        if sigma_t is not None:
+            tangent = tangent + u * per_row(sigma_t, score) * slope
+        if upstream_t is not None:
+            tangent = tangent + per_row(upstream_t, score) * factor * r
+        return tangent.to(score.dtype)
+
+
+@opaque_to_dynamo
+def _differentiable(backend: str, *arguments: Any) -> Tensor:
+    return _DsmLoss.apply(backend, *arguments)
+
+
+def _gradient(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *where: Any) -> Tensor:
+    upstream = upstream.to(sigma.dtype).contiguous()
+    if backends.records_grad(score, sigma, upstream):
+        return _DsmLossGradient.apply(backend, score, sigma, weight, upstream, *where)
+    return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *where)

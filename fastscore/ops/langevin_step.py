@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import _check
-from ..rng import Noise, Philox, Stream, as_philox
+from .. import _check, backends
+from .._library import first_sample, opaque_to_dynamo, per_row, raw, register, row_sum
+from ..rng import Noise, Philox, Stream, as_philox, regenerated
 
 
 def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox | None = None, *,
@@ -23,7 +25,8 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
         score: the score at ``x``, of its shape and device.
         alpha: step size, in squared units of ``x``: a number or [B], at least 0.
         rng: source of the noise; takes one step. ``None``: seeded from torch's default generator.
-        noise: noise to use in place of a draw from ``rng``: a handle or a tensor of ``x``'s shape.
+        noise: noise to use in place of a draw from ``rng``: a handle, or a tensor of ``x``'s shape (which the
+            reference serves, as there is nothing to fuse).
         out: where to write the result, of ``x``'s shape, dtype and device; may be ``x`` itself. Not differentiable.
 
     Returns:
@@ -41,7 +44,9 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     if out is not None:
         _check_out(out, x, score, alpha)
     if noise is None:
-        noise = as_philox(rng).noise(x.shape, stream=Stream.LANGEVIN, dtype=x.dtype, device=x.device)
+        noise = as_philox(rng).noise_like(x.shape, Stream.LANGEVIN, None, x.dtype, x.device)
+        if backends.transformed():
+            noise = replace(noise, first=first_sample(x, noise.sample_offset))
     elif rng is not None:
         raise ValueError("rng must be None where noise is given: the noise is then not drawn")
     elif isinstance(noise, Tensor):
@@ -49,8 +54,25 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     elif not isinstance(noise, Noise) or noise.shape != x.shape or noise.device != x.device:
         raise ValueError(f"noise must be a handle or a tensor of shape {tuple(x.shape)} on {x.device}, "
                          f"got {_check.describe(noise)}")
-    value = reference(x, score, alpha, noise)
+    backend = "reference" if isinstance(noise, Tensor) else backends.choose("langevin_step", x.device)
+    if backend == "reference":
+        value = reference(x, score, alpha, noise)
+    elif score.dtype != x.dtype:  # computed in the wider of the two, rounded once
+        wide = torch.promote_types(x.dtype, score.dtype)
+        alpha = alpha.to(torch.float64 if wide == torch.float64 else torch.float32)
+        value = _fused(backend, x.to(wide), score.to(wide), alpha, noise).to(x.dtype)
+    elif out is not None and not backends.transformed():
+        raw("langevin_step_out", backend)(x, score, alpha, *noise.arguments(), out)
+        return out
+    else:
+        value = _fused(backend, x, score, alpha, noise)
     return value if out is None else out.copy_(value)
+
+
+def _fused(backend: str, x: Tensor, score: Tensor, alpha: Tensor, noise: Noise) -> Tensor:
+    if backends.records_grad(x, score, alpha):
+        return _differentiable(backend, x, score, alpha, *noise.arguments())
+    return raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
 
 
 def _check_out(out: Any, *inputs: Tensor) -> None:
@@ -63,7 +85,61 @@ def _check_out(out: Any, *inputs: Tensor) -> None:
 
 
 def reference(x: Tensor, score: Tensor, alpha: Tensor, noise: Noise | Tensor) -> Tensor:
-    """x + alpha/2 score + sqrt(alpha) z in plain torch; ``alpha`` broadcasts against ``x``."""
+    """x + alpha/2 score + sqrt(alpha) z in plain torch; ``alpha`` is [] or [B]."""
     compute = _check.compute_dtype(x)
     z = noise.tensor(compute) if isinstance(noise, Noise) else noise.to(compute)
+    alpha = per_row(alpha, x)
     return (x.to(compute) + alpha / 2 * score.to(compute) + alpha.sqrt() * z).to(x.dtype)
+
+
+register("langevin_step", "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> Tensor", "bbr",
+         lambda x, *_: torch.empty_like(x))
+register("langevin_step_out", "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> ()", "bbr",
+         lambda *_: None, mutated=", Tensor(a!) out")
+
+
+class _LangevinStep(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backend: str, x: Tensor, score: Tensor, alpha: Tensor, *where: Any) -> Tensor:
+        return raw("langevin_step", backend)(x, score, alpha, *where)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.backend, _, score, alpha, *ctx.place, state, index = inputs
+        ctx.save_for_backward(score, alpha, state, index)
+        ctx.save_for_forward(score, alpha, state, index)
+
+    @staticmethod
+    def _slope(ctx: Any) -> Tensor:
+        """d x' / d alpha = score/2 + z / (2 sqrt(alpha))."""
+        score, alpha, state, index = ctx.saved_tensors
+        z = regenerated(ctx.backend, score, alpha.dtype, (*ctx.place, state, index))
+        return score / 2 + z / (2 * per_row(alpha, score).sqrt())
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        score, alpha, _, _ = ctx.saved_tensors
+        _, needs_x, needs_score, needs_alpha, *rest = ctx.needs_input_grad
+        grad_score = (grad * per_row(alpha, score) / 2).to(score.dtype) if needs_score else None
+        grad_alpha = row_sum(grad * _LangevinStep._slope(ctx), alpha) if needs_alpha else None
+        return None, grad if needs_x else None, grad_score, grad_alpha, *(None for _ in rest)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, x_t: Tensor | None, score_t: Tensor | None, alpha_t: Tensor | None, *rest: None
+            ) -> Tensor:
+        score, alpha, _, _ = ctx.saved_tensors
+        tangent = torch.zeros_like(score, dtype=alpha.dtype)
+        if x_t is not None:
+            tangent = tangent + x_t
+        if score_t is not None:
+            tangent = tangent + per_row(alpha, score) / 2 * score_t
+        if alpha_t is not None:
+            tangent = tangent + per_row(alpha_t, score) * _LangevinStep._slope(ctx)
+        return tangent.to(score.dtype)
+
+
+@opaque_to_dynamo
+def _differentiable(backend: str, *arguments: Any) -> Tensor:
+    return _LangevinStep.apply(backend, *arguments)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from typing import Any
+
+import torch
 from torch import Tensor
 
-from .. import _check
-from ..rng import Noise, Philox, Stream, as_philox
+from .. import _check, backends
+from .._library import first_sample, opaque_to_dynamo, per_row, raw, register, row_sum
+from ..rng import Noise, Philox, Stream, as_philox, regenerated
 
 
 def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
@@ -31,13 +36,73 @@ def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
     """
     _check.floating("x", x)
     sigma = _check.per_sample("sigma", sigma, x)
-    alpha = None if alpha is None else _check.per_sample("alpha", alpha, x, zero_allowed=True)
-    noise = as_philox(rng).noise(x.shape, stream=Stream.PERTURB, dtype=x.dtype, device=x.device)
-    return reference(x, sigma, noise, alpha), noise
+    if alpha is not None:
+        alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True)
+    noise = as_philox(rng).noise_like(x.shape, Stream.PERTURB, None, x.dtype, x.device)
+    if backends.transformed():
+        noise = replace(noise, first=first_sample(x, noise.sample_offset))
+    backend = backends.choose("perturb", x.device)
+    if backend == "reference":
+        return reference(x, sigma, noise, alpha), noise
+    if backends.records_grad(x, alpha, sigma):
+        return _differentiable(backend, x, alpha, sigma, *noise.arguments()), noise
+    return raw("perturb", backend)(x, alpha, sigma, *noise.arguments()), noise
 
 
 def reference(x: Tensor, sigma: Tensor, noise: Noise, alpha: Tensor | None = None) -> Tensor:
-    """alpha x + sigma z in plain torch; ``sigma`` and ``alpha`` broadcast against ``x``."""
+    """alpha x + sigma z in plain torch; ``sigma`` and ``alpha`` are [] or [B]."""
     compute = _check.compute_dtype(x)
-    mean = x.to(compute) if alpha is None else alpha * x.to(compute)
-    return (mean + sigma * noise.tensor(compute)).to(x.dtype)
+    mean = x.to(compute) if alpha is None else per_row(alpha, x) * x.to(compute)
+    return (mean + per_row(sigma, x) * noise.tensor(compute)).to(x.dtype)
+
+
+register("perturb", "perturb: (Tensor x, Tensor? alpha, Tensor sigma) -> Tensor", "brr",
+         lambda x, *_: torch.empty_like(x))
+
+
+class _Perturb(torch.autograd.Function):
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backend: str, x: Tensor, alpha: Tensor | None, sigma: Tensor, *where: Any) -> Tensor:
+        return raw("perturb", backend)(x, alpha, sigma, *where)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.backend, x, alpha, sigma, *ctx.place, state, index = inputs
+        tensors = (x, alpha, sigma, state, index)
+        ctx.save_for_backward(*tensors)
+        ctx.save_for_forward(*tensors)
+
+    @staticmethod
+    def _noise(ctx: Any) -> Tensor:
+        x, _, sigma, state, index = ctx.saved_tensors
+        return regenerated(ctx.backend, x, sigma.dtype, (*ctx.place, state, index))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        x, alpha, sigma, _, _ = ctx.saved_tensors
+        g = grad.to(sigma.dtype)
+        _, needs_x, needs_alpha, needs_sigma, *rest = ctx.needs_input_grad
+        grad_x = grad if alpha is None else (g * per_row(alpha, x)).to(x.dtype)
+        grad_alpha = row_sum(g * x, alpha) if needs_alpha else None
+        grad_sigma = row_sum(g * _Perturb._noise(ctx), sigma) if needs_sigma else None
+        return None, grad_x if needs_x else None, grad_alpha, grad_sigma, *(None for _ in rest)
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, x_t: Tensor | None, alpha_t: Tensor | None, sigma_t: Tensor | None, *rest: None
+            ) -> Tensor:
+        x, alpha, sigma, _, _ = ctx.saved_tensors
+        tangent = torch.zeros_like(x, dtype=sigma.dtype)
+        if x_t is not None:
+            tangent = tangent + (x_t if alpha is None else per_row(alpha, x) * x_t)
+        if alpha_t is not None:
+            tangent = tangent + per_row(alpha_t, x) * x
+        if sigma_t is not None:
+            tangent = tangent + per_row(sigma_t, x) * _Perturb._noise(ctx)
+        return tangent.to(x.dtype)
+
+
+@opaque_to_dynamo
+def _differentiable(backend: str, *arguments: Any) -> Tensor:
+    return _Perturb.apply(backend, *arguments)

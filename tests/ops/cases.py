@@ -2,8 +2,10 @@
 
 import torch
 
+BACKENDS = ("reference", "native")  # the Triton kernels take the same cases in tests/kernels
 DTYPES = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}  # dtype: relative error
-SHAPES = [(4,), (4, 1), (1, 5), (3, 7), (2, 3, 8, 8), (2, 2, 3, 2, 5), (5, 129), (0, 3), (3, 0)]
+SHAPES = [(4,), (4, 1), (1, 5), (3, 7), (2, 3, 8, 8), (2, 2, 3, 2, 5), (5, 129), (0, 3), (3, 0),
+          (300, 2), (70, 30), (2, 2051), (2, 3, 19, 27), (1, 70, 3, 3)]  # the native backend's groups, blocks, tails
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x,

@@ -6,15 +6,17 @@ import torch
 import fastscore as fs
 
 from ..conftest import z_mean
-from .cases import DTYPES, LAYOUTS, SHAPES, sigma_of, tensor
+from .cases import BACKENDS, DTYPES, LAYOUTS, SHAPES, sigma_of, tensor
 from .test_perturb import per_sample
 
 
+@pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("weight", [2.0, 0.0, 1.5])
-def test_equals_the_formula(shape, dtype, layout, weight):
+def test_equals_the_formula(backend, on_backend, shape, dtype, layout, weight):
+    on_backend(backend)
     score = LAYOUTS[layout](tensor(shape, dtype, 0))
     noise = fs.Philox(3).noise(shape, dtype=dtype)
     for kind in ("number", "0-dim", "per sample"):

@@ -1,0 +1,180 @@
+"""How an operator's compiled versions are registered with torch.
+
+Each operator has two, ``fastscore::<name>_native`` (C++, CPU) and ``fastscore::<name>_triton``, of one signature: the
+operator's arguments, then where its noise stands in the random sequence. They are pure functions of these, so that
+torch.compile may move, merge and repeat them. Neither knows autograd: that is written once, in the operator's file.
+
+Under ``torch.func.vmap`` the mapped dimension joins the batch. Which samples a call draws for is decided where the
+noise is made (:func:`first_sample`), and is then an input like any other.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .backends import library
+
+NOISE = "int seed, int step, int stream, int offset, Tensor? state, Tensor? index"
+_raw: dict[tuple[str, str], Callable] = {}
+
+
+def raw(name: str, backend: str) -> Callable:
+    """The compiled version of an operator; without autograd."""
+    return _raw[name, backend]
+
+
+def register(name: str, schema: str, kinds: str, fake: Callable, *, launch: str = "launch",
+             mutated: str = "") -> None:
+    """Register both versions of one operator.
+
+    Args:
+        name: the operator's name; its Triton launcher is ``fastscore.kernels.<file>.<launch>``, the file being
+            the part of ``schema`` before the colon.
+        schema: ``"file: (arguments) -> returns"`` without the noise arguments, which follow the others.
+        kinds: a letter for each of ``arguments``: ``b`` a tensor [B, ...], ``r`` a number a row ([] or [B]), ``.``
+            anything else. The first ``b`` says what B is.
+        fake: what comes back for fake tensors.
+        mutated: the schema of an output argument, which comes last.
+    """
+    file, signature = schema.split(": ", 1)
+    arguments, returns = signature.split(" -> ")
+    for backend in ("native", "triton"):
+        full = f"{name}_{backend}"
+        library.define(f"{full}({arguments[1:-1]}, {NOISE}{mutated}) -> {returns}", tags=(torch.Tag.needs_exact_strides,
+                                                                               torch.Tag.pt2_compliant_tag))
+        torch.library.register_fake(f"fastscore::{full}", fake, lib=library)
+        op = getattr(torch.ops.fastscore, full).default
+        if not mutated:
+            torch.library.register_vmap(f"fastscore::{full}", _vmap_rule(op, kinds), lib=library)
+        _raw[name, backend] = op
+
+    def triton(*args: Any) -> Any:
+        return getattr(import_module(f"fastscore.kernels.{file}"), launch)(*args)
+
+    library.impl(f"{name}_triton", triton, "CompositeExplicitAutograd")
+
+
+def _vmap_rule(op: Callable, kinds: str) -> Callable:
+    """vmap of a registered operator: the mapped dimension and the batch become one batch."""
+    main = kinds.index("b")
+
+    def rule(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        mapped = info.batch_size
+        x, dim = args[main], in_dims[main]
+        batch = x.shape[0] if dim is None else x.movedim(dim, 0).shape[1]
+
+        def merge(value: Tensor, dim: int | None, kind: str) -> Tensor:
+            if kind == "r" and dim is None and value.dim() == 0:
+                return value
+            value = value.expand(mapped, *value.shape) if dim is None else value.movedim(dim, 0)
+            if kind == "r" and value.dim() == 1:
+                value = value[:, None].expand(mapped, batch)
+            return value.reshape(mapped * batch, *value.shape[2:])
+
+        merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a
+                  for a, d, k in zip(args, in_dims, kinds)]
+        *position, offset, state, index = args[len(kinds):]
+        index_dim = in_dims[-1]
+        if index is None:
+            index, index_dim = offset + torch.arange(batch, device=x.device), None
+        index = merge(index, index_dim, "b").contiguous()
+        out = op(*merged, *position, offset, state, index)
+
+        def split(value: Tensor) -> Tensor:
+            if value.shape[0] != mapped * batch:  # the gradient that was not asked for: empty
+                return value.expand(mapped, *value.shape)
+            return value.reshape(mapped, batch, *value.shape[1:])
+
+        return (tuple(map(split, out)), (0,) * len(out)) if isinstance(out, tuple) else (split(out), 0)
+
+    return rule
+
+
+class _WhenDynamoLoads:
+    """Calls ``torch.compiler.allow_in_graph`` on functions once torch._dynamo is imported.
+
+    Importing it here would take a second or more from everybody, for the sake of those who compile.
+    """
+
+    def __init__(self) -> None:
+        self.functions: list[Callable] = []
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "torch._dynamo":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        assert spec is not None and spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def then_allow(module: ModuleType) -> None:
+            execute(module)
+            for function in self.functions:
+                torch.compiler.allow_in_graph(function)
+
+        spec.loader.exec_module = then_allow
+        return spec
+
+
+_waiting = _WhenDynamoLoads()
+if "torch._dynamo" not in sys.modules:
+    sys.meta_path.insert(0, _waiting)
+
+
+def opaque_to_dynamo(function: Callable) -> Callable:
+    """``torch.compiler.allow_in_graph``, as soon as torch._dynamo is there: torch.compile then does not look inside."""
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.allow_in_graph(function)
+    _waiting.functions.append(function)
+    return function
+
+
+library.define("first_sample(Tensor x, int offset) -> Tensor")
+
+
+@torch.library.impl(library, "first_sample", "CompositeExplicitAutograd")
+def _first_sample(x: Tensor, offset: int) -> Tensor:
+    return torch.full((), offset, dtype=torch.int64, device=x.device)
+
+
+@torch.library.register_fake("fastscore::first_sample", lib=library)
+def _(x: Tensor, offset: int) -> Tensor:
+    return x.new_empty((), dtype=torch.int64)
+
+
+@torch.library.register_vmap("fastscore::first_sample", lib=library)
+def _(info: Any, in_dims: tuple, x: Tensor, offset: int) -> tuple:
+    if info.randomness == "error":
+        raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
+                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'")
+    x = x.movedim(in_dims[0], 0)
+    if info.randomness == "same":
+        return torch.ops.fastscore.first_sample(x[0], offset), None
+    first = torch.ops.fastscore.first_sample(x.flatten(0, 1), offset)
+    return first + torch.arange(info.batch_size, device=x.device) * x.shape[1], 0
+
+
+def first_sample(x: Tensor, offset: int) -> Tensor:
+    """The global index of the first row of ``x``, int64 []: ``offset``, and under vmap one for each slice."""
+    return torch.ops.fastscore.first_sample(x, offset)
+
+
+def per_row(value: Tensor, x: Tensor) -> Tensor:
+    """A number a row, [] or [B], in the shape that broadcasts against ``x`` [B, ...]."""
+    return value.reshape((-1,) + (1,) * (x.dim() - 1)) if value.dim() else value
+
+
+def row_sum(value: Tensor, like: Tensor) -> Tensor:
+    """[B, ...] summed to the shape of ``like``, [] or [B]."""
+    if like.dim() == 0:
+        return value.sum()
+    return value.reshape(value.shape[0], value.shape[1:].numel()).sum(1)

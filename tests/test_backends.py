@@ -1,0 +1,102 @@
+"""Which backend serves what; and that losses and samplers give the same numbers on all of them."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import fastscore as fs
+from fastscore import backends
+from fastscore.doctor import report
+
+SIGMAS = torch.tensor([1.0, 0.5, 0.1])
+needs_native = pytest.mark.skipif(backends.problem("native") is not None, reason=str(backends.problem("native")))
+
+
+def score(x, labels=None):
+    return -x / (1 + x * x)
+
+
+def losses():
+    x = torch.linspace(-1, 1, 4 * 3 * 16).view(4, 3, 4, 4)
+    yield "dsm", lambda: fs.losses.dsm(score, x, 0.5, rng=fs.Philox(1))
+    yield "dsm, epsilon", lambda: fs.losses.dsm(score, x, 0.5, rng=fs.Philox(1), parametrization="epsilon")
+    yield "ncsn", lambda: fs.losses.ncsn(score, x, SIGMAS, rng=fs.Philox(1))
+    for name in ("annealed_langevin", "consistent_annealed"):
+        keyword = {"alpha": 0.01} if name == "annealed_langevin" else {"eta": 0.99}
+        yield name, lambda name=name, keyword=keyword: getattr(fs.samplers, name)(
+            score, x.shape, SIGMAS, rng=fs.Philox(2), start="normal", **keyword)
+    yield "langevin", lambda: fs.samplers.langevin(score, x, num_steps=20, alpha=0.1, rng=fs.Philox(3))
+    mask = x > 0
+    yield "inpaint", lambda: fs.samplers.inpaint(score, x, mask, SIGMAS, alpha=0.01, steps_per_level=5,
+                                                 rng=fs.Philox(4))
+
+
+@needs_native
+@pytest.mark.parametrize("name, run", list(losses()), ids=lambda v: v if isinstance(v, str) else "")
+def test_losses_and_samplers_give_the_references_numbers(name, run):
+    backends.last.clear()
+    fused = run()
+    assert set(backends.last.values()) == {"native"}
+    with fs.use_backend("reference"):
+        expected = run()
+    assert set(backends.last.values()) == {"reference"}
+    torch.testing.assert_close(fused, expected, rtol=2e-5, atol=2e-5)
+
+
+@needs_native
+def test_use_backend_nests_and_restores():
+    x = torch.zeros(2, 3)
+    with fs.use_backend("reference"):
+        with fs.use_backend("native"):
+            fs.perturb(x, 1.0)
+            assert backends.last["perturb"] == "native"
+        fs.perturb(x, 1.0)
+        assert backends.last["perturb"] == "reference"
+    with pytest.raises(KeyError), fs.use_backend("reference"):
+        raise KeyError
+    fs.perturb(x, 1.0)
+    assert backends.last["perturb"] == "native"
+
+
+def test_a_backend_that_is_not_there_says_what_to_do(monkeypatch):
+    with pytest.raises(ValueError, match="backend must be one of 'reference', 'native', 'triton', got 'cuda'"), \
+            fs.use_backend("cuda"):
+        pass
+    monkeypatch.setattr(backends, "_native_problem", "the C++ extension is not built")
+    with pytest.raises(fs.BackendUnavailable, match=r"native backend is not there: the C\+\+ extension is not built"), \
+            fs.use_backend("native"):
+        pass
+    assert backends.default(torch.device("cpu")) == "reference"
+    fs.perturb(torch.zeros(2, 3), 1.0)
+    assert backends.last["perturb"] == "reference"
+    assert "the C++ extension is not built" in report()
+    monkeypatch.setattr(backends, "_has_triton", False)
+    with pytest.raises(fs.BackendUnavailable, match="pip install triton"), fs.use_backend("triton"):
+        pass
+
+
+def test_triton_on_the_cpu_wants_the_interpreter(monkeypatch):
+    monkeypatch.setattr(backends, "_has_triton", True)
+    monkeypatch.delenv("TRITON_INTERPRET", raising=False)
+    with fs.use_backend("triton"), pytest.raises(fs.BackendUnavailable, match="TRITON_INTERPRET=1"):
+        fs.perturb(torch.zeros(2, 3), 1.0)
+
+
+@needs_native
+def test_a_tensor_elsewhere_is_refused_by_name():
+    with fs.use_backend("native"), pytest.raises(fs.BackendUnavailable, match="native serves the CPU, not meta"):
+        fs.perturb(torch.zeros(2, 3, device="meta"), 1.0)
+
+
+def test_an_extension_that_does_not_load_leaves_the_reference(tmp_path):
+    """A damaged file beside the package: everything works, and the reason can be read."""
+    code = ("import fastscore, pathlib, torch; real = pathlib.Path.glob;"
+            f"pathlib.Path.glob = lambda self, pattern: [pathlib.Path({str(tmp_path / '_C.abi3.so')!r})]"
+            " if pattern == '_C*.so' else real(self, pattern);"
+            "import importlib; from fastscore import backends;"
+            "print(backends._load_native())")
+    (tmp_path / "_C.abi3.so").write_bytes(b"damaged")
+    got = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "does not load beside torch" in got
