@@ -1,0 +1,31 @@
+"""``pytest benchmarks --benchmark-only``: every operator, shape and provider, by pytest-benchmark.
+
+The committed tables come from ``python benchmarks/report.py``, which times the providers in turns.
+"""
+
+import pytest
+import torch
+
+from .operators import OPERATORS, PROVIDERS, SHAPES, cases
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("operator", OPERATORS)
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("device", DEVICES)
+def test_operator(benchmark, device, shape, operator, provider):
+    if device == "cuda" and not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    benchmark.group = f"{operator}, {shape}, {device}"
+    case = next(c for c in cases(device, shapes=(shape,)) if c.operator == operator)
+    work = case.providers[provider]
+
+    def run():
+        work()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    benchmark.extra_info.update(elements=case.elements, threads=torch.get_num_threads(), torch=torch.__version__)
+    benchmark.pedantic(run, warmup_rounds=3, rounds=15, iterations=1 if case.elements > 10_000 else 100)
