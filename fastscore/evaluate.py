@@ -49,7 +49,7 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     }
     _draw_training(run, trained)
     if len(trained.shape) == 1:
-        report |= _evaluate_points(trained, run, num, seed, progress)
+        report |= _evaluate_points(trained, run, num, feature, seed, sampler, batch_size, progress)
     else:
         report |= _evaluate_images(trained, run, num, feature, seed, sampler, batch_size, progress)
     checkpoint.write_atomically(run / METRICS, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
@@ -126,20 +126,25 @@ def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, r
     return result
 
 
-def _evaluate_points(trained: TrainedRun, run: Path, num: int, seed: int, progress: bool) -> dict[str, Any]:
+def _evaluate_points(trained: TrainedRun, run: Path, num: int, feature: str, seed: int, sampler: str, batch_size: int,
+                     progress: bool) -> dict[str, Any]:
     """2-D points: Frechet distance, and for the mixture the weights of its modes and both score fields."""
-    points = sample(trained, num, seed=seed, progress=progress)
+    if feature == "inception":
+        raise ValueError(f"feature must be 'auto' or 'pixels' for points such as {trained.config.data}: Inception is a "
+                         "network for images, got 'inception'")
+    points = sample(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress)
     source = make_data(trained.config)
     real = source.batch(0, num, seed=seed + 1)
     write_samples(points, run)
     result: dict[str, Any] = {"frechet_distance": {"samples_to_data": metrics.frechet_distance(points, real)}}
     if trained.config.data == "mixture":
-        result |= _draw_mixture(trained, run, points, real, seed)
+        result |= _draw_mixture(trained, run, points, real, seed, sampler)
     return result
 
 
-def _draw_mixture(trained: TrainedRun, run: Path, annealed: Tensor, real: Tensor, seed: int) -> dict[str, Any]:
-    """score_field.png, and the weights that annealed and plain Langevin dynamics find from the same wide start.
+def _draw_mixture(trained: TrainedRun, run: Path, points: Tensor, real: Tensor, seed: int,
+                  sampler: str) -> dict[str, Any]:
+    """score_field.png, and the weights that ``sampler`` (the points) and plain Langevin dynamics find.
 
     Plain Langevin dynamics uses the network at its smallest noise level and as many updates as annealing.
     """
@@ -152,11 +157,11 @@ def _draw_mixture(trained: TrainedRun, run: Path, annealed: Tensor, real: Tensor
             return trained.network(x, torch.full((len(x),), last, device=x.device)).to(x.device)
 
     rng = Philox(seed)
-    start = (16 * rng.rand(len(annealed), 2) - 8).to(trained.device)
+    start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)
     plain = samplers.langevin(learned, start, num_steps=num_updates(config), alpha=config.alpha, rng=rng).cpu()
     plots.save_score_field(lambda x: learned(x).cpu(), lambda x: mixture.score(x, sigma), run / "score_field.png",
-                              samples_plain=plain, samples_annealed=annealed, samples_data=real,
-                              log_density=lambda x: mixture.log_prob(x, sigma), modes=mixture.means)
+                           samples_plain=plain, samples_annealed=points if sampler == "annealed" else None,
+                           samples_data=real, log_density=lambda x: mixture.log_prob(x, sigma), modes=mixture.means)
     field = mixture.score(real, sigma)
     error = (learned(real).cpu() - field).square().sum() / field.square().sum()
 
@@ -164,7 +169,7 @@ def _draw_mixture(trained: TrainedRun, run: Path, annealed: Tensor, real: Tensor
         nearest = torch.cdist(x.double(), mixture.means.double()).argmin(1)
         return (metrics.class_histogram(nearest, 2) / len(x)).tolist()
 
-    return {"mode_weights": {"exact": mixture.weights.tolist(), "data": weights(real), "annealed": weights(annealed),
+    return {"mode_weights": {"exact": mixture.weights.tolist(), "data": weights(real), sampler: weights(points),
                              "plain": weights(plain)}, "score_error": float(error.sqrt())}
 
 

@@ -255,6 +255,7 @@ def test_loading_never_executes_code(save, run, tmp_path):
     (["sample", "{run}", "--num", "2", "--out", "{file}/x"], "{file}"),
     (["evaluate", "{run}", "--num", "3"], "num must be at least 20, got 3"),
     (["evaluate", "{run}", "--feature", "vgg"], "vgg"),
+    (["evaluate", "{run}", "--feature", "inception", "--quiet"], "feature must be 'auto' or 'pixels' for points"),
 ])
 def test_command_line_errors(arguments, message, run, tmp_path, capsys):
     if "cifar10-ncsn" in arguments:

@@ -8,7 +8,9 @@ import pytest
 import torch
 
 from fastscore import cli
-from fastscore.config import PRESETS
+from fastscore import sample as sampling
+from fastscore.config import PRESETS, preset
+from fastscore.train import Trainer
 
 
 @pytest.fixture(scope="module")
@@ -63,6 +65,22 @@ def test_toy_draws_both_score_fields(tmp_path, capsys):
     assert "score_field.png" in out and "exact 0.20 / 0.80" in out and (run / "score_field.png").exists()
     report = json.loads((run / "metrics.json").read_text())
     assert all(math.isclose(sum(w), 1, rel_tol=1e-6) for w in report["mode_weights"].values())
+    assert list(report["mode_weights"]) == ["exact", "data", "annealed", "plain"]
+
+
+def test_points_are_drawn_by_the_sampler_that_is_asked_for(tmp_path, monkeypatch):
+    """And in the batches asked for; metrics.json is about those points."""
+    run = tmp_path / "toy"
+    Trainer(preset("toy", iterations=2, width=8, batch_size=8, steps_per_level=2), run).train(progress=False)
+    sizes = []
+    monkeypatch.setattr(sampling, "draw", lambda *a, draw=sampling.draw, **k: sizes.append(a[2][0]) or draw(*a, **k))
+    cli.main(["evaluate", str(run), "--num", "50", "--sampler", "consistent", "--batch-size", "20", "--quiet"])
+    assert sizes == [20, 20, 10]
+    points = sampling.sample(sampling.load_run(run), 50, sampler="consistent", batch_size=20, progress=False)
+    np.testing.assert_array_equal(np.load(run / "samples.npy"), points.numpy())
+    report = json.loads((run / "metrics.json").read_text())
+    assert report["sampler"] == "consistent" and report["network_evaluations_a_sample"] == 12
+    assert list(report["mode_weights"]) == ["exact", "data", "consistent", "plain"]
 
 
 @pytest.mark.slow
