@@ -95,15 +95,16 @@ def evaluate(run: Path, /, num: int = 1000,
     """Measure how good a run's samples are.
 
     Draws samples and compares them with images that the network was not trained on: Frechet distance (how far apart
-    the two clouds of images are; lower is better), precision (how many samples look real), recall (how much of the real
-    variety they reach), nearest training images (are they copies?), and the classes they belong to. Writes metrics.json
-    and pictures into the run folder.
+    the two clouds of images are, also to the training images; lower is better), precision (how many samples look
+    real), recall (how much of the real variety they reach), nearest training images (are they copies?), and the
+    classes they belong to. Writes metrics.json and pictures into the run folder.
 
     Args:
         run: The run folder that training wrote.
         num: How many samples to draw.
-        feature: What the Frechet distance is measured on: pixels, or inception (the FID of the literature; needs
-            'fastscore[eval]' and a file of weights). auto: inception for CIFAR-10, else pixels.
+        feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore[eval]' and a file of
+            weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
+            set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
         sampler: annealed or consistent; see fastscore sample --help.
         batch_size: How many at a time: more takes more memory.

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ from .train import make_data, make_sigmas, read_metrics
 
 METRICS = "metrics.json"
 _CLASSIFIER_LIMIT = 20_000  # images; the classifier's time grows with their square
+_PIXEL_LIMIT = 4096  # pixel values an image; the covariance takes the square of them, its roots the cube
+_FID_SAMPLES = 50_000
 
 
 def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: int = 0, sampler: str = "annealed",
@@ -26,8 +30,9 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     Args:
         run: the run folder.
         num: how many samples.
-        feature: what the Frechet distance is measured on: ``"pixels"``, ``"inception"`` (the FID of the literature),
-            or ``"auto"``, which is Inception for CIFAR-10 and pixels otherwise.
+        feature: what the Frechet distance is measured on: ``"pixels"`` (at most 4,096 of them), ``"inception"``
+            (with ``num=50_000``, ``samples_to_train`` is the FID that papers publish), or ``"auto"``, which is
+            Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.sample.sample`.
         device: where the network runs.
         progress: show progress bars.
@@ -37,10 +42,12 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
 
     Raises:
         CheckpointError: not a trained run. DataError: its data set, or Inception's weights, are not on this machine.
+        ValueError: a number out of its range, or a feature that these samples do not have. All before it samples.
     """
     _check.integer("num", num, low=20)
     _check.one_of("feature", feature, ("auto", "pixels", "inception"))
     trained = load_run(run, device=device)
+    feature = _resolve(feature, trained, num)
     run = Path(run)
     report: dict[str, Any] = {
         "run": str(run), "step": trained.step, "data": trained.config.data, "samples": num, "seed": seed,
@@ -49,11 +56,31 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     }
     _draw_training(run, trained)
     if len(trained.shape) == 1:
-        report |= _evaluate_points(trained, run, num, feature, seed, sampler, batch_size, progress)
+        report |= _evaluate_points(trained, run, num, seed, sampler, batch_size, progress)
     else:
         report |= _evaluate_images(trained, run, num, feature, seed, sampler, batch_size, progress)
     checkpoint.write_atomically(run / METRICS, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
     return report
+
+
+def _resolve(feature: str, trained: TrainedRun, num: int) -> str:
+    """What ``feature`` means for this run; what cannot work is refused before hours of sampling."""
+    if len(trained.shape) == 1:
+        if feature == "inception":
+            raise ValueError(f"feature must be 'auto' or 'pixels' for points such as {trained.config.data}: Inception "
+                             "is a network for images, got 'inception'")
+        return "pixels"
+    if feature == "auto":
+        feature = "inception" if trained.config.data == "cifar10" else "pixels"
+    size = math.prod(trained.shape)
+    if feature == "pixels" and size > _PIXEL_LIMIT:
+        raise ValueError(f"feature must be 'inception' for images of {tuple(trained.shape)}, got 'pixels': the "
+                         f"covariance of {size:,} pixel values takes {size**2 * 8 / 2**30:,.1f} GiB, several times "
+                         f"over (the limit is {_PIXEL_LIMIT:,} values)")
+    if feature == "inception" and num < _FID_SAMPLES:
+        warnings.warn(f"published FIDs compare {_FID_SAMPLES:,} samples with the training set: the Frechet distance of "
+                      f"{num:,} samples is larger, and not comparable with them", stacklevel=3)
+    return feature
 
 
 def _draw_training(run: Path, trained: TrainedRun) -> None:
@@ -67,7 +94,6 @@ def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, see
     config = trained.config
     train, heldout = make_data(config), make_data(config, heldout=True)
     assert isinstance(train, data.ImageData)
-    feature = ("inception" if config.data == "cifar10" else "pixels") if feature == "auto" else feature
     extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
     updates = num_updates(config, sampler)
     trajectory = samplers.Trajectory(max(1, updates // config.num_levels), samples=8)
@@ -94,15 +120,17 @@ def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, see
 def _distances(extract: features.Features, images: Tensor, real: Tensor, heldout: data.Data | None) -> dict[str, Any]:
     """Frechet distances, precision and recall; the training images' own distance says how small it can be."""
     fake, train = extract(images), extract(real)
+    to_train = metrics.frechet_distance(fake, train)
     if not isinstance(heldout, data.ImageData):
         neighbours = metrics.precision_recall(train, fake)
-        return {"frechet_distance": {"samples_to_train": metrics.frechet_distance(fake, train)},
+        return {"frechet_distance": {"samples_to_train": to_train},
                 "precision": neighbours.precision, "recall": neighbours.recall}
     test = extract(data.to_float(heldout.images))
     to_heldout, floor = metrics.frechet_distance(fake, test), metrics.frechet_distance(train, test)
     neighbours, ideal = metrics.precision_recall(test, fake), metrics.precision_recall(test, train)
     return {
-        "frechet_distance": {"samples_to_heldout": to_heldout, "train_to_heldout": floor, "ratio": to_heldout / floor},
+        "frechet_distance": {"samples_to_train": to_train, "samples_to_heldout": to_heldout, "train_to_heldout": floor,
+                             "ratio": to_heldout / floor},
         "precision": neighbours.precision, "recall": neighbours.recall,
         "precision_of_train": ideal.precision, "recall_of_train": ideal.recall,
     }
@@ -126,12 +154,9 @@ def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, r
     return result
 
 
-def _evaluate_points(trained: TrainedRun, run: Path, num: int, feature: str, seed: int, sampler: str, batch_size: int,
+def _evaluate_points(trained: TrainedRun, run: Path, num: int, seed: int, sampler: str, batch_size: int,
                      progress: bool) -> dict[str, Any]:
     """2-D points: Frechet distance, and for the mixture the weights of its modes and both score fields."""
-    if feature == "inception":
-        raise ValueError(f"feature must be 'auto' or 'pixels' for points such as {trained.config.data}: Inception is a "
-                         "network for images, got 'inception'")
     points = sample(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress)
     source = make_data(trained.config)
     real = source.batch(0, num, seed=seed + 1)

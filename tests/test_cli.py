@@ -1,13 +1,16 @@
 """The command line from end to end, on networks too small to be good."""
 
+import dataclasses
 import json
 import math
+import warnings
 
 import numpy as np
 import pytest
 import torch
 
-from fastscore import cli
+from fastscore import cli, data, features, metrics
+from fastscore import evaluate as evaluation
 from fastscore import sample as sampling
 from fastscore.config import PRESETS, preset
 from fastscore.train import Trainer
@@ -47,6 +50,8 @@ def test_evaluate(run, sampler, capsys):
     frechet = report["frechet_distance"]
     assert frechet["samples_to_heldout"] > frechet["train_to_heldout"] > 0
     assert math.isclose(frechet["ratio"], frechet["samples_to_heldout"] / frechet["train_to_heldout"])
+    samples, train = torch.from_numpy(np.load(run / "samples.npy")), data.to_float(data.load("digits").images)
+    assert math.isclose(frechet["samples_to_train"], metrics.frechet_distance(samples.flatten(1), train.flatten(1)))
     assert 0 <= report["precision"] <= 1 and 0 <= report["recall"] <= 1
     assert report["precision_of_train"] > 0.6 and report["recall_of_train"] > 0.6
     assert sum(report["class_histogram"]) == 60 and report["classifier_accuracy"] > 0.97
@@ -55,6 +60,36 @@ def test_evaluate(run, sampler, capsys):
         assert (run / f"{name}.png").stat().st_size > 1000
     out = capsys.readouterr().out
     assert "frechet distance samples to heldout" in out and str(run / "samples.png") in out
+
+
+def test_few_samples_are_no_published_fid(run, capsys, monkeypatch):
+    """--feature inception says so below 50,000 samples; the distance to the training set stands in metrics.json."""
+    def pooled(images):
+        return images.flatten(2).mean(2).expand(-1, 4) * torch.arange(1.0, 5)
+
+    pooled.probabilities = lambda features: features.softmax(1)
+    monkeypatch.setitem(features.FEATURES, "inception", lambda device: pooled)
+    cli.main(["evaluate", str(run), "--num", "20", "--feature", "inception", "--quiet"])
+    assert "warning: published FIDs compare 50,000 samples with the training set" in capsys.readouterr().err
+    report = json.loads((run / "metrics.json").read_text())
+    fake, real = torch.from_numpy(np.load(run / "samples.npy")), data.to_float(data.load("digits").images)
+    assert report["features"] == "inception"
+    assert math.isclose(report["frechet_distance"]["samples_to_train"],
+                        metrics.frechet_distance(pooled(fake), pooled(real)))
+    with pytest.warns(UserWarning, match="the Frechet distance of 49,999 samples is larger"):
+        evaluation._resolve("inception", sampling.load_run(run), 49_999)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert evaluation._resolve("inception", sampling.load_run(run), 50_000) == "inception"
+
+
+def test_too_many_pixels_are_refused_before_sampling(tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "draw", lambda *a, **k: pytest.fail("it sampled"))
+    trained = sampling.TrainedRun(preset("digits"), torch.nn.Identity(), (3, 64, 64), torch.device("cpu"), 1)
+    monkeypatch.setattr(evaluation, "load_run", lambda *a, **k: trained)
+    with pytest.raises(ValueError, match=r"feature must be 'inception' for images of \(3, 64, 64\).*1.1 GiB"):
+        evaluation.evaluate(tmp_path)
+    assert evaluation._resolve("auto", dataclasses.replace(trained, shape=(3, 32, 32)), 100) == "pixels"
 
 
 def test_toy_draws_both_score_fields(tmp_path, capsys):
@@ -108,7 +143,7 @@ def test_doctor(capsys):
     (["train"], [*PRESETS, "--resume", "--out"]),
     (["train", "digits"], ["--sigma-begin", "--out", "--resume", "Largest noise level"]),
     (["sample"], ["--num", "--seed", "--sampler", "consistent"]),
-    (["evaluate"], ["Frechet", "precision", "recall", "--feature"]),
+    (["evaluate"], ["Frechet", "precision", "recall", "--feature", "50,000 samples with the training set"]),
 ])
 def test_help(arguments, words, capsys):
     with pytest.raises(SystemExit) as stop:
