@@ -41,17 +41,17 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] | None, state: dict[str, Any],
          *, shape: tuple[int, ...], keep: int) -> Path:
     """Write checkpoints/step_N whole or not at all, then delete all but the last ``keep``."""
-    safetensors = require("safetensors.torch", "train")
+    save_file = require("safetensors.torch", "train").save_file
     folder = run / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
     for leftover in folder.glob(".*"):  # of a run that was killed here
         shutil.rmtree(leftover)
     temporary, final = folder / f".writing_{step:08d}", folder / f"step_{step:08d}"
     temporary.mkdir()
-    safetensors.save_file(_storable(model), temporary / "model.safetensors")
+    _write(temporary / "model.safetensors", save_file, _storable(model))
     if ema is not None:
-        safetensors.save_file(_storable(ema), temporary / "ema.safetensors")
-    torch.save(state, temporary / "state.pt")
+        _write(temporary / "ema.safetensors", save_file, _storable(ema))
+    _write(temporary / "state.pt", torch.save, state)
     about = {"step": step, "sample_shape": list(shape), "torch": torch.__version__}
     (temporary / "about.json").write_text(json.dumps(about) + "\n")
     for file in temporary.iterdir():
@@ -129,6 +129,14 @@ def _read(path: Path, load: Callable[[Path], Any]) -> Any:
                               f"loading it could execute code") from error
     except Exception as error:  # safetensors and torch each have their own for a truncated file
         raise CheckpointError(f"{path} cannot be read, it is damaged or not a checkpoint: {error}") from error
+
+
+def _write(path: Path, save: Callable[[Any, Path], Any], value: Any) -> None:
+    """``save(value, path)``; where that fails (a full disk, say), an OSError that names the file."""
+    try:
+        save(value, path)
+    except (require("safetensors", "train").SafetensorError, RuntimeError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
+
 from . import checkpoint
 from .config import PRESETS, TrainConfig
 from .errors import FastscoreError, require
@@ -139,8 +141,13 @@ def _writable(folder: Path) -> None:
     probe.unlink()
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Also torch's own: an error of its own kind on a GPU, a plain RuntimeError on the CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; errors that a user can act on are one line on standard error and exit code 2."""
+    """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         tyro = require("tyro", "train")
@@ -157,6 +164,16 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output went away, as in: fastscore train --help | head
         sys.stderr.close()
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
     except (FastscoreError, ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = (str(error).strip() or "MemoryError").splitlines()[0]
+        print(f"error: out of memory: use a smaller --batch-size, or train with a smaller --width ({reason})",
+              file=sys.stderr)
         sys.exit(2)

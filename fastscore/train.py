@@ -76,9 +76,12 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if device.type == "meta":
+            raise ValueError("meta tensors hold no numbers")
+    except Exception as error:  # each backend of torch has its own: RuntimeError, AssertionError, ImportError, ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"device must be auto, cpu, or a GPU of this machine such as cuda:0, got {name!r} "
-                         f"({str(error).splitlines()[0]})") from None
+                         f"({reason})") from None
     return device
 
 

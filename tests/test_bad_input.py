@@ -6,6 +6,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import fastscore as fs
@@ -140,6 +141,9 @@ CASES = {
     "config model": (lambda: TrainConfig(model="unet"), ValueError, "model must be one of"),
     "mlp for images": (lambda: make_model(preset("digits", model="mlp"), (1, 8, 8)), ValueError, "model must be 'mlp'"),
     "device": (lambda: pick_device("cuda:99"), ValueError, "device must be auto, cpu, or a GPU"),
+    "device meta": (lambda: pick_device("meta"), ValueError, "device must be auto, .* got 'meta' .*hold no numbers"),
+    "device unknown": (lambda: pick_device("gpu"), ValueError, "device must be auto, .* got 'gpu'"),
+    "device None": (lambda: pick_device(None), ValueError, "device must be auto, .* got None"),
 }
 
 
@@ -278,6 +282,67 @@ def test_a_folder_that_cannot_be_written(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["sample", str(run), "--num", "2", "--out", str(closed / "x"), "--quiet"])
     assert stop.value.code == 2 and "closed" in capsys.readouterr().err
+
+
+def test_any_error_of_an_unusable_device_is_told(monkeypatch):
+    def empty(*args, **kwargs):
+        raise ImportError
+
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(ValueError, match=r"device must be auto, .* got 'cpu' \(ImportError\)"):
+        pick_device("cpu")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "state.pt"])
+def test_a_checkpoint_that_cannot_be_written_names_the_file(file, run, monkeypatch):
+    """A full disk: safetensors and torch each have an error of their own, and what was there stays."""
+    def full(save, error):
+        def write(value, path):
+            if Path(path).name == file:
+                raise error("No space left on device")
+            return save(value, path)
+        return write
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full(safetensors.torch.save_file, safetensors.SafetensorError))
+    monkeypatch.setattr(torch, "save", full(torch.save, RuntimeError))
+    trainer = Trainer(checkpoint.read_config(run), run, resume=True)
+    trainer.step = 3
+    with pytest.raises(OSError, match=f"writing_00000003/{file} cannot be written: .*No space left"):
+        trainer._save()
+    monkeypatch.undo()
+    assert load_run(run).step == 2
+    trainer._save()
+    assert load_run(run).step == 3
+
+
+OUT_OF_MEMORY = "error: out of memory: use a smaller --batch-size, or train with a smaller --width"
+
+
+@pytest.mark.parametrize("error, code, message", [
+    (KeyboardInterrupt(), 130, "\nstopped\n"),
+    (MemoryError(), 2, f"{OUT_OF_MEMORY} (MemoryError)\n"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), 2, f"{OUT_OF_MEMORY} (CUDA out of memory. Tried)\n"),
+])
+def test_interrupts_and_memory_are_one_line(error, code, message, run, monkeypatch, capsys):
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("fastscore.sample.draw", fails)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sample", str(run), "--quiet"])
+    assert stop.value.code == code and capsys.readouterr().err == message
+
+
+def test_the_memory_of_the_cpu(run, monkeypatch, capsys):
+    """torch's own error, from a tensor of an exabyte; any other RuntimeError is a bug and keeps its traceback."""
+    monkeypatch.setattr("fastscore.sample.draw", lambda *a, **k: torch.empty(1 << 60, dtype=torch.uint8))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sample", str(run), "--quiet"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(OUT_OF_MEMORY) and error.count("\n") == 1
+    monkeypatch.setattr("fastscore.sample.draw", lambda *a, **k: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        cli.main(["sample", str(run), "--quiet"])
 
 
 def test_sampling_arguments(run):
