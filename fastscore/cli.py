@@ -51,8 +51,10 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, qu
               + (f"the last checkpoint is {saved[-1]}. " if saved else "no checkpoint was written yet. ")
               + "Go on with the same command and --resume", file=sys.stderr)
         sys.exit(130)
-    save_training_curves(read_metrics(run), run / "training.png", sigmas=make_sigmas(preset))
-    print(f"trained: {last}\nloss curves: {run / 'training.png'}")
+    print(f"trained: {last}")
+    history = read_metrics(run)
+    if history:  # none where the run is shorter than --log-every, or the file was deleted
+        print(f"loss curves: {save_training_curves(history, run / 'training.png', sigmas=make_sigmas(preset))}")
     if preset.data == "mixture":
         weights = evaluate(run, num=2000, progress=not quiet)["mode_weights"]
         print(f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "

@@ -245,14 +245,16 @@ def learning_rate(config: TrainConfig, it: int) -> float:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    """The lines of metrics.jsonl; those that are damaged, as by a kill while one was written, are left out."""
     records = []
     path = run / checkpoint.METRICS
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and type(record.get("step")) is int and type(record.get("loss")) in (int, float):
+            records.append(record)
     return records
 
 

@@ -32,6 +32,18 @@ def test_train_says_what_it_wrote(run, capsys):
     assert (run / "training.png").stat().st_size > 10_000
 
 
+def test_a_finished_run_without_metrics_resumes(tmp_path, capsys):
+    run = tmp_path / "toy"
+    config = preset("toy", data="two_moons", iterations=2, width=8, batch_size=8, log_every=1)
+    Trainer(config, run).train(progress=False)
+    (run / "metrics.jsonl").unlink()
+    cli.main(["train", "toy", "--data", "two_moons", "--iterations", "2", "--width", "8", "--batch-size", "8",
+              "--log-every", "1", "--out", str(run), "--resume", "--quiet"])
+    out = capsys.readouterr().out
+    assert f"trained: {run}/checkpoints/step_00000002" in out and "loss curves" not in out
+    assert not (run / "training.png").exists()
+
+
 def test_sample(run, tmp_path, capsys):
     cli.main(["sample", str(run), "--num", "5", "--out", str(tmp_path / "a"), "--quiet"])
     cli.main(["sample", str(run), "--num", "9", "--batch-size", "4", "--out", str(tmp_path / "b"), "--quiet"])

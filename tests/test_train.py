@@ -261,6 +261,19 @@ def test_a_half_written_last_line_of_metrics_is_dropped(tmp_path):
     assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
 
 
+def test_a_damaged_line_of_metrics_costs_that_line_alone(tmp_path):
+    run = tmp_path / "run"
+    Trainer(dataclasses.replace(TOY, iterations=20, decay=False), run).train(progress=False)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines()
+    bad = [b"\xff\xfe\x00", b"", b"[1]", b"3", b'{"loss": 1.0}', b'{"step": 6}', b'{"step": "6", "loss": 1.0}',
+           b'{"step": true, "loss": 1.0}', b'{"step": 6, "loss": null}', b'{"step": 6, "lo', b"9" * 5000]
+    (run / "metrics.jsonl").write_bytes(b"\n".join([*bad, lines[0], *bad, *lines[1:], *bad]))
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20]
+    Trainer(dataclasses.replace(TOY, iterations=30, decay=False), run, resume=True).train(progress=False)
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
+    assert (run / "metrics.jsonl").read_bytes().splitlines()[:4] == lines
+
+
 @pytest.mark.parametrize("lr, clip", [(1e30, 0.0)])
 def test_a_loss_that_is_not_finite_stops_the_run(lr, clip, tmp_path):
     run = tmp_path / "run"
