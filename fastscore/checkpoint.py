@@ -8,12 +8,15 @@ A checkpoint is written to a hidden folder, flushed to disk, and renamed: a fold
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from torch import Tensor
 from .config import TrainConfig
 from .errors import CheckpointError, require
 
-CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
+CONFIG, METRICS, CHECKPOINTS, LOCK = "config.json", "metrics.jsonl", "checkpoints", ".lock"
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -38,13 +41,28 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold RUN/.lock, so that two trainers do not write into one folder; the end of the process, too, lets it go."""
+    with open(run / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"another process trains in {run}: wait until it ends, or choose another folder with "
+                                  "--out") from None
+        except OSError as error:
+            warnings.warn(f"{run / LOCK} cannot be locked ({error}): take care that one process alone trains there",
+                          stacklevel=3)
+        yield
+
+
 def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] | None, state: dict[str, Any],
          *, shape: tuple[int, ...], keep: int) -> Path:
     """Write checkpoints/step_N whole or not at all, then delete all but the last ``keep``."""
     save_file = require("safetensors.torch", "train").save_file
     folder = run / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*"):  # of a run that was killed here
+    for leftover in (*folder.glob(".writing_*"), *folder.glob(".deleting_*")):  # of a run that was killed here
         shutil.rmtree(leftover)
     temporary, final = folder / f".writing_{step:08d}", folder / f"step_{step:08d}"
     temporary.mkdir()

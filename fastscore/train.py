@@ -94,7 +94,8 @@ class Trainer:
         resume: go on from the last checkpoint, where there is one.
 
     Raises:
-        CheckpointError: the folder holds a run and ``resume`` is False, or another run than ``config``'s.
+        CheckpointError: the folder holds a run and ``resume`` is False, or another run than ``config``'s, or another
+            process trains in it.
         DataError: the data set is not there.
     """
 
@@ -104,9 +105,8 @@ class Trainer:
         resuming = resume and (self.run / checkpoint.CONFIG).exists()
         if resuming:
             _check_continues(config, checkpoint.read_config(self.run), self.run)
-        elif (self.run / checkpoint.CONFIG).exists():
-            raise CheckpointError(f"{self.run} already holds a run: add --resume to go on with it, "
-                                  "or choose another folder with --out")
+        else:
+            self._check_free()
         self.data = make_data(config)
         self.sigmas = make_sigmas(config).to(self.device)
         self.model = make_model(config, self.data.shape).to(self.device)
@@ -115,16 +115,25 @@ class Trainer:
                                           eps=config.eps)
         self.step = 0
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=self.device)  # loss and count a level
-        if resuming and checkpoint.steps(self.run):
-            self._load(checkpoint.latest(self.run))
-        self._open()
+        self.run.mkdir(parents=True, exist_ok=True)
+        with checkpoint.locked(self.run):
+            if not resuming:
+                self._check_free()  # again: another process may have begun while the data was read
+            elif checkpoint.steps(self.run):
+                self._load(checkpoint.latest(self.run))
+            self._open()
 
     def train(self, *, progress: bool = True) -> Path:
         """Run the iterations that are left; returns the last checkpoint's folder.
 
         Raises:
             NonFiniteLoss: the loss was NaN or infinite. The checkpoints stay.
+            CheckpointError: another process trains in the folder.
         """
+        with checkpoint.locked(self.run):
+            return self._train(progress)
+
+    def _train(self, progress: bool) -> Path:
         config, since, seen = self.config, time.perf_counter(), 0
         bar = None
         if progress:
@@ -218,9 +227,13 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.sums = state["step"], state["sums"].to(self.device)
 
+    def _check_free(self) -> None:
+        if (self.run / checkpoint.CONFIG).exists():
+            raise CheckpointError(f"{self.run} already holds a run: add --resume to go on with it, "
+                                  "or choose another folder with --out")
+
     def _open(self) -> None:
-        """Make the folder, write the config, and drop the lines of metrics.jsonl that this run will write again."""
-        self.run.mkdir(parents=True, exist_ok=True)
+        """Write the config, and drop the lines of metrics.jsonl that this run will write again."""
         checkpoint.write_atomically(self.run / checkpoint.CONFIG, lambda path: path.write_text(self.config.to_json()))
         kept = [json.dumps(r) + "\n" for r in read_metrics(self.run) if r["step"] <= self.step]
         checkpoint.write_atomically(self.run / checkpoint.METRICS, lambda path: path.write_text("".join(kept)))
