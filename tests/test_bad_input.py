@@ -22,6 +22,7 @@ from .conftest import optional
 
 X = torch.zeros(4, 3)
 SIGMAS = torch.tensor([1.0, 0.1])
+LABELS = torch.zeros(4, dtype=torch.int64)
 NAN, INF = float("nan"), float("inf")
 
 
@@ -98,6 +99,12 @@ CASES = {
     "conditioning": (lambda: losses.ncsn(zero, X, SIGMAS, conditioning="none"), ValueError, "conditioning must be one"),
     "score_fn output": (lambda: losses.dsm(lambda x: x[:, :1], X, 1.0), ValueError, "output of score_fn must have the sh"),
     "compat labels": (lambda: compat.anneal_dsm_score_estimation(zero, X, X[:, 0].long() + 9, SIGMAS), ValueError, "labels"),
+    "compat labels twice": (lambda: compat.anneal_dsm_score_estimation(zero, X, LABELS, SIGMAS, labels=LABELS), TypeError,
+                            "given once each, got a second labels: a int64 tensor"),
+    "compat sigmas twice": (lambda: compat.anneal_dsm_score_estimation(zero, X, SIGMAS, SIGMAS), TypeError,
+                            "given once each, got a second sigmas: a float32 tensor"),
+    "compat no sigmas": (lambda: compat.anneal_dsm_score_estimation(zero, X, LABELS), TypeError, "sigmas must be a torch."),
+    "compat step_lr": (lambda: compat.anneal_Langevin_dynamics(X, zero, SIGMAS, 1, -1e-5), ValueError, "step_lr must be"),
     # samplers
     "anneal alpha": (lambda: anneal(alpha=0.0), ValueError, "alpha must be finite and greater than 0, got 0.0"),
     "anneal steps": (lambda: anneal(steps_per_level=0), ValueError, "steps_per_level must be at least 1, got 0"),
@@ -117,8 +124,8 @@ CASES = {
                          ValueError, "steps_per_level must be 1"),
     "mask float": (lambda: samplers.inpaint(zero, X, X, SIGMAS, alpha=0.1), TypeError, "mask must be a bool tensor"),
     "mask shape": (lambda: samplers.inpaint(zero, X, X[:3] > 0, SIGMAS, alpha=0.1), ValueError, "mask must broadcast"),
-    "interpolate one": (lambda: samplers.interpolate(zero, (2, 3), SIGMAS, num_interpolations=1, alpha=0.1), ValueError,
-                        "num_interpolations must be at least 2"),
+    "interpolate none": (lambda: samplers.interpolate(zero, (2, 3), SIGMAS, num_interpolations=0, alpha=0.1), ValueError,
+                         "num_interpolations must be at least 1"),
     # models, noise, data, config
     "model name": (lambda: build_model("unet"), ValueError, "name must be one of .*'ncsn'"),
     "ncsn x": (lambda: NCSN(1, 8, 8)(X, torch.zeros(4).long()), ValueError, "x must"),

@@ -30,7 +30,7 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
 
     Args:
         shape: shape of the rows [R, ...]: R pairs of ends.
-        num_interpolations: n >= 2, chains a row, both ends included.
+        num_interpolations: n >= 1, chains a row, both ends included; one alone is driven by p.
         start: as for :func:`annealed_langevin`; one start a row.
         score_fn, sigmas, alpha, steps_per_level, rng, denoise, clamp, conditioning, dtype, device, callback,
             trajectory, progress: as for :func:`annealed_langevin`; callback and trajectory see [R n, ...].
@@ -43,7 +43,7 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
 
     Source: Song & Ermon 2020, "Improved techniques for training score-based generative models", section 5.
     """
-    n = _check.integer("num_interpolations", num_interpolations, low=2)
+    n = _check.integer("num_interpolations", num_interpolations, low=1)
     _check.positive("alpha", alpha)
     _check.integer("steps_per_level", steps_per_level, low=1)
     check_clamp(clamp)
