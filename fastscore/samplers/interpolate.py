@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _check
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, conditioned, finish, initial
+from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, conditioned, denoised, finish, initial
 
 
 @torch.no_grad()
@@ -64,5 +64,5 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
                 x = langevin_step(x, score(x, i), alpha_i, noise=z)
                 watch(x)
     if denoise:
-        x = x + sigma[-1] ** 2 * score(x, len(sigma) - 1)
+        x = denoised(x, score(x, len(sigma) - 1), sigma[-1])
     return finish(x, clamp).reshape(rows[0], n, *rows[1:])
