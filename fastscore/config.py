@@ -127,9 +127,11 @@ class TrainConfig:
             raise CheckpointError(f"{source} is not the config of a run: {error}") from error
 
 
+#: How a run's samples are drawn.
+SAMPLING = ("alpha", "steps_per_level", "denoise", "start")
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
 MAY_CHANGE = frozenset({"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep",
-                        "sample_every", "alpha", "steps_per_level", "denoise", "start"})
+                        "sample_every", *SAMPLING})
 
 _DIGITS = TrainConfig(
     data="digits", dequantize=False, width=16, sigma_begin=1.0, sigma_end=0.02, num_levels=20, batch_size=128,

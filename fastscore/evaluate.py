@@ -14,7 +14,7 @@ from torch import Tensor
 from . import _check, checkpoint, data, features, metrics, pictures, plots, samplers
 from .errors import DataError
 from .rng import Philox
-from .sample import TrainedRun, load_run, num_updates, sample, write_samples
+from .sample import SAMPLERS, TrainedRun, load_run, num_updates, sample, with_sampling, write_samples
 from .train import make_data, make_sigmas, read_metrics
 
 METRICS = "metrics.json"
@@ -24,7 +24,8 @@ _FID_SAMPLES = 50_000
 
 
 def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: int = 0, sampler: str = "annealed",
-             batch_size: int = 500, device: str = "auto", progress: bool = True) -> dict[str, Any]:
+             batch_size: int = 500, alpha: float | None = None, steps_per_level: int | None = None,
+             denoise: bool | None = None, device: str = "auto", progress: bool = True) -> dict[str, Any]:
     """Sample from a run and compare with its data set; writes metrics.json and pictures into the run folder.
 
     Args:
@@ -34,6 +35,7 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
             (with ``num=50_000``, ``samples_to_train`` is the FID that papers publish), or ``"auto"``, which is
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.sample.sample`.
+        alpha, steps_per_level, denoise: as for :func:`fastscore.sample.with_sampling`; None: the run's own.
         device: where the network runs.
         progress: show progress bars.
 
@@ -46,12 +48,16 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     """
     _check.integer("num", num, low=20)
     _check.one_of("feature", feature, ("auto", "pixels", "inception"))
-    trained = load_run(run, device=device)
+    _check.one_of("sampler", sampler, SAMPLERS)
+    trained = with_sampling(load_run(run, device=device), sampler=sampler, alpha=alpha,
+                            steps_per_level=steps_per_level, denoise=denoise)
     feature = _resolve(feature, trained, num)
     run = Path(run)
     report: dict[str, Any] = {
         "run": str(run), "step": trained.step, "data": trained.config.data, "samples": num, "seed": seed,
-        "sampler": sampler,
+        "sampler": sampler, "alpha": trained.config.alpha,
+        "steps_per_level": trained.config.steps_per_level if sampler == "annealed" else 1,
+        "denoise": trained.config.denoise,
         "network_evaluations_a_sample": num_updates(trained.config, sampler) + trained.config.denoise,
     }
     _draw_training(run, trained)

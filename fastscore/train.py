@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint, data, losses
-from .config import MAY_CHANGE, TrainConfig
+from .config import MAY_CHANGE, SAMPLING, TrainConfig
 from .errors import CheckpointError, NonFiniteLoss, require
 from .models import build_model
 from .noise import geometric_sigmas
@@ -93,6 +94,10 @@ class Trainer:
         run: the run folder; made where it does not exist.
         resume: go on from the last checkpoint, where there is one.
 
+    Attributes:
+        changed: the sampling settings that differ from those the run was saved with, as text; from now on they are
+            the run's.
+
     Raises:
         CheckpointError: the folder holds a run and ``resume`` is False, or another run than ``config``'s, or another
             process trains in it.
@@ -103,8 +108,11 @@ class Trainer:
         self.config, self.run = config, Path(run)
         self.device = pick_device(config.device)
         resuming = resume and (self.run / checkpoint.CONFIG).exists()
+        self.changed: list[str] = []
         if resuming:
-            _check_continues(config, checkpoint.read_config(self.run), self.run)
+            saved = checkpoint.read_config(self.run)
+            _check_continues(config, saved, self.run)
+            self.changed = _differences(config, saved, SAMPLING)
         else:
             self._check_free()
         self.data = make_data(config)
@@ -271,10 +279,13 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     return records
 
 
+def _differences(config: TrainConfig, saved: TrainConfig, names: Iterable[str]) -> list[str]:
+    return [f"{name} (was {getattr(saved, name)}, now {getattr(config, name)})"
+            for name in names if getattr(config, name) != getattr(saved, name)]
+
+
 def _check_continues(config: TrainConfig, saved: TrainConfig, run: Path) -> None:
-    changed = [f"{f.name} (was {getattr(saved, f.name)}, now {getattr(config, f.name)})"
-               for f in dataclasses.fields(config)
-               if f.name not in MAY_CHANGE and getattr(config, f.name) != getattr(saved, f.name)]
+    changed = _differences(config, saved, [f.name for f in dataclasses.fields(config) if f.name not in MAY_CHANGE])
     if config.decay and config.iterations != saved.iterations:
         changed.append(f"iterations (was {saved.iterations}, now {config.iterations}; it sets the decay)")
     if changed:
