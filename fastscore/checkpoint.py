@@ -103,7 +103,7 @@ def read_config(run: Path) -> TrainConfig:
     if not path.is_file():
         raise CheckpointError(f"{run} is not a run folder: it has no {CONFIG}; make one with: "
                               f"fastscore train PRESET --out {run}")
-    return TrainConfig.from_json(path.read_text(), path)
+    return TrainConfig.from_json(path.read_bytes(), path)
 
 
 def read_weights(checkpoint: Path, *, ema: bool) -> dict[str, Tensor]:
@@ -115,8 +115,8 @@ def read_weights(checkpoint: Path, *, ema: bool) -> dict[str, Tensor]:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Optimizer state and iteration; refuses a file that would execute code."""
     state = _read(checkpoint / "state.pt", lambda path: torch.load(path, map_location="cpu", weights_only=True))
-    if not isinstance(state, dict) or not {"step", "optimizer"} <= set(state):
-        raise CheckpointError(f"{checkpoint / 'state.pt'} is not the state of a fastscore run")
+    if not isinstance(state, dict) or not {"step", "optimizer", "sums"} <= set(state):
+        raise CheckpointError(f"{checkpoint / 'state.pt'} is not the state of a fastscore run; {_advice(checkpoint)}")
     return state
 
 
@@ -124,9 +124,13 @@ def read_shape(checkpoint: Path) -> tuple[int, ...]:
     """The shape of one sample, (C, H, W) or (D,)."""
     about = _read(checkpoint / "about.json", lambda path: json.loads(path.read_text()))
     try:
-        return tuple(int(size) for size in about["sample_shape"])
+        shape = tuple(int(size) for size in about["sample_shape"])
+        if len(shape) not in (1, 3) or min(shape) < 1:
+            raise ValueError(f"sample_shape must be [C, H, W] or [D], got {list(shape)}")
     except (TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / 'about.json'} does not say the shape of a sample: {error}") from error
+        raise CheckpointError(f"{checkpoint / 'about.json'} does not say the shape of a sample: {error}; "
+                              f"{_advice(checkpoint)}") from error
+    return shape
 
 
 def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: Path) -> None:
@@ -139,14 +143,22 @@ def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: Path) 
 
 def _read(path: Path, load: Callable[[Path], Any]) -> Any:
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the checkpoint is not whole; use an older one or train again")
+        raise CheckpointError(f"{path} is missing: the checkpoint is not whole; {_advice(path.parent)}")
     try:
         return load(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is damaged, or holds more than tensors and numbers and was not opened: "
-                              f"loading it could execute code") from error
+                              f"loading it could execute code; {_advice(path.parent)}") from error
     except Exception as error:  # safetensors and torch each have their own for a truncated file
-        raise CheckpointError(f"{path} cannot be read, it is damaged or not a checkpoint: {error}") from error
+        raise CheckpointError(f"{path} cannot be read, it is damaged or not a checkpoint: {error}; "
+                              f"{_advice(path.parent)}") from error
+
+
+def _advice(checkpoint: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    if steps(checkpoint.parent.parent)[:1] == [checkpoint]:
+        return "there is no checkpoint before it: train again"
+    return f"delete {checkpoint} to go on from the one before"
 
 
 def _write(path: Path, save: Callable[[Any, Path], Any], value: Any) -> None:

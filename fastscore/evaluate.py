@@ -21,6 +21,7 @@ METRICS = "metrics.json"
 _CLASSIFIER_LIMIT = 20_000  # images; the classifier's time grows with their square
 _PIXEL_LIMIT = 4096  # pixel values an image; the covariance takes the square of them, its roots the cube
 _FID_SAMPLES = 50_000
+_LEAST = 4  # images of a data set: an image and its three nearest neighbours
 
 
 def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: int = 0, sampler: str = "annealed",
@@ -100,6 +101,10 @@ def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, see
     config = trained.config
     train, heldout = make_data(config), make_data(config, heldout=True)
     assert isinstance(train, data.ImageData)
+    for images in (train, heldout):
+        if images is not None and len(images) < _LEAST:
+            raise DataError(f"{images.name} has {len(images)} images, and evaluation needs at least {_LEAST}: it looks "
+                            "for the neighbours of each")
     extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
     updates = num_updates(config, sampler)
     trajectory = samplers.Trajectory(max(1, updates // config.num_levels), samples=8)
