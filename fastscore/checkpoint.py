@@ -2,7 +2,7 @@
 
 A run folder holds config.json, metrics.jsonl and checkpoints/step_00001000/ with model.safetensors (the weights),
 ema.safetensors (their moving average, where kept), state.pt (optimizer and iteration; tensors and numbers only) and
-about.json (iteration, shape of a sample, versions).
+about.json (iteration, shape of a sample, versions). The empty file .lock is locked while a process trains there.
 A checkpoint is written to a hidden folder, flushed to disk, and renamed: a folder named step_* is always whole.
 """
 
