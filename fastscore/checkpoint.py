@@ -2,18 +2,21 @@
 
 A run folder holds config.json, metrics.jsonl and checkpoints/step_00001000/ with model.safetensors (the weights),
 ema.safetensors (their moving average, where kept), state.pt (optimizer and iteration; tensors and numbers only) and
-about.json (iteration, shape of a sample, versions).
+about.json (iteration, shape of a sample, versions). The empty file .lock is locked while a process trains there.
 A checkpoint is written to a hidden folder, flushed to disk, and renamed: a folder named step_* is always whole.
 """
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pickle
 import re
 import shutil
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +26,7 @@ from torch import Tensor
 from .config import TrainConfig
 from .errors import CheckpointError, require
 
-CONFIG, METRICS, CHECKPOINTS = "config.json", "metrics.jsonl", "checkpoints"
+CONFIG, METRICS, CHECKPOINTS, LOCK = "config.json", "metrics.jsonl", "checkpoints", ".lock"
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
@@ -38,20 +41,35 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked(run: Path) -> Iterator[None]:
+    """Hold RUN/.lock, so that two trainers do not write into one folder; the end of the process, too, lets it go."""
+    with open(run / LOCK, "a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise CheckpointError(f"another process trains in {run}: wait until it ends, or choose another folder with "
+                                  "--out") from None
+        except OSError as error:
+            warnings.warn(f"{run / LOCK} cannot be locked ({error}): take care that one process alone trains there",
+                          stacklevel=3)
+        yield
+
+
 def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] | None, state: dict[str, Any],
          *, shape: tuple[int, ...], keep: int) -> Path:
     """Write checkpoints/step_N whole or not at all, then delete all but the last ``keep``."""
-    safetensors = require("safetensors.torch", "train")
+    save_file = require("safetensors.torch", "train").save_file
     folder = run / CHECKPOINTS
     folder.mkdir(parents=True, exist_ok=True)
-    for leftover in folder.glob(".*"):  # of a run that was killed here
+    for leftover in (*folder.glob(".writing_*"), *folder.glob(".deleting_*")):  # of a run that was killed here
         shutil.rmtree(leftover)
     temporary, final = folder / f".writing_{step:08d}", folder / f"step_{step:08d}"
     temporary.mkdir()
-    safetensors.save_file(_storable(model), temporary / "model.safetensors")
+    _write(temporary / "model.safetensors", save_file, _storable(model))
     if ema is not None:
-        safetensors.save_file(_storable(ema), temporary / "ema.safetensors")
-    torch.save(state, temporary / "state.pt")
+        _write(temporary / "ema.safetensors", save_file, _storable(ema))
+    _write(temporary / "state.pt", torch.save, state)
     about = {"step": step, "sample_shape": list(shape), "torch": torch.__version__}
     (temporary / "about.json").write_text(json.dumps(about) + "\n")
     for file in temporary.iterdir():
@@ -85,7 +103,7 @@ def read_config(run: Path) -> TrainConfig:
     if not path.is_file():
         raise CheckpointError(f"{run} is not a run folder: it has no {CONFIG}; make one with: "
                               f"fastscore train PRESET --out {run}")
-    return TrainConfig.from_json(path.read_text(), path)
+    return TrainConfig.from_json(path.read_bytes(), path)
 
 
 def read_weights(checkpoint: Path, *, ema: bool) -> dict[str, Tensor]:
@@ -97,8 +115,8 @@ def read_weights(checkpoint: Path, *, ema: bool) -> dict[str, Tensor]:
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Optimizer state and iteration; refuses a file that would execute code."""
     state = _read(checkpoint / "state.pt", lambda path: torch.load(path, map_location="cpu", weights_only=True))
-    if not isinstance(state, dict) or not {"step", "optimizer"} <= set(state):
-        raise CheckpointError(f"{checkpoint / 'state.pt'} is not the state of a fastscore run")
+    if not isinstance(state, dict) or not {"step", "optimizer", "sums"} <= set(state):
+        raise CheckpointError(f"{checkpoint / 'state.pt'} is not the state of a fastscore run; {_advice(checkpoint)}")
     return state
 
 
@@ -106,9 +124,13 @@ def read_shape(checkpoint: Path) -> tuple[int, ...]:
     """The shape of one sample, (C, H, W) or (D,)."""
     about = _read(checkpoint / "about.json", lambda path: json.loads(path.read_text()))
     try:
-        return tuple(int(size) for size in about["sample_shape"])
+        shape = tuple(int(size) for size in about["sample_shape"])
+        if len(shape) not in (1, 3) or min(shape) < 1:
+            raise ValueError(f"sample_shape must be [C, H, W] or [D], got {list(shape)}")
     except (TypeError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{checkpoint / 'about.json'} does not say the shape of a sample: {error}") from error
+        raise CheckpointError(f"{checkpoint / 'about.json'} does not say the shape of a sample: {error}; "
+                              f"{_advice(checkpoint)}") from error
+    return shape
 
 
 def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: Path) -> None:
@@ -121,14 +143,30 @@ def load_into(model: torch.nn.Module, weights: dict[str, Tensor], source: Path) 
 
 def _read(path: Path, load: Callable[[Path], Any]) -> Any:
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing: the checkpoint is not whole; use an older one or train again")
+        raise CheckpointError(f"{path} is missing: the checkpoint is not whole; {_advice(path.parent)}")
     try:
         return load(path)
     except pickle.UnpicklingError as error:
         raise CheckpointError(f"{path} is damaged, or holds more than tensors and numbers and was not opened: "
-                              f"loading it could execute code") from error
+                              f"loading it could execute code; {_advice(path.parent)}") from error
     except Exception as error:  # safetensors and torch each have their own for a truncated file
-        raise CheckpointError(f"{path} cannot be read, it is damaged or not a checkpoint: {error}") from error
+        raise CheckpointError(f"{path} cannot be read, it is damaged or not a checkpoint: {error}; "
+                              f"{_advice(path.parent)}") from error
+
+
+def _advice(checkpoint: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    if steps(checkpoint.parent.parent)[:1] == [checkpoint]:
+        return "there is no checkpoint before it: train again"
+    return f"delete {checkpoint} to go on from the one before"
+
+
+def _write(path: Path, save: Callable[[Any, Path], Any], value: Any) -> None:
+    """``save(value, path)``; where that fails (a full disk, say), an OSError that names the file."""
+    try:
+        save(value, path)
+    except (require("safetensors", "train").SafetensorError, RuntimeError) as error:
+        raise OSError(f"{path} cannot be written: {error}") from error
 
 
 def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

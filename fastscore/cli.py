@@ -7,6 +7,8 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
+
 from . import checkpoint
 from .config import PRESETS, TrainConfig
 from .errors import FastscoreError, require
@@ -39,6 +41,8 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, qu
     trainer = Trainer(preset, run, resume=resume)
     print(f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
           f"parameters, on {trainer.device}, into {run}")
+    if trainer.changed:
+        print(f"from now on this run samples with {', '.join(trainer.changed)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
     try:
@@ -49,10 +53,12 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, qu
               + (f"the last checkpoint is {saved[-1]}. " if saved else "no checkpoint was written yet. ")
               + "Go on with the same command and --resume", file=sys.stderr)
         sys.exit(130)
-    save_training_curves(read_metrics(run), run / "training.png", sigmas=make_sigmas(preset))
-    print(f"trained: {last}\nloss curves: {run / 'training.png'}")
+    print(f"trained: {last}")
+    history = read_metrics(run)
+    if history:  # none where the run is shorter than --log-every, or the file was deleted
+        print(f"loss curves: {save_training_curves(history, run / 'training.png', sigmas=make_sigmas(preset))}")
     if preset.data == "mixture":
-        weights = evaluate(run, num=2000, progress=not quiet)["mode_weights"]
+        weights = evaluate(run, num=2000, device=preset.device, progress=not quiet)["mode_weights"]
         print(f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
               f"{_pair(weights['exact'])}; annealed Langevin {_pair(weights['annealed'])}; plain Langevin "
               f"{_pair(weights['plain'])}")
@@ -60,8 +66,9 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, qu
 
 
 def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
-           sampler: Literal["annealed", "consistent"] = "annealed", batch_size: int = 500, device: str = "auto",
-           quiet: bool = False) -> None:
+           sampler: Literal["annealed", "consistent"] = "annealed", alpha: float | None = None,
+           steps_per_level: int | None = None, denoise: bool = False, no_denoise: bool = False,
+           batch_size: int = 500, device: str = "auto", quiet: bool = False) -> None:
     """Draw new samples from a trained run.
 
     Writes samples.png (the first hundred) and samples.npy (all, float32 [N, C, H, W] in [0, 1]).
@@ -73,14 +80,19 @@ def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
         sampler: annealed: annealed Langevin dynamics (Song & Ermon 2019), the run's steps at each noise level;
             consistent: consistent annealed sampling (Jolicoeur-Martineau et al. 2020), one step a level, much faster.
+        alpha: Langevin step size at the smallest noise level, for this call; by default the run's, in its config.json.
+        steps_per_level: Langevin updates at each noise level, for this call; by default the run's. annealed only.
+        denoise: For this call, end with the mean of the clean image given the noisy one; by default as the run does.
+        no_denoise: For this call, leave that last step out.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU where there is one.
         quiet: No progress bar.
     """
-    from .sample import load_run, write_samples
+    from .sample import load_run, with_sampling, write_samples
     from .sample import sample as draw_samples
 
-    trained = load_run(run, device=device)
+    trained = with_sampling(load_run(run, device=device), sampler=sampler, alpha=alpha,
+                            steps_per_level=steps_per_level, denoise=_either(denoise, no_denoise))
     out = out or run / f"samples-{seed}"
     _writable(out)
     picture, array = write_samples(draw_samples(trained, num, seed=seed, sampler=sampler, batch_size=batch_size,
@@ -90,30 +102,37 @@ def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
 
 def evaluate(run: Path, /, num: int = 1000,
              feature: Literal["auto", "pixels", "inception"] = "auto", seed: int = 0,
-             sampler: Literal["annealed", "consistent"] = "annealed", batch_size: int = 500, device: str = "auto",
-             quiet: bool = False) -> None:
+             sampler: Literal["annealed", "consistent"] = "annealed", alpha: float | None = None,
+             steps_per_level: int | None = None, denoise: bool = False, no_denoise: bool = False,
+             batch_size: int = 500, device: str = "auto", quiet: bool = False) -> None:
     """Measure how good a run's samples are.
 
     Draws samples and compares them with images that the network was not trained on: Frechet distance (how far apart
-    the two clouds of images are; lower is better), precision (how many samples look real), recall (how much of the real
-    variety they reach), nearest training images (are they copies?), and the classes they belong to. Writes metrics.json
-    and pictures into the run folder.
+    the two clouds of images are, also to the training images; lower is better), precision (how many samples look
+    real), recall (how much of the real variety they reach), nearest training images (are they copies?), and the
+    classes they belong to. Writes metrics.json and pictures into the run folder.
 
     Args:
         run: The run folder that training wrote.
         num: How many samples to draw.
-        feature: What the Frechet distance is measured on: pixels, or inception (the FID of the literature; needs
-            'fastscore[eval]' and a file of weights). auto: inception for CIFAR-10, else pixels.
+        feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore[eval]' and a file of
+            weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
+            set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
         sampler: annealed or consistent; see fastscore sample --help.
+        alpha: Langevin step size at the smallest noise level, for this call; by default the run's, in its config.json.
+        steps_per_level: Langevin updates at each noise level, for this call; by default the run's. annealed only.
+        denoise: For this call, end with the mean of the clean image given the noisy one; by default as the run does.
+        no_denoise: For this call, leave that last step out.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU where there is one.
         quiet: No progress bar.
     """
     from . import evaluate as evaluation
 
-    report = evaluation.evaluate(run, num=num, feature=feature, seed=seed, sampler=sampler, batch_size=batch_size,
-                                 device=device, progress=not quiet)
+    report = evaluation.evaluate(run, num=num, feature=feature, seed=seed, sampler=sampler, alpha=alpha,
+                                 steps_per_level=steps_per_level, denoise=_either(denoise, no_denoise),
+                                 batch_size=batch_size, device=device, progress=not quiet)
     print(evaluation.table(report))
     print("\n" + "\n".join(f"look at {path}" for path in sorted(run.glob("*.png"))))
     print(f"all numbers: {run / evaluation.METRICS}\nnext: fastscore sample {run} --num 1000 --seed 1")
@@ -124,6 +143,13 @@ def doctor() -> None:
     from . import doctor as examination
 
     print(examination.report())
+
+
+def _either(denoise: bool, no_denoise: bool) -> bool | None:
+    """True, False, or None where neither flag was given."""
+    if denoise and no_denoise:
+        raise ValueError("give one of --denoise and --no-denoise, or neither")
+    return denoise if denoise or no_denoise else None
 
 
 def _pair(weights: list[float]) -> str:
@@ -138,8 +164,13 @@ def _writable(folder: Path) -> None:
     probe.unlink()
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Also torch's own: an error of its own kind on a GPU, a plain RuntimeError on the CPU."""
+    return isinstance(error, (MemoryError, torch.OutOfMemoryError)) or "DefaultCPUAllocator" in str(error)
+
+
 def main(arguments: list[str] | None = None) -> None:
-    """Run a command; errors that a user can act on are one line on standard error and exit code 2."""
+    """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         tyro = require("tyro", "train")
@@ -147,8 +178,11 @@ def main(arguments: list[str] | None = None) -> None:
             {name: config for name, (_, config) in PRESETS.items()},
             {name: text for name, (text, _) in PRESETS.items()}, prefix_names=False)
         train.__annotations__["preset"] = Annotated[presets, tyro.conf.arg(name="")]
-        for command in (train, sample):
-            command.__annotations__["out"] = Annotated[Path | None, tyro.conf.arg(metavar="PATH")]
+        for command in (train, sample, evaluate):  # tyro's own would be "{None}|PATH"
+            for name, kind in (("out", Path), ("alpha", float), ("steps_per_level", int)):
+                if name in command.__annotations__:
+                    metavar = tyro.conf.arg(metavar="PATH" if kind is Path else kind.__name__.upper())
+                    command.__annotations__[name] = Annotated[kind | None, metavar]
         tyro.extras.subcommand_cli_from_dict(
             {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}, prog="fastscore",
             description=_INTRODUCTION, args=arguments,
@@ -156,6 +190,16 @@ def main(arguments: list[str] | None = None) -> None:
     except BrokenPipeError:  # the reader of our output went away, as in: fastscore train --help | head
         sys.stderr.close()
         sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
     except (FastscoreError, ValueError, TypeError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (MemoryError, RuntimeError) as error:
+        if not _out_of_memory(error):
+            raise
+        reason = (str(error).strip() or "MemoryError").splitlines()[0]
+        print(f"error: out of memory: use a smaller --batch-size, or train with a smaller --width ({reason})",
+              file=sys.stderr)
         sys.exit(2)

@@ -103,8 +103,14 @@ class TrainConfig:
         for name in ("beta1", "beta2", "ema"):
             if not 0 <= _check.number(name, getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        if self.num_levels == 1 and self.sigma_begin != self.sigma_end:
+            raise ValueError(f"sigma_begin and sigma_end must be equal where num_levels is 1 (--sigma-begin, "
+                             f"--sigma-end, --num-levels), got {self.sigma_begin} and {self.sigma_end}")
         if self.num_levels > 1 and self.sigma_begin <= self.sigma_end:
             raise ValueError(f"sigma_begin must be greater than sigma_end, got {self.sigma_begin} and {self.sigma_end}")
+        for name in ("download", "dequantize", "flip", "decay", "denoise"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be true or false, got {_check.describe(getattr(self, name))}")
         _check.one_of("model", self.model, ("ncsn", "ncsnv2", "mlp"))
         _check.one_of("start", self.start, ("uniform", "normal"))
 
@@ -113,7 +119,7 @@ class TrainConfig:
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
-    def from_json(cls, text: str, source: str | Path = "config.json") -> TrainConfig:
+    def from_json(cls, text: str | bytes, source: str | Path = "config.json") -> TrainConfig:
         """The config that :meth:`to_json` wrote; :class:`CheckpointError` names what does not belong."""
         try:
             values: Any = json.loads(text)
@@ -127,9 +133,11 @@ class TrainConfig:
             raise CheckpointError(f"{source} is not the config of a run: {error}") from error
 
 
+#: How a run's samples are drawn.
+SAMPLING = ("alpha", "steps_per_level", "denoise", "start")
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
 MAY_CHANGE = frozenset({"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep",
-                        "sample_every", "alpha", "steps_per_level", "denoise", "start"})
+                        "sample_every", *SAMPLING})
 
 _DIGITS = TrainConfig(
     data="digits", dequantize=False, width=16, sigma_begin=1.0, sigma_end=0.02, num_levels=20, batch_size=128,

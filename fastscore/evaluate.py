@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,23 +14,29 @@ from torch import Tensor
 from . import _check, checkpoint, data, features, metrics, pictures, plots, samplers
 from .errors import DataError
 from .rng import Philox
-from .sample import TrainedRun, load_run, num_updates, sample, write_samples
+from .sample import SAMPLERS, TrainedRun, load_run, num_updates, sample, with_sampling, write_samples
 from .train import make_data, make_sigmas, read_metrics
 
 METRICS = "metrics.json"
 _CLASSIFIER_LIMIT = 20_000  # images; the classifier's time grows with their square
+_PIXEL_LIMIT = 4096  # pixel values an image; the covariance takes the square of them, its roots the cube
+_FID_SAMPLES = 50_000
+_LEAST = 4  # images of a data set: an image and its three nearest neighbours
 
 
 def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: int = 0, sampler: str = "annealed",
-             batch_size: int = 500, device: str = "auto", progress: bool = True) -> dict[str, Any]:
+             batch_size: int = 500, alpha: float | None = None, steps_per_level: int | None = None,
+             denoise: bool | None = None, device: str = "auto", progress: bool = True) -> dict[str, Any]:
     """Sample from a run and compare with its data set; writes metrics.json and pictures into the run folder.
 
     Args:
         run: the run folder.
         num: how many samples.
-        feature: what the Frechet distance is measured on: ``"pixels"``, ``"inception"`` (the FID of the literature),
-            or ``"auto"``, which is Inception for CIFAR-10 and pixels otherwise.
+        feature: what the Frechet distance is measured on: ``"pixels"`` (at most 4,096 of them), ``"inception"``
+            (with ``num=50_000``, ``samples_to_train`` is the FID that papers publish), or ``"auto"``, which is
+            Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.sample.sample`.
+        alpha, steps_per_level, denoise: as for :func:`fastscore.sample.with_sampling`; None: the run's own.
         device: where the network runs.
         progress: show progress bars.
 
@@ -37,23 +45,49 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
 
     Raises:
         CheckpointError: not a trained run. DataError: its data set, or Inception's weights, are not on this machine.
+        ValueError: a number out of its range, or a feature that these samples do not have. All before it samples.
     """
     _check.integer("num", num, low=20)
     _check.one_of("feature", feature, ("auto", "pixels", "inception"))
-    trained = load_run(run, device=device)
+    _check.one_of("sampler", sampler, SAMPLERS)
+    trained = with_sampling(load_run(run, device=device), sampler=sampler, alpha=alpha,
+                            steps_per_level=steps_per_level, denoise=denoise)
+    feature = _resolve(feature, trained, num)
     run = Path(run)
     report: dict[str, Any] = {
         "run": str(run), "step": trained.step, "data": trained.config.data, "samples": num, "seed": seed,
-        "sampler": sampler,
+        "sampler": sampler, "alpha": trained.config.alpha,
+        "steps_per_level": trained.config.steps_per_level if sampler == "annealed" else 1,
+        "denoise": trained.config.denoise,
         "network_evaluations_a_sample": num_updates(trained.config, sampler) + trained.config.denoise,
     }
     _draw_training(run, trained)
     if len(trained.shape) == 1:
-        report |= _evaluate_points(trained, run, num, seed, progress)
+        report |= _evaluate_points(trained, run, num, seed, sampler, batch_size, progress)
     else:
         report |= _evaluate_images(trained, run, num, feature, seed, sampler, batch_size, progress)
     checkpoint.write_atomically(run / METRICS, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
     return report
+
+
+def _resolve(feature: str, trained: TrainedRun, num: int) -> str:
+    """What ``feature`` means for this run; what cannot work is refused before hours of sampling."""
+    if len(trained.shape) == 1:
+        if feature == "inception":
+            raise ValueError(f"feature must be 'auto' or 'pixels' for points such as {trained.config.data}: Inception "
+                             "is a network for images, got 'inception'")
+        return "pixels"
+    if feature == "auto":
+        feature = "inception" if trained.config.data == "cifar10" else "pixels"
+    size = math.prod(trained.shape)
+    if feature == "pixels" and size > _PIXEL_LIMIT:
+        raise ValueError(f"feature must be 'inception' for images of {tuple(trained.shape)}, got 'pixels': the "
+                         f"covariance of {size:,} pixel values takes {size**2 * 8 / 2**30:,.1f} GiB, several times "
+                         f"over (the limit is {_PIXEL_LIMIT:,} values)")
+    if feature == "inception" and num < _FID_SAMPLES:
+        warnings.warn(f"published FIDs compare {_FID_SAMPLES:,} samples with the training set: the Frechet distance of "
+                      f"{num:,} samples is larger, and not comparable with them", stacklevel=3)
+    return feature
 
 
 def _draw_training(run: Path, trained: TrainedRun) -> None:
@@ -67,7 +101,10 @@ def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, see
     config = trained.config
     train, heldout = make_data(config), make_data(config, heldout=True)
     assert isinstance(train, data.ImageData)
-    feature = ("inception" if config.data == "cifar10" else "pixels") if feature == "auto" else feature
+    for images in (train, heldout):
+        if images is not None and len(images) < _LEAST:
+            raise DataError(f"{images.name} has {len(images)} images, and evaluation needs at least {_LEAST}: it looks "
+                            "for the neighbours of each")
     extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
     updates = num_updates(config, sampler)
     trajectory = samplers.Trajectory(max(1, updates // config.num_levels), samples=8)
@@ -94,15 +131,17 @@ def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, see
 def _distances(extract: features.Features, images: Tensor, real: Tensor, heldout: data.Data | None) -> dict[str, Any]:
     """Frechet distances, precision and recall; the training images' own distance says how small it can be."""
     fake, train = extract(images), extract(real)
+    to_train = metrics.frechet_distance(fake, train)
     if not isinstance(heldout, data.ImageData):
         neighbours = metrics.precision_recall(train, fake)
-        return {"frechet_distance": {"samples_to_train": metrics.frechet_distance(fake, train)},
+        return {"frechet_distance": {"samples_to_train": to_train},
                 "precision": neighbours.precision, "recall": neighbours.recall}
     test = extract(data.to_float(heldout.images))
     to_heldout, floor = metrics.frechet_distance(fake, test), metrics.frechet_distance(train, test)
     neighbours, ideal = metrics.precision_recall(test, fake), metrics.precision_recall(test, train)
     return {
-        "frechet_distance": {"samples_to_heldout": to_heldout, "train_to_heldout": floor, "ratio": to_heldout / floor},
+        "frechet_distance": {"samples_to_train": to_train, "samples_to_heldout": to_heldout, "train_to_heldout": floor,
+                             "ratio": to_heldout / floor},
         "precision": neighbours.precision, "recall": neighbours.recall,
         "precision_of_train": ideal.precision, "recall_of_train": ideal.recall,
     }
@@ -126,20 +165,22 @@ def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, r
     return result
 
 
-def _evaluate_points(trained: TrainedRun, run: Path, num: int, seed: int, progress: bool) -> dict[str, Any]:
+def _evaluate_points(trained: TrainedRun, run: Path, num: int, seed: int, sampler: str, batch_size: int,
+                     progress: bool) -> dict[str, Any]:
     """2-D points: Frechet distance, and for the mixture the weights of its modes and both score fields."""
-    points = sample(trained, num, seed=seed, progress=progress)
+    points = sample(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress)
     source = make_data(trained.config)
     real = source.batch(0, num, seed=seed + 1)
     write_samples(points, run)
     result: dict[str, Any] = {"frechet_distance": {"samples_to_data": metrics.frechet_distance(points, real)}}
     if trained.config.data == "mixture":
-        result |= _draw_mixture(trained, run, points, real, seed)
+        result |= _draw_mixture(trained, run, points, real, seed, sampler)
     return result
 
 
-def _draw_mixture(trained: TrainedRun, run: Path, annealed: Tensor, real: Tensor, seed: int) -> dict[str, Any]:
-    """score_field.png, and the weights that annealed and plain Langevin dynamics find from the same wide start.
+def _draw_mixture(trained: TrainedRun, run: Path, points: Tensor, real: Tensor, seed: int,
+                  sampler: str) -> dict[str, Any]:
+    """score_field.png, and the weights that ``sampler`` (the points) and plain Langevin dynamics find.
 
     Plain Langevin dynamics uses the network at its smallest noise level and as many updates as annealing.
     """
@@ -152,11 +193,11 @@ def _draw_mixture(trained: TrainedRun, run: Path, annealed: Tensor, real: Tensor
             return trained.network(x, torch.full((len(x),), last, device=x.device)).to(x.device)
 
     rng = Philox(seed)
-    start = (16 * rng.rand(len(annealed), 2) - 8).to(trained.device)
+    start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)
     plain = samplers.langevin(learned, start, num_steps=num_updates(config), alpha=config.alpha, rng=rng).cpu()
     plots.save_score_field(lambda x: learned(x).cpu(), lambda x: mixture.score(x, sigma), run / "score_field.png",
-                              samples_plain=plain, samples_annealed=annealed, samples_data=real,
-                              log_density=lambda x: mixture.log_prob(x, sigma), modes=mixture.means)
+                           samples_plain=plain, samples_annealed=points if sampler == "annealed" else None,
+                           samples_data=real, log_density=lambda x: mixture.log_prob(x, sigma), modes=mixture.means)
     field = mixture.score(real, sigma)
     error = (learned(real).cpu() - field).square().sum() / field.square().sum()
 
@@ -164,7 +205,7 @@ def _draw_mixture(trained: TrainedRun, run: Path, annealed: Tensor, real: Tensor
         nearest = torch.cdist(x.double(), mixture.means.double()).argmin(1)
         return (metrics.class_histogram(nearest, 2) / len(x)).tolist()
 
-    return {"mode_weights": {"exact": mixture.weights.tolist(), "data": weights(real), "annealed": weights(annealed),
+    return {"mode_weights": {"exact": mixture.weights.tolist(), "data": weights(real), sampler: weights(points),
                              "plain": weights(plain)}, "score_error": float(error.sqrt())}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,6 +45,26 @@ def load_run(run: str | Path, *, device: str = "auto") -> TrainedRun:
     checkpoint.load_into(network, checkpoint.read_weights(folder, ema=config.ema > 0), folder)
     network.requires_grad_(False)
     return TrainedRun(config, network.to(where).eval(), shape, where, int(folder.name.removeprefix("step_")))
+
+
+def with_sampling(trained: TrainedRun, *, sampler: str = "annealed", alpha: float | None = None,
+                  steps_per_level: int | None = None, denoise: bool | None = None) -> TrainedRun:
+    """``trained`` with other sampling settings; those that are None stay as its config has them.
+
+    Args:
+        trained: from :func:`load_run`; not changed.
+        sampler: which sampler they are for: ``steps_per_level`` is a setting of ``"annealed"`` alone.
+        alpha, steps_per_level, denoise: as in :class:`fastscore.config.TrainConfig`.
+
+    Raises:
+        ValueError: a number out of its range, or ``steps_per_level`` for another sampler.
+    """
+    if steps_per_level is not None and sampler != "annealed":
+        raise ValueError(f"steps_per_level must be left out where sampler is {sampler!r}, which makes one step a noise "
+                         f"level, got {steps_per_level}")
+    given = {"alpha": alpha, "steps_per_level": steps_per_level, "denoise": denoise}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return dataclasses.replace(trained, config=dataclasses.replace(trained.config, **changes))
 
 
 def draw(config: TrainConfig, network: nn.Module, shape: tuple[int, ...], rng: Philox, *, device: torch.device,

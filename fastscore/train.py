@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint, data, losses
-from .config import MAY_CHANGE, TrainConfig
+from .config import MAY_CHANGE, SAMPLING, TrainConfig
 from .errors import CheckpointError, NonFiniteLoss, require
 from .models import build_model
 from .noise import geometric_sigmas
@@ -76,9 +77,12 @@ def pick_device(name: str) -> torch.device:
     try:
         device = torch.device(name)
         torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
+        if device.type == "meta":
+            raise ValueError("meta tensors hold no numbers")
+    except Exception as error:  # each backend of torch has its own: RuntimeError, AssertionError, ImportError, ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(f"device must be auto, cpu, or a GPU of this machine such as cuda:0, got {name!r} "
-                         f"({str(error).splitlines()[0]})") from None
+                         f"({reason})") from None
     return device
 
 
@@ -90,8 +94,13 @@ class Trainer:
         run: the run folder; made where it does not exist.
         resume: go on from the last checkpoint, where there is one.
 
+    Attributes:
+        changed: the sampling settings that differ from those the run was saved with, as text; from now on they are
+            the run's.
+
     Raises:
-        CheckpointError: the folder holds a run and ``resume`` is False, or another run than ``config``'s.
+        CheckpointError: the folder holds a run and ``resume`` is False, or another run than ``config``'s, or another
+            process trains in it.
         DataError: the data set is not there.
     """
 
@@ -99,11 +108,13 @@ class Trainer:
         self.config, self.run = config, Path(run)
         self.device = pick_device(config.device)
         resuming = resume and (self.run / checkpoint.CONFIG).exists()
+        self.changed: list[str] = []
         if resuming:
-            _check_continues(config, checkpoint.read_config(self.run), self.run)
-        elif (self.run / checkpoint.CONFIG).exists():
-            raise CheckpointError(f"{self.run} already holds a run: add --resume to go on with it, "
-                                  "or choose another folder with --out")
+            saved = checkpoint.read_config(self.run)
+            _check_continues(config, saved, self.run)
+            self.changed = _differences(config, saved, SAMPLING)
+        else:
+            self._check_free()
         self.data = make_data(config)
         self.sigmas = make_sigmas(config).to(self.device)
         self.model = make_model(config, self.data.shape).to(self.device)
@@ -112,16 +123,25 @@ class Trainer:
                                           eps=config.eps)
         self.step = 0
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=self.device)  # loss and count a level
-        if resuming and checkpoint.steps(self.run):
-            self._load(checkpoint.latest(self.run))
-        self._open()
+        self.run.mkdir(parents=True, exist_ok=True)
+        with checkpoint.locked(self.run):
+            if not resuming:
+                self._check_free()  # again: another process may have begun while the data was read
+            elif checkpoint.steps(self.run):
+                self._load(checkpoint.latest(self.run))
+            self._open()
 
     def train(self, *, progress: bool = True) -> Path:
         """Run the iterations that are left; returns the last checkpoint's folder.
 
         Raises:
             NonFiniteLoss: the loss was NaN or infinite. The checkpoints stay.
+            CheckpointError: another process trains in the folder.
         """
+        with checkpoint.locked(self.run):
+            return self._train(progress)
+
+    def _train(self, progress: bool) -> Path:
         config, since, seen = self.config, time.perf_counter(), 0
         bar = None
         if progress:
@@ -215,9 +235,13 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.step, self.sums = state["step"], state["sums"].to(self.device)
 
+    def _check_free(self) -> None:
+        if (self.run / checkpoint.CONFIG).exists():
+            raise CheckpointError(f"{self.run} already holds a run: add --resume to go on with it, "
+                                  "or choose another folder with --out")
+
     def _open(self) -> None:
-        """Make the folder, write the config, and drop the lines of metrics.jsonl that this run will write again."""
-        self.run.mkdir(parents=True, exist_ok=True)
+        """Write the config, and drop the lines of metrics.jsonl that this run will write again."""
         checkpoint.write_atomically(self.run / checkpoint.CONFIG, lambda path: path.write_text(self.config.to_json()))
         kept = [json.dumps(r) + "\n" for r in read_metrics(self.run) if r["step"] <= self.step]
         checkpoint.write_atomically(self.run / checkpoint.METRICS, lambda path: path.write_text("".join(kept)))
@@ -242,21 +266,26 @@ def learning_rate(config: TrainConfig, it: int) -> float:
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; a last line cut short by a kill is left out."""
+    """The lines of metrics.jsonl; those that are damaged, as by a kill while one was written, are left out."""
     records = []
     path = run / checkpoint.METRICS
-    for line in path.read_text().splitlines() if path.exists() else ():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
         try:
-            records.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
+            record = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(record, dict) and type(record.get("step")) is int and type(record.get("loss")) in (int, float):
+            records.append(record)
     return records
 
 
+def _differences(config: TrainConfig, saved: TrainConfig, names: Iterable[str]) -> list[str]:
+    return [f"{name} (was {getattr(saved, name)}, now {getattr(config, name)})"
+            for name in names if getattr(config, name) != getattr(saved, name)]
+
+
 def _check_continues(config: TrainConfig, saved: TrainConfig, run: Path) -> None:
-    changed = [f"{f.name} (was {getattr(saved, f.name)}, now {getattr(config, f.name)})"
-               for f in dataclasses.fields(config)
-               if f.name not in MAY_CHANGE and getattr(config, f.name) != getattr(saved, f.name)]
+    changed = _differences(config, saved, [f.name for f in dataclasses.fields(config) if f.name not in MAY_CHANGE])
     if config.decay and config.iterations != saved.iterations:
         changed.append(f"iterations (was {saved.iterations}, now {config.iterations}; it sets the decay)")
     if changed:

@@ -6,12 +6,14 @@ import pickle
 from pathlib import Path
 
 import pytest
+import safetensors.torch
 import torch
 
 import fastscore as fs
 from fastscore import checkpoint, cli, data, losses, samplers
 from fastscore.compat import ncsn as compat
 from fastscore.config import TrainConfig, preset
+from fastscore.evaluate import evaluate
 from fastscore.models import NCSN, NCSNv2, ScoreMLP, build_model, load_original_checkpoint
 from fastscore.noise import geometric_sigmas, suggest
 from fastscore.sample import load_run, sample
@@ -21,6 +23,7 @@ from .conftest import optional
 
 X = torch.zeros(4, 3)
 SIGMAS = torch.tensor([1.0, 0.1])
+LABELS = torch.zeros(4, dtype=torch.int64)
 NAN, INF = float("nan"), float("inf")
 
 
@@ -97,6 +100,12 @@ CASES = {
     "conditioning": (lambda: losses.ncsn(zero, X, SIGMAS, conditioning="none"), ValueError, "conditioning must be one"),
     "score_fn output": (lambda: losses.dsm(lambda x: x[:, :1], X, 1.0), ValueError, "output of score_fn must have the sh"),
     "compat labels": (lambda: compat.anneal_dsm_score_estimation(zero, X, X[:, 0].long() + 9, SIGMAS), ValueError, "labels"),
+    "compat labels twice": (lambda: compat.anneal_dsm_score_estimation(zero, X, LABELS, SIGMAS, labels=LABELS), TypeError,
+                            "given once each, got a second labels: a int64 tensor"),
+    "compat sigmas twice": (lambda: compat.anneal_dsm_score_estimation(zero, X, SIGMAS, SIGMAS), TypeError,
+                            "given once each, got a second sigmas: a float32 tensor"),
+    "compat no sigmas": (lambda: compat.anneal_dsm_score_estimation(zero, X, LABELS), TypeError, "sigmas must be a torch."),
+    "compat step_lr": (lambda: compat.anneal_Langevin_dynamics(X, zero, SIGMAS, 1, -1e-5), ValueError, "step_lr must be"),
     # samplers
     "anneal alpha": (lambda: anneal(alpha=0.0), ValueError, "alpha must be finite and greater than 0, got 0.0"),
     "anneal steps": (lambda: anneal(steps_per_level=0), ValueError, "steps_per_level must be at least 1, got 0"),
@@ -116,8 +125,8 @@ CASES = {
                          ValueError, "steps_per_level must be 1"),
     "mask float": (lambda: samplers.inpaint(zero, X, X, SIGMAS, alpha=0.1), TypeError, "mask must be a bool tensor"),
     "mask shape": (lambda: samplers.inpaint(zero, X, X[:3] > 0, SIGMAS, alpha=0.1), ValueError, "mask must broadcast"),
-    "interpolate one": (lambda: samplers.interpolate(zero, (2, 3), SIGMAS, num_interpolations=1, alpha=0.1), ValueError,
-                        "num_interpolations must be at least 2"),
+    "interpolate none": (lambda: samplers.interpolate(zero, (2, 3), SIGMAS, num_interpolations=0, alpha=0.1), ValueError,
+                         "num_interpolations must be at least 1"),
     # models, noise, data, config
     "model name": (lambda: build_model("unet"), ValueError, "name must be one of .*'ncsn'"),
     "ncsn x": (lambda: NCSN(1, 8, 8)(X, torch.zeros(4).long()), ValueError, "x must"),
@@ -129,8 +138,8 @@ CASES = {
     "suggest one sample": (lambda: suggest(X[:1]), ValueError, "data must"),
     "data name": (lambda: data.load("imagenet"), ValueError, "name must be one of .*'digits'.*got 'imagenet'"),
     "data missing": (lambda: through_torchvision("cifar10"), fs.DataError, "cifar-10-batches-py"),
-    "mnist missing": (lambda: through_torchvision("mnist"), fs.DataError, "train-images-idx3-ubyte"),
-    "folder missing": (lambda: data.load("folder", root="nowhere", image_size=8), fs.DataError, "nowhere"),
+    "mnist missing": (lambda: through_torchvision("mnist"), fs.DataError, "train-images-idx3-ubyte.*--download, --data-dir"),
+    "folder missing": (lambda: data.load("folder", root="nowhere", image_size=8), fs.DataError, "--data-dir.*nowhere"),
     "preset": (lambda: preset("cifar100"), ValueError, "preset must be one of 'digits'.*got 'cifar100'"),
     "preset field": (lambda: preset("digits", widht=3), ValueError, "widht is not a field of TrainConfig"),
     "config batch": (lambda: TrainConfig(batch_size=0), ValueError, "batch_size must be at least 1, got 0"),
@@ -138,8 +147,14 @@ CASES = {
     "config ema": (lambda: TrainConfig(ema=1.0), ValueError, "ema must be at least 0 and less than 1, got 1.0"),
     "config sigmas": (lambda: TrainConfig(sigma_begin=0.01, sigma_end=1.0), ValueError, "sigma_begin must be greater"),
     "config model": (lambda: TrainConfig(model="unet"), ValueError, "model must be one of"),
+    "config one level": (lambda: TrainConfig(num_levels=1), ValueError,
+                         r"sigma_begin and sigma_end must be equal where num_levels is 1 .*--num-levels.* 1.0 and 0.01"),
+    "config denoise": (lambda: TrainConfig(denoise="no"), TypeError, "denoise must be true or false, got str 'no'"),
     "mlp for images": (lambda: make_model(preset("digits", model="mlp"), (1, 8, 8)), ValueError, "model must be 'mlp'"),
     "device": (lambda: pick_device("cuda:99"), ValueError, "device must be auto, cpu, or a GPU"),
+    "device meta": (lambda: pick_device("meta"), ValueError, "device must be auto, .* got 'meta' .*hold no numbers"),
+    "device unknown": (lambda: pick_device("gpu"), ValueError, "device must be auto, .* got 'gpu'"),
+    "device None": (lambda: pick_device(None), ValueError, "device must be auto, .* got None"),
 }
 
 
@@ -181,6 +196,10 @@ def truncate(name):
     return damage
 
 
+def shaped(shape):
+    return lambda run: (checkpoint.latest(run) / "about.json").write_text(json.dumps({"sample_shape": shape}))
+
+
 def foreign_weights(run):
     from safetensors.torch import save_file
 
@@ -192,6 +211,12 @@ DAMAGE = {
     "config gone": (lambda run: (run / "config.json").unlink(), "is not a run folder: it has no config.json"),
     "config not JSON": (lambda run: (run / "config.json").write_text("{"), "is not the config of a run"),
     "config a list": (lambda run: (run / "config.json").write_text("[]"), "is not the config of a run"),
+    "config not UTF-8": (lambda run: (run / "config.json").write_bytes(b'{"data": "\xff"}'),
+                         "run/config.json is not the config of a run: .*can't decode"),
+    "config flag a text": (lambda run: (run / "config.json").write_text('{"flip": "false"}'),
+                           "flip must be true or false, got str 'false'"),
+    "config flag a number": (lambda run: (run / "config.json").write_text('{"denoise": 1}'),
+                             "denoise must be true or false, got int 1"),
     "config of the future": (lambda run: (run / "config.json").write_text('{"colour": 1}'), "not know: colour"),
     "config with bad values": (lambda run: (run / "config.json").write_text('{"batch_size": 0}'), "batch_size must be"),
     "no checkpoints": (lambda run: [p.rename(run / p.name) for p in checkpoint.steps(run)], "has no checkpoint yet"),
@@ -199,6 +224,9 @@ DAMAGE = {
     "weights missing": (lambda run: (checkpoint.latest(run) / "ema.safetensors").unlink(), "ema.safetensors is missing"),
     "weights foreign": (foreign_weights, "does not fit the network"),
     "shape missing": (lambda run: (checkpoint.latest(run) / "about.json").write_text("{}"), "does not say the shape"),
+    "shape empty": (shaped([]), r"does not say the shape of a sample: sample_shape must be .*got \[\]"),
+    "shape of a plane": (shaped([8, 8]), r"sample_shape must be \[C, H, W\] or \[D\], got \[8, 8\]"),
+    "shape negative": (shaped([-2]), r"sample_shape must be .*got \[-2\]"),
 }
 
 
@@ -221,11 +249,44 @@ def test_damaged_runs(case, run, capsys):
     (truncate("state.pt"), "state.pt is damaged|state.pt cannot be read"),
     (lambda run: (checkpoint.latest(run) / "state.pt").write_bytes(b""), "state.pt"),
     (lambda run: torch.save({"epoch": 3}, checkpoint.latest(run) / "state.pt"), "is not the state of a fastscore run"),
+    (lambda run: torch.save({"step": 2, "optimizer": {}}, checkpoint.latest(run) / "state.pt"),
+     "state.pt is not the state of a fastscore run"),
 ])
 def test_damaged_state_is_refused_on_resume(damage, message, run):
     damage(run)
     with pytest.raises(fs.CheckpointError, match=message):
         Trainer(checkpoint.read_config(run), run, resume=True)
+
+
+@pytest.mark.parametrize("damage, read", [
+    (truncate("model.safetensors"), lambda folder: checkpoint.read_weights(folder, ema=False)),
+    (truncate("state.pt"), checkpoint.read_state),
+    (lambda run: torch.save({}, checkpoint.latest(run) / "state.pt"), checkpoint.read_state),
+    (lambda run: (checkpoint.latest(run) / "state.pt").unlink(), checkpoint.read_state),
+    (shaped([]), checkpoint.read_shape),
+])
+def test_a_damaged_last_checkpoint_says_how_to_go_on(damage, read, run):
+    with_one = checkpoint.latest(run)
+    damage(run)
+    with pytest.raises(fs.CheckpointError, match=r"; there is no checkpoint before it: train again$"):
+        read(with_one)
+    before = with_one.with_name("step_00000001")
+    before.mkdir()
+    with pytest.raises(fs.CheckpointError, match=f"; delete {with_one} to go on from the one before$"):
+        read(with_one)
+
+
+def test_a_data_set_of_three_images_is_refused_before_sampling(tmp_path, monkeypatch):
+    image = optional("PIL.Image")
+    (tmp_path / "photos").mkdir()
+    for k in range(3):
+        image.new("RGB", (8, 8), (k, k, k)).save(tmp_path / "photos" / f"{k}.png")
+    config = preset("digits", data="folder", data_dir=str(tmp_path / "photos"), image_size=8, iterations=1, width=4,
+                    batch_size=2)
+    Trainer(config, tmp_path / "run").train(progress=False)
+    monkeypatch.setattr("fastscore.sample.draw", lambda *a, **k: pytest.fail("it sampled"))
+    with pytest.raises(fs.DataError, match="photos has 3 images, and evaluation needs at least 4"):
+        evaluate(tmp_path / "run", progress=False)
 
 
 @pytest.mark.parametrize("save", [lambda value, path: torch.save(value, path),
@@ -246,6 +307,8 @@ def test_loading_never_executes_code(save, run, tmp_path):
     (["train", "nope"], "nope"),
     (["train", "digits", "--widht", "3"], "--widht"),
     (["train", "digits", "--width", "-3"], "width must be at least 1, got -3"),
+    (["train", "digits", "--num-levels", "1"], "must be equal where num_levels is 1 (--sigma-begin, --sigma-end, --num-l"),
+    (["train", "mnist", "--data-dir", "{tmp}", "--out", "{tmp}/r"], "(fastscore train: --download, --data-dir)"),
     (["train", "digits", "--model", "mlp", "--out", "{tmp}/r"], "model must be 'mlp' for 2-D points"),
     (["train", "cifar10-ncsn", "--data-dir", "{tmp}", "--out", "{tmp}/r"], "cifar-10-batches-py"),
     (["train", "digits", "--device", "cuda:77", "--out", "{tmp}/r"], "device must be auto, cpu, or a GPU"),
@@ -255,9 +318,10 @@ def test_loading_never_executes_code(save, run, tmp_path):
     (["sample", "{run}", "--num", "2", "--out", "{file}/x"], "{file}"),
     (["evaluate", "{run}", "--num", "3"], "num must be at least 20, got 3"),
     (["evaluate", "{run}", "--feature", "vgg"], "vgg"),
+    (["evaluate", "{run}", "--feature", "inception", "--quiet"], "feature must be 'auto' or 'pixels' for points"),
 ])
 def test_command_line_errors(arguments, message, run, tmp_path, capsys):
-    if "cifar10-ncsn" in arguments:
+    if {"cifar10-ncsn", "mnist"} & set(arguments):
         optional("torchvision")
     file = tmp_path / "file"
     file.touch()
@@ -277,6 +341,67 @@ def test_a_folder_that_cannot_be_written(run, tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main(["sample", str(run), "--num", "2", "--out", str(closed / "x"), "--quiet"])
     assert stop.value.code == 2 and "closed" in capsys.readouterr().err
+
+
+def test_any_error_of_an_unusable_device_is_told(monkeypatch):
+    def empty(*args, **kwargs):
+        raise ImportError
+
+    monkeypatch.setattr(torch, "empty", empty)
+    with pytest.raises(ValueError, match=r"device must be auto, .* got 'cpu' \(ImportError\)"):
+        pick_device("cpu")
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "state.pt"])
+def test_a_checkpoint_that_cannot_be_written_names_the_file(file, run, monkeypatch):
+    """A full disk: safetensors and torch each have an error of their own, and what was there stays."""
+    def full(save, error):
+        def write(value, path):
+            if Path(path).name == file:
+                raise error("No space left on device")
+            return save(value, path)
+        return write
+
+    monkeypatch.setattr(safetensors.torch, "save_file", full(safetensors.torch.save_file, safetensors.SafetensorError))
+    monkeypatch.setattr(torch, "save", full(torch.save, RuntimeError))
+    trainer = Trainer(checkpoint.read_config(run), run, resume=True)
+    trainer.step = 3
+    with pytest.raises(OSError, match=f"writing_00000003/{file} cannot be written: .*No space left"):
+        trainer._save()
+    monkeypatch.undo()
+    assert load_run(run).step == 2
+    trainer._save()
+    assert load_run(run).step == 3
+
+
+OUT_OF_MEMORY = "error: out of memory: use a smaller --batch-size, or train with a smaller --width"
+
+
+@pytest.mark.parametrize("error, code, message", [
+    (KeyboardInterrupt(), 130, "\nstopped\n"),
+    (MemoryError(), 2, f"{OUT_OF_MEMORY} (MemoryError)\n"),
+    (torch.OutOfMemoryError("CUDA out of memory. Tried\nmore"), 2, f"{OUT_OF_MEMORY} (CUDA out of memory. Tried)\n"),
+])
+def test_interrupts_and_memory_are_one_line(error, code, message, run, monkeypatch, capsys):
+    def fails(*args, **kwargs):
+        raise error
+
+    monkeypatch.setattr("fastscore.sample.draw", fails)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sample", str(run), "--quiet"])
+    assert stop.value.code == code and capsys.readouterr().err == message
+
+
+def test_the_memory_of_the_cpu(run, monkeypatch, capsys):
+    """torch's own error, from a tensor of an exabyte; any other RuntimeError is a bug and keeps its traceback."""
+    monkeypatch.setattr("fastscore.sample.draw", lambda *a, **k: torch.empty(1 << 60, dtype=torch.uint8))
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sample", str(run), "--quiet"])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith(OUT_OF_MEMORY) and error.count("\n") == 1
+    monkeypatch.setattr("fastscore.sample.draw", lambda *a, **k: torch.ones(2) @ torch.ones(3))
+    with pytest.raises(RuntimeError, match="size"):
+        cli.main(["sample", str(run), "--quiet"])
 
 
 def test_sampling_arguments(run):

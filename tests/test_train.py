@@ -252,6 +252,86 @@ def test_the_last_k_checkpoints_stay(tmp_path):
     assert [p.name for p in checkpoint.steps(tmp_path / "run")] == ["step_00000056", "step_00000060"]
 
 
+def test_foreign_files_beside_the_checkpoints_stay(tmp_path):
+    """Only what a killed save leaves behind is removed."""
+    folder = tmp_path / "run" / "checkpoints"
+    for name in (".writing_00000003", ".deleting_step_00000001", ".snapshot"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").touch()
+    (folder / ".nfs0001").touch()
+    Trainer(dataclasses.replace(TOY, iterations=7), tmp_path / "run").train(progress=False)
+    assert sorted(p.name for p in folder.iterdir()) == [".nfs0001", ".snapshot", "step_00000007"]
+    assert (folder / ".snapshot" / "file").exists()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from fastscore import checkpoint
+with checkpoint.locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    """A second trainer is refused and changes nothing; the end of the first, even by a kill, frees the folder."""
+    run, config = tmp_path / "run", dataclasses.replace(TOY, iterations=20, decay=False)
+    trainer = Trainer(config, run)
+    trainer.train(progress=False)
+    longer = dataclasses.replace(config, iterations=30)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        for start_training in (lambda: Trainer(longer, run, resume=True), lambda: trainer.train(progress=False)):
+            with pytest.raises(fs.CheckpointError, match=f"another process trains in {run}: wait until it ends, or"):
+                start_training()
+        assert checkpoint.read_config(run) == config
+        load_run(run, device="cpu")  # sampling goes on meanwhile
+        other.kill()
+    Trainer(longer, run, resume=True).train(progress=False)
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
+
+
+def test_the_folder_is_locked_while_training(tmp_path, monkeypatch):
+    refused = []
+
+    def iterate(self, original=Trainer._iterate):
+        with pytest.raises(fs.CheckpointError, match="another process trains in") as caught:
+            Trainer(TOY, tmp_path / "run", resume=True)
+        refused.append(caught)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_iterate", iterate)
+    Trainer(dataclasses.replace(TOY, iterations=60), tmp_path / "run").train(progress=False)
+    assert len(refused) == 60
+
+
+def test_two_fresh_runs_at_once(tmp_path, monkeypatch):
+    """The second finds the first's run once it has the lock, though the folder was free when it began."""
+    run = tmp_path / "run"
+
+    def slow_data(config):
+        monkeypatch.undo()
+        Trainer(TOY, run)
+        return make_data(config)
+
+    monkeypatch.setattr("fastscore.train.make_data", slow_data)
+    with pytest.raises(fs.CheckpointError, match="already holds a run"):
+        Trainer(dataclasses.replace(TOY, width=8), run)
+    assert checkpoint.read_config(run) == TOY
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(checkpoint.fcntl, "flock", flock)
+    with pytest.warns(UserWarning, match=r"run/.lock cannot be locked .*Operation not supported"):
+        Trainer(dataclasses.replace(TOY, iterations=7), tmp_path / "run").train(progress=False)
+    assert [p.name for p in checkpoint.steps(tmp_path / "run")] == ["step_00000007"]
+
+
 def test_a_half_written_last_line_of_metrics_is_dropped(tmp_path):
     run = tmp_path / "run"
     Trainer(dataclasses.replace(TOY, iterations=20, decay=False), run).train(progress=False)
@@ -259,6 +339,19 @@ def test_a_half_written_last_line_of_metrics_is_dropped(tmp_path):
         file.write('{"step": 25, "lo')
     Trainer(dataclasses.replace(TOY, iterations=30, decay=False), run, resume=True).train(progress=False)
     assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
+
+
+def test_a_damaged_line_of_metrics_costs_that_line_alone(tmp_path):
+    run = tmp_path / "run"
+    Trainer(dataclasses.replace(TOY, iterations=20, decay=False), run).train(progress=False)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines()
+    bad = [b"\xff\xfe\x00", b"", b"[1]", b"3", b'{"loss": 1.0}', b'{"step": 6}', b'{"step": "6", "loss": 1.0}',
+           b'{"step": true, "loss": 1.0}', b'{"step": 6, "loss": null}', b'{"step": 6, "lo', b"9" * 5000]
+    (run / "metrics.jsonl").write_bytes(b"\n".join([*bad, lines[0], *bad, *lines[1:], *bad]))
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20]
+    Trainer(dataclasses.replace(TOY, iterations=30, decay=False), run, resume=True).train(progress=False)
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
+    assert (run / "metrics.jsonl").read_bytes().splitlines()[:4] == lines
 
 
 @pytest.mark.parametrize("lr, clip", [(1e30, 0.0)])

@@ -13,6 +13,8 @@ eta = step_lr (sigma_i / sigma_L)^2. The rest of fastscore speaks the paper's al
 
 What is mended rather than copied: lists of images hold the state after each update (NCSN appended before it
 updated, and so never returned its last one), and the inpainted known half is the given image exactly at the end.
+In between, inpainting draws the known half's noise once a noise level (algorithm 2 of the NCSN paper), not anew at each
+update.
 """
 
 from __future__ import annotations
@@ -42,16 +44,17 @@ def dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, sigma: float = 0.0
     return losses.dsm(scorenet, samples, sigma, weight=0.0, rng=rng)
 
 
-def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, labels: Tensor | None,
-                                sigmas: Tensor | None = None, anneal_power: float = 2.0,
-                                hook: Callable[[Tensor, Tensor], Any] | None = None, *,
-                                rng: Philox | None = None) -> Tensor:
+def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, third: Tensor | None = None,
+                                fourth: Tensor | None = None, anneal_power: float = 2.0,
+                                hook: Callable[[Tensor, Tensor], Any] | None = None, *, labels: Tensor | None = None,
+                                sigmas: Tensor | None = None, rng: Philox | None = None) -> Tensor:
     """Mean over the batch of 1/2 sigma^anneal_power || scorenet(x_tilde, labels) + z / sigma ||^2.
 
-    NCSN's order is (labels, sigmas), NCSNv2's (sigmas, labels=None, ..., hook): both work, told apart by dtype.
-    Labels that are None are drawn uniformly. ``hook(loss, labels)`` sees the loss of each sample.
+    NCSN's order is (labels, sigmas), NCSNv2's (sigmas, labels=None, ..., hook). Both work, by place (``third`` and
+    ``fourth``, told apart by dtype) and by name. Labels that are None are drawn uniformly. ``hook(loss, labels)`` sees
+    the loss of each sample.
     """
-    labels, sigmas = _in_order(labels, sigmas)
+    labels, sigmas = _in_order(third, fourth, labels, sigmas)
     rng = as_philox(rng)
     if labels is None:
         labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
@@ -87,14 +90,15 @@ def sliced_score_estimation_vr(score_net: ScoreNet, samples: Tensor, n_particles
     return _sliced(score.flatten(1).square().sum(1) / 2, (v_jacobian * v).flatten(1).sum(1))
 
 
-def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, labels: Tensor | None,
-                                      sigmas: Tensor | None = None, n_particles: int = 1, *,
+def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, third: Tensor | None = None,
+                                      fourth: Tensor | None = None, n_particles: int = 1, *,
+                                      labels: Tensor | None = None, sigmas: Tensor | None = None,
                                       rng: Philox | None = None) -> Tensor:
     """Mean over the batch of sigma^2 (1/2 ||s||^2 + v^T grad(v^T s)) at x_tilde = x + sigma z, v normal.
 
     (labels, sigmas) and (sigmas, labels) both work, as for :func:`anneal_dsm_score_estimation`.
     """
-    labels, sigmas = _in_order(labels, sigmas)
+    labels, sigmas = _in_order(third, fourth, labels, sigmas)
     rng = as_philox(rng)
     if labels is None:
         labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
@@ -116,7 +120,7 @@ def anneal_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_s
 
     ``final_only`` keeps the last alone. ``verbose`` prints a line a noise level.
     """
-    sigmas = _as_sigmas(sigmas)
+    sigmas, step_lr = _as_sigmas(sigmas), _positive(step_lr)
     trajectory = None if final_only else samplers.Trajectory(max_bytes=_UNLIMITED)
     last = samplers.annealed_langevin(
         scorenet, x_mod.shape, sigmas, alpha=2 * step_lr, steps_per_level=n_steps_each, start=x_mod, denoise=denoise,
@@ -140,6 +144,7 @@ def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scor
         raise ValueError(f"x_mod must be [R, N, C, {image_size}, {image_size}] beside refer_image "
                          f"[R, C, {image_size}, {image_size}], got {_check.describe(x_mod)} and "
                          f"{_check.describe(refer_image)}")
+    step_lr = _positive(step_lr)
     image = refer_image.repeat_interleave(x_mod.shape[1], 0)
     left = torch.arange(image_size, device=image.device) < image_size // 2
     trajectory = samplers.Trajectory(max_bytes=_UNLIMITED)
@@ -152,20 +157,42 @@ def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scor
 @torch.no_grad()
 def anneal_Langevin_dynamics_interpolation(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_interpolations: int,
                                            n_steps_each: int = 200, step_lr: float = 0.000008,
-                                           final_only: bool = False, *, rng: Philox | None = None) -> list[Tensor]:
-    """Rows of ``n_interpolations`` samples from each start in ``x_mod`` [R, ...]; a list of CPU tensors [R n, ...]."""
+                                           final_only: bool = False, verbose: bool = False, *,
+                                           rng: Philox | None = None) -> list[Tensor]:
+    """Rows of ``n_interpolations`` samples from each start in ``x_mod`` [R, ...]; a list of CPU tensors [R n, ...].
+
+    ``verbose`` (NCSNv2's) prints a line a noise level.
+    """
+    sigmas, step_lr = _as_sigmas(sigmas), _positive(step_lr)
     trajectory = None if final_only else samplers.Trajectory(max_bytes=_UNLIMITED)
-    last = samplers.interpolate(scorenet, x_mod.shape, _as_sigmas(sigmas), num_interpolations=n_interpolations,
+    last = samplers.interpolate(scorenet, x_mod.shape, sigmas, num_interpolations=n_interpolations,
                                 alpha=2 * step_lr, steps_per_level=n_steps_each, start=x_mod, device=x_mod.device,
-                                rng=rng, trajectory=trajectory)
+                                rng=rng, trajectory=trajectory,
+                                callback=_report(sigmas, n_steps_each, step_lr) if verbose else None)
     return [last.flatten(0, 1).cpu()] if trajectory is None else trajectory.frames
 
 
-def _in_order(labels: Tensor | None, sigmas: Tensor | None) -> tuple[Tensor | None, Tensor]:
-    """(labels, sigmas) from either order: noise levels are floating, labels are integers."""
-    if isinstance(labels, Tensor) and labels.is_floating_point():
-        labels, sigmas = sigmas, labels
+def _in_order(third: Tensor | None, fourth: Tensor | None, labels: Tensor | None,
+              sigmas: Tensor | None) -> tuple[Tensor | None, Tensor]:
+    """(labels, sigmas) from either order or by name: noise levels are floating, labels are integers."""
+    for value in (third, fourth):
+        if isinstance(value, Tensor) and value.is_floating_point():
+            sigmas = _once("sigmas", sigmas, value)
+        elif value is not None:
+            labels = _once("labels", labels, value)
     return labels, _check.floating("sigmas", sigmas)
+
+
+def _once(name: str, before: Tensor | None, value: Tensor) -> Tensor:
+    if before is not None:
+        raise TypeError(f"labels (integers) and sigmas (floating) must be given once each, got a second {name}: "
+                        f"{_check.describe(value)}")
+    return value
+
+
+def _positive(step_lr: Any) -> float:
+    """``step_lr`` as a Python number; one of numpy or torch is as good."""
+    return _check.positive("step_lr", step_lr.item() if hasattr(step_lr, "item") else step_lr)
 
 
 def _as_sigmas(sigmas: Sequence[float] | Tensor) -> Tensor:

@@ -40,7 +40,8 @@ def folder(root: str | os.PathLike, image_size: int, *, channels: int = 3, dequa
     require("PIL.Image", "train")
     base = Path(root)
     if not base.is_dir():
-        raise DataError(f"root must be a folder of images; there is no folder {str(base.resolve())!r}")
+        raise DataError(f"root (fastscore train: --data-dir) must be a folder of images; there is no folder "
+                        f"{str(base.resolve())!r}")
     paths = sorted(path for path in base.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
                    and not any(part.startswith(".") for part in path.relative_to(base).parts))
     if not paths:

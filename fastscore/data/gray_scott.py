@@ -150,10 +150,10 @@ def gray_scott(num_images: int = 512, image_size: int = 32, *, seed: int = 0, sa
     _check.integer("sample_offset", sample_offset, low=0, high=2**32 - num_images)
     _check.integer("steps", steps, low=0)
     _check.one_of("fields", fields, ("v", "uv"))
-    labels = torch.arange(sample_offset, sample_offset + num_images) % len(REGIMES)
-    feed, kill = torch.tensor(list(REGIMES.values()), dtype=torch.float32)[labels].unbind(1)
+    labels = torch.arange(sample_offset, sample_offset + num_images, device="cpu") % len(REGIMES)
+    feed, kill = torch.tensor(list(REGIMES.values()), dtype=torch.float32, device="cpu")[labels].unbind(1)
     chunk = max(1, _VALUES_AT_ONCE // (2 * image_size**2))
-    images = torch.empty(num_images, len(fields), image_size, image_size, dtype=torch.uint8)
+    images = torch.empty(num_images, len(fields), image_size, image_size, dtype=torch.uint8, device="cpu")
     for first in range(0, num_images, chunk):
         part = slice(first, min(first + chunk, num_images))
         u, v = _start(part.stop - first, image_size, seed, sample_offset + first)
@@ -170,8 +170,8 @@ def _start(rows: int, size: int, seed: int, sample_offset: int) -> tuple[Tensor,
                                                            dtype=torch.float32, device="cpu")
     x, y, radius = (draws[:, :3 * discs].view(rows, 3, discs, 1) * size).unbind(1)
     radius = 1.5 + radius * (2.5 / size)  # pixels
-    inside = torch.zeros(rows, size, size, dtype=torch.bool)
-    grid = torch.arange(size, dtype=torch.float32)
+    inside = torch.zeros(rows, size, size, dtype=torch.bool, device="cpu")
+    grid = torch.arange(size, dtype=torch.float32, device="cpu")
     gap_x, gap_y = (size / 2 - (size / 2 - (grid - c).abs()).abs() for c in (x, y))  # periodic distance
     for d in range(discs):
         squared = gap_y[:, d, :, None].square() + gap_x[:, d, None, :].square()

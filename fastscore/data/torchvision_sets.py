@@ -74,7 +74,8 @@ def _read(name: str, cls: Any, root: str | os.PathLike, train: bool, download: b
         state = "missing" if all(not file.exists() for file in bad) and bad else "missing or damaged"
         place = next(iter(files)).parent.resolve()
         problem = "the download failed" if download else "the data set does not read"
-        advice = "" if download else "; or pass download=True to fetch them, or the root that has them"
+        advice = "" if download else ("; or pass download=True to fetch them, or the root that has them "
+                                      "(fastscore train: --download, --data-dir)")
         raise DataError(
             f"{name}: {problem} ({type(error).__name__}: {error}). In {place} these files are {state}: "
             f"{', '.join(file.name for file in bad or files)}. Put them there, {origin}{advice}"

@@ -133,9 +133,15 @@ def check_clamp(clamp: tuple[float, float] | None) -> None:
         raise ValueError(f"clamp must be None or (low, high) with low < high, got {clamp!r}")
 
 
+def denoised(x: Tensor, score: Tensor, sigma: float) -> Tensor:
+    """x + sigma^2 score, the mean of the clean sample given the noisy one; computed and rounded as the operators do."""
+    compute = _check.compute_dtype(x)
+    return (x.to(compute) + sigma**2 * score.to(compute)).to(x.dtype)
+
+
 def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
     """The samples as returned: clamped where asked, with a warning where some are not finite."""
-    bad = int((~torch.isfinite(x).flatten(1).all(1)).sum())
+    bad = int((~torch.isfinite(x).reshape(len(x), -1).all(1)).sum())
     if bad:
         warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this score",
                       stacklevel=3)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .. import _check
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, finish, initial
+from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, denoised, finish, initial
 
 
 @torch.no_grad()
@@ -63,14 +63,15 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
+    compute = _check.compute_dtype(x)
     with Watch(len(sigma) - 1, x, callback, trajectory, progress) as watch:
         for i in range(len(sigma) - 1):
             beta = math.sqrt(max(0.0, sigma[i + 1] ** 2 - (1 - eta) ** 2 * sigma[i] ** 2))
-            z = rng.randn(x.shape, stream=Stream.LANGEVIN, dtype=x.dtype, device=x.device)
-            x = x + eta * sigma[i] ** 2 * score(x, i) + beta * z
+            z = rng.randn(x.shape, stream=Stream.LANGEVIN, dtype=compute, device=x.device)
+            x = (x.to(compute) + eta * sigma[i] ** 2 * score(x, i).to(compute) + beta * z).to(x.dtype)
             watch(x)
     if denoise:
-        x = x + sigma[-1] ** 2 * score(x, len(sigma) - 1)
+        x = denoised(x, score(x, len(sigma) - 1), sigma[-1])
     return finish(x, clamp)
 
 

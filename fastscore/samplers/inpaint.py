@@ -10,7 +10,7 @@ from torch import Tensor
 from .. import _check
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, finish, initial
+from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, denoised, finish, initial
 
 
 @torch.no_grad()
@@ -57,7 +57,7 @@ def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: T
                 x = torch.where(known, y, langevin_step(x, score(x, i), alpha_i, rng))
                 watch(x)
     if denoise:
-        x = x + sigma[-1] ** 2 * score(x, len(sigma) - 1)
+        x = denoised(x, score(x, len(sigma) - 1), sigma[-1])
     return torch.where(known, image, finish(x, clamp))
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _check
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, conditioned, finish, initial
+from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, conditioned, denoised, finish, initial
 
 
 @torch.no_grad()
@@ -30,7 +30,7 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
 
     Args:
         shape: shape of the rows [R, ...]: R pairs of ends.
-        num_interpolations: n >= 2, chains a row, both ends included.
+        num_interpolations: n >= 1, chains a row, both ends included; one alone is driven by p.
         start: as for :func:`annealed_langevin`; one start a row.
         score_fn, sigmas, alpha, steps_per_level, rng, denoise, clamp, conditioning, dtype, device, callback,
             trajectory, progress: as for :func:`annealed_langevin`; callback and trajectory see [R n, ...].
@@ -43,7 +43,7 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
 
     Source: Song & Ermon 2020, "Improved techniques for training score-based generative models", section 5.
     """
-    n = _check.integer("num_interpolations", num_interpolations, low=2)
+    n = _check.integer("num_interpolations", num_interpolations, low=1)
     _check.positive("alpha", alpha)
     _check.integer("steps_per_level", steps_per_level, low=1)
     check_clamp(clamp)
@@ -64,5 +64,5 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
                 x = langevin_step(x, score(x, i), alpha_i, noise=z)
                 watch(x)
     if denoise:
-        x = x + sigma[-1] ** 2 * score(x, len(sigma) - 1)
+        x = denoised(x, score(x, len(sigma) - 1), sigma[-1])
     return finish(x, clamp).reshape(rows[0], n, *rows[1:])

@@ -54,6 +54,30 @@ def test_anneal_dsm_score_estimation(power):
     assert torch.equal(seen[0][1], LABELS)
 
 
+@pytest.mark.parametrize("positional, named", [
+    ((LABELS, SIGMAS), {}), ((LABELS,), {"sigmas": SIGMAS}), ((SIGMAS,), {"labels": LABELS}), ((SIGMAS, LABELS), {}),
+    ((), {"labels": LABELS, "sigmas": SIGMAS}),
+])
+def test_both_signatures_by_place_and_by_name(positional, named):
+    expected = ncsn.anneal_dsm_score_estimation(net, SAMPLES, LABELS, SIGMAS, 1.5, rng=fs.Philox(5))
+    seen = []
+    got = ncsn.anneal_dsm_score_estimation(net, SAMPLES, *positional, **named, anneal_power=1.5,
+                                           hook=lambda *a: seen.append(a), rng=fs.Philox(5))
+    assert torch.equal(got, expected) and torch.equal(seen[0][1], LABELS)
+    sliced = ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, LABELS, SIGMAS, 2, rng=fs.Philox(5))
+    assert torch.equal(sliced, ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, *positional, **named,
+                                                                      n_particles=2, rng=fs.Philox(5)))
+
+
+def test_ncsnv2_without_labels():
+    """(sigmas, None, power, hook) by place, and sigmas= alone: both draw the labels."""
+    hook = []
+    first = ncsn.anneal_dsm_score_estimation(net, SAMPLES, SIGMAS, None, 2.0, lambda *a: hook.append(a),
+                                             rng=fs.Philox(5))
+    assert torch.equal(first, ncsn.anneal_dsm_score_estimation(net, samples=SAMPLES, sigmas=SIGMAS, rng=fs.Philox(5)))
+    assert torch.equal(hook[0][1], fs.losses.draw_labels(3, 4, fs.Philox(5)))
+
+
 def test_anneal_dsm_draws_labels_where_there_are_none():
     torch.manual_seed(0)
     first = ncsn.anneal_dsm_score_estimation(net, SAMPLES, SIGMAS)
@@ -154,6 +178,19 @@ def test_anneal_langevin_dynamics(denoise, as_given, capsys):
     assert len(final) == 1 and torch.equal(final[0], got[-1])
 
 
+@pytest.mark.parametrize("number", [np.float32, np.float64, torch.tensor])
+def test_step_lr_of_numpy_and_torch(number, capsys):
+    step_lr = number(2.0**-10)  # exact in float32 too
+    refer, x_mod = SAMPLES[:2], SAMPLES[:2, None]
+    for call in (lambda s: ncsn.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 2, s, True, True, rng=fs.Philox(5)),
+                 lambda s: ncsn.anneal_Langevin_dynamics_inpainting(x_mod, refer, net, SIGMAS, 2, 2, s,
+                                                                    rng=fs.Philox(5)),
+                 lambda s: ncsn.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, 2, 2, s, True,
+                                                                       rng=fs.Philox(5))):
+        assert torch.equal(call(step_lr)[-1], call(2.0**-10)[-1])
+    assert capsys.readouterr().out.count("step_size: 0.0009766") == 2
+
+
 def test_inpainting():
     refer = torch.rand(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
     x_mod = torch.rand(2, 2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
@@ -190,6 +227,23 @@ def test_interpolation():
             close(got[step // 2 - 1], x.flatten(0, 1))
     final = ncsn.anneal_Langevin_dynamics_interpolation(x_mod, net, SIGMAS, n, 2, 1e-3, True, rng=fs.Philox(5))
     assert len(final) == 1 and torch.equal(final[0], got[-1])
+
+
+@pytest.mark.parametrize("positional, named", [((True, True), {}), ((), {"final_only": True, "verbose": True})])
+def test_interpolation_takes_ncsnv2_verbose(positional, named, capsys):
+    ncsn.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, 2, 2, 1e-3, *positional, **named)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(",")[:3] for line in lines] == [
+        ["level: 0", " sigma: 1", " step_size: 0.1"], ["level: 1", " sigma: 0.4", " step_size: 0.016"],
+        ["level: 2", " sigma: 0.1", " step_size: 0.001"]]
+
+
+def test_one_interpolation_is_the_first_of_several():
+    """theta_0 = 0: the chain that the first noise sequence alone drives."""
+    one = ncsn.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, 1, 2, 1e-3, rng=fs.Philox(5))
+    three = ncsn.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, 3, 2, 1e-3, rng=fs.Philox(5))
+    for a, b in zip(one, three, strict=True):
+        close(a, b[::3])
 
 
 def test_published_step_lr_maps_to_alpha():

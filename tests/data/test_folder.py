@@ -96,7 +96,7 @@ def test_options_reach_the_batches(tmp_path):
 
 
 def test_no_folder(tmp_path):
-    with pytest.raises(DataError, match=r"root must be a folder of images; there is no folder '.*nowhere'"):
+    with pytest.raises(DataError, match=r"root .* must be a folder of images; there is no folder '.*nowhere'"):
         folder(tmp_path / "nowhere", 8)
 
 

@@ -157,6 +157,13 @@ def test_image_k_is_the_same_however_many_are_made():
     assert all(not torch.equal(a, b) for a, b in zip(other, whole.images))
 
 
+def test_default_device_is_left_aside():
+    expected = gray_scott(7, seed=3, steps=20, sample_offset=2)
+    with torch.device("meta"):
+        data = gray_scott(7, seed=3, steps=20, sample_offset=2)
+    assert torch.equal(data.images, expected.images) and torch.equal(data.labels, expected.labels)
+
+
 @pytest.fixture(scope="module")
 def grown():
     return gray_scott(48, seed=0, fields="uv")

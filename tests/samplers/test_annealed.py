@@ -70,6 +70,43 @@ def test_every_update_is_the_formula_and_the_last_is_returned():
     assert torch.equal(last, trajectory.frames[-1]) and len(trajectory.frames) == 12
 
 
+# each sampler on samples of a shape and dtype, with a last denoising step
+SAMPLERS = {
+    "annealed": lambda score, shape, **k: annealed_langevin(score, shape, SIGMAS, alpha=0.01, steps_per_level=2,
+                                                            start="normal", denoise=True, **k),
+    "consistent": lambda score, shape, **k: consistent_annealed(score, shape, SIGMAS, eta=0.6, **k),
+    "inpaint": lambda score, shape, dtype=torch.float32, **k: inpaint(
+        score, torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=torch.bool), SIGMAS, alpha=0.01,
+        steps_per_level=2, start="normal", denoise=True, **k),
+    "interpolate": lambda score, shape, **k: interpolate(score, shape, SIGMAS, num_interpolations=2, alpha=0.01,
+                                                         steps_per_level=2, start="normal", denoise=True, **k)[:, 0],
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_dtype_is_kept_whatever_the_network_returns(sampler, dtype):
+    """Each update is computed in float32 or better and rounded once to the dtype asked for."""
+    trajectory = Trajectory()
+    x = SAMPLERS[sampler](lambda x, i: by_label(x.double(), i).float(), (64, 8), dtype=dtype, rng=fs.Philox(1),
+                          trajectory=trajectory)
+    assert {x.dtype} == {frame.dtype for frame in trajectory.frames} == {dtype}
+    exact = SAMPLERS[sampler](by_label, (64, 8), dtype=torch.float64, rng=fs.Philox(1))
+    # 13 roundings of numbers that begin near 2 (|x| < 8) and that each update draws together
+    error = float((x.double() - exact).abs().max())
+    assert error < max(8 * torch.finfo(dtype).eps, 2e-5), error
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_samples_without_dimensions(sampler):
+    """Shape [B] gives what [B, 1] gives; a warning counts the samples that are not finite."""
+    whole = SAMPLERS[sampler](by_label, (16, 1), rng=fs.Philox(1))
+    assert torch.equal(SAMPLERS[sampler](by_label, (16,), rng=fs.Philox(1)), whole[:, 0])
+    with pytest.warns(UserWarning, match="samples are not finite") as caught:
+        SAMPLERS[sampler](lambda x, i: torch.where(torch.arange(len(x)) < 3, math.nan, -x), (16,), rng=fs.Philox(1))
+    assert str(caught[0].message).startswith("3 of ")
+
+
 @pytest.mark.parametrize("sampler", [annealed_langevin, consistent_annealed])
 def test_conditioning_by_sigma_equals_by_label(sampler):
     kwargs = dict(alpha=0.01, steps_per_level=3) if sampler is annealed_langevin else dict(eta=0.6)
