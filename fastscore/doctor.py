@@ -40,7 +40,7 @@ def report() -> str:
             lines.append(f"  {module:<16} {_state(module, extra)}")
     weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     lines.append(f"  {'Inception':<16} " + (f"weights at {weights}" if weights.is_file() else
-                                            f"no weights: the FID of CIFAR-10 needs them at {weights}"))
+                                            f"no weights: evaluate --feature inception needs them at {weights}"))
     return "\n".join(lines)
 
 

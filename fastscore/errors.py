@@ -18,7 +18,7 @@ class DataError(FastscoreError):
 
 
 class CheckpointError(FastscoreError):
-    """A run folder or checkpoint is missing, damaged, or not one of ours."""
+    """A run folder or checkpoint is missing, damaged, not one of ours, or in use by another trainer."""
 
 
 class NonFiniteLoss(FastscoreError):
