@@ -35,7 +35,8 @@ def tensor(name: str, value: Any) -> Tensor:
 
 def floating(name: str, value: Any, *, batched: bool = True) -> Tensor:
     """A real floating-point tensor, with a leading batch dimension where ``batched``."""
-    tensor(name, value)
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {describe(value)}")
     if value.dtype not in FLOATS:
         raise TypeError(f"{name} must be float16, bfloat16, float32 or float64, got {describe(value)}")
     if batched and value.dim() < 1:
@@ -101,10 +102,12 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
     return value
 
 
-def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False) -> Tensor:
+def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, values: bool = True) -> Tensor:
     """A number, a 0-dim tensor or a [B] tensor of positive values, as a contiguous tensor [] or [B].
 
-    Returned in the dtype of computation: float64 beside a float64 ``x``, else float32.
+    Returned in the dtype of computation: float64 beside a float64 ``x``, else float32. With ``values=False`` what a
+    tensor holds is not looked at: the native operators do that on their way, and then :func:`positive_values` says
+    what is wrong.
     """
     compute = compute_dtype(x)
     if not isinstance(value, Tensor):
@@ -113,18 +116,28 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False) 
             return torch.tensor(number, dtype=compute, device=x.device)
         return _scalar(number, compute, x.device)
     floating(name, value, batched=False)
-    if value.dim() > 1 or (value.dim() == 1 and value.shape[0] != x.shape[0]):
-        raise ValueError(f"{name} must be a number or have shape ({x.shape[0]},), one a sample, got {describe(value)}")
-    if value.device != x.device and value.dim() == 1:
+    dim, here = value.dim(), value.device == x.device
+    if dim and (dim > 1 or value.size(0) != x.size(0)):
+        raise ValueError(f"{name} must be a number or have shape ({len(x)},), one a sample, got {describe(value)}")
+    if dim and not here:
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {describe(value)}")
-    if readable(value) and value.numel():
-        good = (value >= 0) if zero_allowed else (value > 0)
-        good &= torch.isfinite(value)
-        if not bool(good.all()):
-            bound = "at least 0" if zero_allowed else "greater than 0"
-            bad = value[~good].flatten()[0].item() if value.dim() else value.item()
-            raise ValueError(f"{name} must be finite and {bound} everywhere, got {bad} in {describe(value)}")
-    return value.to(device=x.device, dtype=compute).contiguous()
+    if values:
+        positive_values(name, value, zero_allowed=zero_allowed)
+    if not here or value.dtype != compute:
+        value = value.to(device=x.device, dtype=compute)
+    return value if value.is_contiguous() else value.contiguous()
+
+
+def positive_values(name: str, value: Tensor, *, zero_allowed: bool = False) -> None:
+    """Raise unless every value is finite and greater than zero (or equal, where ``zero_allowed``)."""
+    if not readable(value) or not value.numel():
+        return
+    good = (value >= 0) if zero_allowed else (value > 0)
+    good &= torch.isfinite(value)
+    if not bool(good.all()):
+        bound = "at least 0" if zero_allowed else "greater than 0"
+        bad = value[~good].flatten()[0].item() if value.dim() else value.item()
+        raise ValueError(f"{name} must be finite and {bound} everywhere, got {bad} in {describe(value)}")
 
 
 @lru_cache(maxsize=1024)

@@ -10,10 +10,13 @@ import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch._C._functorch import peek_interpreter_stack
+from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 
 from . import _check
 from .errors import BackendUnavailable
@@ -31,8 +34,8 @@ def _load_native() -> str | None:
         return ("the C++ extension is not built. With a C++ compiler installed, run in fastscore's source folder: "
                 "pip install ninja && pip install --no-build-isolation .")
     try:
-        torch.ops.load_library(str(libraries[0]))
-    except OSError as error:
+        import_module("fastscore._C")
+    except ImportError as error:
         return f"the C++ extension does not load beside torch {torch.__version__}: {error}"
     return None
 
@@ -85,32 +88,28 @@ def use_backend(name: str) -> Iterator[None]:
 
 def default(device: torch.device) -> str:
     """The backend that serves ``device`` where nothing else is asked for."""
-    if device.type == "cpu":
+    kind = device.type
+    if kind == "cpu":
         return "reference" if _native_problem else "native"
-    return "triton" if device.type == "cuda" and _has_triton else "reference"
+    return "triton" if kind == "cuda" and _has_triton else "reference"
 
 
 def choose(operator: str, device: torch.device) -> str:
     """The backend of one call of ``operator``; remembered in :data:`last`."""
-    backend = _chosen or default(device)
-    if _chosen is not None:
-        reason = problem(backend, device)
+    if _chosen is None:
+        backend = default(device)
+    else:
+        backend, reason = _chosen, problem(_chosen, device)
         if reason:
             raise BackendUnavailable(f"the {backend} backend cannot serve {operator} here: {reason}")
-    if not torch.compiler.is_compiling():
+    if not is_compiling():
         last[operator] = backend
     return backend
 
 
 def transformed() -> bool:
     """Whether the call runs under torch.compile, a torch.func transform, or forward-mode differentiation."""
-    return (torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None
-            or torch.autograd.forward_ad._current_level >= 0)
-
-
-def records_grad(*tensors: Tensor | None) -> bool:
-    """Whether a derivative of any of the tensors may be asked for: the call then goes through autograd."""
-    return transformed() or (torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors))
+    return is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 @contextmanager

@@ -20,13 +20,12 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from . import _check, backends
-from ._library import raw, register
+from ._library import first_sample, raw, register
 
 _MASK = 0xFFFFFFFF
 _BLOCKS_AT_ONCE = 1 << 18  # bounds the temporaries of one draw to about 100 MB
@@ -142,22 +141,29 @@ def _draw(kind: str, seed: int | Tensor, step: int | Tensor, stream: int, sample
     return torch.cat(parts).view(rows, -1)[:, :width]
 
 
-@dataclass(frozen=True)
 class Noise:
     """A handle on standard normal noise: where it is in the random sequence, not its values.
 
-    ``tensor()`` gives the values, the same each time; nothing is stored.
+    ``tensor()`` gives the values, the same each time; nothing is stored. Not to be changed once made.
+
+    Attributes:
+        seed, step, stream, sample_offset: where: the key and the counter's last three words at row 0.
+        shape, dtype, device: of the noise, [B, ...].
+        state: int64 [2] on the device, in place of seed and step; or None.
+        first: int64 [], in place of sample_offset: under vmap, one for each slice; or None.
     """
 
-    seed: int
-    step: int
-    stream: int
-    sample_offset: int
-    shape: torch.Size
-    dtype: torch.dtype
-    device: torch.device
-    state: Tensor | None = None  # int64 [2], seed and step on the device: it then replaces the two numbers
-    first: Tensor | None = None  # int64 [], in place of sample_offset: under vmap, one for each slice
+    __slots__ = ("device", "dtype", "first", "sample_offset", "seed", "shape", "state", "step", "stream")
+
+    def __init__(self, seed: int, step: int, stream: int, sample_offset: int, shape: torch.Size, dtype: torch.dtype,
+                 device: torch.device, state: Tensor | None = None, first: Tensor | None = None):
+        self.seed, self.step, self.stream, self.sample_offset = seed, step, stream, sample_offset
+        self.shape, self.dtype, self.device = shape, dtype, device
+        self.state, self.first = state, first
+
+    def __repr__(self) -> str:
+        return (f"Noise(seed={self.seed}, step={self.step}, stream={self.stream}, sample_offset={self.sample_offset}, "
+                f"shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})")
 
     def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
         """The noise z ~ N(0, I), of the handle's shape [B, ...] and device, in ``dtype`` (default: the handle's)."""
@@ -168,7 +174,11 @@ class Noise:
         index = None
         if self.first is not None:
             index = self.first + torch.arange(self.shape[0], device=self.device)
-        return _signed(self.seed), self.step, self.stream, self.sample_offset, self.state, index
+        return *self.place(), self.state, index
+
+    def place(self) -> tuple[int, int, int, int]:
+        """Seed (as an int64), step, stream and offset."""
+        return _signed(self.seed), self.step, self.stream, self.sample_offset
 
 
 def draw(kind: str, where: Noise, dtype: torch.dtype) -> Tensor:
@@ -253,23 +263,28 @@ class Philox:
             raise ValueError(f"shape must be [B, ...], with a batch dimension and no negative size, got {tuple(shape)}")
         if device is None:  # torch.compile does not know get_default_device
             device = torch.empty(()).device if torch.compiler.is_compiling() else torch.get_default_device()
-        return self.noise_like(shape, stream, sample_offset, dtype or torch.get_default_dtype(), torch.device(device))
-
-    def noise_like(self, shape: torch.Size, stream: int, sample_offset: int | None, dtype: torch.dtype,
-                   device: torch.device) -> Noise:
-        """:meth:`noise` for a tensor's shape, dtype and device, which need no check."""
         offset = self.sample_offset if sample_offset is None else sample_offset
         _check.integer("sample_offset", offset, low=0, high=_STEPS - 1)
+        return self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), torch.device(device))
+
+    def noise_for(self, x: Tensor, stream: int, *, transformed: bool) -> Noise:
+        """:meth:`noise` of ``x``'s shape, dtype and device, and under ``vmap`` for each of its slices."""
+        noise = self._next(x.shape, int(stream), self.sample_offset, x.dtype, x.device)
+        if transformed:
+            noise.first = first_sample(x, noise.sample_offset)
+        return noise
+
+    def _next(self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device) -> Noise:
         if offset + shape[0] > _STEPS:
             raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {shape[0]}")
         if self.state is not None:
             state = self.state.clone()
             self.state[1] += 1
-            return Noise(self.seed, 0, int(stream), offset, shape, dtype, device, state)
+            return Noise(self.seed, 0, stream, offset, shape, dtype, device, state)
         step, self._step = self._step, self._step + 1
         if step >= _STEPS:
             raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
-        return Noise(self.seed, step, int(stream), offset, shape, dtype, device)
+        return Noise(self.seed, step, stream, offset, shape, dtype, device)
 
     def randn(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
               dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:

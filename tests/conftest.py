@@ -1,10 +1,14 @@
 """Shared by all tests: where `gpu` tests run, and what is said at the head of a run."""
 
+import os
 from contextlib import ExitStack
 from types import ModuleType
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():  # before any kernel is imported: the Triton kernels then run in the interpreter
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from fastscore import backends, errors
 
@@ -33,10 +37,10 @@ def optional(module: str) -> ModuleType:
 
 @pytest.fixture
 def on_backend():
-    """use(name): the rest of the test runs on that backend; skipped where it is not there."""
+    """use(name, device): the rest of the test runs on that backend; skipped where it is not there."""
     with ExitStack() as stack:
-        def use(name: str) -> None:
-            if reason := backends.problem(name):
+        def use(name: str, device: str = "cpu") -> None:
+            if reason := backends.problem(name, device):
                 pytest.skip(reason)
             stack.enter_context(backends.use_backend(name))
         yield use

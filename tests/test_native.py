@@ -74,11 +74,11 @@ def test_rounding_to_half_precision(isa):
     for dtype in (torch.float16, torch.bfloat16):
         x = everything.view(dtype)
         x = x[torch.isfinite(x)][None]
-        zero = torch.zeros(())
+        zero, hardly = torch.zeros(()), torch.tensor(1e-45)  # the least sigma there is
         with backends.native_isa(isa):
             same = raw("langevin_step", "native")(x, torch.zeros_like(x), zero, 0, 0, 0, 0, None, None)
             factors = torch.ones(1, len(edges), dtype=dtype)
-            rounded = torch.cat([raw("perturb", "native")(factors[:, :1], e, zero, 0, 0, 0, 0, None, None)
+            rounded = torch.cat([raw("perturb", "native")(factors[:, :1], e, hardly, 0, 0, 0, 0, None, None)
                                  for e in edges], 1)
         assert torch.equal(same, x)
         assert torch.equal(rounded[0], edges.to(dtype))

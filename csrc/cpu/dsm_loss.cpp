@@ -48,6 +48,7 @@ void dsm_loss(const DsmArguments& a, int64_t from, int64_t to) {
 
 #else
 
+#include "direct.h"
 #include "tensor.h"
 
 namespace fastscore {
@@ -76,6 +77,20 @@ static void run(const Tensor& score, const Layout& layout, const DsmArguments& a
   });
 }
 
+// 1/2 sigma^weight times the sum of each row's blocks, in their order, into `loss`.
+static void finish(const DsmArguments& a, bool is_double, void* loss) {
+  for (int64_t row = 0; row < a.rows.count; ++row) {
+    double sum = 0;
+    for (int64_t block = 0; block < a.rows.blocks; ++block) sum += a.sums[row * a.rows.blocks + block];
+    const double value = 0.5 * sum * a.power(is_double ? a.sigma.at<double>(row) : a.sigma.at<float>(row));
+    if (is_double) {
+      static_cast<double*>(loss)[row] = value;
+    } else {
+      static_cast<float*>(loss)[row] = static_cast<float>(value);
+    }
+  }
+}
+
 // The loss [B], and where `with_gradient` also scale sigma^weight (score + z / sigma), in the same pass.
 std::tuple<Tensor, Tensor> dsm_loss(const Tensor& score, const Tensor& sigma, double weight, double scale,
                                     bool with_gradient, int64_t seed, int64_t step, int64_t stream, int64_t offset,
@@ -87,23 +102,12 @@ std::tuple<Tensor, Tensor> dsm_loss(const Tensor& score, const Tensor& sigma, do
   if (with_gradient) gradient.emplace(layout, score);
   std::vector<double> sums(count * blocks);
   const DsmArguments arguments{in.const_data_ptr(), gradient ? gradient->data() : nullptr,
-                               per_row(sigma, score, "sigma"), PerRow{nullptr, false}, weight, scale, sums.data(),
+                               per_row(sigma, score, "sigma", Values::positive), PerRow{nullptr, false}, weight, scale, sums.data(),
                                layout.rows, draw(seed, step, stream, offset, state, index, score)};
   run(score, layout, arguments);
 
   Tensor loss = empty({count}, {1}, sigma);
-  const bool is_double = sigma.scalar_type() == ScalarType::Double;
-  for (int64_t row = 0; row < count; ++row) {
-    double sum = 0;
-    for (int64_t block = 0; block < blocks; ++block) sum += sums[row * blocks + block];
-    const double s = is_double ? arguments.sigma.at<double>(row) : arguments.sigma.at<float>(row);
-    const double value = 0.5 * arguments.power(s) * sum;
-    if (is_double) {
-      loss.mutable_data_ptr<double>()[row] = value;
-    } else {
-      loss.mutable_data_ptr<float>()[row] = static_cast<float>(value);
-    }
-  }
+  finish(arguments, sigma.scalar_type() == ScalarType::Double, loss.mutable_data_ptr());
   return {loss, gradient ? gradient->finish() : empty({0}, {1}, score)};
 }
 
@@ -115,10 +119,26 @@ Tensor dsm_loss_gradient(const Tensor& score, const Tensor& sigma, double weight
   const Tensor in = layout.input(score);
   Result gradient(layout, score);
   run(score, layout,
-      DsmArguments{in.const_data_ptr(), gradient.data(), per_row(sigma, score, "sigma"),
+      DsmArguments{in.const_data_ptr(), gradient.data(), per_row(sigma, score, "sigma", Values::positive),
                    per_row(upstream, score, "upstream"), weight, 1.0, nullptr, layout.rows,
                    draw(seed, step, stream, offset, state, index, score)});
   return gradient.finish();
+}
+
+PyObject* dsm_loss_direct(PyObject*, PyObject* const* arguments, Py_ssize_t) {  // the loss alone
+  Reader read(arguments);
+  const int64_t type = read.integer();
+  const void* score = read.address();
+  void* loss = read.address();
+  const PerRow sigma = read.per_row();
+  const double weight = read.number();
+  const Rows rows = read.rows();
+  std::vector<double> sums(rows.count * rows.blocks);
+  const DsmArguments a{score, nullptr, sigma, {nullptr, false}, weight, 1.0, sums.data(), rows, read.draw()};
+  if (!good(sigma, type, rows.count, Values::positive)) Py_RETURN_FALSE;
+  for_each_type(type, [&](auto t) { FASTSCORE_DISPATCH(dsm_loss<decltype(t)>, a, 0, a.rows.units()); });
+  finish(a, type == 1, loss);
+  Py_RETURN_TRUE;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) {

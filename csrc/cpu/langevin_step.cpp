@@ -25,6 +25,7 @@ void langevin_step(const LangevinArguments& a, int64_t from, int64_t to) {
 
 #else
 
+#include "direct.h"
 #include "tensor.h"
 
 namespace fastscore {
@@ -49,7 +50,7 @@ Tensor step_into(const std::optional<Tensor>& out, const Tensor& x, const Tensor
   const Tensor in = layout.input(x), score_in = layout.input(score);
   Result result(layout, x, out);
   const LangevinArguments arguments{in.const_data_ptr(), score_in.const_data_ptr(), result.data(),
-                                    per_row(alpha, x, "alpha"), layout.rows, draw};
+                                    per_row(alpha, x, "alpha", Values::not_negative), layout.rows, draw};
   for_each_type(x, [&](auto type) {
     in_parallel(layout.rows, [&](int64_t from, int64_t to) {
       FASTSCORE_DISPATCH(langevin_step<decltype(type)>, arguments, from, to);
@@ -69,6 +70,19 @@ void langevin_step_out(const Tensor& x, const Tensor& score, const Tensor& alpha
                        const std::optional<Tensor>& index, const Tensor& out) {
   check_like(out, x, "out");
   step_into(out, x, score, alpha, draw(seed, step, stream, offset, state, index, x));
+}
+
+PyObject* langevin_step_direct(PyObject*, PyObject* const* arguments, Py_ssize_t) {
+  Reader read(arguments);
+  const int64_t type = read.integer();
+  const void *x = read.address(), *score = read.address();
+  void* out = read.address();
+  const PerRow alpha = read.per_row();
+  const Rows rows = read.rows();
+  const LangevinArguments a{x, score, out, alpha, rows, read.draw()};
+  if (!good(alpha, type, rows.count, Values::not_negative)) Py_RETURN_FALSE;
+  for_each_type(type, [&](auto t) { FASTSCORE_DISPATCH(langevin_step<decltype(t)>, a, 0, a.rows.units()); });
+  Py_RETURN_TRUE;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) {

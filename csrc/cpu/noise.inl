@@ -53,6 +53,10 @@ struct Words {
   U w0, w1, w2, w3;
 };
 
+struct Paired {  // (r0, r2) and (r1, r3) of kQuads quads
+  U radius, angle;
+};
+
 // Only the low half of each 64-bit lane means anything, before and after.
 inline __attribute__((always_inline)) void rounds(Words& a, Words& b, const Keys& keys) {
   const U m0 = splat64(kPhiloxM0), m1 = splat64(kPhiloxM1);
@@ -91,19 +95,20 @@ inline __attribute__((always_inline)) void box_muller(U radius_word, U angle_wor
   second = multiply(radius, floats(xor2(bits(where_bit30(angle_word, sine, cosine)), upper)));
 }
 
-inline __attribute__((always_inline)) void store_quads(const Words& w, float* out) {
-  F first, second;
-  box_muller(pair(w.w0, w.w2), pair(w.w1, w.w3), first, second);
-  store_unpacked(out, first, second);
-}
-inline __attribute__((always_inline)) void store_quads(const Words& w, uint32_t* out) {
+// What a pass of Philox leaves: raw words in the order of the elements, or, for normals, vectors of paired words.
+inline __attribute__((always_inline)) void store_words(const Words& w, uint32_t* out) {
   store_unpacked(out, pair(w.w0, w.w1), pair(w.w2, w.w3));
 }
+inline __attribute__((always_inline)) void store_words(const Words& w, Paired* out) {
+  out[0] = {pair(w.w0, w.w2), pair(w.w1, w.w3)};
+}
 
-// `quads` quads of one sample from `quad` on: normals where Out is float, raw words where it is uint32_t. Writes up to
-// kChunk - 1 quads more.
+inline uint32_t* at(uint32_t* out, int64_t quad) { return out + 4 * quad; }
+inline Paired* at(Paired* out, int64_t quad) { return out + quad / kQuads; }
+
+// The words of `quads` quads of one sample from `quad` on, and of up to kChunk - 1 more.
 template <class Out>
-inline void generate(const Position& p, uint32_t sample, uint32_t quad, int64_t quads, Out* out) {
+inline void words(const Position& p, uint32_t sample, uint32_t quad, int64_t quads, Out* out) {
   const Keys keys(p);
   uint64_t lanes[kQuads];
   for (int i = 0; i < kQuads; ++i) lanes[i] = static_cast<uint64_t>(quad) + kLaneQuad[i];
@@ -115,14 +120,14 @@ inline void generate(const Position& p, uint32_t sample, uint32_t quad, int64_t 
     Words b{index, sample_word, step, stream};
     index = add64(index, next);
     rounds(a, b, keys);
-    store_quads(a, out + 4 * i);
-    store_quads(b, out + 4 * (i + kQuads));
+    store_words(a, at(out, i));
+    store_words(b, at(out, i + kQuads));
   }
 }
 
 // The same for quads of any samples: quad[i] of sample[i], readable up to the next multiple of kChunk.
 template <class Out>
-inline void generate(const Position& p, const uint32_t* sample, const uint32_t* quad, int64_t quads, Out* out) {
+inline void words(const Position& p, const uint32_t* sample, const uint32_t* quad, int64_t quads, Out* out) {
   const Keys keys(p);
   const U step = splat64(p.step), stream = splat64(p.stream);
   for (int64_t i = 0; i < quads; i += kChunk) {
@@ -135,8 +140,26 @@ inline void generate(const Position& p, const uint32_t* sample, const uint32_t* 
     Words a{load64(index), load64(samples), step, stream};
     Words b{load64(index + kQuads), load64(samples + kQuads), step, stream};
     rounds(a, b, keys);
-    store_quads(a, out + 4 * i);
-    store_quads(b, out + 4 * (i + kQuads));
+    store_words(a, at(out, i));
+    store_words(b, at(out, i + kQuads));
+  }
+}
+
+// Numbers of `quads` quads, at most kBlock / 4 + 2: raw words where Out is uint32_t, normals where it is float. Normals
+// take two passes over a block, all of Philox and then all of Box-Muller: both are long chains of dependent
+// instructions, and in short loops the processor works on several at once.
+template <class Sample, class Quad>
+inline void generate(const Position& p, Sample sample, Quad quad, int64_t quads, uint32_t* out) {
+  words(p, sample, quad, quads, out);
+}
+template <class Sample, class Quad>
+inline void generate(const Position& p, Sample sample, Quad quad, int64_t quads, float* out) {
+  Paired paired[(kBlock + kSlack) / 4 / kQuads];
+  words(p, sample, quad, quads, paired);
+  for (int64_t i = 0; i < quads; i += kQuads) {
+    F first, second;
+    box_muller(paired[i / kQuads].radius, paired[i / kQuads].angle, first, second);
+    store_unpacked(out + 4 * i, first, second);
   }
 }
 

@@ -1,6 +1,7 @@
 // A tensor [B, ...] as rows, one a sample; where a draw stands in the random sequence; and the types of elements.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
@@ -61,6 +62,16 @@ struct PerRow {
     return static_cast<const C*>(data)[many ? row : 0];
   }
 };
+
+enum class Values { any, not_negative, positive };
+
+template <class C>
+bool all_good(const C* values, int64_t n, Values wanted) {
+  bool good = true;
+  for (int64_t i = 0; i < n; ++i)
+    good &= std::isfinite(values[i]) && (wanted == Values::positive ? values[i] > 0 : values[i] >= 0);
+  return good;
+}
 
 // Calls segment(row, begin, n, offset) for the rows of one unit (see for_each_unit); `offset` is from the unit's start.
 // Where the rows need not be told apart, once for all of them.

@@ -108,12 +108,19 @@ inline void check_like(const Tensor& tensor, const Tensor& x, const char* name) 
 }
 
 // A number, or one for each row, in the dtype that is computed with. `tensor` must outlive it.
-inline PerRow per_row(const Tensor& tensor, const Tensor& x, const char* name) {
-  const ScalarType wanted = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
-  STD_TORCH_CHECK(tensor.scalar_type() == wanted && tensor.dim() <= 1 && tensor.is_contiguous() &&
-                      (tensor.dim() == 0 || tensor.size(0) == x.size(0)),
+inline PerRow per_row(const Tensor& tensor, const Tensor& x, const char* name, Values wanted = Values::any) {
+  const ScalarType type = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const int64_t dim = tensor.dim(), n = tensor.numel();
+  STD_TORCH_CHECK(tensor.scalar_type() == type && dim <= 1 && tensor.is_contiguous() && (dim == 0 || n == x.size(0)),
                   name, " must be float32 (float64 beside float64), contiguous, of shape [] or [B]");
-  return {tensor.const_data_ptr(), tensor.dim() == 1};
+  const void* data = tensor.const_data_ptr();
+  if (wanted != Values::any) {
+    const bool good = type == ScalarType::Double ? all_good(static_cast<const double*>(data), n, wanted)
+                                                 : all_good(static_cast<const float*>(data), n, wanted);
+    STD_TORCH_CHECK(good, name, " must be finite and ",
+                    wanted == Values::positive ? "greater than 0" : "at least 0", " everywhere");
+  }
+  return {data, dim == 1};
 }
 
 inline Draw draw(int64_t seed, int64_t step, int64_t stream, int64_t offset, const std::optional<Tensor>& state,

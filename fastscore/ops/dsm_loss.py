@@ -8,8 +8,11 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
-from .._library import opaque_to_dynamo, per_row, raw, register, row_sum
+from .._library import DIRECT_TYPES, direct, opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, regenerated
+
+if not backends.problem("native"):
+    from .. import _C
 
 
 def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight: float = 2.0) -> Tensor:
@@ -42,16 +45,27 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     elif noise.shape != score.shape or noise.device != score.device:
         raise ValueError(f"noise must have the shape and device of score, {tuple(score.shape)} on {score.device}, "
                          f"got noise of shape {tuple(noise.shape)} on {noise.device}")
-    sigma = _check.per_sample("sigma", sigma, score)
     weight = _check.number("weight", weight)
+    transformed = backends.transformed()
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("dsm_loss", score.device)
+    fast = backend == "native" and not transformed  # which looks at the values itself
+    sigma = _check.per_sample("sigma", sigma, score, values=not fast)
     if backend == "reference":
         return reference(score, noise, sigma, weight)
-    if backends.transformed() or (torch.is_grad_enabled() and sigma.requires_grad):
-        return _differentiable(backend, score, sigma, weight, *noise.arguments())
-    if torch.is_grad_enabled() and score.requires_grad:
-        return _OnePass.apply(backend, score, sigma, weight, *noise.arguments())
-    return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *noise.arguments())[0]
+    if fast and noise.state is None and noise.first is None and direct(score) and not wants_grad(score, sigma):
+        loss = torch.empty(score.shape[0], dtype=sigma.dtype)
+        if _C.dsm_loss(DIRECT_TYPES[score.dtype], score.data_ptr(), loss.data_ptr(), sigma.data_ptr(), sigma.dim(),
+                       weight, score.shape[0], score.numel() // score.shape[0], *noise.place()):
+            return loss
+    try:
+        if transformed or wants_grad(sigma):
+            return _differentiable(backend, score, sigma, weight, *noise.arguments())
+        if wants_grad(score):
+            return _OnePass.apply(backend, score, sigma, weight, *noise.arguments())
+        return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *noise.arguments())[0]
+    except RuntimeError:
+        _check.positive_values("sigma", sigma)
+        raise
 
 
 def reference(score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float) -> Tensor:
@@ -69,7 +83,7 @@ register("dsm_loss", "dsm_loss: (Tensor score, Tensor sigma, float weight, float
              sigma.new_empty(score.shape[0]), torch.empty_like(score) if with_gradient else score.new_empty(0)))
 # upstream_b sigma_b^weight (score_b + z_b / sigma_b)
 register("dsm_loss_gradient", "dsm_loss: (Tensor score, Tensor sigma, float weight, Tensor upstream) -> Tensor", "br.r",
-         lambda score, *_: torch.empty_like(score), launch="launch_gradient")
+         lambda score, *_: torch.empty_like(score), launch="launch_grad")
 
 
 class _OnePass(torch.autograd.Function):
@@ -206,6 +220,6 @@ def _differentiable(backend: str, *arguments: Any) -> Tensor:
 
 def _gradient(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *where: Any) -> Tensor:
     upstream = upstream.to(sigma.dtype).contiguous()
-    if backends.records_grad(score, sigma, upstream):
+    if backends.transformed() or wants_grad(score, sigma, upstream):
         return _DsmLossGradient.apply(backend, score, sigma, weight, upstream, *where)
     return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *where)

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _check, backends
-from .._library import first_sample, opaque_to_dynamo, per_row, raw, register, row_sum
+from .._library import DIRECT_TYPES, direct, opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
+
+if not backends.problem("native"):
+    from .. import _C
 
 
 def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox | None = None, *,
@@ -40,13 +42,14 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     """
     _check.floating("x", x)
     _check.like("score", score, "x", x)
-    alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True)
+    transformed = backends.transformed()
+    backend = "reference" if isinstance(noise, Tensor) else backends.choose("langevin_step", x.device)
+    fast = backend == "native" and not transformed  # which looks at the values itself
+    alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
     if out is not None:
         _check_out(out, x, score, alpha)
     if noise is None:
-        noise = as_philox(rng).noise_like(x.shape, Stream.LANGEVIN, None, x.dtype, x.device)
-        if backends.transformed():
-            noise = replace(noise, first=first_sample(x, noise.sample_offset))
+        noise = as_philox(rng).noise_for(x, Stream.LANGEVIN, transformed=transformed)
     elif rng is not None:
         raise ValueError("rng must be None where noise is given: the noise is then not drawn")
     elif isinstance(noise, Tensor):
@@ -54,25 +57,36 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     elif not isinstance(noise, Noise) or noise.shape != x.shape or noise.device != x.device:
         raise ValueError(f"noise must be a handle or a tensor of shape {tuple(x.shape)} on {x.device}, "
                          f"got {_check.describe(noise)}")
-    backend = "reference" if isinstance(noise, Tensor) else backends.choose("langevin_step", x.device)
     if backend == "reference":
         value = reference(x, score, alpha, noise)
-    elif score.dtype != x.dtype:  # computed in the wider of the two, rounded once
+        return value if out is None else out.copy_(value)
+    if (fast and noise.state is None and noise.first is None and x.dtype == score.dtype
+            and direct(x, score, x if out is None else out) and not wants_grad(x, score, alpha)):
+        target, rows = torch.empty_like(x) if out is None else out, x.size(0)
+        if _C.langevin_step(DIRECT_TYPES[x.dtype], x.data_ptr(), score.data_ptr(), target.data_ptr(), alpha.data_ptr(),
+                            alpha.dim(), rows, x.numel() // rows, *noise.place()):
+            return target
+    try:
+        return _fused(backend, transformed, x, score, alpha, noise, out)
+    except RuntimeError:
+        _check.positive_values("alpha", alpha, zero_allowed=True)
+        raise
+
+
+def _fused(backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Tensor, noise: Noise, out: Tensor | None
+           ) -> Tensor:
+    if score.dtype != x.dtype:  # computed in the wider of the two, rounded once
         wide = torch.promote_types(x.dtype, score.dtype)
         alpha = alpha.to(torch.float64 if wide == torch.float64 else torch.float32)
-        value = _fused(backend, x.to(wide), score.to(wide), alpha, noise).to(x.dtype)
-    elif out is not None and not backends.transformed():
+        value = _fused(backend, transformed, x.to(wide), score.to(wide), alpha, noise, None).to(x.dtype)
+    elif transformed or wants_grad(x, score, alpha):
+        value = _differentiable(backend, x, score, alpha, *noise.arguments())
+    elif out is None:
+        return raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
+    else:
         raw("langevin_step_out", backend)(x, score, alpha, *noise.arguments(), out)
         return out
-    else:
-        value = _fused(backend, x, score, alpha, noise)
     return value if out is None else out.copy_(value)
-
-
-def _fused(backend: str, x: Tensor, score: Tensor, alpha: Tensor, noise: Noise) -> Tensor:
-    if backends.records_grad(x, score, alpha):
-        return _differentiable(backend, x, score, alpha, *noise.arguments())
-    return raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
 
 
 def _check_out(out: Any, *inputs: Tensor) -> None:

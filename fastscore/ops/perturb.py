@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _check, backends
-from .._library import first_sample, opaque_to_dynamo, per_row, raw, register, row_sum
+from .._library import DIRECT_TYPES, direct, opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
+
+if not backends.problem("native"):
+    from .. import _C
 
 
 def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
@@ -35,18 +37,29 @@ def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
     Source: Vincent 2011, "A connection between score matching and denoising autoencoders".
     """
     _check.floating("x", x)
-    sigma = _check.per_sample("sigma", sigma, x)
+    transformed, backend = backends.transformed(), backends.choose("perturb", x.device)
+    fast = backend == "native" and not transformed  # which looks at the values itself
+    sigma = _check.per_sample("sigma", sigma, x, values=not fast)
     if alpha is not None:
-        alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True)
-    noise = as_philox(rng).noise_like(x.shape, Stream.PERTURB, None, x.dtype, x.device)
-    if backends.transformed():
-        noise = replace(noise, first=first_sample(x, noise.sample_offset))
-    backend = backends.choose("perturb", x.device)
+        alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
+    noise = as_philox(rng).noise_for(x, Stream.PERTURB, transformed=transformed)
     if backend == "reference":
         return reference(x, sigma, noise, alpha), noise
-    if backends.records_grad(x, alpha, sigma):
-        return _differentiable(backend, x, alpha, sigma, *noise.arguments()), noise
-    return raw("perturb", backend)(x, alpha, sigma, *noise.arguments()), noise
+    if fast and noise.state is None and direct(x) and not wants_grad(x, alpha, sigma):
+        out, rows = torch.empty_like(x), x.size(0)
+        if _C.perturb(DIRECT_TYPES[x.dtype], x.data_ptr(), out.data_ptr(), sigma.data_ptr(), sigma.dim(),
+                      0 if alpha is None else alpha.data_ptr(), 0 if alpha is None else alpha.dim(),
+                      rows, x.numel() // rows, *noise.place()):
+            return out, noise
+    try:
+        if transformed or wants_grad(x, alpha, sigma):
+            return _differentiable(backend, x, alpha, sigma, *noise.arguments()), noise
+        return raw("perturb", backend)(x, alpha, sigma, *noise.arguments()), noise
+    except RuntimeError:
+        _check.positive_values("sigma", sigma)
+        if alpha is not None:
+            _check.positive_values("alpha", alpha, zero_allowed=True)
+        raise
 
 
 def reference(x: Tensor, sigma: Tensor, noise: Noise, alpha: Tensor | None = None) -> Tensor:

@@ -1,8 +1,9 @@
 """The one table of operator cases: every dtype, layout and shape that an operator must take."""
 
+import pytest
 import torch
 
-BACKENDS = ("reference", "native")  # the Triton kernels take the same cases in tests/kernels
+BACKENDS = ("reference", "native")  # those that take part in every test here
 DTYPES = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}  # dtype: relative error
 SHAPES = [(4,), (4, 1), (1, 5), (3, 7), (2, 3, 8, 8), (2, 2, 3, 2, 5), (5, 129), (0, 3), (3, 0),
           (300, 2), (70, 30), (2, 2051), (2, 3, 19, 27), (1, 70, 3, 3)]  # the native backend's groups, blocks, tails
@@ -15,11 +16,33 @@ LAYOUTS = {
 }
 
 
-def tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int) -> torch.Tensor:
+INTERPRETED = [(3, 7), (2, 3, 8, 8), (5, 129), (0, 3), (300, 2), (1, 70, 3, 3)]  # Triton's interpreter is slow
+
+
+def table() -> list:
+    """Every backend on every device it serves: (backend, device, shape, dtype, layout)."""
+    places = [("reference", "cpu"), ("native", "cpu"), ("triton", "cpu"), ("triton", "cuda"), ("reference", "cuda")]
+    rows = []
+    for backend, device in places:
+        interpreted = (backend, device) == ("triton", "cpu")
+        for shape in INTERPRETED if interpreted else SHAPES:
+            for dtype in DTYPES:
+                for layout in ("contiguous", "channels_last") if interpreted else LAYOUTS:
+                    name = f"{backend}-{device}-{'x'.join(map(str, shape))}-{str(dtype)[6:]}-{layout}"
+                    rows.append(pytest.param(backend, device, shape, dtype, layout, id=name,
+                                             marks=pytest.mark.gpu if device == "cuda" else ()))
+    return rows
+
+
+every_case = pytest.mark.parametrize("backend, device, shape, dtype, layout", table())
+
+
+def tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int, device: str = "cpu") -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
-    return torch.randn(shape, generator=generator, dtype=torch.float64).to(dtype)
+    return torch.randn(shape, generator=generator, dtype=torch.float64).to(device, dtype)
 
 
-def sigma_of(kind: str, batch: int) -> float | torch.Tensor:
+def sigma_of(kind: str, batch: int, device: str = "cpu") -> float | torch.Tensor:
     """A number, a 0-dim tensor, or one value a sample."""
-    return {"number": 0.7, "0-dim": torch.tensor(0.7), "per sample": torch.linspace(0.3, 2.0, batch)}[kind]
+    return {"number": 0.7, "0-dim": torch.tensor(0.7, device=device),
+            "per sample": torch.linspace(0.3, 2.0, batch, device=device)}[kind]

@@ -6,26 +6,23 @@ import torch
 import fastscore as fs
 
 from ..conftest import z_mean
-from .cases import BACKENDS, DTYPES, LAYOUTS, SHAPES, sigma_of, tensor
+from .cases import DTYPES, LAYOUTS, every_case, sigma_of, tensor
 from .test_perturb import per_sample
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
+@every_case
 @pytest.mark.parametrize("weight", [2.0, 0.0, 1.5])
-def test_equals_the_formula(backend, on_backend, shape, dtype, layout, weight):
-    on_backend(backend)
-    score = LAYOUTS[layout](tensor(shape, dtype, 0))
-    noise = fs.Philox(3).noise(shape, dtype=dtype)
+def test_equals_the_formula(on_backend, backend, device, shape, dtype, layout, weight):
+    on_backend(backend, device)
+    score = LAYOUTS[layout](tensor(shape, dtype, 0, device))
+    noise = fs.Philox(3).noise(shape, dtype=dtype, device=device)
     for kind in ("number", "0-dim", "per sample"):
-        sigma = per_sample(sigma_of(kind, shape[0]), score)
+        sigma = per_sample(sigma_of(kind, shape[0], device), score)
         z = noise.tensor(torch.float64)
         squares = (score.double() + z / sigma).square().reshape(shape[0], -1 if score.numel() else 0)
         exact = 0.5 * sigma.flatten() ** weight * squares.sum(1)
         for given in (noise, z.to(score.dtype)):
-            got = fs.dsm_loss(score, given, sigma_of(kind, shape[0]), weight)
+            got = fs.dsm_loss(score, given, sigma_of(kind, shape[0], device), weight)
             assert got.shape == (shape[0],)
             assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
             rounded = isinstance(given, torch.Tensor) and dtype in (torch.bfloat16, torch.float16)

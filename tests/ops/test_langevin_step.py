@@ -6,19 +6,16 @@ import torch
 import fastscore as fs
 
 from ..conftest import z_variance
-from .cases import BACKENDS, DTYPES, LAYOUTS, SHAPES, tensor
+from .cases import DTYPES, LAYOUTS, every_case, tensor
 from .test_perturb import per_sample
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_equals_the_formula(backend, on_backend, shape, dtype, layout):
-    on_backend(backend)
-    x, score = LAYOUTS[layout](tensor(shape, dtype, 0)), LAYOUTS[layout](tensor(shape, dtype, 1))
-    z = fs.Philox(3).randn(shape, stream=fs.Stream.LANGEVIN, dtype=torch.float64)
-    for alpha in (0.3, torch.tensor(0.3), torch.linspace(0, 1, shape[0])):
+@every_case
+def test_equals_the_formula(on_backend, backend, device, shape, dtype, layout):
+    on_backend(backend, device)
+    x, score = LAYOUTS[layout](tensor(shape, dtype, 0, device)), LAYOUTS[layout](tensor(shape, dtype, 1, device))
+    z = fs.Philox(3).randn(shape, stream=fs.Stream.LANGEVIN, dtype=torch.float64, device=device)
+    for alpha in (0.3, torch.tensor(0.3, device=device), torch.linspace(0, 1, shape[0], device=device)):
         a = per_sample(alpha, x)
         exact = x.double() + a / 2 * score.double() + a.sqrt() * z
         tolerance = DTYPES[dtype] if isinstance(alpha, float) else max(DTYPES[dtype], 1e-7)

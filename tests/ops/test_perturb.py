@@ -7,26 +7,23 @@ import fastscore as fs
 from fastscore import backends
 
 from ..conftest import z_mean, z_variance
-from .cases import BACKENDS, DTYPES, LAYOUTS, SHAPES, sigma_of, tensor
+from .cases import DTYPES, LAYOUTS, every_case, sigma_of, tensor
 
 
 def per_sample(value, x):
-    value = torch.as_tensor(value, dtype=torch.float64)
+    value = torch.as_tensor(value, dtype=torch.float64, device=x.device)
     return value.reshape(-1, *[1] * (x.dim() - 1)) if value.dim() else value
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-@pytest.mark.parametrize("layout", LAYOUTS)
-def test_equals_the_formula(backend, on_backend, shape, dtype, layout):
-    on_backend(backend)
-    x = LAYOUTS[layout](tensor(shape, dtype, 0))
+@every_case
+def test_equals_the_formula(on_backend, backend, device, shape, dtype, layout):
+    on_backend(backend, device)
+    x = LAYOUTS[layout](tensor(shape, dtype, 0, device))
     for kind in ("number", "0-dim", "per sample"):
-        sigma = sigma_of(kind, shape[0])
-        for alpha in (None, 0.5, torch.linspace(0, 1, shape[0])):
+        sigma = sigma_of(kind, shape[0], device)
+        for alpha in (None, 0.5, torch.linspace(0, 1, shape[0], device=device)):
             got, noise = fs.perturb(x, sigma, fs.Philox(3), alpha=alpha)
-            z = fs.Philox(3).randn(shape, stream=fs.Stream.PERTURB, dtype=torch.float64)
+            z = fs.Philox(3).randn(shape, stream=fs.Stream.PERTURB, dtype=torch.float64, device=device)
             exact = per_sample(1.0 if alpha is None else alpha, x) * x.double() + per_sample(sigma, x) * z
             assert got.dtype == dtype and got.shape == x.shape and backends.last["perturb"] == backend
             torch.testing.assert_close(got.double(), exact, rtol=DTYPES[dtype], atol=DTYPES[dtype])
