@@ -58,7 +58,8 @@ def register(name: str, schema: str, kinds: str, fake: Callable, *, launch: str 
         _raw[name, backend] = op
 
     def triton(*args: Any) -> Any:
-        return getattr(import_module(f"fastscore.kernels.{file}"), launch)(*args)
+        result = getattr(import_module(f"fastscore.kernels.{file}"), launch)(*args)
+        return None if mutated else result
 
     library.impl(f"{name}_triton", triton, "CompositeExplicitAutograd")
 

@@ -33,7 +33,8 @@ _STEPS = 1 << 32
 _UNITS_A_BLOCK = {"normal": 4, "uniform": 4, "rademacher": 128}
 KINDS = ("normal", "uniform", "rademacher", "words")
 
-register("fill", "fill: (Tensor like, int kind) -> Tensor", "b.", lambda like, *_: like.new_empty(like.shape))
+register("fill", "fill: (Tensor like, int kind) -> Tensor", "b.", lambda like, *_: like.new_empty(like.shape),
+         launch="launch_like")
 
 
 class Stream(enum.IntEnum):

@@ -16,7 +16,7 @@ LAYOUTS = {
 }
 
 
-INTERPRETED = [(3, 7), (2, 3, 8, 8), (5, 129), (0, 3), (300, 2), (1, 70, 3, 3)]  # Triton's interpreter is slow
+INTERPRETED = [(3, 7), (2, 3, 8, 8), (0, 3)]  # Triton's interpreter is slow; tests/kernels has more of its own
 
 
 def table() -> list:

@@ -6,7 +6,7 @@ import torch
 import fastscore as fs
 
 from ..conftest import z_mean
-from .cases import DTYPES, LAYOUTS, every_case, sigma_of, tensor
+from .cases import LAYOUTS, every_case, sigma_of, tensor
 from .test_perturb import per_sample
 
 

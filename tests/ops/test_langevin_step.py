@@ -1,6 +1,5 @@
 """langevin_step against its formula in float64, in place and out of place, and against exact laws."""
 
-import pytest
 import torch
 
 import fastscore as fs

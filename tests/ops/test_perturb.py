@@ -1,6 +1,5 @@
 """perturb against alpha x + sigma z written out, in float64."""
 
-import pytest
 import torch
 
 import fastscore as fs
