@@ -12,10 +12,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import re
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -68,6 +71,19 @@ def measure(case: Case, device: str, seconds: float) -> dict:
     return row
 
 
+@contextmanager
+def silence() -> Iterator[None]:
+    """Without what the profiler's library writes to file descriptor 2."""
+    saved, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+        os.close(nowhere)
+
+
 def extra_memory(work, device: str) -> int:
     """The most bytes held at a time during one call, beyond what was held before it."""
     if device == "cuda":
@@ -77,7 +93,8 @@ def extra_memory(work, device: str) -> int:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
+    with silence(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
+                                           profile_memory=True) as profile:
         result = work()
     del result
     held = most = 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -86,6 +87,12 @@ register("dsm_loss_gradient", "dsm_loss: (Tensor score, Tensor sigma, float weig
          lambda score, *_: torch.empty_like(score), launch="launch_grad")
 
 
+@lru_cache(maxsize=64)
+def _mean_factor(batch: int) -> float:
+    """1 / B as a mean's backward has it: a float32."""
+    return (torch.ones(()) / max(batch, 1)).item()
+
+
 class _OnePass(torch.autograd.Function):
     """Loss and gradient in one pass, for a plain ``backward()``: the noise is made once and nothing is read twice.
 
@@ -99,7 +106,7 @@ class _OnePass(torch.autograd.Function):
     def forward(ctx: Any, backend: str, score: Tensor, sigma: Tensor, weight: float, *where: Any) -> Tensor:
         ctx.backend, ctx.weight, ctx.place = backend, weight, where
         ctx.save_for_backward(score, sigma)
-        ctx.scale = 1.0 / max(score.shape[0], 1)
+        ctx.scale = _mean_factor(score.shape[0])
         loss, ctx.gradient = raw("dsm_loss", backend)(score, sigma, weight, ctx.scale, True, *where)
         return loss
 
@@ -109,8 +116,8 @@ class _OnePass(torch.autograd.Function):
         gradient, ctx.gradient = ctx.gradient, None
         score, sigma = ctx.saved_tensors
         if gradient is not None and not torch.is_grad_enabled():
-            same = upstream.device.type == "cpu" and (upstream.stride(0) == 0 or upstream.numel() == 1)
-            if same and upstream[0].item() == torch.tensor(ctx.scale, dtype=upstream.dtype).item():
+            constant = upstream.device.type == "cpu" and (upstream.stride(0) == 0 or upstream.numel() == 1)
+            if constant and upstream[0].item() == ctx.scale:
                 return None, gradient, *nothing
             if score.dtype == sigma.dtype:
                 return None, gradient.mul_(per_row(upstream / ctx.scale, score)), *nothing
