@@ -1,1 +1,1 @@
-"""Triton kernels, one file an operator; installed as ``fastscore.kernels``. None yet: see CHANGELOG.md."""
+"""Triton kernels, one file an operator; installed as ``fastscore.kernels``. philox.py: the numbers they share."""

@@ -1,0 +1,96 @@
+"""dsm_loss: 1/2 sigma_b^weight || score + z / sigma_b ||^2 a sample, and its gradient in the same pass.
+
+z is drawn again in the kernel: with the gradient 8 bytes an element in float32, without it 4.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import _launch, philox
+
+
+@triton.jit(do_not_specialize=_launch.INTEGERS)
+def dsm_loss_kernel(partial, grad, score, sigma, loss_factor, grad_factor, seed: tl.int64, step: tl.uint32,
+                    stream: tl.uint32, first: tl.uint32, state, index, rows: tl.int64, quads: tl.int32,
+                    tiles: tl.int32, magic: tl.uint32, shift: tl.uint32, SIGMA_ROWS: tl.constexpr,
+                    LOSS_ROWS: tl.constexpr, GRAD_ROWS: tl.constexpr, BLOCK: tl.constexpr, QUADS: tl.constexpr,
+                    PAD: tl.constexpr, MASK: tl.constexpr, WIDE: tl.constexpr):
+    """partial[b, tile] = 1/2 loss_factor_b sum r^2 and grad = grad_factor_b r, r = score + z / sigma_b."""
+    row, quad, base, offset, exists = philox.place(tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS,
+                                                   PAD, MASK, WIDE)
+    inverse = philox.reciprocal(philox.per_sample(sigma, row, SIGMA_ROWS))
+    s = tl.load(score + base + offset, mask=exists).to(inverse.dtype)
+    z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(inverse.dtype)
+    r = tl.fma(z, tl.broadcast_to(inverse, [BLOCK, 4]), s)
+    if grad is not None:
+        value = philox.per_sample(grad_factor, row, GRAD_ROWS) * r
+        tl.store(grad + base + offset, value.to(grad.dtype.element_ty), mask=exists)
+    if partial is not None:
+        square = tl.sum(tl.where(exists, r * r, 0.0), axis=1)
+        if QUADS == BLOCK:
+            total = 0.5 * philox.per_sample(loss_factor, row, LOSS_ROWS) * tl.sum(square, axis=0)
+            tl.store(partial + tl.program_id(0), total)
+        else:
+            own = tl.program_id(0).to(tl.int64) * (BLOCK // QUADS) + tl.arange(0, BLOCK // QUADS)
+            factor = philox.per_sample(loss_factor, tl.minimum(own, rows - 1), LOSS_ROWS)
+            total = 0.5 * factor * tl.sum(tl.reshape(square, [BLOCK // QUADS, QUADS]), axis=1)
+            tl.store(partial + own, total, mask=own < rows)
+
+
+def launch(score: Tensor, sigma: Tensor, weight: float, scale: float, want_grad: bool, seed: int, step: int,
+           stream: int, offset: int, state: Tensor | None, index: Tensor | None) -> tuple[Tensor, Tensor]:
+    """loss_b = 1/2 sigma_b^weight sum_d (score + z / sigma_b)^2 and grad = scale sigma_b^weight (score + z / sigma_b).
+
+    The sum has a fixed order (within a tile, then over the tiles of a sample): the same bits every time.
+
+    Args:
+        score: [B, ...], float16, bfloat16, float32 or float64, any layout.
+        sigma: [] or [B], float64 beside a float64 score, else float32.
+        weight, scale: the power of sigma, and a factor on the gradient.
+        want_grad: whether the gradient is written too, in the same pass.
+        seed, step, stream, offset, state, index: which noise, see ``_launch.noise``.
+
+    Returns:
+        loss [B], float64 for a float64 score, else float32; grad of score's shape, dtype and memory format, or an
+        empty tensor of its dtype.
+    """
+    sigma, _ = _launch.per_sample(sigma, score)
+    factor = sigma.pow(weight)
+    grad = torch.empty_like(score) if want_grad else None
+    loss = _run(score, sigma, factor, grad, factor if scale == 1 else factor * scale,
+                _launch.noise(seed, step, stream, offset, state, index))
+    return loss, score.new_empty(0) if grad is None else grad
+
+
+def launch_grad(score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, seed: int, step: int, stream: int,
+                offset: int, state: Tensor | None, index: Tensor | None) -> Tensor:
+    """upstream_b sigma_b^weight (score + z / sigma_b): the gradient of the loss above under ``upstream`` [] or [B]."""
+    sigma, _ = _launch.per_sample(sigma, score)
+    upstream, _ = _launch.per_sample(upstream, score)
+    grad = torch.empty_like(score)
+    _run(score, sigma, None, grad, upstream * sigma.pow(weight),
+         _launch.noise(seed, step, stream, offset, state, index))
+    return grad
+
+
+def _run(score: Tensor, sigma: Tensor, loss_factor: Tensor | None, grad: Tensor | None, grad_factor: Tensor,
+         noise: dict) -> Tensor | None:
+    """Write ``grad``, where given; return the loss [B] where there is a ``loss_factor``."""
+    rows, width = _launch.shape2d(score)
+    if score.numel() == 0:
+        return sigma.new_zeros(rows)
+    wanted = loss_factor is not None
+    written = None if grad is None else _launch.contiguous(grad)
+    grid, where, tiles = _launch.plan(rows, width, whole_rows=wanted)
+    partial = sigma.new_empty(rows, tiles) if wanted else None
+    with torch.cuda.device_of(score):
+        dsm_loss_kernel[grid](partial, written, score.contiguous(), sigma, loss_factor, grad_factor, **noise,
+                              SIGMA_ROWS=sigma.dim() > 0, LOSS_ROWS=wanted and loss_factor.dim() > 0,
+                              GRAD_ROWS=grad_factor.dim() > 0, **where, **_launch.OPTIONS)
+    if grad is not None:
+        _launch.finish(grad, written)
+    if not wanted:
+        return None
+    return partial.view(rows) if tiles == 1 else partial.sum(1)

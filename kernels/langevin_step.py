@@ -1,0 +1,50 @@
+"""langevin_step: x' = x + alpha_b/2 score + sqrt(alpha_b) z, with z drawn in the kernel: 12 bytes an element."""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from . import _launch, philox
+
+
+@triton.jit(do_not_specialize=_launch.INTEGERS)
+def langevin_step_kernel(out, x, score, alpha, seed: tl.int64, step: tl.uint32, stream: tl.uint32, first: tl.uint32,
+                         state, index, rows: tl.int64, quads: tl.int32, tiles: tl.int32, magic: tl.uint32,
+                         shift: tl.uint32, ALPHA_ROWS: tl.constexpr, BLOCK: tl.constexpr, QUADS: tl.constexpr,
+                         PAD: tl.constexpr, MASK: tl.constexpr, WIDE: tl.constexpr):
+    row, quad, base, offset, exists = philox.place(tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS,
+                                                   PAD, MASK, WIDE)
+    a = philox.per_sample(alpha, row, ALPHA_ROWS)
+    start = tl.load(x + base + offset, mask=exists).to(a.dtype)
+    slope = tl.load(score + base + offset, mask=exists).to(a.dtype)
+    z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(a.dtype)
+    drifted = tl.fma(tl.broadcast_to(a * 0.5, [BLOCK, 4]), slope, start)
+    value = tl.fma(tl.broadcast_to(philox.square_root(a), [BLOCK, 4]), z, drifted)
+    tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)
+
+
+def launch(x: Tensor, score: Tensor, alpha: Tensor, seed: int, step: int, stream: int, offset: int,
+           state: Tensor | None, index: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """x + alpha_b/2 score + sqrt(alpha_b) z, z ~ N(0, 1), rounded once.
+
+    Args:
+        x, score: [B, ...] of one dtype (float16, bfloat16, float32 or float64), any layout.
+        alpha: [] or [B], float64 beside a float64 x, else float32.
+        seed, step, stream, offset, state, index: which noise, see ``_launch.noise``.
+        out: where to write, of x's shape, dtype and device; may be x itself.
+
+    Returns:
+        ``out`` where given, else a tensor of x's shape, dtype and memory format.
+    """
+    out = torch.empty_like(x) if out is None else out
+    if x.numel() == 0:
+        return out
+    alpha, alpha_rows = _launch.per_sample(alpha, x)
+    written = _launch.contiguous(out)
+    grid, where, _ = _launch.plan(*_launch.shape2d(x))
+    with torch.cuda.device_of(x):
+        langevin_step_kernel[grid](written, x.contiguous(), score.contiguous(), alpha,
+                                   **_launch.noise(seed, step, stream, offset, state, index),
+                                   ALPHA_ROWS=alpha_rows, **where, **_launch.OPTIONS)
+    return _launch.finish(out, written)

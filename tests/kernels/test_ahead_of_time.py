@@ -1,0 +1,102 @@
+"""What the kernels compile to for sm_80, sm_90 and sm_100: read from the machine code, without a GPU."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from .cases import _launch, triton  # not "import triton": the interpreter of the other tests must be chosen before
+
+ROOT = Path(__file__).resolve().parents[2]
+COMMITTED = ROOT / "benchmarks" / "results" / "gpu_static.json"
+ARCHS = ["sm_80", "sm_90", "sm_100"]
+PLAIN = "plain tl.randn update"
+NAMES = [
+    "perturb", "perturb, alpha", "perturb, short rows", "perturb, bf16", "langevin_step",
+    "langevin_step, seed on device", "langevin_step, short rows", "langevin_step, odd rows", "langevin_step, bf16",
+    "langevin_step, fp16", "langevin_step, fp64", "dsm_loss", "dsm_loss + grad", "dsm_loss + grad, short rows",
+    "dsm_loss + grad, bf16", "dsm_loss, grad alone", "fill normal", "fill uniform", "fill rademacher", "fill words",
+]
+ODD = "langevin_step, odd rows"  # 4 does not divide a row: no access is aligned, threads exchange what they load
+REDUCES = [name for name in NAMES if name.startswith("dsm_loss") and "alone" not in name]
+DOUBLE = ["langevin_step, fp64"]
+EIGHT_BYTES = [*DOUBLE, "fill words"]  # 16 bytes hold half a quad: neighbours exchange halves
+# (loads, stores) of 128 bits a thread, of two quads: two for each float32 tensor of the samples' size
+WIDE = {name: (2 * loads, 2 * stores) for names, loads, stores in [
+    (["perturb", "perturb, alpha", "perturb, short rows", "dsm_loss + grad", "dsm_loss + grad, short rows",
+      "dsm_loss, grad alone"], 1, 1),
+    (["langevin_step", "langevin_step, seed on device", "langevin_step, short rows"], 2, 1),
+    (["dsm_loss"], 1, 0), (["fill normal", "fill uniform", "fill rademacher"], 0, 1)] for name in names}
+# true fma in a thread's two quads: 34 a quad in Box-Muller (u, nine for the radius, three for sin, four for cos, twice)
+# and those of the update; one more or less would be a contraction, or an fma lost
+FMA = {"perturb": 2 * (34 + 4), "langevin_step": 2 * (34 + 8), "dsm_loss, grad alone": 2 * (34 + 4),
+       "fill normal": 2 * 34, "langevin_step, fp64": 2 * 34, "fill uniform": 0}
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory) -> dict:
+    """All that benchmarks/gpu_static.py finds, in a process without the interpreter."""
+    try:
+        tools = [Path(getattr(triton.knobs.nvidia, name).path) for name in ("cuobjdump", "nvdisasm", "ptxas")]
+    except (AttributeError, RuntimeError) as error:
+        pytest.skip(f"triton's CUDA tools are not there: {error}")
+    if not all(map(Path.is_file, tools)):
+        pytest.skip(f"triton's CUDA tools are not there: {', '.join(map(str, tools))}")
+    out = tmp_path_factory.mktemp("gpu_static") / "results"
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    run = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "gpu_static.py"), "--out", str(out)],
+                         env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, cwd=ROOT)
+    assert run.returncode == 0, run.stderr
+    assert Path(f"{out}.md").read_text() == run.stdout
+    return json.loads(Path(f"{out}.json").read_text())
+
+
+def test_every_kernel_is_there(results):
+    assert sorted(results["kernels"]) == sorted([*NAMES, PLAIN])
+    assert all(list(by_arch) == ARCHS for by_arch in results["kernels"].values())
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("name", NAMES)
+def test_machine_code(results, name, arch):
+    row = results["kernels"][name][arch]
+    assert (row["spills"], row["stack"], row["local"]) == (0, 0, 0)
+    assert row["registers"] <= 80  # at least six blocks of 128 threads on a multiprocessor
+    assert row["approximate"] == 0  # no operation that does not round to nearest, none that flushes to zero
+    assert (row["float64"] == 0) == (name not in DOUBLE)
+    shared = 4096 if name == ODD else 2048 if name in EIGHT_BYTES else 64 if name in REDUCES else 0
+    assert row["shared"] <= shared
+    if name in WIDE:  # and no others: a sum alone also stores one number, a scalar is one load
+        assert (row["loads_128"], row["stores_128"]) == WIDE[name]
+    if name in FMA:
+        assert row["ptx_fma"] == FMA[name]
+    if name.startswith("langevin_step") and name != ODD:
+        assert row["instructions"] <= 80
+
+
+def test_nothing_is_contracted():
+    assert _launch.OPTIONS["enable_fp_fusion"] is False  # the default of triton 3.9 is True
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_odd_rows_stay_bound_by_memory(results, arch):
+    row = results["kernels"][ODD][arch]
+    assert row["h100_ps_instructions"] < row["h100_ps_bytes"]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+def test_the_plain_update_costs_twice_the_instructions(results, arch):
+    plain, ours = results["kernels"][PLAIN][arch], results["kernels"]["langevin_step"][arch]
+    assert plain["bytes"] == ours["bytes"] == 12
+    assert plain["instructions"] > 2 * ours["instructions"]
+    assert ours["h100_ps_instructions"] < ours["h100_ps_bytes"] < plain["h100_ps_instructions"]
+
+
+def test_committed_results_are_these(results):
+    committed = json.loads(COMMITTED.read_text())
+    if committed["triton"] != results["triton"]:
+        pytest.skip(f"the committed results are of triton {committed['triton']}, here is {results['triton']}")
+    assert committed == results
