@@ -46,10 +46,10 @@ def floating(name: str, value: Any, *, batched: bool = True) -> Tensor:
 
 def like(name: str, value: Any, other_name: str, other: Tensor) -> Tensor:
     """A floating tensor of the same shape and device as ``other``."""
-    floating(name, value)
+    floating(name, value, batched=False)
     if value.shape != other.shape:
         raise ValueError(f"{name} must have the shape of {other_name}, {tuple(other.shape)}, got {describe(value)}")
-    if value.device != other.device:
+    if not (value.is_cpu and other.is_cpu) and value.device != other.device:
         raise ValueError(f"{name} must be on the device of {other_name}, {other.device}, got {describe(value)}")
     return value
 
@@ -116,7 +116,7 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
             return torch.tensor(number, dtype=compute, device=x.device)
         return _scalar(number, compute, x.device)
     floating(name, value, batched=False)
-    dim, here = value.dim(), value.device == x.device
+    dim, here = value.dim(), (value.is_cpu and x.is_cpu) or value.device == x.device
     if dim and (dim > 1 or value.size(0) != x.size(0)):
         raise ValueError(f"{name} must be a number or have shape ({len(x)},), one a sample, got {describe(value)}")
     if dim and not here:

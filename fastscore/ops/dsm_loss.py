@@ -88,9 +88,9 @@ register("dsm_loss_gradient", "dsm_loss: (Tensor score, Tensor sigma, float weig
 
 
 @lru_cache(maxsize=64)
-def _mean_factor(batch: int) -> float:
-    """1 / B as a mean's backward has it: a float32."""
-    return (torch.ones(()) / max(batch, 1)).item()
+def _mean_factor(batch: int, dtype: torch.dtype) -> float:
+    """1 / B as a mean's backward has it, rounded to ``dtype``."""
+    return (torch.ones((), dtype=dtype) / max(batch, 1)).item()
 
 
 class _OnePass(torch.autograd.Function):
@@ -98,30 +98,34 @@ class _OnePass(torch.autograd.Function):
 
     The pass writes the gradient of the mean over the batch, 1/B sigma^weight r. Where the loss then is that mean (on
     the CPU, where one may look) it is returned as it is; else scaled in place. It is given away once: a second
-    backward (``retain_graph``), a differentiable one (``create_graph``), or a half-precision score, which would be
-    rounded twice, computes it anew.
+    backward (``retain_graph``) makes it again, in the same way and so with the same bits. A differentiable backward
+    (``create_graph``) and half-precision scores, which would be rounded twice, have a pass of their own.
     """
 
     @staticmethod
     def forward(ctx: Any, backend: str, score: Tensor, sigma: Tensor, weight: float, *where: Any) -> Tensor:
         ctx.backend, ctx.weight, ctx.place = backend, weight, where
         ctx.save_for_backward(score, sigma)
-        ctx.scale = _mean_factor(score.shape[0])
+        ctx.scale, ctx.gradient = _mean_factor(score.shape[0], sigma.dtype), None
+        if score.dtype != sigma.dtype:
+            return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *where)[0]
         loss, ctx.gradient = raw("dsm_loss", backend)(score, sigma, weight, ctx.scale, True, *where)
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple:
         nothing = (None,) * (2 + len(ctx.place))
-        gradient, ctx.gradient = ctx.gradient, None
         score, sigma = ctx.saved_tensors
-        if gradient is not None and not torch.is_grad_enabled():
-            constant = upstream.device.type == "cpu" and (upstream.stride(0) == 0 or upstream.numel() == 1)
-            if constant and upstream[0].item() == ctx.scale:
-                return None, gradient, *nothing
-            if score.dtype == sigma.dtype:
-                return None, gradient.mul_(per_row(upstream / ctx.scale, score)), *nothing
-        return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place), *nothing
+        if torch.is_grad_enabled() or score.dtype != sigma.dtype:
+            return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place), *nothing
+        gradient, ctx.gradient = ctx.gradient, None
+        if gradient is None:
+            gradient = raw("dsm_loss", ctx.backend)(score, sigma, ctx.weight, ctx.scale, True, *ctx.place)[1]
+        n = upstream.numel()
+        constant = upstream.is_cpu and (n == 1 or (n > 1 and upstream.stride(0) == 0))
+        if constant and upstream[0].item() == ctx.scale:
+            return None, gradient, *nothing
+        return None, gradient.mul_(per_row(upstream / ctx.scale, score)), *nothing
 
 
 class _DsmLoss(torch.autograd.Function):

@@ -1,0 +1,65 @@
+"""What only a device can show: the same bits as the CPU, CUDA graphs, streams. The table of cases runs there too."""
+
+import pytest
+import torch
+
+import fastscore as fs
+from fastscore import backends, rng
+
+pytestmark = pytest.mark.gpu
+
+
+@pytest.mark.parametrize("kind", rng.KINDS)
+def test_numbers_are_the_cpus(kind):
+    """Words, uniforms and signs bit for bit; normals too, unless the device's code was contracted."""
+    where = fs.Philox(2**63 + 5, step=9, sample_offset=2**31).noise((1000, 3, 33))
+    dtype = torch.int64 if kind == "words" else torch.float32
+    here = rng.draw(kind, where, dtype)
+    where.device = torch.device("cuda")
+    there = rng.draw(kind, where, dtype)
+    assert backends.last["fill"] == "triton"
+    assert torch.equal(there.cpu(), here)
+
+
+def test_operators_agree_with_the_cpu():
+    x, sigma = torch.randn(64, 3, 32, 32), torch.linspace(0.1, 2, 64)
+    x_tilde, noise = fs.perturb(x, sigma, fs.Philox(1))
+    there, handle = fs.perturb(x.cuda(), sigma.cuda(), fs.Philox(1))
+    torch.testing.assert_close(there.cpu(), x_tilde)
+    score, leaf = (-t.detach().clone() for t in (x_tilde, there))
+    pairs = ((score, noise, sigma), (leaf, handle, sigma.cuda()))
+    losses = [fs.dsm_loss(s.requires_grad_(), n, o) for s, n, o in pairs]
+    for loss in losses:
+        loss.mean().backward()
+    torch.testing.assert_close(losses[1].cpu(), losses[0])
+    torch.testing.assert_close(leaf.grad.cpu(), score.grad)
+    torch.testing.assert_close(fs.langevin_step(x.cuda(), x.cuda(), 0.1, fs.Philox(2)).cpu(),
+                               fs.langevin_step(x, x, 0.1, fs.Philox(2)))
+
+
+def test_a_captured_draw_draws_anew_at_every_replay():
+    x = torch.zeros(16, 3, 8, 8, device="cuda")
+    kept, plain = fs.Philox(7, device="cuda"), fs.Philox(7)
+    fs.langevin_step(x, x, 0.5, kept)  # compiles outside of the capture
+    kept.step = 0
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        x_tilde, noise = fs.perturb(x, 0.5, kept)
+        loss = fs.dsm_loss(-x_tilde, noise, 0.5)
+        y = fs.langevin_step(x, x_tilde, 0.5, kept)
+    for _ in range(3):
+        graph.replay()
+        expected_x, handle = fs.perturb(x, 0.5, plain)
+        torch.testing.assert_close(x_tilde, expected_x)
+        torch.testing.assert_close(loss, fs.dsm_loss(-expected_x, handle, 0.5))
+        torch.testing.assert_close(y, fs.langevin_step(x, expected_x, 0.5, plain))
+
+
+def test_the_current_stream_is_used():
+    x, stream = torch.zeros(1 << 22, device="cuda")[None], torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        x.fill_(3.0)
+        y = fs.perturb(x, 1e-6, fs.Philox(0))[0]
+    stream.synchronize()
+    torch.testing.assert_close(y, torch.full_like(y, 3.0), rtol=1e-4, atol=0)
