@@ -1,7 +1,8 @@
 # make demo    train, sample and evaluate an NCSN on handwritten digits (about 5 minutes on two CPU cores)
 # make test    the whole test suite
+# make bench   time the operators against torch's, and write benchmarks/results (leave the machine alone meanwhile)
 # make lint    ruff
-# Both install into .venv first, where it is missing. TORCH='torch==2.13.0' chooses which torch is installed.
+# All install into .venv first, where it is missing. TORCH='torch==2.13.0' chooses which torch is installed.
 
 VENV ?= .venv
 PYTHON ?= python3
@@ -10,7 +11,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 READY := $(VENV)/.ready-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: demo test lint install clean
+.PHONY: demo test bench lint install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -33,6 +34,9 @@ demo: $(READY)
 
 test: $(READY)
 	$(BIN)/python -m pytest tests
+
+bench: $(READY)
+	$(BIN)/python benchmarks/report.py
 
 lint: $(READY)
 	$(BIN)/ruff check .
