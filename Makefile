@@ -24,7 +24,7 @@ $(READY): pyproject.toml setup.py $(shell find csrc -type f)
 	choose one with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) '$(TORCH)' 'setuptools>=77' wheel ninja
-	$(PIP) --no-build-isolation --editable '.[dev]'
+	$(PIP) --no-build-isolation '$(TORCH)' --editable '.[dev]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
