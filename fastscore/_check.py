@@ -112,7 +112,8 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     compute = compute_dtype(x)
     if not isinstance(value, Tensor):
         number = positive(name, value, zero_allowed=zero_allowed)
-        if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
+        if (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+                or torch._C._functorch.peek_interpreter_stack() is not None):  # what is made there belongs there
             return torch.tensor(number, dtype=compute, device=x.device)
         return _scalar(number, compute, x.device)
     floating(name, value, batched=False)

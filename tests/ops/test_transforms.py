@@ -126,6 +126,18 @@ def test_gradients_for_each_sample_by_vmap(backend):
         torch.testing.assert_close(tuple(g[k] for g in got.values()), expected)
 
 
+@pytest.mark.parametrize("around", [lambda f: grad(f), lambda f: vmap(f, randomness="same"), torch.inference_mode()],
+                         ids=["grad", "vmap", "inference"])
+def test_a_number_first_met_in_a_transform_is_a_plain_one_later(around, backend, request):
+    """Constants are kept from call to call: none may be of the transform, or the mode, that was on at the first."""
+    number = 0.1 + len(request.node.name) / 1000 + (backend == "native")  # not met before
+    x = torch.ones(2, 3)
+    around(lambda x: fs.perturb(x, number, fs.Philox(0))[0].sum())(x)
+    score = x.clone().requires_grad_()
+    fs.dsm_loss(score, fs.perturb(x, number, fs.Philox(0))[1], number).sum().backward()
+    assert torch.isfinite(score.grad).all()
+
+
 def test_backward_again_and_again():
     """The gradient made in the loss's own pass is given away once; later ones are computed anew."""
     x, score = tensor((4, 7), torch.float32, 0), tensor((4, 7), torch.float32, 1).requires_grad_()
