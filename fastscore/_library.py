@@ -179,7 +179,7 @@ def direct(*tensors: Tensor) -> bool:
     So it must be plain eager code: contiguous tensors of their own type, few elements, and nobody watching operators.
     """
     for t in tensors:
-        if type(t) is not Tensor or not t.is_contiguous():
+        if type(t) is not Tensor or not t.is_contiguous() or t.is_neg():
             return False
     return 0 < tensors[0].numel() <= _DIRECT_ELEMENTS and not torch._C._len_torch_dispatch_stack()
 
@@ -191,6 +191,13 @@ def wants_grad(*tensors: Tensor | None) -> bool:
             if t is not None and t.requires_grad:
                 return True
     return False
+
+
+def written(out: Tensor) -> Tensor:
+    """``out`` after an operator wrote to it: autograd learns that what it may have saved of it has changed."""
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)
+    return out
 
 
 def per_row(value: Tensor, x: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
-from .._library import DIRECT_TYPES, direct, opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
+from .._library import DIRECT_TYPES, direct, opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
 
 if not backends.problem("native"):
@@ -65,7 +65,7 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
         target, rows = torch.empty_like(x) if out is None else out, x.size(0)
         if _C.langevin_step(DIRECT_TYPES[x.dtype], x.data_ptr(), score.data_ptr(), target.data_ptr(), alpha.data_ptr(),
                             alpha.dim(), rows, x.numel() // rows, *noise.place()):
-            return target
+            return target if out is None else written(out)
     try:
         return _fused(backend, transformed, x, score, alpha, noise, out)
     except RuntimeError:
@@ -85,7 +85,7 @@ def _fused(backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Ten
         return raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
     else:
         raw("langevin_step_out", backend)(x, score, alpha, *noise.arguments(), out)
-        return out
+        return written(out)
     return value if out is None else out.copy_(value)
 
 

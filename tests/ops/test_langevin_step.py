@@ -1,5 +1,6 @@
 """langevin_step against its formula in float64, in place and out of place, and against exact laws."""
 
+import pytest
 import torch
 
 import fastscore as fs
@@ -51,3 +52,24 @@ def test_it_climbs():
 def test_noise_has_variance_alpha():
     got = fs.langevin_step(torch.zeros(100, 10_000), torch.zeros(100, 10_000), 0.3, fs.Philox(1))
     assert abs(z_variance(got, 0.3)) < 4
+
+
+@pytest.mark.parametrize("n", [3, 20_000])
+@pytest.mark.parametrize("backend", ["reference", "native", "triton"])
+def test_autograd_notices_what_is_overwritten(on_backend, backend, n):
+    on_backend(backend)
+    x, w = torch.ones(2, n), torch.ones(2, n, requires_grad=True)
+    loss = (w * x).sum()
+    with torch.no_grad():
+        fs.langevin_step(x, x, 0.1, fs.Philox(0), out=x)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+    with torch.inference_mode():
+        y = torch.ones(2, n)
+        assert fs.langevin_step(y, y, 0.1, fs.Philox(0), out=y) is y and torch.equal(y, x)
+
+
+def test_views_that_are_negated_when_read():
+    x, score = torch._neg_view(torch.ones(2, 3)), torch.zeros(2, 3)
+    assert x.is_neg() and torch.equal(fs.langevin_step(x, score, 0.0, fs.Philox(0)), -torch.ones(2, 3))
+    assert torch.equal(fs.perturb(x, 1e-30, fs.Philox(0))[0], -torch.ones(2, 3))
