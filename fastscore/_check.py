@@ -115,7 +115,7 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
         if (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
                 or torch._C._functorch.peek_interpreter_stack() is not None):  # what is made there belongs there
             return torch.tensor(number, dtype=compute, device=x.device)
-        return _scalar(number, compute, x.device)
+        return constant(number, compute, x.device)
     floating(name, value, batched=False)
     dim, here = value.dim(), (value.is_cpu and x.is_cpu) or value.device == x.device
     if dim and (dim > 1 or value.size(0) != x.size(0)):
@@ -141,8 +141,8 @@ def positive_values(name: str, value: Tensor, *, zero_allowed: bool = False) -> 
         raise ValueError(f"{name} must be finite and {bound} everywhere, got {bad} in {describe(value)}")
 
 
-@lru_cache(maxsize=1024)
-def _scalar(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+@lru_cache(maxsize=4096)
+def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
     """A constant, made once: never written to, never handed to the user."""
     with torch.inference_mode(False):
         return torch.tensor(value, dtype=dtype, device=device)

@@ -169,21 +169,6 @@ def first_sample(x: Tensor, offset: int) -> Tensor:
     return torch.ops.fastscore.first_sample(x, offset)
 
 
-DIRECT_TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}
-_DIRECT_ELEMENTS = 16384  # above, the dispatcher's microseconds do not count, and threads do
-
-
-def direct(*tensors: Tensor) -> bool:
-    """Whether fastscore._C may be called with the tensors' addresses, past torch's dispatcher.
-
-    So it must be plain eager code: contiguous tensors of their own type, few elements, and nobody watching operators.
-    """
-    for t in tensors:
-        if type(t) is not Tensor or not t.is_contiguous() or t.is_neg():
-            return False
-    return 0 < tensors[0].numel() <= _DIRECT_ELEMENTS and not torch._C._len_torch_dispatch_stack()
-
-
 def wants_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd records what is done to any of the tensors."""
     if torch.is_grad_enabled():

@@ -1,5 +1,5 @@
 // Calls from Python past torch's dispatcher, for small contiguous tensors: there it costs more than the work does.
-// Every function takes numbers and addresses, checked by its caller in fastscore/ops, and returns whether the numbers
+// Every function takes numbers and addresses, checked by its caller, fastscore/ops/_small.py, and returns whether the numbers
 // a row are good (finite, and positive where they must be); where they are not, nothing was written.
 #pragma once
 
@@ -37,7 +37,7 @@ class Reader {
   PyObject* const* next_;
 };
 
-// The element types by the number that Python calls them: the order of fastscore._library.DIRECT_TYPES.
+// The element types by the number that Python calls them: as in fastscore/ops/_small.py.
 template <class F>
 void for_each_type(int64_t type, const F& f) {
   switch (type) {

@@ -9,11 +9,9 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
-from .._library import DIRECT_TYPES, direct, opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
+from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, regenerated
-
-if not backends.problem("native"):
-    from .. import _C
+from . import _small
 
 
 def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight: float = 2.0) -> Tensor:
@@ -37,6 +35,9 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
 
     Source: Vincent 2011, equation 9; Song & Ermon 2019, equations 5 and 6.
     """
+    small = _small.dsm_loss(score, noise, sigma, weight)
+    if small is not None:
+        return small
     _check.floating("score", score)
     if not isinstance(noise, Noise):
         if not isinstance(noise, Tensor):
@@ -53,11 +54,6 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     sigma = _check.per_sample("sigma", sigma, score, values=not fast)
     if backend == "reference":
         return reference(score, noise, sigma, weight)
-    if fast and noise.state is None and noise.first is None and direct(score) and not wants_grad(score, sigma):
-        loss = torch.empty(score.shape[0], dtype=sigma.dtype)
-        if _C.dsm_loss(DIRECT_TYPES[score.dtype], score.data_ptr(), loss.data_ptr(), sigma.data_ptr(), sigma.dim(),
-                       weight, score.shape[0], score.numel() // score.shape[0], *noise.place()):
-            return loss
     try:
         if transformed or wants_grad(sigma):
             return _differentiable(backend, score, sigma, weight, *noise.arguments())

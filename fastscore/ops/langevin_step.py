@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
-from .._library import DIRECT_TYPES, direct, opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
+from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
-
-if not backends.problem("native"):
-    from .. import _C
+from . import _small
 
 
 def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox | None = None, *,
@@ -40,6 +38,9 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
 
     Source: Welling & Teh 2011; Song & Ermon 2019, algorithm 1.
     """
+    small = _small.langevin_step(x, score, alpha, rng, out) if noise is None else None
+    if small is not None:
+        return small
     _check.floating("x", x)
     _check.like("score", score, "x", x)
     transformed = backends.transformed()
@@ -60,12 +61,6 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     if backend == "reference":
         value = reference(x, score, alpha, noise)
         return value if out is None else out.copy_(value)
-    if (fast and noise.state is None and noise.first is None and x.dtype == score.dtype
-            and direct(x, score, x if out is None else out) and not wants_grad(x, score, alpha)):
-        target, rows = torch.empty_like(x) if out is None else out, x.size(0)
-        if _C.langevin_step(DIRECT_TYPES[x.dtype], x.data_ptr(), score.data_ptr(), target.data_ptr(), alpha.data_ptr(),
-                            alpha.dim(), rows, x.numel() // rows, *noise.place()):
-            return target if out is None else written(out)
     try:
         return _fused(backend, transformed, x, score, alpha, noise, out)
     except RuntimeError:

@@ -8,11 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
-from .._library import DIRECT_TYPES, direct, opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
+from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
-
-if not backends.problem("native"):
-    from .. import _C
+from . import _small
 
 
 def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
@@ -36,6 +34,9 @@ def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
 
     Source: Vincent 2011, "A connection between score matching and denoising autoencoders".
     """
+    small = _small.perturb(x, sigma, rng, alpha)
+    if small is not None:
+        return small
     _check.floating("x", x)
     transformed, backend = backends.transformed(), backends.choose("perturb", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
@@ -45,12 +46,6 @@ def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
     noise = as_philox(rng).noise_for(x, Stream.PERTURB, transformed=transformed)
     if backend == "reference":
         return reference(x, sigma, noise, alpha), noise
-    if fast and noise.state is None and direct(x) and not wants_grad(x, alpha, sigma):
-        out, rows = torch.empty_like(x), x.size(0)
-        if _C.perturb(DIRECT_TYPES[x.dtype], x.data_ptr(), out.data_ptr(), sigma.data_ptr(), sigma.dim(),
-                      0 if alpha is None else alpha.data_ptr(), 0 if alpha is None else alpha.dim(),
-                      rows, x.numel() // rows, *noise.place()):
-            return out, noise
     try:
         if transformed or wants_grad(x, alpha, sigma):
             return _differentiable(backend, x, alpha, sigma, *noise.arguments()), noise
