@@ -216,7 +216,8 @@ class Philox:
         step: the step of the first draw, 0 to 2^32 - 1.
         sample_offset: the global index of row 0: a rank, or a later call, passes how many samples came before.
         device: keep the seed and the step on this device, where the operators read them and each draw adds to
-            the step. Then a CUDA graph that captured a draw draws anew at every replay. ``None``: plain numbers.
+            the step. Then a CUDA graph that captured a draw draws anew at every replay (call the function once
+            before the capture, for what is compiled or made at first use). ``None``: plain numbers.
 
     Example:
         >>> whole = Philox(seed=1).randn(4, 3)
