@@ -1,0 +1,31 @@
+"""The compiler's process, and Triton launches that execute PTX in place of Triton's interpreter."""
+
+import os
+
+import pytest
+
+from tests.conftest import optional
+
+from .on_ptx import Compiler, OnPtx
+
+
+@pytest.fixture(scope="session")
+def compiler(tmp_path_factory):
+    optional("triton")
+    compiler = Compiler(tmp_path_factory.mktemp("ptx"))
+    yield compiler
+    compiler.close()
+
+
+@pytest.fixture
+def on_ptx(compiler, monkeypatch):
+    """All kernels of the project, by name, replaced by their PTX for one test."""
+    from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("on a machine with a GPU the same cases run there: tests/ops/test_gpu.py")
+    monkeypatch.setattr(_launch, "interpreted", lambda: False)  # the blocks of a GPU
+    kernels = {}
+    for module, name in ((dsm_loss, "dsm_loss"), (fill, "fill"), (langevin_step, "langevin_step"), (perturb, "perturb")):
+        kernels[name] = OnPtx(compiler, getattr(module, f"{name}_kernel"))
+        monkeypatch.setattr(module, f"{name}_kernel", kernels[name])
+    return kernels
