@@ -87,7 +87,9 @@ def test_the_bits_of_native_and_the_values_of_the_reference(on_ptx, op, shape, d
     assert sum(len(kernel.results) for kernel in on_ptx.values()) == (1 if x.numel() else 0)
     for ours, theirs in zip(got, native):
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
-        if ours.shape == x.shape:  # whatever is computed element by element
+        if op == "dsm_loss, gradient alone":  # its factor a row is rounded on the host: natively once, from float64
+            torch.testing.assert_close(ours, theirs, rtol=2e-7 if dtype == torch.float32 else 0, atol=0)
+        elif ours.shape == x.shape:  # whatever is computed element by element
             assert torch.equal(bits(ours), bits(theirs))
         else:  # sums, whose order differs
             torch.testing.assert_close(ours, theirs, rtol=1e-13 if dtype == torch.float64 else 1e-6, atol=0)
