@@ -25,7 +25,8 @@ def on_ptx(compiler, monkeypatch):
         pytest.skip("on a machine with a GPU the same cases run there: tests/ops/test_gpu.py")
     monkeypatch.setattr(_launch, "interpreted", lambda: False)  # the blocks of a GPU
     kernels = {}
-    for module, name in ((dsm_loss, "dsm_loss"), (fill, "fill"), (langevin_step, "langevin_step"), (perturb, "perturb")):
+    for module in (dsm_loss, fill, langevin_step, perturb):
+        name = module.__name__.rpartition(".")[2]
         kernels[name] = OnPtx(compiler, getattr(module, f"{name}_kernel"))
         monkeypatch.setattr(module, f"{name}_kernel", kernels[name])
     return kernels

@@ -23,6 +23,7 @@ class Counters:
     stored: int = 0
     load_sectors: int = 0  # 32-byte sectors that warps touched, each once an instruction
     store_sectors: int = 0
+    footprint: int = 0  # bytes of the sectors that the launch read, and of those it wrote, each once
     shared_accesses: int = 0  # warps' accesses to shared memory, in the passes that their width needs anyway
     bank_conflicts: int = 0  # further passes, for threads that want different words of one bank
 
@@ -36,17 +37,18 @@ class Counters:
         counts = {kind: count / elements for kind, count in sorted(self.threads.items())}
         return {"instructions": self.instructions / elements, **counts,
                 "bytes": (self.loaded + self.stored) / elements,
+                "footprint": self.footprint / elements,
                 "sector_bytes": 32 * (self.load_sectors + self.store_sectors) / elements,
                 "bank_conflicts": self.bank_conflicts / elements,
                 "divergent_share": self.partial / max(self.warps, 1)}
 
     def computed_seconds(self, device: str) -> float:
-        """The larger of instructions over issue rate and sectors over bandwidth. COMPUTED, from PTX, not measured.
+        """The larger of instructions over issue rate and footprint over bandwidth. COMPUTED, from PTX, not measured.
 
         ptxas may merge or expand instructions; latency, caches and the cost of single instructions are left out.
         """
         rate, bandwidth = DEVICES[device]
-        return max(32 * self.warps / rate, 32 * (self.load_sectors + self.store_sectors) / bandwidth)
+        return max(32 * self.warps / rate, self.footprint / bandwidth)
 
     def global_access(self, addresses: np.ndarray, warp: np.ndarray, size: int, store: bool) -> None:
         sectors = len(np.unique(np.stack([warp, (addresses // np.uint64(32)).astype(np.int64)]), axis=1)[0])

@@ -100,8 +100,9 @@ def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[i
     for parameter, value in zip(kernel.params, plain):
         raw = raw.ljust(-(-len(raw) // parameter.align) * parameter.align, b"\0")
         params[parameter.name] = (len(raw), parameter.size)
-        raw += _argument(parameter.type, parameter.size, addresses.get(value.ctypes.data, memory.GLOBAL_BASE) if isinstance(
-            value, np.ndarray) else value)
+        if isinstance(value, np.ndarray):
+            value = addresses.get(value.ctypes.data, memory.GLOBAL_BASE)
+        raw += _argument(parameter.type, parameter.size, value)
     program = Program(kernel, [_step(i) for i in kernel.code], grid, block, params, raw, symbols, sizes, space)
     blocks = grid[0] * grid[1] * grid[2]
     together = max(THREADS_AT_ONCE // (block[0] * block[1] * block[2]), 1)
@@ -109,6 +110,7 @@ def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[i
         for first in range(0, blocks, together):
             Blocks(program, np.arange(first, min(first + together, blocks))).run()
     space.copy_back()
+    program.counters.footprint = space.footprint()
     return Result(program.counters, space, addresses)
 
 
@@ -198,7 +200,7 @@ class Blocks:
         return threads[late[self.warp[threads]] == 0]
 
     def _advance(self, pc: int, threads: np.ndarray) -> None:
-        """Run ``threads`` from ``pc`` until others stand there, a branch is taken, or something has to be waited for."""
+        """Run ``threads`` from ``pc`` until others stand there, a branch is taken, or something must be waited for."""
         steps, code, start = self.program.steps, self.program.entry.code, pc
         ahead = self.pc[self.pc > pc]
         stop = min(int(ahead.min()) if len(ahead) else len(steps), len(steps))
@@ -483,7 +485,8 @@ def _setp(i: Instruction) -> Callable:
             operator = {"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}[join]
             results = tuple(operator(r, third) for r in results)
         target = i.operands[0]
-        for register, value in zip((target.value, target.predicate) if isinstance(target, Pair) else (target,), results):
+        targets = (target.value, target.predicate) if isinstance(target, Pair) else (target,)
+        for register, value in zip(targets, results):
             b.write(register, value, index)
         return "integer" if t not in values.FLOATS else "float"
     return step
@@ -538,7 +541,8 @@ def _shuffle(i: Instruction) -> Callable:
         value, by, clamp, mask = (np.broadcast_to(b.read(o, "b32", index), lane.shape) for o in i.operands[1:])
         by, clamp, segment = (by & 31).astype(int), (clamp & 31).astype(int), (clamp >> np.uint32(8) & 31).astype(int)
         top = lane & segment | clamp & ~segment & 31
-        source = {"up": lane - by, "down": lane + by, "bfly": lane ^ by, "idx": lane & segment | by & ~segment & 31}[mode]
+        source = {"up": lane - by, "down": lane + by, "bfly": lane ^ by,
+                  "idx": lane & segment | by & ~segment & 31}[mode]
         inside = source >= top if mode == "up" else source <= top
         source = np.where(inside, source, lane)
         everyone = np.full(b.warps * 32, -1)

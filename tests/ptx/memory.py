@@ -76,9 +76,10 @@ class Memory:
         self.regions.append(region)
         return region
 
-    def written(self, region: Region) -> np.ndarray:
-        """Which bytes of an allocation hold something."""
-        return self.state[region.start:region.start + region.size] == 2
+    def footprint(self) -> int:
+        """Bytes of the 32-byte sectors that were read, and of those that were written."""
+        return sum(32 * int((who[:len(who) // 32 * 32].reshape(-1, 32) >= 0).any(1).sum())
+                   for who in (self.reader, self.writer))
 
     def copy_back(self) -> None:
         for region in self.regions:
@@ -104,7 +105,9 @@ class Memory:
     def _fault(self, kind: str, i: int, places: np.ndarray, who: Who, what: str) -> None:
         place = int(places.reshape(len(who.thread), -1)[i, 0])
         near = min(self.regions, key=lambda r: abs(place - r.start - r.size / 2), default=None)
-        where = f"{near.name}[byte {place - near.start} of {near.size}]" if near else f"byte {place % max(self.size, 1)}"
+        where = f"byte {place % max(self.size, 1)}"
+        if near:
+            where = f"{near.name}[byte {place - near.start} of {near.size}]"
         thread = int(who.thread[i])
         raise Fault(kind, f"{what}, {self.space} {where}, thread {thread % who.block_size} of block "
                           f"{thread // who.block_size}, in `{who.text}`")
@@ -194,7 +197,7 @@ class Memory:
 
 
 def lay_out(arrays: list[tuple[str, np.ndarray, bool]]) -> tuple[Memory, dict[int, int]]:
-    """Global memory that holds ``arrays`` (name, array, written), each aligned to 256 bytes and then as far off 16 as it is here.
+    """Global memory that holds ``arrays`` (name, array, written), each as far off a multiple of 16 bytes as it is here.
 
     Returns:
         The memory, and the device address of every host address; an array given twice is there once.
@@ -211,7 +214,7 @@ def lay_out(arrays: list[tuple[str, np.ndarray, bool]]) -> tuple[Memory, dict[in
             continue
         start = -(-end // 256) * 256 + host % 16
         starts[host] = (name, array, written, start)
-        end = start + array.nbytes + GUARD
+        end = -(-(start + array.nbytes + GUARD) // 32) * 32
     memory = Memory("global", end, base=GLOBAL_BASE)
     for name, array, written, start in starts.values():
         memory.place(name, start, array, written)

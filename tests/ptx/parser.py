@@ -118,7 +118,8 @@ class Module:
     entries: dict[str, Entry]
 
 
-_DECLARATION = re.compile(r"\.(global|const|shared|local|param)\s+((?:\.\w+\s+(?:\d+\s+)?)*?)\.([subf](?:8|16|32|64))\s+"
+_DECLARATION = re.compile(r"\.(global|const|shared|local|param)\s+((?:\.\w+\s+(?:\d+\s+)?)*?)"
+                          r"\.([subf](?:8|16|32|64))\s+"
                           r"(?:\.ptr\s+)?(?:\.(?:global|shared|const)\s+)?(?:\.align\s+\d+\s+)?"
                           r"([\w$.]+)\s*(\[\s*\d*\s*\])?(?:\s*=\s*(.*))?$", re.S)
 
@@ -236,7 +237,7 @@ class _Body:
     def _registers(self, text: str) -> None:
         _, kind, names = text.split(None, 2)
         bits = 1 if kind == ".pred" else 8 * BYTES[kind[2:]]
-        number, exact, prefixes = self.scopes[-1]
+        _, exact, prefixes = self.scopes[-1]
         for name in names.split(","):
             name = name.strip()
             if "<" in name:

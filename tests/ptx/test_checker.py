@@ -25,9 +25,9 @@ shl.b32 %r3, %r2, 2;
 }}"""
 
 
-def run(body: str, *, threads: int = 64, out: int = 64, n: int = 64, shared: int = 256, grid: int = 1, empty: bool = True):
+def run(body: str, *, threads: int = 64, out: int = 64, n: int = 64, grid: int = 1) -> np.ndarray:
     result, x = np.zeros(out, np.int32), np.arange(64, dtype=np.int32)
-    launch(kernel(body, shared=shared), grid, threads, [Unwritten(result) if empty else result, x, n])
+    launch(kernel(body, shared=256), grid, threads, [Unwritten(result), x, n])
     return result
 
 

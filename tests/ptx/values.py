@@ -74,7 +74,7 @@ def encode(t: str, value: np.ndarray) -> np.ndarray:
 
 
 def to_odd_f32(value: np.ndarray) -> np.ndarray:
-    """float64 to float32, an inexact result to the neighbour with an odd last bit: what rounds once more stays exact."""
+    """float64 to float32, what is inexact to the neighbour with an odd last bit: it can be rounded once more."""
     value = np.atleast_1d(np.asarray(value, np.float64))
     near = value.astype(np.float32)
     bits, back = near.view(np.int32).copy(), near.astype(np.float64)
@@ -109,7 +109,7 @@ def _fma_f64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     v, v_low = _two_sum(high, t)
     result = np.array(v + _odd(*_two_sum(t_low, v_low)))
     plain = (a == 0) | (b == 0) | ~np.isfinite(a) | ~np.isfinite(b) | ~np.isfinite(c)
-    result[plain] = (a * b + c)[plain]
+    result[plain] = (np.where(np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), 0.0, a * b) + c)[plain]
 
     def safe(x: np.ndarray) -> np.ndarray:
         return (np.abs(x) > 2.0**-400) & (np.abs(x) < 2.0**400)
