@@ -6,7 +6,7 @@ import pytest
 
 from tests.conftest import optional
 
-from .on_ptx import Compiler, OnPtx
+from .on_ptx import Compiler, OnPtx, loose
 
 
 @pytest.fixture(scope="session")
@@ -29,4 +29,7 @@ def on_ptx(compiler, monkeypatch):
         name = module.__name__.rpartition(".")[2]
         kernels[name] = OnPtx(compiler, getattr(module, f"{name}_kernel"))
         monkeypatch.setattr(module, f"{name}_kernel", kernels[name])
-    return kernels
+    yield kernels
+    for kernel in kernels.values():
+        for module in kernel.modules:
+            assert not loose(module)

@@ -59,12 +59,23 @@ def host_array(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().reshape(-1).view(RAW[tensor.element_size()]).numpy()
 
 
+def loose(module: Module) -> list[str]:
+    """Instructions whose bits a device may choose, though they are computed in one way here; only the text can tell.
+
+    These are the approximate ones, and sums and products that do not say how they round: ptxas may make an fma of two.
+    """
+    return [i.text for entry in module.entries.values() for i in entry.code
+            if {"approx", "full", "ftz"} & set(i.mods) or (
+                i.op in ("add", "sub", "mul") and i.mods[-1] in ("f32", "f64") and "rn" not in i.mods)]
+
+
 class OnPtx:
     """Stands in for a ``@triton.jit`` kernel: ``OnPtx(...)[grid](arguments)`` executes its PTX."""
 
     def __init__(self, compiler: Compiler, kernel: Any):
         self.compiler, self.function = compiler, getattr(kernel, "fn", kernel)
         self.results: list[Result] = []
+        self.modules: list[Module] = []
 
     def __getitem__(self, grid: tuple) -> Any:
         def run(*args: Any, **named: Any) -> None:
@@ -92,6 +103,7 @@ class OnPtx:
         module, answer = self.compiler({
             "module": self.function.__module__, "kernel": self.function.__name__, "signature": types,
             "constants": constants, "aligned": aligned, "options": options})
+        self.modules.append(module)
         entry = next(iter(module.entries.values()))
         given += [None] * (len(entry.params) - len(given))  # Triton's own: scratch memory that these kernels lack
         result = launch(module, grid, 32 * answer["warps"], given, shared=answer["shared"])
