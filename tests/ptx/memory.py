@@ -104,7 +104,7 @@ class Memory:
 
     def _fault(self, kind: str, i: int, places: np.ndarray, who: Who, what: str) -> None:
         place = int(places.reshape(len(who.thread), -1)[i, 0])
-        near = min(self.regions, key=lambda r: abs(place - r.start - r.size / 2), default=None)
+        near = min(self.regions, key=lambda r: max(r.start - place, place - r.start - r.size), default=None)
         where = f"byte {place % max(self.size, 1)}"
         if near:
             where = f"{near.name}[byte {place - near.start} of {near.size}]"
