@@ -15,7 +15,7 @@ from tests.ops.cases import DTYPES, tensor
 
 SEED, STEP, OFFSET = 2**64 - 987654321012345, 0xFFFFFF05, 0xFFFF0000
 ROWS, TAIL, SHORT, ODD, SMALL = (2, 1024), (3, 2051), (2, 3, 8, 8), (3, 7), (70, 30)
-SHAPES = [ROWS, TAIL, SHORT, ODD, SMALL, (5, 1), (0, 3), (3, 0)]
+SHAPES = [ROWS, TAIL, SHORT, ODD, SMALL, (5, 1), (5, 498), (0, 3), (3, 0)]
 OPS = ("langevin_step", "langevin_step, one alpha", "perturb", "perturb, alpha", "dsm_loss", "dsm_loss and gradient",
        "dsm_loss, gradient alone")
 TABLE = [(shape, torch.float32, "numbers") for shape in SHAPES]
