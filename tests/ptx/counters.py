@@ -1,0 +1,71 @@
+"""What a launch executed and moved, and what that would take: computed, never measured."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+import numpy as np
+
+# thread instructions that can be issued a second (multiprocessors x 4 schedulers x 32 x clock), bytes a second: nominal
+DEVICES = {"A100": (108 * 128 * 1.41e9, 2.0e12), "H100": (132 * 128 * 1.7e9, 3.35e12),
+           "B200": (148 * 128 * 1.85e9, 8.0e12)}
+
+
+@dataclass
+class Counters:
+    """Executed instructions by class, by thread and by warp, and the traffic of the memories."""
+
+    threads: Counter = field(default_factory=Counter)  # class -> instructions executed by threads
+    warps: int = 0  # instructions issued by warps, whatever the number of their threads
+    partial: int = 0  # of these, with some of the warp's living threads elsewhere: divergence
+    loaded: int = 0  # bytes of global memory that instructions asked for
+    stored: int = 0
+    load_sectors: int = 0  # 32-byte sectors that warps touched, each once an instruction
+    store_sectors: int = 0
+    footprint: int = 0  # bytes of the sectors that the launch read, and of those it wrote, each once
+    shared_accesses: int = 0  # warps' accesses to shared memory, in the passes that their width needs anyway
+    bank_conflicts: int = 0  # further passes, for threads that want different words of one bank
+
+    @property
+    def instructions(self) -> int:
+        """Instructions executed, summed over threads."""
+        return sum(self.threads.values())
+
+    def an_element(self, elements: int) -> dict[str, float]:
+        """The counts divided by the number of elements worked on."""
+        counts = {kind: count / elements for kind, count in sorted(self.threads.items())}
+        return {"instructions": self.instructions / elements, **counts,
+                "bytes": (self.loaded + self.stored) / elements,
+                "footprint": self.footprint / elements,
+                "sector_bytes": 32 * (self.load_sectors + self.store_sectors) / elements,
+                "bank_conflicts": self.bank_conflicts / elements,
+                "divergent_share": self.partial / max(self.warps, 1)}
+
+    def computed_seconds(self, device: str) -> float:
+        """The larger of instructions over issue rate and footprint over bandwidth. COMPUTED, from PTX, not measured.
+
+        ptxas may merge or expand instructions; latency, caches and the cost of single instructions are left out.
+        """
+        rate, bandwidth = DEVICES[device]
+        return max(32 * self.warps / rate, self.footprint / bandwidth)
+
+    def global_access(self, addresses: np.ndarray, warp: np.ndarray, size: int, store: bool) -> None:
+        sectors = len(np.unique(np.stack([warp, (addresses // np.uint64(32)).astype(np.int64)]), axis=1)[0])
+        if store:
+            self.stored += size * len(addresses)
+            self.store_sectors += sectors
+        else:
+            self.loaded += size * len(addresses)
+            self.load_sectors += sectors
+
+    def shared_access(self, addresses: np.ndarray, warp: np.ndarray, lane: np.ndarray, size: int) -> None:
+        """32 banks of 4 bytes; 8 bytes go in two passes of half warps, 16 in four of quarters."""
+        passes = max(size // 4, 1)
+        group = warp * passes + lane * passes // 32
+        word = (addresses // np.uint64(4)).astype(np.int64)[:, None] + np.arange(passes)
+        touched = np.unique((group[:, None] << 32 | word).ravel())  # one word is one access, for all who want it
+        banks, counts = np.unique((touched >> 32) * 32 + touched % 32, return_counts=True)
+        groups, first = np.unique(banks // 32, return_index=True)
+        self.shared_accesses += len(groups)
+        self.bank_conflicts += int((np.maximum.reduceat(counts, first) - 1).sum())
