@@ -7,7 +7,7 @@ from importlib.metadata import version as _version
 from . import losses, noise, samplers
 from .backends import use_backend
 from .errors import BackendUnavailable, CheckpointError, DataError, FastscoreError, MissingDependency, NonFiniteLoss
-from .ops import dsm_loss, langevin_step, perturb
+from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, perturb, probe_dot
 from .rng import Noise, Philox, Stream
 
 try:
@@ -16,9 +16,9 @@ except _PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "BackendUnavailable", "CheckpointError", "DataError", "FastscoreError", "MissingDependency", "Noise",
-    "NonFiniteLoss", "Philox", "Stream", "dsm_loss", "langevin_step", "losses", "noise", "perturb", "samplers",
-    "use_backend",
+    "BackendUnavailable", "CheckpointError", "Coloring", "DataError", "FastscoreError", "MissingDependency", "Noise",
+    "NonFiniteLoss", "Philox", "Probes", "Stream", "dsm_loss", "fill_probes", "langevin_step", "losses", "noise",
+    "perturb", "probe_dot", "samplers", "use_backend",
 ]
 
 

@@ -32,46 +32,50 @@ def raw(name: str, backend: str) -> Callable:
     return _raw[name, backend]
 
 
-def register(name: str, schema: str, kinds: str, fake: Callable, *, launch: str = "launch",
-             mutated: str = "") -> None:
-    """Register both versions of one operator.
+def register(name: str, schema: str, kinds: str, fake: Callable, *, launch: str | None = "launch",
+             mutated: str = "", out_batch: int = 0) -> None:
+    """Register the compiled versions of one operator.
 
     Args:
         name: the operator's name; its Triton launcher is ``fastscore.kernels.<file>.<launch>``, the file being
             the part of ``schema`` before the colon.
         schema: ``"file: (arguments) -> returns"`` without the noise arguments, which follow the others.
-        kinds: a letter for each of ``arguments``: ``b`` a tensor [B, ...], ``r`` a number a row ([] or [B]), ``.``
-            anything else. The first ``b`` says what B is.
+        kinds: a letter for each of ``arguments``: ``b`` a tensor [B, ...], ``p`` one of [K, B, ...], ``r`` a number a
+            row ([] or [B]), ``.`` anything else. The first ``b`` or ``p`` says what B is.
         fake: what comes back for fake tensors.
+        launch: the Triton launcher's name; None where the operator has no Triton version.
         mutated: the schema of an output argument, which comes last.
+        out_batch: which dimension of the results is B.
     """
     file, signature = schema.split(": ", 1)
     arguments, returns = signature.split(" -> ")
-    for backend in ("native", "triton"):
+    for backend in ("native", "triton") if launch else ("native",):
         full = f"{name}_{backend}"
         library.define(f"{full}({arguments[1:-1]}, {NOISE}{mutated}) -> {returns}", tags=(torch.Tag.needs_exact_strides,
                                                                                torch.Tag.pt2_compliant_tag))
         torch.library.register_fake(f"fastscore::{full}", fake, lib=library)
         op = getattr(torch.ops.fastscore, full).default
         if not mutated:
-            torch.library.register_vmap(f"fastscore::{full}", _vmap_rule(op, kinds), lib=library)
+            torch.library.register_vmap(f"fastscore::{full}", _vmap_rule(op, kinds, out_batch), lib=library)
         _raw[name, backend] = op
 
     def triton(*args: Any) -> Any:
         result = getattr(import_module(f"fastscore.kernels.{file}"), launch)(*args)
         return None if mutated else result
 
-    library.impl(f"{name}_triton", triton, "CompositeExplicitAutograd")
+    if launch:
+        library.impl(f"{name}_triton", triton, "CompositeExplicitAutograd")
 
 
-def _vmap_rule(op: Callable, kinds: str) -> Callable:
+def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
     """vmap of a registered operator: the mapped dimension and the batch become one batch."""
-    main = kinds.index("b")
+    main = next(i for i, kind in enumerate(kinds) if kind in "bp")
 
     def rule(info: Any, in_dims: tuple, *args: Any) -> tuple:
         mapped = info.batch_size
         x, dim = args[main], in_dims[main]
-        batch = x.shape[0] if dim is None else x.movedim(dim, 0).shape[1]
+        at = "bp".index(kinds[main])  # where B stands
+        batch = x.shape[at] if dim is None else x.movedim(dim, 0).shape[1 + at]
 
         def merge(value: Tensor, dim: int | None, kind: str) -> Tensor:
             if kind == "r" and dim is None and value.dim() == 0:
@@ -79,6 +83,8 @@ def _vmap_rule(op: Callable, kinds: str) -> Callable:
             value = value.expand(mapped, *value.shape) if dim is None else value.movedim(dim, 0)
             if kind == "r" and value.dim() == 1:
                 value = value[:, None].expand(mapped, batch)
+            if kind == "p":
+                return value.movedim(0, 1).flatten(1, 2)
             return value.reshape(mapped * batch, *value.shape[2:])
 
         merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a
@@ -91,9 +97,9 @@ def _vmap_rule(op: Callable, kinds: str) -> Callable:
         out = op(*merged, *position, offset, state, index)
 
         def split(value: Tensor) -> Tensor:
-            if value.shape[0] != mapped * batch:  # the gradient that was not asked for: empty
+            if value.shape[out_batch] != mapped * batch:  # the gradient that was not asked for: empty
                 return value.expand(mapped, *value.shape)
-            return value.reshape(mapped, batch, *value.shape[1:])
+            return value.unflatten(out_batch, (mapped, batch)).movedim(out_batch, 0)
 
         return (tuple(map(split, out)), (0,) * len(out)) if isinstance(out, tuple) else (split(out), 0)
 

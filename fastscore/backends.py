@@ -22,36 +22,44 @@ from . import _check
 from .errors import BackendUnavailable
 
 BACKENDS = ("reference", "native", "triton")
+TRACE = frozenset({"fill_probes", "probe_dot", "mlp_divergence"})  # native on CPU and CUDA, and no Triton version
 ISAS = ("portable", "avx2", "avx512")
 last: dict[str, str] = {}  # operator -> the backend that served its latest eager call
 _chosen: str | None = None
 
 
-def _load_native() -> str | None:
-    """Load the extension; None, or why it is not there."""
-    libraries = sorted(Path(__file__).parent.glob("_C*.so"))
-    if not libraries:
-        return ("the C++ extension is not built. With a C++ compiler installed, run in fastscore's source folder: "
+def _load(name: str, what: str, needs: str) -> str | None:
+    """Load an extension, ``fastscore.<name>``; None, or why it is not there."""
+    if not sorted(Path(__file__).parent.glob(f"{name}.*so")):
+        return (f"the {what} extension is not built. With {needs} installed, run in fastscore's source folder: "
                 "pip install ninja && pip install --no-build-isolation .")
     try:
-        import_module("fastscore._C")
+        import_module(f"fastscore.{name}")
     except ImportError as error:
-        return f"the C++ extension does not load beside torch {torch.__version__}: {error}"
+        return f"the {what} extension does not load beside torch {torch.__version__}: {error}"
     return None
 
 
 library = torch.library.Library("fastscore", "DEF")
 library.define("native_isa(int wanted) -> int")
-_native_problem = _load_native()
+_native_problem = _load("_C", "C++", "a C++ compiler")
+_cuda_problem = _load("_C_cuda", "CUDA", "nvcc and a CUDA build of torch")
 _has_triton = importlib.util.find_spec("triton") is not None
 
 
-def problem(backend: str, device: torch.device | str = "cpu") -> str | None:
-    """Why ``backend`` cannot serve tensors on ``device``, or None where it can."""
+def problem(backend: str, device: torch.device | str = "cpu", operator: str = "perturb") -> str | None:
+    """Why ``backend`` cannot serve ``operator`` for tensors on ``device``, or None where it can."""
     kind = torch.device(device).type
     if backend == "native":
+        if operator in TRACE and not torch._C._dispatch_has_kernel_for_dispatch_key(
+                f"fastscore::{operator}_native", kind.upper()):
+            return f"the extension that is built here has no {operator} for {kind}"
+        if operator in TRACE and kind == "cuda":
+            return _cuda_problem
         return _native_problem or (None if kind == "cpu" else f"native serves the CPU, not {kind}")
     if backend == "triton":
+        if operator in TRACE:
+            return "it has no Triton version: its backends are reference and native"
         if not _has_triton:
             return "triton is not installed: pip install triton"
         if kind == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
@@ -86,9 +94,11 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
-def default(device: torch.device) -> str:
-    """The backend that serves ``device`` where nothing else is asked for."""
+def default(device: torch.device, operator: str = "perturb") -> str:
+    """The backend that serves ``operator`` on ``device`` where nothing else is asked for."""
     kind = device.type
+    if operator in TRACE:
+        return "reference" if problem("native", device, operator) else "native"
     if kind == "cpu":
         return "reference" if _native_problem else "native"
     return "triton" if kind == "cuda" and _has_triton else "reference"
@@ -97,9 +107,9 @@ def default(device: torch.device) -> str:
 def choose(operator: str, device: torch.device) -> str:
     """The backend of one call of ``operator``; remembered in :data:`last`."""
     if _chosen is None:
-        backend = default(device)
+        backend = default(device, operator)
     else:
-        backend, reason = _chosen, problem(_chosen, device)
+        backend, reason = _chosen, problem(_chosen, device, operator)
         if reason:
             raise BackendUnavailable(f"the {backend} backend cannot serve {operator} here: {reason}")
     if not is_compiling():

@@ -252,7 +252,6 @@ class Philox:
         offset = f", sample_offset={self.sample_offset}" if self.sample_offset else ""
         return f"Philox(seed={self.seed}, step={self.step}{offset})"
 
-
     def noise(self, shape: Sequence[int], *, stream: int = Stream.USER, sample_offset: int | None = None,
               dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Noise:
         """A handle on N(0, I) noise of ``shape`` [B, ...]; takes one step.
@@ -269,22 +268,26 @@ class Philox:
         _check.integer("sample_offset", offset, low=0, high=_STEPS - 1)
         return self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), torch.device(device))
 
-    def noise_for(self, x: Tensor, stream: int, *, transformed: bool) -> Noise:
-        """:meth:`noise` of ``x``'s shape, dtype and device, and under ``vmap`` for each of its slices."""
-        noise = self._next(x.shape, int(stream), self.sample_offset, x.dtype, x.device)
+    def noise_for(self, x: Tensor, stream: int, *, transformed: bool, steps: int = 1) -> Noise:
+        """:meth:`noise` of ``x``'s shape, dtype and device, and under ``vmap`` for each of its slices.
+
+        Takes ``steps`` steps, of which the noise is the first.
+        """
+        noise = self._next(x.shape, int(stream), self.sample_offset, x.dtype, x.device, steps)
         if transformed:
             noise.first = first_sample(x, noise.sample_offset)
         return noise
 
-    def _next(self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device) -> Noise:
+    def _next(self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device,
+              steps: int = 1) -> Noise:
         if offset + shape[0] > _STEPS:
             raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {shape[0]}")
         if self.state is not None:
             state = self.state.clone()
-            self.state[1] += 1
+            self.state[1] += steps
             return Noise(self.seed, 0, stream, offset, shape, dtype, device, state)
-        step, self._step = self._step, self._step + 1
-        if step >= _STEPS:
+        step, self._step = self._step, self._step + steps
+        if step + steps > _STEPS:
             raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
         return Noise(self.seed, step, stream, offset, shape, dtype, device)
 

@@ -1,7 +1,9 @@
 """The operators. One operator is one file: equation, checks, reference."""
 
 from .dsm_loss import dsm_loss
+from .fill_probes import Coloring, Probes, fill_probes
 from .langevin_step import langevin_step
 from .perturb import perturb
+from .probe_dot import probe_dot
 
-__all__ = ["dsm_loss", "langevin_step", "perturb"]
+__all__ = ["Coloring", "Probes", "dsm_loss", "fill_probes", "langevin_step", "perturb", "probe_dot"]

@@ -1,0 +1,172 @@
+"""fill_probes: random directions v with E[v v^T] = I, for estimates of traces and norms of Jacobians.
+
+Probes are a handle (:class:`Probes`), as noise is: a place in the random sequence, of which :func:`fill_probes` gives
+values, and which :func:`fastscore.ops.probe_dot` reads without storing any.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .. import _check, backends
+from .._library import per_row, raw, register
+from ..rng import Noise, Philox, Stream, as_philox, draw
+
+DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
+
+
+class Coloring(NamedTuple):
+    """A colour for every element of a sample: (a x + b y + e c) mod ``colors``, computed from the index on the fly.
+
+    x = d mod width, y = (d div width) mod height, c = d div (width height) for element d of a sample in its logical
+    (C, H, W) order; a vector has height 1.
+    """
+
+    colors: int
+    width: int
+    height: int
+    a: int
+    b: int = 0
+    e: int = 0
+
+    def of(self, shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
+        """The colours 0 .. ``colors`` - 1 of a sample of ``shape``, int64."""
+        d = torch.arange(torch.Size(shape).numel(), device=device)
+        x, y, c = d % self.width, d // self.width % self.height, d // (self.width * self.height)
+        return ((self.a * x + self.b * y + self.e * c) % self.colors).reshape(shape)
+
+
+class Probes:
+    """A handle on ``num_probes`` random directions for every sample of ``x``: where they are, not their values.
+
+    Without a colouring, probe k is a draw z_k of its own: Rademacher signs, normals, or a uniform direction of length
+    sqrt(D) (``"sphere"``), so that E[v v^T] = I for each. With one of m colours, a block of m probes shares one draw:
+    probe k is z_(k div m) where the element's colour is k mod m, and 0 elsewhere; the m probes of a block add up to
+    z, and the sum of their v^T J v is an estimate of the trace that only pairs of one colour disturb.
+
+    Draw j is the numbers of step ``rng.step`` + j, so that probes are the same on every device and however they are
+    split into calls; a handle takes as many steps of ``rng`` as it has draws.
+
+    Args:
+        x: the samples [B, ...]: shape, dtype and device of each probe.
+        num_probes: K, at least 1; a multiple of the colours where there is a colouring.
+        rng: source of the directions. ``None``: seeded from torch's default generator.
+        distribution: ``"rademacher"``, ``"gaussian"`` or ``"sphere"``.
+        coloring: see :class:`Coloring`; not with ``"sphere"``.
+
+    Raises:
+        TypeError, ValueError: an argument is not as said; the message names it.
+
+    Source: Hutchinson 1990, "A stochastic estimator of the trace of the influence matrix" (signs); Tang & Saad 2012,
+    "A probing method for computing the diagonal of a matrix inverse" (colours).
+    """
+
+    __slots__ = ("coloring", "distribution", "noise", "num_probes")
+
+    def __init__(self, x: Tensor, num_probes: int, rng: Philox | None = None, *, distribution: str = "rademacher",
+                 coloring: Coloring | None = None):
+        _check.floating("x", x)
+        _check.integer("num_probes", num_probes, low=1)
+        _check.one_of("distribution", distribution, DISTRIBUTIONS)
+        if coloring is not None:
+            if distribution == "sphere":
+                raise ValueError("coloring must be None where distribution is 'sphere', whose elements are not "
+                                 f"independent, got {coloring}")
+            for name, low in (("colors", 1), ("width", 1), ("height", 1), ("a", 0), ("b", 0), ("e", 0)):
+                _check.integer(f"coloring.{name}", getattr(coloring, name), low=low, high=2**31 - 1)
+            if num_probes % coloring.colors:
+                raise ValueError(f"num_probes must be a multiple of the coloring's {coloring.colors} colors, "
+                                 f"got {num_probes}")
+        self.num_probes, self.distribution, self.coloring = num_probes, distribution, coloring
+        self.noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
+
+    @property
+    def draws(self) -> int:
+        """How many independent draws the probes are made of."""
+        return self.num_probes // (self.coloring.colors if self.coloring else 1)
+
+    def __repr__(self) -> str:
+        return (f"Probes(num_probes={self.num_probes}, distribution={self.distribution!r}, coloring={self.coloring}, "
+                f"{self.noise!r})")
+
+    def form(self) -> tuple[int, list[int]]:
+        """The distribution and the colouring as the compiled operators take them."""
+        return DISTRIBUTIONS.index(self.distribution), list(self.coloring or ())
+
+    def chunk(self, first: int, count: int | None) -> int:
+        """The number of probes from ``first`` on, checked."""
+        _check.integer("first", first, low=0, high=self.num_probes)
+        count = self.num_probes - first if count is None else count
+        return _check.integer("count", count, low=0, high=self.num_probes - first)
+
+
+def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> Tensor:
+    """The directions ``first`` .. ``first + count`` - 1 of a handle (default: all that are left).
+
+    Args:
+        probes: the handle.
+        first, count: which of its probes.
+
+    Returns:
+        [count, B, ...], contiguous, of the handle's dtype and device. Backends: reference; native on CPU and CUDA.
+
+    Example:
+        >>> x = torch.zeros(2, 3)
+        >>> fill_probes(Probes(x, 4, Philox(0))).abs().unique().tolist()
+        [1.0]
+    """
+    if not isinstance(probes, Probes):
+        raise TypeError(f"probes must be a fastscore.Probes, got {_check.describe(probes)}")
+    count = probes.chunk(first, count)
+    backend = backends.choose("fill_probes", probes.noise.device)
+    if backend == "reference":
+        return reference(probes, first, count)
+    return filled(backend, probes.noise.shape, probes.noise.dtype, probes.noise.device, first, count,
+                  (*probes.form(), *probes.noise.arguments()))
+
+
+def reference(probes: Probes, first: int, count: int, dtype: torch.dtype | None = None) -> Tensor:
+    """[count, B, ...] of the definition, in plain torch."""
+    noise, coloring = probes.noise, probes.coloring
+    dtype, colors = dtype or noise.dtype, coloring.colors if coloring else 1
+    if count == 0:
+        return torch.empty((0, *noise.shape), dtype=dtype, device=noise.device)
+    from_draw, to_draw = first // colors, (first + count - 1) // colors + 1
+    draws = {j: _draw(probes.distribution, noise, j) for j in range(from_draw, to_draw)}
+    if coloring is None:
+        return torch.stack([draws[k] for k in range(first, first + count)]).to(dtype)
+    color = coloring.of(noise.shape[1:], noise.device)
+    return torch.stack([draws[k // colors] * (color == k % colors) for k in range(first, first + count)]).to(dtype)
+
+
+def _draw(distribution: str, noise: Noise, j: int) -> Tensor:
+    """Draw j, [B, ...], in the dtype of computation."""
+    state = None if noise.state is None else noise.state + torch.tensor([0, j], device=noise.device)
+    where = Noise(noise.seed, noise.step + j, noise.stream, noise.sample_offset, noise.shape, noise.dtype, noise.device,
+                  state, noise.first)
+    compute = torch.float64 if noise.dtype == torch.float64 else torch.float32
+    z = draw("rademacher" if distribution == "rademacher" else "normal", where, compute)
+    if distribution != "sphere":
+        return z
+    squares = z.double().square().reshape(z.shape[0], noise.shape[1:].numel()).sum(1)
+    return z * per_row((noise.shape[1:].numel() / squares).sqrt().to(compute), z)
+
+
+def filled(backend: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, first: int, count: int,
+           where: Sequence) -> Tensor:
+    """What a compiled version gives; ``where`` is the form of the probes and their place."""
+    like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
+    distribution, coloring, *place = where
+    return raw("fill_probes", backend)(like, distribution, first, count, coloring, *place)
+
+
+def _fake(like: Tensor, distribution: int, first: int, count: int, *_: Any) -> Tensor:
+    return like.new_empty((count, *like.shape))
+
+
+register("fill_probes", "fill_probes: (Tensor like, int distribution, int first, int count, int[] coloring) -> Tensor",
+         "b....", _fake, launch=None, out_batch=1)

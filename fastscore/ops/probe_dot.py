@@ -1,0 +1,102 @@
+"""probe_dot: d_kb = sum_i v_kbi (J v)_kbi, the quadratic forms v^T J v, with v drawn again and never stored."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import _check, backends
+from .._library import opaque_to_dynamo, raw, register, wants_grad
+from .fill_probes import Probes, filled
+from .fill_probes import reference as fill_reference
+
+
+def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
+    """The inner product of each probe with its Jacobian product.
+
+    ``d_kb = sum_i v_kbi product_kbi``; where product = J v (or J^T v), d is v^T J v, whose mean over the
+    probes estimates tr J (with a colouring: the sum over a block's probes does).
+
+    Args:
+        product: [K, B, ...], for the probes ``first`` .. ``first`` + K - 1; float16, bfloat16, float32 or float64.
+        probes: the handle that the directions were filled from.
+        first: which probe row 0 belongs to.
+
+    Returns:
+        [K, B]; float64 for a float64 ``product``, else float32. The same bits for any split into calls, batch and
+        number of threads. Backends: reference; native on CPU and CUDA.
+
+    Raises:
+        TypeError, ValueError: ``product`` is not floating, or not of the shape and device of the probes.
+    """
+    if not isinstance(probes, Probes):
+        raise TypeError(f"probes must be a fastscore.Probes, got {_check.describe(probes)}")
+    _check.floating("product", product)
+    noise = probes.noise
+    if product.dim() == 0 or product.shape[1:] != noise.shape or product.device != noise.device:
+        raise ValueError(f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row a probe, "
+                         f"got {_check.describe(product)}")
+    probes.chunk(first, product.shape[0])
+    backend = backends.choose("probe_dot", product.device)
+    if backend == "reference":
+        return reference(product, probes, first)
+    where = (*probes.form(), *noise.arguments())
+    if backends.transformed() or wants_grad(product):
+        return _differentiable(backend, product, first, *where)
+    return _raw(backend, product, first, *where)
+
+
+def reference(product: Tensor, probes: Probes, first: int = 0) -> Tensor:
+    """sum v product in plain torch."""
+    compute = _check.compute_dtype(product)
+    v = fill_reference(probes, first, product.shape[0], compute)
+    return (v * product.to(compute)).reshape(*product.shape[:2], product.shape[2:].numel()).sum(2)
+
+
+def _fake(product: Tensor, *_: Any) -> Tensor:
+    return product.new_empty(product.shape[:2], dtype=_check.compute_dtype(product))
+
+
+register("probe_dot", "probe_dot: (Tensor product, int distribution, int first, int[] coloring) -> Tensor", "p...",
+         _fake, launch=None, out_batch=1)
+
+
+def _raw(backend: str, product: Tensor, first: int, distribution: int, coloring: list[int], *place: Any) -> Tensor:
+    return raw("probe_dot", backend)(product, distribution, first, coloring, *place)
+
+
+class _ProbeDot(torch.autograd.Function):
+    """Linear in ``product``: the derivative is v itself."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backend: str, product: Tensor, *where: Any) -> Tensor:
+        return _raw(backend, product, *where)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.backend, product, ctx.first, *ctx.form, seed, step, stream, offset, state, index = inputs
+        ctx.place = (seed, step, stream, offset)
+        ctx.save_for_backward(product, state, index)
+        ctx.save_for_forward(product, state, index)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple:
+        product, state, index = ctx.saved_tensors
+        v = filled(ctx.backend, product.shape[1:], grad.dtype, product.device, ctx.first, product.shape[0],
+                   (*ctx.form, *ctx.place, state, index))
+        scaled = v * grad.reshape(*grad.shape, *[1] * (product.dim() - 2))
+        return None, scaled.to(product.dtype), *(None for _ in range(9))
+
+    @staticmethod
+    def jvp(ctx: Any, _: None, tangent: Tensor, *rest: None) -> Tensor:
+        _, state, index = ctx.saved_tensors
+        return _differentiable(ctx.backend, tangent, ctx.first, *ctx.form, *ctx.place, state, index)
+
+
+@opaque_to_dynamo
+def _differentiable(backend: str, *arguments: Any) -> Tensor:
+    return _ProbeDot.apply(backend, *arguments)
