@@ -7,7 +7,7 @@ from importlib.metadata import version as _version
 from . import losses, noise, samplers
 from .backends import use_backend
 from .errors import BackendUnavailable, CheckpointError, DataError, FastscoreError, MissingDependency, NonFiniteLoss
-from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, perturb, probe_dot
+from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, mlp_divergence, perturb, probe_dot
 from .rng import Noise, Philox, Stream
 
 try:
@@ -17,8 +17,8 @@ except _PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = [
     "BackendUnavailable", "CheckpointError", "Coloring", "DataError", "FastscoreError", "MissingDependency", "Noise",
-    "NonFiniteLoss", "Philox", "Probes", "Stream", "dsm_loss", "fill_probes", "langevin_step", "losses", "noise",
-    "perturb", "probe_dot", "samplers", "use_backend",
+    "NonFiniteLoss", "Philox", "Probes", "Stream", "dsm_loss", "fill_probes", "langevin_step", "losses",
+    "mlp_divergence", "noise", "perturb", "probe_dot", "samplers", "use_backend",
 ]
 
 
