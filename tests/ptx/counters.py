@@ -19,6 +19,8 @@ class Counters:
     threads: Counter = field(default_factory=Counter)  # class -> instructions executed by threads
     warps: int = 0  # instructions issued by warps, whatever the number of their threads
     partial: int = 0  # of these, with some of the warp's living threads elsewhere: divergence
+    approx: Counter = field(default_factory=Counter)  # approximate instructions executed by threads, by name
+    approx_tolerance: float = 0.0  # the stated errors of all those of one thread, summed: the most of any thread
     loaded: int = 0  # bytes of global memory that instructions asked for
     stored: int = 0
     load_sectors: int = 0  # 32-byte sectors that warps touched, each once an instruction
