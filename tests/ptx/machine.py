@@ -9,18 +9,19 @@ is a Fault. Threads of different blocks and warps are in no promised order, whic
 from __future__ import annotations
 
 import struct
+from collections import namedtuple
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from . import memory, values
+from . import memory
 from .counters import Counters
 from .memory import Access, Fault, Memory
 from .parser import Address, Entry, Imm, Module, Not, Reg, Special, Symbol, UnknownPtx, Variable, parse
-from .steps import WINDOWS, Index, Step, step_of
-from .values import BITS, UINT
+from .steps import WINDOWS, Index, step_of
+from .values import BITS, UINT, encode
 
 SYMBOL_BASE = 1024  # no variable is at address 0
 THREADS_AT_ONCE = 2048
@@ -28,44 +29,19 @@ THREADS_AT_ONCE = 2048
 
 @dataclass
 class Unwritten:
-    """An argument whose memory holds nothing yet: to read it is a fault."""
+    """An argument whose memory holds nothing yet: to read it is a fault. A launch leaves which bytes it wrote."""
 
     array: np.ndarray
+    written: np.ndarray | None = None
 
 
-@dataclass
-class Result:
-    """What a launch left behind besides its arrays."""
-
-    counters: Counters
-    memory: Memory
-    addresses: dict[int, int]
-
-    def written(self, array: np.ndarray) -> np.ndarray:
-        """Which bytes of an argument hold something."""
-        start = self.addresses[array.ctypes.data] - memory.GLOBAL_BASE
-        return self.memory.state[start:start + array.nbytes] == 2
-
-
-@dataclass
-class Program:
-    """What all blocks of a launch share."""
-
-    entry: Entry
-    steps: list[Step]
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    params: dict[str, tuple[int, int]]  # where each begins in param_bytes, and its size
-    param_bytes: bytes
-    symbols: dict[str, int]
-    sizes: dict[str, int]
-    memory: Memory
-    counters: Counters = field(default_factory=Counters)
+# what all blocks of a launch share: bytes of the parameters, addresses of variables, sizes of memories by space
+Program = namedtuple("Program", "entry steps grid block params symbols sizes memory counters")
 
 
 def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[int], args: Sequence[Any], *,
-           entry: str | None = None, shared: int = 0) -> Result:
-    """Run a kernel over a whole grid.
+           entry: str | None = None, shared: int = 0) -> Counters:
+    """Run a kernel over a whole grid, and count.
 
     Args:
         ptx: the text, or what :func:`parse` made of it.
@@ -93,20 +69,19 @@ def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[i
     space, addresses = memory.lay_out(arrays + constants)
     symbols, sizes = _variables(kernel, module, shared)
     symbols |= {name: addresses[array.ctypes.data] for name, array, _ in constants}
-    params, raw = {}, b""
-    for parameter, value in zip(kernel.params, args):
-        raw = raw.ljust(-(-len(raw) // parameter.align) * parameter.align, b"\0")
-        params[parameter.name] = (len(raw), parameter.size)
-        raw += _argument(parameter, value, addresses)
-    program = Program(kernel, [step_of(i) for i in kernel.code], grid, block, params, raw, symbols, sizes, space)
-    blocks = grid[0] * grid[1] * grid[2]
-    together = max(THREADS_AT_ONCE // (block[0] * block[1] * block[2]), 1)
+    params = {p.name: _argument(p, value, addresses) for p, value in zip(kernel.params, args)}
+    program = Program(kernel, [step_of(i) for i in kernel.code], grid, block, params, symbols, sizes, space, Counters())
+    blocks, together = np.prod(grid), max(THREADS_AT_ONCE // np.prod(block), 1)
     with np.errstate(all="ignore"):
         for first in range(0, blocks, together):
             Blocks(program, np.arange(first, min(first + together, blocks))).run()
     space.copy_back()
+    for _, m in members:
+        if isinstance(m, Unwritten) and m.array.size:
+            start = addresses[m.array.ctypes.data] - memory.GLOBAL_BASE
+            m.written = space.state[start:start + m.array.nbytes] == 2
     program.counters.footprint = space.reads.sectors() + space.writes.sectors()
-    return Result(program.counters, space, addresses)
+    return program.counters
 
 
 def _argument(parameter: Variable, value: Any, addresses: dict[int, int]) -> bytes:
@@ -151,8 +126,8 @@ class Blocks:
                    "ctaid.x": block % gx, "ctaid.y": block // gx % gy, "ctaid.z": block // (gx * gy),
                    "laneid": self.lane, "warpid": inside // 32, "lanemask_lt": (1 << self.lane) - 1,
                    "lanemask_le": (2 << self.lane) - 1, "lanemask_eq": 1 << self.lane}
-        special |= {f"{name}.{c}": np.array([v]) for name, shape in (("ntid", program.block), ("nctaid", program.grid))
-                    for c, v in zip("xyz", shape)}
+        for c, threads, blocks in zip("xyz", program.block, program.grid):
+            special |= {f"ntid.{c}": np.array([threads]), f"nctaid.{c}": np.array([blocks])}
         self.special = {f"%{name}": value.astype(np.uint32) for name, value in special.items()}
         self.registers: dict[str, np.ndarray] = {}
         self.valid: dict[str, np.ndarray] = {}  # which threads wrote a register
@@ -170,26 +145,20 @@ class Blocks:
     def run(self) -> None:
         end = len(self.program.steps)
         while (self.pc < end).any():
-            for pc in np.unique(self.pc[self.pc < end]):
-                threads = self._arrived(pc, np.flatnonzero(self.pc == pc))
-                if len(threads):
-                    self._advance(int(pc), threads)
+            for pc in np.unique(self.pc[self.pc < end]).tolist():
+                if len(threads := self._arrived(pc, np.flatnonzero(self.pc == pc))):
+                    self._advance(pc, threads)
                     break
             else:
-                here = int((self.pc == pc).sum())
-                raise Fault("barrier", f"only {here} of {self.n} threads reach `{self.program.entry.code[pc].text}`, "
-                                       "the others wait elsewhere or have ended")
+                raise Fault("barrier", f"only {(self.pc == pc).sum()} of {self.n} threads reach "
+                                       f"`{self.program.entry.code[pc].text}`, the others wait elsewhere or have ended")
         counters = self.program.counters
         counters.approx_tolerance = max(counters.approx_tolerance, float(self.errors.max()))
-
-    def _waits(self, pc: int) -> bool:
-        instruction = self.program.entry.code[pc]
-        return instruction.op in ("bar", "barrier") or "sync" in instruction.mods
 
     def _arrived(self, pc: int, threads: np.ndarray) -> np.ndarray:
         """The threads; of those at a barrier or warp instruction, those for whom all have come."""
         instruction = self.program.entry.code[pc]
-        if not self._waits(pc):
+        if not instruction.waits:
             return threads
         if instruction.op in ("bar", "barrier") and "warp" not in instruction.mods:
             present = np.bincount(self.local_block[threads])[self.local_block[threads]]
@@ -212,7 +181,7 @@ class Blocks:
         everyone: Index = slice(None) if len(threads) == self.n else threads
         living = np.bincount(self.warp[self.pc < len(steps)], minlength=self.warps)
         active = np.bincount(self.warp[threads], minlength=self.warps)
-        while pc < stop and (pc == start or not self._waits(pc)):
+        while pc < stop and (pc == start or not code[pc].waits):
             instruction, step = code[pc], steps[pc]
             self.text, pc = instruction.text, pc + 1
             counters.warps += int((active > 0).sum())
@@ -248,9 +217,8 @@ class Blocks:
                 raise UnknownPtx(f"register {name} is too narrow for .{t} in `{self.text}`")
             return self.registers[name][index].astype(dtype, copy=False)
         if isinstance(operand, Imm):
-            if isinstance(operand.value, float):
-                return values.encode(t, np.array([operand.value]))
-            return np.array([operand.value % (1 << BITS[t])], dtype)
+            real = isinstance(operand.value, float)
+            return encode(t, np.array([operand.value])) if real else np.array([operand.value % (1 << BITS[t])], dtype)
         if isinstance(operand, Not):
             return ~self.read(operand.reg, t, index)
         if isinstance(operand, Special) and operand.name in self.special:
@@ -289,13 +257,13 @@ class Blocks:
         space = "global" if space == "const" else space
         store_, warp = self.memories[space], self.thread[index] // 32
         places = address.view(np.int64) - store_.base
-        if space != "global":
+        if space == "global":
+            self.program.counters.global_access(address, warp, size, store)
+        else:
             owner = self.local_block[index] if space == "shared" else threads
             inside = (places >= 0) & (places < store_.size)  # not into a neighbour's copy
             places = np.where(inside, places + owner * store_.size, -1)
-        if space == "global":
-            self.program.counters.global_access(address, warp, size, store)
-        elif space == "shared":
+        if space == "shared":
             self.program.counters.shared_access(address, warp, self.lane[index], size)
         return store_, Access(places, address, size, self.thread[index], self.epoch[index], self.warp_epoch[index],
                               self.padded, self.text)

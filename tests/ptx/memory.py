@@ -7,14 +7,13 @@ between them. Threads are numbered through the grid, every block starting at a m
 
 from __future__ import annotations
 
+from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import NoReturn
 
 import numpy as np
 
 GLOBAL_BASE = 0x7F00_0000_0000
-GUARD = 512  # bytes between allocations that belong to none
+GUARD = 512  # at least half as many bytes between allocations belong to none
 NO_BARRIER = ", with no barrier between"
 
 
@@ -26,18 +25,10 @@ class Fault(Exception):
         self.kind = kind
 
 
-@dataclass
-class Access:
-    """Threads, ascending, that want ``size`` bytes each, and how many barriers of their block and warp they passed."""
-
-    places: np.ndarray
-    addresses: np.ndarray
-    size: int
-    thread: np.ndarray
-    epoch: np.ndarray
-    warp_epoch: np.ndarray
-    block_size: int  # threads a block, rounded up to warps
-    text: str
+# Threads, ascending, that want ``size`` bytes each, and how many barriers of their block and warp they have passed;
+# block_size: threads a block, rounded up to warps
+Access = namedtuple("Access", "places addresses size thread epoch warp_epoch block_size text")
+Region = namedtuple("Region", "name start array")  # an allocation: where it starts, and the array that it is a copy of
 
 
 class Touched:
@@ -68,17 +59,7 @@ class Touched:
 
     def sectors(self) -> int:
         """Bytes of the 32-byte sectors that anybody touched."""
-        whole = len(self.first) // 32 * 32
-        return 32 * int((self.first[:whole].reshape(-1, 32) >= 0).any(1).sum())
-
-
-@dataclass
-class Region:
-    """One allocation: where it starts in its memory, and the array that it is a copy of."""
-
-    name: str
-    start: int
-    array: np.ndarray
+        return 32 * len(np.unique(np.flatnonzero(self.first >= 0) // 32))
 
 
 class Memory:
@@ -108,20 +89,17 @@ class Memory:
 
     def _cells(self, a: Access) -> np.ndarray:
         """[threads, bytes]: the place of every byte, all of them allocated and the first aligned."""
-        self._forbid(a.addresses % np.uint64(a.size) != 0, "misaligned", f"{a.size} bytes at an address that is not "
-                     "a multiple", a)
-        outside = (a.places < 0) | (a.places > self.data.size - a.size)
-        self._forbid(outside, "out of bounds", f"{a.size} bytes", a)
+        self._forbid(a.addresses % np.uint64(a.size) != 0, "misaligned", f"{a.size} bytes", a)
+        self._forbid((a.places < 0) | (a.places > self.data.size - a.size), "out of bounds", f"{a.size} bytes", a)
         cells = a.places[:, None] + np.arange(a.size)
         self._forbid(self.state[cells] == 0, "out of bounds", f"{a.size} bytes", a)
         return cells
 
     def _forbid(self, bad: np.ndarray, kind: str, what: str, a: Access) -> None:
-        """A Fault if any of ``bad`` [threads] or [threads, bytes] is true."""
-        if bad.any():
-            self._fault(int(np.argmax(bad.reshape(len(bad), -1).any(1))), kind, what, a)
-
-    def _fault(self, i: int, kind: str, what: str, a: Access) -> NoReturn:
+        """A Fault that names the first thread, if any of ``bad`` [threads] or [threads, bytes] is true."""
+        if not bad.any():
+            return
+        i = int(np.argmax(bad.reshape(len(bad), -1).any(1)))
         place, thread = int(a.places[i]), int(a.thread[i])
         near = min(self.regions, key=lambda r: max(r.start - place, place - r.start - r.array.nbytes), default=None)
         where = f"byte {place % self.size}"
@@ -179,18 +157,17 @@ def lay_out(arrays: list[tuple[str, np.ndarray, bool]]) -> tuple[Memory, dict[in
     Returns:
         The memory, and the device address of every host address; an array given twice is there once.
     """
-    end, largest, written, starts = GUARD, {}, {}, {}
-    for name, array, has_values in arrays:
+    kept: dict[int, list] = {}
+    for name, array, written in sorted(arrays, key=lambda entry: -entry[1].nbytes):
         if not array.flags.c_contiguous:
             raise ValueError(f"{name} must be contiguous")
-        host = array.ctypes.data
-        if array.size and (host not in largest or largest[host][1].nbytes < array.nbytes):
-            largest[host] = name, array
-        written[host] = written.get(host, False) or has_values
-    for host, (_, array) in largest.items():
-        starts[host] = -(-end // 256) * 256 + host % 16
-        end = -(-(starts[host] + array.nbytes + GUARD) // 32) * 32
-    memory = Memory("global", end, base=GLOBAL_BASE)
-    for host, (name, array) in largest.items():
-        memory.place(name, starts[host], array, written[host])
-    return memory, {host: GLOBAL_BASE + start for host, start in starts.items()}
+        if array.size:
+            entry = kept.setdefault(array.ctypes.data, [name, array, written])
+            entry[2] |= written
+    memory, end = Memory("global", sum(e[1].nbytes + 2 * GUARD for e in kept.values()) + GUARD, base=GLOBAL_BASE), GUARD
+    addresses = {}
+    for host, (name, array, written) in kept.items():
+        start = -(-end // 256) * 256 + host % 16
+        memory.place(name, start, array, written)
+        addresses[host], end = GLOBAL_BASE + start, start + array.nbytes + GUARD // 2
+    return memory, addresses

@@ -18,6 +18,7 @@ Address = namedtuple("Address", "base offset")  # [base + offset]
 Vector = namedtuple("Vector", "parts")  # {a, b, ...}; None is an element that is thrown away
 Pair = namedtuple("Pair", "value predicate")  # value|predicate: two results
 Not = namedtuple("Not", "reg")  # !predicate
+Variable = namedtuple("Variable", "name space size align type data extern")  # a variable in memory, or a parameter
 
 
 class UnknownPtx(Exception):
@@ -32,21 +33,13 @@ class Instruction:
     mods: tuple[str, ...]
     operands: list
     text: str
-    guard: Reg | Not | None = None
+    guard: Reg | Not | None
     target: int = -1
 
-
-@dataclass
-class Variable:
-    """A variable in global, shared or local memory, or a parameter."""
-
-    name: str
-    space: str
-    size: int
-    align: int
-    type: str
-    data: bytes
-    extern: bool
+    @property
+    def waits(self) -> bool:
+        """Whether threads have to wait for others here."""
+        return self.op in ("bar", "barrier") or "sync" in self.mods
 
 
 @dataclass
@@ -155,12 +148,12 @@ class _Body:
             guard, _, rest = text[1:].partition(" ") if text[0] == "@" else ("", "", text)
             opcode, _, operands = rest.strip().partition(" ")
             op, *mods = opcode.split(".")
-            result = Instruction(op, tuple(mods), [], text, self._operand(guard, text) if guard else None)
+            parts = [] if op == "bra" else [self._operand(o, text) for o in _split(operands)]
+            guard = self._operand(guard, text) if guard else None
+            self.entry.code.append(Instruction(op, tuple(mods), parts, text, guard))
             if op == "bra":
-                self.branches.append((result, [operands.strip() + ending for ending, _ in reversed(self.scopes)]))
-            else:
-                result.operands = [self._operand(o, text) for o in _split(operands)]
-            self.entry.code.append(result)
+                names = [operands.strip() + ending for ending, _ in reversed(self.scopes)]
+                self.branches.append((self.entry.code[-1], names))
 
     def _register(self, name: str) -> Reg | None:
         for ending, declared in reversed(self.scopes):

@@ -14,7 +14,7 @@ import numpy as np
 
 from .memory import Fault
 from .parser import Address, Instruction, Pair, UnknownPtx, Vector
-from .values import BITS, FLOATS, SINT, UINT, alu, compare, decode, encode, flush, known
+from .values import BITS, FLOATS, SINT, UINT, Alu, alu, compare, decode, encode, flush, known
 
 if TYPE_CHECKING:
     from .machine import Blocks
@@ -39,18 +39,18 @@ def step_of(i: Instruction) -> Step:
         raise UnknownPtx(f"instruction `{i.text}`") from error
 
 
-def _compute(i: Instruction) -> Step:
-    function = alu(i.op, i.mods)
+def _compute(i: Instruction, function: Alu | None = None) -> Step:
+    function = function or alu(i.op, i.mods)
     known(len(i.operands) == len(function.sources) + 1)
 
     def step(b: Blocks, index: Index) -> str:
         bits = [b.read(o, t, index) for o, t in zip(i.operands[1:], function.sources)]
         if function.carry:
-            value, carry = function.function(*bits, b.carry[index] if "r" in function.carry else np.zeros(1, bool))
-            if "w" in function.carry:
-                b.carry[index] = carry
-        else:
-            value = function.function(*bits)
+            bits.append(b.carry[index] & ("r" in function.carry))
+        value = function.function(*bits)
+        if function.carry:
+            value, carry = value
+            b.carry[index] = carry if "w" in function.carry else b.carry[index]
         if function.error:
             b.approximate(i.op, function.error, index)
         b.write(i.operands[0], value, index)
@@ -97,10 +97,10 @@ def _load(i: Instruction) -> Step:
 
     def step(b: Blocks, index: Index) -> str:
         if space == "param":
-            start, length = b.program.params[address.base.name]
-            if not 0 <= address.offset <= length - size:
+            raw = b.program.params[address.base.name][address.offset:address.offset + size]
+            if len(raw) != size or address.offset < 0:
                 raise Fault("out of bounds", f"parameter {address.base.name} in `{i.text}`")
-            rows, kind = np.frombuffer(b.program.param_bytes, dtype, vector, start + address.offset)[None], "move"
+            rows, kind = np.frombuffer(raw, dtype)[None], "move"
         else:
             memory, access = b.access(space, address, index, size, store=False)
             rows, kind = memory.load(access).view(dtype), f"{memory.space} load"
@@ -141,16 +141,16 @@ def _matrix(i: Instruction) -> Step:
             raise Fault("shuffle", f"not all threads of a warp are there: `{i.text}`")
         memory, access = b.access("shared", address, threads[b.lane[threads] < 8 * count], 16, store=not load)
         if load:
-            tiles = memory.load(access).view(np.uint16).reshape(-1, count, 8, 8)
-            tiles = np.ascontiguousarray(tiles.swapaxes(2, 3) if trans else tiles).view(np.uint32)
-            for k, part in enumerate(_parts(registers)):
-                b.write(part, tiles[:, k].reshape(-1), index)
+            tiles = memory.load(access).view(np.uint16)
         else:
             columns = [np.broadcast_to(b.read(p, "b32", index), threads.shape) for p in _parts(registers)]
-            tiles = np.ascontiguousarray(np.stack(columns, 1).reshape(-1, 32, count).swapaxes(1, 2)).view(np.uint16)
-            tiles = tiles.reshape(-1, count, 8, 8)
-            memory.store(access, np.ascontiguousarray(tiles.swapaxes(2, 3) if trans else tiles).reshape(-1, 8).view(
-                np.uint8))
+            tiles = np.stack(columns, 1).reshape(-1, 32, count).swapaxes(1, 2).copy().view(np.uint16)
+        tiles = tiles.reshape(-1, count, 8, 8)
+        tiles = (tiles.swapaxes(2, 3) if trans else tiles).copy()
+        if not load:
+            memory.store(access, tiles.reshape(-1, 8).view(np.uint8))
+        for k, part in enumerate(_parts(registers) if load else ()):
+            b.write(part, tiles.view(np.uint32)[:, k].reshape(-1), index)
         return f"shared {'load' if load else 'store'}"
     return step
 
@@ -178,23 +178,14 @@ def _setp(i: Instruction) -> Step:
 
 def _selp(i: Instruction) -> Step:
     t, = i.mods
-
-    def step(b: Blocks, index: Index) -> str:
-        yes, no = (b.read(o, t, index) for o in i.operands[1:3])
-        b.write(i.operands[0], np.where(b.read(i.operands[3], "pred", index), yes, no), index)
-        return "integer"
-    return step
+    return _compute(i, Alu(lambda yes, no, pick: np.where(pick, yes, no), (t, t, "pred"), "integer"))
 
 
 def _cvta(i: Instruction) -> Step:
     space, t = i.mods[-2:]
     known(space in ("global", "shared", "local", "const"))
     shift = WINDOWS.get(space, 0) * (-1 if "to" in i.mods else 1) % (1 << 64)
-
-    def step(b: Blocks, index: Index) -> str:
-        b.write(i.operands[0], b.read(i.operands[1], t, index).astype(np.uint64) + shift, index)
-        return "move"
-    return step
+    return _compute(i, Alu(lambda address: address.astype(np.uint64) + shift, (t,), "move"))
 
 
 def _barrier(i: Instruction) -> Step:

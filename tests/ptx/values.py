@@ -76,6 +76,14 @@ def flush(t: str, value: np.ndarray) -> np.ndarray:
     return np.where(np.abs(value) < 2.0**-126, np.copysign(value.dtype.type(0), value), value) if t == "f32" else value
 
 
+def finished(t: str, value: np.ndarray, flags: set[str]) -> np.ndarray:
+    """The bits of a result, with .sat cut to [0, 1] (0 for a NaN), with .ftz flushed after its rounding."""
+    if "sat" in flags:
+        value = np.where(np.isnan(value), 0, np.clip(value, 0, 1)).astype(value.dtype)
+    bits = encode(t, value)
+    return encode(t, flush(t, decode(t, bits))) if "ftz" in flags else bits
+
+
 def _odd(near: np.ndarray, error: np.ndarray) -> np.ndarray:
     """near + error; where inexact, of its neighbours that with an odd last bit, which can be rounded once more."""
     bits = near.view(SINT[8 * near.itemsize]).copy()
@@ -100,14 +108,10 @@ def fma(t: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     return _odd(total, error)  # 53 bits rounded to odd, then at most 24: as if rounded once
 
 
-def _extreme(name: str, exact_nan: bool) -> Callable:
-    """min or max: the number beside a NaN (unless .NaN), and -0 below +0."""
-    pick, other = (np.fmin, np.signbit) if name == "min" else (np.fmax, lambda x: ~np.signbit(x))
-
-    def function(t: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        value = np.where(a == b, np.where(other(a), a, b), pick(a, b))
-        return np.where(exact_nan & (np.isnan(a) | np.isnan(b)), np.nan, value).astype(a.dtype)
-    return function
+def _least(a: np.ndarray, b: np.ndarray, nan: bool = False) -> np.ndarray:
+    """The number beside a NaN (or the NaN), and -0 below +0."""
+    value = np.where(a == b, np.where(np.signbit(a), a, b), np.fmin(a, b))
+    return np.where(np.isnan(a) | np.isnan(b), a + b, value) if nan else value
 
 
 _ONE = np.ones(1)
@@ -115,8 +119,8 @@ FLOAT: dict[str, Callable] = {  # functions of the type and the values
     "add": lambda t, a, b: a + b if t in ("f32", "f64") else fma(t, a, _ONE, b),
     "sub": lambda t, a, b: a - b if t in ("f32", "f64") else fma(t, a, _ONE, -b),
     "mul": lambda t, a, b: a * b, "fma": fma, "mad": fma, "div": lambda t, a, b: a / b,
-    "min": _extreme("min", False), "max": _extreme("max", False),
-    "min.NaN": _extreme("min", True), "max.NaN": _extreme("max", True),
+    "min": lambda t, a, b: _least(a, b), "max": lambda t, a, b: -_least(-a, -b),
+    "min.NaN": lambda t, a, b: _least(a, b, True), "max.NaN": lambda t, a, b: -_least(-a, -b, True),
     "rcp": lambda t, a: 1 / a, "sqrt": lambda t, a: np.sqrt(a), "rsqrt": lambda t, a: 1 / np.sqrt(a),
     "ex2": lambda t, a: np.exp2(a), "lg2": lambda t, a: np.log2(a), "sin": lambda t, a: np.sin(a),
     "cos": lambda t, a: np.cos(a), "tanh": lambda t, a: np.tanh(a),
@@ -134,11 +138,7 @@ def _float(op: str, flags: set[str], t: str) -> Alu:
 
     def function(*bits: np.ndarray) -> np.ndarray:
         values = [flush(t, decode(t, b)) if "ftz" in flags else decode(t, b) for b in bits]
-        value = compute(t, *(v.astype(np.float64) for v in values) if approx else values)
-        if "sat" in flags:
-            value = np.where(np.isnan(value), 0, np.clip(value, 0, 1))
-        result = encode(t, value)
-        return encode(t, flush(t, decode(t, result))) if "ftz" in flags else result
+        return finished(t, compute(t, *(v.astype(np.float64) for v in values) if approx else values), flags)
 
     kind = "special" if approx or op in ("div", "rcp", "sqrt") else "float64" if t == "f64" else "float"
     return Alu(function, (t,) * count, kind, error=APPROX_ERROR[op] if approx else 0.0)
@@ -154,18 +154,16 @@ def _each(bits: int, function: Callable) -> Callable:
     return each
 
 
-def _high(t: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """The upper half of the product."""
-    bits = BITS[t]
-    if bits == 64:
-        return _each(64, lambda x, y: x * y >> 64)(a, b).view(a.dtype)
-    return (_wide(t, a, b) >> bits).astype(a.dtype)
-
-
 def _wide(t: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The whole product, twice as wide."""
     wide = (SINT if t[0] == "s" else UINT)[2 * BITS[t]]
     return a.astype(wide) * b.astype(wide)
+
+
+def _high(t: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The upper half of the product."""
+    high = _each(64, lambda x, y: x * y >> 64)(a, b) if BITS[t] == 64 else _wide(t, a, b) >> BITS[t]
+    return high.astype(a.dtype)
 
 
 def _shift(left: bool, t: str, a: np.ndarray, n: np.ndarray) -> np.ndarray:
@@ -202,12 +200,9 @@ def _prmt(t: str, a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndar
     return result
 
 
-def _funnel(left: bool, clamp: bool) -> Callable:
-    def function(t: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-        n = (np.minimum(c, 32) if clamp else c & 31).astype(np.uint64)
-        both = b.astype(np.uint64) << 32 | a
-        return (both << n) >> 32 if left else both >> n
-    return function
+def _funnel(left: bool, a: np.ndarray, b: np.ndarray, n: np.ndarray) -> np.ndarray:
+    both, n = b.astype(np.uint64) << 32 | a, n.astype(np.uint64)
+    return (both << n) >> 32 if left else both >> n
 
 
 def _extract(t: str, a: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -224,20 +219,22 @@ def _insert(t: str, a: np.ndarray, b: np.ndarray, start: np.ndarray, length: np.
 
 INTEGER: dict[str, tuple[str, str, Callable]] = {  # operands and result (t: the type named, w: one twice as wide,
     # n: u32), and the function of the type and the values
-    "add": ("tt", "t", lambda t, a, b: a + b), "sub": ("tt", "t", lambda t, a, b: a - b),
-    "mul.lo": ("tt", "t", lambda t, a, b: a * b), "mul.hi": ("tt", "t", _high), "mul.wide": ("tt", "w", _wide),
+    **{name: ("tt", "t", lambda t, a, b, f=f: f(a, b)) for name, f in {
+        "add": np.add, "sub": np.subtract, "mul.lo": np.multiply, "min": np.minimum, "max": np.maximum,
+        "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}.items()},
+    **{name: ("t", "t", lambda t, a, f=f: f(a)) for name, f in {
+        "neg": np.negative, "abs": np.abs, "not": np.invert, "cnot": np.logical_not}.items()},
+    "mul.hi": ("tt", "t", _high), "mul.wide": ("tt", "w", _wide),
     "mad.lo": ("ttt", "t", lambda t, a, b, c: a * b + c), "mad.hi": ("ttt", "t", lambda t, a, b, c: _high(t, a, b) + c),
     "mad.wide": ("ttw", "w", lambda t, a, b, c: _wide(t, a, b) + c),
     "div": ("tt", "t", lambda t, a, b: _divide(t, a, b, False)),
     "rem": ("tt", "t", lambda t, a, b: _divide(t, a, b, True)),
-    "min": ("tt", "t", lambda t, a, b: np.minimum(a, b)), "max": ("tt", "t", lambda t, a, b: np.maximum(a, b)),
-    "neg": ("t", "t", lambda t, a: -a), "abs": ("t", "t", lambda t, a: np.abs(a)), "not": ("t", "t", lambda t, a: ~a),
-    "and": ("tt", "t", lambda t, a, b: a & b), "or": ("tt", "t", lambda t, a, b: a | b),
-    "xor": ("tt", "t", lambda t, a, b: a ^ b), "cnot": ("t", "t", lambda t, a: a == 0),
     "shl": ("tn", "t", lambda t, a, n: _shift(True, t, a, n)),
     "shr": ("tn", "t", lambda t, a, n: _shift(False, t, a, n)),
-    "shf.l.wrap": ("ttt", "t", _funnel(True, False)), "shf.l.clamp": ("ttt", "t", _funnel(True, True)),
-    "shf.r.wrap": ("ttt", "t", _funnel(False, False)), "shf.r.clamp": ("ttt", "t", _funnel(False, True)),
+    "shf.l.wrap": ("ttt", "t", lambda t, a, b, n: _funnel(True, a, b, n & 31)),
+    "shf.r.wrap": ("ttt", "t", lambda t, a, b, n: _funnel(False, a, b, n & 31)),
+    "shf.l.clamp": ("ttt", "t", lambda t, a, b, n: _funnel(True, a, b, np.minimum(n, 32))),
+    "shf.r.clamp": ("ttt", "t", lambda t, a, b, n: _funnel(False, a, b, np.minimum(n, 32))),
     "lop3": ("tttt", "t", _lop3), "prmt": ("ttt", "t", _prmt),
     "bfe": ("tnn", "t", _extract), "bfi": ("ttnn", "t", _insert),
     "popc": ("t", "n", lambda t, a: _each(32, lambda x: bin(x).count("1"))(a)),
@@ -255,8 +252,9 @@ def _carrying(op: str, flags: list[str], t: str) -> Alu:
     def exact(a: int, b: int, *rest: int) -> int:
         *c, carry = rest
         if base == "mad":
-            a, b = (a * b >> bits if "hi" in flags else a * b) % (1 << bits), *c
-        return a - b - carry if base == "sub" else a % (1 << bits) + b % (1 << bits) + carry
+            a, b = a * b >> bits if "hi" in flags else a * b, *c
+        a, b = a % (1 << bits), b % (1 << bits)
+        return a - b - carry if base == "sub" else a + b + carry
 
     def function(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         numbers = [*(decode(t, c) for c in columns[:-1]), columns[-1]]
@@ -309,11 +307,8 @@ def _convert(flags: set[str], result: str, source: str) -> Alu:
         return low if value <= low else high if value >= high else int(value)
 
     def function(bits_in: np.ndarray) -> np.ndarray:
-        value = decode(source, bits_in)
-        if "ftz" in flags:
-            value = flush(source, value)
-        if rounding in ROUND:
-            value = ROUND[rounding](value)
+        value = flush(source, decode(source, bits_in)) if "ftz" in flags else decode(source, bits_in)
+        value = ROUND[rounding](value) if rounding in ROUND else value
         if result not in FLOATS:
             return _each(bits, clamped)(value) if source in FLOATS or "sat" in flags else encode(result, value)
         if source not in FLOATS:
@@ -321,9 +316,7 @@ def _convert(flags: set[str], result: str, source: str) -> Alu:
         if rounding == "rz":
             near = value.astype(np.float32)
             value = np.where(np.abs(near) > np.abs(value), np.nextafter(near, np.float32(0)), near)
-        if "sat" in flags:
-            value = np.where(np.isnan(value), 0, np.clip(value, 0, 1)).astype(value.dtype)
-        return encode(result, flush(result, value) if "ftz" in flags else value)
+        return finished(result, value, flags)
     return Alu(function, (source,), "convert")
 
 
