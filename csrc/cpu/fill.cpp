@@ -1,6 +1,8 @@
 // fill: a new contiguous tensor [B, ...] of normals, uniforms, Rademacher signs, or raw Philox words.
 #if FASTSCORE_KERNELS
 
+#include "signs.inl"
+
 template <class T>
 void fill_normal(const FillArguments& a, int64_t from, int64_t to) {
   using C = Compute<T>;
@@ -27,24 +29,10 @@ void fill_uniform(const FillArguments& a, int64_t from, int64_t to) {
   });
 }
 
-// Rows of words here, each of them 32 signs; `width` elements a row.
 template <class T>
 void fill_rademacher(const FillArguments& a, int64_t from, int64_t to) {
-  using C = Compute<T>;
-  for_each_unit<uint32_t>(a.rows, a.draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n,
-                                                        const uint32_t* words) {
-    for (int64_t i = 0; i < n; ++i) {
-      const int64_t words_a_row = n / count, r = row + i / words_a_row, first = 32 * (begin + i % words_a_row);
-      const int64_t m = a.width - first < 32 ? a.width - first : 32;
-      if (m <= 0) continue;
-      alignas(64) C signs[32];
-      for (int k = 0; k < 32; ++k) signs[k] = static_cast<C>(1 - 2 * static_cast<int>(words[i] >> k & 1));
-      T* out = static_cast<T*>(a.out) + r * a.width + first;
-      C rounded[32 + kHalfLanes];
-      C* to = target(out, rounded);
-      for (int64_t k = 0; k < m; ++k) to[k] = signs[k];
-      store(to, m, out);
-    }
+  for_each_signs(a.rows, a.draw, a.width, from, to, [&](int64_t row, int64_t begin, int64_t m, const uint32_t* words) {
+    store_signs(words, m, static_cast<T*>(a.out) + row * a.width + begin);
   });
 }
 
@@ -58,7 +46,7 @@ inline void fill_words(const FillArguments& a, int64_t from, int64_t to) {
 
 #else
 
-#include "tensor.h"
+#include "probes.h"
 
 namespace fastscore {
 struct FillArguments {

@@ -18,14 +18,18 @@ namespace fastscore {
 using torch::headeronly::ScalarType;
 using torch::stable::Tensor;
 
-inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, const Tensor& like) {
+inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, int32_t dtype) {
   AtenTensorHandle handle;
-  int32_t dtype;
-  aoti_torch_get_dtype(like.get(), &dtype);
   STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
                                                          strides.data(), dtype, aoti_torch_device_type_cpu(), 0,
                                                          &handle));
   return Tensor(handle);
+}
+
+inline Tensor empty(const std::vector<int64_t>& sizes, const std::vector<int64_t>& strides, const Tensor& like) {
+  int32_t dtype;
+  aoti_torch_get_dtype(like.get(), &dtype);
+  return empty(sizes, strides, dtype);
 }
 
 inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, const Tensor& like) {
@@ -124,7 +128,7 @@ inline PerRow per_row(const Tensor& tensor, const Tensor& x, const char* name, V
 }
 
 inline Draw draw(int64_t seed, int64_t step, int64_t stream, int64_t offset, const std::optional<Tensor>& state,
-                 const std::optional<Tensor>& index, const Tensor& x) {
+                 const std::optional<Tensor>& index, int64_t rows) {
   if (state) {
     STD_TORCH_CHECK(state->scalar_type() == ScalarType::Long && state->numel() == 2 && state->is_contiguous(),
                     "state must be int64 of shape [2]: seed and step");
@@ -132,7 +136,7 @@ inline Draw draw(int64_t seed, int64_t step, int64_t stream, int64_t offset, con
     step = state->const_data_ptr<int64_t>()[1];
   }
   if (index) {
-    STD_TORCH_CHECK(index->scalar_type() == ScalarType::Long && index->numel() == x.size(0) && index->is_contiguous(),
+    STD_TORCH_CHECK(index->scalar_type() == ScalarType::Long && index->numel() == rows && index->is_contiguous(),
                     "index must be int64 of shape [B]");
   }
   const uint64_t key = static_cast<uint64_t>(seed);
@@ -140,6 +144,11 @@ inline Draw draw(int64_t seed, int64_t step, int64_t stream, int64_t offset, con
            static_cast<uint32_t>(stream)},
           static_cast<uint32_t>(offset),
           index ? index->const_data_ptr<int64_t>() : nullptr};
+}
+
+inline Draw draw(int64_t seed, int64_t step, int64_t stream, int64_t offset, const std::optional<Tensor>& state,
+                 const std::optional<Tensor>& index, const Tensor& x) {
+  return draw(seed, step, stream, offset, state, index, x.size(0));
 }
 
 // Calls f with a value of the element type of x.
