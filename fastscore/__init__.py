@@ -4,11 +4,12 @@ from importlib import import_module as _import_module
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import losses, noise, samplers
+from . import losses, noise, samplers, trace
 from .backends import use_backend
 from .errors import BackendUnavailable, CheckpointError, DataError, FastscoreError, MissingDependency, NonFiniteLoss
 from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, perturb, probe_dot
 from .rng import Noise, Philox, Stream
+from .trace import jacobian_trace
 
 try:
     __version__ = _version("fastscore")
@@ -17,8 +18,8 @@ except _PackageNotFoundError:  # a source tree that was never installed
 
 __all__ = [
     "BackendUnavailable", "CheckpointError", "Coloring", "DataError", "FastscoreError", "MissingDependency", "Noise",
-    "NonFiniteLoss", "Philox", "Probes", "Stream", "dsm_loss", "fill_probes", "langevin_step", "losses", "noise",
-    "perturb", "probe_dot", "samplers", "use_backend",
+    "NonFiniteLoss", "Philox", "Probes", "Stream", "dsm_loss", "fill_probes", "jacobian_trace", "langevin_step",
+    "losses", "noise", "perturb", "probe_dot", "samplers", "trace", "use_backend",
 ]
 
 

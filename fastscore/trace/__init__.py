@@ -1,0 +1,6 @@
+"""Traces of Jacobians: tr(df/dx) of every sample, with an error bar, at the least number of network evaluations."""
+
+from .coloring import lattice
+from .jacobian_trace import METHODS, Trace, jacobian_trace
+
+__all__ = ["METHODS", "Trace", "jacobian_trace", "lattice"]

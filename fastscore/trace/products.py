@@ -1,0 +1,113 @@
+"""Products of a Jacobian with many vectors: J V for V [K, B, ...], J = df/dx of every sample.
+
+Three ways, ``MODES``:
+
+- ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once a chunk, its
+  derivative K times. It needs a forward rule for every operation of f. (Operators that were registered from outside
+  torch without one may give zeros in silence: for a network with such operators take one of the others.)
+- ``"vjp"``: reverse mode, J^T V: f is evaluated once, its backward pass K times under ``vmap``. It keeps f's
+  activations.
+- ``"fd"``: central differences, (f(x + h v) - f(x - h v)) / 2h, with h so small that no element of x moves by more than
+  ``fd_step``. f is called on [B, ...], forwards, and nothing else is asked of it; the error is of order fd_step^2 and
+  that of rounding of order 1 / fd_step.
+
+Which probes there are does not depend on how they are split into chunks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vjp, vmap
+
+from .. import _check
+from .._library import per_row
+
+MODES = ("jvp", "vjp", "fd")
+ELEMENTS_AT_ONCE = 1 << 20  # of probes: 4 MB in float32, and f's activations for as many samples
+_NO_RULE = ("forward AD", "forward-mode", "forward mode", "jvp", "setup_context")
+
+
+class Products:
+    """V -> J V (J^T V for ``"vjp"``), all of [K, B, ...]; also f(x), and how many products were asked for.
+
+    Args:
+        f: [B, ...] -> [B, ...], each sample by itself.
+        x: where, [B, ...].
+        mode: one of ``MODES``.
+        chunk_size: how many probes at a time; 1 uses no ``vmap``. ``None``: as many as make 2^20 elements, at least 1.
+        fd_step: h of ``"fd"`` in the units of x, [] or [B].
+
+    Attributes:
+        output: f(x), once there was a product.
+    """
+
+    def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "jvp", chunk_size: int | None = None,
+                 fd_step: Tensor | None = None):
+        self.x, self.mode, self.fd_step = x, mode, fd_step
+        self.chunk_size = chunk_size or max(1, ELEMENTS_AT_ONCE // x.numel())
+        self.count, self.output, self._f, self._pull = 0, None, f, None
+        if mode == "vjp":
+            self.output, self._pull = vjp(self.f, x)
+        elif mode == "fd":
+            self.output = self.f(x)
+
+    def f(self, x: Tensor) -> Tensor:
+        """f(x), which must be like x."""
+        return _check.like("the output of f", self._f(x), "x", x)
+
+    @property
+    def evaluations(self) -> int:
+        """Evaluations of f a sample: one a product (two for a finite difference), and one for f(x)."""
+        return self.count * (2 if self.mode == "fd" else 1) + 1
+
+    def chunks(self, total: int) -> Iterator[tuple[int, int]]:
+        """(first, count) of every chunk of ``total`` probes."""
+        for first in range(0, total, self.chunk_size):
+            yield first, min(self.chunk_size, total - first)
+
+    def __call__(self, v: Tensor, *, record: bool = True) -> Tensor:
+        """J v for [K, B, ...]; with ``record=False`` autograd does not see it."""
+        self.count += v.shape[0]
+        if record:
+            return torch.cat([self._product(v[a:a + n], keep=True) for a, n in self.chunks(v.shape[0])])
+        with torch.no_grad():
+            return torch.cat([self._product(v[a:a + n], keep=False) for a, n in self.chunks(v.shape[0])])
+
+    def _product(self, v: Tensor, keep: bool) -> Tensor:
+        if self.mode == "fd":
+            return torch.stack([self._difference(one) for one in v])
+        if self.mode == "vjp":
+            return self._pull(v[0])[0][None] if len(v) == 1 else vmap(self._pull)(v)[0]
+        output, product = self._forward(v)
+        if keep and self.output is None:
+            self.output = output
+        return product
+
+    def _forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x) and J v by forward mode."""
+
+        def along(one: Tensor) -> tuple[Tensor, Tensor]:
+            return jvp(self.f, (self.x,), (one,))
+
+        try:
+            if len(v) == 1:
+                output, product = along(v[0])
+                return output, product[None]
+            output, product = vmap(along, randomness="same")(v)
+            return output[0], product
+        except RuntimeError as error:
+            if any(word in str(error) for word in _NO_RULE):
+                raise NotImplementedError("f has an operation without a forward-mode rule, which mode='jvp' needs: "
+                                          f"pass mode='vjp' or mode='fd'. Torch said: {error}") from error
+            raise
+
+    def _difference(self, v: Tensor) -> Tensor:
+        """(f(x + h v) - f(x - h v)) / 2h, where the largest element of h v is ``fd_step``."""
+        x, compute = self.x, _check.compute_dtype(self.x)
+        largest = v.detach().abs().flatten(1).amax(1).to(compute)
+        h = per_row(self.fd_step / torch.where(largest > 0, largest, 1.0), x)
+        step = (h * v).to(x.dtype)
+        return ((self.f(x + step).to(compute) - self.f(x - step).to(compute)) / (2 * h)).to(x.dtype)
