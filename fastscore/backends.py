@@ -51,8 +51,6 @@ def problem(backend: str, device: torch.device | str = "cpu", operator: str = "p
     """Why ``backend`` cannot serve ``operator`` for tensors on ``device``, or None where it can."""
     kind = torch.device(device).type
     if backend == "native":
-        if operator in TRACE and not _built(operator, kind):
-            return f"the extension that is built here has no {operator} for {kind}"
         if operator in TRACE and kind == "cuda":
             return _cuda_problem
         return _native_problem or (None if kind == "cpu" else f"native serves the CPU, not {kind}")
@@ -65,14 +63,6 @@ def problem(backend: str, device: torch.device | str = "cpu", operator: str = "p
             return "on the CPU the Triton kernels run only in the interpreter: set TRITON_INTERPRET=1 before the start"
         return None if kind in ("cpu", "cuda") else f"triton serves CUDA devices, not {kind}"
     return None
-
-
-def _built(operator: str, kind: str) -> bool:
-    """Whether an extension that was loaded has ``operator`` for devices of ``kind``."""
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"fastscore::{operator}_native", kind.upper())
-
-
-_built._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result, without importing torch._dynamo
 
 
 @contextmanager

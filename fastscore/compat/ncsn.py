@@ -9,7 +9,8 @@ eta = step_lr (sigma_i / sigma_L)^2. The rest of fastscore speaks the paper's al
 ``annealed_langevin(alpha=2 * step_lr)``.
 
 **Noise** comes from :class:`fastscore.Philox`: pass ``rng=`` (last argument, ours) for an explicit source, or
-``torch.manual_seed`` governs as it did before.
+``torch.manual_seed`` governs as it did before. Of the sliced losses, particle k of every sample is drawn by step k, so
+that a batch split over calls draws what the whole batch would have drawn.
 
 What is mended rather than copied: lists of images hold the state after each update (NCSN appended before it
 updated, and so never returned its last one), and the inpainted known half is the given image exactly at the end.
@@ -26,7 +27,10 @@ import torch
 from torch import Tensor
 
 from .. import _check, losses, samplers
-from ..rng import Philox, Stream, as_philox
+from ..losses import sliced
+from ..losses._common import probes_for, score_of
+from ..ops import Probes
+from ..rng import Philox, as_philox
 
 __all__ = [
     "anneal_Langevin_dynamics", "anneal_Langevin_dynamics_inpainting", "anneal_Langevin_dynamics_interpolation",
@@ -70,24 +74,24 @@ def sliced_score_estimation(score_net: ScoreNet, samples: Tensor, n_particles: i
                             rng: Philox | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, loss1, loss2) of sliced score matching, v on the unit sphere: 1/2 (v^T s)^2 + v^T grad(v^T s).
 
-    With d dimensions its expectation is 1/d of the implicit score matching objective.
+    With d dimensions its expectation is 1/d of the implicit score matching objective: all three are those of
+    :func:`fastscore.losses.ssm` with ``projection="sphere"``, whose directions have length sqrt(d), divided by d.
     """
-    x, v = _particles(samples, n_particles, rng)
-    v = v / v.flatten(1).norm(dim=1).view(-1, *[1] * (v.dim() - 1))
-    score, v_jacobian = _score_and_vjp(score_net, x, v)
-    loss1 = (score * v).flatten(1).sum(1).square() / 2
-    return _sliced(loss1, (v_jacobian * v).flatten(1).sum(1))
+    along, traces = sliced.sliced_terms(*_sliced(score_net, samples, n_particles, rng, "sphere"), "vjp")
+    d = max(1, samples.shape[1:].numel())
+    loss1, loss2 = 0.5 * along.square() / d, traces / d
+    return (loss1 + loss2).mean(), loss1.mean(), loss2.mean()
 
 
 def sliced_score_estimation_vr(score_net: ScoreNet, samples: Tensor, n_particles: int = 1, *,
                                rng: Philox | None = None) -> tuple[Tensor, Tensor, Tensor]:
     """(loss, loss1, loss2) of sliced score matching with reduced variance, v normal: 1/2 ||s||^2 + v^T grad(v^T s).
 
-    Its expectation is the implicit score matching objective.
+    Its expectation is the implicit score matching objective: :func:`fastscore.losses.ssm_vr` with
+    ``projection="gaussian"``.
     """
-    x, v = _particles(samples, n_particles, rng)
-    score, v_jacobian = _score_and_vjp(score_net, x, v)
-    return _sliced(score.flatten(1).square().sum(1) / 2, (v_jacobian * v).flatten(1).sum(1))
+    half, traces = sliced.reduced_terms(*_sliced(score_net, samples, n_particles, rng, "gaussian"), "vjp")
+    return (half + traces).mean(), half.mean(), traces.mean()
 
 
 def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, third: Tensor | None = None,
@@ -103,13 +107,9 @@ def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, third
     if labels is None:
         labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
     labels = _check.labels("labels", labels, samples, len(sigmas))
-    sigma = sigmas.to(samples.device)[labels]
-    noisy = samples + sigma.view(-1, *[1] * (samples.dim() - 1)) * rng.randn(
-        samples.shape, stream=Stream.PERTURB, dtype=samples.dtype, device=samples.device)
-    x, v = _particles(noisy, n_particles, rng)
-    score, v_jacobian = _score_and_vjp(lambda x: scorenet(x, labels.repeat(n_particles)), x, v)
-    loss = score.flatten(1).square().sum(1) / 2 + (v_jacobian * v).flatten(1).sum(1)
-    return (loss.view(n_particles, -1).mean(0) * sigma**2).mean()
+    _check.integer("n_particles", n_particles, low=1)
+    return sliced.noisy_reduced(scorenet, samples.detach(), sigmas.to(samples.device)[labels], labels, rng, 2.0,
+                                "gaussian", n_particles).mean()
 
 
 @torch.no_grad()
@@ -200,23 +200,11 @@ def _as_sigmas(sigmas: Sequence[float] | Tensor) -> Tensor:
     return torch.as_tensor(sigmas).float()
 
 
-def _particles(samples: Tensor, n_particles: int, rng: Philox | None) -> tuple[Tensor, Tensor]:
-    """``n_particles`` copies of the batch, ready for gradients, and a normal direction for each."""
+def _sliced(score_net: ScoreNet, samples: Tensor, n_particles: int, rng: Philox | None, projection: str
+            ) -> tuple[ScoreNet, Tensor, Probes]:
+    """The score, the samples and ``n_particles`` directions for each, as the losses take them."""
     _check.floating("samples", samples)
-    _check.integer("n_particles", n_particles, low=1)
-    x = samples.repeat(n_particles, *[1] * (samples.dim() - 1)).detach().requires_grad_()
-    return x, as_philox(rng).randn(x.shape, stream=Stream.PROBE, dtype=x.dtype, device=x.device)
-
-
-def _score_and_vjp(score_net: ScoreNet, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """s(x) and v^T J(x), both differentiable in the network's parameters."""
-    with torch.enable_grad():
-        score = _check.like("the output of score_net", score_net(x), "samples", x)
-        return score, torch.autograd.grad((score * v).sum(), x, create_graph=True)[0]
-
-
-def _sliced(loss1: Tensor, loss2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    return (loss1 + loss2).mean(), loss1.mean(), loss2.mean()
+    return score_of(score_net), samples.detach(), probes_for(samples, n_particles, rng, projection)
 
 
 def _report(sigmas: Tensor, n_steps_each: int, step_lr: float) -> Callable[[int, Tensor], None]:

@@ -95,9 +95,14 @@ def sliced_terms(network, x, v):
     return torch.stack(rows).unbind(1)
 
 
+def directions(n, step=0):
+    """Particle k of every sample is of step k."""
+    return torch.cat([noise(step + k, fs.Stream.PROBE) for k in range(n)])
+
+
 @pytest.mark.parametrize("n", [1, 3])
 def test_sliced_score_estimation(n):
-    v = noise(0, fs.Stream.PROBE, (4 * n, 3, 2, 2))
+    v = directions(n)
     v = v / v.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     _, loss1, loss2 = sliced_terms(net, SAMPLES.repeat(n, 1, 1, 1), v)
     got = ncsn.sliced_score_estimation(net, SAMPLES, n, rng=fs.Philox(5))
@@ -107,7 +112,7 @@ def test_sliced_score_estimation(n):
 
 @pytest.mark.parametrize("n", [1, 3])
 def test_sliced_score_estimation_vr(n):
-    v = noise(0, fs.Stream.PROBE, (4 * n, 3, 2, 2))
+    v = directions(n)
     loss1, _, loss2 = sliced_terms(net, SAMPLES.repeat(n, 1, 1, 1), v)
     got = ncsn.sliced_score_estimation_vr(net, SAMPLES, n, rng=fs.Philox(5))
     for a, b in zip(got, ((loss1 + loss2).mean(), loss1.mean(), loss2.mean())):
@@ -118,7 +123,7 @@ def test_sliced_score_estimation_vr(n):
 def test_anneal_sliced_score_estimation_vr(n):
     used = SIGMAS[LABELS].view(-1, 1, 1, 1)
     perturbed = SAMPLES + noise(0, fs.Stream.PERTURB) * used
-    v = noise(1, fs.Stream.PROBE, (4 * n, 3, 2, 2))
+    v = directions(n, step=1)
     expected = torch.zeros(4, dtype=torch.float64)
     for k in range(n):
         for b in range(4):
@@ -127,6 +132,24 @@ def test_anneal_sliced_score_estimation_vr(n):
             expected[b] += (loss1 + loss2)[0] / n * SIGMAS[LABELS[b]] ** 2
     for order in ((LABELS, SIGMAS), (SIGMAS, LABELS)):
         close(ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, *order, n, rng=fs.Philox(5)), expected.mean())
+
+
+@pytest.mark.parametrize("loss", [ncsn.sliced_score_estimation, ncsn.sliced_score_estimation_vr,
+                                  lambda *a, **k: (ncsn.anneal_sliced_score_estimation_vr(
+                                      a[0], a[1], torch.zeros(len(a[1])).long(), SIGMAS, a[2], **k),)])
+def test_sliced_losses_of_a_split_batch(loss):
+    """Whatever the number of particles, the parts draw what the whole draws, and the network is called once."""
+    calls = []
+
+    def counted(x, labels=None):
+        calls.append(x.shape)
+        return net(x)
+
+    whole = loss(counted, SAMPLES, 3, rng=fs.Philox(5))
+    assert calls == [SAMPLES.shape]
+    parts = [loss(net, SAMPLES[k:k + 2], 3, rng=fs.Philox(5, sample_offset=k)) for k in (0, 2)]
+    for a, b, c in zip(whole, *parts):
+        close(a, (b + c) / 2)
 
 
 def test_sliced_losses_against_implicit_score_matching():

@@ -1,11 +1,4 @@
-"""Score-matching objectives, composed from the operators.
-
-What a ``score_fn`` is called with is said by ``conditioning``:
-
-- ``"none"``: ``score_fn(x)``, a network for one noise level;
-- ``"labels"``: ``score_fn(x, labels)``, labels int64 [B], indices into ``sigmas`` (as NCSN and NCSNv2);
-- ``"sigma"``: ``score_fn(x, sigma)``, sigma [B] of the dtype of computation.
-"""
+"""Denoising score matching: at one noise level (dsm) and at all of them (ncsn)."""
 
 from __future__ import annotations
 
@@ -14,13 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import _check
-from ._library import per_row
-from .ops import dsm_loss, perturb
-from .rng import Philox, Stream, as_philox
-
-REDUCTIONS = ("none", "mean", "sum")
-PARAMETRIZATIONS = ("score", "epsilon")
+from .. import _check
+from ..ops import dsm_loss, perturb
+from ..rng import Philox, Stream, as_philox
+from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce, score_of
 
 
 def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rng: Philox | None = None,
@@ -29,7 +19,7 @@ def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rn
     """Denoising score matching at one noise level: E 1/2 sigma^weight || s(x_tilde) + z / sigma ||^2.
 
     Args:
-        score_fn: the network; see the module's text for what it is called with ("none" or "sigma" here).
+        score_fn: the network; see the package's text for what it is called with ("none" or "sigma" here).
         x: clean samples [B, ...].
         sigma: standard deviation of the noise, a number or [B].
         rng: source of the noise (one step). ``None``: seeded from torch's default generator.
@@ -71,13 +61,19 @@ def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Phi
     Source: Song & Ermon 2019, "Generative modeling by estimating gradients of the data distribution", eq. 6.
     """
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
+    rng = as_philox(rng)
+    sigma, labels = noise_levels(x, sigmas, labels, rng)
+    return _dsm(score_fn, x, sigma, labels, rng, None, weight, parametrization, conditioning, reduction)
+
+
+def noise_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None, rng: Philox) -> tuple[Tensor, Tensor]:
+    """(sigma [B], labels [B]) of each sample; labels that are None are drawn, by one step of ``rng``."""
     _check.floating("x", x)
     sigmas = _check.sigmas("sigmas", sigmas, device=x.device)
-    rng = as_philox(rng)
     if labels is None:
         labels = draw_labels(len(sigmas), x.shape[0], rng, device=x.device)
     labels = _check.labels("labels", labels, x, len(sigmas))
-    return _dsm(score_fn, x, sigmas[labels], labels, rng, None, weight, parametrization, conditioning, reduction)
+    return sigmas[labels], labels
 
 
 def draw_labels(num_levels: int, batch_size: int, rng: Philox, *, device: torch.device | str | None = None) -> Tensor:
@@ -94,21 +90,6 @@ def _dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, labe
     _check.floating("x", x)
     sigma = _check.per_sample("sigma", sigma, x)
     x_tilde, noise = perturb(x, sigma, rng, alpha=alpha)
-    if conditioning == "none":
-        output = score_fn(x_tilde)
-    else:
-        output = score_fn(x_tilde, labels if conditioning == "labels" else sigma.expand(x.shape[0]))
-    _check.like("the output of score_fn", output, "x", x)
     # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2
-    score = output if parametrization == "score" else -output / per_row(sigma, x)
+    score = score_of(score_fn, sigma, labels, conditioning, parametrization)(x_tilde)
     return reduce(dsm_loss(score, noise, sigma, weight), reduction)
-
-
-def reduce(loss: Tensor, reduction: str) -> Tensor:
-    """[B] to [B], or its mean or sum over the batch. The mean of an empty batch is an error, not NaN."""
-    _check.one_of("reduction", reduction, REDUCTIONS)
-    if reduction == "none":
-        return loss
-    if reduction == "mean" and loss.numel() == 0:
-        raise ValueError("x must have at least one sample where reduction='mean', got an empty batch")
-    return loss.mean() if reduction == "mean" else loss.sum()

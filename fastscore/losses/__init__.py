@@ -1,0 +1,26 @@
+"""Score-matching objectives, composed from the operators.
+
+All are functions ``loss(score_fn, x, ..., rng=None, reduction="mean")``. Those of denoising (:func:`dsm`,
+:func:`ncsn`) compare the score with the noise. The others need no noise: they estimate the implicit objective
+E[1/2 ||s||^2 + tr ds/dx], with the trace of the score's Jacobian (:func:`ism`), with directions in its place
+(:func:`ssm`, :func:`ssm_vr`, :func:`annealed_ssm_vr`), or with differences (:func:`fd_ssm`).
+:func:`gradient_penalty` is the squared norm of that Jacobian.
+
+What a ``score_fn`` is called with is said by ``conditioning``:
+
+- ``"none"``: ``score_fn(x)``, a network for one noise level;
+- ``"labels"``: ``score_fn(x, labels)``, labels int64 [B], indices into ``sigmas`` (as NCSN and NCSNv2);
+- ``"sigma"``: ``score_fn(x, sigma)``, sigma [B] of the dtype of computation.
+
+Objectives without that argument call ``score_fn(x)``.
+"""
+
+from ._common import MODES, PARAMETRIZATIONS, REDUCTIONS, reduce
+from .dsm import draw_labels, dsm, ncsn
+from .penalty import gradient_penalty
+from .sliced import annealed_ssm_vr, fd_ssm, ssm, ssm_vr
+
+__all__ = [
+    "MODES", "PARAMETRIZATIONS", "REDUCTIONS", "annealed_ssm_vr", "draw_labels", "dsm", "fd_ssm", "gradient_penalty",
+    "ncsn", "reduce", "ssm", "ssm_vr",
+]

@@ -1,0 +1,186 @@
+"""Sliced score matching: the implicit objective with v^T (ds/dx) v, in random directions v, in place of the trace.
+
+Directions are :class:`fastscore.Probes`, with E[v v^T] = I in every ``projection``, so that E[v^T A v] = tr A and each
+loss here has the expectation of implicit score matching, E[1/2 ||s||^2 + tr ds/dx] (:func:`fastscore.losses.ism`). Note
+the length: the directions of ``"sphere"`` have length sqrt(D). On the unit sphere, which the code of Song et al. takes
+(and :mod:`fastscore.compat.ncsn`), E[v v^T] = I/D, and the loss is :func:`ssm` divided by D.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .. import _check
+from ..ops import Probes, fill_probes, perturb, probe_dot
+from ..rng import Philox, as_philox
+from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of, separate
+from .dsm import noise_levels
+
+
+def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None, projection: str = "rademacher",
+        n_particles: int = 1, mode: str = "vjp", reduction: str = "mean") -> Tensor:
+    """Sliced score matching: both terms along random directions v.
+
+    ``loss_b = mean over v of 1/2 (v^T s(x_b))^2 + v^T (ds/dx)(x_b) v``
+
+    Args:
+        score_fn: the network, ``score_fn(x)``, [B, ...] to [B, ...]; it is evaluated once, whatever ``n_particles`` is.
+        x: samples [B, ...]; float16, bfloat16, float32 or float64.
+        rng: source of the directions; takes ``n_particles`` steps. ``None``: seeded from torch's default generator.
+        projection: what the directions are: ``"rademacher"`` signs (the least variance where ds/dx is nearly diagonal),
+            ``"gaussian"``, or ``"sphere"`` (uniform, of length sqrt(D), NOT 1: see the module's text).
+        n_particles: directions a sample; each costs one more Jacobian product, and all share s(x).
+        mode: ``"vjp"``: reverse mode, and double backward for the gradient, which every network can; ``"jvp"``:
+            forward mode, and one reverse pass for the gradient: less memory, but each operation of the network needs
+            a forward-mode derivative. The same values and gradients, to rounding. To compile, compile the loss with
+            the network in it: the gradient of a compiled network cannot be differentiated again.
+        reduction: over the batch: ``"none"`` [B], ``"mean"`` or ``"sum"``.
+
+    Returns:
+        A number, or [B]; float64 for a float64 ``x``, else float32. Differentiable in the network's parameters, and in
+        ``x`` where it requires a gradient.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, shape or value, or a network that mixes samples (BatchNorm
+            in training mode); the message names it.
+        NotImplementedError: mode ``"jvp"``, and an operation of ``score_fn`` has no forward-mode derivative.
+
+    Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 7.
+    """
+    separate(score_fn)
+    probes = probes_for(x, n_particles, rng, projection, mode, reduction)
+    along, traces = sliced_terms(score_of(score_fn), x, probes, mode)
+    return reduce((0.5 * along.square() + traces).mean(0), reduction)
+
+
+def ssm_vr(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None,
+           projection: str = "rademacher", n_particles: int = 1, mode: str = "vjp", reduction: str = "mean") -> Tensor:
+    """Sliced score matching with reduced variance: E (v^T s)^2 = ||s||^2 is known, so only the trace is sliced.
+
+    ``loss_b = 1/2 ||s(x_b)||^2 + mean over v of v^T (ds/dx)(x_b) v``
+
+    Arguments, what is returned and what is raised are those of :func:`ssm`.
+
+    Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 8.
+    """
+    separate(score_fn)
+    probes = probes_for(x, n_particles, rng, projection, mode, reduction)
+    half, traces = reduced_terms(score_of(score_fn), x, probes, mode)
+    return reduce(half + traces.mean(0), reduction)
+
+
+def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Philox | None = None,
+                    labels: Tensor | None = None, weight: float = 2.0, projection: str = "rademacher",
+                    n_particles: int = 1, mode: str = "vjp", parametrization: str = "score",
+                    conditioning: str = "labels", reduction: str = "mean") -> Tensor:
+    """NCSN by sliced score matching: a noise level i ~ U{0..L-1} a sample, and :func:`ssm_vr` at the noisy sample.
+
+    ``loss_b = sigma_i^weight (1/2 ||s(x_tilde, i)||^2 + v^T (ds/dx)(x_tilde, i) v)``, ``x_tilde = x_b + sigma_i z_b``
+
+    In expectation it is :func:`fastscore.losses.ncsn` less a constant, and so has its gradient, but it does not use
+    what the noise was. With weight 2 a perfect score costs about -D/2 at large noise, where ``ncsn`` costs about 0.
+
+    Args:
+        score_fn: the network; ``score_fn(x, labels)`` or, by ``conditioning``, ``score_fn(x, sigma)``.
+        x: clean samples [B, ...].
+        sigmas: noise levels [L], strictly decreasing, in the units of ``x``.
+        rng: source of labels, noise and directions: one step (none where ``labels`` are given), one, and
+            ``n_particles``. ``None``: seeded from torch's default generator.
+        labels: noise level of each sample, int64 [B]; ``None`` draws them uniformly.
+        weight: power of sigma; 2 makes the noise levels count alike.
+        projection, n_particles, mode, reduction: as for :func:`ssm`.
+        parametrization: ``"score"``: the network gives s; ``"epsilon"``: s = -(what it gives) / sigma.
+        conditioning: ``"labels"`` or ``"sigma"``.
+
+    Returns, Raises:
+        As :func:`ssm`.
+
+    Source: Song & Ermon 2019, "Generative modeling by estimating gradients of the data distribution", section 3.1 and
+    equation 6.
+    """
+    separate(score_fn)
+    _check.one_of("conditioning", conditioning, ("labels", "sigma"))
+    _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
+    _check.one_of("reduction", reduction, REDUCTIONS)
+    _check.number("weight", weight)
+    rng = as_philox(rng)
+    sigma, labels = noise_levels(x, sigmas, labels, rng)
+    return reduce(noisy_reduced(score_fn, x, sigma, labels, rng, weight, projection, n_particles, mode,
+                                parametrization, conditioning), reduction)
+
+
+def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1, variance_reduced: bool = False,
+           rng: Philox | None = None, projection: str = "rademacher", n_particles: int = 1, reduction: str = "mean"
+           ) -> Tensor:
+    """Sliced score matching by finite differences: network evaluations alone, and a plain backward for the gradient.
+
+    With h = eps / sqrt(D), so that the step h v is of length eps, and s+ = s(x + h v), s- = s(x - h v)::
+
+        loss_b = mean over v of 1/2 (v^T (s+ + s-) / 2)^2 + v^T (s+ - s-) / (2 h)
+
+    The even and the odd part of the Taylor series of s along v are::
+
+        (s+ + s-) / 2   = s   + h^2/2 d^2s[v, v]    + O(h^4)
+        (s+ - s-) / 2h  = J v + h^2/6 d^3s[v, v, v] + O(h^4)
+
+    so the loss is that of :func:`ssm` (with ``variance_reduced`` the first term is 1/2 ||(s+ + s-) / 2||^2, and the
+    loss that of :func:`ssm_vr`) with an error of O(eps^2), in its value and in its gradient; for a score that is linear
+    in x there is none. For an energy, s = grad log p, v^T (s+ - s-) is a second-order difference of log p along v.
+
+    Args:
+        score_fn, x, projection, reduction: as for :func:`ssm`. ``score_fn`` is evaluated 2 ``n_particles`` times.
+        eps: length of the step, in the units of ``x``: less than the scale on which the score bends. The default is
+            the paper's, for data of unit scale; at a noise level sigma, 0.1 sigma is a good choice. Far below, what is
+            rounded away counts: of the order of 1e-7 D max|s| / eps in float32.
+        variance_reduced: estimate :func:`ssm_vr` in place of :func:`ssm`.
+        rng: source of the directions; takes ``n_particles`` steps. ``None``: seeded from torch's default generator.
+        n_particles: directions a sample.
+
+    Raises:
+        TypeError, ValueError: as :func:`ssm`; and ``x`` is float16 or bfloat16, which hold no such differences.
+
+    Source: Pang, Xu, Li, Song, Ermon & Zhu 2020, "Efficient learning of generative models via finite-difference score
+    matching", section 3.
+    """
+    separate(score_fn)
+    _check.positive("eps", eps)
+    _check.floating("x", x)
+    if x.dtype not in (torch.float32, torch.float64):
+        raise TypeError(f"x must be float32 or float64 for finite differences, got {_check.describe(x)}")
+    probes = probes_for(x, n_particles, rng, projection, reduction=reduction)
+    score, h = score_of(score_fn), eps / max(1, x.shape[1:].numel()) ** 0.5
+    loss = torch.zeros((), dtype=x.dtype, device=x.device)
+    for k in range(n_particles):
+        step = h * fill_probes(probes, first=k, count=1)[0]
+        plus, minus = score(x + step), score(x - step)
+        mean, slope = (plus + minus) / 2, (plus - minus) / (2 * h)
+        first = half_square(mean) if variance_reduced else 0.5 * probe_dot(mean[None], probes, first=k)[0].square()
+        loss = loss + first + probe_dot(slope[None], probes, first=k)[0]
+    return reduce(loss / n_particles, reduction)
+
+
+def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str) -> tuple[Tensor, Tensor]:
+    """v^T s and v^T J v, both [K, B]."""
+    output, rows = products(score, x, probes, mode)
+    return probe_dot(output.expand(probes.num_probes, *output.shape), probes), probe_dot(rows, probes)
+
+
+def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str) -> tuple[Tensor, Tensor]:
+    """1/2 ||s||^2 [B] and v^T J v [K, B]."""
+    output, rows = products(score, x, probes, mode)
+    return half_square(output), probe_dot(rows, probes)
+
+
+def noisy_reduced(score_fn: Callable[..., Tensor], x: Tensor, sigma: Tensor, labels: Tensor, rng: Philox, weight: float,
+                  projection: str, n_particles: int, mode: str = "vjp", parametrization: str = "score",
+                  conditioning: str = "labels") -> Tensor:
+    """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``."""
+    sigma = _check.per_sample("sigma", sigma, x)
+    x_tilde, _ = perturb(x, sigma, rng)
+    probes = probes_for(x_tilde, n_particles, rng, projection, mode)
+    score = score_of(score_fn, sigma, labels, conditioning, parametrization)
+    half, traces = reduced_terms(score, x_tilde, probes, mode)
+    return sigma**weight * (half + traces.mean(0))
