@@ -21,7 +21,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import backends
 from .backends import library
 
 NOISE = "int seed, int step, int stream, int offset, Tensor? state, Tensor? index"
@@ -59,9 +58,6 @@ def register(name: str, schema: str, kinds: str, fake: Callable, *, launch: str 
         if not mutated:
             torch.library.register_vmap(f"fastscore::{full}", _vmap_rule(op, kinds, out_batch), lib=library)
         _raw[name, backend] = op
-        if name in backends.TRACE:  # noted here, because torch.compile cannot ask while it traces
-            has = torch._C._dispatch_has_kernel_for_dispatch_key
-            backends.kernels.update((name, kind) for kind in ("cpu", "cuda") if has(f"fastscore::{full}", kind.upper()))
 
     def triton(*args: Any) -> Any:
         result = getattr(import_module(f"fastscore.kernels.{file}"), launch)(*args)

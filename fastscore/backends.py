@@ -24,7 +24,6 @@ from .errors import BackendUnavailable
 BACKENDS = ("reference", "native", "triton")
 TRACE = frozenset({"fill_probes", "probe_dot", "mlp_divergence"})  # native on CPU and CUDA, and no Triton version
 ISAS = ("portable", "avx2", "avx512")
-kernels: set[tuple[str, str]] = set()  # (operator of TRACE, "cpu" or "cuda") that the extensions have
 last: dict[str, str] = {}  # operator -> the backend that served its latest eager call
 _chosen: str | None = None
 
@@ -52,8 +51,6 @@ def problem(backend: str, device: torch.device | str = "cpu", operator: str = "p
     """Why ``backend`` cannot serve ``operator`` for tensors on ``device``, or None where it can."""
     kind = torch.device(device).type
     if backend == "native":
-        if operator in TRACE and (operator, kind) not in kernels:
-            return f"the extension that is built here has no {operator} for {kind}"
         if operator in TRACE and kind == "cuda":
             return _cuda_problem
         return _native_problem or (None if kind == "cpu" else f"native serves the CPU, not {kind}")

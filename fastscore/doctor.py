@@ -11,8 +11,9 @@ import torch
 
 from . import __version__, backends
 from .features import WEIGHTS
-from .ops import __all__ as operators
+from .ops import __all__ as _in_ops
 
+_OPERATORS = [name for name in _in_ops if name.islower()]
 _EXTRAS = {"train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro"),
            "eval": ("torchmetrics", "torch_fidelity")}
 
@@ -27,12 +28,15 @@ def report() -> str:
     else:
         built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is CPU-only"
         lines.append(f"GPU: none usable ({built}); everything runs on the CPU")
-    lines += ["", "operators (" + ", ".join((*operators, "noise")) + ")"]
-    lines += [f"  {device:<16} {backends.default(torch.device(device))}" for device in ("cpu", "cuda")]
-    native = backends.problem("native")
+    trace = [name for name in _OPERATORS if name in backends.TRACE]
+    for names in ([name for name in (*_OPERATORS, "noise") if name not in trace], trace):
+        lines += ["", "operators (" + ", ".join(names) + ")"]
+        lines += [f"  {device:<16} {backends.default(torch.device(device), names[0])}" for device in ("cpu", "cuda")]
+    native, cuda = backends.problem("native"), backends.problem("native", "cuda", trace[0])
     lines += ["", "backends",
               "  reference        plain torch, any device",
               f"  native           {native or f'C++ for the CPU, with {backends.isa()} instructions'}",
+              f"  native, CUDA     {cuda or 'C++ for CUDA devices: ' + ', '.join(trace)}",
               f"  triton           {backends.problem('triton', 'cuda') or 'kernels for CUDA devices'}"]
     lines += ["", "optional packages"]
     for extra, modules in _EXTRAS.items():

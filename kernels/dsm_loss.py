@@ -57,10 +57,10 @@ def launch(score: Tensor, sigma: Tensor, weight: float, scale: float, want_grad:
         empty tensor of its dtype.
     """
     sigma, _ = _launch.per_sample(sigma, score)
-    factor = sigma.pow(weight)
+    factor = _factor(sigma, weight)
     grad = torch.empty_like(score) if want_grad else None
-    loss = _run(score, sigma, factor, grad, factor if scale == 1 else factor * scale,
-                _launch.noise(seed, step, stream, offset, state, index))
+    scaled = factor if scale == 1 or grad is None else _factor(sigma, weight, sigma.new_full((), scale))
+    loss = _run(score, sigma, factor, grad, scaled, _launch.noise(seed, step, stream, offset, state, index))
     return loss, score.new_empty(0) if grad is None else grad
 
 
@@ -70,9 +70,16 @@ def launch_grad(score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, s
     sigma, _ = _launch.per_sample(sigma, score)
     upstream, _ = _launch.per_sample(upstream, score)
     grad = torch.empty_like(score)
-    _run(score, sigma, None, grad, upstream * sigma.pow(weight),
+    _run(score, sigma, None, grad, _factor(sigma, weight, upstream),
          _launch.noise(seed, step, stream, offset, state, index))
     return grad
+
+
+def _factor(sigma: Tensor, weight: float, upstream: Tensor | None = None) -> Tensor:
+    """upstream_b sigma_b^weight, computed in float64 and rounded once, as the native backend has it."""
+    wide = sigma.double()
+    power = wide * wide if weight == 2 else wide.pow(weight)
+    return (power if upstream is None else upstream * power).to(sigma.dtype)
 
 
 def _run(score: Tensor, sigma: Tensor, loss_factor: Tensor | None, grad: Tensor | None, grad_factor: Tensor,

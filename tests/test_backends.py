@@ -92,4 +92,4 @@ def test_a_tensor_elsewhere_is_refused_by_name():
 @needs_native
 def test_an_extension_that_does_not_load_leaves_the_reference(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastscore._C", None)
-    assert "the C++ extension does not load beside torch" in backends._load_native()
+    assert "the C++ extension does not load beside torch" in backends._load("_C", "C++", "a C++ compiler")

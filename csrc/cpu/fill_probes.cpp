@@ -13,8 +13,7 @@ inline void scatter(const ProbesArguments& a, int64_t j, int64_t row, int64_t be
       return;
     }
     const uint16_t* colors = a.colors.data() + begin;
-    const T zero{};
-    for (int64_t i = 0; i < m; ++i) out[i] = colors[i] == color ? values[i] : zero;
+    for (int64_t i = 0; i < m; ++i) out[i] = where_same(colors[i], color, values[i]);
   });
 }
 

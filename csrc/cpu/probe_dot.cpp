@@ -31,7 +31,7 @@ inline void add_block(const ProbesArguments& a, int64_t j, int64_t row, int64_t 
     } else {
       const uint16_t* colors = a.colors.data() + begin;
       sum = sum_block<C>(m, [&](int64_t i, int lane) {
-        return colors[i + lane] == color ? value(p[i + lane], i, lane) : C(0);
+        return where_same(colors[i + lane], color, value(p[i + lane], i, lane));
       });
     }
     a.sums[(k * a.rows.count + row) * a.rows.blocks + block] += sum;

@@ -68,3 +68,14 @@ inline double flipped(double value, uint32_t word, int k) {
   memcpy(&value, &bits, sizeof bits);
   return value;
 }
+
+// `value` where the two colours are the same, else 0; without a branch, so that loops become vectors.
+template <class T>
+inline T where_same(uint32_t color, uint32_t wanted, T value) {
+  using Bits = typename Signed<T>::Bits;
+  Bits bits;
+  memcpy(&bits, &value, sizeof bits);
+  bits &= static_cast<Bits>(-static_cast<Bits>(color == wanted));
+  memcpy(&value, &bits, sizeof bits);
+  return value;
+}

@@ -3,7 +3,9 @@
 from .dsm_loss import dsm_loss
 from .fill_probes import Coloring, Probes, fill_probes
 from .langevin_step import langevin_step
+from .mlp_divergence import mlp_divergence
 from .perturb import perturb
 from .probe_dot import probe_dot
 
-__all__ = ["Coloring", "Probes", "dsm_loss", "fill_probes", "langevin_step", "perturb", "probe_dot"]
+__all__ = ["Coloring", "Probes", "dsm_loss", "fill_probes", "langevin_step", "mlp_divergence", "perturb",
+           "probe_dot"]

@@ -77,7 +77,8 @@ class Probes:
                 raise ValueError("coloring must be None where distribution is 'sphere', whose elements are not "
                                  f"independent, got {coloring}")
             for name, low in (("colors", 1), ("width", 1), ("height", 1), ("a", 0), ("b", 0), ("e", 0)):
-                _check.integer(f"coloring.{name}", getattr(coloring, name), low=low, high=2**31 - 1)
+                _check.integer(f"coloring.{name}", getattr(coloring, name), low=low,
+                               high=32768 if name == "colors" else 2**31 - 1)
             if num_probes % coloring.colors:
                 raise ValueError(f"num_probes must be a multiple of the coloring's {coloring.colors} colors, "
                                  f"got {num_probes}")

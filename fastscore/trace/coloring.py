@@ -23,7 +23,9 @@ import numpy as np
 from ..ops import Coloring
 
 DECAY = 1.5
+_TIE = 1e-9  # costs that differ by less are equal, and the first wins: rounding must not choose
 _MANY = 128  # colours beyond which only a = 1 is tried
+_AT_ONCE = 1 << 18  # elements of a temporary
 
 
 def box(shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -32,7 +34,17 @@ def box(shape: tuple[int, ...]) -> tuple[int, int, int]:
     return math.prod(shape[:-2]), height, shape[-1]
 
 
-@lru_cache(maxsize=256)
+def coloring_for(coloring: str | Coloring, shape: tuple[int, ...], colors: int) -> Coloring:
+    """``coloring`` itself, checked, or the lattice that it names."""
+    if isinstance(coloring, Coloring):
+        if coloring.colors != colors:
+            raise ValueError(f"coloring must have num_probes / blocks = {colors} colors, got {coloring}")
+        return coloring
+    if coloring != "lattice":
+        raise ValueError(f"coloring must be 'lattice' or a fastscore.Coloring, got {coloring!r}")
+    return lattice(shape, colors)
+
+
 def lattice(shape: tuple[int, ...], colors: int) -> Coloring:
     """The best lattice of ``colors`` colours for samples of ``shape``, a tuple without the batch dimension.
 
@@ -40,8 +52,14 @@ def lattice(shape: tuple[int, ...], colors: int) -> Coloring:
         >>> lattice((8, 8), 2)
         Coloring(colors=2, width=8, height=8, a=1, b=1, e=0)
     """
-    channels, height, width = box(shape)
-    m = colors
+    return _search(*box(shape), colors)
+
+
+lattice._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result, without importing torch._dynamo
+
+
+@lru_cache(maxsize=256)
+def _search(channels: int, height: int, width: int, m: int) -> Coloring:
     apart = max(math.sqrt(m), m / min(height, width))  # about how far pairs of one colour can be
     dx, dy = _offsets(width, 2 * math.ceil(apart) + 2), _offsets(height, 2 * math.ceil(apart) + 2)
     squared = dy[:, None] ** 2 + dx ** 2
@@ -51,27 +69,31 @@ def lattice(shape: tuple[int, ...], colors: int) -> Coloring:
     other = np.exp(-DECAY * np.sqrt(squared + 1)) * pairs
     dc = _offsets(channels, channels)
     dc_bins = np.bincount(dc % m, (channels - np.abs(dc)) * (dc != 0), m)  # pairs of channels by their offset mod m
-    dc = np.flatnonzero(dc_bins)
     half = np.arange(m // 2 + 1)
-    e_values = half if len(dc) else half[:1]
-    e_index = -e_values[:, None] * dc % m
+    b_values, e_values = half if height > 1 else half[:1], half if channels > 1 else half[:1]
     best, found = math.inf, Coloring(m, width, height, 1)
     for a in [d for d in range(1, m + 1) if m % d == 0 and (d == 1 or m <= _MANY)]:
-        rows = a * dx % m
-        same_rows = np.stack([np.bincount(rows, row, m) for row in same])
-        other_rows = np.stack([np.bincount(rows, row, m) for row in other])
-        for b in half if height > 1 else half[:1]:
-            shift = -b * dy % m
-            cost = same_rows[np.arange(len(dy)), shift].sum()
-            if len(dc):
-                bins = sum(np.roll(row, -s) for row, s in zip(other_rows, shift))
-                costs = cost + bins[e_index] @ dc_bins[dc]
-            else:
-                costs = np.array([cost])
-            e = int(costs.argmin())
-            if costs[e] < best * (1 - 1e-12):
-                best, found = float(costs[e]), Coloring(m, width, height, a % m, int(b), int(e_values[e]))
+        same_rows, other_rows = (np.stack([np.bincount(a * dx % m, row, m) for row in each]) for each in (same, other))
+        for b in np.array_split(b_values, len(b_values) * len(dy) * m // _AT_ONCE + 1):
+            costs = _costs(same_rows, other_rows, dy, dc_bins, b, e_values)
+            if costs.min() < best * (1 - _TIE):
+                best = costs.min()
+                i, j = np.argwhere(costs <= best * (1 + _TIE))[0]
+                found = Coloring(m, width, height, a % m, int(b[i]), int(e_values[j]))
     return found
+
+
+def _costs(same_rows: np.ndarray, other_rows: np.ndarray, dy: np.ndarray, dc_bins: np.ndarray, b: np.ndarray,
+           e: np.ndarray) -> np.ndarray:
+    """The prior's sum over pairs of one colour for every (b, e), from its rows [dy, colour difference of dx]."""
+    m, row = same_rows.shape[1], np.arange(len(dy))
+    shift = -b[:, None] * dy % m  # the difference of dx that makes up for b dy
+    costs = same_rows[row, shift].sum(1)[:, None]
+    dc = np.flatnonzero(dc_bins)
+    if len(dc) == 0:
+        return costs
+    bins = other_rows[row[:, None], (shift[:, :, None] + np.arange(m)) % m].sum(1)  # [b, colour difference]
+    return costs + bins[:, -e[:, None] * dc % m] @ dc_bins[dc]
 
 
 def _offsets(size: int, reach: int) -> np.ndarray:

@@ -9,19 +9,34 @@ import torch
 from torch import Tensor
 
 from .. import _check
+from ..ops import Coloring
 from ..rng import Philox, as_philox
+from . import modules
 from ._plan import Plan
-from .coloring import lattice
+from .coloring import coloring_for
 from .exact import exact
 from .hutchinson import hutchinson
+from .hutchpp import hutchpp
 from .probing import probing
-from .products import Products
+from .products import MODES, Products
+from .xtrace import xtrace
 
-METHODS = {"rademacher": hutchinson, "gaussian": hutchinson, "sphere": hutchinson, "probing": probing, "exact": exact}
+METHODS = {"rademacher": hutchinson, "gaussian": hutchinson, "sphere": hutchinson, "probing": probing,
+           "hutchpp": hutchpp, "xtrace": xtrace, "exact": exact}
+BLOCKED = ("probing", "hutchpp", "xtrace")  # those whose error is judged from blocks
 
 
 class Trace(NamedTuple):
-    """value [B], stderr [B], output f(x) [B, ...], evaluations of f a sample."""
+    """What :func:`jacobian_trace` returns.
+
+    Attributes:
+        value: tr(df/dx)(x_b), [B]; float64 for a float64 x, else float32.
+        stderr: its standard error [B]: NaN where there is one block (or one probe) alone, 0 for ``"exact"``.
+        output: f(x), [B, ...].
+        evaluations: what was asked of f for each sample: 1 for f(x), 1 for each product with the Jacobian (2 in mode
+            ``"fd"``). A product costs about as much again as f in mode ``"jvp"``, and about twice in ``"vjp"``. The
+            f(x) that mode ``"jvp"`` evaluates anew in each chunk is counted once.
+    """
 
     value: Tensor
     stderr: Tensor
@@ -30,16 +45,110 @@ class Trace(NamedTuple):
 
 
 def jacobian_trace(f: Callable[[Tensor], Tensor], x: Tensor, *, method: str | None = None, num_probes: int = 8,
-                   blocks: int = 2, coloring: str = "lattice", mode: str = "jvp",
+                   blocks: int = 2, coloring: str | Coloring = "lattice", mode: str = "jvp",
                    shift: float | Tensor | None = None, chunk_size: int | None = None, rng: Philox | None = None,
                    create_graph: bool = False, receptive_field: int | None = None,
                    fd_step: float | Tensor | None = None) -> Trace:
-    """tr(df/dx)(x_b) for every sample b."""
-    _check.floating("x", x)
-    method = method or ("probing" if x.dim() in (3, 4) else "rademacher")
-    chosen = lattice(tuple(x.shape[1:]), num_probes // blocks) if method == "probing" else None
-    plan = Plan(method, num_probes, blocks, chosen, None, receptive_field, as_philox(rng))
+    """tr(df/dx)(x_b) for every sample b, with an error bar: the divergence of a vector field, as of a score.
+
+    Args:
+        f: [B, ...] -> [B, ...] of x's shape, each sample by itself (BatchNorm in training mode is refused where it can
+            be seen). Dropout in training mode draws one mask a chunk, the same for all its probes.
+        x: the samples [B, ...]; float16, bfloat16, float32 or float64.
+        method: ``None`` is ``"probing"`` for images, [B, H, W] or [B, C, H, W], else ``"rademacher"``.
+
+            - ``"rademacher"``, ``"gaussian"``, ``"sphere"``: Hutchinson's estimator; each probe is a block;
+            - ``"probing"``: Rademacher probes split into ``num_probes`` / ``blocks`` colours: for images;
+            - ``"hutchpp"``, ``"xtrace"``: a sketch of the range and the rest by Hutchinson: for Jacobians of low rank
+              (or low rank after ``shift``). A block takes at least 3 products, or an even number;
+            - ``"exact"``: D products, or (``receptive_field`` + 1)^2 a channel; ``num_probes`` is not looked at.
+        num_probes: products with the Jacobian.
+        blocks: independent estimates that they are split into, for ``stderr``; a divisor of ``num_probes``. The
+            error bar of 2 blocks has one degree of freedom: it is right on average, and wide for a single sample.
+        coloring: ``"lattice"``, or a :class:`fastscore.Coloring` of ``num_probes`` / ``blocks`` colours.
+        mode: how J v is computed: ``"jvp"``, ``"vjp"`` or ``"fd"``; see :mod:`fastscore.trace.products`.
+        shift: s > 0, a number or [B]: ``"hutchpp"`` and ``"xtrace"`` sketch I + s J (for a score at noise sigma:
+            sigma^2). Also where ``fd_step`` comes from.
+        chunk_size: probes at a time; 1 uses no ``vmap``. ``None``: as many as make 2^20 elements. The probes, and so
+            the values up to rounding, do not depend on it.
+        rng: source of the probes. ``None``: seeded from torch's default generator.
+        create_graph: record value, stderr and output for autograd, in x and whatever f depends on. Bases and probes
+            count as constants there.
+        receptive_field: r, for ``"exact"``: no output depends on an input more than r pixels away, in max-norm.
+            Checked by other signs, at the price of one sample's trace (not under ``vmap`` or ``torch.compile``).
+        fd_step: the most that an element of x is moved in mode ``"fd"``, a number or [B]; ``None``: 0.01
+            sqrt(``shift``), that is 0.01 sigma.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+        NotImplementedError: mode ``"jvp"`` met an operation without a forward-mode rule.
+
+    Example:
+        >>> import fastscore as fs
+        >>> t = fs.jacobian_trace(lambda x: -3 * x, torch.zeros(2, 5), rng=fs.Philox(0))
+        >>> t.value, t.evaluations
+        (tensor([-15., -15.]), 9)
+    """
+    modules.check(f, mode)
+    check_x(x)
+    method = _check.one_of("method", method or ("probing" if x.dim() in (3, 4) else "rademacher"), METHODS)
+    _check.one_of("mode", mode, MODES)
+    check_counts(x, method, num_probes, blocks, chunk_size)
+    if receptive_field is not None:
+        if method != "exact":
+            raise ValueError(f"receptive_field must be None where method is not 'exact', got {receptive_field} with "
+                             f"method={method!r}")
+        _check.integer("receptive_field", receptive_field, low=0)
+    colors = coloring_for(coloring, tuple(x.shape[1:]), num_probes // blocks) if method == "probing" else None
+    shift = None if shift is None else _check.per_sample("shift", shift, x)
+    step = finite_step(x, mode, shift, fd_step)
+    plan = Plan(method, num_probes, blocks, colors, shift, receptive_field, as_philox(rng))
     with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
-        products = Products(f, x, mode=mode, chunk_size=chunk_size, fd_step=fd_step)
+        products = Products(f, x, mode=mode, chunk_size=chunk_size, fd_step=step)
         value, stderr = METHODS[method](products, plan)
     return Trace(value, stderr, products.output, products.evaluations)
+
+
+def check_x(x: Tensor) -> None:
+    """[B, ...] of at least two dimensions, and not empty."""
+    _check.floating("x", x)
+    if x.dim() < 2:
+        raise ValueError(f"x must be [B, ...] with at least 2 dimensions, got {_check.describe(x)}")
+    if x.numel() == 0:
+        raise ValueError(f"x must have at least one sample and one element a sample, got {_check.describe(x)}")
+
+
+def check_counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int | None) -> None:
+    """The integers: what each method can take."""
+    _check.integer("num_probes", num_probes, low=1)
+    _check.integer("blocks", blocks, low=1)
+    if chunk_size is not None:
+        _check.integer("chunk_size", chunk_size, low=1)
+    if method not in BLOCKED:
+        return
+    if num_probes % blocks:
+        raise ValueError(f"num_probes must be a multiple of blocks={blocks}, got {num_probes}")
+    size, each = x.shape[1:].numel(), num_probes // blocks
+    if num_probes > size:
+        raise ValueError(f"num_probes must be at most the {size} elements of a sample for method={method!r}, "
+                         f"got {num_probes}: method='exact' takes {size}")
+    if method == "hutchpp" and each < 3:
+        raise ValueError(f"num_probes must be at least 3 for each of blocks={blocks} where method='hutchpp' "
+                         f"(a range, its trace, and the rest), got {num_probes}")
+    if method == "xtrace" and each % 2:
+        raise ValueError(f"num_probes must be an even number for each of blocks={blocks} where method='xtrace', "
+                         f"got {num_probes}")
+
+
+def finite_step(x: Tensor, mode: str, shift: Tensor | None, fd_step: float | Tensor | None) -> Tensor | None:
+    """How far finite differences reach, [] or [B]; None in the other modes."""
+    if mode != "fd":
+        if fd_step is not None:
+            raise ValueError(f"fd_step must be None where mode is not 'fd', got {_check.describe(fd_step)} with "
+                             f"mode={mode!r}")
+        return None
+    if fd_step is not None:
+        return _check.per_sample("fd_step", fd_step, x)
+    if shift is None:
+        raise ValueError("fd_step must be given where mode='fd' and shift is None: a good one is 0.01 sigma")
+    return 0.01 * shift.sqrt()

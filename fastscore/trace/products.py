@@ -6,7 +6,7 @@ Three ways, ``MODES``:
   derivative K times. It needs a forward rule for every operation of f. (Operators that were registered from outside
   torch without one may give zeros in silence: for a network with such operators take one of the others.)
 - ``"vjp"``: reverse mode, J^T V: f is evaluated once, its backward pass K times under ``vmap``. It keeps f's
-  activations.
+  activations. Operations that ``torch.func`` does not take go through ``torch.autograd.grad``.
 - ``"fd"``: central differences, (f(x + h v) - f(x - h v)) / 2h, with h so small that no element of x moves by more than
   ``fd_step``. f is called on [B, ...], forwards, and nothing else is asked of it; the error is of order fd_step^2 and
   that of rounding of order 1 / fd_step.
@@ -27,7 +27,12 @@ from .._library import per_row
 
 MODES = ("jvp", "vjp", "fd")
 ELEMENTS_AT_ONCE = 1 << 20  # of probes: 4 MB in float32, and f's activations for as many samples
-_NO_RULE = ("forward AD", "forward-mode", "forward mode", "jvp", "setup_context")
+_NO_RULE = ("forward AD", "forward mode AD", "implement the jvp", "setup_context")  # in the texts of torch's errors
+
+
+def lacks_rule(error: Exception) -> bool:
+    """Whether torch says that an operation has no forward-mode rule."""
+    return any(words in str(error) for words in _NO_RULE)
 
 
 class Products:
@@ -50,7 +55,7 @@ class Products:
         self.chunk_size = chunk_size or max(1, ELEMENTS_AT_ONCE // x.numel())
         self.count, self.output, self._f, self._pull = 0, None, f, None
         if mode == "vjp":
-            self.output, self._pull = vjp(self.f, x)
+            self.output, self._pull = self._reverse()
         elif mode == "fd":
             self.output = self.f(x)
 
@@ -80,7 +85,7 @@ class Products:
         if self.mode == "fd":
             return torch.stack([self._difference(one) for one in v])
         if self.mode == "vjp":
-            return self._pull(v[0])[0][None] if len(v) == 1 else vmap(self._pull)(v)[0]
+            return self._many(self._pull, v)[0]
         output, product = self._forward(v)
         if keep and self.output is None:
             self.output = output
@@ -89,20 +94,43 @@ class Products:
     def _forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
         """f(x) and J v by forward mode."""
 
-        def along(one: Tensor) -> tuple[Tensor, Tensor]:
-            return jvp(self.f, (self.x,), (one,))
-
         try:
-            if len(v) == 1:
-                output, product = along(v[0])
-                return output, product[None]
-            output, product = vmap(along, randomness="same")(v)
-            return output[0], product
+            output, product = self._many(lambda one: jvp(self.f, (self.x,), (one,)), v)
         except RuntimeError as error:
-            if any(word in str(error) for word in _NO_RULE):
+            if lacks_rule(error):
                 raise NotImplementedError("f has an operation without a forward-mode rule, which mode='jvp' needs: "
                                           f"pass mode='vjp' or mode='fd'. Torch said: {error}") from error
             raise
+        return output[0], product
+
+    def _many(self, function: Callable, v: Tensor) -> tuple[Tensor, ...]:
+        """The results of ``function`` for every probe, stacked; one probe needs no ``vmap``."""
+        if len(v) == 1:
+            return tuple(one[None] for one in function(v[0]))
+        try:
+            return vmap(function, randomness="same")(v)
+        except RuntimeError as error:
+            if "vmap" in str(error) and not lacks_rule(error):
+                raise RuntimeError("f has an operation that does not work under vmap: pass chunk_size=1. "
+                                   f"Torch said: {error}") from error
+            raise
+
+    def _reverse(self) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+        """f(x), and v -> (J^T v,)."""
+        try:
+            return vjp(self.f, self.x)
+        except RuntimeError as error:
+            if "setup_context" not in str(error):
+                raise
+        record = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = self.x.view_as(self.x) if self.x.requires_grad and record else self.x.detach().requires_grad_()
+            output = self.f(x)
+
+        def pull(v: Tensor) -> tuple[Tensor]:
+            return torch.autograd.grad(output, x, v, retain_graph=True, create_graph=torch.is_grad_enabled())
+
+        return output if record else output.detach(), pull
 
     def _difference(self, v: Tensor) -> Tensor:
         """(f(x + h v) - f(x - h v)) / 2h, where the largest element of h v is ``fd_step``."""

@@ -1,4 +1,4 @@
-"""What a launch executed and moved, and what that would take: computed, never measured."""
+"""What a launch executed and moved. benchmarks/gpu_static.py computes from it what that would take."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 import numpy as np
-
-# thread instructions that can be issued a second (multiprocessors x 4 schedulers x 32 x clock), bytes a second: nominal
-DEVICES = {"A100": (108 * 128 * 1.41e9, 2.0e12), "H100": (132 * 128 * 1.7e9, 3.35e12),
-           "B200": (148 * 128 * 1.85e9, 8.0e12)}
 
 
 @dataclass
@@ -19,6 +15,8 @@ class Counters:
     threads: Counter = field(default_factory=Counter)  # class -> instructions executed by threads
     warps: int = 0  # instructions issued by warps, whatever the number of their threads
     partial: int = 0  # of these, with some of the warp's living threads elsewhere: divergence
+    approx: Counter = field(default_factory=Counter)  # approximate instructions executed by threads, by name
+    approx_tolerance: float = 0.0  # the stated errors of all those of one thread, summed: the most of any thread
     loaded: int = 0  # bytes of global memory that instructions asked for
     stored: int = 0
     load_sectors: int = 0  # 32-byte sectors that warps touched, each once an instruction
@@ -36,22 +34,13 @@ class Counters:
         """The counts divided by the number of elements worked on."""
         counts = {kind: count / elements for kind, count in sorted(self.threads.items())}
         return {"instructions": self.instructions / elements, **counts,
-                "bytes": (self.loaded + self.stored) / elements,
-                "footprint": self.footprint / elements,
+                "bytes": (self.loaded + self.stored) / elements, "footprint": self.footprint / elements,
                 "sector_bytes": 32 * (self.load_sectors + self.store_sectors) / elements,
                 "bank_conflicts": self.bank_conflicts / elements,
                 "divergent_share": self.partial / max(self.warps, 1)}
 
-    def computed_seconds(self, device: str) -> float:
-        """The larger of instructions over issue rate and footprint over bandwidth. COMPUTED, from PTX, not measured.
-
-        ptxas may merge or expand instructions; latency, caches and the cost of single instructions are left out.
-        """
-        rate, bandwidth = DEVICES[device]
-        return max(32 * self.warps / rate, self.footprint / bandwidth)
-
     def global_access(self, addresses: np.ndarray, warp: np.ndarray, size: int, store: bool) -> None:
-        sectors = len(np.unique(np.stack([warp, (addresses // np.uint64(32)).astype(np.int64)]), axis=1)[0])
+        sectors = len(np.unique(addresses.astype(np.int64) // 32 | warp << 43))  # addresses have 47 bits
         if store:
             self.stored += size * len(addresses)
             self.store_sectors += sectors

@@ -8,18 +8,20 @@ is a Fault. Threads of different blocks and warps are in no promised order, whic
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+import struct
+from collections import namedtuple
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from . import memory, values
+from . import memory
 from .counters import Counters
-from .memory import Fault, Memory, Who
-from .parser import Address, Entry, Imm, Module, Not, Reg, Special, Symbol, UnknownPtx, parse
+from .memory import Access, Fault, Memory
+from .parser import Address, Entry, Imm, Module, Not, Reg, Special, Symbol, UnknownPtx, Variable, parse
 from .steps import WINDOWS, Index, step_of
-from .values import BITS, UINT
+from .values import BITS, UINT, encode
 
 SYMBOL_BASE = 1024  # no variable is at address 0
 THREADS_AT_ONCE = 2048
@@ -27,50 +29,26 @@ THREADS_AT_ONCE = 2048
 
 @dataclass
 class Unwritten:
-    """An argument whose memory holds nothing yet: to read it is a fault."""
+    """An argument whose memory holds nothing yet: to read it is a fault. A launch leaves which bytes it wrote."""
 
     array: np.ndarray
+    written: np.ndarray | None = None
 
 
-@dataclass
-class Result:
-    """What a launch left behind besides its arrays."""
-
-    counters: Counters
-    memory: Memory
-    addresses: dict[int, int]
-
-    def written(self, array: np.ndarray) -> np.ndarray:
-        """Which bytes of an argument hold something."""
-        start = self.addresses[array.ctypes.data] - memory.GLOBAL_BASE
-        return self.memory.state[start:start + array.nbytes] == 2
-
-
-@dataclass
-class Program:
-    """What all blocks of a launch share."""
-
-    entry: Entry
-    steps: list[Callable]
-    grid: tuple[int, int, int]
-    block: tuple[int, int, int]
-    params: dict[str, tuple[int, int]]
-    param_bytes: bytes
-    symbols: dict[str, int]
-    sizes: dict[str, int]
-    memory: Memory
-    counters: Counters = field(default_factory=Counters)
+# what all blocks of a launch share: bytes of the parameters, addresses of variables, sizes of memories by space
+Program = namedtuple("Program", "entry steps grid block params symbols sizes memory counters")
 
 
 def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[int], args: Sequence[Any], *,
-           entry: str | None = None, shared: int = 0) -> Result:
-    """Run a kernel over a whole grid.
+           entry: str | None = None, shared: int = 0) -> Counters:
+    """Run a kernel over a whole grid, and count.
 
     Args:
         ptx: the text, or what :func:`parse` made of it.
         grid, block: one to three numbers.
         args: one for each parameter: a numpy array is device memory (written back in place; wrap it in
-            :class:`Unwritten` where it holds nothing yet), None is a null pointer, and a number is passed by value.
+            :class:`Unwritten` where it holds nothing yet), None is a null pointer, a number is passed by value, and
+            a tuple is a struct by value: its format for Python's ``struct``, and its members, each as above.
         entry: the kernel's name, where there are several.
         shared: bytes of dynamic shared memory.
 
@@ -83,37 +61,43 @@ def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[i
     grid, block = ((*np.atleast_1d(shape).tolist(), 1, 1)[:3] for shape in (grid, block))
     if len(args) != len(kernel.params):
         raise ValueError(f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}")
-    plain = [a.array if isinstance(a, Unwritten) else a for a in args]
-    arrays = [(p.name, a, not isinstance(given, Unwritten))
-              for p, a, given in zip(kernel.params, plain, args) if isinstance(a, np.ndarray)]
-    arrays += [(v.name, np.frombuffer(bytearray(v.data.ljust(v.size, b"\0")), np.uint8), True)
-               for v in module.variables if v.space in ("global", "const")]
-    space, addresses = memory.lay_out(arrays)
+    members = [(p.name, m) for p, a in zip(kernel.params, args) for m in (a if isinstance(a, tuple) else (a,))]
+    arrays = [(name, m.array if isinstance(m, Unwritten) else m, isinstance(m, np.ndarray))
+              for name, m in members if isinstance(m, (np.ndarray, Unwritten))]
+    constants = [(v.name, np.frombuffer(bytearray(v.data.ljust(v.size, b"\0")), np.uint8), True)
+                 for v in module.variables if v.space in ("global", "const")]
+    space, addresses = memory.lay_out(arrays + constants)
     symbols, sizes = _variables(kernel, module, shared)
-    symbols |= {name: addresses[a.ctypes.data] for name, a, _ in arrays[len(arrays) - len(
-        [v for v in module.variables if v.space in ("global", "const")]):]}
-    params, raw = {}, b""
-    for parameter, value in zip(kernel.params, plain):
-        raw = raw.ljust(-(-len(raw) // parameter.align) * parameter.align, b"\0")
-        params[parameter.name] = (len(raw), parameter.size)
-        if isinstance(value, np.ndarray):
-            value = addresses.get(value.ctypes.data, memory.GLOBAL_BASE)
-        raw += _argument(parameter.type, parameter.size, value)
-    program = Program(kernel, [step_of(i) for i in kernel.code], grid, block, params, raw, symbols, sizes, space)
-    blocks = grid[0] * grid[1] * grid[2]
-    together = max(THREADS_AT_ONCE // (block[0] * block[1] * block[2]), 1)
+    symbols |= {name: addresses[array.ctypes.data] for name, array, _ in constants}
+    params = {p.name: _argument(p, value, addresses) for p, value in zip(kernel.params, args)}
+    program = Program(kernel, [step_of(i) for i in kernel.code], grid, block, params, symbols, sizes, space, Counters())
+    blocks, together = np.prod(grid), max(THREADS_AT_ONCE // np.prod(block), 1)
     with np.errstate(all="ignore"):
         for first in range(0, blocks, together):
             Blocks(program, np.arange(first, min(first + together, blocks))).run()
     space.copy_back()
-    program.counters.footprint = space.footprint()
-    return Result(program.counters, space, addresses)
+    for _, m in members:
+        if isinstance(m, Unwritten) and m.array.size:
+            start = addresses[m.array.ctypes.data] - memory.GLOBAL_BASE
+            m.written = space.state[start:start + m.array.nbytes] == 2
+    program.counters.footprint = space.reads.sectors() + space.writes.sectors()
+    return program.counters
 
 
-def _argument(kind: str, size: int, value: Any) -> bytes:
-    if kind in ("f32", "f64"):
-        return np.dtype(f"f{size}").type(value).tobytes()
-    return (int(value or 0) % (1 << 8 * size)).to_bytes(size, "little")
+def _argument(parameter: Variable, value: Any, addresses: dict[int, int]) -> bytes:
+    def number(value: Any) -> Any:
+        array = value.array if isinstance(value, Unwritten) else value
+        return addresses.get(array.ctypes.data, memory.GLOBAL_BASE) if isinstance(array, np.ndarray) else array or 0
+
+    if isinstance(value, tuple):
+        raw = struct.pack(value[0], *map(number, value[1:]))
+    elif parameter.type[0] == "f":
+        raw = np.dtype(f"f{parameter.size}").type(value).tobytes()
+    else:
+        raw = (int(number(value)) % (1 << 8 * parameter.size)).to_bytes(parameter.size, "little")
+    if len(raw) != parameter.size:
+        raise ValueError(f"{parameter.name} has {parameter.size} bytes, got {len(raw)}")
+    return raw
 
 
 def _variables(kernel: Entry, module: Module, dynamic: int) -> tuple[dict[str, int], dict[str, int]]:
@@ -124,7 +108,7 @@ def _variables(kernel: Entry, module: Module, dynamic: int) -> tuple[dict[str, i
             start = -(-sizes[variable.space] // variable.align) * variable.align
             symbols[variable.name] = start
             sizes[variable.space] = start + (dynamic if variable.extern else variable.size)
-    return symbols, {space: -(-size // 16) * 16 if space == "local" else size for space, size in sizes.items()}
+    return symbols, sizes | {"local": -(-sizes["local"] // 16) * 16}
 
 
 class Blocks:
@@ -133,26 +117,26 @@ class Blocks:
     def __init__(self, program: Program, numbers: np.ndarray):
         self.program, (bx, by, bz), (gx, gy, _) = program, program.block, program.grid
         size = bx * by * bz
-        self.size, self.n, padded = size, size * len(numbers), -(-size // 32) * 32
+        self.size, self.n, self.padded = size, size * len(numbers), -(-size // 32) * 32
         inside, block = np.tile(np.arange(size), len(numbers)), np.repeat(numbers, size)
         self.local_block = np.repeat(np.arange(len(numbers)), size)
-        self.thread = block * padded + inside
-        self.lane, self.warp = inside % 32, self.local_block * (padded // 32) + inside // 32
-        self.padded, self.warps = padded, len(numbers) * (padded // 32)
+        self.thread, self.warps = block * self.padded + inside, len(numbers) * (self.padded // 32)
+        self.lane, self.warp = inside % 32, self.local_block * (self.padded // 32) + inside // 32
         special = {"tid.x": inside % bx, "tid.y": inside // bx % by, "tid.z": inside // (bx * by),
                    "ctaid.x": block % gx, "ctaid.y": block // gx % gy, "ctaid.z": block // (gx * gy),
                    "laneid": self.lane, "warpid": inside // 32, "lanemask_lt": (1 << self.lane) - 1,
                    "lanemask_le": (2 << self.lane) - 1, "lanemask_eq": 1 << self.lane}
-        special |= {f"{name}.{c}": np.array([v]) for name, shape in (("ntid", program.block), ("nctaid", program.grid))
-                    for c, v in zip("xyz", shape)}
+        for c, threads, blocks in zip("xyz", program.block, program.grid):
+            special |= {f"ntid.{c}": np.array([threads]), f"nctaid.{c}": np.array([blocks])}
         self.special = {f"%{name}": value.astype(np.uint32) for name, value in special.items()}
         self.registers: dict[str, np.ndarray] = {}
-        self.valid: dict[str, np.ndarray] = {}  # which threads wrote a register; absent: all did
-        self.carry, self.epoch, self.warp_epoch = np.zeros(self.n, bool), np.zeros(self.n, int), np.zeros(self.n, int)
-        self.pc, self.text = np.zeros(self.n, np.int64), ""
+        self.valid: dict[str, np.ndarray] = {}  # which threads wrote a register
+        self.carry, self.errors = np.zeros(self.n, bool), np.zeros(self.n)
+        self.pc, self.epoch, self.warp_epoch = (np.zeros(self.n, np.int64) for _ in range(3))
+        self.text = ""  # of the instruction that runs
         self.memories = {"global": program.memory}
         for space, copies in (("shared", len(numbers)), ("local", self.n)):
-            self.memories[space] = m = Memory(space, program.sizes[space], copies, track=space == "shared")
+            self.memories[space] = m = Memory(space, program.sizes[space], copies)
             m.state[:] = 1
             m.state.reshape(copies, -1)[:, :SYMBOL_BASE] = 0
 
@@ -161,74 +145,64 @@ class Blocks:
     def run(self) -> None:
         end = len(self.program.steps)
         while (self.pc < end).any():
-            for pc in np.unique(self.pc[self.pc < end]):
-                threads = np.flatnonzero(self.pc == pc)
-                if self._waits(pc):
-                    threads = self._arrived(pc, threads)
-                if len(threads):
-                    self._advance(int(pc), threads)
+            for pc in np.unique(self.pc[self.pc < end]).tolist():
+                if len(threads := self._arrived(pc, np.flatnonzero(self.pc == pc))):
+                    self._advance(pc, threads)
                     break
             else:
-                pc = self.pc[self.pc < end].max()
-                here = int((self.pc == pc).sum())
-                raise Fault("barrier", f"only {here} of {self.n} threads reach `{self.program.entry.code[pc].text}`, "
-                                       "the others wait elsewhere or have ended")
-
-    def _waits(self, pc: int) -> bool:
-        instruction = self.program.entry.code[pc]
-        return instruction.op in ("bar", "barrier") or "sync" in instruction.mods
+                raise Fault("barrier", f"only {(self.pc == pc).sum()} of {self.n} threads reach "
+                                       f"`{self.program.entry.code[pc].text}`, the others wait elsewhere or have ended")
+        counters = self.program.counters
+        counters.approx_tolerance = max(counters.approx_tolerance, float(self.errors.max()))
 
     def _arrived(self, pc: int, threads: np.ndarray) -> np.ndarray:
-        """Those of the threads at a barrier or warp instruction for whom all have come."""
+        """The threads; of those at a barrier or warp instruction, those for whom all have come."""
         instruction = self.program.entry.code[pc]
+        if not instruction.waits:
+            return threads
         if instruction.op in ("bar", "barrier") and "warp" not in instruction.mods:
-            present = np.bincount(self.local_block[threads], minlength=self.local_block[-1] + 1)
-            needed = self.size
-            if len(instruction.operands) > 1:
-                needed = int(self.read(instruction.operands[1], "u32", threads).flat[0])
-            return threads[present[self.local_block[threads]] >= needed]
+            present = np.bincount(self.local_block[threads])[self.local_block[threads]]
+            needed = self.read(instruction.operands[1], "u32", threads) if len(instruction.operands) > 1 else self.size
+            return threads[present >= needed]
         mask = Imm(-1) if "matrix" in instruction.op else instruction.operands[-1]
-        masks = np.broadcast_to(self.read(mask, "u32", threads), threads.shape)
-        exist = np.bincount(self.warp, weights=2.0**self.lane, minlength=self.warps).astype(np.uint64)
-        here = np.bincount(self.warp[threads], weights=2.0**self.lane[threads], minlength=self.warps).astype(np.uint64)
-        missing = masks.astype(np.uint64) & exist[self.warp[threads]] & ~here[self.warp[threads]]
-        late = np.bincount(self.warp[threads], weights=missing != 0, minlength=self.warps)
-        return threads[late[self.warp[threads]] == 0]
+        warp = self.warp[threads]
+        missing = self.read(mask, "u32", threads) & self.lanes(np.arange(self.n))[warp] & ~self.lanes(threads)[warp]
+        return threads[~np.isin(warp, warp[missing != 0])]
+
+    def lanes(self, threads: np.ndarray) -> np.ndarray:
+        """For every warp the mask of the lanes of ``threads`` in it."""
+        weights = np.bincount(self.warp[threads], weights=2.0**self.lane[threads], minlength=self.warps)
+        return weights.astype(np.uint64)
 
     def _advance(self, pc: int, threads: np.ndarray) -> None:
         """Run ``threads`` from ``pc`` until others stand there, a branch is taken, or something must be waited for."""
-        steps, code, start = self.program.steps, self.program.entry.code, pc
-        ahead = self.pc[self.pc > pc]
-        stop = min(int(ahead.min()) if len(ahead) else len(steps), len(steps))
+        steps, code, start, counters = self.program.steps, self.program.entry.code, pc, self.program.counters
+        stop = int(self.pc[self.pc > pc].min(initial=len(steps)))
         everyone: Index = slice(None) if len(threads) == self.n else threads
         living = np.bincount(self.warp[self.pc < len(steps)], minlength=self.warps)
         active = np.bincount(self.warp[threads], minlength=self.warps)
-        warps, partial = int((active > 0).sum()), int(((active > 0) & (active < living)).sum())
-        counters = self.program.counters
-        while pc < stop or pc == start:
-            instruction = code[pc]
-            if pc != start and self._waits(pc):
-                break
-            self.text = instruction.text
-            counters.warps += warps
-            counters.partial += partial
-            index, count = everyone, len(threads)
+        while pc < stop and (pc == start or not code[pc].waits):
+            instruction, step = code[pc], steps[pc]
+            self.text, pc = instruction.text, pc + 1
+            counters.warps += int((active > 0).sum())
+            counters.partial += int(((active > 0) & (active < living)).sum())
+            index = everyone
             if instruction.guard:
                 taken = np.broadcast_to(self.read(instruction.guard, "pred", everyone), threads.shape)
-                taken = taken != instruction.negated
-                count = int(np.count_nonzero(taken))
-                if count < len(threads):
-                    index = threads[taken]
-            pc += 1
-            if instruction.op in ("bra", "ret", "exit"):
-                counters.threads["control"] += count
-                if count:
-                    self.pc[threads] = pc
-                    self.pc[index] = instruction.target if instruction.op == "bra" else len(steps)
-                    return
-            elif count:
-                counters.threads[steps[pc - 1](self, index)] += count
+                index = everyone if taken.all() else threads[taken]
+            count = self.n if isinstance(index, slice) else len(index)
+            if count:
+                counters.threads[step(self, index)] += count
+            if count and instruction.op in ("bra", "ret", "exit"):
+                self.pc[threads] = pc
+                self.pc[index] = instruction.target if instruction.op == "bra" else len(steps)
+                return
         self.pc[threads] = pc
+
+    def approximate(self, op: str, error: float, index: Index) -> None:
+        """Note that ``index`` ran an approximate instruction whose stated error is at most ``error``."""
+        self.errors[index] += error
+        self.program.counters.approx[op] += len(self.errors[index])
 
     # -- registers
 
@@ -237,18 +211,14 @@ class Blocks:
         dtype = UINT[BITS[t]]
         if isinstance(operand, Reg):
             name = operand.name
-            if name not in self.registers or (name in self.valid and not self.valid[name][index].all()):
+            if name not in self.registers or not self.valid[name][index].all():
                 raise Fault("unwritten", f"register {name} is read in `{self.text}`, and nothing wrote it")
-            bits = self.registers[name][index]
-            if bits.dtype != dtype:
-                if bits.dtype.itemsize < np.dtype(dtype).itemsize:
-                    raise UnknownPtx(f"register {name} is too narrow for .{t} in `{self.text}`")
-                bits = bits.astype(dtype)
-            return bits
+            if self.program.entry.registers[name] < BITS[t]:
+                raise UnknownPtx(f"register {name} is too narrow for .{t} in `{self.text}`")
+            return self.registers[name][index].astype(dtype, copy=False)
         if isinstance(operand, Imm):
-            if isinstance(operand.value, float):
-                return values.encode(t, np.array([operand.value]))
-            return np.array([operand.value % (1 << BITS[t])], dtype)
+            real = isinstance(operand.value, float)
+            return encode(t, np.array([operand.value])) if real else np.array([operand.value % (1 << BITS[t])], dtype)
         if isinstance(operand, Not):
             return ~self.read(operand.reg, t, index)
         if isinstance(operand, Special) and operand.name in self.special:
@@ -265,49 +235,35 @@ class Blocks:
         if not isinstance(operand, Reg):
             raise UnknownPtx(f"result {operand} in `{self.text}`")
         name, dtype = operand.name, UINT[self.program.entry.registers[operand.name]]
-        bits = np.asarray(bits).astype(dtype, copy=False)
-        if isinstance(index, slice):
-            self.registers[name] = bits if bits.shape == (self.n,) else np.broadcast_to(bits, (self.n,))
-            self.valid.pop(name, None)
-            return
-        fresh = name not in self.registers
-        old = np.zeros(self.n, dtype) if fresh else self.registers[name].copy()
-        old[index] = bits
-        self.registers[name] = old
-        if fresh or name in self.valid:
-            valid = np.zeros(self.n, bool) if fresh else self.valid[name].copy()
-            valid[index] = True
-            self.valid[name] = valid
-            if valid.all():
-                del self.valid[name]
+        for table, content in ((self.registers, np.asarray(bits).astype(dtype, copy=False)), (self.valid, np.True_)):
+            if isinstance(index, slice):
+                table[name] = np.broadcast_to(content, (self.n,))
+            else:  # a new array: registers may share one
+                table[name] = np.array(table[name]) if name in table else np.zeros(self.n, content.dtype)
+                table[name][index] = content
 
     # -- addresses
 
-    def locate(self, space: str, operand: Address, index: Index) -> tuple[Memory, np.ndarray, np.ndarray, str]:
-        """The memory of an address operand, the places in it, the addresses, and the space."""
+    def access(self, space: str, operand: Address, index: Index, size: int, *, store: bool) -> tuple[Memory, Access]:
+        """The memory of an address operand, and the access of the threads to it, which is counted."""
         wide = isinstance(operand.base, Reg) and self.program.entry.registers[operand.base.name] == 64
         t = "u64" if wide or space in ("global", "generic", "const") else "u32"
-        address = self.read(operand.base, t, index).astype(np.uint64) + np.uint64(operand.offset % (1 << 64))
+        address = self.read(operand.base, t, index).astype(np.uint64) + operand.offset % (1 << 64)
         threads = np.arange(self.n)[index]
-        address = np.broadcast_to(address if t == "u64" else address & np.uint64(0xFFFFFFFF), threads.shape)
+        address = np.broadcast_to(address if t == "u64" else address & 0xFFFFFFFF, threads.shape)
         if space == "generic":
-            space = next((s for s in ("local", "shared") if (address >= np.uint64(WINDOWS[s])).all()), "global")
+            space = next((s for s in ("local", "shared") if (address >= WINDOWS[s]).all()), "global")
             address = address - np.uint64(WINDOWS.get(space, 0))
-        if space == "const":
-            space = "global"
-        store = self.memories[space]
-        inside = address.view(np.int64) - store.base
-        if space != "global":
-            inside = np.where((inside < 0) | (inside >= store.size), -1, inside)  # not into a neighbour's copy
-            owner = self.local_block[index] if space == "shared" else threads
-            inside = np.where(inside < 0, -1, inside + owner * store.size)
-        return store, inside, address, space
-
-    def who(self, index: Index) -> Who:
-        return Who(self.thread[index], self.epoch[index], self.warp_epoch[index], self.padded, self.text)
-
-    def count(self, space: str, address: np.ndarray, index: Index, size: int, store: bool) -> None:
+        space = "global" if space == "const" else space
+        store_, warp = self.memories[space], self.thread[index] // 32
+        places = address.view(np.int64) - store_.base
         if space == "global":
-            self.program.counters.global_access(address, self.thread[index] // 32, size, store)
-        elif space == "shared":
-            self.program.counters.shared_access(address, self.thread[index] // 32, self.lane[index], size)
+            self.program.counters.global_access(address, warp, size, store)
+        else:
+            owner = self.local_block[index] if space == "shared" else threads
+            inside = (places >= 0) & (places < store_.size)  # not into a neighbour's copy
+            places = np.where(inside, places + owner * store_.size, -1)
+        if space == "shared":
+            self.program.counters.shared_access(address, warp, self.lane[index], size)
+        return store_, Access(places, address, size, self.thread[index], self.epoch[index], self.warp_epoch[index],
+                              self.padded, self.text)

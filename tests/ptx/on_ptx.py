@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from .machine import Result, Unwritten, launch
+from .counters import Counters
+from .machine import Unwritten, launch
 from .parser import Module, parse
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -74,7 +75,7 @@ class OnPtx:
 
     def __init__(self, compiler: Compiler, kernel: Any):
         self.compiler, self.function = compiler, getattr(kernel, "fn", kernel)
-        self.results: list[Result] = []
+        self.results: list[Counters] = []
         self.modules: list[Module] = []
 
     def __getitem__(self, grid: tuple) -> Any:
@@ -108,6 +109,6 @@ class OnPtx:
         given += [None] * (len(entry.params) - len(given))  # Triton's own: scratch memory that these kernels lack
         result = launch(module, grid, 32 * answer["warps"], given, shared=answer["shared"])
         for value in given:
-            if isinstance(value, Unwritten) and value.array.size and not result.written(value.array).all():
-                raise AssertionError(f"{int((~result.written(value.array)).sum())} bytes of a result were not written")
+            if isinstance(value, Unwritten) and value.array.size and not value.written.all():
+                raise AssertionError(f"{int((~value.written).sum())} bytes of a result were not written")
         self.results.append(result)

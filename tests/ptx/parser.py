@@ -3,72 +3,26 @@
 from __future__ import annotations
 
 import re
+from collections import namedtuple
 from dataclasses import dataclass, field
 from typing import Any
 
 BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 
+# operands
+Reg = namedtuple("Reg", "name")  # a register (with a number of the scope where inline assembly declares its own)
+Special = namedtuple("Special", "name")  # a register that the hardware sets, such as %tid.x
+Imm = namedtuple("Imm", "value")  # a constant: an int (of the bits, for 0f... and 0d...) or a decimal float
+Symbol = namedtuple("Symbol", "name")  # the address of a variable, or a parameter in the address of ld.param
+Address = namedtuple("Address", "base offset")  # [base + offset]
+Vector = namedtuple("Vector", "parts")  # {a, b, ...}; None is an element that is thrown away
+Pair = namedtuple("Pair", "value predicate")  # value|predicate: two results
+Not = namedtuple("Not", "reg")  # !predicate
+Variable = namedtuple("Variable", "name space size align type data extern")  # a variable in memory, or a parameter
+
 
 class UnknownPtx(Exception):
     """The text has something that the parser or the machine does not know; the message names it."""
-
-
-@dataclass(frozen=True)
-class Reg:
-    """A register, by its name (with a number of the scope where inline assembly declares its own)."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Special:
-    """A register that the hardware sets, such as %tid.x."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Imm:
-    """A constant: an int (of the bits, for 0f... and 0d...) or a decimal float."""
-
-    value: Any
-
-
-@dataclass(frozen=True)
-class Symbol:
-    """The address of a variable, or a parameter in the address of ld.param."""
-
-    name: str
-
-
-@dataclass(frozen=True)
-class Address:
-    """[base + offset]."""
-
-    base: Reg | Symbol | Imm
-    offset: int
-
-
-@dataclass(frozen=True)
-class Vector:
-    """{a, b, ...}; None is an element that is thrown away."""
-
-    parts: tuple
-
-
-@dataclass(frozen=True)
-class Pair:
-    """``value|predicate``: two results."""
-
-    value: Any
-    predicate: Reg | None
-
-
-@dataclass(frozen=True)
-class Not:
-    """``!predicate``."""
-
-    reg: Reg
 
 
 @dataclass
@@ -79,22 +33,13 @@ class Instruction:
     mods: tuple[str, ...]
     operands: list
     text: str
-    guard: Reg | None = None
-    negated: bool = False
+    guard: Reg | Not | None
     target: int = -1
 
-
-@dataclass
-class Variable:
-    """A variable in global, shared or local memory, or a parameter."""
-
-    name: str
-    space: str
-    size: int
-    align: int
-    type: str = "b8"
-    data: bytes = b""
-    extern: bool = False
+    @property
+    def waits(self) -> bool:
+        """Whether threads have to wait for others here."""
+        return self.op in ("bar", "barrier") or "sync" in self.mods
 
 
 @dataclass
@@ -106,188 +51,131 @@ class Entry:
     variables: list[Variable] = field(default_factory=list)
     registers: dict[str, int] = field(default_factory=dict)
     code: list[Instruction] = field(default_factory=list)
-    reqntid: int | None = None
 
 
 @dataclass
 class Module:
     """All of one PTX text."""
 
-    target: str
-    variables: list[Variable]
-    entries: dict[str, Entry]
+    variables: list[Variable] = field(default_factory=list)
+    entries: dict[str, Entry] = field(default_factory=dict)
 
 
-_DECLARATION = re.compile(r"\.(global|const|shared|local|param)\s+((?:\.\w+\s+(?:\d+\s+)?)*?)"
+_DROPPED = re.compile(r"/\*.*?\*/|//[^\n]*|^[ \t]*\.(?:loc|file|version|address_size|target)[ \t][^\n]*$|"
+                      r"^[ \t]*\.section\s[^{]*\{[^}]*\}", re.S | re.M)
+_TOKEN = re.compile(r"(?P<entry>(?:\.visible\s+|\.weak\s+)?\.entry\s[^{]*)|(?P<brace>[{}])|"
+                    r"(?P<label>[\w$%.]+)\s*:(?!:)|(?P<statement>[^;{}][^;]*);|;")
+_SPACE = re.compile(r"\s*")
+_DECLARATION = re.compile(r"(\.extern\s+)?(?:\.(?:visible|weak|common)\s+)?"
+                          r"\.(global|const|shared|local|param)\s+((?:\.\w+\s+(?:\d+\s+)?)*?)"
                           r"\.([subf](?:8|16|32|64))\s+"
                           r"(?:\.ptr\s+)?(?:\.(?:global|shared|const)\s+)?(?:\.align\s+\d+\s+)?"
                           r"([\w$.]+)\s*(\[\s*\d*\s*\])?(?:\s*=\s*(.*))?$", re.S)
 
 
-def _variable(text: str) -> Variable:
-    text = text.strip()
-    extern = text.startswith(".extern")
-    text = re.sub(r"^(\.extern|\.visible|\.weak|\.common)\s+", "", text)
-    match = _DECLARATION.match(text)
-    if not match:
-        raise UnknownPtx(f"declaration: {text}")
-    space, attributes, kind, name, array, initial = match.groups()
-    item = BYTES[kind[1:]]
-    aligned = re.search(r"\.align\s+(\d+)", attributes)
-    count = 1 if not array else int(array[1:-1].strip() or 0)
-    data = b""
-    if initial:
-        numbers = [int(n.rstrip("U"), 0) for n in re.findall(r"-?\w+", initial)]
-        data = b"".join((n % (1 << 8 * item)).to_bytes(item, "little") for n in numbers)
-    return Variable(name, space, item * count, int(aligned[1]) if aligned else item, kind, data, extern)
-
-
-def _matching(text: str, start: int, pair: str) -> int:
-    """The place of the bracket that closes the one at ``start``."""
-    depth = 0
-    for i in range(start, len(text)):
-        depth += (text[i] == pair[0]) - (text[i] == pair[1])
-        if depth == 0:
-            return i
-    raise UnknownPtx(f"no {pair[1]} for the {pair[0]} in: {text[start:start + 60]}")
-
-
 def parse(text: str) -> Module:
     """The kernels and variables of a PTX text."""
-    text = re.sub(r"/\*.*?\*/", " ", text, flags=re.S)
-    text = re.sub(r"//[^\n]*", "", text)
-    text = re.sub(r"^[ \t]*(\.loc|\.file|\.version|\.address_size)[ \t][^\n]*$", "", text, flags=re.M)
-    target = re.search(r"^\s*\.target\s+(\S+)", text, re.M)
-    text = re.sub(r"^\s*\.target\s[^\n]*$", "", text, flags=re.M)
-    module = Module(target[1] if target else "", [], {})
-    at = 0
+    text, module, body, at = _DROPPED.sub(" ", text).strip(), Module(), None, 0
     while at < len(text):
-        if text[at].isspace():
-            at += 1
-        elif text.startswith(".section", at):
-            at = _matching(text, text.index("{", at), "{}") + 1
-        elif re.compile(r"(\.visible\s+|\.weak\s+)?\.entry\s").match(text, at):
-            open_ = text.index("(", at)
-            name, close = text[at:open_].split()[-1], _matching(text, open_, "()")
-            body = text.index("{", close)
-            end = _matching(text, body, "{}")
-            entry = Entry(name, [_variable(p) for p in text[open_ + 1:close].split(",") if p.strip()])
-            if fixed := re.search(r"\.reqntid\s+(\d+)", text[close:body]):
-                entry.reqntid = int(fixed[1])
-            _Body(entry, text[body + 1:end]).parse()
-            module.entries[name] = entry
-            at = end + 1
-        else:
-            end = text.find(";", at)
-            if end < 0 or ".func" in text[at:end]:
-                raise UnknownPtx(text[at:at + 80])
-            module.variables.append(_variable(text[at:end]))
-            at = end + 1
+        token = _TOKEN.match(text, at)
+        if not token:
+            raise UnknownPtx(text[at:at + 80])
+        at = _SPACE.match(text, token.end()).end()
+        if token["entry"]:
+            name, params = re.search(r"\.entry\s+([\w$.]+)\s*\((.*?)\)", token["entry"], re.S).groups()
+            body = _Body(Entry(name, [_variable(p) for p in params.split(",") if p.strip()]))
+        elif token["statement"] and body is None:
+            module.variables.append(_variable(token["statement"]))
+        elif body is None:
+            raise UnknownPtx(text[token.start():token.start() + 80])
+        elif body.take(token):
+            module.entries[body.entry.name], body = body.entry, None
+    if body is not None:
+        raise UnknownPtx(f"no }} ends {body.entry.name}")
     return module
+
+
+def _variable(text: str) -> Variable:
+    match = _DECLARATION.match(text.strip())
+    if not match:
+        raise UnknownPtx(f"declaration: {text.strip()[:80]}")
+    extern, space, attributes, kind, name, array, initial = match.groups()
+    item, aligned = BYTES[kind[1:]], re.search(r"\.align\s+(\d+)", attributes)
+    count = int(array[1:-1].strip() or 0) if array else 1
+    numbers = [int(n.rstrip("U"), 0) for n in re.findall(r"-?\w+", initial or "")]
+    data = b"".join((n % (1 << 8 * item)).to_bytes(item, "little") for n in numbers)
+    return Variable(name, space, item * count, int(aligned[1]) if aligned else item, kind, data, bool(extern))
 
 
 class _Body:
     """The statements of one kernel."""
 
-    def __init__(self, entry: Entry, text: str):
-        self.entry, self.text = entry, text
-        self.scopes: list[tuple[int, dict[str, int], dict[str, int]]] = [(0, {}, {})]  # number, names, prefixes
-        self.labels: dict[str, int] = {}
-        self.pending: list[tuple[Instruction, str]] = []
+    def __init__(self, entry: Entry):
+        self.entry = entry
+        self.scopes: list[tuple[str, dict[str, int]]] = []  # the ending of its names, and its registers' bits
         self.scope_count = 0
+        self.labels: dict[str, int] = {}
+        self.branches: list[tuple[Instruction, list[str]]] = []  # and what their label may be called in full
 
-    def parse(self) -> None:
-        at, text = 0, self.text
-        label = re.compile(r"([\w$%.]+)\s*:(?!:)")
-        while at < len(text):
-            if text[at].isspace() or text[at] == ";":
-                at += 1
-            elif text[at] == "{":
-                self.scope_count += 1
-                self.scopes.append((self.scope_count, {}, {}))
-                at += 1
-            elif text[at] == "}":
-                self.scopes.pop()
-                at += 1
-            elif match := label.match(text, at):
-                self.labels[self._scoped(match[1])] = len(self.entry.code)
-                at = match.end()
-            else:
-                end = text.index(";", at)
-                self._statement(" ".join(text[at:end].split()))
-                at = end + 1
-        for instruction, name in self.pending:
-            places = [self.labels[n] for n in (name, name.split("#")[0]) if n in self.labels]
-            if not places:
-                raise UnknownPtx(f"label {name}")
-            instruction.target = places[0]
-
-    def _scoped(self, name: str) -> str:
-        number = self.scopes[-1][0]
-        return f"{name}#{number}" if number else name
+    def take(self, token: re.Match) -> bool:
+        """Whether this was the end of the kernel."""
+        if token["brace"] == "{":
+            self.scopes.append((f"#{self.scope_count}" if self.scope_count else "", {}))
+            self.scope_count += 1
+        elif token["brace"]:
+            self.scopes.pop()
+        elif token["label"]:
+            self.labels[token["label"] + self.scopes[-1][0]] = len(self.entry.code)
+        elif token["statement"]:
+            self._statement(" ".join(token["statement"].split()))
+        if self.scopes:
+            return False
+        for instruction, names in self.branches:
+            if not set(names) & set(self.labels):
+                raise UnknownPtx(f"label {names[-1]}")
+            instruction.target = next(self.labels[n] for n in names if n in self.labels)
+        return True
 
     def _statement(self, text: str) -> None:
         if text.startswith(".reg"):
-            self._registers(text)
+            _, kind, names = text.split(None, 2)
+            for name in names.split(","):  # %r<30> stands for %r0 to %r29: kept as the name %r<
+                name = name.strip().partition(">")[0].rstrip("0123456789") if "<" in name else name.strip()
+                self.scopes[-1][1][name] = 1 if kind == ".pred" else 8 * BYTES[kind[2:]]
         elif text.startswith((".shared", ".local", ".extern")):
             self.entry.variables.append(_variable(text))
         elif not text.startswith(".pragma"):
-            self.entry.code.append(self._instruction(text))
-
-    def _registers(self, text: str) -> None:
-        _, kind, names = text.split(None, 2)
-        bits = 1 if kind == ".pred" else 8 * BYTES[kind[2:]]
-        _, exact, prefixes = self.scopes[-1]
-        for name in names.split(","):
-            name = name.strip()
-            if "<" in name:
-                prefixes[name.split("<")[0]] = bits
-            else:
-                exact[name] = bits
+            guard, _, rest = text[1:].partition(" ") if text[0] == "@" else ("", "", text)
+            opcode, _, operands = rest.strip().partition(" ")
+            op, *mods = opcode.split(".")
+            parts = [] if op == "bra" else [self._operand(o, text) for o in _split(operands)]
+            guard = self._operand(guard, text) if guard else None
+            self.entry.code.append(Instruction(op, tuple(mods), parts, text, guard))
+            if op == "bra":
+                names = [operands.strip() + ending for ending, _ in reversed(self.scopes)]
+                self.branches.append((self.entry.code[-1], names))
 
     def _register(self, name: str) -> Reg | None:
-        prefix = re.sub(r"\d+$", "", name)
-        for number, exact, prefixes in reversed(self.scopes):
-            bits = exact.get(name) or (prefixes.get(prefix) if prefix != name else None)
-            if bits:
-                scoped = f"{name}#{number}" if number else name
-                self.entry.registers[scoped] = bits
-                return Reg(scoped)
+        for ending, declared in reversed(self.scopes):
+            if bits := declared.get(name) or declared.get(name.rstrip("0123456789") + "<"):
+                self.entry.registers[name + ending] = bits
+                return Reg(name + ending)
         return None
 
-    def _instruction(self, text: str) -> Instruction:
-        guard, rest, negated = None, text, False
-        if text.startswith("@"):
-            name, rest = text[1:].split(None, 1)
-            negated = name.startswith("!")
-            guard = self._register(name.lstrip("!"))
-            if guard is None:
-                raise UnknownPtx(f"predicate in: {text}")
-        opcode, _, operands = rest.partition(" ")
-        op, *mods = opcode.split(".")
-        result = Instruction(op, tuple(mods), [], text, guard, negated)
-        if op == "bra":
-            self.pending.append((result, self._scoped(operands.strip())))
-        else:
-            result.operands = [self._operand(o, text) for o in _split(operands)]
-        return result
-
     def _operand(self, text: str, where: str) -> Any:
-        if text.startswith("{"):
-            return Vector(tuple(self._operand(p, where) for p in _split(text[1:-1])))
-        if text.startswith("["):
-            base, sign, offset = re.fullmatch(r"\[\s*([^\s+]+?)\s*(?:([+])\s*(-?\w+))?\s*\]", text).groups()
-            return Address(self._operand(base, where), int(offset, 0) if sign else 0)
         if text == "_":
             return None
+        if text[0] == "{":
+            return Vector(tuple(self._operand(p, where) for p in _split(text[1:-1])))
+        if match := re.fullmatch(r"\[\s*([^\s+]+?)\s*(?:\+\s*(-?\w+))?\s*\]", text):
+            return Address(self._operand(match[1], where), int(match[2] or "0", 0))
         if "|" in text:
-            value, predicate = (self._operand(p.strip(), where) for p in text.split("|"))
-            return Pair(value, predicate)
-        if text.startswith("!"):
+            return Pair(*(self._operand(p.strip(), where) for p in text.split("|")))
+        if text[0] == "!":
             return Not(self._operand(text[1:].strip(), where))
         if register := self._register(text):
             return register
-        if text.startswith("%"):
+        if text[0] == "%":
             return Special(text)
         if match := re.fullmatch(r"0[fFdD]([0-9a-fA-F]{8}|[0-9a-fA-F]{16})", text):
             return Imm(int(match[1], 16))
@@ -302,12 +190,4 @@ class _Body:
 
 def _split(text: str) -> list[str]:
     """Operands: split at the commas outside of brackets."""
-    parts, depth, current = [], 0, ""
-    for c in text:
-        depth += (c in "{[") - (c in "}]")
-        if c == "," and depth == 0:
-            parts.append(current.strip())
-            current = ""
-        else:
-            current += c
-    return [*parts, current.strip()] if current.strip() else parts
+    return [part.strip() for part in re.findall(r"(?:\{[^}]*\}|\[[^\]]*\]|[^,])+", text) if part.strip()]

@@ -7,243 +7,269 @@ that is not known is an error, never ignored.
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
-from fractions import Fraction
 
 import numpy as np
-
-from .parser import UnknownPtx
 
 UINT = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 SINT = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
 BITS = {"pred": 1, "f16": 16, "bf16": 16, "f32": 32, "f64": 64, "f16x2": 32, "bf16x2": 32} | {
     f"{kind}{n}": n for kind in "bsu" for n in (8, 16, 32, 64)}
 FLOATS = ("f16", "bf16", "f32", "f64")
-# the greatest relative or absolute error of the .approx instructions that the PTX manual states for float32; they are
-# evaluated exactly here, so a comparison with a device has to allow for it
+ROUND = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
+# the greatest error of the approximate float32 instructions that the PTX manual states: relative, but absolute for lg2
+# of (1/2, 2), and for sin and cos, of [-2 pi, 2 pi]; they are evaluated exactly here, so what is compared with a device
+# has to allow for it: see counters.approx_tolerance
 APPROX_ERROR = {"ex2": 2.0**-22, "lg2": 2.0**-22, "rcp": 2.0**-23, "rsqrt": 2.0**-22.4, "sqrt": 2.0**-23,
-                "sin": 2.0**-20.9, "cos": 2.0**-20.9, "tanh": 2.0**-11, "div": 2.0**-22}
+                "sin": 2.0**-20.5, "cos": 2.0**-20.5, "tanh": 2.0**-11, "div": 2.0**-22}
 
 
 @dataclass(frozen=True)
 class Alu:
-    """A function of bits: the types of its operands, of its result, and whether it reads or writes the carry."""
+    """A function of bits: the types of its operands and the class that it is counted in."""
 
     function: Callable
     sources: tuple[str, ...]
-    result: str
     kind: str
-    reads_carry: bool = False
-    writes_carry: bool = False
+    carry: str = ""  # "r" where it reads the carry flag, as its last operand; "w" where it gives a new one
+    error: float = 0.0  # of an approximate instruction, see APPROX_ERROR
 
+
+def known(condition: bool) -> None:
+    """What a table does not say is an error: step_of adds the instruction's text."""
+    if not condition:
+        raise ValueError("not known")
+
+
+# ---- floats
 
 def decode(t: str, bits: np.ndarray) -> np.ndarray:
     """The values that bits of type ``t`` stand for."""
-    if t[0] == "s":
-        return bits.view(SINT[BITS[t]])
-    if t == "f32":
-        return bits.view(np.float32)
-    if t == "f64":
-        return bits.view(np.float64)
     if t == "f16":
         return bits.view(np.float16).astype(np.float64)
     if t == "bf16":
-        return (bits.astype(np.uint32) << np.uint32(16)).view(np.float32).astype(np.float64)
-    return bits
+        return (bits.astype(np.uint32) << 16).view(np.float32).astype(np.float64)
+    if t in ("f32", "f64"):
+        return bits.view(f"f{BITS[t] // 8}")
+    return bits.view(SINT[BITS[t]]) if t[0] == "s" else bits
 
 
 def encode(t: str, value: np.ndarray) -> np.ndarray:
     """The bits of ``value`` in type ``t``; floats are rounded to nearest once, integers wrap."""
-    value = np.asarray(value)
     if t == "f64":
         return value.astype(np.float64).view(np.uint64)
     if t == "f32":
-        bits = value.astype(np.float32).view(np.uint32)
-        return np.where(np.isnan(value), np.uint32(0x7FFFFFFF), bits)
+        return np.where(np.isnan(value), np.uint32(0x7FFFFFFF), value.astype(np.float32).view(np.uint32))
     if t == "f16":
         return np.where(np.isnan(value), np.uint16(0x7FFF), value.astype(np.float16).view(np.uint16))
     if t == "bf16":
-        wide = value if value.dtype == np.float32 else to_odd_f32(value)
-        bits = wide.view(np.uint32).astype(np.uint64)
-        rounded = ((bits + np.uint64(0x7FFF) + (bits >> np.uint64(16) & np.uint64(1))) >> np.uint64(16))
-        return np.where(np.isnan(value), np.uint16(0x7FFF), rounded.astype(np.uint16))
-    if value.dtype == np.bool_:
-        return value if t == "pred" else value.astype(UINT[BITS[t]])
-    return value.astype(SINT[BITS[t]]).view(UINT[BITS[t]]) if value.dtype.kind == "i" else value.astype(UINT[BITS[t]])
+        near = value.astype(np.float32)
+        bits = _odd(near, value - near.astype(np.float64)).view(np.uint32).astype(np.uint64)
+        return np.where(np.isnan(value), np.uint16(0x7FFF), (bits + 0x7FFF + (bits >> 16 & 1) >> 16).astype(np.uint16))
+    return value.astype(UINT[BITS[t]])
 
 
-def to_odd_f32(value: np.ndarray) -> np.ndarray:
-    """float64 to float32, what is inexact to the neighbour with an odd last bit: it can be rounded once more."""
-    value = np.atleast_1d(np.asarray(value, np.float64))
-    near = value.astype(np.float32)
-    bits, back = near.view(np.int32).copy(), near.astype(np.float64)
-    fix = np.isfinite(value) & (back != value) & (bits & 1 == 0)
-    bits[fix] += np.where(np.abs(back[fix]) < np.abs(value[fix]), 1, -1).astype(np.int32)
-    return bits.view(np.float32)
+def flush(t: str, value: np.ndarray) -> np.ndarray:
+    """Subnormal float32 numbers to zero of their sign (.ftz)."""
+    return np.where(np.abs(value) < 2.0**-126, np.copysign(value.dtype.type(0), value), value) if t == "f32" else value
 
 
-def _two_sum(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """a + b = s + e exactly (Knuth)."""
-    s = a + b
-    t = s - a
-    return s, (a - (s - t)) + (b - t)
+def finished(t: str, value: np.ndarray, flags: set[str]) -> np.ndarray:
+    """The bits of a result, with .sat cut to [0, 1] (0 for a NaN), with .ftz flushed after its rounding."""
+    if "sat" in flags:
+        value = np.where(np.isnan(value), 0, np.clip(value, 0, 1)).astype(value.dtype)
+    bits = encode(t, value)
+    return encode(t, flush(t, decode(t, bits))) if "ftz" in flags else bits
 
 
-def _odd(s: np.ndarray, e: np.ndarray) -> np.ndarray:
-    """s + e rounded to odd, for s + e from :func:`_two_sum`."""
-    bits = s.view(np.int64).copy()
-    fix = np.isfinite(s) & np.isfinite(e) & (e != 0) & (bits & 1 == 0)
-    bits[fix] += np.where((e[fix] > 0) == (s[fix] > 0), 1, -1)
-    return bits.view(np.float64)
+def _odd(near: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """near + error; where inexact, of its neighbours that with an odd last bit, which can be rounded once more."""
+    bits = near.view(SINT[8 * near.itemsize]).copy()
+    fix = np.isfinite(near) & np.isfinite(error) & (error != 0) & (bits & 1 == 0)
+    bits[fix] += np.where((error[fix] > 0) != np.signbit(near[fix]), 1, -1).astype(bits.dtype)
+    return bits.view(near.dtype)
 
 
-def _fma_f64(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-    """a b + c in float64, rounded once: Boldo and Melquiond 2008; in fractions near over- and underflow."""
-    a, b, c = np.broadcast_arrays(a, b, c)
-    split = 134217729.0
-    a1, b1 = a * split - (a * split - a), b * split - (b * split - b)
-    high = a * b
-    low = ((a1 * b1 - high) + a1 * (b - b1) + (a - a1) * b1) + (a - a1) * (b - b1)
-    t, t_low = _two_sum(c, low)
-    v, v_low = _two_sum(high, t)
-    result = np.array(v + _odd(*_two_sum(t_low, v_low)))
-    plain = (a == 0) | (b == 0) | ~np.isfinite(a) | ~np.isfinite(b) | ~np.isfinite(c)
-    result[plain] = (np.where(np.isfinite(a) & np.isfinite(b) & ~np.isfinite(c), 0.0, a * b) + c)[plain]
-
-    def safe(x: np.ndarray) -> np.ndarray:
-        return (np.abs(x) > 2.0**-400) & (np.abs(x) < 2.0**400)
-
-    for i in np.argwhere(~plain & ~(safe(a) & safe(b) & (safe(c) | (c == 0)))):
-        i = tuple(i)
-        exact = Fraction(float(a[i])) * Fraction(float(b[i])) + Fraction(float(c[i]))
-        try:
-            result[i] = float(exact)
-        except OverflowError:
-            result[i] = np.inf if exact > 0 else -np.inf
-    zero = (result == 0) & ~plain & (c == 0)  # a product that underflows keeps its sign
-    result[zero] = np.copysign(result, a * b)[zero]
-    return result
+_fma_f64 = ctypes.CDLL("libm.so.6").fma
+_fma_f64.restype, _fma_f64.argtypes = ctypes.c_double, [ctypes.c_double] * 3
+_fma_f64 = np.vectorize(_fma_f64, otypes=[np.float64])
 
 
 def fma(t: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
     """a b + c of values of type ``t``, with one rounding in :func:`encode`."""
     if t == "f64":
         return _fma_f64(a, b, c)
-    product = np.atleast_1d(a.astype(np.float64) * b.astype(np.float64))  # exact
-    wide = np.atleast_1d(c.astype(np.float64))
-    product, wide = np.broadcast_arrays(product, wide)
-    return _odd(*_two_sum(product, wide))  # 53 bits rounded to odd, then at most 24: as if rounded once
+    product, wide = np.broadcast_arrays(a.astype(np.float64) * b.astype(np.float64), c.astype(np.float64))  # exact
+    total = product + wide
+    part = total - product
+    error = (product - (total - part)) + (wide - part)  # Knuth's sum: product + wide = total + error
+    return _odd(total, error)  # 53 bits rounded to odd, then at most 24: as if rounded once
 
 
-def flush(t: str, value: np.ndarray) -> np.ndarray:
-    """Subnormal float32 numbers to zero of their sign (.ftz)."""
-    if t != "f32":
-        return value
-    return np.where(np.abs(value) < np.float32(2.0**-126), np.copysign(np.float32(0), value), value).astype(value.dtype)
+def _least(a: np.ndarray, b: np.ndarray, nan: bool = False) -> np.ndarray:
+    """The number beside a NaN (or the NaN), and -0 below +0."""
+    value = np.where(a == b, np.where(np.signbit(a), a, b), np.fmin(a, b))
+    return np.where(np.isnan(a) | np.isnan(b), a + b, value) if nan else value
+
+
+_ONE = np.ones(1)
+FLOAT: dict[str, Callable] = {  # functions of the type and the values
+    "add": lambda t, a, b: a + b if t in ("f32", "f64") else fma(t, a, _ONE, b),
+    "sub": lambda t, a, b: a - b if t in ("f32", "f64") else fma(t, a, _ONE, -b),
+    "mul": lambda t, a, b: a * b, "fma": fma, "mad": fma, "div": lambda t, a, b: a / b,
+    "min": lambda t, a, b: _least(a, b), "max": lambda t, a, b: -_least(-a, -b),
+    "min.NaN": lambda t, a, b: _least(a, b, True), "max.NaN": lambda t, a, b: -_least(-a, -b, True),
+    "rcp": lambda t, a: 1 / a, "sqrt": lambda t, a: np.sqrt(a), "rsqrt": lambda t, a: 1 / np.sqrt(a),
+    "ex2": lambda t, a: np.exp2(a), "lg2": lambda t, a: np.log2(a), "sin": lambda t, a: np.sin(a),
+    "cos": lambda t, a: np.cos(a), "tanh": lambda t, a: np.tanh(a),
+}
+
+
+def _float(op: str, flags: set[str], t: str) -> Alu:
+    """Arithmetic on floats: rounded to nearest once, flushed and saturated where asked."""
+    approx = bool(flags & {"approx", "full"})
+    known(not flags - {"rn", "ftz", "sat", "approx", "full", "NaN"})
+    known(op in APPROX_ERROR and t == "f32" if approx else op not in ("rsqrt", "ex2", "lg2", "sin", "cos", "tanh"))
+    known(op not in ("fma", "mad", "div", "rcp", "sqrt") or approx or "rn" in flags)
+    compute = FLOAT[f"{op}.NaN" if "NaN" in flags else op]
+    count = compute.__code__.co_argcount - 1
+
+    def function(*bits: np.ndarray) -> np.ndarray:
+        values = [flush(t, decode(t, b)) if "ftz" in flags else decode(t, b) for b in bits]
+        return finished(t, compute(t, *(v.astype(np.float64) for v in values) if approx else values), flags)
+
+    kind = "special" if approx or op in ("div", "rcp", "sqrt") else "float64" if t == "f64" else "float"
+    return Alu(function, (t,) * count, kind, error=APPROX_ERROR[op] if approx else 0.0)
 
 
 # ---- integers
 
+def _each(bits: int, function: Callable) -> Callable:
+    """A function of whole numbers, value by value in exact arithmetic; the result is cut to ``bits``."""
+    def each(*columns: np.ndarray) -> np.ndarray:
+        rows = zip(*(c.tolist() for c in np.broadcast_arrays(*columns)))
+        return np.array([function(*row) % (1 << bits) for row in rows], UINT[bits])
+    return each
+
+
+def _wide(t: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The whole product, twice as wide."""
+    wide = (SINT if t[0] == "s" else UINT)[2 * BITS[t]]
+    return a.astype(wide) * b.astype(wide)
+
+
 def _high(t: str, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The upper half of the product."""
+    high = _each(64, lambda x, y: x * y >> 64)(a, b) if BITS[t] == 64 else _wide(t, a, b) >> BITS[t]
+    return high.astype(a.dtype)
+
+
+def _shift(left: bool, t: str, a: np.ndarray, n: np.ndarray) -> np.ndarray:
+    """Shifts by the width or more leave zeros, or the sign of a signed number that goes right."""
     bits = BITS[t]
-    if bits < 64:
-        wide = np.int64 if t[0] == "s" else np.uint64
-        return (a.astype(wide) * b.astype(wide) >> wide(bits)).astype(a.dtype)
-    x, y, m, s = a.view(np.uint64), b.view(np.uint64), np.uint64(0xFFFFFFFF), np.uint64(32)
-    mid = (x & m) * (y & m) >> s
-    mid1 = (x >> s) * (y & m) + mid
-    mid2 = (x & m) * (y >> s) + (mid1 & m)
-    high = (x >> s) * (y >> s) + (mid1 >> s) + (mid2 >> s)
-    if t[0] == "s":
-        zero = np.uint64(0)
-        high = high - np.where(a < 0, y, zero) - np.where(b < 0, x, zero)
-    return high.view(a.dtype)
-
-
-def _widen(t: str, a: np.ndarray) -> np.ndarray:
-    return a.astype({"s": SINT, "u": UINT}[t[0]][2 * BITS[t]])
-
-
-def _shift(op: str, t: str, a: np.ndarray, n: np.ndarray) -> np.ndarray:
-    bits = BITS[t]
-    n = np.minimum(n, np.uint32(bits - 1 if op == "shr" and t[0] == "s" else bits))
-    over, n = n >= bits, np.where(n >= bits, 0, n).astype(a.dtype)
-    moved = a << n if op == "shl" else a >> n
-    return np.where(over, a.dtype.type(0), moved)
+    n = np.minimum(n, bits - 1 if t[0] == "s" and not left else bits)
+    part = np.where(n >= bits, 0, n).astype(a.dtype)
+    return np.where(n >= bits, a.dtype.type(0), a << part if left else a >> part)
 
 
 def _divide(t: str, a: np.ndarray, b: np.ndarray, remainder: bool) -> np.ndarray:
     """Truncating division; by zero all ones, as the hardware has it (PTX leaves it open)."""
-    if t[0] == "u":
-        safe = np.where(b == 0, b.dtype.type(1), b)
-        return np.where(b == 0, a if remainder else ~b.dtype.type(0), a % safe if remainder else a // safe)
-    x, y = np.abs(a).view(UINT[BITS[t]]), np.abs(b).view(UINT[BITS[t]])
-    value = _divide("u" + t[1:], x, y, remainder).view(a.dtype)
-    return np.where((a < 0) if remainder else (a < 0) != (b < 0), -value, value)
+    def exact(x: int, y: int) -> int:
+        quotient = abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1) if y else -1
+        return x if remainder and not y else x - quotient * y if remainder else quotient
+    return _each(BITS[t], exact)(a, b)
 
 
-def _lop3(a: np.ndarray, b: np.ndarray, c: np.ndarray, table: np.ndarray) -> np.ndarray:
-    table, result = int(table.flat[0]), np.uint32(0)
+def _lop3(t: str, a: np.ndarray, b: np.ndarray, c: np.ndarray, table: np.ndarray) -> np.ndarray:
+    result = np.zeros_like(a)
     for i in range(8):
-        if table >> i & 1:
+        if int(table.flat[0]) >> i & 1:
             result = result | ((a if i & 4 else ~a) & (b if i & 2 else ~b) & (c if i & 1 else ~c))
-    return result + np.zeros_like(a)
+    return result
 
 
-def _prmt(a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
-    both, result = b.astype(np.uint64) << np.uint64(32) | a, np.uint64(0)
-    for i in range(4):
-        pick = (selector >> np.uint32(4 * i)).astype(np.uint64)
-        byte = both >> (pick & np.uint64(7)) * np.uint64(8) & np.uint64(255)
-        sign = np.where(byte >> np.uint64(7) == 1, np.uint64(255), np.uint64(0))
-        result = result | np.where(pick & np.uint64(8) != 0, sign, byte) << np.uint64(8 * i)
-    return result.astype(np.uint32)
+def _prmt(t: str, a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndarray:
+    """Four of the eight bytes of b:a, each by four bits of the selector, whose top bit asks for its sign."""
+    both, result = b.astype(np.uint64) << 32 | a, np.uint64(0)
+    for i in range(0, 16, 4):
+        pick = (selector >> i).astype(np.uint64)
+        byte = both >> (pick & 7) * 8 & 255
+        result = result | np.where(pick & 8 != 0, (byte >> 7) * 255, byte) << 2 * i
+    return result
 
 
-def _funnel(left: bool, clamp: bool) -> Callable:
-    def function(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-        n = (np.minimum(c, np.uint32(32)) if clamp else c & np.uint32(31)).astype(np.uint64)
-        both = b.astype(np.uint64) << np.uint64(32) | a
-        return ((both << n) >> np.uint64(32) if left else both >> n).astype(np.uint32)
-    return function
+def _funnel(left: bool, a: np.ndarray, b: np.ndarray, n: np.ndarray) -> np.ndarray:
+    both, n = b.astype(np.uint64) << 32 | a, n.astype(np.uint64)
+    return (both << n) >> 32 if left else both >> n
 
 
-def _ones(n: np.ndarray) -> np.ndarray:
-    """The lowest ``n`` bits, up to 64."""
-    full = ~np.uint64(0)
-    return np.where(n == 0, np.uint64(0), full >> (np.uint64(64) - np.clip(n, 1, 64).astype(np.uint64)))
+def _extract(t: str, a: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    """The field to the top of the number, then down: what is beyond is zeros, or the sign of its highest bit."""
+    start, length = start & 255, length & 255
+    drop = BITS[t] - np.minimum(start + length, BITS[t])
+    return np.where(length == 0, 0, _shift(False, t, _shift(True, t, a, drop), drop + start))
 
 
-def _extract(t: str) -> Callable:
-    bits, signed = BITS[t], t[0] == "s"
-
-    def function(a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
-        start, length = (b & np.uint32(255)).astype(np.int64), (c & np.uint32(255)).astype(np.int64)
-        x = a.astype(np.uint64)
-        last = np.minimum(start + length - 1, bits - 1)
-        sign = (x >> np.maximum(last, 0).astype(np.uint64) & np.uint64(1) == 1) & (length > 0) & signed
-        kept = _ones(np.minimum(length, np.maximum(bits - start, 0)))
-        value = (x >> np.minimum(start, 63).astype(np.uint64)) & kept
-        return np.where(sign, value | ~kept, value).astype(UINT[bits])
-    return function
+def _insert(t: str, a: np.ndarray, b: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
+    field = _shift(True, t, ~_shift(True, t, ~np.zeros_like(a), length & 255), start & 255)
+    return b & ~field | _shift(True, t, a, start & 255) & field
 
 
-def _insert(bits: int) -> Callable:
-    def function(a: np.ndarray, b: np.ndarray, c: np.ndarray, d: np.ndarray) -> np.ndarray:
-        start, length = (c & np.uint32(255)).astype(np.int64), (d & np.uint32(255)).astype(np.int64)
-        by = np.minimum(start, 63).astype(np.uint64)
-        mask = np.where(start < bits, _ones(length) << by, np.uint64(0))
-        return (b.astype(np.uint64) & ~mask | a.astype(np.uint64) << by & mask).astype(UINT[bits])
-    return function
+INTEGER: dict[str, tuple[str, str, Callable]] = {  # operands and result (t: the type named, w: one twice as wide,
+    # n: u32), and the function of the type and the values
+    **{name: ("tt", "t", lambda t, a, b, f=f: f(a, b)) for name, f in {
+        "add": np.add, "sub": np.subtract, "mul.lo": np.multiply, "min": np.minimum, "max": np.maximum,
+        "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}.items()},
+    **{name: ("t", "t", lambda t, a, f=f: f(a)) for name, f in {
+        "neg": np.negative, "abs": np.abs, "not": np.invert, "cnot": np.logical_not}.items()},
+    "mul.hi": ("tt", "t", _high), "mul.wide": ("tt", "w", _wide),
+    "mad.lo": ("ttt", "t", lambda t, a, b, c: a * b + c), "mad.hi": ("ttt", "t", lambda t, a, b, c: _high(t, a, b) + c),
+    "mad.wide": ("ttw", "w", lambda t, a, b, c: _wide(t, a, b) + c),
+    "div": ("tt", "t", lambda t, a, b: _divide(t, a, b, False)),
+    "rem": ("tt", "t", lambda t, a, b: _divide(t, a, b, True)),
+    "shl": ("tn", "t", lambda t, a, n: _shift(True, t, a, n)),
+    "shr": ("tn", "t", lambda t, a, n: _shift(False, t, a, n)),
+    "shf.l.wrap": ("ttt", "t", lambda t, a, b, n: _funnel(True, a, b, n & 31)),
+    "shf.r.wrap": ("ttt", "t", lambda t, a, b, n: _funnel(False, a, b, n & 31)),
+    "shf.l.clamp": ("ttt", "t", lambda t, a, b, n: _funnel(True, a, b, np.minimum(n, 32))),
+    "shf.r.clamp": ("ttt", "t", lambda t, a, b, n: _funnel(False, a, b, np.minimum(n, 32))),
+    "lop3": ("tttt", "t", _lop3), "prmt": ("ttt", "t", _prmt),
+    "bfe": ("tnn", "t", _extract), "bfi": ("ttnn", "t", _insert),
+    "popc": ("t", "n", lambda t, a: _each(32, lambda x: bin(x).count("1"))(a)),
+    "clz": ("t", "n", lambda t, a: _each(32, lambda x: BITS[t] - x.bit_length())(a)),
+    "bfind": ("t", "n", lambda t, a: _each(32, lambda x: x.bit_length() - 1)(a)),
+    "brev": ("t", "t", lambda t, a: _each(BITS[t], lambda x: int(f"{x:0{BITS[t]}b}"[::-1], 2))(a)),
+}
 
 
-def _count(op: str, t: str) -> Callable:
-    bits = BITS[t]
-    each = {"popc": lambda x: bin(x).count("1"), "clz": lambda x: bits - x.bit_length(),
-            "brev": lambda x: int(f"{x:0{bits}b}"[::-1], 2), "bfind": lambda x: (x.bit_length() - 1) % (1 << 32)}[op]
-    return lambda a: np.array([each(int(x)) for x in a.flat], UINT[bits] if op == "brev" else np.uint32)
+def _carrying(op: str, flags: list[str], t: str) -> Alu:
+    """add, sub and mad with the carry flag read (addc, subc, madc) or written (.cc)."""
+    bits, base = BITS[t], op[:3]
+    known(base in ("add", "sub", "mad") and not set(flags) - {"cc", *(("lo", "hi") if base == "mad" else ())})
+
+    def exact(a: int, b: int, *rest: int) -> int:
+        *c, carry = rest
+        if base == "mad":
+            a, b = a * b >> bits if "hi" in flags else a * b, *c
+        a, b = a % (1 << bits), b % (1 << bits)
+        return a - b - carry if base == "sub" else a + b + carry
+
+    def function(*columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        numbers = [*(decode(t, c) for c in columns[:-1]), columns[-1]]
+        return _each(bits, exact)(*numbers), _each(1, lambda *row: exact(*row) >> bits)(*numbers)
+
+    return Alu(function, (t,) * (3 if base == "mad" else 2), "integer", "r" * (len(op) > 3) + "w" * ("cc" in flags))
+
+
+def _integer(op: str, flags: list[str], t: str) -> Alu:
+    operands, result, compute = INTEGER[".".join((op, *flags))]
+    known(op not in ("shf", "lop3", "prmt") or t == "b32")
+    types = {"t": t, "n": "u32", "w": t[0] + str(2 * BITS[t])}
+    sources = tuple(types[o] for o in operands)
+    return Alu(lambda *bits: encode(types[result], compute(t, *(decode(s, b) for s, b in zip(sources, bits)))), sources,
+               "integer")
 
 
 # ---- comparison and conversion
@@ -251,197 +277,64 @@ def _count(op: str, t: str) -> Callable:
 def compare(name: str, t: str) -> Callable:
     """``setp``'s comparison on bits; the unordered ones are true beside a NaN."""
     ordered = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-               "ge": np.greater_equal, "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal}
+               "ge": np.greater_equal, "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
+               "num": lambda x, y: np.ones_like(x, bool), "nan": lambda x, y: np.zeros_like(x, bool)}
+    plain = name if name in ordered else name.removesuffix("u")
+    known(plain in ordered and (t in FLOATS or (plain == name and name not in ("num", "nan"))))
+    unordered = name == "nan" or plain != name
 
     def function(a: np.ndarray, b: np.ndarray) -> np.ndarray:
         x, y = decode(t, a), decode(t, b)
         if t not in FLOATS:
-            return ordered[name](x, y)
-        nan = np.isnan(x) | np.isnan(y)
-        if name in ("num", "nan"):
-            return nan == (name == "nan")
-        if name.endswith("u") and name[:-1] in ordered:
-            return ordered[name[:-1]](x, y) | nan
-        return ordered[name](x, y) & ~nan
-
-    if name not in ordered and not (t in FLOATS and (name in ("num", "nan") or name[:-1] in ordered)):
-        raise UnknownPtx(f"comparison {name}.{t}")
+            return ordered[plain](x, y)
+        return np.where(np.isnan(x) | np.isnan(y), unordered, ordered[plain](x, y))
     return function
 
 
-def _float_to_int(value: np.ndarray, rounding: str, source: str, result: str) -> np.ndarray:
-    value = np.atleast_1d(value).astype(np.float64)
-    value = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[rounding](value)
-    bits, signed = BITS[result], result[0] == "s"
-    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
-    dtype = (SINT if signed else UINT)[bits]
-    over, under, nan = value >= float(high), value <= float(low), np.isnan(value)
-    plain = np.where(over | under | nan, 0, value).astype(dtype)
-    plain = np.where(over, dtype(high), np.where(under, dtype(low), plain))
-    special = 1 << bits - 1 if source == "f64" or bits == 64 else 0
-    return np.where(nan, np.array(special, UINT[bits]).view(dtype), plain)
-
-
-def _convert(mods: list[str], text: str) -> Alu:
-    result, source = mods[-2:]
-    flags = mods[:-2]
-    rounding = next((f for f in flags if f in ("rn", "rz", "rni", "rzi", "rmi", "rpi")), "")
-    unknown = [f for f in flags if f not in (rounding, "ftz", "sat")]
-    if unknown or result not in BITS or source not in BITS or (rounding == "rz" and result != "f32"):
-        raise UnknownPtx(f"{text}: {'.'.join(mods)}")
-
-    def function(bits: np.ndarray) -> np.ndarray:
-        value = decode(source, bits)
-        if "ftz" in flags:
-            value = flush(source, value)
-        if source in FLOATS and result in FLOATS:
-            if rounding and rounding.endswith("i"):
-                value = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}[rounding](value)
-            if rounding == "rz":
-                wide = np.atleast_1d(value).astype(np.float32)
-                value = np.where(np.abs(wide) > np.abs(value), np.nextafter(wide, np.float32(0)), wide)
-            if "sat" in flags:
-                value = np.where(np.isnan(value), 0, np.clip(value, 0, 1)).astype(value.dtype)
-            return flush(result, value) if "ftz" in flags else value
-        if source in FLOATS:
-            return _float_to_int(value, rounding, source, result)
-        if result in FLOATS:
-            return value.astype(np.float64) if result in ("f16", "bf16") else value.astype(f"f{BITS[result] // 8}")
-        if "sat" in flags:
-            limits = np.iinfo(decode(result, np.zeros(1, UINT[BITS[result]])).dtype)
-            return np.array([min(max(int(v), limits.min), limits.max) for v in value.flat], limits.dtype)
-        return value
-
+def _convert(flags: set[str], result: str, source: str) -> Alu:
+    rounding = next((f for f in flags if f in ("rn", "rz", *ROUND)), "")
+    known(not flags - {rounding, "ftz", "sat"} and (rounding != "rz" or result == "f32"))
     if "x2" in result:
-        part = result[:-2]
-        return Alu(lambda a, b: (encode(part, decode(source, a)).astype(np.uint32) << np.uint32(16)
-                                 | encode(part, decode(source, b))), (source, source), result, "convert")
-    return Alu(lambda a: encode(result, function(a)), (source,), result, "convert")
+        part = _convert(flags, result[:-2], source).function
+        return Alu(lambda a, b: part(a).astype(np.uint32) << 16 | part(b), (source, source), "convert")
+    bits = BITS[result]
+    low, high = (-(1 << bits - 1), (1 << bits - 1) - 1) if result[0] == "s" else (0, (1 << bits) - 1)
+    not_a_number = 1 << bits - 1 if source == "f64" or bits == 64 else 0
+
+    def clamped(value: float) -> int:
+        if value != value:
+            return not_a_number
+        return low if value <= low else high if value >= high else int(value)
+
+    def function(bits_in: np.ndarray) -> np.ndarray:
+        value = flush(source, decode(source, bits_in)) if "ftz" in flags else decode(source, bits_in)
+        value = ROUND[rounding](value) if rounding in ROUND else value
+        if result not in FLOATS:
+            return _each(bits, clamped)(value) if source in FLOATS or "sat" in flags else encode(result, value)
+        if source not in FLOATS:
+            value = value.astype(np.float32 if result == "f32" else np.float64)
+        if rounding == "rz":
+            near = value.astype(np.float32)
+            value = np.where(np.abs(near) > np.abs(value), np.nextafter(near, np.float32(0)), near)
+        return finished(result, value, flags)
+    return Alu(function, (source,), "convert")
 
 
-# ---- the table
-
-def _float(op: str, mods: list[str], text: str) -> Alu:
-    """Arithmetic on floats: rounded to nearest once, flushed and saturated where asked."""
-    t, flags = mods[-1], set(mods[:-1])
-    approx = bool(flags & {"approx", "full"}) or op in ("ex2", "lg2", "sin", "cos", "tanh", "rsqrt")
-    unknown = flags - {"rn", "ftz", "sat", "approx", "full", "NaN"}
-    if unknown or (approx and op not in APPROX_ERROR) or (op == "fma" and "rn" not in flags):
-        raise UnknownPtx(f"{'.'.join(sorted(unknown))} in {text}")
-    wide = (lambda x: x.astype(np.float64)) if approx else (lambda x: x)
-
-    def extreme(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-        pick, other = (np.fmin, np.signbit) if op == "min" else (np.fmax, lambda x: ~np.signbit(x))
-        value = np.where(a == b, np.where(other(a), a, b), pick(a, b))
-        return np.where(np.isnan(a) | np.isnan(b), np.nan, value).astype(a.dtype) if "NaN" in flags else value
-
-    one = np.ones(1, np.float32)
-    functions = {
-        "add": lambda a, b: a + b if t in ("f32", "f64") else fma(t, a, one, b),
-        "sub": lambda a, b: a - b if t in ("f32", "f64") else fma(t, a, one, -b),
-        "mul": lambda a, b: a * b, "fma": lambda a, b, c: fma(t, a, b, c), "mad": lambda a, b, c: fma(t, a, b, c),
-        "div": lambda a, b: wide(a) / wide(b), "rcp": lambda a: a.dtype.type(1) / wide(a),
-        "sqrt": lambda a: np.sqrt(wide(a)), "rsqrt": lambda a: 1 / np.sqrt(wide(a)), "min": extreme, "max": extreme,
-        "ex2": lambda a: np.exp2(wide(a)), "lg2": lambda a: np.log2(wide(a)), "sin": lambda a: np.sin(wide(a)),
-        "cos": lambda a: np.cos(wide(a)), "tanh": lambda a: np.tanh(wide(a)),
-    }
-    compute = functions[op]
-
-    def function(*bits: np.ndarray) -> np.ndarray:
-        values = [decode(t, b) for b in bits]
-        if "ftz" in flags:
-            values = [flush(t, v) for v in values]
-        value = compute(*values)
-        if "sat" in flags:
-            value = np.where(np.isnan(value), 0, np.clip(value, 0, 1))
-        result = encode(t, value)
-        return encode(t, flush(t, decode(t, result))) if "ftz" in flags else result
-
-    count = {"fma": 3, "mad": 3}.get(op, 1 if op in APPROX_ERROR and op != "div" else 2)
-    kind = "special" if approx or op in ("div", "rcp", "sqrt") else ("float64" if t == "f64" else "float")
-    return Alu(function, (t,) * count, t, kind)
-
-
-def _carrying(op: str, mods: list[str]) -> Alu:
-    """add, sub and mad with the carry flag read (addc, subc, madc) or written (.cc)."""
-    t, writes, reads, base = mods[-1], "cc" in mods, op.endswith("c"), op[:3]
-
-    def function(*bits: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        *bits, carry = bits
-        if base == "mad":
-            x, y = decode(t, bits[0]), decode(t, bits[1])
-            product = _high(t, x, y) if "hi" in mods else x * y
-            a, b = product.view(bits[0].dtype), bits[2]
-        else:
-            a, b = bits
-        c = carry.astype(a.dtype)
-        if base == "sub":
-            first = a - b
-            return first - c, (a < b) | (first < c)
-        first = a + b
-        return first + c, (first < a) | (first + c < first)
-
-    return Alu(function, (t,) * (3 if base == "mad" else 2), t, "integer", reads, writes)
-
-
-def _integer(op: str, mods: list[str], text: str) -> Alu:
-    t, flags = mods[-1], mods[:-1]
-    if "cc" in flags or op in ("addc", "subc", "madc"):
-        return _carrying(op, mods)
-    if op in ("mul", "mad") and flags and flags[0] == "wide":
-        w = t[0] + str(2 * BITS[t])
-
-        def wide(a: np.ndarray, b: np.ndarray, *c: np.ndarray) -> np.ndarray:
-            value = _widen(t, decode(t, a)) * _widen(t, decode(t, b))
-            return encode(w, value + decode(w, c[0]) if c else value)
-        return Alu(wide, (t, t, w) if op == "mad" else (t, t), w, "integer")
-    functions = {
-        "add": lambda a, b: a + b, "sub": lambda a, b: a - b, "neg": lambda a: -a, "abs": np.abs,
-        "min": np.minimum, "max": np.maximum, "not": lambda a: ~a, "and": np.bitwise_and, "or": np.bitwise_or,
-        "xor": np.bitwise_xor, "cnot": lambda a: a == 0, "div": lambda a, b: _divide(t, a, b, False),
-        "rem": lambda a, b: _divide(t, a, b, True),
-        "mul": (lambda a, b: _high(t, a, b)) if "hi" in flags else lambda a, b: a * b,
-        "mad": (lambda a, b, c: _high(t, a, b) + c) if "hi" in flags else lambda a, b, c: a * b + c,
-    }
-    if set(flags) - ({"lo", "hi"} if op in ("mul", "mad") else set()) or op not in functions:
-        raise UnknownPtx(text)
-    compute = functions[op]
-    count = {"mad": 3, "neg": 1, "abs": 1, "not": 1, "cnot": 1}.get(op, 2)
-    return Alu(lambda *bits: encode(t, compute(*(decode(t, b) for b in bits))), (t,) * count, t, "integer")
-
-
-def alu(op: str, mods: tuple[str, ...], text: str = "") -> Alu | None:
-    """The function of an arithmetic instruction; None if it is none; an error where a modifier is not known."""
-    mods, text = list(mods), text or ".".join((op, *mods))
-    t = mods[-1] if mods else ""
+def alu(op: str, mods: tuple[str, ...]) -> Alu:
+    """The function of an arithmetic instruction; a ValueError, KeyError or IndexError where it is not known."""
+    *flags, t = mods
+    known(t in BITS)
     if op == "cvt":
-        return _convert(mods, text)
-    if op in ("sin", "cos", "ex2", "lg2", "tanh", "rcp", "rsqrt", "sqrt", "fma") or (
-            op in ("add", "sub", "mul", "mad", "div", "min", "max") and t in FLOATS):
-        if t not in FLOATS:
-            raise UnknownPtx(text)
-        return _float(op, mods, text)
-    if op in ("neg", "abs") and t in FLOATS and not set(mods[:-1]) - {"ftz"}:
+        *flags, result = flags
+        return _convert(set(flags), result, t)
+    if op in ("neg", "abs") and t in FLOATS:
+        known(set(flags) <= {"ftz"})
         sign = UINT[BITS[t]](1 << BITS[t] - 1)
 
         def signs(a: np.ndarray) -> np.ndarray:
-            a = encode(t, flush(t, decode(t, a))) if "ftz" in mods else a
+            a = encode(t, flush(t, decode(t, a))) if flags else a
             return a ^ sign if op == "neg" else a & ~sign
-        return Alu(signs, (t,), t, "float")
-    if op in ("shl", "shr") and len(mods) == 1:
-        return Alu(lambda a, n: encode(t, _shift(op, t, decode(t, a), n)), (t, "u32"), t, "integer")
-    if op == "shf" and mods[0] in "lr" and mods[1] in ("wrap", "clamp"):
-        return Alu(_funnel(mods[0] == "l", mods[1] == "clamp"), ("b32",) * 3, "b32", "integer")
-    if op == "lop3" and mods == ["b32"]:
-        return Alu(_lop3, ("b32",) * 4, "b32", "integer")
-    if op == "prmt" and mods == ["b32"]:
-        return Alu(_prmt, ("b32",) * 3, "b32", "integer")
-    if op == "bfe" and len(mods) == 1:
-        return Alu(_extract(t), (t, "u32", "u32"), t, "integer")
-    if op == "bfi" and len(mods) == 1:
-        return Alu(_insert(BITS[t]), (t, t, "u32", "u32"), t, "integer")
-    if op in ("popc", "clz", "brev") or (op == "bfind" and mods in (["u32"], ["u64"])):
-        return Alu(_count(op, t), (t,), t if op == "brev" else "u32", "integer")
-    integer = ("add", "sub", "mul", "mad", "div", "rem", "neg", "abs", "min", "max", "and", "or", "xor", "not", "cnot",
-               "addc", "subc", "madc")
-    return _integer(op, mods, text) if op in integer and t in BITS and t not in FLOATS else None
+        return Alu(signs, (t,), "float")
+    if t in FLOATS:
+        return _float(op, set(flags), t)
+    return _carrying(op, flags, t) if "cc" in flags or op in ("addc", "subc", "madc") else _integer(op, flags, t)

@@ -1,0 +1,102 @@
+// fill_probes on CUDA: the random directions v of a trace estimate, [K, B, D].
+#pragma once
+
+#include <cub/block/block_reduce.cuh>
+
+#include "probes.cuh"
+
+namespace fastscore {
+
+// Writes `values` of draw j to each of its probes, where the element's colour is the probe's, else 0: n elements that are
+// inside the sample, the first being `element` and each `apart` from the one before.
+template <bool Colored, class T>
+__device__ __forceinline__ void scatter(const Form& f, T* out, int64_t j, int64_t row, int64_t element, int n,
+                                        const Four<T>& values, int apart) {
+  const int64_t m = Colored ? f.coloring.colors : 1, start = (f.first_draw() + j) * m - f.first;
+  uint32_t color[4] = {};
+  if (Colored) colors_of(f.coloring, element, apart, color);
+  for (int64_t k = start < 0 ? -start : 0; k < m && start + k < f.count; ++k) {
+    T* to = out + ((start + k) * f.batch + row) * f.width + element;
+    Four<T> masked = values;
+    if (Colored) {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (color[i] != k) masked.v[i] = rounded<T>(0);
+    }
+    if (f.fours) {
+      *reinterpret_cast<Four<T>*>(to) = masked;
+    } else {
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        if (i < n) to[apart * i] = masked.v[i];
+    }
+  }
+}
+
+// Signs: each lane makes one call of Philox, and the warp then writes the 128 signs of each, one call after another.
+template <class T, bool Colored>
+__global__ void __launch_bounds__(kThreads) fill_signs(Form f, T* out) {
+  const int lane = threadIdx.x % kWarp;
+  const int64_t calls_a_row = (f.width + kSigns - 1) / kSigns, calls = f.draws() * f.batch * calls_a_row;
+  const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * kWarp;
+  if (begin >= calls) return;
+  uint32_t mine[4] = {}, words[4];
+  if (begin + lane < calls) {
+    const int64_t row = (begin + lane) / calls_a_row;
+    draw_words(f, row / f.batch, row % f.batch, static_cast<uint32_t>((begin + lane) % calls_a_row), mine);
+  }
+  int64_t call = begin % calls_a_row, row = begin / calls_a_row % f.batch, j = begin / calls_a_row / f.batch;
+  for (int from = 0; from < kWarp && begin + from < calls; ++from) {
+    words_of_lane(mine, from, words);
+    const int64_t element = element_of_lane(call, lane, 0, f.fours);
+    if (element < f.width) {
+      const uint32_t signs = signs_of_lane(words, lane, f.fours);
+      Four<T> values;
+      for (int i = 0; i < 4; ++i) values.v[i] = rounded<T>(signs >> i & 1u ? -1 : 1);
+      const int64_t left = (f.width - element + kWarp - 1) / kWarp;
+      scatter<Colored>(f, out, j, row, element, f.fours ? 4 : static_cast<int>(left < 4 ? left : 4), values, f.fours ? 1 : kWarp);
+    }
+    if (++call == calls_a_row) {
+      call = 0;
+      if (++row == f.batch) {
+        row = 0;
+        ++j;
+      }
+    }
+  }
+}
+
+// Normals: a block makes a part of one row; where the row is to have length sqrt(D), all of it, in two passes.
+template <class T, bool Colored, bool Sphere>
+__global__ void __launch_bounds__(kThreads) fill_normals(Form f, T* out) {
+  using C = typename ComputeOf<T>::type;
+  const int64_t j = blockIdx.x / f.batch, row = blockIdx.x % f.batch, quads = (f.width + 3) / 4;
+  const int64_t start = static_cast<int64_t>(blockIdx.y) * kThreads + threadIdx.x;
+  const int64_t stride = static_cast<int64_t>(gridDim.y) * kThreads;
+  float z[4];
+  C scale = 1;
+  if (Sphere) {
+    using Reduce = cub::BlockReduce<double, kThreads>;
+    __shared__ typename Reduce::TempStorage storage;
+    __shared__ double length;
+    double sum = 0;
+    for (int64_t quad = start; quad < quads; quad += stride) {
+      draw_normals(f, j, row, static_cast<uint32_t>(quad), z);
+      for (int i = 0; i < 4; ++i)
+        if (4 * quad + i < f.width) sum = fma(static_cast<double>(z[i]), static_cast<double>(z[i]), sum);
+    }
+    sum = Reduce(storage).Sum(sum);
+    if (threadIdx.x == 0) length = sqrt(static_cast<double>(f.width) / sum);
+    __syncthreads();
+    scale = static_cast<C>(length);
+  }
+  for (int64_t quad = start; quad < quads; quad += stride) {
+    draw_normals(f, j, row, static_cast<uint32_t>(quad), z);
+    Four<T> values;
+    for (int i = 0; i < 4; ++i) values.v[i] = rounded<T>(static_cast<C>(z[i]) * scale);
+    const int64_t left = f.width - 4 * quad;
+    scatter<Colored>(f, out, j, row, 4 * quad, static_cast<int>(left < 4 ? left : 4), values, 1);
+  }
+}
+
+}  // namespace fastscore

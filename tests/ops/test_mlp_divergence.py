@@ -1,0 +1,134 @@
+"""mlp_divergence against the trace of the Jacobian that torch.func makes."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+from torch import nn
+from torch.autograd import gradcheck, gradgradcheck
+from torch.func import jacrev, vmap
+
+import fastscore as fs
+from fastscore import backends
+from fastscore.ops.mlp_divergence import ACTIVATIONS, reference
+
+MODULES = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "silu": nn.SiLU, "elu": nn.ELU}
+PLACES = [("reference", "cpu"), ("native", "cpu"), pytest.param("native", "cuda", marks=pytest.mark.gpu)]
+HIDDEN = [(1,), (37,), (64, 33), (2050,), (5, 70)]
+
+
+def network(name: str, dim: int, hidden: tuple, dtype: torch.dtype, device: str = "cpu") -> nn.Sequential:
+    torch.manual_seed(0)
+    sizes, modules = (dim, *hidden, dim), []
+    for a, b in pairwise(sizes):
+        modules += [nn.Linear(a, b), MODULES[name]()]
+    return nn.Sequential(*modules[:-1]).to(device, dtype)
+
+
+def trace(net, x):
+    return vmap(jacrev(net))(x).diagonal(dim1=1, dim2=2).sum(1)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("hidden", HIDDEN, ids=str)
+@pytest.mark.parametrize("name", ACTIVATIONS)
+@pytest.mark.parametrize("backend, device", PLACES)
+def test_is_the_trace(on_backend, backend, device, name, hidden, dtype):
+    on_backend(backend, device, "mlp_divergence")
+    net, x = network(name, 6, hidden, dtype, device), torch.randn(9, 6, dtype=dtype, device=device)
+    for layers, activation in ((net, None), (list(net[::2]), name), ([(m.weight, m.bias) for m in net[::2]], name)):
+        output, divergence = fs.mlp_divergence(x, layers, activation=activation)
+        assert backends.last["mlp_divergence"] == backend and divergence.dtype == dtype
+        torch.testing.assert_close(output, net(x))
+        torch.testing.assert_close(divergence, trace(net, x), rtol=1e-4 if dtype == torch.float32 else 1e-11,
+                                   atol=1e-5 if dtype == torch.float32 else 1e-12)
+
+
+@pytest.mark.parametrize("hidden", [(7,), (5, 4)], ids=str)
+@pytest.mark.parametrize("name", ["tanh", "silu", "softplus", "sigmoid"])
+@pytest.mark.parametrize("backend", ["reference", "native"])
+def test_gradients(on_backend, backend, name, hidden):
+    on_backend(backend, "cpu", "mlp_divergence")
+    net, x = network(name, 3, hidden, torch.float64), torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+
+    def function(x, *parameters):
+        return fs.mlp_divergence(x, list(zip(parameters[::2], parameters[1::2])), activation=name)[1]
+
+    inputs = (x, *net.parameters())
+    assert gradcheck(function, inputs) and gradgradcheck(function, inputs)
+    want = torch.autograd.grad(trace(net, x).square().sum(), inputs[:-1])  # the last bias moves no trace
+    got = torch.autograd.grad(fs.mlp_divergence(x, net)[1].square().sum(), inputs[:-1])
+    torch.testing.assert_close(got, want)
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_slopes_at_extremes(on_backend, name):
+    """phi' and phi'' within 4e-7 from -100 to 100, on every instruction set."""
+    on_backend("native", "cpu", "mlp_divergence")
+    kind = list(ACTIVATIONS).index(name)
+    a = torch.cat([torch.linspace(-100, 100, 100_001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 87.3, -87.4])])[:, None]
+    exact = a.double().requires_grad_()
+    slope = reference(exact, torch.ones(1).double(), name)
+    curve, = torch.autograd.grad(slope.sum(), exact)
+    for isa in backends.ISAS[:backends.ISAS.index(backends.isa()) + 1]:
+        with backends.native_isa(isa):
+            got = torch.ops.fastscore.mlp_divergence_native(a, torch.ones(1), kind)
+            to_a, to_w = torch.ops.fastscore.mlp_divergence_gradient_native(a, torch.ones(1), torch.ones(len(a)), kind)
+        for value, want in ((got, slope), (to_w[:, 0], slope), (to_a, curve)):
+            torch.testing.assert_close(value.double(), want.detach(), rtol=0, atol=4e-7)
+
+
+def test_bits_depend_on_neither_instruction_set_nor_threads(on_backend):
+    on_backend("native", "cpu", "mlp_divergence")
+    a, w, threads = torch.randn(300, 1111), torch.randn(1111), torch.get_num_threads()
+    for dtype in (torch.float32, torch.float64):
+        arguments = (a.to(dtype), w.to(dtype), 0)
+        expected = torch.ops.fastscore.mlp_divergence_native(*arguments)
+        try:
+            for isa in backends.ISAS[:backends.ISAS.index(backends.isa()) + 1]:
+                for count in (1, 3):
+                    torch.set_num_threads(count)
+                    with backends.native_isa(isa):
+                        assert torch.equal(torch.ops.fastscore.mlp_divergence_native(*arguments), expected)
+        finally:
+            torch.set_num_threads(threads)
+
+
+def test_transforms():
+    net, x = network("tanh", 3, (5, 4), torch.float32), torch.randn(4, 3)
+    expected = fs.mlp_divergence(x, net)[1]
+    got = vmap(lambda row: fs.mlp_divergence(row[None], net)[1][0])(x)
+    torch.testing.assert_close(got, expected)
+
+
+def test_empty_and_half():
+    net = network("tanh", 3, (5,), torch.float32)
+    assert fs.mlp_divergence(torch.zeros(0, 3), net)[1].shape == (0,)
+    x = torch.randn(4, 3)
+    want = fs.mlp_divergence(x, net)[1]
+    got = fs.mlp_divergence(x.bfloat16(), net.bfloat16())[1]
+    assert got.dtype == torch.float32
+    torch.testing.assert_close(got, want, rtol=0.05, atol=0.05)
+
+
+X = torch.zeros(2, 3)
+BAD = {
+    "layers must have nn.Linear modules with one kind": lambda: fs.mlp_divergence(X, nn.Sequential(
+        nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 3))),
+    "with their default parameters": lambda: fs.mlp_divergence(X, nn.Sequential(
+        nn.Linear(3, 4), nn.Softplus(beta=2), nn.Linear(4, 3))),
+    "layers must be two or three": lambda: fs.mlp_divergence(X, [nn.Linear(3, 3)], activation="tanh"),
+    "activation must be one of": lambda: fs.mlp_divergence(X, [nn.Linear(3, 3)] * 2),
+    "activation must be the Sequential's own": lambda: fs.mlp_divergence(X, network("tanh", 3, (4,), torch.float32),
+                                                                         activation="silu"),
+    "x must be \\[B, D\\]": lambda: fs.mlp_divergence(X, network("tanh", 4, (4,), torch.float32)),
+    "the weight of layer 1 must be": lambda: fs.mlp_divergence(X, [nn.Linear(3, 4), nn.Linear(5, 3)],
+                                                               activation="tanh"),
+    "x must be float16": lambda: fs.mlp_divergence(X.long(), network("tanh", 3, (4,), torch.float32)),
+}
+
+
+@pytest.mark.parametrize("message", BAD)
+def test_bad_input(message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        BAD[message]()
