@@ -126,6 +126,9 @@ def _pushforward(score: Score, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             output, row = push(v[0])
             return output, row[None]
         return torch.func.vmap(push, out_dims=(None, 0), randomness="same")(v)
-    except NotImplementedError as error:
-        raise NotImplementedError(f"score_fn has an operation without a forward-mode derivative, which mode='jvp' "
-                                  f"needs: use mode='vjp' ({error})") from error
+    except RuntimeError as error:  # NotImplementedError, which it includes, for an operation of torch
+        if not any(words in str(error) for words in ("forward AD", "forward mode AD", "setup_context", "vmap support")):
+            raise
+        raise NotImplementedError("score_fn has an operation without a forward-mode derivative (or a vmap rule, which "
+                                  "several particles need), so mode='jvp' cannot serve it: use mode='vjp'. Torch says: "
+                                  f"{error}") from error
