@@ -36,6 +36,9 @@ from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import gpu_trace
+
 ARCHS = (80, 90, 100)
 # thread instructions that can be issued a second (multiprocessors x 4 schedulers x 32 x clock), bytes a second: nominal
 DEVICES = {"A100": (108 * 128 * 1.41e9, 2.0e12), "H100": (132 * 128 * 1.7e9, 3.35e12),
@@ -196,13 +199,10 @@ def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
 
 def interpreter() -> Any:
     """tests/ptx, or None where only this file is there."""
-    sys.path.insert(0, str(ROOT))
     try:
         return importlib.import_module("tests.ptx.machine")
     except ModuleNotFoundError:
         return None
-    finally:
-        sys.path.remove(str(ROOT))
 
 
 def shape_of(variant: Variant) -> tuple[int, int]:
@@ -257,8 +257,9 @@ def collect(archs: Sequence[int] = ARCHS) -> dict[str, Any]:
         kernels[name] = {f"sm_{arch}": measure(variant, kernel) for arch, kernel in built.items()}
         if machine is not None and 90 in built:
             executed[name] = execute(machine, variant, built[90])
+    trace = gpu_trace.collect(archs, run_tool, computed_ps, list(DEVICES)) if machine is not None else {}
     return {"triton": triton.__version__, "note": "ps: picoseconds an element, computed, not measured",
-            "kernels": kernels, "executed": executed}
+            "kernels": kernels, "executed": executed, "trace": trace}
 
 
 def markdown(rows: list[list[str]]) -> list[str]:
@@ -309,7 +310,12 @@ def table(results: dict[str, Any]) -> str:
         "Latency, caches and what single instructions cost are left out. Instructions, and bytes of 32-byte sectors",
         "touched, are those that the PTX for sm_90 executes in tests/ptx; torch's kernels have bytes alone.", ""]
     lines += markdown(three_ways(results["executed"])) if results["executed"] else []
-    return "\n".join(lines + markdown(all_kernels(results))[:-1]) + "\n"
+    lines += markdown(all_kernels(results))
+    if results["trace"]:
+        spilling = ", ".join(results["trace"]["spilling"]) or "none of them"
+        lines += [f"By nvcc {results['trace']['nvcc']}; kernels, of any type and form, that use a stack or spill: "
+                  f"{spilling}.", "", *markdown(gpu_trace.markdown(results["trace"], list(DEVICES)))]
+    return "\n".join(lines[:-1]) + "\n"
 
 
 def main() -> None:

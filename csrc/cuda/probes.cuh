@@ -69,17 +69,12 @@ struct Place {
   const int64_t* index;  // the global index of every sample; or null
 };
 
-// The probes of one call, [count, B, D].
+// The probes of one call, [count, B, D]: those of `draws` draws from `first_draw` on.
 struct Form {
-  int64_t first, count, batch, width;
+  int64_t first, count, batch, width, first_draw, draws;
   Coloring coloring;
   bool fours;  // rows may be read and written four elements at a time
   Place place;
-
-  FASTSCORE_HD int64_t first_draw() const { return first / coloring.probes_a_draw(); }
-  FASTSCORE_HD int64_t draws() const {
-    return count ? (first + count - 1) / coloring.probes_a_draw() + 1 - first_draw() : 0;
-  }
 };
 
 // The four words of block `block` of sample `row` in draw `first_draw() + j`.
@@ -93,7 +88,7 @@ __device__ __forceinline__ void draw_words(const Form& f, int64_t j, int64_t row
   }
   words[0] = block;
   words[1] = p.index ? static_cast<uint32_t>(p.index[row]) : p.offset + static_cast<uint32_t>(row);
-  words[2] = p.step + static_cast<uint32_t>(f.first_draw() + j);
+  words[2] = p.step + static_cast<uint32_t>(f.first_draw + j);
   words[3] = p.stream;
   philox4x32(words, p.key0, p.key1);
 }
