@@ -113,7 +113,7 @@ def _pullback(score: Score, x: Tensor, probes: Probes) -> tuple[Tensor, Tensor]:
             v = fill_probes(probes, first=k, count=1)[0].to(output.dtype)
             rows += torch.autograd.grad(output, x, v, retain_graph=True, create_graph=recording,
                                         materialize_grads=True)
-        return output if recording else output.detach(), torch.stack(rows)
+        return output, torch.stack(rows)
 
 
 def _pushforward(score: Score, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
