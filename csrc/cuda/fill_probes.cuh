@@ -24,7 +24,7 @@ __device__ __forceinline__ void scatter(const Form& f, T* out, int64_t j, int64_
         if (color[i] != k) masked.v[i] = rounded<T>(0);
     }
     if (f.fours) {
-      *reinterpret_cast<Four<T>*>(to) = masked;
+      masked.store(to);
     } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i)

@@ -19,7 +19,7 @@ __device__ __forceinline__ void read(const Form& f, const T* row, int64_t elemen
   Four<T> raw;
   uint32_t colors[4] = {color, color, color, color};
   if (Colored) colors_of(f.coloring, element, apart, colors);
-  if (f.fours) raw = *reinterpret_cast<const Four<T>*>(row + element);
+  if (f.fours) raw = Four<T>::load(row + element);
   for (int i = 0; i < 4; ++i) {
     const int64_t d = element + apart * i;
     value[i] = d >= f.width || (Colored && colors[i] != color) ? C(0) : to_compute(f.fours ? raw.v[i] : row[d]);

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "../probes.h"
 
 namespace fastscore {
@@ -37,10 +39,26 @@ __device__ __forceinline__ __nv_bfloat16 rounded<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
-// Four consecutive elements: one access of 64 or 128 bits, or two of 128.
+// Four consecutive elements: one access of 64 or 128 bits, or two of 128. By intrinsics, because the compiler otherwise
+// takes an assignment apart into four.
 template <class T>
 struct alignas(sizeof(T) == 2 ? 8 : 16) Four {
   T v[4];
+  using Access = typename std::conditional<sizeof(T) == 2, uint2, uint4>::type;
+  static constexpr int accesses = sizeof(T) == 8 ? 2 : 1;
+
+  __device__ __forceinline__ void store(T* to) const {
+    Access raw[accesses];
+    memcpy(raw, v, sizeof v);
+    for (int i = 0; i < accesses; ++i) __stwb(reinterpret_cast<Access*>(to) + i, raw[i]);
+  }
+  static __device__ __forceinline__ Four load(const T* from) {
+    Access raw[accesses];
+    for (int i = 0; i < accesses; ++i) raw[i] = __ldg(reinterpret_cast<const Access*>(from) + i);
+    Four result;
+    memcpy(result.v, raw, sizeof result.v);
+    return result;
+  }
 };
 
 // Where the probes stand in the random sequence; a draw j further takes step + j.

@@ -51,6 +51,8 @@ class Products:
 
     def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "jvp", chunk_size: int | None = None,
                  fd_step: Tensor | None = None):
+        if any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape)):
+            x = x.contiguous()  # forward mode writes beside x, and cannot where elements share memory
         self.x, self.mode, self.fd_step = x, mode, fd_step
         self.chunk_size = chunk_size or max(1, ELEMENTS_AT_ONCE // x.numel())
         self.count, self.output, self._f, self._pull = 0, None, f, None
