@@ -57,6 +57,15 @@ def test_probing_on_images():
     torch.testing.assert_close(got, (x.sin().square() / 2 + x.cos()).sum((1, 2, 3)))
 
 
+@pytest.mark.parametrize("method, num_probes", [("xtrace", 4), ("hutchpp", 3)])
+def test_sketches_of_a_jacobian_of_rank_one(method, num_probes):
+    """s = u (w^T x): these find the trace of a low-rank Jacobian exactly; options go through."""
+    u, w = X[0], X[1]
+    got = losses.ism(lambda y: (y @ w)[:, None] * u, X, method=method, num_probes=num_probes, rng=fs.Philox(0),
+                     reduction="none", shift=None)
+    torch.testing.assert_close(got, (X @ w).square() * (u @ u) / 2 + u @ w)
+
+
 def test_the_primal_is_not_computed_twice():
     calls = []
 
