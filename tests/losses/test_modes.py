@@ -208,6 +208,28 @@ def test_compatible_with_modules_that_torch_func_refuses(name):
             call(name, lambda y: Sine.apply(y) @ A, mode="jvp", **({} if name == "ism" else {"n_particles": n}))
 
 
+def test_several_particles_need_a_vmap_rule():
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x.sin()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def jvp(ctx, tangent):
+            return tangent * ctx.saved_tensors[0].cos()
+
+    with torch.no_grad():
+        one = losses.ssm_vr(Sine.apply, X, rng=fs.Philox(5), mode="jvp")
+    torch.testing.assert_close(one, losses.ssm_vr(torch.sin, X, rng=fs.Philox(5)))
+    with torch.no_grad(), pytest.raises(NotImplementedError, match=r"vmap rule.* use mode='vjp'"):
+        losses.ssm_vr(Sine.apply, X, rng=fs.Philox(5), mode="jvp", n_particles=2)
+
+
 def test_errors_of_the_network_itself_stay_as_they_are():
-    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
         losses.ssm(lambda y: y @ torch.ones(3, 3, dtype=y.dtype), X, mode="jvp")
+    assert "use mode='vjp'" not in str(caught.value)
