@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .. import _check
 from ..rng import Philox
-from ..trace import jacobian_trace
-from ._common import MODES, REDUCTIONS, half_square, reduce, score_of, separate
+from ..trace import jacobian_trace, modules
+from ._common import MODES, REDUCTIONS, half_square, reduce, score_of
 
 
 def ism(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "exact", num_probes: int = 1, blocks: int = 1,
@@ -48,7 +48,7 @@ def ism(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "exact
         >>> float(ism(lambda x: -x, x))  # 1/2 (1 + 4) - 2
         0.5
     """
-    separate(score_fn)
+    modules.check(score_fn, mode, "score_fn")
     _check.one_of("mode", mode, MODES)
     _check.one_of("reduction", reduction, REDUCTIONS)
     found = jacobian_trace(score_of(score_fn), x, method=method, num_probes=num_probes, blocks=blocks, mode=mode,

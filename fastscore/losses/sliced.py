@@ -16,7 +16,8 @@ from torch import Tensor
 from .. import _check
 from ..ops import Probes, fill_probes, perturb, probe_dot
 from ..rng import Philox, as_philox
-from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of, separate
+from ..trace import modules
+from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
 from .dsm import noise_levels
 
 
@@ -51,7 +52,7 @@ def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None =
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 7.
     """
-    separate(score_fn)
+    modules.check(score_fn, mode, "score_fn")
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
     along, traces = sliced_terms(score_of(score_fn), x, probes, mode)
     return reduce((0.5 * along.square() + traces).mean(0), reduction)
@@ -67,7 +68,7 @@ def ssm_vr(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | Non
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 8.
     """
-    separate(score_fn)
+    modules.check(score_fn, mode, "score_fn")
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
     half, traces = reduced_terms(score_of(score_fn), x, probes, mode)
     return reduce(half + traces.mean(0), reduction)
@@ -102,7 +103,7 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
     Source: Song & Ermon 2019, "Generative modeling by estimating gradients of the data distribution", section 3.1 and
     equation 6.
     """
-    separate(score_fn)
+    modules.check(score_fn, mode, "score_fn")
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
@@ -141,12 +142,13 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
         n_particles: directions a sample.
 
     Raises:
-        TypeError, ValueError: as :func:`ssm`; and ``x`` is float16 or bfloat16, which hold no such differences.
+        TypeError, ValueError: as :func:`ssm`; ``x`` is float16 or bfloat16, which hold no such differences; a network
+            that draws a new mask at every call (Dropout in training mode).
 
     Source: Pang, Xu, Li, Song, Ermon & Zhu 2020, "Efficient learning of generative models via finite-difference score
     matching", section 3.
     """
-    separate(score_fn)
+    modules.check(score_fn, "fd", "score_fn")
     _check.positive("eps", eps)
     _check.floating("x", x)
     if x.dtype not in (torch.float32, torch.float64):

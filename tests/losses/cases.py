@@ -15,7 +15,7 @@ LOSSES = {  # name: loss(score_fn, x, **options), for those that need the Jacobi
 
 def net(x, w=1.0):
     """Neither linear nor with a symmetric Jacobian, which differs from sample to sample; linear in ``w``."""
-    return w * (torch.sin(x) @ A.to(x.dtype).T + 0.3 * x**2)
+    return w * (torch.sin(x) @ A.to(x).T + 0.3 * x**2)
 
 
 def jacobians(f, x):

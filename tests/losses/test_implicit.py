@@ -57,6 +57,30 @@ def test_probing_on_images():
     torch.testing.assert_close(got, (x.sin().square() / 2 + x.cos()).sum((1, 2, 3)))
 
 
+@pytest.mark.parametrize("method, num_probes", [("xtrace", 4), ("hutchpp", 3)])
+def test_sketches_of_a_jacobian_of_rank_one(method, num_probes):
+    """s = u (w^T x): these find the trace of a low-rank Jacobian exactly."""
+    u, w = X[0], X[1]
+    got = losses.ism(lambda y: (y @ w)[:, None] * u, X, method=method, num_probes=num_probes, rng=fs.Philox(0),
+                     reduction="none")
+    torch.testing.assert_close(got, (X @ w).square() * (u @ u) / 2 + u @ w)
+
+
+def test_options_go_through_to_the_estimator():
+    x = torch.randn(3, 1, 4, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+
+    def score(y):
+        return torch.sin(y) + y.roll(1, 3) * y.roll(1, 2)
+
+    found = []
+    for coloring in (fs.Coloring(2, 4, 4, 0, 1), fs.Coloring(2, 4, 4, 1, 0)):
+        options = dict(method="probing", num_probes=2, blocks=1, coloring=coloring)
+        found.append(losses.ism(score, x, **options, rng=fs.Philox(0), reduction="none"))
+        trace = fs.trace.jacobian_trace(score, x, **options, mode="vjp", rng=fs.Philox(0)).value
+        torch.testing.assert_close(found[-1], score(x).square().sum((1, 2, 3)) / 2 + trace)
+    assert not torch.allclose(*found)
+
+
 def test_the_primal_is_not_computed_twice():
     calls = []
 
@@ -68,3 +92,6 @@ def test_the_primal_is_not_computed_twice():
         calls.clear()
         losses.ism(counted, X, mode=mode)
         assert calls == [X.shape], mode
+    calls.clear()
+    losses.ism(counted, X, mode="jvp", chunk_size=2)  # forward mode evaluates it once a chunk
+    assert calls == [X.shape] * 2

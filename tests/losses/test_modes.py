@@ -102,8 +102,9 @@ def test_an_inference_tensor_outside_inference_mode():
 def test_under_func_grad(name, mode):
     network = perceptron()
     parameters = {k: v.detach() for k, v in network.named_parameters()}
-    got = torch.func.grad(lambda p: call(name, lambda y: functional_call(network, p, (y,)), mode=mode))(parameters)
-    for a, b in zip(got.values(), gradients(call(name, network, mode=mode), network)):
+    options = {"mode": mode} if name == "ism" else {"mode": mode, "n_particles": 2}
+    got = torch.func.grad(lambda p: call(name, lambda y: functional_call(network, p, (y,)), **options))(parameters)
+    for a, b in zip(got.values(), gradients(call(name, network, **options), network)):
         torch.testing.assert_close(a, b.expand_as(a).to(a))
 
 
@@ -172,6 +173,14 @@ def test_particles_share_what_the_network_draws(mode):
     assert torch.equal(got / 4, (got / 4).round())  # 4 for each element that is kept, not the mean of three masks
 
 
+@pytest.mark.parametrize("name", [*NAMES, "fd_ssm"])
+def test_batch_norm_that_does_not_mix_samples_is_taken(name):
+    """In eval mode it is a linear map of each sample."""
+    norm = nn.BatchNorm1d(4).double().eval()
+    norm.running_var.fill_(4.0)
+    torch.testing.assert_close(call(name, norm), call(name, lambda y: y / (4 + norm.eps) ** 0.5))
+
+
 def test_a_network_that_ignores_x_has_no_jacobian():
     w = torch.ones(4, dtype=torch.float64, requires_grad=True)
     for mode in losses.MODES:
@@ -194,5 +203,33 @@ def test_compatible_with_modules_that_torch_func_refuses(name):
 
     if name != "ism":  # whose trace is found by torch.func
         torch.testing.assert_close(call(name, lambda y: Sine.apply(y) @ A), call(name, lambda y: y.sin() @ A))
-    with pytest.raises(NotImplementedError, match="mode='vjp'"):
-        call(name, lambda y: Sine.apply(y) @ A, mode="jvp")
+    for n in (1, 2):
+        with pytest.raises(NotImplementedError, match="mode='vjp'"):
+            call(name, lambda y: Sine.apply(y) @ A, mode="jvp", **({} if name == "ism" else {"n_particles": n}))
+
+
+def test_several_particles_need_a_vmap_rule():
+    class Sine(torch.autograd.Function):
+        @staticmethod
+        def forward(x):
+            return x.sin()
+
+        @staticmethod
+        def setup_context(ctx, inputs, output):
+            ctx.save_for_forward(*inputs)
+
+        @staticmethod
+        def jvp(ctx, tangent):
+            return tangent * ctx.saved_tensors[0].cos()
+
+    with torch.no_grad():
+        one = losses.ssm_vr(Sine.apply, X, rng=fs.Philox(5), mode="jvp")
+    torch.testing.assert_close(one, losses.ssm_vr(torch.sin, X, rng=fs.Philox(5)))
+    with torch.no_grad(), pytest.raises(NotImplementedError, match=r"vmap rule.* use mode='vjp'"):
+        losses.ssm_vr(Sine.apply, X, rng=fs.Philox(5), mode="jvp", n_particles=2)
+
+
+def test_errors_of_the_network_itself_stay_as_they_are():
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        losses.ssm(lambda y: y @ torch.ones(3, 3, dtype=y.dtype), X, mode="jvp")
+    assert "use mode='vjp'" not in str(caught.value)
