@@ -10,7 +10,7 @@ Small networks are trained by denoising score matching at one noise level, sigma
 - unet-1: an attention U-Net (below), 1 channel, D = 256;
 - unet-3: the same with 3 channels, D = 768: digits colourised, image = background + (foreground - background) digit
   with two random colours an image;
-- ncsnv2-1: fastscore's NCSNv2 with ngf = 16, 1 channel;
+- ncsnv2-1: fastscore's NCSNv2 with ngf = 8, 1 channel;
 - kde-1: not trained: the exact score of the training digits convolved with N(0, sigma^2 I), for comparison.
 
 At held-out digits plus noise the whole Jacobian J of each network is computed, one product a dimension; tr J is exact.
@@ -130,7 +130,7 @@ def make(name: str) -> nn.Module:
     if name == "kde-1":
         return KernelDensity(digits("train", 1))
     if name == "ncsnv2-1":
-        net = fs.models.NCSNv2(channels=1, image_size=SIZE, ngf=16, sigmas=[SIGMA])
+        net = fs.models.NCSNv2(channels=1, image_size=SIZE, ngf=8, sigmas=[SIGMA])
         return OneLevel(net)
     return UNet(int(name[-1]))
 
@@ -154,7 +154,8 @@ def trained(name: str, iterations: int) -> tuple[nn.Module, dict]:
     if cache.exists():
         net.load_state_dict(torch.load(cache, weights_only=True))
     elif name != "kde-1":
-        rng, optimizer = fs.Philox(0), torch.optim.Adam(net.parameters(), lr=2e-3)
+        rng, rate = fs.Philox(0), 2e-3 if name.startswith("unet") else 1e-3
+        optimizer = torch.optim.Adam(net.parameters(), lr=rate)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, iterations)
         for i in range(iterations):
             batch = images[rng.randint(len(images), 64)]
@@ -170,7 +171,7 @@ def trained(name: str, iterations: int) -> tuple[nn.Module, dict]:
     net.eval().requires_grad_(False)
     with torch.no_grad():
         losses = [fs.losses.dsm(net, part, SIGMA, rng=fs.Philox(1)).item() for part in (images, held)]
-    about = {"network": name, "parameters": sum(p.numel() for p in net.parameters()), "iterations": iterations,
+    about = {"network": name, "parameters": sum(p.numel() for p in net.parameters()), "iterations": iterations if name != "kde-1" else 0,
              "loss_train": losses[0], "loss_heldout": losses[1], "seconds": time.perf_counter() - start}
     return net, about
 
