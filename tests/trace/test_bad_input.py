@@ -133,6 +133,11 @@ def test_what_is_fine_is_not_refused():
 
     jt(empty_cell(), X)
 
+    def calls_itself(x, deep=1):
+        return calls_itself(x, deep - 1) if deep else x
+
+    jt(calls_itself, X)
+
 
 def test_nothing_is_drawn_for_a_refused_call():
     rng = fs.Philox(0)

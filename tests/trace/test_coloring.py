@@ -30,6 +30,12 @@ def test_no_lattice_is_better(shape, m):
     assert cost(shape, found.of(shape)) <= best * (1 + 1e-8)
 
 
+def test_far_apart_is_told_from_farther():
+    """60 colours of a strip of 2 x 60: the prior is down to e^-40 there, and still decides."""
+    best = min(cost((2, 60), fs.Coloring(60, 60, 2, a, b).of((2, 60))) for a in (1, 2, 3) for b in range(60))
+    assert 0 < best < 1e-15 and cost((2, 60), lattice((2, 60), 60).of((2, 60))) <= best * (1 + 1e-8)
+
+
 def test_known_lattices():
     assert torch.equal(lattice((8, 8), 2).of((8, 8)), torch.arange(8)[:, None].add(torch.arange(8)) % 2)  # red-black
     assert torch.equal(lattice((50,), 7).of((50,)), torch.arange(50) % 7)

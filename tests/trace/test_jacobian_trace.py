@@ -184,6 +184,8 @@ def test_no_grad_and_inference_mode():
         for mode in ("jvp", "vjp"):
             with context():
                 torch.testing.assert_close(fs.jacobian_trace(net, x, mode=mode, rng=fs.Philox(0)).value, expected)
+                t = fs.jacobian_trace(net, x, mode=mode, create_graph=True)
+                assert not t.value.requires_grad and not t.output.requires_grad
 
 
 @pytest.mark.slow

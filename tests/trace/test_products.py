@@ -37,6 +37,16 @@ def test_products_are_those_of_the_whole_jacobian(mode, chunk_size):
     assert products.count == 5 and products.evaluations == (11 if mode == "fd" else 6)
 
 
+@pytest.mark.parametrize("mode", ["jvp", "vjp", "fd"])
+def test_a_product_that_is_not_recorded(mode):
+    """It has no graph, and f(x) still gets one."""
+    w, v = matrix(4, 4).requires_grad_(), matrix(2, 3, 4)
+    products = Products(lambda x: torch.sin(x @ w), matrix(3, 4), mode=mode, fd_step=STEP)
+    silent, recorded = products(v, record=False), products(v)
+    torch.testing.assert_close(silent, recorded)
+    assert not silent.requires_grad and recorded.requires_grad and products.output.requires_grad
+
+
 def counted():
     calls = []
 

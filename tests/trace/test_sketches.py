@@ -64,6 +64,15 @@ def test_equals_the_naive_twin(method, q, shift):
     assert t.evaluations == q + 1 and t.stderr.isnan().all()
 
 
+@pytest.mark.parametrize("method, q", [("hutchpp", 6), ("xtrace", 6)])
+def test_each_sample_has_its_own_shift(method, q):
+    """I + s_b J_b has rank 2 in every sample, for its own s_b alone."""
+    shift = torch.tensor([0.5, 3.0, 20.0], dtype=torch.float64)
+    a = (low_rank(2, 3) - torch.eye(D)) / shift[:, None, None]
+    t = fs.jacobian_trace(linear(a), torch.zeros(3, D).double(), method=method, num_probes=2 * q, shift=shift)
+    torch.testing.assert_close(t.value, trace_of(a), rtol=1e-8, atol=1e-8)
+
+
 @pytest.mark.parametrize("method", ["hutchpp", "xtrace"])
 @pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 2e-4)])
 @pytest.mark.parametrize("k", [1, 2, 4])
@@ -135,6 +144,13 @@ def test_leave_one_out_columns():
     inner = r.mT @ s  # column i of R against s_j
     assert (inner - torch.diag_embed(inner.diagonal(dim1=1, dim2=2))).abs().max() < 1e-10
     torch.testing.assert_close(s.norm(dim=1), torch.ones(4, 6, dtype=torch.float64))
+
+
+def test_leave_one_out_of_a_matrix_without_a_diagonal():
+    """Each raised element would multiply the next: in float32 they would overflow."""
+    s = leave_one_out(torch.ones(20, 20).triu(1))
+    assert s.dtype == torch.float32 and s.isfinite().all()
+    torch.testing.assert_close(s.norm(dim=0), torch.ones(20))
 
 
 @pytest.mark.parametrize("method", ["hutchpp", "xtrace"])
