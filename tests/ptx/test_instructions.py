@@ -379,7 +379,7 @@ def test_signs_extremes_and_flushing():
         return math.copysign(0.0, x) if abs(x) < 2.0**-126 else x
     check_float("add.rn.ftz.f32 %z, %a, %b;", "f32 f32", "f32", rows, lambda a, b: as_bits("f32", flushed(as_float(
         "f32", exact_fma("f32")(flushed(a), 1.0, flushed(b))))))
-    tiny = [(as_bits("f32", x), as_bits("f32", y)) for x, y in ((1.5 * 2.0**-126, -(2.0**-126)), (2.0**-126, 2.0**-126))]
+    tiny = [(as_bits("f32", x), as_bits("f32", -(2.0**-126))) for x in (1.5 * 2.0**-126, 1.25 * 2.0**-126, 2.0**-124)]
     check_float("add.rn.ftz.f32 %z, %a, %b;", "f32 f32", "f32", tiny, lambda a, b: as_bits("f32", flushed(a + b)))
     small = [(as_bits("f32", x), as_bits("f32", 2.0**-30)) for x in (2.0**-100, -(2.0**-100), 2.0**-96)]
     check_float("mul.ftz.f32 %z, %a, %b;", "f32 f32", "f32", small, lambda a, b: as_bits("f32", flushed(a * b)))
