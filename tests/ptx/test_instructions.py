@@ -178,6 +178,9 @@ def test_bits(bits):
 # ---- floats: everything is a fraction, rounded once
 
 FORMATS = {"f16": (11, -14, 15), "bf16": (8, -126, 127), "f32": (24, -126, 127), "f64": (53, -1022, 1023)}
+# a b is midway between two neighbours (2^24 + 1 = 24929 x 673), and c, far below its last place, says which is nearer
+TIES = {"f16": (3, 683 / 2**11, 2.0**-24), "bf16": (7, 37 / 2**8, 2.0**-30), "f32": (24929, 673 / 2**24, 2.0**-70),
+        "f64": (321, 28059810762433 / 2**53, 2.0**-120)}
 
 
 def as_bits(t: str, x: float) -> int:
@@ -256,6 +259,8 @@ def float_rows(t, count):
     rows += [tuple(int(b) for b in r) for r in random]
     if count == 3:
         precision = FORMATS[t][0]
+        a, b, c = TIES[t]
+        rows += [tuple(rounded(t, Fraction(v), False) for v in (a, b, sign * c)) for sign in (1, -1)]
         for _ in range(600):
             a, b = (1 + Fraction(int(RNG.integers(0, 1 << precision - 1)), 1 << precision - 1) for _ in range(2))
             scale = Fraction(2) ** int(RNG.integers(-2 * precision, 4))
