@@ -84,6 +84,13 @@ def test_misaligned_vectors(access, fault):
         run(access + "; ret;", threads=1)
 
 
+def test_variables_are_aligned_and_scopes_have_registers_of_their_own():
+    run(".shared .b8 odd[3]; .shared .align 16 .b8 wide[16]; st.shared.v4.u32 [wide], {%r2, %r2, %r2, %r2}; ret;",
+        threads=1)
+    out = run("mov.u32 %r9, 5; { .reg .b32 %r9; mov.u32 %r9, 7; } st.global.u32 [%rd4], %r9; ret;")
+    assert (out == 5).all()
+
+
 @pytest.mark.parametrize("body, fault", [
     ("ld.global.u32 %r4, [%rd4]; ret;", "unwritten: nothing wrote this, global out"),
     ("ld.shared.u32 %r4, [tile+8]; ret;", "unwritten: nothing wrote this, shared"),
