@@ -91,6 +91,15 @@ def test_variables_are_aligned_and_scopes_have_registers_of_their_own():
     assert (out == 5).all()
 
 
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("sign", "su")
+def test_narrow_loads_fill_a_wider_register(sign, bits):
+    out = run(f"mov.u32 %r5, tile; add.s32 %r6, %r5, %r3; sub.s32 %r4, 10, %r2; st.shared.u{bits} [%r6], %r4;"
+              f"ld.shared.{sign}{bits} %r9, [%r6]; st.global.u32 [%rd4], %r9; ret;")
+    wanted = 10 - np.arange(64)
+    assert (out == (wanted if sign == "s" else wanted % (1 << bits))).all()
+
+
 @pytest.mark.parametrize("body, fault", [
     ("ld.global.u32 %r4, [%rd4]; ret;", "unwritten: nothing wrote this, global out"),
     ("ld.shared.u32 %r4, [tile+8]; ret;", "unwritten: nothing wrote this, shared"),
