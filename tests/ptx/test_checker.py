@@ -52,6 +52,13 @@ ret;
 """
 
 
+TWO_READERS = """
+setp.eq.u32 %p1, %r2, 3; @%p1 ld.global.u32 %r4, [%rd2]; {between}
+setp.eq.u32 %p2, %r2, 40; @%p2 ld.global.u32 %r4, [%rd2];
+@%p2 st.global.u32 [%rd2], %r4; ret;
+"""
+
+
 def test_the_guarded_copy_passes_and_one_more_is_out_of_bounds():
     assert (run(GUARDED.format(limit="%r1"), out=50, n=50)[:50] == np.arange(50)).all()
     with pytest.raises(Fault, match=r"out of bounds: 4 bytes, global out\[byte 200 of 200\], thread 50 of block 0"):
@@ -140,6 +147,15 @@ def test_missing_barriers(first, second, other, fault):
      "@%p1 st.global.u32 [%rd6], %r2; @!%p1 st.global.u32 [%rd6], %r2; ret;", 1, "wrote what another thread wrote"),
     ("red.global.add.u32 [%rd2], 1; ret;", 2, None),
     ("red.global.add.u32 [%rd2], 1; ld.global.u32 %r4, [%rd2]; ret;", 1, "race"),
+    ("red.global.add.u32 [%rd2], 1; red.global.add.u32 [%rd2], 2; ret;", 2, None),
+    ("setp.eq.u32 %p1, %r2, 0; @%p1 st.global.u32 [%rd2], %r2; red.global.add.u32 [%rd2], 1; ret;", 1,
+     "atomic beside a plain access"),
+    (TWO_READERS.format(between=""), 1, "wrote what another thread read"),
+    (TWO_READERS.format(between="bar.sync 0;"), 1, None),
+    ("ld.global.u32 %r4, [%rd2]; bar.warp.sync -1; setp.eq.u32 %p1, %r2, 31; @%p1 st.global.u32 [%rd2], %r4; ret;", 1,
+     "wrote what another thread read"),  # the other warp
+    ("setp.lt.u32 %p1, %r2, 32; @!%p1 exit; ld.global.u32 %r4, [%rd2]; bar.warp.sync -1; setp.eq.u32 %p1, %r2, 31;"
+     "@%p1 st.global.u32 [%rd2], %r4; ret;", 1, None),
     ("ld.global.u32 %r4, [%rd2]; st.global.u32 [%rd5], %r4; ret;", 1, "race"),  # thread 0 writes what all have read
     ("ld.global.u32 %r4, [%rd5]; st.global.u32 [%rd5], %r4; ret;", 1, None)])
 def test_races(body, grid, fault):
