@@ -150,6 +150,8 @@ def test_missing_barriers(first, second, other, fault):
     ("red.global.add.u32 [%rd2], 1; red.global.add.u32 [%rd2], 2; ret;", 2, None),
     ("setp.eq.u32 %p1, %r2, 0; @%p1 st.global.u32 [%rd2], %r2; red.global.add.u32 [%rd2], 1; ret;", 1,
      "atomic beside a plain access"),
+    ("mov.u32 %r5, %ctaid.x; setp.eq.u32 %p1, %r5, 0; @%p1 st.global.u32 [%rd4], %r2; bar.sync 0;"
+     "@!%p1 st.global.u32 [%rd4], %r2; ret;", 2, "wrote what another thread wrote"),  # a barrier is its block's alone
     (TWO_READERS.format(between=""), 1, "wrote what another thread read"),
     (TWO_READERS.format(between="bar.sync 0;"), 1, None),
     ("ld.global.u32 %r4, [%rd2]; bar.warp.sync -1; setp.eq.u32 %p1, %r2, 31; @%p1 st.global.u32 [%rd2], %r4; ret;", 1,
