@@ -76,7 +76,8 @@ def test_the_guarded_copy_passes_and_one_more_is_out_of_bounds():
 def test_shared_memory_ends_with_the_block():
     for beyond in (256, 1280 + 16):  # not into the memory of the block that runs beside it, which repeats after 1280
         with pytest.raises(Fault, match="out of bounds"):
-            run(f"mov.u32 %r5, tile; st.shared.u32 [%r5+{beyond}], %r2; ret;", threads=1, grid=4)
+            run(f"mov.u32 %r5, tile; mov.u32 %r6, %ctaid.x; setp.eq.u32 %p1, %r6, 0;"
+                f"@%p1 st.shared.u32 [%r5+{beyond}], %r2; ret;", threads=1, grid=4)
 
 
 @pytest.mark.parametrize("access, fault", [
