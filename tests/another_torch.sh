@@ -11,4 +11,4 @@ trap 'rm -rf "$work"' EXIT
 "$work/venv/bin/python" -m pip install --quiet "$torch" "$work"/*.whl pytest scipy tqdm
 cp -r tests pyproject.toml csrc "$work"
 cd "$work"
-venv/bin/python -m pytest tests/ops tests/test_native.py tests/test_rng.py tests/test_losses.py tests/samplers
+venv/bin/python -m pytest tests/ops tests/test_native.py tests/test_rng.py tests/losses tests/trace tests/samplers

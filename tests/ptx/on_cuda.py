@@ -74,7 +74,7 @@ def fill(find: Find, handle: fs.Probes, first: int, count: int, **where: np.ndar
     else:
         sphere = f"Lb{int(handle.distribution == 'sphere')}E"
         module, entry = find("fill_probes", "12fill_normals", f"I{MANGLED[dtype]}{colored}{sphere}")
-        grid = (rows, 1 if handle.distribution == "sphere" else -(-width // (4 * THREADS)))
+        grid = (rows, 1 if handle.distribution == "sphere" else -(-width // (16 * THREADS)))
     counters = launch(module, grid, THREADS, [form, given], entry=entry)
     assert given.written.all()
     return out, counters
