@@ -6,7 +6,7 @@ The committed tables come from ``python benchmarks/report.py``, which times the 
 import pytest
 import torch
 
-from .operators import OPERATORS, PROVIDERS, SHAPES, cases
+from .operators import OPERATORS, PROVIDERS, SHAPES, TRACE_OPERATORS, cases, trace_cases
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -16,10 +16,25 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("device", DEVICES)
 def test_operator(benchmark, device, shape, operator, provider):
+    skip_without(device)
+    time(benchmark, device, provider, next(c for c in cases(device, shapes=(shape,)) if c.operator == operator))
+
+
+@pytest.mark.parametrize("provider", PROVIDERS)
+@pytest.mark.parametrize("operator", TRACE_OPERATORS)
+@pytest.mark.parametrize("device", DEVICES)
+def test_trace_operator(benchmark, device, operator, provider):
+    skip_without(device)
+    time(benchmark, device, provider, next(c for c in trace_cases(device) if c.operator == operator))
+
+
+def skip_without(device):
     if device == "cuda" and not torch.cuda.is_available():
         pytest.skip("needs a CUDA device")
-    benchmark.group = f"{operator}, {shape}, {device}"
-    case = next(c for c in cases(device, shapes=(shape,)) if c.operator == operator)
+
+
+def time(benchmark, device, provider, case):
+    benchmark.group = f"{case.operator}, {case.shape}, {device}"
     work = case.providers[provider]
 
     def run():

@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to, without a GPU: registers, instructions and bytes an element, by architecture.
+"""What the Triton kernels compile to and execute, without a GPU: registers, instructions and bytes an element.
 
     python benchmarks/gpu_static.py [--arch 80 90 100] [--out benchmarks/results/gpu_static]
 
@@ -6,33 +6,49 @@ Every variant is compiled ahead of time and its machine code (SASS) is read back
 instructions of the program, divided by the elements a thread has, are those executed for an element; branches that
 are hardly ever taken (the slow path of a square root) are counted in, padding (NOP) is not.
 
-The times are computed, not measured: instructions and bytes an element against what an H100 can issue and move. They
-take every instruction to cost one issue slot, though wide multiplications and conversions cost more.
+In the repository the sm_90 PTX of every variant is executed too, on a few thousand elements, by the interpreter in
+tests/ptx: branches that are never taken, threads that a mask stops and the sectors of global memory are seen there.
+
+The times are computed, not measured: instructions over what a GPU can issue, bytes over its nominal bandwidth, the
+larger of the two. They take every instruction to cost one issue slot, though wide multiplications and conversions cost
+more, and leave out latency and caches.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import re
 import subprocess
+import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import triton
 import triton.language as tl
 from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import gpu_trace
+
 ARCHS = (80, 90, 100)
-INSTRUCTIONS_A_SECOND = 2.9e13  # H100 SXM: 132 SMs x 128 lanes x 1.7 GHz
-BYTES_A_SECOND = 3.0e12
-RESULTS = Path(__file__).parent / "results" / "gpu_static"
+# thread instructions that can be issued a second (multiprocessors x 4 schedulers x 32 x clock), bytes a second: nominal
+DEVICES = {"A100": (108 * 128 * 1.41e9, 2.0e12), "H100": (132 * 128 * 1.7e9, 3.35e12),
+           "B200": (148 * 128 * 1.85e9, 8.0e12)}
+# x + alpha/2 score + sqrt(alpha) z by torch without fusion, bytes an element: randn, then two additions with a factor
+TORCH = {"randn": 4, "add (x, alpha/2 score)": 12, "add (sqrt(alpha) z)": 12}
+ROOT = Path(__file__).resolve().parents[1]
+RESULTS = ROOT / "benchmarks" / "results" / "gpu_static"
+PLAIN, UPDATE = "plain tl.randn update", "langevin_step"
+SIZES = {"fp32": 4, "fp64": 8, "i64": 8, "fp16": 2, "bf16": 2}
 TYPES = {"seed": "i64", "step": "u32", "stream": "u32", "first": "u32", "rows": "i64", "quads": "i32", "tiles": "i32",
          "magic": "u32", "shift": "u32", "n": "i32", "a": "fp32", "b": "fp32"}
 
@@ -82,7 +98,7 @@ class Variant:
         return ASTSource(self.kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
 
     def bytes_an_element(self) -> int:
-        return len(self.moved.split()) * {"i64": 8, "fp64": 8, "fp32": 4}.get(self.dtype, 2)
+        return len(self.moved.split()) * SIZES[self.dtype]
 
 
 def variants() -> dict[str, Variant]:
@@ -113,7 +129,7 @@ def variants() -> dict[str, Variant]:
     for kind in ("normal", "uniform", "rademacher"):
         table[f"fill {kind}"] = Variant(f, "out", flags=rows | {"KIND": kind})
     table["fill words"] = Variant(f, "out", "", "i64", rows | {"KIND": "words"})
-    table["plain tl.randn update"] = Variant(plain_kernel, "out x score", flags={"BLOCK": 1024},
+    table[PLAIN] = Variant(plain_kernel, "out x score", flags={"BLOCK": 1024},
                                              options={"num_warps": 4, "enable_fp_fusion": True})
     return table
 
@@ -140,9 +156,12 @@ def kind_of(name: str) -> str:
     return "float" if name.startswith(FLOAT) else "other"
 
 
-def measure(variant: Variant, arch: int) -> dict[str, Any]:
-    """Compile one variant for one architecture and read its machine code."""
-    kernel = triton.compile(variant.source(), target=GPUTarget("cuda", arch, 32), options=variant.options)
+def compiled(variant: Variant, arch: int) -> Any:
+    return triton.compile(variant.source(), target=GPUTarget("cuda", arch, 32), options=variant.options)
+
+
+def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
+    """The machine code of a compiled variant, counted."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(kernel.asm["cubin"])
@@ -153,7 +172,8 @@ def measure(variant: Variant, arch: int) -> dict[str, Any]:
     kinds = {kind: round(sum(kind_of(name) == kind for name in code) / elements, 2)
              for kind in ("integer", "float", "memory", "other")}
     ptx = kernel.asm["ptx"]
-    computed = (len(code) / elements / INSTRUCTIONS_A_SECOND, variant.bytes_an_element() / BYTES_A_SECOND)
+    rate, bandwidth = DEVICES["H100"]
+    computed = (len(code) / elements / rate, variant.bytes_an_element() / bandwidth)
     return {
         "registers": int(re.search(r"REG:(\d+)", usage)[1]),
         "stack": int(re.search(r"STACK:(\d+)", usage)[1]),
@@ -177,37 +197,125 @@ def measure(variant: Variant, arch: int) -> dict[str, Any]:
     }
 
 
+def interpreter() -> Any:
+    """tests/ptx, or None where only this file is there."""
+    try:
+        return importlib.import_module("tests.ptx.machine")
+    except ModuleNotFoundError:
+        return None
+
+
+def shape_of(variant: Variant) -> tuple[int, int]:
+    """(rows, elements a row) for which ``_launch.plan`` gives the flags of the variant."""
+    for flags, shape in ((ODD, (8, 511)), (FLAT, (8, 512)), (SHORT, (16, 256))):
+        if all(variant.flags.get(k) == flags[k] for k in ("QUADS", "PAD", "MASK")):
+            return shape
+    return 4, 2048
+
+
+def execute(machine: Any, variant: Variant, kernel: Any) -> dict[str, float]:
+    """Run a variant that was compiled for sm_90 on a few thousand elements: counts an element, and computed times."""
+    rows, width = shape_of(variant)
+    elements = rows * width
+    if variant.kernel is plain_kernel:
+        grid, numbers = (elements // variant.flags["BLOCK"],), {"n": elements, "a": 0.1, "b": 0.4, "seed": 7}
+    else:
+        grid, numbers, _ = _launch.plan(rows, width, whole_rows=variant.flags["QUADS"] == SHORT["QUADS"])
+        if any(numbers[flag] != variant.flags[flag] for flag in ("QUADS", "PAD")):
+            raise AssertionError(f"the plan of {rows} x {width} is not that of {variant.flags}")
+        numbers |= {"seed": 7, "step": 1, "stream": 2, "first": 0}
+    arguments: list[Any] = []
+    for name, kind in variant.source().signature.items():
+        if kind.startswith("*"):
+            moved = name in variant.moved.split()
+            array = np.zeros((elements if moved else 4 * grid[0] + rows) * SIZES[kind[1:]], np.uint8)
+            if not moved and kind[1:] in ("fp32", "fp64"):
+                array.view(f"f{SIZES[kind[1:]]}")[:] = 0.5
+            arguments.append(machine.Unwritten(array) if name in ("out", "grad", "partial") else array)
+        elif kind != "constexpr":
+            arguments.append(numbers[name])
+    module = machine.parse(kernel.asm["ptx"])
+    (entry,) = module.entries.values()
+    arguments += [None] * (len(entry.params) - len(arguments))  # scratch memory, which these kernels lack
+    counters = machine.launch(module, grid, 32 * kernel.metadata.num_warps, arguments, shared=kernel.metadata.shared)
+    computed = {f"{name.lower()}_ps": computed_ps(name, 32 * counters.warps / elements, counters.footprint / elements)
+                for name in DEVICES}
+    return {k: round(v, 3) for k, v in (counters.an_element(elements) | computed).items()}
+
+
+def computed_ps(device: str, instructions: float, moved: float) -> float:
+    """ps an element: the larger of instructions over issue rate and bytes over bandwidth. COMPUTED, not measured."""
+    rate, bandwidth = DEVICES[device]
+    return 1e12 * max(instructions / rate, moved / bandwidth)
+
+
 def collect(archs: Sequence[int] = ARCHS) -> dict[str, Any]:
-    """All variants on all architectures, with the version they belong to."""
-    kernels = {name: {f"sm_{arch}": measure(variant, arch) for arch in archs}
-               for name, variant in variants().items()}
-    return {"triton": triton.__version__, "note": "h100_ps: picoseconds an element, computed, not measured",
-            "kernels": kernels}
+    """All variants on all architectures, with the version they belong to, and what they execute."""
+    machine, kernels, executed = interpreter(), {}, {}
+    for name, variant in variants().items():
+        built = {arch: compiled(variant, arch) for arch in archs}
+        kernels[name] = {f"sm_{arch}": measure(variant, kernel) for arch, kernel in built.items()}
+        if machine is not None and 90 in built:
+            executed[name] = execute(machine, variant, built[90])
+    trace = gpu_trace.collect(archs, run_tool, computed_ps, list(DEVICES)) if machine is not None else {}
+    return {"triton": triton.__version__, "note": "ps: picoseconds an element, computed, not measured",
+            "kernels": kernels, "executed": executed, "trace": trace}
+
+
+def markdown(rows: list[list[str]]) -> list[str]:
+    """Markdown of rows of cells, the first of them the head; the first column to the left, numbers to the right."""
+    lines = [f"| {' | '.join(row)} |" for row in rows]
+    return [lines[0], "|---|" + "---:|" * (len(rows[0]) - 1), *lines[1:], ""]
+
+
+def times(row: dict[str, float]) -> list[str]:
+    return [f"{row[device.lower() + '_ps']:.2f}" for device in DEVICES]
+
+
+def three_ways(executed: dict[str, dict[str, float]]) -> list[list[str]]:
+    """The Langevin update as this library, one plain Triton kernel and torch's three kernels have it."""
+    rows = [["float32 update x + alpha/2 score + sqrt(alpha) z", "instructions", "moved, bytes", *DEVICES]]
+    for name, title in ((UPDATE, "`langevin_step`, one kernel"), (PLAIN, "one plain kernel with `tl.randn`")):
+        row = executed[name]
+        rows.append([title, f"{row['instructions']:.1f}", f"{row['footprint']:.1f}", *times(row)])
+    for name, moved in [*TORCH.items(), ("the three in sequence", sum(TORCH.values()))]:
+        alone = {f"{device.lower()}_ps": computed_ps(device, 0, moved) for device in DEVICES}
+        rows.append([f"torch, {name}", "not counted", f"{moved:.1f}", *times(alone)])
+    return rows
+
+
+def all_kernels(results: dict[str, Any]) -> list[list[str]]:
+    archs, executed = list(next(iter(results["kernels"].values()))), results["executed"]
+    rows = [["kernel", f"registers {' / '.join(archs)}", "machine instructions (SASS)", "stack, bytes", "shared, bytes",
+             "executed (PTX)", "integer", "float", "special", "moved, bytes", *DEVICES, "bound on an H100 by"]]
+    for name, by_arch in results["kernels"].items():
+        row, ran = by_arch[archs[len(archs) // 2]], executed.get(name)
+        cells = [name, " / ".join(str(by_arch[a]["registers"]) for a in archs),
+                 " / ".join(f"{by_arch[a]['instructions']:.0f}" for a in archs), str(row["stack"]), str(row["shared"])]
+        if ran:
+            cells += [f"{ran.get(k, 0):.1f}" for k in ("instructions", "integer", "float", "special", "footprint")]
+            by_bytes = ran["h100_ps"] <= 1.001 * computed_ps("H100", 0, ran["footprint"])
+            cells += [*times(ran), "bytes" if by_bytes else "instructions"]
+        rows.append(cells + ["-"] * (len(rows[0]) - len(cells)))
+    return rows
 
 
 def table(results: dict[str, Any]) -> str:
     """The results as one screen of Markdown."""
-    archs = list(next(iter(results["kernels"].values())))
-    detail = "sm_90" if "sm_90" in archs else archs[0]
+    rates = "; ".join(f"{name} {rate:.3g} thread instructions and {bandwidth:.3g} bytes a second"
+                      for name, (rate, bandwidth) in DEVICES.items())
     lines = [
-        f"Triton {results['triton']}, compiled ahead of time; instructions (SASS) an element of a thread. The times "
-        "are **computed, not measured**:",
-        f"the larger of instructions / {INSTRUCTIONS_A_SECOND:.2g} per s and bytes / {BYTES_A_SECOND:.2g} per s "
-        "(an H100), in ps an element.", "",
-        f"| kernel | registers {' / '.join(archs)} | instructions {' / '.join(archs)} | {detail}: integer | float | "
-        "memory | other | stack, bytes | shared, bytes | moved, bytes | ps: instructions | ps: bytes | bound by |",
-        "|---|" + "---:|" * 11 + "---|",
-    ]
-    for name, by_arch in results["kernels"].items():
-        row = by_arch[detail]
-        bound = "instructions" if row["h100_ps_instructions"] > row["h100_ps_bytes"] else "bytes"
-        cells = [name, " / ".join(str(by_arch[a]["registers"]) for a in archs),
-                 " / ".join(f"{by_arch[a]['instructions']:.0f}" for a in archs),
-                 *(f"{row[kind]:.1f}" for kind in ("integer", "float", "memory", "other")), str(row["stack"]),
-                 str(row["shared"]), str(row["bytes"]), f"{row['h100_ps_instructions']:.2f}",
-                 f"{row['h100_ps_bytes']:.2f}", bound]
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines) + "\n"
+        f"Triton {results['triton']}; all numbers are for an element. Times, in ps, are **computed, not measured**:",
+        f"the larger of instructions over what a GPU can issue and bytes over its bandwidth, both nominal ({rates}).",
+        "Latency, caches and what single instructions cost are left out. Instructions, and bytes of 32-byte sectors",
+        "touched, are those that the PTX for sm_90 executes in tests/ptx; torch's kernels have bytes alone.", ""]
+    lines += markdown(three_ways(results["executed"])) if results["executed"] else []
+    lines += markdown(all_kernels(results))
+    if results["trace"]:
+        spilling = ", ".join(results["trace"]["spilling"]) or "none of them"
+        lines += [f"By nvcc {results['trace']['nvcc']}; kernels, of any type and form, that use a stack or spill: "
+                  f"{spilling}.", "", *markdown(gpu_trace.markdown(results["trace"], list(DEVICES)))]
+    return "\n".join(lines[:-1]) + "\n"
 
 
 def main() -> None:

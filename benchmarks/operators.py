@@ -16,6 +16,8 @@ import fastscore as fs
 
 SHAPES = {"64x2": (64, 2), "64x3x32x32": (64, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32), "4M": (1024, 4, 32, 32)}
 OPERATORS = ("langevin_step", "perturb", "dsm_loss", "dsm_loss + gradient", "perturb + dsm_loss + gradient")
+TRACE_OPERATORS = ("fill_probes", "fill_probes, 8 colours", "probe_dot", "probe_dot, 8 colours", "mlp_divergence")
+TRACE_SHAPE = "8x16x3x32x32"  # eight probes of 16 images; the MLP has 1024 points of 64 numbers, 512 hidden units
 PROVIDERS = ("fastscore", "eager", "compile", "floor")
 
 
@@ -53,8 +55,47 @@ def chain(perturb: Callable, loss: Callable, *arguments: object) -> Tensor:
     return gradient(loss, x_tilde, noise, arguments[1])
 
 
+def trace_cases(device: str = "cpu", *, compile: bool = True) -> Iterator[Case]:
+    """The operators of trace estimates. Eager's signs are randn.sign(), which is faster here than randint * 2 - 1."""
+    x = torch.zeros(16, 3, 32, 32, device=device)
+    plain = fs.Probes(x, 8, fs.Philox(0))
+    colored = fs.Probes(x, 8, fs.Philox(0), coloring=fs.Coloring(8, 32, 32, 1, 3, 2))
+    v, product = fs.fill_probes(plain), torch.randn(8, *x.shape, device=device)
+    mask = (colored.coloring.of(x.shape[1:], device) == torch.arange(8, device=device).view(8, 1, 1, 1, 1))
+    network = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.Tanh(), torch.nn.Linear(512, 64)).to(device)
+    network.requires_grad_(False)
+    points = torch.randn(1024, 64, device=device)
+
+    def signs() -> Tensor:
+        return torch.randn(v.shape, device=device).sign()
+
+    def masked() -> Tensor:
+        return torch.randn(x.shape, device=device).sign() * mask
+
+    def dot() -> Tensor:
+        return (v * product).flatten(2).sum(2)
+
+    def divergence() -> Tensor:
+        jacobian = torch.func.vmap(torch.func.jacrev(network))(points)
+        return jacobian.diagonal(dim1=1, dim2=2).sum(1)
+
+    table = {
+        "fill_probes": (lambda: fs.fill_probes(plain), signs, lambda: torch.full_like(v, 1.0)),
+        "fill_probes, 8 colours": (lambda: fs.fill_probes(colored), masked, lambda: torch.full_like(v, 1.0)),
+        "probe_dot": (lambda: fs.probe_dot(product, plain), dot, lambda: product.flatten(2).sum(2)),
+        "probe_dot, 8 colours": (lambda: fs.probe_dot(product, colored), dot, lambda: product.flatten(2).sum(2)),
+        "mlp_divergence": (lambda: fs.mlp_divergence(points, network)[1], divergence, lambda: network(points)),
+    }
+    for operator, (ours, eager, floor) in table.items():
+        providers = {"fastscore": ours, "eager": eager, "floor": floor}
+        if compile:
+            providers["compile"] = torch.compile(eager, dynamic=False)
+        yield Case(operator, TRACE_SHAPE if operator != "mlp_divergence" else "1024x64", v.numel()
+                   if operator != "mlp_divergence" else points.numel(), providers)
+
+
 def cases(device: str = "cpu", *, shapes: tuple[str, ...] = tuple(SHAPES), compile: bool = True) -> Iterator[Case]:
-    """Every operator at every shape."""
+    """Every operator at every shape; for those of traces see :func:`trace_cases`."""
     for name in shapes:
         shape = SHAPES[name]
         x, score = (torch.randn(shape, device=device) for _ in range(2))

@@ -19,12 +19,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.operators import Case, cases
+from benchmarks.operators import Case, cases, trace_cases
 from fastscore import __version__, backends
 
 RESULTS = Path(__file__).parent / "results"
@@ -61,7 +62,7 @@ def measure(case: Case, device: str, seconds: float) -> dict:
                 work()
             synchronize(device)
             times[name].append((time.perf_counter() - start) / calls[name])
-    row = {"operator": case.operator, "shape": case.shape, "elements": case.elements, "rounds": len(times["eager"])}
+    row = {"operator": case.operator, "shape": case.shape, "elements": case.elements, "rounds": len(times["fastscore"])}
     for name, values in times.items():
         row[name] = {"microseconds": [t * 1e6 for t in quantiles(values)],
                      "ns_per_element": [t * 1e9 / case.elements for t in quantiles(values)],
@@ -146,7 +147,7 @@ def main() -> None:
              "backend": backends.default(torch.device(device)),
              "instructions": backends.isa() if device == "cpu" and not backends.problem("native") else ""}
     rows = []
-    for case in cases(device, compile=not arguments.quick):
+    for case in chain(cases(device, compile=not arguments.quick), trace_cases(device, compile=not arguments.quick)):
         rows.append(measure(case, device, arguments.seconds))
         print(f"{case.operator:<32}{case.shape:<14}"
               + "  ".join(f"{n} {rows[-1][n]['microseconds'][1]:.1f} us" for n in case.providers), flush=True)

@@ -43,6 +43,9 @@ class TrainConfig:
     """Smallest noise level: where samples stop."""
     num_levels: int = 10
     """Number of noise levels, spaced geometrically from the largest to the smallest."""
+    objective: Literal["dsm", "ssm"] = "dsm"
+    """Loss: dsm, denoising score matching, compares the score with the noise that was added.
+    ssm, sliced score matching, looks at the score's divergence along a random direction: slower, for the same score."""
     weight: float = 2.0
     """Power of sigma that weights the loss; 2 makes every noise level count alike."""
 
@@ -112,6 +115,7 @@ class TrainConfig:
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {_check.describe(getattr(self, name))}")
         _check.one_of("model", self.model, ("ncsn", "ncsnv2", "mlp"))
+        _check.one_of("objective", self.objective, ("dsm", "ssm"))
         _check.one_of("start", self.start, ("uniform", "normal"))
 
     def to_json(self) -> str:

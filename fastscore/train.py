@@ -22,7 +22,8 @@ from .noise import geometric_sigmas
 from .rng import Philox
 
 _GRAY_SCOTT_IMAGES = 1024
-_DRAWS = 2  # steps of the random sequence that one iteration takes: labels and noise
+# the loss, and the steps of the random sequence that one iteration takes: labels, noise, (ssm:) directions
+_OBJECTIVES = {"dsm": (losses.ncsn, 2), "ssm": (losses.annealed_ssm_vr, 3)}
 
 
 def make_sigmas(config: TrainConfig) -> Tensor:
@@ -173,9 +174,10 @@ class Trainer:
         """One optimizer step; returns the norm of the gradient before clipping."""
         config, it = self.config, self.step
         x = self.data.batch(it, config.batch_size, seed=config.seed, device=self.device)
-        rng = Philox(config.seed, step=_DRAWS * it)
+        objective, draws = _OBJECTIVES[config.objective]
+        rng = Philox(config.seed, step=draws * it)
         labels = losses.draw_labels(config.num_levels, len(x), rng, device=self.device)
-        loss = losses.ncsn(self.model, x, self.sigmas, labels=labels, rng=rng, weight=config.weight, reduction="none")
+        loss = objective(self.model, x, self.sigmas, labels=labels, rng=rng, weight=config.weight, reduction="none")
         self.sums.index_add_(1, labels, torch.stack([loss.detach().double(), torch.ones_like(loss).double()]))
         self._check_finite(it)
         for group in self.optimizer.param_groups:

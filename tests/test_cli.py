@@ -45,6 +45,16 @@ def test_a_finished_run_without_metrics_resumes(tmp_path, capsys):
     assert not (run / "training.png").exists()
 
 
+def test_train_by_sliced_score_matching(tmp_path):
+    for preset_name, folder in (("toy", "points"), ("digits", "images")):
+        run = tmp_path / folder
+        data = ["--data", "two_moons"] if preset_name == "toy" else []
+        cli.main(["train", preset_name, *data, "--objective", "ssm", "--out", str(run), "--iterations", "3", "--width",
+                  "4", "--batch-size", "8", "--log-every", "1", "--quiet"])
+        assert json.loads((run / "config.json").read_text())["objective"] == "ssm"
+        assert (run / "training.png").exists()
+
+
 def test_sample(run, tmp_path, capsys):
     cli.main(["sample", str(run), "--num", "5", "--out", str(tmp_path / "a"), "--quiet"])
     cli.main(["sample", str(run), "--num", "9", "--batch-size", "4", "--out", str(tmp_path / "b"), "--quiet"])
@@ -195,7 +205,8 @@ def test_doctor(capsys):
 @pytest.mark.parametrize("arguments, words", [
     ([], ["train", "sample", "evaluate", "doctor", "fastscore train digits"]),
     (["train"], [*PRESETS, "--resume", "--out"]),
-    (["train", "digits"], ["--sigma-begin", "--out", "--resume", "Largest noise level"]),
+    (["train", "digits"], ["--sigma-begin", "--out", "--resume", "Largest noise level", "--objective {dsm,ssm}",
+                            "denoising score matching", "sliced score matching"]),
     (["sample"], ["--num", "--seed", "--sampler", "consistent", "--alpha FLOAT", "--steps-per-level INT", "--denoise",
                   "--no-denoise", "--out PATH"]),
     (["evaluate"], ["Frechet", "precision", "recall", "--feature", "50,000 samples with the training set",

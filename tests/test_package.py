@@ -60,7 +60,7 @@ def test_text_speaks_of_the_project_alone(path):
 
 def test_doctests():
     tried = 0
-    for name in ("rng", "noise", "metrics", "features", "data", "models.mlp", "models.ncsn"):
+    for name in ("rng", "noise", "metrics", "features", "data", "losses.implicit", "models.mlp", "models.ncsn"):
         result = doctest.testmod(importlib.import_module(f"fastscore.{name}"))
         assert result.failed == 0, name
         tried += result.attempted

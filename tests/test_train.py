@@ -23,7 +23,9 @@ from fastscore.train import Trainer, learning_rate, make_data, make_model, make_
 
 TOY = preset("toy", iterations=60, width=16, batch_size=32, checkpoint_every=7, log_every=5, warmup=5)
 TINY = preset("digits", iterations=24, width=4, batch_size=8, checkpoint_every=5, log_every=4, warmup=3)
-CONFIGS = {"mlp": TOY, "ncsn": TINY, "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0)}
+CONFIGS = {"mlp": TOY, "ncsn": TINY, "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0),
+           "mlp, ssm": dataclasses.replace(TOY, objective="ssm"),
+           "ncsn, ssm": dataclasses.replace(TINY, objective="ssm")}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:

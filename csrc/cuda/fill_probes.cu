@@ -6,7 +6,7 @@ namespace fastscore {
 
 template <bool Colored, class T>
 static void launch(const Form& f, Distribution distribution, T* out, cudaStream_t stream) {
-  const int64_t rows = f.draws() * f.batch, quads = ceil_div(f.width, 4);
+  const int64_t rows = f.draws * f.batch, quads = ceil_div(f.width, 4);
   if (distribution == Distribution::rademacher) {
     const int64_t calls = rows * ceil_div(f.width, kSigns);
     fill_signs<T, Colored><<<grid(ceil_div(calls, kThreads)), kThreads, 0, stream>>>(f, out);

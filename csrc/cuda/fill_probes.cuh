@@ -12,24 +12,26 @@ namespace fastscore {
 template <bool Colored, class T>
 __device__ __forceinline__ void scatter(const Form& f, T* out, int64_t j, int64_t row, int64_t element, int n,
                                         const Four<T>& values, int apart) {
-  const int64_t m = Colored ? f.coloring.colors : 1, start = (f.first_draw() + j) * m - f.first;
-  uint32_t color[4] = {};
-  if (Colored) colors_of(f.coloring, element, apart, color);
-  for (int64_t k = start < 0 ? -start : 0; k < m && start + k < f.count; ++k) {
-    T* to = out + ((start + k) * f.batch + row) * f.width + element;
-    Four<T> masked = values;
-    if (Colored) {
-#pragma unroll
-      for (int i = 0; i < 4; ++i)
-        if (color[i] != k) masked.v[i] = rounded<T>(0);
-    }
+  const auto write = [&](int64_t k, const Four<T>& kept) {
+    T* to = out + (k * f.batch + row) * f.width + element;
     if (f.fours) {
-      *reinterpret_cast<Four<T>*>(to) = masked;
+      kept.store(to);
     } else {
 #pragma unroll
       for (int i = 0; i < 4; ++i)
-        if (i < n) to[apart * i] = masked.v[i];
+        if (i < n) to[apart * i] = kept.v[i];
     }
+  };
+  if (!Colored) return write(j, values);
+  const int64_t m = f.coloring.colors, start = (f.first_draw + j) * m - f.first;
+  uint32_t color[4] = {};
+  colors_of(f.coloring, element, apart, color);
+  for (int64_t k = start < 0 ? -start : 0; k < m && start + k < f.count; ++k) {
+    Four<T> kept = values;
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      if (color[i] != k) kept.v[i] = rounded<T>(0);
+    write(start + k, kept);
   }
 }
 
@@ -37,7 +39,7 @@ __device__ __forceinline__ void scatter(const Form& f, T* out, int64_t j, int64_
 template <class T, bool Colored>
 __global__ void __launch_bounds__(kThreads) fill_signs(Form f, T* out) {
   const int lane = threadIdx.x % kWarp;
-  const int64_t calls_a_row = (f.width + kSigns - 1) / kSigns, calls = f.draws() * f.batch * calls_a_row;
+  const int64_t calls_a_row = (f.width + kSigns - 1) / kSigns, calls = f.draws * f.batch * calls_a_row;
   const int64_t begin = (static_cast<int64_t>(blockIdx.x) * kWarps + threadIdx.x / kWarp) * kWarp;
   if (begin >= calls) return;
   uint32_t mine[4] = {}, words[4];

@@ -67,7 +67,7 @@ void for_each_type(const Tensor& x, const F& f) {
 inline Form form_of(const Tensor& tensor, int64_t first, const std::vector<int64_t>& coloring, int64_t seed,
                     int64_t step, int64_t stream, int64_t offset, const std::optional<Tensor>& state,
                     const std::optional<Tensor>& index) {
-  Form f{first, tensor.size(0), tensor.size(1), 1, {0, 1, 1, 0, 0, 0}, false, {}};
+  Form f{first, tensor.size(0), tensor.size(1), 1, 0, 0, {0, 1, 1, 0, 0, 0}, false, {}};
   for (int64_t i = 2; i < tensor.dim(); ++i) f.width *= tensor.size(i);
   const auto word = [](int64_t value) { return static_cast<uint32_t>(value); };
   if (!coloring.empty()) {
@@ -78,6 +78,9 @@ inline Form form_of(const Tensor& tensor, int64_t first, const std::vector<int64
     f.coloring = {word(m), word(coloring[1]), word(coloring[2]), word(coloring[3] % m), word(coloring[4] % m),
                   word(coloring[5] % m)};
   }
+  const int64_t m = f.coloring.probes_a_draw();
+  f.first_draw = first / m;
+  f.draws = f.count ? (first + f.count - 1) / m + 1 - f.first_draw : 0;
   f.fours = f.width % 4 == 0 && reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
   const uint64_t key = static_cast<uint64_t>(seed);
   f.place = {word(seed), static_cast<uint32_t>(key >> 32), word(step), word(stream), word(offset), nullptr, nullptr};

@@ -19,7 +19,7 @@ __device__ __forceinline__ void read(const Form& f, const T* row, int64_t elemen
   Four<T> raw;
   uint32_t colors[4] = {color, color, color, color};
   if (Colored) colors_of(f.coloring, element, apart, colors);
-  if (f.fours) raw = *reinterpret_cast<const Four<T>*>(row + element);
+  if (f.fours) raw = Four<T>::load(row + element);
   for (int i = 0; i < 4; ++i) {
     const int64_t d = element + apart * i;
     value[i] = d >= f.width || (Colored && colors[i] != color) ? C(0) : to_compute(f.fours ? raw.v[i] : row[d]);
@@ -32,7 +32,7 @@ __global__ void __launch_bounds__(kThreads) dot_signs(Form f, const T* product, 
   using C = typename ComputeOf<T>::type;
   __shared__ typename BlockSum::TempStorage storage;
   const int64_t row = blockIdx.x % f.batch, m = Colored ? f.coloring.colors : 1, probe = f.first + blockIdx.x / f.batch;
-  const int64_t j = probe / m - f.first_draw(), calls_a_row = (f.width + kSigns - 1) / kSigns;
+  const int64_t j = probe / m - f.first_draw, calls_a_row = (f.width + kSigns - 1) / kSigns;
   const int lane = threadIdx.x % kWarp, warp = threadIdx.x / kWarp;
   const T* p = product + static_cast<int64_t>(blockIdx.x) * f.width;
   const int64_t begin = blockIdx.y * kCalls, mine = begin + lane * kWarps + warp;  // calls in turn to the warps
@@ -59,7 +59,7 @@ __global__ void __launch_bounds__(kThreads) dot_normals(Form f, const T* product
   using C = typename ComputeOf<T>::type;
   __shared__ typename BlockSum::TempStorage storage;
   const int64_t row = blockIdx.x % f.batch, m = Colored ? f.coloring.colors : 1, probe = f.first + blockIdx.x / f.batch;
-  const int64_t j = probe / m - f.first_draw(), quads = (f.width + 3) / 4, end = (blockIdx.y + 1) * (kChunk / 4);
+  const int64_t j = probe / m - f.first_draw, quads = (f.width + 3) / 4, end = (blockIdx.y + 1) * (kChunk / 4);
   const T* p = product + static_cast<int64_t>(blockIdx.x) * f.width;
   C sum = 0, value[4];
   double square = 0;

@@ -4,6 +4,8 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 
+#include <type_traits>
+
 #include "../probes.h"
 
 namespace fastscore {
@@ -37,10 +39,26 @@ __device__ __forceinline__ __nv_bfloat16 rounded<__nv_bfloat16>(float v) {
   return __float2bfloat16_rn(v);
 }
 
-// Four consecutive elements: one access of 64 or 128 bits, or two of 128.
+// Four consecutive elements: one access of 64 or 128 bits, or two of 128. By intrinsics, because the compiler otherwise
+// takes an assignment apart into four.
 template <class T>
 struct alignas(sizeof(T) == 2 ? 8 : 16) Four {
   T v[4];
+  using Access = typename std::conditional<sizeof(T) == 2, uint2, uint4>::type;
+  static constexpr int accesses = sizeof(T) == 8 ? 2 : 1;
+
+  __device__ __forceinline__ void store(T* to) const {
+    Access raw[accesses];
+    memcpy(raw, v, sizeof v);
+    for (int i = 0; i < accesses; ++i) __stwb(reinterpret_cast<Access*>(to) + i, raw[i]);
+  }
+  static __device__ __forceinline__ Four load(const T* from) {
+    Access raw[accesses];
+    for (int i = 0; i < accesses; ++i) raw[i] = __ldg(reinterpret_cast<const Access*>(from) + i);
+    Four result;
+    memcpy(result.v, raw, sizeof result.v);
+    return result;
+  }
 };
 
 // Where the probes stand in the random sequence; a draw j further takes step + j.
@@ -51,17 +69,12 @@ struct Place {
   const int64_t* index;  // the global index of every sample; or null
 };
 
-// The probes of one call, [count, B, D].
+// The probes of one call, [count, B, D]: those of `draws` draws from `first_draw` on.
 struct Form {
-  int64_t first, count, batch, width;
+  int64_t first, count, batch, width, first_draw, draws;
   Coloring coloring;
   bool fours;  // rows may be read and written four elements at a time
   Place place;
-
-  FASTSCORE_HD int64_t first_draw() const { return first / coloring.probes_a_draw(); }
-  FASTSCORE_HD int64_t draws() const {
-    return count ? (first + count - 1) / coloring.probes_a_draw() + 1 - first_draw() : 0;
-  }
 };
 
 // The four words of block `block` of sample `row` in draw `first_draw() + j`.
@@ -75,7 +88,7 @@ __device__ __forceinline__ void draw_words(const Form& f, int64_t j, int64_t row
   }
   words[0] = block;
   words[1] = p.index ? static_cast<uint32_t>(p.index[row]) : p.offset + static_cast<uint32_t>(row);
-  words[2] = p.step + static_cast<uint32_t>(f.first_draw() + j);
+  words[2] = p.step + static_cast<uint32_t>(f.first_draw + j);
   words[3] = p.stream;
   philox4x32(words, p.key0, p.key1);
 }

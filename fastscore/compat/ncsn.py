@@ -108,7 +108,7 @@ def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, third
         labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
     labels = _check.labels("labels", labels, samples, len(sigmas))
     _check.integer("n_particles", n_particles, low=1)
-    return sliced.noisy_reduced(scorenet, samples.detach(), sigmas.to(samples.device)[labels], labels, rng, 2.0,
+    return sliced.noisy_reduced(scorenet, samples, sigmas.to(samples.device)[labels], labels, rng, 2.0,
                                 "gaussian", n_particles).mean()
 
 
@@ -204,7 +204,7 @@ def _sliced(score_net: ScoreNet, samples: Tensor, n_particles: int, rng: Philox 
             ) -> tuple[ScoreNet, Tensor, Probes]:
     """The score, the samples and ``n_particles`` directions for each, as the losses take them."""
     _check.floating("samples", samples)
-    return score_of(score_net), samples.detach(), probes_for(samples, n_particles, rng, projection)
+    return score_of(score_net), samples, probes_for(samples, n_particles, rng, projection)
 
 
 def _report(sigmas: Tensor, n_steps_each: int, step_lr: float) -> Callable[[int, Tensor], None]:

@@ -17,10 +17,11 @@ Objectives without that argument call ``score_fn(x)``.
 
 from ._common import MODES, PARAMETRIZATIONS, REDUCTIONS, reduce
 from .dsm import draw_labels, dsm, ncsn
+from .implicit import ism
 from .penalty import gradient_penalty
 from .sliced import annealed_ssm_vr, fd_ssm, ssm, ssm_vr
 
 __all__ = [
     "MODES", "PARAMETRIZATIONS", "REDUCTIONS", "annealed_ssm_vr", "draw_labels", "dsm", "fd_ssm", "gradient_penalty",
-    "ncsn", "reduce", "ssm", "ssm_vr",
+    "ism", "ncsn", "reduce", "ssm", "ssm_vr",
 ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .. import _check, backends
 from .._library import per_row
@@ -41,18 +40,6 @@ def score_of(score_fn: Callable[..., Tensor], sigma: Tensor | None = None, label
         _check.like("the output of score_fn", output, "x", x)
         return output if parametrization == "score" else -output / per_row(sigma, x)
     return score
-
-
-def separate(score_fn: Any) -> None:
-    """Raise where ``score_fn`` is a network that mixes the samples of a batch, as far as that can be seen."""
-    if not callable(score_fn):
-        raise TypeError(f"score_fn must be a function or a network, got {_check.describe(score_fn)}")
-    network = getattr(score_fn, "__self__", score_fn)
-    for name, module in network.named_modules() if isinstance(network, nn.Module) else ():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and (module.training or module.running_mean is None):
-            raise ValueError(f"score_fn must treat each sample alone, got a network whose {type(module).__name__} "
-                             f"{name!r} takes its mean and variance from the batch: call .eval() on it, or use a norm "
-                             "of each sample (GroupNorm, InstanceNorm)")
 
 
 def probes_for(x: Tensor, n_particles: int, rng: Philox | None, projection: str, mode: str = "vjp",
@@ -94,7 +81,7 @@ def products(score: Score, x: Tensor, probes: Probes, mode: str) -> tuple[Tensor
         return _pushforward(score, x, fill_probes(probes))
     if backends.transformed():
         output, pull = torch.func.vjp(score, x)
-        return output, torch.stack([pull(v.to(output.dtype))[0] for v in fill_probes(probes)])
+        return output, torch.stack([pull(v)[0] for v in fill_probes(probes)])
     return _pullback(score, x, probes)
 
 
@@ -110,10 +97,10 @@ def _pullback(score: Score, x: Tensor, probes: Probes) -> tuple[Tensor, Tensor]:
                              "is it detached, or computed under no_grad?")
         rows = []
         for k in range(probes.num_probes):
-            v = fill_probes(probes, first=k, count=1)[0].to(output.dtype)
+            v = fill_probes(probes, first=k, count=1)[0]
             rows += torch.autograd.grad(output, x, v, retain_graph=True, create_graph=recording,
                                         materialize_grads=True)
-        return output if recording else output.detach(), torch.stack(rows)
+        return output, torch.stack(rows)
 
 
 def _pushforward(score: Score, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
@@ -126,6 +113,9 @@ def _pushforward(score: Score, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
             output, row = push(v[0])
             return output, row[None]
         return torch.func.vmap(push, out_dims=(None, 0), randomness="same")(v)
-    except NotImplementedError as error:
-        raise NotImplementedError(f"score_fn has an operation without a forward-mode derivative, which mode='jvp' "
-                                  f"needs: use mode='vjp' ({error})") from error
+    except RuntimeError as error:  # NotImplementedError, which it includes, for an operation of torch
+        if not any(words in str(error) for words in ("forward AD", "forward mode AD", "setup_context", "vmap support")):
+            raise
+        raise NotImplementedError("score_fn has an operation without a forward-mode derivative (or a vmap rule, which "
+                                  "several particles need), so mode='jvp' cannot serve it: use mode='vjp'. Torch says: "
+                                  f"{error}") from error

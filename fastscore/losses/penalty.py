@@ -7,7 +7,8 @@ from collections.abc import Callable
 from torch import Tensor
 
 from ..rng import Philox
-from ._common import probes_for, products, reduce, score_of, separate, square
+from ..trace import modules
+from ._common import probes_for, products, reduce, score_of, square
 
 
 def gradient_penalty(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None,
@@ -37,7 +38,7 @@ def gradient_penalty(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Ph
     Source: Hutchinson 1990 (the estimator, of tr J J^T); Drucker & Le Cun 1992, "Improving generalization performance
     using double backpropagation" (the penalty).
     """
-    separate(score_fn)
+    modules.check(score_fn, mode, "score_fn")
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
     _, rows = products(score_of(score_fn), x, probes, mode)
     return reduce(square(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]).mean(0), reduction)

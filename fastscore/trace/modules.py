@@ -14,21 +14,22 @@ from torch.nn.modules.dropout import _DropoutNd
 from .. import _check
 
 
-def check(f: Callable, mode: str) -> None:
-    """Raise if f is not callable, or has a layer that the estimate cannot bear."""
+def check(f: Callable, mode: str, name: str = "f") -> None:
+    """Raise if f, an argument called ``name``, is not callable, or has a layer that the estimate cannot bear."""
     if not callable(f):
-        raise TypeError(f"f must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
+        raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
     if torch.compiler.is_compiling():
         return
     for network in networks(f):
-        for name, layer in network.named_modules():
+        for where, layer in network.named_modules():
+            which = f"a network whose {type(layer).__name__} {where!r}"
             if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
                 advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
-                raise ValueError(f"f must act on each sample by itself, got a network whose {type(layer).__name__} "
-                                 f"{name!r} normalises by statistics of the batch: {advice}")
+                raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of "
+                                 f"the batch: {advice}")
             if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0 and mode == "fd":
-                raise ValueError(f"f must be the same function at every call where mode='fd', got a network whose "
-                                 f"{type(layer).__name__} {name!r} draws a mask: call .eval() on the network")
+                raise ValueError(f"{name} must be the same function at every call for finite differences, got {which} "
+                                 "draws a mask: call .eval() on the network")
 
 
 def networks(f: Any, seen: set[int] | None = None) -> Iterator[torch.nn.Module]:

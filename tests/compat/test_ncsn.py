@@ -172,6 +172,16 @@ def test_gradients_reach_the_network():
         assert torch.autograd.gradcheck(lambda w, loss=loss: loss(lambda x: w * torch.sin(x)), (w,))
 
 
+@pytest.mark.parametrize("loss", [
+    lambda f, x: ncsn.sliced_score_estimation(f, x, 2, rng=fs.Philox(5))[0],
+    lambda f, x: ncsn.sliced_score_estimation_vr(f, x, 2, rng=fs.Philox(5))[0],
+    lambda f, x: ncsn.anneal_sliced_score_estimation_vr(lambda x, labels: f(x), x, LABELS, SIGMAS, 2, rng=fs.Philox(5)),
+])
+def test_gradients_reach_the_samples(loss):
+    """As in the originals: samples that a generator made can be learned from."""
+    assert torch.autograd.gradcheck(lambda x: loss(torch.sin, x), (SAMPLES.clone().requires_grad_(),))
+
+
 def langevin_by_hand(x, step_lr, n_steps, denoise):
     images, step = [], 0
     for c, sigma in enumerate(SIGMAS.float().tolist()):

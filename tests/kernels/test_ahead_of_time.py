@@ -8,6 +8,9 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.gpu_static import DEVICES, TORCH, computed_ps
+from benchmarks.gpu_static import table as results_table
+
 from .cases import _launch, triton  # not "import triton": the interpreter of the other tests must be chosen before
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -95,8 +98,32 @@ def test_the_plain_update_costs_twice_the_instructions(results, arch):
     assert ours["h100_ps_instructions"] < ours["h100_ps_bytes"] < plain["h100_ps_instructions"]
 
 
+def test_what_is_executed(results):
+    """The interpreter in tests/ptx ran the sm_90 code of every kernel: 12 bytes an element, no warp parted."""
+    executed = results["executed"]
+    assert sorted(executed) == sorted(results["kernels"])
+    ours, plain = executed["langevin_step"], executed[PLAIN]
+    assert plain["instructions"] > 2 * ours["instructions"] and ours["footprint"] < 12.1
+    assert ours["divergent_share"] == ours["bank_conflicts"] == 0
+    assert 50 < ours["instructions"] < 65 < 75 > executed["dsm_loss + grad"]["instructions"]
+    torch_bytes = 4 + 12 + 12  # randn writes z; two additions read two tensors and write one
+    for device, (rate, bandwidth) in DEVICES.items():
+        row = ours[f"{device}_ps".lower()]
+        assert row == pytest.approx(1e12 * max(ours["instructions"] / rate, ours["footprint"] / bandwidth), abs=0.01)
+        assert row < plain[f"{device}_ps".lower()] and row < 1e12 * torch_bytes / bandwidth
+
+
+def test_computed_times_are_the_larger_of_two_bounds():
+    assert sum(TORCH.values()) == 28
+    for device, (rate, bandwidth) in DEVICES.items():
+        assert computed_ps(device, 60, 0) == pytest.approx(60e12 / rate)
+        assert computed_ps(device, 0, 12) == pytest.approx(12e12 / bandwidth)
+        assert computed_ps(device, 60, 12) == pytest.approx(max(60e12 / rate, 12e12 / bandwidth))
+
+
 def test_committed_results_are_these(results):
     committed = json.loads(COMMITTED.read_text())
     if committed["triton"] != results["triton"]:
         pytest.skip(f"the committed results are of triton {committed['triton']}, here is {results['triton']}")
     assert committed == results
+    assert COMMITTED.with_suffix(".md").read_text() == results_table(results)

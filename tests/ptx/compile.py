@@ -1,21 +1,55 @@
-"""The other process: Triton kernels to PTX for sm_90, with a compiler that this one (in Triton's interpreter) lacks.
+"""Compilers to PTX for sm_90: nvcc for .cu files, and a process of its own for Triton's kernels.
 
-Reads requests as lines of JSON, ``{module, kernel, signature, constants, aligned, options}``, and answers each with
+That process (``python -m tests.ptx.compile``) has the compiler that this one, in Triton's interpreter, lacks. It reads
+requests as lines of JSON, ``{module, kernel, signature, constants, aligned, options}``, and answers each with
 ``{ptx, shared, warps}`` or ``{error}``. ptxas is not run: its output is not needed.
 """
 
 import importlib
 import json
+import shutil
+import subprocess
 import sys
 import traceback
+from collections.abc import Sequence
+from pathlib import Path
 
-import triton
-from triton.backends.compiler import GPUTarget
-from triton.backends.nvidia.compiler import CUDABackend
-from triton.compiler import ASTSource
+import pytest
+
+from .parser import Module, parse
+
+CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 
-def compiled(request: dict) -> dict:
+def cuda(source: Path, folder: Path, *, include: Sequence[Path] = (CSRC,), options: Sequence[str] = ()) -> Module:
+    """The kernels of a .cu file of the repository, for ``launch(..., entry=named(module, "the_kernel"))``.
+
+    Args:
+        folder: where the PTX goes.
+        include: folders of headers; csrc has those that the backends share.
+        options: further ones of nvcc. Without contraction, as everything here is compiled, unless they say otherwise.
+    """
+    if not shutil.which("nvcc"):
+        pytest.skip("nvcc is not there")
+    out = folder / f"{source.stem}.ptx"
+    command = ["nvcc", "-ptx", "-arch=sm_90", "-std=c++17", "-fmad=false", *(f"-I{f}" for f in include), *options]
+    result = subprocess.run([*command, str(source), "-o", str(out)], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    return parse(out.read_text())
+
+
+def named(module: Module, part: str) -> str:
+    """The full (mangled) name of the one kernel that has ``part`` in its name, or is called just that."""
+    names = [name for name in module.entries if part in name]
+    if part in names or len(names) == 1:
+        return part if part in names else names[0]
+    raise KeyError(f"{part!r} names {names or 'none'} of {list(module.entries)}")
+
+
+def _triton(request: dict) -> dict:
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
     kernel = getattr(importlib.import_module(request["module"]), request["kernel"])
     attributes = {(i,): [["tt.divisibility", 16]] for i in request["aligned"]}
     source = ASTSource(kernel, request["signature"], request["constants"], attributes)
@@ -24,11 +58,12 @@ def compiled(request: dict) -> dict:
 
 
 def main() -> None:
+    from triton.backends.nvidia.compiler import CUDABackend
     CUDABackend.make_cubin = lambda *_: b""
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:
         try:
-            answer = compiled(json.loads(line))
+            answer = _triton(json.loads(line))
         except Exception:
             answer = {"error": traceback.format_exc()}
         print(json.dumps(answer), file=answers, flush=True)

@@ -1,6 +1,8 @@
 // Small kernels for the interpreter's tests, compiled by nvcc where it is there.
 #include <cub/block/block_reduce.cuh>
 
+#include "normal.h"
+
 extern "C" __global__ void saxpy(float* y, const float* x, float a, int n) {
   const int i = blockIdx.x * blockDim.x + threadIdx.x;
   if (i < n) y[i] = a * x[i] + y[i];
@@ -65,3 +67,27 @@ extern "C" __global__ void local_array(float* out, const float* x, int n) {  // 
   for (int k = 0; k < 8; k++) last[k] = x[(threadIdx.x + k) % n];
   out[threadIdx.x] = last[(threadIdx.x * 3) % 8] / last[threadIdx.x % 8];
 }
+
+extern "C" __global__ void logistic(float* out, const float* x, int n) {  // approximate: ex2 and div
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i < n) out[i] = __fdividef(1.f, 1.f + __expf(-x[i]));
+}
+
+// The header that the backends share, a template and so a mangled name, and a struct by value.
+struct Draw {
+  float* out;
+  uint32_t seed[2], step, stream, first;
+  int rows, quads;
+};
+template <int WORDS>
+__global__ void normals(Draw draw) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  if (i >= draw.rows * draw.quads) return;
+  uint32_t words[4] = {uint32_t(i % draw.quads), draw.first + i / draw.quads, draw.step, draw.stream};
+  fastscore::philox4x32(words, draw.seed[0], draw.seed[1]);
+  float4 z;
+  fastscore::box_muller(words[0], words[1], z.x, z.y);
+  fastscore::box_muller(words[2], words[3], z.z, z.w);
+  reinterpret_cast<float4*>(draw.out)[i] = z;
+}
+template __global__ void normals<4>(Draw);

@@ -1,17 +1,18 @@
 """Whole kernels against numpy: what nvcc makes of C++, and Triton of Python; and what the counters say of them."""
 
-import shutil
-import subprocess
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from fastscore._library import raw
+
+from . import compile
 from .machine import Unwritten, launch
 from .memory import Fault
 from .on_ptx import OnPtx
-from .parser import parse
+from .values import APPROX_ERROR
 
 RNG = np.random.default_rng(1)
 
@@ -19,12 +20,8 @@ RNG = np.random.default_rng(1)
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory):
     """programs.cu as PTX."""
-    if not shutil.which("nvcc"):
-        pytest.skip("nvcc is not there")
-    out = tmp_path_factory.mktemp("nvcc") / "programs.ptx"
-    source = Path(__file__).with_name("programs.cu")
-    subprocess.run(["nvcc", "-ptx", "-arch=sm_90", str(source), "-o", str(out)], check=True, capture_output=True)
-    return parse(out.read_text())
+    return compile.cuda(Path(__file__).with_name("programs.cu"), tmp_path_factory.mktemp("nvcc"),
+                        options=["-fmad=true"])
 
 
 def test_saxpy_is_one_fma(cuda):
@@ -100,6 +97,33 @@ def test_local_memory(cuda):
     assert counters.threads["local store"] > 0
 
 
+def test_approximate_instructions_widen_the_tolerance(cuda):
+    """A device may give other bits than the exact ones here: by no more than the instructions' stated errors."""
+    x = RNG.uniform(-8, 8, 1000).astype(np.float32)
+    out = np.empty_like(x)
+    counters = launch(cuda, 8, 128, [Unwritten(out), x, 1000], entry="logistic")
+    assert counters.approx == {"ex2": 1000, "div": 1000}
+    assert counters.approx_tolerance == APPROX_ERROR["ex2"] + APPROX_ERROR["div"]
+    # the exponent, up to 8 log2(e), the sum and the quotient are rounded besides
+    np.testing.assert_allclose(out, 1 / (1 + np.exp(-x.astype(float))), rtol=2**-20 + counters.approx_tolerance)
+    assert launch(cuda, 8, 128, [x.copy(), x, 2.0, 1000], entry="saxpy").approx_tolerance == 0
+
+
+def test_the_shared_header_and_a_struct_by_value(tmp_path):
+    """csrc/normal.h as nvcc compiles it for a device, the bits of the native backend."""
+    rows, quads, where = 5, 33, (0xDEADBEEF, 0x12345678, 7, 3, 2**32 - 2)
+    module = compile.cuda(Path(__file__).with_name("programs.cu"), tmp_path)
+    out = np.empty((rows, 4 * quads), np.float32)
+    given = ("P5I2i4x", Unwritten(out), *where, rows, quads)
+    launch(module, 2, 96, [given], entry=compile.named(module, "normals"))
+    native = raw("fill", "native")(torch.empty(out.shape), 0, where[1] << 32 | where[0], *where[2:], None, None)
+    assert np.array_equal(out.view(np.uint32), native.numpy().view(np.uint32))
+    with pytest.raises(ValueError, match="has 40 bytes, got 36"):
+        launch(module, 2, 96, [("P5I2i", *given[1:])], entry=compile.named(module, "normals"))
+    with pytest.raises(KeyError, match="names none of"):
+        compile.named(module, "nothing")
+
+
 @pytest.fixture
 def run(compiler):
     """run(name, grid, *arguments, **constants) of programs.py, on CPU tensors; the counters."""
@@ -124,8 +148,10 @@ def test_triton_add(run, dtype):
 def test_triton_softmax(run, width, warps):
     x = torch.randn(3, width, generator=torch.Generator().manual_seed(0))
     out = torch.empty_like(x)
-    run("softmax", (3,), out, x, width, BLOCK=1 << (width - 1).bit_length(), warps=warps)
-    torch.testing.assert_close(out, x.double().softmax(1).float(), rtol=1e-5, atol=0)  # exp2 of a rounded product
+    counters = run("softmax", (3,), out, x, width, BLOCK=1 << (width - 1).bit_length(), warps=warps)
+    assert set(counters.approx) == {"ex2", "div"} and 2**-21 <= counters.approx_tolerance < 1e-5
+    # exp2 of a rounded product and a rounded sum; an exponential is there twice, above and below the line
+    torch.testing.assert_close(out, x.double().softmax(1).float(), rtol=2e-6 + 2 * counters.approx_tolerance, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16])

@@ -6,7 +6,7 @@ import torch
 import fastscore as fs
 from fastscore import losses
 
-from .conftest import z_mean
+from ..conftest import z_mean
 
 SIGMAS = torch.tensor([1.0, 0.5, 0.1])
 
