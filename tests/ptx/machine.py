@@ -21,7 +21,7 @@ from .counters import Counters
 from .memory import Access, Fault, Memory
 from .parser import Address, Entry, Imm, Module, Not, Reg, Special, Symbol, UnknownPtx, Variable, parse
 from .steps import WINDOWS, Index, step_of
-from .values import BITS, UINT, encode
+from .values import BITS, UINT
 
 SYMBOL_BASE = 1024  # no variable is at address 0
 THREADS_AT_ONCE = 2048
@@ -108,7 +108,7 @@ def _variables(kernel: Entry, module: Module, dynamic: int) -> tuple[dict[str, i
             start = -(-sizes[variable.space] // variable.align) * variable.align
             symbols[variable.name] = start
             sizes[variable.space] = start + (dynamic if variable.extern else variable.size)
-    return symbols, sizes | {"local": -(-sizes["local"] // 16) * 16}
+    return symbols, sizes
 
 
 class Blocks:
@@ -124,11 +124,11 @@ class Blocks:
         self.lane, self.warp = inside % 32, self.local_block * (self.padded // 32) + inside // 32
         special = {"tid.x": inside % bx, "tid.y": inside // bx % by, "tid.z": inside // (bx * by),
                    "ctaid.x": block % gx, "ctaid.y": block // gx % gy, "ctaid.z": block // (gx * gy),
-                   "laneid": self.lane, "warpid": inside // 32, "lanemask_lt": (1 << self.lane) - 1,
-                   "lanemask_le": (2 << self.lane) - 1, "lanemask_eq": 1 << self.lane}
+                   "laneid": self.lane, "warpid": inside // 32, "lanemask_lt": (1 << self.lane) - 1}
         for c, threads, blocks in zip("xyz", program.block, program.grid):
             special |= {f"ntid.{c}": np.array([threads]), f"nctaid.{c}": np.array([blocks])}
-        self.special = {f"%{name}": value.astype(np.uint32) for name, value in special.items()}
+        self.known = {f"%{name}": value for name, value in special.items()}  # special registers, addresses of variables
+        self.known |= {name: np.array([address], np.uint64) for name, address in program.symbols.items()}
         self.registers: dict[str, np.ndarray] = {}
         self.valid: dict[str, np.ndarray] = {}  # which threads wrote a register
         self.carry, self.errors = np.zeros(self.n, bool), np.zeros(self.n)
@@ -161,9 +161,7 @@ class Blocks:
         if not instruction.waits:
             return threads
         if instruction.op in ("bar", "barrier") and "warp" not in instruction.mods:
-            present = np.bincount(self.local_block[threads])[self.local_block[threads]]
-            needed = self.read(instruction.operands[1], "u32", threads) if len(instruction.operands) > 1 else self.size
-            return threads[present >= needed]
+            return threads[np.bincount(self.local_block[threads])[self.local_block[threads]] == self.size]
         mask = Imm(-1) if "matrix" in instruction.op else instruction.operands[-1]
         warp = self.warp[threads]
         missing = self.read(mask, "u32", threads) & self.lanes(np.arange(self.n))[warp] & ~self.lanes(threads)[warp]
@@ -217,15 +215,12 @@ class Blocks:
                 raise UnknownPtx(f"register {name} is too narrow for .{t} in `{self.text}`")
             return self.registers[name][index].astype(dtype, copy=False)
         if isinstance(operand, Imm):
-            real = isinstance(operand.value, float)
-            return encode(t, np.array([operand.value])) if real else np.array([operand.value % (1 << BITS[t])], dtype)
+            return np.array([operand.value % (1 << BITS[t])], dtype)
         if isinstance(operand, Not):
             return ~self.read(operand.reg, t, index)
-        if isinstance(operand, Special) and operand.name in self.special:
-            bits = self.special[operand.name]
+        if isinstance(operand, (Special, Symbol)) and operand.name in self.known:
+            bits = self.known[operand.name]
             return (bits if len(bits) == 1 else bits[index]).astype(dtype)
-        if isinstance(operand, Symbol) and operand.name in self.program.symbols:
-            return np.array([self.program.symbols[operand.name]], dtype)
         raise UnknownPtx(f"operand {operand} in `{self.text}`")
 
     def write(self, operand: Any, bits: np.ndarray, index: Index) -> None:
@@ -253,7 +248,7 @@ class Blocks:
         address = np.broadcast_to(address if t == "u64" else address & 0xFFFFFFFF, threads.shape)
         if space == "generic":
             space = next((s for s in ("local", "shared") if (address >= WINDOWS[s]).all()), "global")
-            address = address - np.uint64(WINDOWS.get(space, 0))
+            address = address - np.uint64(WINDOWS[space])
         space = "global" if space == "const" else space
         store_, warp = self.memories[space], self.thread[index] // 32
         places = address.view(np.int64) - store_.base

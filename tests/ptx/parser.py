@@ -12,7 +12,7 @@ BYTES = {"8": 1, "16": 2, "32": 4, "64": 8}
 # operands
 Reg = namedtuple("Reg", "name")  # a register (with a number of the scope where inline assembly declares its own)
 Special = namedtuple("Special", "name")  # a register that the hardware sets, such as %tid.x
-Imm = namedtuple("Imm", "value")  # a constant: an int (of the bits, for 0f... and 0d...) or a decimal float
+Imm = namedtuple("Imm", "value")  # a constant: an int, for 0f... and 0d... of the bits
 Symbol = namedtuple("Symbol", "name")  # the address of a variable, or a parameter in the address of ld.param
 Address = namedtuple("Address", "base offset")  # [base + offset]
 Vector = namedtuple("Vector", "parts")  # {a, b, ...}; None is an element that is thrown away
@@ -181,8 +181,6 @@ class _Body:
             return Imm(int(match[1], 16))
         if re.fullmatch(r"-?(0[xX][0-9a-fA-F]+|\d+)U?", text):
             return Imm(int(text.rstrip("U"), 0))
-        if re.fullmatch(r"-?\d+\.\d*(e[+-]?\d+)?", text):
-            return Imm(float(text))
         if re.fullmatch(r"[\w$.]+", text):
             return Symbol(text)
         raise UnknownPtx(f"operand {text!r} in: {where}")

@@ -19,7 +19,7 @@ from .values import BITS, FLOATS, SINT, UINT, Alu, alu, compare, decode, encode,
 if TYPE_CHECKING:
     from .machine import Blocks
 
-WINDOWS = {"shared": 1 << 48, "local": 1 << 50}  # where generic addresses of these spaces begin
+WINDOWS = {"global": 0, "const": 0, "shared": 1 << 48, "local": 1 << 50}  # where generic addresses of a space begin
 CACHE_HINTS = re.compile(r"nc|c[agsv]|lu|w[bt]|volatile|weak|relaxed|acquire|release|acq_rel|cta|gpu|sys|L[12]::\w+|"
                          r"level|unified|noftz")
 Index = slice | np.ndarray
@@ -183,13 +183,12 @@ def _selp(i: Instruction) -> Step:
 
 def _cvta(i: Instruction) -> Step:
     space, t = i.mods[-2:]
-    known(space in ("global", "shared", "local", "const"))
-    shift = WINDOWS.get(space, 0) * (-1 if "to" in i.mods else 1) % (1 << 64)
+    shift = WINDOWS[space] * (-1 if "to" in i.mods else 1) % (1 << 64)
     return _compute(i, Alu(lambda address: address.astype(np.uint64) + shift, (t,), "move"))
 
 
 def _barrier(i: Instruction) -> Step:
-    known("sync" in i.mods and not set(i.mods) - {"sync", "warp", "cta", "aligned"})
+    known("sync" in i.mods and not set(i.mods) - {"sync", "warp", "cta", "aligned"} and len(i.operands) == 1)
 
     def step(b: Blocks, index: Index) -> str:
         (b.warp_epoch if "warp" in i.mods else b.epoch)[index] += 1

@@ -52,6 +52,13 @@ ret;
 """
 
 
+TWO_READERS = """
+setp.eq.u32 %p1, %r2, 3; @%p1 ld.global.u32 %r4, [%rd2]; {between}
+setp.eq.u32 %p2, %r2, 40; @%p2 ld.global.u32 %r4, [%rd2];
+@%p2 st.global.u32 [%rd2], %r4; ret;
+"""
+
+
 def test_the_guarded_copy_passes_and_one_more_is_out_of_bounds():
     assert (run(GUARDED.format(limit="%r1"), out=50, n=50)[:50] == np.arange(50)).all()
     with pytest.raises(Fault, match=r"out of bounds: 4 bytes, global out\[byte 200 of 200\], thread 50 of block 0"):
@@ -67,8 +74,10 @@ def test_the_guarded_copy_passes_and_one_more_is_out_of_bounds():
 
 
 def test_shared_memory_ends_with_the_block():
-    with pytest.raises(Fault, match="out of bounds"):  # not into the memory of the block that runs beside it
-        run("mov.u32 %r5, tile; st.shared.u32 [%r5+256], %r2; ret;", threads=1, grid=4)
+    for beyond in (256, 1280 + 16):  # not into the memory of the block that runs beside it, which repeats after 1280
+        with pytest.raises(Fault, match="out of bounds"):
+            run(f"mov.u32 %r5, tile; mov.u32 %r6, %ctaid.x; setp.eq.u32 %p1, %r6, 0;"
+                f"@%p1 st.shared.u32 [%r5+{beyond}], %r2; ret;", threads=1, grid=4)
 
 
 @pytest.mark.parametrize("access, fault", [
@@ -82,6 +91,22 @@ def test_misaligned_vectors(access, fault):
         return
     with pytest.raises(Fault, match=fault):
         run(access + "; ret;", threads=1)
+
+
+def test_variables_are_aligned_and_scopes_have_registers_of_their_own():
+    run(".shared .b8 odd[3]; .shared .align 16 .b8 wide[16]; st.shared.v4.u32 [wide], {%r2, %r2, %r2, %r2}; ret;",
+        threads=1)
+    out = run("mov.u32 %r9, 5; { .reg .b32 %r9; mov.u32 %r9, 7; } st.global.u32 [%rd4], %r9; ret;")
+    assert (out == 5).all()
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+@pytest.mark.parametrize("sign", "su")
+def test_narrow_loads_fill_a_wider_register(sign, bits):
+    out = run(f"mov.u32 %r5, tile; add.s32 %r6, %r5, %r3; sub.s32 %r4, 10, %r2; st.shared.u{bits} [%r6], %r4;"
+              f"ld.shared.{sign}{bits} %r9, [%r6]; st.global.u32 [%rd4], %r9; ret;")
+    wanted = 10 - np.arange(64)
+    assert (out == (wanted if sign == "s" else wanted % (1 << bits))).all()
 
 
 @pytest.mark.parametrize("body, fault", [
@@ -123,6 +148,17 @@ def test_missing_barriers(first, second, other, fault):
      "@%p1 st.global.u32 [%rd6], %r2; @!%p1 st.global.u32 [%rd6], %r2; ret;", 1, "wrote what another thread wrote"),
     ("red.global.add.u32 [%rd2], 1; ret;", 2, None),
     ("red.global.add.u32 [%rd2], 1; ld.global.u32 %r4, [%rd2]; ret;", 1, "race"),
+    ("red.global.add.u32 [%rd2], 1; red.global.add.u32 [%rd2], 2; ret;", 2, None),
+    ("setp.eq.u32 %p1, %r2, 0; @%p1 st.global.u32 [%rd2], %r2; red.global.add.u32 [%rd2], 1; ret;", 1,
+     "atomic beside a plain access"),
+    ("mov.u32 %r5, %ctaid.x; setp.eq.u32 %p1, %r5, 0; @%p1 st.global.u32 [%rd4], %r2; bar.sync 0;"
+     "@!%p1 st.global.u32 [%rd4], %r2; ret;", 2, "wrote what another thread wrote"),  # a barrier is its block's alone
+    (TWO_READERS.format(between=""), 1, "wrote what another thread read"),
+    (TWO_READERS.format(between="bar.sync 0;"), 1, None),
+    ("ld.global.u32 %r4, [%rd2]; bar.warp.sync -1; setp.eq.u32 %p1, %r2, 31; @%p1 st.global.u32 [%rd2], %r4; ret;", 1,
+     "wrote what another thread read"),  # the other warp
+    ("setp.lt.u32 %p1, %r2, 32; @!%p1 exit; ld.global.u32 %r4, [%rd2]; bar.warp.sync -1; setp.eq.u32 %p1, %r2, 31;"
+     "@%p1 st.global.u32 [%rd2], %r4; ret;", 1, None),
     ("ld.global.u32 %r4, [%rd2]; st.global.u32 [%rd5], %r4; ret;", 1, "race"),  # thread 0 writes what all have read
     ("ld.global.u32 %r4, [%rd5]; st.global.u32 [%rd5], %r4; ret;", 1, None)])
 def test_races(body, grid, fault):

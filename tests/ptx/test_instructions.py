@@ -178,6 +178,9 @@ def test_bits(bits):
 # ---- floats: everything is a fraction, rounded once
 
 FORMATS = {"f16": (11, -14, 15), "bf16": (8, -126, 127), "f32": (24, -126, 127), "f64": (53, -1022, 1023)}
+# a b is midway between two neighbours (2^24 + 1 = 24929 x 673), and c, far below its last place, says which is nearer
+TIES = {"f16": (3, 683 / 2**11, 2.0**-24), "bf16": (7, 37 / 2**8, 2.0**-30), "f32": (24929, 673 / 2**24, 2.0**-70),
+        "f64": (321, 28059810762433 / 2**53, 2.0**-120)}
 
 
 def as_bits(t: str, x: float) -> int:
@@ -256,6 +259,8 @@ def float_rows(t, count):
     rows += [tuple(int(b) for b in r) for r in random]
     if count == 3:
         precision = FORMATS[t][0]
+        a, b, c = TIES[t]
+        rows += [tuple(rounded(t, Fraction(v), False) for v in (a, b, sign * c)) for sign in (1, -1)]
         for _ in range(600):
             a, b = (1 + Fraction(int(RNG.integers(0, 1 << precision - 1)), 1 << precision - 1) for _ in range(2))
             scale = Fraction(2) ** int(RNG.integers(-2 * precision, 4))
@@ -379,6 +384,10 @@ def test_signs_extremes_and_flushing():
         return math.copysign(0.0, x) if abs(x) < 2.0**-126 else x
     check_float("add.rn.ftz.f32 %z, %a, %b;", "f32 f32", "f32", rows, lambda a, b: as_bits("f32", flushed(as_float(
         "f32", exact_fma("f32")(flushed(a), 1.0, flushed(b))))))
+    tiny = [(as_bits("f32", x), as_bits("f32", -(2.0**-126))) for x in (1.5 * 2.0**-126, 1.25 * 2.0**-126, 2.0**-124)]
+    check_float("add.rn.ftz.f32 %z, %a, %b;", "f32 f32", "f32", tiny, lambda a, b: as_bits("f32", flushed(a + b)))
+    small = [(as_bits("f32", x), as_bits("f32", 2.0**-30)) for x in (2.0**-100, -(2.0**-100), 2.0**-96)]
+    check_float("mul.ftz.f32 %z, %a, %b;", "f32 f32", "f32", small, lambda a, b: as_bits("f32", flushed(a * b)))
     check_float("add.sat.f32 %z, %a, %b;", "f32 f32", "f32", rows, lambda a, b: as_bits("f32", 0.0 if (a + b) != (
         a + b) else min(max(as_float("f32", exact_fma("f32")(a, 1.0, b)), 0.0), 1.0)))
 

@@ -56,6 +56,20 @@ def test_part_of_a_warp_waits_for_the_rest():
         run("mov.u32 %r9, 0; setp.lt.u32 %p1, %r2, 8; @%p1 shfl.sync.bfly.b32 %r9, %r4, 8, 31, 255;")
 
 
+def test_threads_that_parted_meet_at_the_first_common_instruction():
+    out = np.zeros(64, np.uint32)
+    body = ("setp.lt.u32 %p1, %r2, 48; @%p1 bra THEN; mov.u32 %r9, 1; bra END; THEN: mov.u32 %r9, 2; END: "
+            "add.u32 %r9, %r9, 1; st.global.u32 [%rd4], %r9; ret;")
+    counters = launch(kernel(body), 1, 64, [Unwritten(out), np.zeros(64, np.int32), 64])
+    assert out.tolist() == [3] * 48 + [2] * 16
+    assert counters.partial == 3  # of the second warp alone: mov and bra of some, mov of the others
+
+
+def test_a_lane_must_be_in_its_own_mask():
+    with pytest.raises(Fault, match="not in its own mask"):
+        run("shfl.sync.idx.b32 %r9, %r4, 0, 31, -2;")
+
+
 @pytest.mark.parametrize("trans", ["", ".trans"])
 def test_tiles(trans):
     """ldmatrix and stmatrix of one 8 x 8 tile: a lane has two neighbours of row lane / 4, or of a column."""

@@ -200,9 +200,9 @@ def _prmt(t: str, a: np.ndarray, b: np.ndarray, selector: np.ndarray) -> np.ndar
     return result
 
 
-def _funnel(left: bool, a: np.ndarray, b: np.ndarray, n: np.ndarray) -> np.ndarray:
+def _funnel(way: str, a: np.ndarray, b: np.ndarray, n: np.ndarray) -> np.ndarray:
     both, n = b.astype(np.uint64) << 32 | a, n.astype(np.uint64)
-    return (both << n) >> 32 if left else both >> n
+    return (both << n) >> 32 if way == "l" else both >> n
 
 
 def _extract(t: str, a: np.ndarray, start: np.ndarray, length: np.ndarray) -> np.ndarray:
@@ -231,10 +231,9 @@ INTEGER: dict[str, tuple[str, str, Callable]] = {  # operands and result (t: the
     "rem": ("tt", "t", lambda t, a, b: _divide(t, a, b, True)),
     "shl": ("tn", "t", lambda t, a, n: _shift(True, t, a, n)),
     "shr": ("tn", "t", lambda t, a, n: _shift(False, t, a, n)),
-    "shf.l.wrap": ("ttt", "t", lambda t, a, b, n: _funnel(True, a, b, n & 31)),
-    "shf.r.wrap": ("ttt", "t", lambda t, a, b, n: _funnel(False, a, b, n & 31)),
-    "shf.l.clamp": ("ttt", "t", lambda t, a, b, n: _funnel(True, a, b, np.minimum(n, 32))),
-    "shf.r.clamp": ("ttt", "t", lambda t, a, b, n: _funnel(False, a, b, np.minimum(n, 32))),
+    **{f"shf.{way}.wrap": ("ttt", "t", lambda t, a, b, n, way=way: _funnel(way, a, b, n & 31)) for way in "lr"},
+    **{f"shf.{way}.clamp": ("ttt", "t", lambda t, a, b, n, way=way: _funnel(way, a, b, np.minimum(n, 32)))
+       for way in "lr"},
     "lop3": ("tttt", "t", _lop3), "prmt": ("ttt", "t", _prmt),
     "bfe": ("tnn", "t", _extract), "bfi": ("ttnn", "t", _insert),
     "popc": ("t", "n", lambda t, a: _each(32, lambda x: bin(x).count("1"))(a)),
@@ -277,8 +276,7 @@ def _integer(op: str, flags: list[str], t: str) -> Alu:
 def compare(name: str, t: str) -> Callable:
     """``setp``'s comparison on bits; the unordered ones are true beside a NaN."""
     ordered = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-               "ge": np.greater_equal, "lo": np.less, "ls": np.less_equal, "hi": np.greater, "hs": np.greater_equal,
-               "num": lambda x, y: np.ones_like(x, bool), "nan": lambda x, y: np.zeros_like(x, bool)}
+               "ge": np.greater_equal, "num": lambda x, y: True, "nan": lambda x, y: False}
     plain = name if name in ordered else name.removesuffix("u")
     known(plain in ordered and (t in FLOATS or (plain == name and name not in ("num", "nan"))))
     unordered = name == "nan" or plain != name
@@ -292,8 +290,8 @@ def compare(name: str, t: str) -> Callable:
 
 
 def _convert(flags: set[str], result: str, source: str) -> Alu:
-    rounding = next((f for f in flags if f in ("rn", "rz", *ROUND)), "")
-    known(not flags - {rounding, "ftz", "sat"} and (rounding != "rz" or result == "f32"))
+    rounding = next((f for f in flags if f in ("rn", *ROUND)), "")
+    known(not flags - {rounding, "ftz", "sat"})
     if "x2" in result:
         part = _convert(flags, result[:-2], source).function
         return Alu(lambda a, b: part(a).astype(np.uint32) << 16 | part(b), (source, source), "convert")
@@ -313,9 +311,6 @@ def _convert(flags: set[str], result: str, source: str) -> Alu:
             return _each(bits, clamped)(value) if source in FLOATS or "sat" in flags else encode(result, value)
         if source not in FLOATS:
             value = value.astype(np.float32 if result == "f32" else np.float64)
-        if rounding == "rz":
-            near = value.astype(np.float32)
-            value = np.where(np.abs(near) > np.abs(value), np.nextafter(near, np.float32(0)), near)
         return finished(result, value, flags)
     return Alu(function, (source,), "convert")
 
