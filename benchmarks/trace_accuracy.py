@@ -244,7 +244,8 @@ def measure(name: str, net: nn.Module, samples: int, seeds: int) -> dict:
             z = (error.mean() / (error.std() / error.numel() ** 0.5)).item()
             found["rows"].append({"method": row, "products": m, "rms": square.mean().sqrt().item(), "ratio": value,
                                   "ratio_stderr": uncertainty, "z_of_mean_error": z,
-                                  "rms_stderr_over_rms_error": (bar.square().mean() / square.mean()).sqrt().item()})
+                                  "rms_stderr_over_rms_error": None if bar.isnan().any() else
+                                  (bar.square().mean() / square.mean()).sqrt().item()})
             print(f"  {name} m={m:<3} {row:<18} rms {found['rows'][-1]['rms']:8.3f}  ratio {value:6.3f} "
                   f"+- {uncertainty:.3f}  bias z {z:+.1f}", flush=True)
     return found
