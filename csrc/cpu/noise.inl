@@ -110,9 +110,7 @@ inline Paired* at(Paired* out, int64_t quad) { return out + quad / kQuads; }
 template <class Out>
 inline void words(const Position& p, uint32_t sample, uint32_t quad, int64_t quads, Out* out) {
   const Keys keys(p);
-  uint64_t lanes[kQuads];
-  for (int i = 0; i < kQuads; ++i) lanes[i] = static_cast<uint64_t>(quad) + kLaneQuad[i];
-  U index = load64(lanes);
+  U index = add64(splat64(quad), load64(kLaneQuad));
   const U next = splat64(kQuads), sample_word = splat64(sample), step = splat64(p.step), stream = splat64(p.stream);
   for (int64_t i = 0; i < quads; i += kChunk) {
     Words a{index, sample_word, step, stream};
@@ -133,7 +131,7 @@ inline void words(const Position& p, const uint32_t* sample, const uint32_t* qua
   for (int64_t i = 0; i < quads; i += kChunk) {
     uint64_t index[kChunk], samples[kChunk];
     for (int lane = 0; lane < kChunk; ++lane) {
-      const int from = lane / kQuads * kQuads + kLaneQuad[lane % kQuads];
+      const int from = lane / kQuads * kQuads + static_cast<int>(kLaneQuad[lane % kQuads]);
       index[lane] = quad[i + from];
       samples[lane] = sample[i + from];
     }

@@ -2,7 +2,7 @@
 using U = __m256i;
 using F = __m256;
 constexpr int kQuads = 4;  // 64-bit lanes: Philox works on the low half of each
-constexpr int kLaneQuad[kQuads] = {0, 2, 1, 3};  // which quad lane i works on: unpack then gives them in order
+alignas(64) constexpr uint64_t kLaneQuad[kQuads] = {0, 2, 1, 3};  // which quad lane i works on: unpack then gives them in order
 
 inline U splat(uint32_t value) { return _mm256_set1_epi32(static_cast<int>(value)); }
 inline U splat64(uint64_t value) { return _mm256_set1_epi64x(static_cast<long long>(value)); }

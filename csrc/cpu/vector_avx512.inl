@@ -2,7 +2,7 @@
 using U = __m512i;
 using F = __m512;
 constexpr int kQuads = 8;  // 64-bit lanes: Philox works on the low half of each
-constexpr int kLaneQuad[kQuads] = {0, 4, 1, 5, 2, 6, 3, 7};  // which quad lane i works on: unpack gives them in order
+alignas(64) constexpr uint64_t kLaneQuad[kQuads] = {0, 4, 1, 5, 2, 6, 3, 7};  // which quad lane i works on: unpack gives them in order
 
 inline U splat(uint32_t value) { return _mm512_set1_epi32(static_cast<int>(value)); }
 inline U splat64(uint64_t value) { return _mm512_set1_epi64(static_cast<long long>(value)); }
