@@ -73,7 +73,8 @@ def ways(score: Callable[[Tensor], Tensor], x: Tensor, tiled_score: Callable[[Te
 
     return {"fastscore": ours(num_probes=PROBES), "fastscore, vjp": ours(num_probes=PROBES, mode="vjp"),
             "fastscore, Rademacher": ours(num_probes=PROBES, method="rademacher"), "vjp loop": vjp_loop,
-            "tiled batch": tiled, "fastscore, exact": ours(method="exact"), "vmap(jacrev), exact": exact}
+            "tiled batch": tiled, "fastscore, exact": ours(method="exact"),
+            "fastscore, exact, vjp": ours(method="exact", mode="vjp"), "vmap(jacrev), exact": exact}
 
 
 def main() -> None:
