@@ -8,7 +8,7 @@ namespace fastscore {
 enum class Activation : int64_t { tanh = 0, sigmoid = 1, softplus = 2, silu = 3, elu = 4 };
 
 // exp(x) for x <= 0, without a branch, so that loops become vectors: x = n ln 2 + r, |r| <= ln 2 / 2, and a polynomial of
-// degree 7 in r, whose truncation (5e-9) is below float32's rounding. 0 below -87.
+// degree 7 in r, whose truncation (5e-9) is below float32's rounding. Below -87, where float32 ends, exp(-87).
 FASTSCORE_HD float exp_negative(float x) {
   const float kept = x < -87.0f ? -87.0f : x;
   const float shifted = fused(kept, 1.44269504f, 12582912.0f);  // 1.5 2^23: rounds to the nearest integer
@@ -17,8 +17,7 @@ FASTSCORE_HD float exp_negative(float x) {
   const float poly[] = {1.98412698e-4f, 1.38888889e-3f, 8.33333333e-3f, 4.16666667e-2f,
                         1.66666667e-1f, 0.5f,           1.0f,           1.0f};
   const float scale = float_of(static_cast<uint32_t>(static_cast<int32_t>(n) + 127) << 23);
-  const float value = horner(r, poly) * scale;
-  return x < -87.0f ? 0.0f : value;
+  return horner(r, poly) * scale;
 }
 FASTSCORE_HD double exp_negative(double x) { return exp(x); }
 

@@ -6,7 +6,8 @@ Three ways, ``MODES``:
   derivative K times. It needs a forward rule for every operation of f. (Operators that were registered from outside
   torch without one may give zeros in silence: for a network with such operators take one of the others.)
 - ``"vjp"``: reverse mode, J^T V: f is evaluated once, its backward pass K times under ``vmap``. It keeps f's
-  activations; for convolutional networks on a CPU it takes about half of forward mode's time. Operations that ``torch.func`` does not take go through ``torch.autograd.grad``.
+  activations; for convolutional networks on a CPU it takes about half of forward mode's time. Operations that
+  ``torch.func`` does not take go through ``torch.autograd.grad``.
 - ``"fd"``: central differences, (f(x + h v) - f(x - h v)) / 2h, with h so small that no element of x moves by more than
   ``fd_step``. f is called on [B, ...], forwards, and nothing else is asked of it; the error is of order fd_step^2 and
   that of rounding of order 1 / fd_step.
