@@ -148,6 +148,7 @@ def test_bad_input(message):
         BAD[message]()
 
 
-def test_no_triton_version():
-    with fs.use_backend("triton"), pytest.raises(fs.BackendUnavailable, match="no Triton version"):
+def test_no_triton_version(on_backend):
+    on_backend("triton")
+    with pytest.raises(fs.BackendUnavailable, match="no Triton version"):
         fs.fill_probes(fs.Probes(torch.zeros(2, 3), 2))
