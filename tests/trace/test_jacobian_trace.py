@@ -206,7 +206,7 @@ def test_compiles_whole(method, shape):
 @pytest.mark.slow
 @pytest.mark.skipif(backends.problem("native") is not None, reason="needs a C++ compiler")
 @pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15),
-                    reason="compiled by torch 2.13, the backward pass of a jvp writes to a ZeroTensor, which is refused")
+                    reason="compiled by torch 2.13, the backward pass of a jvp writes to a ZeroTensor")
 def test_compiled_loss_with_gradient():
     """The jvp stands inside what is compiled, so the gradient of a trace needs no double backward."""
     torch._dynamo.reset()
