@@ -53,6 +53,9 @@ def mlp_divergence(x: Tensor, layers: nn.Sequential | Sequence[Layer], *, activa
     pairs, name = _read(layers, activation)
     _check.floating("x", x)
     sizes = [pairs[0][0].shape[1], *(weight.shape[0] for weight, _ in pairs)]
+    if any(weight.dtype != x.dtype for weight, _ in pairs):
+        raise TypeError(f"x must have the dtype of the weights, {', '.join(str(w.dtype)[6:] for w, _ in pairs)}, "
+                        f"got {_check.describe(x)}")
     if x.dim() != 2 or x.shape[1] != sizes[0] or sizes[-1] != sizes[0]:
         raise ValueError(f"x must be [B, D] and the layers lead from D to D, got {_check.describe(x)} and layers of "
                          f"sizes {' -> '.join(map(str, sizes))}")
@@ -112,8 +115,9 @@ def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tenso
     if isinstance(layers, nn.Sequential):
         modules = list(layers)
         names = [_name(module) for module in modules[1::2]]
-        if len(set(names)) != 1 or None in names:
-            raise ValueError("layers must have nn.Linear modules with one kind of activation between them, of "
+        if len(set(names)) != 1 or None in names or len(modules) % 2 == 0 or not all(map(_is_linear, modules[::2])):
+            raise ValueError("layers must be nn.Linear modules with one kind of activation between them, none at the end, "
+                             "of "
                              f"{', '.join(m.__name__ for m in _MODULES)} (with their default parameters), "
                              f"got {_check.describe(layers)}")
         if activation not in (None, names[0]):
@@ -123,7 +127,7 @@ def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tenso
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))} beside separate layers, "
                          "got None")
     _check.one_of("activation", found, tuple(ACTIVATIONS))
-    layers = [(layer.weight, layer.bias) if isinstance(layer, nn.Linear) else layer for layer in layers]
+    layers = [(layer.weight, layer.bias) if _is_linear(layer) else layer for layer in layers]
     if len(layers) not in (2, 3) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in layers):
         raise ValueError("layers must be two or three nn.Linear or (weight, bias) pairs (one or two hidden layers; for "
                          f"deeper networks use fastscore.jacobian_trace), got {_check.describe(layers)}")
@@ -135,6 +139,11 @@ def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tenso
     return layers, found
 
 
+def _is_linear(layer: Any) -> bool:
+    """Whether a layer is ``nn.Linear`` in what it does; subclasses that only make its weight are."""
+    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
+
+
 def _name(module: nn.Module) -> str | None:
-    plain = getattr(module, "beta", 1) == 1 and getattr(module, "alpha", 1.0) == 1.0
+    plain = all(getattr(module, key, value) == value for key, value in (("beta", 1), ("threshold", 20), ("alpha", 1)))
     return _MODULES.get(type(module)) if plain else None

@@ -101,6 +101,12 @@ def test_transforms():
     torch.testing.assert_close(got, expected)
 
 
+def test_parametrized_weights():
+    net, x = network("tanh", 3, (5,), torch.float32), torch.randn(4, 3)
+    nn.utils.parametrizations.weight_norm(net[0])
+    torch.testing.assert_close(fs.mlp_divergence(x, net)[1], trace(net, x))
+
+
 def test_empty_and_half():
     net = network("tanh", 3, (5,), torch.float32)
     assert fs.mlp_divergence(torch.zeros(0, 3), net)[1].shape == (0,)
@@ -111,9 +117,19 @@ def test_empty_and_half():
     torch.testing.assert_close(got, want, rtol=0.05, atol=0.05)
 
 
+class Twice(nn.Linear):
+    def forward(self, x):
+        return 2 * super().forward(x)
+
+
 X = torch.zeros(2, 3)
 BAD = {
-    "layers must have nn.Linear modules with one kind": lambda: fs.mlp_divergence(X, nn.Sequential(
+    "none at the end": lambda: fs.mlp_divergence(X, nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())),
+    "layers must be nn.Linear modules": lambda: fs.mlp_divergence(X, nn.Sequential(
+        Twice(3, 4), nn.Tanh(), nn.Linear(4, 3))),
+    "x must have the dtype of the weights, float32": lambda: fs.mlp_divergence(X.double(), network(
+        "tanh", 3, (4,), torch.float32)),
+    "layers must be nn.Linear modules with one kind": lambda: fs.mlp_divergence(X, nn.Sequential(
         nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 3))),
     "with their default parameters": lambda: fs.mlp_divergence(X, nn.Sequential(
         nn.Linear(3, 4), nn.Softplus(beta=2), nn.Linear(4, 3))),
