@@ -116,9 +116,8 @@ def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tenso
         modules = list(layers)
         names = [_name(module) for module in modules[1::2]]
         if len(set(names)) != 1 or None in names or len(modules) % 2 == 0 or not all(map(_is_linear, modules[::2])):
-            raise ValueError("layers must be nn.Linear modules with one kind of activation between them, none at the end, "
-                             "of "
-                             f"{', '.join(m.__name__ for m in _MODULES)} (with their default parameters), "
+            raise ValueError("layers must be nn.Linear modules with one kind of activation between them, none at the "
+                             f"end, of {', '.join(m.__name__ for m in _MODULES)} (with their default parameters), "
                              f"got {_check.describe(layers)}")
         if activation not in (None, names[0]):
             raise ValueError(f"activation must be the Sequential's own, {names[0]!r}, or None, got {activation!r}")

@@ -124,7 +124,8 @@ class Twice(nn.Linear):
 
 X = torch.zeros(2, 3)
 BAD = {
-    "none at the end": lambda: fs.mlp_divergence(X, nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())),
+    "none at the end, of Tanh": lambda: fs.mlp_divergence(X, nn.Sequential(
+        nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())),
     "layers must be nn.Linear modules": lambda: fs.mlp_divergence(X, nn.Sequential(
         Twice(3, 4), nn.Tanh(), nn.Linear(4, 3))),
     "x must have the dtype of the weights, float32": lambda: fs.mlp_divergence(X.double(), network(
