@@ -115,9 +115,12 @@ def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tenso
     if isinstance(layers, nn.Sequential):
         modules = list(layers)
         names = [_name(module) for module in modules[1::2]]
-        if len(set(names)) != 1 or None in names or len(modules) % 2 == 0 or not all(map(_is_linear, modules[::2])):
+        plain = type(layers).forward is nn.Sequential.forward and not any(map(_has_hooks, (layers, *modules)))
+        if (len(set(names)) != 1 or None in names or len(modules) % 2 == 0 or not all(map(_is_linear, modules[::2]))
+                or not plain):
             raise ValueError("layers must be nn.Linear modules with one kind of activation between them, none at the "
-                             f"end, of {', '.join(m.__name__ for m in _MODULES)} (with their default parameters), "
+                             f"end, no hooks and no forward of its own, of {', '.join(m.__name__ for m in _MODULES)} "
+                             "(with their default parameters), "
                              f"got {_check.describe(layers)}")
         if activation not in (None, names[0]):
             raise ValueError(f"activation must be the Sequential's own, {names[0]!r}, or None, got {activation!r}")
@@ -140,7 +143,11 @@ def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tenso
 
 def _is_linear(layer: Any) -> bool:
     """Whether a layer is ``nn.Linear`` in what it does; subclasses that only make its weight are."""
-    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward
+    return (isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward and not _has_hooks(layer))
+
+
+def _has_hooks(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _name(module: nn.Module) -> str | None:

@@ -102,6 +102,8 @@ def jacobian_trace(f: Callable[[Tensor], Tensor], x: Tensor, *, method: str | No
     colors = coloring_for(coloring, tuple(x.shape[1:]), num_probes // blocks) if method == "probing" else None
     shift = None if shift is None else _check.per_sample("shift", shift, x)
     step = finite_step(x, mode, shift, fd_step)
+    if rng is None and method == "exact" and receptive_field is None:
+        rng = Philox(0)  # never drawn from: torch's own generator stays where it is
     plan = Plan(method, num_probes, blocks, colors, shift, receptive_field, as_philox(rng))
     with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
         products = Products(f, x, mode=mode, chunk_size=chunk_size, fd_step=step)

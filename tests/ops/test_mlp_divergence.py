@@ -122,9 +122,23 @@ class Twice(nn.Linear):
         return 2 * super().forward(x)
 
 
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def hooked():
+    net = network("tanh", 3, (4,), torch.float32)
+    net[0].register_forward_hook(lambda module, inputs, output: 2 * output)
+    return net
+
+
 X = torch.zeros(2, 3)
 BAD = {
-    "none at the end, of Tanh": lambda: fs.mlp_divergence(X, nn.Sequential(
+    "no hooks and no forward of its own": lambda: fs.mlp_divergence(X, hooked()),
+    "no forward of its own, of Tanh": lambda: fs.mlp_divergence(X, Residual(
+        nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))),
+    "none at the end, no hooks": lambda: fs.mlp_divergence(X, nn.Sequential(
         nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())),
     "layers must be nn.Linear modules": lambda: fs.mlp_divergence(X, nn.Sequential(
         Twice(3, 4), nn.Tanh(), nn.Linear(4, 3))),

@@ -113,3 +113,10 @@ def test_gradient_of_both():
         got = torch.autograd.grad(t.value.square().sum(), (x, *net.parameters()), allow_unused=True)
         torch.testing.assert_close(got, wanted)
         assert got[0].abs().max() > 1e-3
+
+
+def test_without_probes_no_random_number_is_taken():
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    fs.jacobian_trace(lambda x: x * x, torch.ones(2, 3), method="exact")
+    assert torch.equal(torch.get_rng_state(), before)
