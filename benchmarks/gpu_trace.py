@@ -43,11 +43,12 @@ def collect(archs: Sequence[int], tool: Callable[..., str], computed_ps: Callabl
     spilling = []
     with tempfile.TemporaryDirectory() as folder:
         on_cuda = importlib.import_module("tests.ptx.on_cuda")
+        nvcc = [*on_cuda.compile.NVCC, *on_cuda.FLAGS]
         for arch in archs:
             for operator in on_cuda.OPERATORS:
                 cubin = Path(folder) / f"{operator}.{arch}.cubin"
-                subprocess.run(["nvcc", "-cubin", f"-arch=sm_{arch}", *on_cuda.FLAGS, f"csrc/cuda/{operator}.cu", "-o",
-                                str(cubin)], cwd=ROOT, check=True, capture_output=True)
+                subprocess.run([*nvcc, "-cubin", f"-arch=sm_{arch}", f"csrc/cuda/{operator}.cu", "-o", str(cubin)],
+                               cwd=ROOT, check=True, capture_output=True)
                 for name, found in _kernels(cubin, tool).items():
                     spilling += [f"{name}, sm_{arch}"] if found["stack"] or found["spills"] else []
                     for title, (of, parts, _) in ROWS.items():

@@ -21,6 +21,9 @@ from .parser import Module, parse
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
 
 
+NVCC = ["nvcc", "-std=c++20", "-fmad=false"]
+
+
 def cuda(source: Path, folder: Path, *, include: Sequence[Path] = (CSRC,), options: Sequence[str] = ()) -> Module:
     """The kernels of a .cu file of the repository, for ``launch(..., entry=named(module, "the_kernel"))``.
 
@@ -32,18 +35,19 @@ def cuda(source: Path, folder: Path, *, include: Sequence[Path] = (CSRC,), optio
     if not shutil.which("nvcc"):
         pytest.skip("nvcc is not there")
     out = folder / f"{source.stem}.ptx"
-    command = ["nvcc", "-ptx", "-arch=sm_90", "-std=c++17", "-fmad=false", *(f"-I{f}" for f in include), *options]
+    command = [*NVCC, "-ptx", "-arch=sm_90", *(f"-I{f}" for f in include), *options]
     result = subprocess.run([*command, str(source), "-o", str(out)], capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     return parse(out.read_text())
 
 
-def named(module: Module, part: str) -> str:
-    """The full (mangled) name of the one kernel that has ``part`` in its name, or is called just that."""
-    names = [name for name in module.entries if part in name]
-    if part in names or len(names) == 1:
-        return part if part in names else names[0]
-    raise KeyError(f"{part!r} names {names or 'none'} of {list(module.entries)}")
+def named(module: Module, *parts: str) -> str:
+    """The full (mangled) name of the one kernel that has every part in its name, or is called just that."""
+    names = [name for name in module.entries if all(part in name for part in parts)]
+    exact = [name for name in names if name in parts] or names
+    if len(exact) == 1:
+        return exact[0]
+    raise KeyError(f"{parts} names {names or 'none'} of {list(module.entries)}")
 
 
 def _triton(request: dict) -> dict:

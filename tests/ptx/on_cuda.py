@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -11,36 +11,25 @@ import torch
 
 import fastscore as fs
 
+from . import compile
 from .counters import Counters
 from .machine import Unwritten, launch
-from .on_ptx import ROOT, host_array
-from .parser import parse
+from .on_ptx import host_array
 
 THREADS, SIGNS, CHUNK = 256, 128, 256 * 128  # kThreads, kSigns, kChunk
 OPERATORS = ("fill_probes", "probe_dot", "mlp_divergence")
-FLAGS = ["-std=c++20", "-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DUSE_CUDA",
-         "-DTORCH_TARGET_VERSION=0x020b000000000000", f"-I{Path(torch.__file__).parent / 'include'}"]  # as setup.py's
+FLAGS = ["-O3", "--expt-relaxed-constexpr", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000",
+         f"-I{Path(torch.__file__).parent / 'include'}"]  # as setup.py's, beside compile.NVCC
 MANGLED = {torch.float32: "f", torch.float64: "d", torch.float16: "6__half", torch.bfloat16: "13__nv_bfloat16"}
 Find = Callable[..., tuple]
 
 
 def compile_all(folder: Path) -> Find:
     """find(operator, *parts): an operator's PTX and its one entry whose mangled name holds all the parts."""
-    running = {name: subprocess.Popen(["nvcc", "-ptx", "-arch=sm_90", *FLAGS, f"csrc/cuda/{name}.cu", "-o",
-                                       str(folder / f"{name}.ptx")], cwd=ROOT, stderr=subprocess.PIPE, text=True)
-               for name in OPERATORS}
-    modules = {}
-
-    def find(operator: str, *parts: str) -> tuple:
-        if operator not in modules:
-            _, errors = running[operator].communicate()
-            assert running[operator].returncode == 0, errors
-            modules[operator] = parse((folder / f"{operator}.ptx").read_text())
-        names = [name for name in modules[operator].entries if all(part in name for part in parts)]
-        assert len(names) == 1, (parts, names)
-        return modules[operator], names[0]
-
-    return find
+    with ThreadPoolExecutor() as pool:
+        modules = dict(zip(OPERATORS, pool.map(
+            lambda name: compile.cuda(compile.CSRC / "cuda" / f"{name}.cu", folder, options=FLAGS), OPERATORS)))
+    return lambda operator, *parts: (modules[operator], compile.named(modules[operator], *parts))
 
 
 def form_of(handle: fs.Probes, tensor: torch.Tensor, first: int, state: np.ndarray | None = None,
