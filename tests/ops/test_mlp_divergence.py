@@ -127,15 +127,8 @@ class Residual(nn.Sequential):
         return x + super().forward(x)
 
 
-def hooked():
-    net = network("tanh", 3, (4,), torch.float32)
-    net[0].register_forward_hook(lambda module, inputs, output: 2 * output)
-    return net
-
-
 X = torch.zeros(2, 3)
 BAD = {
-    "no hooks and no forward of its own": lambda: fs.mlp_divergence(X, hooked()),
     "no forward of its own, of Tanh": lambda: fs.mlp_divergence(X, Residual(
         nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))),
     "none at the end, no hooks": lambda: fs.mlp_divergence(X, nn.Sequential(
@@ -146,8 +139,6 @@ BAD = {
         "tanh", 3, (4,), torch.float32)),
     "layers must be nn.Linear modules with one kind": lambda: fs.mlp_divergence(X, nn.Sequential(
         nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 3))),
-    "with their default parameters": lambda: fs.mlp_divergence(X, nn.Sequential(
-        nn.Linear(3, 4), nn.Softplus(beta=2), nn.Linear(4, 3))),
     "layers must be two or three": lambda: fs.mlp_divergence(X, [nn.Linear(3, 3)], activation="tanh"),
     "activation must be one of": lambda: fs.mlp_divergence(X, [nn.Linear(3, 3)] * 2),
     "activation must be the Sequential's own": lambda: fs.mlp_divergence(X, network("tanh", 3, (4,), torch.float32),
@@ -157,6 +148,22 @@ BAD = {
                                                                activation="tanh"),
     "x must be float16": lambda: fs.mlp_divergence(X.long(), network("tanh", 3, (4,), torch.float32)),
 }
+
+
+@pytest.mark.parametrize("where", [lambda net: net, lambda net: net[0], lambda net: net[1]],
+                         ids=["network", "linear", "activation"])
+@pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_are_refused(where, register):
+    net = network("tanh", 3, (4,), torch.float32)
+    getattr(where(net), register)(lambda *arguments: None)
+    with pytest.raises(ValueError, match="no hooks"):
+        fs.mlp_divergence(X, net)
+
+
+@pytest.mark.parametrize("activation", [nn.Softplus(beta=2), nn.Softplus(threshold=1), nn.ELU(alpha=0.5)], ids=str)
+def test_other_parameters_are_refused(activation):
+    with pytest.raises(ValueError, match="with their default parameters"):
+        fs.mlp_divergence(X, nn.Sequential(nn.Linear(3, 4), activation, nn.Linear(4, 3)))
 
 
 @pytest.mark.parametrize("message", BAD)
