@@ -23,7 +23,7 @@ from torch import Tensor
 
 from .backends import library
 
-NOISE = "int seed, int step, int stream, int offset, Tensor? state, Tensor? index"
+NOISE = "SymInt seed, SymInt step, int stream, SymInt offset, Tensor? state, Tensor? index"
 _raw: dict[tuple[str, str], Callable] = {}
 
 
@@ -145,34 +145,85 @@ def opaque_to_dynamo(function: Callable) -> Callable:
     return function
 
 
-library.define("first_sample(Tensor x, int offset) -> Tensor")
+replayed: list[int] = []  # the backward passes in which draws are made again on purpose: Philox.for_checkpoint
+
+
+def refuse_recomputation(*, recording: bool) -> None:
+    """Raise in a backward pass where activation checkpointing computes a function again, unless it is replayed.
+
+    ``recording``: take it for that, too, that gradients are recorded there, as other libraries' checkpoints do.
+    """
+    task = torch._C._current_graph_task_id()
+    if task == -1 or task in replayed or not ((recording and torch.is_grad_enabled()) or _in_a_checkpoint()):
+        return
+    raise RuntimeError("this Philox drew in a function that activation checkpointing now computes again, where it "
+                       "would draw other numbers: pass checkpoint(..., use_reentrant=False, "
+                       "context_fn=rng.for_checkpoint), or draw the noise before and hand it in, or make the Philox "
+                       "inside the function. (To draw in a hook of a backward pass with create_graph, do it under "
+                       "torch.no_grad().)")
+
+
+def _in_a_checkpoint() -> bool:
+    """Whether torch.utils.checkpoint is among the callers."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != "torch.utils.checkpoint":
+        frame = frame.f_back
+    return frame is not None
+
+
+library.define("first_sample(Tensor x, SymInt offset, bool compiled) -> Tensor",
+               tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))  # kept once for each draw
 
 
 @torch.library.impl(library, "first_sample", "CompositeExplicitAutograd")
-def _first_sample(x: Tensor, offset: int) -> Tensor:
+def _first_sample(x: Tensor, offset: int, compiled: bool) -> Tensor:
+    if compiled:
+        refuse_recomputation(recording=False)
     return torch.full((), offset, dtype=torch.int64, device=x.device)
 
 
 @torch.library.register_fake("fastscore::first_sample", lib=library)
-def _(x: Tensor, offset: int) -> Tensor:
+def _(x: Tensor, offset: int, compiled: bool) -> Tensor:
     return x.new_empty((), dtype=torch.int64)
 
 
 @torch.library.register_vmap("fastscore::first_sample", lib=library)
-def _(info: Any, in_dims: tuple, x: Tensor, offset: int) -> tuple:
+def _(info: Any, in_dims: tuple, x: Tensor, offset: int, compiled: bool) -> tuple:
     if info.randomness == "error":
         raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
                            "own, vmap(..., randomness='different'), or all get the same, randomness='same'")
     x = x.movedim(in_dims[0], 0)
     if info.randomness == "same":
-        return torch.ops.fastscore.first_sample(x[0], offset), None
-    first = torch.ops.fastscore.first_sample(x.flatten(0, 1), offset)
+        return torch.ops.fastscore.first_sample(x[0], offset, compiled), None
+    first = torch.ops.fastscore.first_sample(x.flatten(0, 1), offset, compiled)
     return first + torch.arange(info.batch_size, device=x.device) * x.shape[1], 0
 
 
-def first_sample(x: Tensor, offset: int) -> Tensor:
-    """The global index of the first row of ``x``, int64 []: ``offset``, and under vmap one for each slice."""
-    return torch.ops.fastscore.first_sample(x, offset)
+library.define("fresh_seed(*, Device device) -> Tensor",
+               tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))
+
+
+@torch.library.impl(library, "fresh_seed", "CompositeExplicitAutograd")
+def _fresh_seed(*, device: torch.device) -> Tensor:
+    return torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("fastscore::fresh_seed", lib=library)
+def _(*, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
+def fresh_seed() -> Tensor:
+    """A seed, int64 [], from torch's default generator of the CPU; torch.compile keeps the draw where it is."""
+    return torch.ops.fastscore.fresh_seed(device=torch.device("cpu"))
+
+
+def first_sample(x: Tensor, offset: int, *, compiled: bool) -> Tensor:
+    """The global index of the first row of ``x``, int64 []: ``offset``, and under vmap one for each slice.
+
+    ``compiled``: the draw is of a function of torch.compile, which looks here whether it is computed again.
+    """
+    return torch.ops.fastscore.first_sample(x, offset, compiled)
 
 
 def wants_grad(*tensors: Tensor | None) -> bool:
