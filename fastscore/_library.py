@@ -114,17 +114,22 @@ class _WhenDynamoLoads:
 
     def __init__(self) -> None:
         self.functions: list[Callable] = []
+        self.looking = False
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torch._dynamo":
+        if name != "torch._dynamo" or self.looking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
         assert spec is not None and spec.loader is not None
         execute = spec.loader.exec_module
 
-        def then_allow(module: ModuleType) -> None:
+        def then_allow(module: ModuleType) -> None:  # not at once: who looks a module up need not import it
             execute(module)
+            sys.meta_path.remove(self)
             for function in self.functions:
                 torch.compiler.allow_in_graph(function)
 

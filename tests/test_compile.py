@@ -1,6 +1,8 @@
 """torch.compile(fullgraph=True): a loop compiles at most twice, whatever moves on with its calls, with eager's bits."""
 
 import itertools
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -180,3 +182,16 @@ def test_gradients():
                              for f, rng in ((ours, mine), (CALLS[name], others)))
             torch.testing.assert_close(got, expected, rtol=0, atol=0)
         assert counter.frame_count <= 2
+
+
+def test_a_look_for_the_compiler_does_not_disturb_it():
+    """Other libraries ask whether torch._dynamo can be imported before anybody compiles."""
+    subprocess.run([sys.executable, "-c", """if True:
+        import importlib.util, sys, torch, fastscore as fs
+        assert "torch._dynamo" not in sys.modules
+        importlib.util.find_spec("torch._dynamo")
+        x = torch.ones(2, 3)
+        draw = lambda rng: fs.perturb(x, 0.3, rng)[0]
+        compiled = torch.compile(draw, fullgraph=True, backend="eager")
+        assert torch.equal(compiled(fs.Philox(0)), draw(fs.Philox(0)))
+        """], check=True)
