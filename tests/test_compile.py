@@ -103,7 +103,7 @@ def test_without_an_rng_two_draws_differ():
     def twice():
         return fs.perturb(X, 0.3)[0], fs.perturb(X, 0.3)[0]
 
-    one, other = compiled(twice)[0]()
+    one, other = compiled(twice, backend="inductor")[0]()  # which makes one of two equal pure calls
     assert not torch.equal(one, other)
 
 
