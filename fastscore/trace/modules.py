@@ -1,39 +1,75 @@
-"""What can be seen of the networks inside a function: layers that mix samples, or that draw masks."""
+"""What can be seen of the networks inside a function: layers that mix samples, that draw masks, or that torch
+differentiates in a way of their own."""
 
 from __future__ import annotations
 
 import functools
 import inspect
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import _check
 
 
-def check(f: Callable, mode: str, name: str = "f") -> None:
-    """Raise if f, an argument called ``name``, is not callable, or has a layer that the estimate cannot bear."""
+class Layers(NamedTuple):
+    """Which kinds of layers a function holds that torch differentiates in a way of their own."""
+
+    recurrent: bool = False
+    compiled: bool = False  # by torch.compile
+    parallel: bool = False  # in a DistributedDataParallel
+
+
+NOTHING = Layers()
+
+
+def check(f: Callable, mode: str, name: str = "f") -> Layers:
+    """What f holds; raise if f, an argument called ``name``, is not callable, or has a layer that the estimate cannot
+    bear."""
     if not callable(f):
         raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
     if torch.compiler.is_compiling():
-        return
-    for network in networks(f):
-        for where, layer in network.named_modules():
-            which = f"a network whose {type(layer).__name__} {where!r}"
-            if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
-                advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
-                raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of "
-                                 f"the batch: {advice}")
-            if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0 and mode == "fd":
-                raise ValueError(f"{name} must be the same function at every call for finite differences, got {which} "
-                                 "draws a mask: call .eval() on the network")
+        return NOTHING
+    recurrent = compiled = parallel = False
+    for part in parts(f):
+        if not isinstance(part, torch.nn.Module):
+            compiled |= hasattr(part, "_torchdynamo_orig_callable")
+            continue
+        for where, layer in part.named_modules():
+            refuse(layer, where, mode, name)
+            recurrent |= isinstance(layer, torch.nn.RNNBase)
+            compiled |= "_orig_mod" in layer._modules or getattr(layer, "_compiled_call_impl", None) is not None
+            parallel |= isinstance(layer, DistributedDataParallel)
+    return Layers(recurrent, compiled, parallel)
 
 
-def networks(f: Any, seen: set[int] | None = None) -> Iterator[torch.nn.Module]:
+def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
+    """Raise if the layer mixes samples, draws masks for differences, or is a wrapper that forward mode cannot enter."""
+    which = f"a network whose {type(layer).__name__} {where!r}"
+    if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+        advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
+        raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of the "
+                         f"batch: {advice}")
+    if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0 and mode == "fd":
+        raise ValueError(f"{name} must be the same function at every call for finite differences, got {which} draws a "
+                         "mask: call .eval() on the network")
+    if isinstance(layer, DistributedDataParallel) and mode == "jvp":
+        raise ValueError(f"{name} must not be in a DistributedDataParallel for mode='jvp', which its forward pass does "
+                         "not take: pass mode='vjp', or the network inside, its .module (whose gradients are then not "
+                         "averaged over the ranks)")
+
+
+def networks(f: Any) -> Iterator[torch.nn.Module]:
     """The modules that f is, is a method of, is a ``functools.partial`` of, or holds in its closure."""
+    return (part for part in parts(f) if isinstance(part, torch.nn.Module))
+
+
+def parts(f: Any, seen: set[int] | None = None) -> Iterator[Any]:
+    """The same, and the functions among them."""
     seen = set() if seen is None else seen
     if id(f) in seen:
         return
@@ -42,15 +78,16 @@ def networks(f: Any, seen: set[int] | None = None) -> Iterator[torch.nn.Module]:
         yield f
         return
     if isinstance(f, functools.partial):
-        parts = [f.func, *f.args, *f.keywords.values()]
+        within = [f.func, *f.args, *f.keywords.values()]
     elif inspect.ismethod(f):
-        parts = [f.__self__, f.__func__]
+        within = [f.__self__, f.__func__]
     elif inspect.isfunction(f):
-        parts = [part for cell in f.__closure__ or () for part in contents(cell)]
+        yield f
+        within = [part for cell in f.__closure__ or () for part in contents(cell)]
     else:
         return
-    for part in parts:
-        yield from networks(part, seen)
+    for part in within:
+        yield from parts(part, seen)
 
 
 def contents(cell: Any) -> list[Any]:
