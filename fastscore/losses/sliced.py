@@ -138,7 +138,7 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     in x there is none. For an energy, s = grad log p, v^T (s+ - s-) is a second-order difference of log p along v.
 
     Args:
-        score_fn, x, projection, model_kwargs, reduction: as for :func:`ssm`; 2 ``n_particles`` evaluations of ``score_fn``.
+        score_fn, x, projection, model_kwargs, reduction: as for :func:`ssm`. There are 2 ``n_particles`` evaluations.
         eps: length of the step, in the units of ``x``: less than the scale on which the score bends. The default is
             the paper's, for data of unit scale; at a noise level sigma, 0.1 sigma is a good choice. Far below, what is
             rounded away counts: of the order of 1e-7 D max|s| / eps in float32.

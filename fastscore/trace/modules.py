@@ -14,6 +14,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import _check
+from ..energy import EnergyScore
 
 
 class Layers(NamedTuple):
@@ -76,8 +77,8 @@ def parts(f: Any, seen: set[int] | None = None) -> Iterator[Any]:
     seen.add(id(f))
     if isinstance(f, torch.nn.Module):
         yield f
-        return
-    if isinstance(f, functools.partial):
+        within = [f.energy] if isinstance(f, EnergyScore) else []
+    elif isinstance(f, functools.partial):
         within = [f.func, *f.args, *f.keywords.values()]
     elif inspect.ismethod(f):
         within = [f.__self__, f.__func__]
