@@ -87,15 +87,18 @@ class Products:
         self._one_by_one = self._constant = False
         self._refusal: Exception | None = None  # of f's output, by us
         self._said: Exception | None = None  # by torch.func
+        self._version = None if backends.transformed() or x.is_inference() else x._version
         if mode == "vjp":
             self.output, self._pull = self._reverse(plainly or layers.parallel)
         elif mode == "fd":
             self.output = self.f(x)
 
     def f(self, x: Tensor) -> Tensor:
-        """f(x), which must be like x."""
+        """f(x), which must be like x, and leave x as it is."""
         output = self._f(x)
         try:
+            if self._version is not None and self.x._version != self._version:
+                raise ValueError(f"{self.words.name} must not change x in place: give it x.clone() to work on")
             return _check.like(f"the output of {self.words.name}", output, "x", x)
         except (TypeError, ValueError) as error:
             self._refusal = error
