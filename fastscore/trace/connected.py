@@ -21,12 +21,12 @@ from ..rng import Philox
 
 _HINTS = {  # what stands in torch's texts: what helps
     "use_reentrant": "pass use_reentrant=False to torch.utils.checkpoint",
-    "saved tensor": "leave activation checkpointing off",
+    "saved tensor": "leave activation checkpointing (and save_on_cpu) off",
     "setup_context": "pass use_reentrant=False to torch.utils.checkpoint, where it is used",
     "scaled_dot_product": "choose torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the call",
     "requires_grad_()": "use fastscore.energy_score for the gradient of an energy",
     "does not require grad": "use fastscore.energy_score for the gradient of an energy",
-    "copy_": "pass the network's .module in place of its wrapper",
+    "mutate a captured Tensor": "call .eval() on a network that changes its buffers as it runs",
 }
 
 

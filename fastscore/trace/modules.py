@@ -38,6 +38,7 @@ def check(f: Callable, mode: str, name: str = "f") -> Layers:
     recurrent = compiled = parallel = False
     for part in parts(f):
         if not isinstance(part, torch.nn.Module):
+            refuse_script(part, mode, name)
             compiled |= hasattr(part, "_torchdynamo_orig_callable")
             continue
         for where, layer in part.named_modules():
@@ -48,9 +49,17 @@ def check(f: Callable, mode: str, name: str = "f") -> Layers:
     return Layers(recurrent, compiled, parallel)
 
 
+def refuse_script(part: Any, mode: str, name: str) -> None:
+    """Raise for TorchScript in forward mode: from its second call on its executor loses the tangents, in silence."""
+    if mode == "jvp" and isinstance(part, (torch.jit.ScriptModule, torch.jit.ScriptFunction)):
+        raise ValueError(f"{name} must not hold TorchScript, here {type(part).__name__}, for mode='jvp', which its "
+                         "executor does not differentiate: pass mode='vjp', or the network before it was scripted")
+
+
 def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
     """Raise if the layer mixes samples, draws masks for differences, or is a wrapper that forward mode cannot enter."""
     which = f"a network whose {type(layer).__name__} {where!r}"
+    refuse_script(layer, mode, name)
     if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
         advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
         raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of the "
@@ -82,6 +91,9 @@ def parts(f: Any, seen: set[int] | None = None) -> Iterator[Any]:
         within = [f.func, *f.args, *f.keywords.values()]
     elif inspect.ismethod(f):
         within = [f.__self__, f.__func__]
+    elif isinstance(f, torch.jit.ScriptFunction):
+        yield f
+        return
     elif inspect.isfunction(f):
         yield f
         within = [part for cell in f.__closure__ or () for part in contents(cell)]

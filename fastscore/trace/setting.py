@@ -36,7 +36,9 @@ def _setting(mode: str, layers: Layers, record: bool) -> Iterator[None]:
         if layers.recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             if mode == "jvp":
-                stack.enter_context(torch.backends.mkldnn.flags(enabled=False))
+                set_onednn = torch.backends.mkldnn.set_flags  # flags() would set, and warn of, other things too
+                was, *_ = set_onednn(False, _fp32_precision=None)
+                stack.callback(set_onednn, was, _fp32_precision=None)
         if mode == "jvp" and record:
             with suppress(RuntimeError):  # where the caller's own are in force
                 stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(_RECOMPUTED))
