@@ -74,7 +74,8 @@ def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
 
 
 def networks(f: Any) -> Iterator[torch.nn.Module]:
-    """The modules that f is, is a method of, is a ``functools.partial`` of, or holds in its closure."""
+    """The modules that f is, is a method of, is a ``functools.partial`` of, or that its code names: in its closure, as
+    defaults, as attributes of what it holds there, or as global variables."""
     return (part for part in parts(f) if isinstance(part, torch.nn.Module))
 
 
@@ -90,17 +91,35 @@ def parts(f: Any, seen: set[int] | None = None) -> Iterator[Any]:
     elif isinstance(f, functools.partial):
         within = [f.func, *f.args, *f.keywords.values()]
     elif inspect.ismethod(f):
-        within = [f.__self__, f.__func__]
+        within = [f.__self__, f.__func__, *named(f.__func__, f.__self__)]
     elif isinstance(f, torch.jit.ScriptFunction):
         yield f
         return
     elif inspect.isfunction(f):
         yield f
-        within = [part for cell in f.__closure__ or () for part in contents(cell)]
+        held = [part for cell in f.__closure__ or () for part in contents(cell)]
+        held += [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
+        within = held + [part for value in held for part in named(f, value)]
+        within += [value for name in f.__code__.co_names if is_part(value := f.__globals__.get(name), f.__globals__)]
+    elif callable(f) and inspect.isfunction(called := vars(type(f)).get("__call__")):
+        within = named(called, f)
     else:
         return
     for part in within:
         yield from parts(part, seen)
+
+
+def is_part(value: Any, variables: dict[str, Any]) -> bool:
+    """Whether a global variable is a network, or a function of the same file, which may call one."""
+    return isinstance(value, torch.nn.Module) or (inspect.isfunction(value) and value.__globals__ is variables)
+
+
+def named(function: Any, value: Any) -> list[Any]:
+    """The networks among the attributes of ``value`` that the code of ``function`` names, as in ``self.net(x)``."""
+    code = getattr(function, "__code__", None)
+    if code is None or isinstance(value, torch.nn.Module) or not hasattr(value, "__dict__"):
+        return []
+    return [part for name in code.co_names if isinstance(part := vars(value).get(name), torch.nn.Module)]
 
 
 def contents(cell: Any) -> list[Any]:
