@@ -70,7 +70,7 @@ def energy_score(energy_fn: Callable[..., Tensor]) -> EnergyScore:
 
     Example:
         >>> score = energy_score(lambda x: x.square().sum(1) / 2)  # of N(0, I)
-        >>> score(torch.tensor([[1.0, -2.0]]))
+        >>> score(torch.tensor([[1.0, -2.0]])).detach()
         tensor([[-1.,  2.]])
     """
     return EnergyScore(energy_fn)

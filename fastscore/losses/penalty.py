@@ -40,6 +40,7 @@ def gradient_penalty(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Ph
     using double backpropagation" (the penalty).
     """
     layers = modules.check(score_fn, mode, "score_fn")
+    score = score_of(score_fn, model_kwargs=model_kwargs)
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    _, rows = products(score_of(score_fn, model_kwargs=model_kwargs), x, probes, mode, layers)
+    _, rows = products(score, x, probes, mode, layers)
     return reduce(square(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]).mean(0), reduction)

@@ -18,7 +18,9 @@ from .. import _check
 from ..ops import Probes, fill_probes, perturb, probe_dot
 from ..rng import Philox, as_philox
 from ..trace import modules
-from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
+from ._common import (
+    PARAMETRIZATIONS, REDUCTIONS, Score, half_square, keywords_for, probes_for, products, reduce, score_of,
+)
 from .dsm import noise_levels
 
 
@@ -56,8 +58,9 @@ def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None =
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 7.
     """
     layers = modules.check(score_fn, mode, "score_fn")
+    score = score_of(score_fn, model_kwargs=model_kwargs)
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    along, traces = sliced_terms(score_of(score_fn, model_kwargs=model_kwargs), x, probes, mode, layers)
+    along, traces = sliced_terms(score, x, probes, mode, layers)
     return reduce((0.5 * along.square() + traces).mean(0), reduction)
 
 
@@ -73,8 +76,9 @@ def ssm_vr(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | Non
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 8.
     """
     layers = modules.check(score_fn, mode, "score_fn")
+    score = score_of(score_fn, model_kwargs=model_kwargs)
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    half, traces = reduced_terms(score_of(score_fn, model_kwargs=model_kwargs), x, probes, mode, layers)
+    half, traces = reduced_terms(score, x, probes, mode, layers)
     return reduce(half + traces.mean(0), reduction)
 
 
@@ -113,6 +117,7 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
     _check.number("weight", weight)
+    keywords_for(score_fn, model_kwargs, conditioning)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
     return reduce(noisy_reduced(score_fn, x, sigma, labels, rng, weight, projection, n_particles, mode,
@@ -158,8 +163,8 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     _check.floating("x", x)
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be float32 or float64 for finite differences, got {_check.describe(x)}")
-    probes = probes_for(x, n_particles, rng, projection, reduction=reduction)
     score, h = score_of(score_fn, model_kwargs=model_kwargs), eps / max(1, x.shape[1:].numel()) ** 0.5
+    probes = probes_for(x, n_particles, rng, projection, reduction=reduction)
     loss = torch.zeros((), dtype=x.dtype, device=x.device)
     for k in range(n_particles):
         step = h * fill_probes(probes, first=k, count=1)[0]
