@@ -19,7 +19,15 @@ from ..ops import Probes, fill_probes, perturb, probe_dot
 from ..rng import Philox, as_philox
 from ..trace import modules
 from ._common import (
-    PARAMETRIZATIONS, REDUCTIONS, Score, half_square, keywords_for, probes_for, products, reduce, score_of,
+    PARAMETRIZATIONS,
+    REDUCTIONS,
+    Score,
+    half_square,
+    keywords_for,
+    probes_for,
+    products,
+    reduce,
+    score_of,
 )
 from .dsm import noise_levels
 
