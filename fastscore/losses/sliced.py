@@ -48,9 +48,10 @@ def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None =
         n_particles: directions a sample; each costs one more Jacobian product, and all share s(x).
         mode: ``"vjp"``: reverse mode, and double backward for the gradient, which nearly every network can;
             ``"jvp"``: forward mode, and one reverse pass for the gradient, where each operation of the network has a
-            forward-mode derivative. The same values and gradients, to rounding; what they cost depends on the network
-            (NCSN: vjp is the faster, at 0.6 of the peak memory). To compile, compile the loss with the network in it:
-            the gradient of a compiled network cannot be differentiated again (it is run uncompiled here).
+            forward-mode derivative. The same values and gradients, to rounding, but for what the network computes
+            under ``no_grad``: that is a constant to vjp alone (what it detaches, to both). What each costs depends on
+            the network (NCSN: vjp is the faster, at 0.6 of the peak memory). To compile, compile the loss with the
+            network in it: a compiled network is run uncompiled here, for its gradient cannot be differentiated again.
         model_kwargs: what else ``score_fn`` is called with, by name, at each call.
         reduction: over the batch: ``"none"`` [B], ``"mean"`` or ``"sum"``.
 
@@ -59,9 +60,11 @@ def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None =
         ``x`` where it requires a gradient.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, shape or value, or a network that mixes samples (BatchNorm
-            in training mode); the message names it.
+        TypeError, ValueError: an argument of the wrong kind, shape or value, a network that mixes samples (BatchNorm
+            in training mode), or a score that is cut off from ``x`` though its values depend on it (not looked for
+            under ``torch.func`` and ``torch.compile``); the message names it, and the cure.
         NotImplementedError: mode ``"jvp"``, and an operation of ``score_fn`` has no forward-mode derivative.
+        RuntimeError: mode ``"vjp"``, and torch.autograd does not differentiate ``score_fn``.
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 7.
     """

@@ -69,7 +69,8 @@ def jacobian_trace(f: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "a
         blocks: independent estimates that they are split into, for ``stderr``; a divisor of ``num_probes``. The
             error bar of 2 blocks has one degree of freedom: it is right on average, and wide for a single sample.
         coloring: ``"lattice"``, or a :class:`fastscore.Coloring` of ``num_probes`` / ``blocks`` colours.
-        mode: how J v is computed: ``"jvp"``, ``"vjp"`` or ``"fd"``; see :mod:`fastscore.trace.products`.
+        mode: how J v is computed: ``"jvp"``, ``"vjp"`` or ``"fd"``; see :mod:`fastscore.trace.products`, also for an f
+            that detaches some of what it computes.
         shift: s > 0, a number or [B]: ``"hutchpp"`` and ``"xtrace"`` sketch I + s J (for a score at noise sigma:
             sigma^2). Also where ``fd_step`` comes from.
         chunk_size: probes at a time; 1 uses no ``vmap``. ``None``: as many as make 2^20 elements. The probes, and so
