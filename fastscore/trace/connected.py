@@ -40,7 +40,7 @@ def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: 
         first, second = f(here).detach(), f(beside).detach()
     changed = (first != second) & ~(first.isnan() & second.isnan())
     if bool(changed.any()):
-        cut, other = (("detach, .data, an operator that was registered without a forward-mode rule", "mode='vjp'")
+        cut, other = (("detach, .data", "mode='vjp'")
                       if mode == "jvp" else ("detach, .data, no_grad, autograd.grad without create_graph=True",
                                              "mode='jvp', which looks through no_grad,"))
         raise ValueError(

@@ -3,9 +3,8 @@
 Three ways, ``MODES``:
 
 - ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once a chunk, its
-  derivative K times. It needs a forward rule for every operation of f. (Operators that were registered from outside
-  torch without one may lose their part in silence: that is seen only where nothing of x is left. For a network with
-  such operators take one of the others.)
+  derivative K times. It needs a forward rule for every operation of f; one from outside torch that lacks it is an
+  error (:mod:`~fastscore.trace.foreign`; under ``torch.compile`` it is not looked for, and loses its part in silence).
 - ``"vjp"``: reverse mode, J^T V: f is evaluated once, its backward pass K times under ``vmap``. It keeps f's
   activations; for convolutional networks on a CPU it takes about half of forward mode's time. What ``torch.func`` does
   not take goes through ``torch.autograd.grad``, a product at a time.
@@ -29,12 +28,11 @@ from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
-from torch.autograd import forward_ad
 from torch.func import jvp, vjp, vmap
 
 from .. import _check, backends
 from .._library import per_row
-from . import connected
+from . import connected, foreign
 from .modules import NOTHING, Layers
 from .setting import setting
 
@@ -145,9 +143,11 @@ class Products:
 
         def f(x: Tensor) -> Tensor:
             nonlocal tangent
-            output = self.f(x)
-            if not torch.compiler.is_compiling():
-                tangent = forward_ad.unpack_dual(output).tangent is not None
+            if torch.compiler.is_compiling():
+                return self.f(x)
+            with foreign.watched():
+                output = self.f(x)
+            tangent = foreign.has_tangent(output)
             return output
 
         def push(one: Tensor) -> tuple[Tensor, Tensor]:
@@ -172,6 +172,9 @@ class Products:
             raise error
         connected.plainly(self._f, self.x, error)
         (name, single, other, _), alone = self.words, False
+        if isinstance(error, foreign.LostTangent):
+            raise NotImplementedError(f"{name} has an operation without a forward-mode rule, {error}, which would lose "
+                                      f"its part of the derivative in mode='jvp': pass {other}") from None
         if len(v) > 1:
             with suppress(Exception), setting("jvp", self.layers, torch.is_grad_enabled()):
                 push(v[0])
