@@ -55,7 +55,8 @@ class Rule(torch.autograd.Function):
 
 
 LOST = {"all of it": cube, "a part": lambda x: x + cube(x),
-        "a library": lambda x: x + torch.ops.fastscore_tests.double(x), "an overload": lambda x: x.sin() - torch.ops.fastscore_tests.double.default(x),
+        "a library": lambda x: x + torch.ops.fastscore_tests.double(x),
+        "an overload": lambda x: x.sin() - torch.ops.fastscore_tests.double.default(x),
         "in a list": lambda x: x + torch.ops.fastscore_tests.halves([x, x.detach()], by=2.0)[0]}
 
 
