@@ -159,10 +159,13 @@ def test_what_is_cut_in_part():
         torch.testing.assert_close(found, f(X).square().sum(1) / 2 + jvp)
 
 
-def test_under_transforms_nothing_is_looked_at():
+@pytest.mark.parametrize("mode", losses.MODES)
+def test_under_transforms_nothing_is_looked_at(mode):
     """Values cannot be: a cut score has a Jacobian of 0 there, as the docstring says."""
-    found = torch.func.vmap(lambda x: fs.jacobian_trace(stopped, x[None], mode="vjp").value[0])(X)
+    found = torch.func.vmap(lambda x: fs.jacobian_trace(stopped, x[None], mode=mode).value[0])(X)
     assert torch.equal(found.detach(), torch.zeros(5, dtype=torch.float64))
+    slope = torch.func.grad(lambda w: losses.ssm_vr(lambda y: w * y.detach(), X, mode=mode, rng=fs.Philox(0)))(W[0, 0])
+    torch.testing.assert_close(slope.detach(), W[0, 0].detach() * X.square().sum(1).mean())
 
 
 @pytest.mark.parametrize("mode", ["jvp", "vjp", "fd"])

@@ -112,6 +112,27 @@ def test_samplers_keep_no_graph():
     assert not x.requires_grad and not start.requires_grad and len(seen) == 20 and seen[0].requires_grad
 
 
+def test_it_is_differentiated_again_where_gradients_are_on_alone():
+    recorded = []
+
+    class Square(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, y):
+            ctx.save_for_backward(y)
+            return y.square().sum(1)
+
+        @staticmethod
+        def backward(ctx, upstream):
+            recorded.append(torch.is_grad_enabled())
+            return 2 * ctx.saved_tensors[0] * upstream[:, None]
+
+    s = fs.energy_score(Square.apply)
+    for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):
+        with context():
+            torch.testing.assert_close(s(X), -2 * X)
+    assert recorded == [True, False, False]
+
+
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_annealed_with_labels(context):
     """The embedding saves its labels, which inference mode forbids for tensors made there."""

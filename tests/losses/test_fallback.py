@@ -144,14 +144,28 @@ def test_a_reverse_mode_error_has_both_texts():
         fs.jacobian_trace(networks("reentrant"), X.float(), mode="vjp")
 
 
-def test_the_settings_are_put_back():
-    before = (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled(),
-              torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled)
-    for f in (networks("LSTM"), lambda y: y @ y):
-        with pytest.raises(RuntimeError) if not isinstance(f, nn.Module) else torch.no_grad():
+def settings():
+    cuda = torch.backends.cuda
+    return (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled(),
+            cuda.math_sdp_enabled(), torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled,
+            torch.backends.cudnn.enabled)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_settings_are_put_back(fails):
+    """Also after an error; and what the caller chose stays."""
+    network, seen = networks("LSTM"), []
+
+    def f(y):
+        seen.append(settings())
+        return network(y) @ torch.ones(4, 3 if fails else 4)
+
+    for flash in (False, True):
+        torch.backends.cuda.enable_flash_sdp(flash)
+        with pytest.raises(ValueError, match="must have the shape") if fails else torch.enable_grad():
             losses.ssm(f, X.float(), mode="jvp")
-    assert before == (torch.backends.cuda.flash_sdp_enabled(), torch.backends.cuda.math_sdp_enabled(),
-                      torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled)
+        assert seen[0] == (False, False, False, True, False, False, False)
+        assert settings() == (flash, *[True] * 6)
 
 
 def test_checkpointing_still_recomputes():
