@@ -42,11 +42,13 @@ class Holder:
     def score(self, x):
         return self.net(x)
 
-    def __call__(self, x):
-        return self.net(x)
-
     def function(self):
         return lambda x: self.net(x)
+
+
+class Callable(Holder):
+    def __call__(self, x):
+        return self.net(x)
 
 
 def through_another(x):
@@ -58,7 +60,7 @@ def by_name(x, *, scale=1.0):
 
 
 HELD = {"a global variable": by_name, "a function that calls one": through_another, "a method": Holder(BN).score,
-        "an attribute": Holder(BN).function(), "a callable object": Holder(BN), "a default": lambda x, net=BN: net(x),
+        "an attribute": Holder(BN).function(), "a callable object": Callable(BN), "a default": lambda x, net=BN: net(x),
         "a keyword's default": lambda x, *, net=BN: net(x)}
 CASES = {
     "f not callable": (lambda: jt(3, X), TypeError, "f must be a function of x.*got int 3"),
