@@ -33,7 +33,7 @@ from torch.func import jvp, vjp, vmap
 from .. import _check, backends
 from .._library import per_row
 from . import connected, foreign
-from .modules import NOTHING, Layers
+from .modules import NOTHING, Layers, refuse_forward_mode
 from .setting import setting
 
 MODES = ("jvp", "vjp", "fd")
@@ -85,6 +85,8 @@ class Products:
         self._one_by_one = self._constant = False
         self._refusal: Exception | None = None  # of f's output, by us
         self._said: Exception | None = None  # by torch.func
+        if mode == "jvp":
+            refuse_forward_mode(layers, words.name)
         self._version = None if backends.transformed() or x.is_inference() else x._version
         if mode == "vjp":
             self.output, self._pull = self._reverse(plainly or layers.parallel)
