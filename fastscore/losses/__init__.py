@@ -12,7 +12,10 @@ What a ``score_fn`` is called with is said by ``conditioning``:
 - ``"labels"``: ``score_fn(x, labels)``, labels int64 [B], indices into ``sigmas`` (as NCSN and NCSNv2);
 - ``"sigma"``: ``score_fn(x, sigma)``, sigma [B] of the dtype of computation.
 
-Objectives without that argument call ``score_fn(x)``.
+Objectives without that argument call ``score_fn(x)``. ``model_kwargs`` are further arguments, by name.
+
+The gradient of an energy is a score by :func:`fastscore.energy_score`. One that is computed on a detached copy of x, or
+under ``no_grad``, gives the denoising losses what they need, and the others no Jacobian, which is an error there.
 """
 
 from ._common import MODES, PARAMETRIZATIONS, REDUCTIONS, reduce

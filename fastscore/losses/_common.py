@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .. import _check, backends
+from .. import _check
 from .._library import per_row
 from ..ops.fill_probes import DISTRIBUTIONS, Probes, fill_probes
 from ..rng import Philox
+from ..trace import modules
+from ..trace.products import Products, Words
 
 REDUCTIONS = ("none", "mean", "sum")
 PARAMETRIZATIONS = ("score", "epsilon")
 MODES = ("vjp", "jvp")
+WORDS = Words("score_fn", "n_particles=1 or mode='vjp'", "mode='vjp'", "fastscore.losses.fd_ssm in place of this loss")
 
 Score = Callable[[Tensor], Tensor]
 
@@ -30,16 +35,41 @@ def reduce(loss: Tensor, reduction: str) -> Tensor:
 
 
 def score_of(score_fn: Callable[..., Tensor], sigma: Tensor | None = None, labels: Tensor | None = None,
-             conditioning: str = "none", parametrization: str = "score") -> Score:
+             conditioning: str = "none", parametrization: str = "score", model_kwargs: Mapping[str, Any] | None = None
+             ) -> Score:
     """The score as a function of x alone, its output checked. ``sigma`` [] or [B]; see the package's text."""
+    keywords = keywords_for(score_fn, model_kwargs, conditioning)
+
     def score(x: Tensor) -> Tensor:
         if conditioning == "none":
-            output = score_fn(x)
+            output = score_fn(x, **keywords)
         else:
-            output = score_fn(x, labels if conditioning == "labels" else sigma.expand(x.shape[0]))
+            output = score_fn(x, labels if conditioning == "labels" else sigma.expand(x.shape[0]), **keywords)
         _check.like("the output of score_fn", output, "x", x)
         return output if parametrization == "score" else -output / per_row(sigma, x)
     return score
+
+
+def keywords_for(score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None, conditioning: str
+                 ) -> dict[str, Any]:
+    """``model_kwargs``, checked: ``score_fn`` takes them beside what it is called with."""
+    if model_kwargs is None:
+        return {}
+    if not isinstance(model_kwargs, Mapping) or not all(isinstance(key, str) for key in model_kwargs):
+        raise TypeError("model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
+                        f"got {_check.describe(model_kwargs)}")
+    if not torch.compiler.is_compiling():
+        called = ("x",) if conditioning == "none" else ("x", conditioning)
+        try:
+            signature = inspect.signature(score_fn.forward if isinstance(score_fn, torch.nn.Module) else score_fn)
+        except (TypeError, ValueError):  # of built-in functions, which have none
+            return dict(model_kwargs)
+        try:
+            signature.bind(*called, **model_kwargs)
+        except TypeError as error:
+            raise TypeError(f"model_kwargs must be arguments that score_fn takes beside ({', '.join(called)}), got "
+                            f"{', '.join(map(repr, model_kwargs))} for score_fn{signature}: {error}") from None
+    return dict(model_kwargs)
 
 
 def probes_for(x: Tensor, n_particles: int, rng: Philox | None, projection: str, mode: str = "vjp",
@@ -64,58 +94,22 @@ def square(value: Tensor) -> Tensor:
     return value.reshape(value.shape[0], value.shape[1:].numel()).square().sum(1)
 
 
-def products(score: Score, x: Tensor, probes: Probes, mode: str) -> tuple[Tensor, Tensor]:
+def products(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers = modules.NOTHING
+             ) -> tuple[Tensor, Tensor]:
     """s(x) and its Jacobian's products with the probes, from ONE evaluation of ``score``.
 
     Args:
         score: maps [B, ...] to [B, ...], each sample alone.
         x: [B, ...].
         probes: K directions a sample.
-        mode: ``"vjp"``: J^T v, one reverse pass a probe; a gradient of the result is a double backward. ``"jvp"``:
-            J v, one forward-mode pass for all probes (vmap); a gradient is forward-over-reverse.
+        mode: ``"vjp"``: J^T v by torch.autograd, one reverse pass a probe; a gradient of the result is a double
+            backward. ``"jvp"``: J v, one forward-mode pass for all probes (vmap); a gradient is forward-over-reverse.
+        layers: what :func:`fastscore.trace.modules.check` found.
 
     Returns:
         s(x) [B, ...] and the products [K, B, ...], differentiable where gradients are recorded.
     """
-    if mode == "jvp":
-        return _pushforward(score, x, fill_probes(probes))
-    if backends.transformed():
-        output, pull = torch.func.vjp(score, x)
-        return output, torch.stack([pull(v)[0] for v in fill_probes(probes)])
-    return _pullback(score, x, probes)
-
-
-def _pullback(score: Score, x: Tensor, probes: Probes) -> tuple[Tensor, Tensor]:
-    """J^T v by torch.autograd, which any network serves; also where gradients are off, as in a validation loop."""
-    recording = torch.is_grad_enabled()
-    with torch.inference_mode(False), torch.enable_grad():
-        if not x.requires_grad or x.is_inference():
-            x = (x.clone() if x.is_inference() else x.detach()).requires_grad_()
-        output = score(x)
-        if not output.requires_grad:
-            raise ValueError("the output of score_fn must depend on x in a way that autograd records: "
-                             "is it detached, or computed under no_grad?")
-        rows = []
-        for k in range(probes.num_probes):
-            v = fill_probes(probes, first=k, count=1)[0]
-            rows += torch.autograd.grad(output, x, v, retain_graph=True, create_graph=recording,
-                                        materialize_grads=True)
-        return output, torch.stack(rows)
-
-
-def _pushforward(score: Score, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-    """J v by forward-mode differentiation: vmap over the probes alone, so that s(x) is computed once."""
-    def push(v: Tensor) -> tuple[Tensor, Tensor]:
-        return torch.func.jvp(score, (x,), (v,))
-
-    try:
-        if len(v) == 1:
-            output, row = push(v[0])
-            return output, row[None]
-        return torch.func.vmap(push, out_dims=(None, 0), randomness="same")(v)
-    except RuntimeError as error:  # NotImplementedError, which it includes, for an operation of torch
-        if not any(words in str(error) for words in ("forward AD", "forward mode AD", "setup_context", "vmap support")):
-            raise
-        raise NotImplementedError("score_fn has an operation without a forward-mode derivative (or a vmap rule, which "
-                                  "several particles need), so mode='jvp' cannot serve it: use mode='vjp'. Torch says: "
-                                  f"{error}") from error
+    v = fill_probes(probes)
+    found = Products(score, x, mode=mode, chunk_size=len(v), layers=layers, words=WORDS, plainly=True)
+    rows = found(v)
+    return found.output, rows

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,12 +11,12 @@ from torch import Tensor
 from .. import _check
 from ..ops import dsm_loss, perturb
 from ..rng import Philox, Stream, as_philox
-from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce, score_of
+from ._common import PARAMETRIZATIONS, REDUCTIONS, keywords_for, reduce, score_of
 
 
 def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rng: Philox | None = None,
         alpha: float | Tensor | None = None, weight: float = 2.0, parametrization: str = "score",
-        conditioning: str = "none", reduction: str = "mean") -> Tensor:
+        conditioning: str = "none", model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean") -> Tensor:
     """Denoising score matching at one noise level: E 1/2 sigma^weight || s(x_tilde) + z / sigma ||^2.
 
     Args:
@@ -28,6 +29,7 @@ def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rn
         parametrization: ``"score"``: the network gives s; ``"epsilon"``: it gives an estimate of z, and
             s = -epsilon / sigma. With ``weight=2`` that is the loss of DDPM, 1/2 || epsilon - z ||^2.
         conditioning: ``"none"`` or ``"sigma"``.
+        model_kwargs: what else ``score_fn`` is called with, by name; each loss passes them at each call.
         reduction: over the batch: ``"none"`` [B], ``"mean"`` or ``"sum"``.
 
     Raises:
@@ -36,12 +38,14 @@ def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rn
     Source: Vincent 2011; Ho et al. 2020, equation 14 (epsilon).
     """
     _check.one_of("conditioning", conditioning, ("none", "sigma"))
-    return _dsm(score_fn, x, sigma, None, as_philox(rng), alpha, weight, parametrization, conditioning, reduction)
+    return _dsm(score_fn, x, sigma, None, as_philox(rng), alpha, weight, parametrization, conditioning, model_kwargs,
+                reduction)
 
 
 def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Philox | None = None,
          labels: Tensor | None = None, weight: float = 2.0, parametrization: str = "score",
-         conditioning: str = "labels", reduction: str = "mean") -> Tensor:
+         conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean"
+         ) -> Tensor:
     """The multi-scale objective of NCSN: a noise level i ~ U{0..L-1} a sample, and DSM at sigma_i.
 
     ``loss_b = 1/2 sigma_i^weight || s(x_b + sigma_i z_b, i) + z_b / sigma_i ||^2``
@@ -52,7 +56,7 @@ def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Phi
         sigmas: noise levels [L], strictly decreasing, in the units of ``x``.
         rng: source of labels and noise (two steps). ``None``: seeded from torch's default generator.
         labels: noise level of each sample, int64 [B]; ``None`` draws them uniformly.
-        weight, parametrization, reduction: as for :func:`dsm`.
+        weight, parametrization, model_kwargs, reduction: as for :func:`dsm`.
         conditioning: ``"labels"`` or ``"sigma"``.
 
     Raises:
@@ -61,9 +65,11 @@ def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Phi
     Source: Song & Ermon 2019, "Generative modeling by estimating gradients of the data distribution", eq. 6.
     """
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
+    keywords_for(score_fn, model_kwargs, conditioning)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
-    return _dsm(score_fn, x, sigma, labels, rng, None, weight, parametrization, conditioning, reduction)
+    return _dsm(score_fn, x, sigma, labels, rng, None, weight, parametrization, conditioning,
+                model_kwargs, reduction)
 
 
 def noise_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None, rng: Philox) -> tuple[Tensor, Tensor]:
@@ -83,13 +89,13 @@ def draw_labels(num_levels: int, batch_size: int, rng: Philox, *, device: torch.
 
 def _dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, labels: Tensor | None, rng: Philox,
          alpha: float | Tensor | None, weight: float, parametrization: str, conditioning: str,
-         reduction: str) -> Tensor:
+         model_kwargs: Mapping[str, Any] | None, reduction: str) -> Tensor:
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
     _check.number("weight", weight)
     _check.floating("x", x)
     sigma = _check.per_sample("sigma", sigma, x)
+    score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)
     x_tilde, noise = perturb(x, sigma, rng, alpha=alpha)
     # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2
-    score = score_of(score_fn, sigma, labels, conditioning, parametrization)(x_tilde)
-    return reduce(dsm_loss(score, noise, sigma, weight), reduction)
+    return reduce(dsm_loss(score(x_tilde), noise, sigma, weight), reduction)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -10,13 +10,14 @@ from torch import Tensor
 
 from .. import _check
 from ..rng import Philox
-from ..trace import jacobian_trace, modules
-from ._common import MODES, REDUCTIONS, half_square, reduce, score_of
+from ..trace import modules
+from ..trace.jacobian_trace import estimate
+from ._common import MODES, REDUCTIONS, WORDS, half_square, reduce, score_of
 
 
 def ism(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "exact", num_probes: int = 1, blocks: int = 1,
-        mode: str = "vjp", chunk_size: int | None = None, rng: Philox | None = None, reduction: str = "mean",
-        **options: Any) -> Tensor:
+        mode: str = "vjp", chunk_size: int | None = None, rng: Philox | None = None,
+        model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean", **options: Any) -> Tensor:
     """Implicit score matching: 1/2 E ||s - grad log p||^2 up to a constant, by integration by parts.
 
     ``loss_b = 1/2 ||s(x_b)||^2 + tr (ds/dx)(x_b)``
@@ -32,7 +33,7 @@ def ism(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "exact
         num_probes, blocks, chunk_size, options: as for :func:`fastscore.trace.jacobian_trace`; ``"exact"`` needs none.
         mode: ``"vjp"`` or ``"jvp"``, as for :func:`ssm`.
         rng: source of the estimators' directions. ``None``: seeded from torch's default generator.
-        reduction: over the batch: ``"none"`` [B], ``"mean"`` or ``"sum"``.
+        model_kwargs, reduction: as for :func:`ssm`.
 
     Returns:
         A number, or [B]; float64 for a float64 ``x``, else float32. Differentiable in the network's parameters, at a
@@ -51,6 +52,8 @@ def ism(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "exact
     modules.check(score_fn, mode, "score_fn")
     _check.one_of("mode", mode, MODES)
     _check.one_of("reduction", reduction, REDUCTIONS)
-    found = jacobian_trace(score_of(score_fn), x, method=method, num_probes=num_probes, blocks=blocks, mode=mode,
-                           chunk_size=chunk_size, rng=rng, create_graph=torch.is_grad_enabled(), **options)
+    score = score_of(score_fn, model_kwargs=model_kwargs)
+    found = estimate(WORDS._replace(single="chunk_size=1"), score, x, method=method, num_probes=num_probes,
+                     blocks=blocks, mode=mode, chunk_size=chunk_size, rng=rng, create_graph=torch.is_grad_enabled(),
+                     **options)
     return reduce(half_square(found.output) + found.value, reduction)

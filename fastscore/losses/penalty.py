@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -13,7 +14,7 @@ from ._common import probes_for, products, reduce, score_of, square
 
 def gradient_penalty(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None,
                      projection: str = "rademacher", n_particles: int = 1, mode: str = "vjp",
-                     reduction: str = "mean") -> Tensor:
+                     model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean") -> Tensor:
     """An unbiased estimate of ||ds/dx||_F^2, which keeps a score smooth where it is added to a loss.
 
     With J = ds/dx and E[v v^T] = I, E ||J v||^2 = tr(J E[v v^T] J^T) = ||J||_F^2, and so is E ||J^T v||^2::
@@ -27,7 +28,7 @@ def gradient_penalty(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Ph
         score_fn: the network, ``score_fn(x)``, [B, ...] to [B, ...]; evaluated once.
         x: samples [B, ...].
         rng: source of the directions; takes ``n_particles`` steps. ``None``: seeded from torch's default generator.
-        projection, n_particles, mode, reduction: as for :func:`fastscore.losses.ssm`.
+        projection, n_particles, mode, model_kwargs, reduction: as for :func:`fastscore.losses.ssm`.
 
     Returns:
         A number, or [B]; float64 for a float64 ``x``, else float32. Differentiable in the network's parameters.
@@ -38,7 +39,8 @@ def gradient_penalty(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Ph
     Source: Hutchinson 1990 (the estimator, of tr J J^T); Drucker & Le Cun 1992, "Improving generalization performance
     using double backpropagation" (the penalty).
     """
-    modules.check(score_fn, mode, "score_fn")
+    layers = modules.check(score_fn, mode, "score_fn")
+    score = score_of(score_fn, model_kwargs=model_kwargs)
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    _, rows = products(score_of(score_fn), x, probes, mode)
+    _, rows = products(score, x, probes, mode, layers)
     return reduce(square(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]).mean(0), reduction)

@@ -8,7 +8,8 @@ the length: the directions of ``"sphere"`` have length sqrt(D). On the unit sphe
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,12 +18,23 @@ from .. import _check
 from ..ops import Probes, fill_probes, perturb, probe_dot
 from ..rng import Philox, as_philox
 from ..trace import modules
-from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
+from ._common import (
+    PARAMETRIZATIONS,
+    REDUCTIONS,
+    Score,
+    half_square,
+    keywords_for,
+    probes_for,
+    products,
+    reduce,
+    score_of,
+)
 from .dsm import noise_levels
 
 
 def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None, projection: str = "rademacher",
-        n_particles: int = 1, mode: str = "vjp", reduction: str = "mean") -> Tensor:
+        n_particles: int = 1, mode: str = "vjp", model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean"
+        ) -> Tensor:
     """Sliced score matching: both terms along random directions v.
 
     ``loss_b = mean over v of 1/2 (v^T s(x_b))^2 + v^T (ds/dx)(x_b) v``
@@ -36,9 +48,11 @@ def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None =
         n_particles: directions a sample; each costs one more Jacobian product, and all share s(x).
         mode: ``"vjp"``: reverse mode, and double backward for the gradient, which nearly every network can;
             ``"jvp"``: forward mode, and one reverse pass for the gradient, where each operation of the network has a
-            forward-mode derivative. The same values and gradients, to rounding; what they cost depends on the network
-            (NCSN: vjp is the faster, at 0.6 of the peak memory). To compile, compile the loss with the network in it:
-            the gradient of a compiled network cannot be differentiated again.
+            forward-mode derivative. The same values and gradients, to rounding, but for what the network computes
+            under ``no_grad``: that is a constant to vjp alone (what it detaches, to both). What each costs depends on
+            the network (NCSN: vjp is the faster, at 0.6 of the peak memory). To compile, compile the loss with the
+            network in it: a compiled network is run uncompiled here, for its gradient cannot be differentiated again.
+        model_kwargs: what else ``score_fn`` is called with, by name, at each call.
         reduction: over the batch: ``"none"`` [B], ``"mean"`` or ``"sum"``.
 
     Returns:
@@ -46,20 +60,24 @@ def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None =
         ``x`` where it requires a gradient.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, shape or value, or a network that mixes samples (BatchNorm
-            in training mode); the message names it.
+        TypeError, ValueError: an argument of the wrong kind, shape or value, a network that mixes samples (BatchNorm
+            in training mode), or a score that is cut off from ``x`` though its values depend on it (not looked for
+            under ``torch.func`` and ``torch.compile``); the message names it, and the cure.
         NotImplementedError: mode ``"jvp"``, and an operation of ``score_fn`` has no forward-mode derivative.
+        RuntimeError: mode ``"vjp"``, and torch.autograd does not differentiate ``score_fn``.
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 7.
     """
-    modules.check(score_fn, mode, "score_fn")
+    layers = modules.check(score_fn, mode, "score_fn")
+    score = score_of(score_fn, model_kwargs=model_kwargs)
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    along, traces = sliced_terms(score_of(score_fn), x, probes, mode)
+    along, traces = sliced_terms(score, x, probes, mode, layers)
     return reduce((0.5 * along.square() + traces).mean(0), reduction)
 
 
 def ssm_vr(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None,
-           projection: str = "rademacher", n_particles: int = 1, mode: str = "vjp", reduction: str = "mean") -> Tensor:
+           projection: str = "rademacher", n_particles: int = 1, mode: str = "vjp",
+           model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean") -> Tensor:
     """Sliced score matching with reduced variance: E (v^T s)^2 = ||s||^2 is known, so only the trace is sliced.
 
     ``loss_b = 1/2 ||s(x_b)||^2 + mean over v of v^T (ds/dx)(x_b) v``
@@ -68,16 +86,18 @@ def ssm_vr(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | Non
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 8.
     """
-    modules.check(score_fn, mode, "score_fn")
+    layers = modules.check(score_fn, mode, "score_fn")
+    score = score_of(score_fn, model_kwargs=model_kwargs)
     probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    half, traces = reduced_terms(score_of(score_fn), x, probes, mode)
+    half, traces = reduced_terms(score, x, probes, mode, layers)
     return reduce(half + traces.mean(0), reduction)
 
 
 def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Philox | None = None,
                     labels: Tensor | None = None, weight: float = 2.0, projection: str = "rademacher",
                     n_particles: int = 1, mode: str = "vjp", parametrization: str = "score",
-                    conditioning: str = "labels", reduction: str = "mean") -> Tensor:
+                    conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None,
+                    reduction: str = "mean") -> Tensor:
     """NCSN by sliced score matching: a noise level i ~ U{0..L-1} a sample, and :func:`ssm_vr` at the noisy sample.
 
     ``loss_b = sigma_i^weight (1/2 ||s(x_tilde, i)||^2 + v^T (ds/dx)(x_tilde, i) v)``, ``x_tilde = x_b + sigma_i z_b``
@@ -93,7 +113,7 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
             ``n_particles``. ``None``: seeded from torch's default generator.
         labels: noise level of each sample, int64 [B]; ``None`` draws them uniformly.
         weight: power of sigma; 2 makes the noise levels count alike.
-        projection, n_particles, mode, reduction: as for :func:`ssm`.
+        projection, n_particles, mode, model_kwargs, reduction: as for :func:`ssm`.
         parametrization: ``"score"``: the network gives s; ``"epsilon"``: s = -(what it gives) / sigma.
         conditioning: ``"labels"`` or ``"sigma"``.
 
@@ -103,20 +123,21 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
     Source: Song & Ermon 2019, "Generative modeling by estimating gradients of the data distribution", section 3.1 and
     equation 6.
     """
-    modules.check(score_fn, mode, "score_fn")
+    layers = modules.check(score_fn, mode, "score_fn")
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
     _check.number("weight", weight)
+    keywords_for(score_fn, model_kwargs, conditioning)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
     return reduce(noisy_reduced(score_fn, x, sigma, labels, rng, weight, projection, n_particles, mode,
-                                parametrization, conditioning), reduction)
+                                parametrization, conditioning, model_kwargs, layers), reduction)
 
 
 def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1, variance_reduced: bool = False,
-           rng: Philox | None = None, projection: str = "rademacher", n_particles: int = 1, reduction: str = "mean"
-           ) -> Tensor:
+           rng: Philox | None = None, projection: str = "rademacher", n_particles: int = 1,
+           model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean") -> Tensor:
     """Sliced score matching by finite differences: network evaluations alone, and a plain backward for the gradient.
 
     With h = eps / sqrt(D), so that the step h v is of length eps, and s+ = s(x + h v), s- = s(x - h v)::
@@ -133,7 +154,7 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     in x there is none. For an energy, s = grad log p, v^T (s+ - s-) is a second-order difference of log p along v.
 
     Args:
-        score_fn, x, projection, reduction: as for :func:`ssm`. ``score_fn`` is evaluated 2 ``n_particles`` times.
+        score_fn, x, projection, model_kwargs, reduction: as for :func:`ssm`. There are 2 ``n_particles`` evaluations.
         eps: length of the step, in the units of ``x``: less than the scale on which the score bends. The default is
             the paper's, for data of unit scale; at a noise level sigma, 0.1 sigma is a good choice. Far below, what is
             rounded away counts: of the order of 1e-7 D max|s| / eps in float32.
@@ -153,8 +174,8 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     _check.floating("x", x)
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be float32 or float64 for finite differences, got {_check.describe(x)}")
+    score, h = score_of(score_fn, model_kwargs=model_kwargs), eps / max(1, x.shape[1:].numel()) ** 0.5
     probes = probes_for(x, n_particles, rng, projection, reduction=reduction)
-    score, h = score_of(score_fn), eps / max(1, x.shape[1:].numel()) ** 0.5
     loss = torch.zeros((), dtype=x.dtype, device=x.device)
     for k in range(n_particles):
         step = h * fill_probes(probes, first=k, count=1)[0]
@@ -165,25 +186,28 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     return reduce(loss / n_particles, reduction)
 
 
-def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str) -> tuple[Tensor, Tensor]:
+def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers = modules.NOTHING
+                 ) -> tuple[Tensor, Tensor]:
     """v^T s and v^T J v, both [K, B]."""
-    output, rows = products(score, x, probes, mode)
+    output, rows = products(score, x, probes, mode, layers)
     return probe_dot(output.expand(probes.num_probes, *output.shape), probes), probe_dot(rows, probes)
 
 
-def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str) -> tuple[Tensor, Tensor]:
+def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers = modules.NOTHING
+                  ) -> tuple[Tensor, Tensor]:
     """1/2 ||s||^2 [B] and v^T J v [K, B]."""
-    output, rows = products(score, x, probes, mode)
+    output, rows = products(score, x, probes, mode, layers)
     return half_square(output), probe_dot(rows, probes)
 
 
 def noisy_reduced(score_fn: Callable[..., Tensor], x: Tensor, sigma: Tensor, labels: Tensor, rng: Philox, weight: float,
                   projection: str, n_particles: int, mode: str = "vjp", parametrization: str = "score",
-                  conditioning: str = "labels") -> Tensor:
+                  conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None,
+                  layers: modules.Layers = modules.NOTHING) -> Tensor:
     """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``."""
     sigma = _check.per_sample("sigma", sigma, x)
+    score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)
     x_tilde, _ = perturb(x, sigma, rng)
     probes = probes_for(x_tilde, n_particles, rng, projection, mode)
-    score = score_of(score_fn, sigma, labels, conditioning, parametrization)
-    half, traces = reduced_terms(score, x_tilde, probes, mode)
+    half, traces = reduced_terms(score, x_tilde, probes, mode, layers)
     return sigma**weight * (half + traces.mean(0))

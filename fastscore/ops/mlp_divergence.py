@@ -102,9 +102,11 @@ class _SlopeDot(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
         a, w = ctx.saved_tensors
         if torch.is_grad_enabled():  # for a derivative of this one
+            wanted = [t for t, needed in zip((a, w), ctx.needs_input_grad) if needed]  # others may be frozen
             with torch.enable_grad():
                 value = reference(a, w, list(ACTIVATIONS)[ctx.kind])
-                return *torch.autograd.grad(value, (a, w), grad, create_graph=True, materialize_grads=True), None
+                found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True))
+            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None
         to_a, to_w = torch.ops.fastscore.mlp_divergence_gradient_native(a, w, grad, ctx.kind)
         return to_a, to_w if w.dim() == 2 else to_w.sum(0), None
 

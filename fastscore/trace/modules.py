@@ -1,56 +1,156 @@
-"""What can be seen of the networks inside a function: layers that mix samples, or that draw masks."""
+"""What can be seen of the networks inside a function: layers that mix samples, that draw masks, or that torch
+differentiates in a way of their own."""
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Set
+from types import CodeType, MemberDescriptorType
+from typing import Any, NamedTuple
 
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.parallel import DistributedDataParallel
 
 from .. import _check
+from ..energy import EnergyScore
 
 
-def check(f: Callable, mode: str, name: str = "f") -> None:
-    """Raise if f, an argument called ``name``, is not callable, or has a layer that the estimate cannot bear."""
+class Layers(NamedTuple):
+    """Which kinds of layers a function holds that torch differentiates in a way of their own, or not at all."""
+
+    recurrent: bool = False
+    compiled: bool = False  # by torch.compile
+    parallel: bool = False  # in a DistributedDataParallel
+    scripted: bool = False  # by TorchScript
+
+
+NOTHING = Layers()
+
+
+def check(f: Callable, mode: str, name: str = "f") -> Layers:
+    """What f holds; raise if f, an argument called ``name``, is not callable, or has a layer that the estimate cannot
+    bear."""
     if not callable(f):
         raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
     if torch.compiler.is_compiling():
-        return
-    for network in networks(f):
-        for where, layer in network.named_modules():
-            which = f"a network whose {type(layer).__name__} {where!r}"
-            if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
-                advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
-                raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of "
-                                 f"the batch: {advice}")
-            if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0 and mode == "fd":
-                raise ValueError(f"{name} must be the same function at every call for finite differences, got {which} "
-                                 "draws a mask: call .eval() on the network")
+        return NOTHING
+    recurrent = compiled = parallel = scripted = False
+    for part in parts(f):
+        if not isinstance(part, torch.nn.Module):
+            scripted |= isinstance(part, torch.jit.ScriptFunction)
+            compiled |= hasattr(part, "_torchdynamo_orig_callable")
+            continue
+        for where, layer in part.named_modules():
+            refuse(layer, where, mode, name)
+            recurrent |= isinstance(layer, torch.nn.RNNBase)
+            compiled |= "_orig_mod" in layer._modules or getattr(layer, "_compiled_call_impl", None) is not None
+            parallel |= isinstance(layer, DistributedDataParallel)
+            scripted |= isinstance(layer, torch.jit.ScriptModule)
+    return Layers(recurrent, compiled, parallel, scripted)
 
 
-def networks(f: Any, seen: set[int] | None = None) -> Iterator[torch.nn.Module]:
-    """The modules that f is, is a method of, is a ``functools.partial`` of, or holds in its closure."""
+def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
+    """Raise if the layer mixes samples, or draws masks for differences."""
+    which = f"a network whose {type(layer).__name__} {where!r}"
+    if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+        advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
+        raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of the "
+                         f"batch: {advice}")
+    if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0 and mode == "fd":
+        raise ValueError(f"{name} must be the same function at every call for finite differences, got {which} draws a "
+                         "mask: call .eval() on the network")
+
+
+def refuse_forward_mode(layers: Layers, name: str) -> None:
+    """Raise for wrappers that forward mode cannot enter, and for TorchScript, which loses tangents in silence from its
+    second call on."""
+    if layers.parallel:
+        raise ValueError(f"{name} must not be in a DistributedDataParallel for mode='jvp', which its forward pass does "
+                         "not take: pass mode='vjp', or the network inside, its .module (whose gradients are then not "
+                         "averaged over the ranks)")
+    if layers.scripted:
+        raise ValueError(f"{name} must not hold TorchScript for mode='jvp', which its executor does not differentiate: "
+                         "pass mode='vjp', or the network before it was scripted")
+
+
+def networks(f: Any) -> Iterator[torch.nn.Module]:
+    """The modules that f is or may call: f is a method or a ``functools.partial`` of one, or holds it in its closure,
+    its defaults or a container, or its code mentions it by name, as a global or as an object's attribute.
+
+    What a function makes, or looks up otherwise, while it runs is not seen.
+    """
+    return (part for part in parts(f) if isinstance(part, torch.nn.Module))
+
+
+def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozenset()) -> Iterator[Any]:
+    """The same, and the functions among them."""
     seen = set() if seen is None else seen
     if id(f) in seen:
         return
     seen.add(id(f))
     if isinstance(f, torch.nn.Module):
         yield f
+        within = [f.energy] if isinstance(f, EnergyScore) else []
+    elif isinstance(f, torch.jit.ScriptFunction):
+        yield f
         return
-    if isinstance(f, functools.partial):
-        parts = [f.func, *f.args, *f.keywords.values()]
+    elif isinstance(f, functools.partial):
+        within = [f.func, *f.args, *f.keywords.values()]
     elif inspect.ismethod(f):
-        parts = [f.__self__, f.__func__]
+        own = isinstance(f.__self__, torch.nn.Module)
+        within = [f.__func__, *([f.__self__] if own else _attributes(f.__self__, mentioned(f.__func__)))]
     elif inspect.isfunction(f):
-        parts = [part for cell in f.__closure__ or () for part in contents(cell)]
-    else:
+        yield f
+        names = mentioned(f)
+        within = [part for cell in f.__closure__ or () for part in contents(cell)]
+        within += [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
+        if not _of_a_library(f.__globals__.get("__name__")):
+            within += [f.__globals__[name] for name in names if name in f.__globals__]
+    elif isinstance(f, (list, tuple)):
+        within = list(f)
+    elif isinstance(f, dict):
+        within = list(f.values())
+    elif isinstance(f, type) or inspect.ismodule(f) or _of_a_library(type(f).__module__):
         return
-    for part in parts:
-        yield from networks(part, seen)
+    else:
+        used = {name for name in names if inspect.getattr_static(f, name, None) is not None}
+        within = _attributes(f, used or {"__call__"})  # the code that holds it uses these, or calls it
+    for part in within:
+        yield from parts(part, seen, names)
+
+
+def _of_a_library(module: str | None) -> bool:
+    """Whether code of this module calls what it is given, and no network of its own."""
+    return (module or "").partition(".")[0] in ("torch", "numpy", "fastscore", "builtins")
+
+
+def _attributes(obj: Any, names: Set[str]) -> list[Any]:
+    """What ``obj`` holds under ``names``, the names that the code which holds it mentions, and those that the methods
+    among them mention, and so on."""
+    parts, wanted, done = [], set(names), set()
+    while wanted:
+        done |= wanted
+        found, wanted = wanted, set()
+        for name in found:
+            held = inspect.getattr_static(obj, name, None)
+            if inspect.isfunction(held):
+                wanted |= mentioned(held) - done
+            parts.append(getattr(obj, name) if isinstance(held, MemberDescriptorType) else held)
+    return parts
+
+
+def mentioned(f: Any) -> frozenset[str]:
+    """The names of globals and attributes in the code of a function, and of the functions inside it."""
+    return _names(f.__code__) if inspect.isfunction(f) else frozenset()
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(code: CodeType) -> frozenset[str]:
+    inner = (_names(part) for part in code.co_consts if isinstance(part, CodeType))
+    return frozenset(code.co_names).union(*inner)
 
 
 def contents(cell: Any) -> list[Any]:

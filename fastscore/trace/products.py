@@ -3,14 +3,19 @@
 Three ways, ``MODES``:
 
 - ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once a chunk, its
-  derivative K times. It needs a forward rule for every operation of f. (Operators that were registered from outside
-  torch without one may give zeros in silence: for a network with such operators take one of the others.)
+  derivative K times. It needs a forward rule for every operation of f; one from outside torch that lacks it is an
+  error (:mod:`~fastscore.trace.foreign`; under ``torch.compile`` it is not looked for, and loses its part in silence).
 - ``"vjp"``: reverse mode, J^T V: f is evaluated once, its backward pass K times under ``vmap``. It keeps f's
-  activations; for convolutional networks on a CPU it takes about half of forward mode's time. Operations that
-  ``torch.func`` does not take go through ``torch.autograd.grad``.
+  activations; for convolutional networks on a CPU it takes about half of forward mode's time. What ``torch.func`` does
+  not take goes through ``torch.autograd.grad``, a product at a time.
 - ``"fd"``: central differences, (f(x + h v) - f(x - h v)) / 2h, with h so small that no element of x moves by more than
   ``fd_step``. f is called on [B, ...], forwards, and nothing else is asked of it; the error is of order fd_step^2 and
   that of rounding of order 1 / fd_step.
+
+What f detaches (``detach``, ``.data``) is a constant to the first two, and so is, to ``"vjp"`` alone, what it computes
+under ``no_grad``: forward mode looks through that. Where nothing of x is left, :mod:`~fastscore.trace.connected` tells
+a constant f, whose Jacobian is 0, from one that was cut off, which is an error. Of an f cut off in part the modes give
+the derivative of what is left.
 
 Which probes there are does not depend on how they are split into chunks.
 """
@@ -18,22 +23,36 @@ Which probes there are does not depend on how they are split into chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from .. import _check
+from .. import _check, backends
 from .._library import per_row
+from . import connected, foreign
+from .modules import NOTHING, Layers, refuse_forward_mode
+from .setting import setting
 
 MODES = ("jvp", "vjp", "fd")
 ELEMENTS_AT_ONCE = 1 << 20  # of probes: 4 MB in float32, and f's activations for as many samples
-_NO_RULE = ("forward AD", "forward mode AD", "setup_context")  # in the texts of torch's errors
+_OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+
+Pull = Callable[[Tensor], tuple[Tensor]]
 
 
-def lacks_rule(error: Exception) -> bool:
-    """Whether torch says that an operation has no forward-mode rule."""
-    return any(words in str(error) for words in _NO_RULE)
+class Words(NamedTuple):
+    """What messages call f, and what they advise."""
+
+    name: str = "f"
+    single: str = "chunk_size=1"  # in place of vmap
+    other: str = "mode='vjp' or mode='fd'"  # in place of forward mode
+    differences: str = "mode='fd'"
+
+
+WORDS = Words()
 
 
 class Products:
@@ -45,31 +64,51 @@ class Products:
         mode: one of ``MODES``.
         chunk_size: how many probes at a time; 1 uses no ``vmap``. ``None``: as many as make 2^20 elements, at least 1.
         fd_step: h of ``"fd"`` in the units of x, [] or [B].
+        layers: what :func:`fastscore.trace.modules.check` found in f.
+        words: for messages.
+        plainly: ``"vjp"`` by ``torch.autograd.grad`` from the start: nearly every network can be differentiated twice
+            so.
 
     Attributes:
         output: f(x), once there was a product.
     """
 
     def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "jvp", chunk_size: int | None = None,
-                 fd_step: Tensor | None = None):
+                 fd_step: Tensor | None = None, layers: Layers = NOTHING, words: Words = WORDS,
+                 plainly: bool = False):
         if any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape)):
             x = x.contiguous()  # forward mode writes beside x, and cannot where elements share memory
-        self.x, self.mode, self.fd_step = x, mode, fd_step
-        self.chunk_size = chunk_size or max(1, ELEMENTS_AT_ONCE // x.numel())
-        self.count, self.output, self._f, self._pull = 0, None, f, None
+        self.x, self.mode, self.fd_step, self.layers, self.words = x, mode, fd_step, layers, words
+        self.chunk_size = chunk_size or max(1, ELEMENTS_AT_ONCE // max(1, x.numel()))
+        self.count, self.more, self.output, self._f = 0, 0, None, f
+        self._pull: Pull | None = None
+        self._one_by_one = self._constant = False
+        self._refusal: Exception | None = None  # of f's output, by us
+        self._said: Exception | None = None  # by torch.func
+        if mode == "jvp":
+            refuse_forward_mode(layers, words.name)
+        self._version = None if backends.transformed() or x.is_inference() else x._version
         if mode == "vjp":
-            self.output, self._pull = self._reverse()
+            self.output, self._pull = self._reverse(plainly or layers.parallel)
         elif mode == "fd":
             self.output = self.f(x)
 
     def f(self, x: Tensor) -> Tensor:
-        """f(x), which must be like x."""
-        return _check.like("the output of f", self._f(x), "x", x)
+        """f(x), which must be like x, and leave x as it is."""
+        output = self._f(x)
+        try:
+            if self._version is not None and self.x._version != self._version:
+                raise ValueError(f"{self.words.name} must not change x in place: give it x.clone() to work on")
+            return _check.like(f"the output of {self.words.name}", output, "x", x)
+        except (TypeError, ValueError) as error:
+            self._refusal = error
+            raise
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of f a sample: one a product (two for a finite difference), and one for f(x)."""
-        return self.count * (2 if self.mode == "fd" else 1) + 1
+        """Evaluations of f a sample: one a product (two for a finite difference), one for f(x), and those by which
+        it was found out that f is constant, or evaluated again where torch.func failed half way."""
+        return self.count * (2 if self.mode == "fd" else 1) + 1 + self.more
 
     def chunks(self, total: int) -> Iterator[tuple[int, int]]:
         """(first, count) of every chunk of ``total`` probes."""
@@ -88,52 +127,150 @@ class Products:
         if self.mode == "fd":
             return torch.stack([self._difference(one) for one in v])
         if self.mode == "vjp":
-            return self._many(self._pull, v)[0]
+            return self._back(v)
         output, product = self._forward(v)
         if keep and self.output is None:
             self.output = output
         return product
 
-    def _forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
-        """f(x) and J v by forward mode."""
-
-        try:
-            output, product = self._many(lambda one: jvp(self.f, (self.x,), (one,)), v)
-        except RuntimeError as error:
-            if lacks_rule(error):
-                raise NotImplementedError("f has an operation without a forward-mode rule, which mode='jvp' needs: "
-                                          f"pass mode='vjp' or mode='fd'. Torch said: {error}") from error
-            raise
-        return output[0], product
-
     def _many(self, function: Callable, v: Tensor) -> tuple[Tensor, ...]:
         """The results of ``function`` for every probe, stacked; one probe needs no ``vmap``."""
         if len(v) == 1:
             return tuple(one[None] for one in function(v[0]))
-        try:
-            return vmap(function, randomness="same")(v)
-        except RuntimeError as error:
-            if "vmap" in str(error) and not lacks_rule(error):
-                raise RuntimeError("f has an operation that does not work under vmap: pass chunk_size=1. "
-                                   f"Torch said: {error}") from error
-            raise
+        return vmap(function, randomness="same")(v)
 
-    def _reverse(self) -> tuple[Tensor, Callable[[Tensor], tuple[Tensor]]]:
+    def _forward(self, v: Tensor) -> tuple[Tensor, Tensor]:
+        """f(x) and J v by forward mode."""
+        tangent = True
+
+        def f(x: Tensor) -> Tensor:
+            nonlocal tangent
+            if torch.compiler.is_compiling():
+                return self.f(x)
+            with foreign.watched():
+                output = self.f(x)
+            tangent = foreign.has_tangent(output)
+            return output
+
+        def push(one: Tensor) -> tuple[Tensor, Tensor]:
+            return jvp(f, (self.x,), (one,))
+
+        if backends.transformed():
+            output, product = self._many(push, v)
+        else:
+            try:
+                with setting("jvp", self.layers, torch.is_grad_enabled()):
+                    output, product = self._many(push, v)
+            except Exception as error:
+                self._explain(error, push, v)
+        if not tangent:
+            self._unconnected()
+        return output[0], product
+
+    def _explain(self, error: Exception, push: Callable, v: Tensor) -> NoReturn:
+        """Raise what is to be said of an error in forward mode: f's own as it is, else what torch lacks, and the cure.
+        """
+        if error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
+            raise error
+        connected.plainly(self._f, self.x, error)
+        (name, single, other, _), alone = self.words, False
+        if isinstance(error, foreign.LostTangent):
+            raise NotImplementedError(f"{name} has an operation without a forward-mode rule, {error}, which would lose "
+                                      f"its part of the derivative in mode='jvp': pass {other}") from None
+        if len(v) > 1:
+            with suppress(Exception), setting("jvp", self.layers, torch.is_grad_enabled()):
+                push(v[0])
+                alone = True
+        if alone:
+            raise NotImplementedError(f"{name} has an operation that does not work under vmap: pass {single}. "
+                                      f"Torch said: {error}") from error
+        raise NotImplementedError(f"{name} has an operation without a forward-mode rule, which mode='jvp' needs: pass "
+                                  f"{other}{connected.hint(error)}. Torch said: {error}") from error
+
+    def _reverse(self, plainly: bool) -> tuple[Tensor, Pull]:
         """f(x), and v -> (J^T v,)."""
-        try:
+        if backends.transformed():
             return vjp(self.f, self.x)
-        except RuntimeError as error:
-            if "setup_context" not in str(error):
-                raise
-        record = torch.is_grad_enabled()
-        with torch.enable_grad():
-            x = self.x.view_as(self.x) if self.x.requires_grad and record else self.x.detach().requires_grad_()
+        if plainly:
+            return self._by_autograd()
+        connection = True
+
+        def f(x: Tensor) -> Tensor:
+            nonlocal connection
             output = self.f(x)
+            connection = output.requires_grad
+            return output
+
+        try:
+            with setting("vjp", self.layers, torch.is_grad_enabled()):
+                output, pull = vjp(f, self.x)
+        except Exception as error:
+            if error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
+                raise
+            self._said = error
+            return self._by_autograd()
+        if not connection:
+            self._unconnected()
+        return output, pull
+
+    def _back(self, v: Tensor) -> Tensor:
+        """J^T v, [K, B, ...]."""
+        if backends.transformed():
+            return self._many(self._pull, v)[0]
+        with setting("vjp", self.layers, torch.is_grad_enabled()):  # where activations are recomputed
+            if not self._one_by_one:
+                try:
+                    return self._many(self._pull, v)[0]
+                except Exception as error:
+                    if isinstance(error, _OUT_OF_MEMORY):
+                        raise
+                    self._said = error
+                    self.more += 1
+                    self.output, self._pull = self._by_autograd()
+            return torch.stack([self._pull(one)[0] for one in v])
+
+    def _by_autograd(self) -> tuple[Tensor, Pull]:
+        """The same by torch.autograd, which any network serves; also where gradients are off."""
+        self._one_by_one, record = True, torch.is_grad_enabled()
+        with torch.inference_mode(False), torch.enable_grad(), setting("vjp", self.layers, record):
+            x = self.x.clone() if self.x.is_inference() else self.x
+            x = x.view_as(x) if x.requires_grad and record else x.detach().requires_grad_()
+            try:
+                output = self.f(x)
+            except Exception as error:
+                if self._said is not None and connected.same(error, self._said):
+                    raise error from None  # f's own, said once
+                raise
+        if not output.requires_grad:
+            self._unconnected()
 
         def pull(v: Tensor) -> tuple[Tensor]:
-            return torch.autograd.grad(output, x, v, retain_graph=True, create_graph=torch.is_grad_enabled())
+            if not output.requires_grad:
+                return (torch.zeros_like(v),)
+            try:
+                with torch.inference_mode(False):
+                    v = v.clone() if v.is_inference() else v
+                    found, = torch.autograd.grad(output, x, v, retain_graph=True, create_graph=torch.is_grad_enabled(),
+                                                 allow_unused=True)
+            except _OUT_OF_MEMORY:
+                raise
+            except Exception as error:
+                said = f" Torch.func said: {self._said}" if self._said else ""
+                raise RuntimeError(f"{self.words.name} cannot be differentiated in reverse mode: pass "
+                                   f"{self.words.differences}{connected.hint(error)}. Torch said: {error}{said}"
+                                   ) from error
+            if found is None:
+                self._unconnected()
+                found = torch.zeros_like(v)
+            return (found,)
 
         return output if record else output.detach(), pull
+
+    def _unconnected(self) -> None:
+        """Autograd sees nothing of x in f(x): so f must be constant, which is found out once."""
+        if not self._constant:
+            self.more += connected.require_constant(self._f, self.x, self.mode, *self.words[::3])
+            self._constant = True
 
     def _difference(self, v: Tensor) -> Tensor:
         """(f(x + h v) - f(x - h v)) / 2h, where the largest element of h v is ``fd_step``."""

@@ -170,3 +170,20 @@ def test_other_parameters_are_refused(activation):
 def test_bad_input(message):
     with pytest.raises((TypeError, ValueError), match=message):
         BAD[message]()
+
+
+@pytest.mark.parametrize("backend", ["reference", "native"])
+@pytest.mark.parametrize("hidden", [(6,), (6, 5)])
+def test_second_derivatives_where_some_weights_are_frozen(hidden, backend, on_backend):
+    """In x alone, and in the weights alone: those that need none are not asked."""
+    on_backend(backend, operator="mlp_divergence")
+    sizes = [4, *hidden, 4]
+    pairs = [(torch.randn(o, i, dtype=torch.float64, generator=torch.Generator().manual_seed(o)), None)
+             for i, o in pairwise(sizes)]
+    x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for inputs in ([x], [pairs[0][0]], [pairs[-1][0], x]):
+        for tensor in inputs:
+            tensor.requires_grad_()
+        assert gradgradcheck(lambda *_: fs.mlp_divergence(x, pairs, activation="silu")[1], inputs)
+        for tensor in inputs:
+            tensor.requires_grad_(False)

@@ -35,6 +35,33 @@ def wrapped(net):
     return lambda x: inner(x)
 
 
+class Holder:
+    def __init__(self, net):
+        self.net, self.other = net, torch.nn.BatchNorm1d(12)
+
+    def score(self, x):
+        return self.net(x)
+
+    def function(self):
+        return lambda x: self.net(x)
+
+
+class Callable(Holder):
+    def __call__(self, x):
+        return self.net(x)
+
+
+def through_another(x):
+    return by_name(x)
+
+
+def by_name(x, *, scale=1.0):
+    return BN(x, scale)
+
+
+HELD = {"a global variable": by_name, "a function that calls one": through_another, "a method": Holder(BN).score,
+        "an attribute": Holder(BN).function(), "a callable object": Callable(BN), "a default": lambda x, net=BN: net(x),
+        "a keyword's default": lambda x, *, net=BN: net(x)}
 CASES = {
     "f not callable": (lambda: jt(3, X), TypeError, "f must be a function of x.*got int 3"),
     "x a list": (lambda: jt(f, [1.0]), TypeError, "x must be a torch.Tensor, got list"),
@@ -44,14 +71,14 @@ CASES = {
     "x of one dimension": (lambda: jt(f, X[0]), ValueError, r"x must be \[B, ...\] with at least 2 dim.*\(12,\)"),
     "no samples": (lambda: jt(f, X[:0]), ValueError, r"x must have at least one sample.*\(0, 12\)"),
     "no elements": (lambda: jt(f, X[:, :0]), ValueError, r"x must have at least one sample.*\(4, 0\)"),
-    "method unknown": (lambda: jt(f, X, method="hutchinson"), ValueError, "method must be one of 'rademacher', 'gaussian"),
+    "method unknown": (lambda: jt(f, X, method="hutchinson"), ValueError, "method must be one of 'auto', 'rademacher'"),
     "mode unknown": (lambda: jt(f, X, mode="forward"), ValueError, "mode must be one of 'jvp', 'vjp', 'fd', got 'forward'"),
     "no probes": (lambda: jt(f, X, num_probes=0), ValueError, "num_probes must be at least 1, got 0"),
     "num_probes a float": (lambda: jt(f, X, num_probes=8.0), TypeError, "num_probes must be an integer .*got float 8.0"),
     "no blocks": (lambda: jt(f, X, blocks=0), ValueError, "blocks must be at least 1, got 0"),
     "chunk_size": (lambda: jt(f, X, chunk_size=0), ValueError, "chunk_size must be at least 1, got 0"),
     "not divisible": (lambda: jt(f, IMAGE, num_probes=7), ValueError, "num_probes must be a multiple of blocks=2, got 7"),
-    "probing beyond D": (lambda: jt(f, IMAGE, num_probes=14), ValueError,
+    "probing beyond D": (lambda: jt(f, IMAGE, method="probing", num_probes=14), ValueError,
                          "num_probes must be at most the 12 elements.*'probing'.*got 14: method='exact' takes 12"),
     "hutchpp beyond D": (lambda: jt(f, X, method="hutchpp", num_probes=24), ValueError, "at most the 12.*method='exact'"),
     "xtrace beyond D": (lambda: jt(f, X, method="xtrace", num_probes=24), ValueError, "at most the 12.*method='exact'"),
@@ -88,6 +115,8 @@ CASES = {
     "BatchNorm in a partial": (lambda: jt(functools.partial(BN, scale=2), X), ValueError, r"call .eval\(\)"),
     "BatchNorm as an argument": (lambda: jt(functools.partial(lambda net, x: net(x), BN), X), ValueError, "call .eval"),
     "BatchNorm in a closure": (lambda: jt(wrapped(BN), X), ValueError, r"BatchNorm1d 'layer'.*call .eval\(\)"),
+    **{f"BatchNorm by {name}": (lambda held=held: jt(held, X), ValueError, r"BatchNorm1d 'layer'.*call .eval\(\)")
+       for name, held in HELD.items()},
     "BatchNorm without statistics": (lambda: jt(torch.nn.BatchNorm1d(12, track_running_stats=False).eval(), X), ValueError,
                                      "statistics of the batch: give it track_running_stats=True"),
     "Dropout and differences": (lambda: jt(DROP, X, mode="fd", fd_step=0.1), ValueError, "same function.*Dropout 'layer'"),
@@ -116,6 +145,8 @@ def test_output_shape_is_seen_in_every_mode_at_the_first_call(mode):
 
 def test_what_is_fine_is_not_refused():
     jt(BN.eval(), X)
+    for held in HELD.values():
+        jt(held, X)  # `other`, which the code does not name, is in training mode
     BN.train()
     jt(DROP, X)
     jt(DROP, X, mode="vjp")

@@ -33,6 +33,29 @@ def test_defaults():
         assert default.evaluations == 9
 
 
+@pytest.mark.parametrize("mode", ["jvp", "vjp", "fd"])
+@pytest.mark.parametrize("shape", [(3, 8), (2, 1, 2, 3), (4, 1)])
+def test_the_exact_trace_where_it_costs_no_more(shape, mode):
+    size = torch.Size(shape[1:]).numel()
+    a, x, rng = matrix(size, size), matrix(*shape), fs.Philox(4)
+    options = {"mode": mode, "fd_step": 1e-3 if mode == "fd" else None, "rng": rng}
+    t = fs.jacobian_trace(linear(a), x, num_probes=max(size, 2), **options)
+    torch.testing.assert_close(t.value, trace_of(a).expand(len(x)))
+    assert torch.equal(t.stderr, torch.zeros_like(t.value)) and rng.step == 0
+    assert t.evaluations == 1 + size * (2 if mode == "fd" else 1)
+    fewer = size - size % 2 - 2
+    if fewer > 0:
+        t = fs.jacobian_trace(linear(a), x, num_probes=fewer, **options)
+        assert t.evaluations == 1 + fewer * (2 if mode == "fd" else 1) and rng.step > 0
+
+
+def test_a_colouring_is_for_probing():
+    x = matrix(2, 1, 2, 2)
+    t = fs.jacobian_trace(linear(matrix(4, 4)), x, num_probes=4, blocks=2, coloring=fs.Coloring(2, 2, 2, 1, 1),
+                          rng=fs.Philox(0))
+    assert t.stderr.min() > 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_result(method):
     x = matrix(5, 12)

@@ -1,0 +1,81 @@
+"""Whether a function is cut off from x, and what is said where torch cannot differentiate it.
+
+To autograd a constant function and one that was cut off (``detach``, ``no_grad``, a gradient taken without
+``create_graph``) look alike: nothing of x is in the result. The Jacobian of the first is 0; that of the second is not,
+and a 0 in its place would be wrong in silence. They are told apart by what they do: f is evaluated at x, and a little
+beside it. A function of x changes there; a constant one does not.
+
+That costs two evaluations, and only where autograd finds nothing of x. Under ``torch.compile`` and inside
+``torch.func`` transforms values cannot be looked at: there the Jacobian of either is 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from .. import backends
+from ..rng import Philox
+
+_HINTS = {  # what stands in torch's texts: what helps
+    "use_reentrant": "pass use_reentrant=False to torch.utils.checkpoint",
+    "saved tensor": "leave activation checkpointing (and save_on_cpu) off",
+    "setup_context": "pass use_reentrant=False to torch.utils.checkpoint, where it is used",
+    "scaled_dot_product": "choose torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the call",
+    "requires_grad_()": "use fastscore.energy_score for the gradient of an energy",
+    "does not require grad": "use fastscore.energy_score for the gradient of an energy",
+    "mutate a captured Tensor": "call .eval() on a network that changes its buffers as it runs",
+}
+
+
+def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: str, differences: str) -> int:
+    """Raise unless f is constant near x; the number of evaluations of f that it took."""
+    if backends.transformed() or x.is_meta or torch._C._len_torch_dispatch_stack():
+        return 0
+    with torch.inference_mode(False), torch.enable_grad():
+        here = leaf(x)
+        beside = leaf(here.detach() + near(here.detach()))
+        first, second = f(here).detach(), f(beside).detach()
+    changed = (first != second) & ~(first.isnan() & second.isnan())
+    if bool(changed.any()):
+        cut, other = (("detach, .data", "mode='vjp'")
+                      if mode == "jvp" else ("detach, .data, no_grad, autograd.grad without create_graph=True",
+                                             "mode='jvp', which looks through no_grad,"))
+        raise ValueError(
+            f"{name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, but "
+            f"the derivative is cut off. Take away what cuts it ({cut}); for the gradient of an energy, use "
+            f"fastscore.energy_score; or pass {other} or {differences}")
+    return 2
+
+
+def near(x: Tensor) -> Tensor:
+    """A step in no special direction, each element by about sqrt(eps) of its size, or of 1."""
+    with torch.no_grad():
+        z = Philox(0).randn(x.shape, dtype=torch.float32, device=x.device).to(x.dtype)
+        return torch.finfo(x.dtype).eps ** 0.5 * (1 + x.abs()) * z
+
+
+def leaf(x: Tensor) -> Tensor:
+    """x as a tensor that f may ask the gradient of, or change."""
+    return x.detach().clone().requires_grad_()
+
+
+def plainly(f: Callable[[Tensor], Tensor], x: Tensor, error: Exception) -> None:
+    """Raise f's own error where it fails without any derivative too; ``error`` is what was seen with one."""
+    try:
+        with torch.inference_mode(False), torch.enable_grad():
+            f(leaf(x))
+    except Exception as own:
+        raise (error if same(own, error) else own) from None
+
+
+def same(one: Exception, other: Exception) -> bool:
+    return type(one) is type(other) and str(one) == str(other)
+
+
+def hint(error: Exception) -> str:
+    """What else may help, by torch's text."""
+    found = [advice for words, advice in _HINTS.items() if words in str(error)]
+    return f", or {found[0]}" if found else ""
