@@ -186,14 +186,14 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     return reduce(loss / n_particles, reduction)
 
 
-def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers = modules.NOTHING
+def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
                  ) -> tuple[Tensor, Tensor]:
     """v^T s and v^T J v, both [K, B]."""
     output, rows = products(score, x, probes, mode, layers)
     return probe_dot(output.expand(probes.num_probes, *output.shape), probes), probe_dot(rows, probes)
 
 
-def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers = modules.NOTHING
+def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
                   ) -> tuple[Tensor, Tensor]:
     """1/2 ||s||^2 [B] and v^T J v [K, B]."""
     output, rows = products(score, x, probes, mode, layers)
@@ -203,7 +203,7 @@ def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: mo
 def noisy_reduced(score_fn: Callable[..., Tensor], x: Tensor, sigma: Tensor, labels: Tensor, rng: Philox, weight: float,
                   projection: str, n_particles: int, mode: str = "vjp", parametrization: str = "score",
                   conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None,
-                  layers: modules.Layers = modules.NOTHING) -> Tensor:
+                  layers: modules.Layers | None = None) -> Tensor:
     """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``."""
     sigma = _check.per_sample("sigma", sigma, x)
     score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)
