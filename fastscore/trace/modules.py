@@ -31,8 +31,8 @@ NOTHING = Layers()
 
 
 def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> Layers:
-    """What f holds; raise if f, an argument called ``name``, is not callable, or (where ``strict``) has a layer that the
-    estimate cannot bear."""
+    """What f holds; raise if f, an argument called ``name``, is not callable, or (where ``strict``) has a layer that
+    the estimate cannot bear."""
     if not callable(f):
         raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
     if torch.compiler.is_compiling():
