@@ -118,10 +118,9 @@ class Products:
     def __call__(self, v: Tensor, *, record: bool = True) -> Tensor:
         """J v for [K, B, ...]; with ``record=False`` autograd does not see it."""
         self.count += v.shape[0]
-        if record:
-            return torch.cat([self._product(v[a:a + n], keep=True) for a, n in self.chunks(v.shape[0])])
-        with torch.no_grad():
-            return torch.cat([self._product(v[a:a + n], keep=False) for a, n in self.chunks(v.shape[0])])
+        with torch.set_grad_enabled(record and torch.is_grad_enabled()):
+            found = [self._product(v[a:a + n], keep=record) for a, n in self.chunks(v.shape[0])]
+            return found[0] if len(found) == 1 else torch.cat(found)
 
     def _product(self, v: Tensor, keep: bool) -> Tensor:
         if self.mode == "fd":
