@@ -91,7 +91,7 @@ class Products:
         if mode == "vjp":
             self.output, self._pull = self._reverse(plainly or layers.parallel)
         elif mode == "fd":
-            self.output = self.f(x)
+            self.output = self._plain(x)
 
     def f(self, x: Tensor) -> Tensor:
         """f(x), which must be like x, and leave x as it is."""
@@ -277,4 +277,16 @@ class Products:
         largest = v.detach().abs().flatten(1).amax(1).to(compute)
         h = per_row(self.fd_step / torch.where(largest > 0, largest, 1.0), x)
         step = (h * v).to(x.dtype)
-        return ((self.f(x + step).to(compute) - self.f(x - step).to(compute)) / (2 * h)).to(x.dtype)
+        return ((self._plain(x + step).to(compute) - self._plain(x - step).to(compute)) / (2 * h)).to(x.dtype)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """f(x) for differences, where gradients may be off: said, if f itself needs them."""
+        try:
+            return self.f(x)
+        except RuntimeError as error:
+            if torch.is_grad_enabled() or backends.transformed() or isinstance(error, _OUT_OF_MEMORY):
+                raise
+            connected.plainly(self._f, self.x, error)
+            raise RuntimeError(f"{self.words.name} takes a gradient itself, and none is recorded where it is called: "
+                               "use fastscore.energy_score for the gradient of an energy, or pass create_graph=True. "
+                               f"Torch said: {error}") from error
