@@ -76,7 +76,7 @@ def probes_for(x: Tensor, n_particles: int, rng: Philox | None, projection: str,
                reduction: str = "none") -> Probes:
     """The handle on ``n_particles`` directions a sample, all arguments checked; takes as many steps of ``rng``."""
     _check.floating("x", x)
-    _check.integer("n_particles", n_particles, low=1)
+    n_particles = _check.integer("n_particles", n_particles, low=1)
     for name, value, allowed in (("projection", projection, DISTRIBUTIONS), ("mode", mode, MODES),
                                  ("reduction", reduction, REDUCTIONS)):
         _check.one_of(name, value, allowed)
@@ -94,7 +94,7 @@ def square(value: Tensor) -> Tensor:
     return value.reshape(value.shape[0], value.shape[1:].numel()).square().sum(1)
 
 
-def products(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers = modules.NOTHING
+def products(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
              ) -> tuple[Tensor, Tensor]:
     """s(x) and its Jacobian's products with the probes, from ONE evaluation of ``score``.
 
@@ -104,11 +104,12 @@ def products(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules
         probes: K directions a sample.
         mode: ``"vjp"``: J^T v by torch.autograd, one reverse pass a probe; a gradient of the result is a double
             backward. ``"jvp"``: J v, one forward-mode pass for all probes (vmap); a gradient is forward-over-reverse.
-        layers: what :func:`fastscore.trace.modules.check` found.
+        layers: what :func:`fastscore.trace.modules.check` found; ``None``: it is looked for here, and nothing refused.
 
     Returns:
         s(x) [B, ...] and the products [K, B, ...], differentiable where gradients are recorded.
     """
+    layers = modules.check(score, mode, "score_fn", strict=False) if layers is None else layers
     v = fill_probes(probes)
     found = Products(score, x, mode=mode, chunk_size=len(v), layers=layers, words=WORDS, plainly=True)
     rows = found(v)

@@ -92,7 +92,7 @@ def _dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, labe
          model_kwargs: Mapping[str, Any] | None, reduction: str) -> Tensor:
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
-    _check.number("weight", weight)
+    weight = _check.number("weight", weight)
     _check.floating("x", x)
     sigma = _check.per_sample("sigma", sigma, x)
     score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)

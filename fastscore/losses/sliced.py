@@ -124,11 +124,11 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
     equation 6.
     """
     layers = modules.check(score_fn, mode, "score_fn")
+    keywords_for(score_fn, model_kwargs, conditioning)
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
-    _check.number("weight", weight)
-    keywords_for(score_fn, model_kwargs, conditioning)
+    weight = _check.number("weight", weight)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
     return reduce(noisy_reduced(score_fn, x, sigma, labels, rng, weight, projection, n_particles, mode,
@@ -170,7 +170,7 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     matching", section 3.
     """
     modules.check(score_fn, "fd", "score_fn")
-    _check.positive("eps", eps)
+    eps = _check.positive("eps", eps)
     _check.floating("x", x)
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be float32 or float64 for finite differences, got {_check.describe(x)}")
@@ -186,14 +186,14 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     return reduce(loss / n_particles, reduction)
 
 
-def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers = modules.NOTHING
+def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
                  ) -> tuple[Tensor, Tensor]:
     """v^T s and v^T J v, both [K, B]."""
     output, rows = products(score, x, probes, mode, layers)
     return probe_dot(output.expand(probes.num_probes, *output.shape), probes), probe_dot(rows, probes)
 
 
-def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers = modules.NOTHING
+def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
                   ) -> tuple[Tensor, Tensor]:
     """1/2 ||s||^2 [B] and v^T J v [K, B]."""
     output, rows = products(score, x, probes, mode, layers)
@@ -203,7 +203,7 @@ def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: mo
 def noisy_reduced(score_fn: Callable[..., Tensor], x: Tensor, sigma: Tensor, labels: Tensor, rng: Philox, weight: float,
                   projection: str, n_particles: int, mode: str = "vjp", parametrization: str = "score",
                   conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None,
-                  layers: modules.Layers = modules.NOTHING) -> Tensor:
+                  layers: modules.Layers | None = None) -> Tensor:
     """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``."""
     sigma = _check.per_sample("sigma", sigma, x)
     score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)

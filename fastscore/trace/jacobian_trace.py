@@ -36,7 +36,7 @@ class Trace(NamedTuple):
         evaluations: what was asked of f for each sample: 1 for f(x), 1 for each product with the Jacobian (2 in mode
             ``"fd"``). A product costs about as much again as f in mode ``"jvp"``, and about twice in ``"vjp"``. The
             f(x) that mode ``"jvp"`` evaluates anew in each chunk is counted once. Of a constant f, 2 more: it was
-            evaluated beside x.
+            evaluated beside x. 1 more in ``"vjp"`` where torch.func failed half way.
     """
 
     value: Tensor

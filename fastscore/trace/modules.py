@@ -30,9 +30,9 @@ class Layers(NamedTuple):
 NOTHING = Layers()
 
 
-def check(f: Callable, mode: str, name: str = "f") -> Layers:
-    """What f holds; raise if f, an argument called ``name``, is not callable, or has a layer that the estimate cannot
-    bear."""
+def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> Layers:
+    """What f holds; raise if f, an argument called ``name``, is not callable, or (where ``strict``) has a layer that
+    the estimate cannot bear."""
     if not callable(f):
         raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
     if torch.compiler.is_compiling():
@@ -44,7 +44,8 @@ def check(f: Callable, mode: str, name: str = "f") -> Layers:
             compiled |= hasattr(part, "_torchdynamo_orig_callable")
             continue
         for where, layer in part.named_modules():
-            refuse(layer, where, mode, name)
+            if strict:
+                refuse(layer, where, mode, name)
             recurrent |= isinstance(layer, torch.nn.RNNBase)
             compiled |= "_orig_mod" in layer._modules or getattr(layer, "_compiled_call_impl", None) is not None
             parallel |= isinstance(layer, DistributedDataParallel)

@@ -91,7 +91,7 @@ class Products:
         if mode == "vjp":
             self.output, self._pull = self._reverse(plainly or layers.parallel)
         elif mode == "fd":
-            self.output = self.f(x)
+            self.output = self._plain(x)
 
     def f(self, x: Tensor) -> Tensor:
         """f(x), which must be like x, and leave x as it is."""
@@ -118,10 +118,9 @@ class Products:
     def __call__(self, v: Tensor, *, record: bool = True) -> Tensor:
         """J v for [K, B, ...]; with ``record=False`` autograd does not see it."""
         self.count += v.shape[0]
-        if record:
-            return torch.cat([self._product(v[a:a + n], keep=True) for a, n in self.chunks(v.shape[0])])
-        with torch.no_grad():
-            return torch.cat([self._product(v[a:a + n], keep=False) for a, n in self.chunks(v.shape[0])])
+        with torch.set_grad_enabled(record and torch.is_grad_enabled()):
+            found = [self._product(v[a:a + n], keep=record) for a, n in self.chunks(v.shape[0])]
+            return found[0] if len(found) == 1 else torch.cat(found)
 
     def _product(self, v: Tensor, keep: bool) -> Tensor:
         if self.mode == "fd":
@@ -278,4 +277,16 @@ class Products:
         largest = v.detach().abs().flatten(1).amax(1).to(compute)
         h = per_row(self.fd_step / torch.where(largest > 0, largest, 1.0), x)
         step = (h * v).to(x.dtype)
-        return ((self.f(x + step).to(compute) - self.f(x - step).to(compute)) / (2 * h)).to(x.dtype)
+        return ((self._plain(x + step).to(compute) - self._plain(x - step).to(compute)) / (2 * h)).to(x.dtype)
+
+    def _plain(self, x: Tensor) -> Tensor:
+        """f(x) for differences, where gradients may be off: said, if f itself needs them."""
+        try:
+            return self.f(x)
+        except RuntimeError as error:
+            if torch.is_grad_enabled() or backends.transformed() or isinstance(error, _OUT_OF_MEMORY):
+                raise
+            connected.plainly(self._f, self.x, error)
+            raise RuntimeError(f"{self.words.name} takes a gradient itself, and none is recorded where it is called: "
+                               "use fastscore.energy_score for the gradient of an energy, or pass create_graph=True. "
+                               f"Torch said: {error}") from error

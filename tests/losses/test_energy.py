@@ -203,6 +203,19 @@ def test_bad_energies(f, error, text):
             fs.jacobian_trace(fs.energy_score(f), X, mode="jvp")
 
 
+def test_differences_of_a_gradient_that_is_not_recorded():
+    def by_autograd(y):
+        y.requires_grad_()
+        return -torch.autograd.grad(mixture(y).sum(), y)[0]
+
+    with pytest.raises(RuntimeError, match=r"^f takes a gradient itself.*fastscore\.energy_score.*create_graph=True"):
+        fs.jacobian_trace(by_autograd, X.clone(), mode="fd", fd_step=1e-4)
+    found = fs.jacobian_trace(by_autograd, X.clone(), mode="fd", fd_step=1e-4, create_graph=True).value
+    torch.testing.assert_close(found, fs.jacobian_trace(mixture_score, X).value, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
+        fs.jacobian_trace(lambda y: y @ torch.ones(3, 3).double(), X, mode="fd", fd_step=1e-4)
+
+
 def test_bad_arguments():
     with pytest.raises(TypeError, match=r"energy_fn must be a function E.*got int 3"):
         fs.energy_score(3)
