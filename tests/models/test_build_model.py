@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fastscore.models import MODELS, NCSN, NCSNv2, ScoreMLP, build_model
+from fastscore.models import MODELS, NCSN, NCSNdeeper, NCSNv2, NCSNv2Deeper, NCSNv2Deepest, ScoreMLP, build_model
 
 
 def test_names_give_their_networks():
-    assert dict(MODELS) == {"ncsn": NCSN, "ncsnv2": NCSNv2, "mlp": ScoreMLP}
+    assert dict(MODELS) == {"ncsn": NCSN, "ncsndeeper": NCSNdeeper, "ncsnv2": NCSNv2, "ncsnv2deeper": NCSNv2Deeper,
+                            "ncsnv2deepest": NCSNv2Deepest, "mlp": ScoreMLP}
     net = build_model("ncsn", channels=1, image_size=8, ngf=2, num_classes=3)
     assert type(net) is NCSN
     assert (net.channels, net.image_size, net.ngf, net.num_classes) == (1, 8, 2, 3)
@@ -18,5 +19,5 @@ def test_names_give_their_networks():
 
 
 def test_unknown_name_lists_the_known():
-    with pytest.raises(ValueError, match="name must be one of 'ncsn', 'ncsnv2', 'mlp', got 'unet'"):
+    with pytest.raises(ValueError, match=r"name must be one of 'ncsn', 'ncsndeeper', .*'mlp', got 'unet'"):
         build_model("unet")
