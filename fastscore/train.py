@@ -59,7 +59,7 @@ def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
     """
     flat = len(sample_shape) == 1
     if flat != (config.model == "mlp"):
-        raise ValueError(f"model must be 'mlp' for 2-D points and an 'ncsn' or 'ncsnv2' for images, got {config.model!r} "
+        raise ValueError(f"model must be 'mlp' for 2-D points and 'ncsn' or 'ncsnv2' for images, got {config.model!r} "
                          f"for samples of shape {tuple(sample_shape)} ({config.data})")
     sigmas = make_sigmas(config)
     with torch.random.fork_rng(devices=[]):
