@@ -118,8 +118,9 @@ def _one_direction(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None,
     """s(x), J^T v and v, where s = -dE/dx."""
     _check.floating("samples", samples)
     if noise is None:
-        kind = _check.one_of("noise_type", noise_type, allowed)
-        kind = "rademacher" if kind == "radermacher" else kind
+        if noise_type not in ("radermacher", "rademacher"):  # the original's spelling, and the man's
+            _check.one_of("noise_type", noise_type, allowed)
+        kind = noise_type.replace("radermacher", "rademacher")
         noise = fill_probes(Probes(samples, 1, rng, distribution=kind))[0]
     _check.like("noise", noise, "samples", samples)
     with torch.enable_grad():
