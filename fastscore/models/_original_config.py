@@ -43,10 +43,6 @@ class Options:
     sections: dict[str, dict[str, Any]]
     path: Path | None
 
-    def assumed(self) -> dict[str, Any]:
-        """Those that nobody said."""
-        return {name: value for name, value in self.values.items() if self.sources[name] == "assumed"}
-
 
 def find_options(checkpoint: Path, config: str | os.PathLike[str] | None, given: Mapping[str, Any]) -> Options:
     """The options ``given`` (not None), else of the config (by default config.yml beside the file), else as published.

@@ -90,7 +90,7 @@ def load_original_checkpoint(
         if fresh and inner.sigmas is None:
             inner.sigmas = noise_levels(options, inner.num_classes)
         inner.options_from = dict(options.sources)
-    _report(path, options, inner)
+        _report(path, options, inner)
     return network
 
 
@@ -106,14 +106,14 @@ def _compare_options(path: Path, options: Options, network: ScoreRefineNet, sigm
             )
 
 
-def _report(path: Path, options: Options, network: ScoreRefineNet | None) -> None:
+def _report(path: Path, options: Options, network: ScoreRefineNet) -> None:
     """Say where the options are from: a warning where some were assumed, else a line for the log."""
-    assumed = options.assumed()
+    assumed = [name for name, source in options.sources.items() if source == "assumed"]
     if not assumed:
         said = ", ".join(f"{name}={value!r} ({options.sources[name]})" for name, value in options.values.items())
         _LOG.info("%s: %s", path, said)
         return
-    taken = ", ".join(f"{name}={getattr(network, name, value)!r}" for name, value in assumed.items())
+    taken = ", ".join(f"{name}={getattr(network, name)!r}" for name in assumed)
     warnings.warn(
         f"{path}: there is no config.yml beside it, so {taken} was assumed. Had it been trained otherwise, the outputs "
         "would be wrong: pass these options, or config=PATH of the run's config.yml", stacklevel=3

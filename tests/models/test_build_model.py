@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import get_args, get_type_hints
+
 import pytest
 import torch
 
+from fastscore.config import TrainConfig
 from fastscore.models import MODELS, NCSN, NCSNdeeper, NCSNv2, NCSNv2Deeper, NCSNv2Deepest, ScoreMLP, build_model
+from fastscore.train import make_model
 
 
 def test_names_give_their_networks():
@@ -21,3 +25,12 @@ def test_names_give_their_networks():
 def test_unknown_name_lists_the_known():
     with pytest.raises(ValueError, match=r"name must be one of 'ncsn', 'ncsndeeper', .*'mlp', got 'unet'"):
         build_model("unet")
+
+
+def test_every_network_can_be_trained_from_the_command_line():
+    words = get_args(get_type_hints(TrainConfig)["model"])
+    assert set(words) == set(MODELS)
+    for word in words:
+        assert TrainConfig(model=word).model == word
+    net = make_model(TrainConfig(model="ncsnv2deeper", width=2, num_levels=3), (1, 8, 8))
+    assert type(net) is NCSNv2Deeper and (net.channels, net.ngf, net.num_classes) == (1, 2, 3)
