@@ -142,7 +142,7 @@ def test_levels_of_numpy_and_labels_of_another_kind(loss):
 
 
 @pytest.mark.parametrize("loss", [ncsn.anneal_dsm_score_estimation, ncsn.anneal_sliced_score_estimation_vr])
-@pytest.mark.parametrize(("labels", "sigmas"), [(SIGMAS, LABELS), (SIGMAS, None), (LABELS, LABELS)])
+@pytest.mark.parametrize(("labels", "sigmas"), [(SIGMAS, LABELS), (SIGMAS, SIGMAS), (SIGMAS, None), (LABELS, LABELS)])
 def test_the_other_order_is_named(loss, labels, sigmas):
     with pytest.raises(TypeError, match=r"in the order \(labels, sigmas\), got labels: .*fastscore\.compat\.ncsnv2"):
         loss(net, SAMPLES, labels, sigmas)
