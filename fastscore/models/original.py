@@ -98,6 +98,13 @@ def _compare_options(path: Path, options: Options, network: ScoreRefineNet, sigm
     """Raise where what is known of the checkpoint's options is not what the network has; check the sizes too."""
     sizes = {"channels": network.channels, "ngf": network.ngf, "num_classes": network.num_classes}
     check_fit(options, sizes, sigmas)
+    levels = noise_levels(options, network.num_classes)
+    own = network.sigmas if isinstance(network, NCSN) else None  # no part of NCSN's state
+    if own is not None and levels is not None and not torch.allclose(own.cpu().float(), levels, rtol=1e-2):
+        raise CheckpointError(
+            f"{path} was trained with noise levels from {levels[0]:.6g} to {levels[-1]:.6g} ({options.path}), but the "
+            f"network given has sigmas from {own[0]:.6g} to {own[-1]:.6g}: build it with these, or without sigmas"
+        )
     for name, value in options.values.items():
         if options.sources[name] != "assumed" and getattr(network, name) != value:
             raise CheckpointError(

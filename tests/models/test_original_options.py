@@ -116,6 +116,10 @@ def test_config_of_the_first_repository(tmp_path):
     assert_outputs(found, net)
     x = torch.rand(2, 2, 8, 8)
     torch.testing.assert_close(found(x, torch.tensor([1.5, 9.0])), net(x, torch.tensor([1, 0])))
+    quietly(tmp_path / "checkpoint_5000.pth", make("ncsn", seed=1, logit_transform=True))
+    other = NCSN(2, 8, 4, sigmas=[8.0, 1.5, 0.25], logit_transform=True)
+    with pytest.raises(CheckpointError, match=r"noise levels from 9 to 0\.25 \(.*given has sigmas from 8 "):
+        load_original_checkpoint(tmp_path / "checkpoint_5000.pth", other)
 
 
 def test_given_options_go_before_the_config(tmp_path):
