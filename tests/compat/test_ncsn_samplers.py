@@ -1,4 +1,4 @@
-"""The samplers of the first repository's runners against formulas in its form (step_lr, no Philox), with the same noise."""
+"""The first repository's samplers against formulas in its form (step_lr, no Philox), with the same noise."""
 
 import numpy as np
 import pytest
