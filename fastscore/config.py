@@ -32,8 +32,9 @@ class TrainConfig:
     flip: bool = False
     """Mirror each training image left to right with probability 1/2."""
 
-    model: Literal["ncsn", "ncsnv2", "mlp"] = "ncsn"
-    """Score network: ncsn (told the noise level), ncsnv2 (divides by it), mlp (for 2-D data)."""
+    model: Literal["ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp"] = "ncsn"
+    """Score network: ncsn (told the noise level), ncsnv2 (divides by it), mlp (for 2-D data); the deeper kinds are for
+    images of 64 pixels and more, ncsnv2deepest of 256."""
     width: int = 32
     """Channels of the first layer (ngf), or hidden units of the mlp. Time and memory grow with its square."""
 
@@ -114,7 +115,7 @@ class TrainConfig:
         for name in ("download", "dequantize", "flip", "decay", "denoise"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be true or false, got {_check.describe(getattr(self, name))}")
-        _check.one_of("model", self.model, ("ncsn", "ncsnv2", "mlp"))
+        _check.one_of("model", self.model, ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp"))
         _check.one_of("objective", self.objective, ("dsm", "ssm"))
         _check.one_of("start", self.start, ("uniform", "normal"))
 

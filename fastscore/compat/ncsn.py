@@ -1,26 +1,27 @@
-"""The functions of ermongroup/ncsn and ermongroup/ncsnv2, by their names and argument order.
+"""The functions of ermongroup/ncsn (Song and Ermon 2019), by their names, argument order and defaults.
 
-An existing script changes its import line and nothing else::
+Those of its ``losses/`` need a changed import line; its samplers are methods of its runners, and the runner calls
+these in their place (docs/porting.md has every line). The second repository's are in :mod:`fastscore.compat.ncsnv2`.
 
-    from fastscore.compat.ncsn import anneal_dsm_score_estimation, anneal_Langevin_dynamics
-
-**Step sizes** here are the originals' ``step_lr``: the update is x + eta s + sqrt(2 eta) z with
+**Step sizes** ``step_lr`` are the original's: the update is x + eta s + sqrt(2 eta) z with
 eta = step_lr (sigma_i / sigma_L)^2. The rest of fastscore speaks the paper's alpha, which is 2 eta:
-``annealed_langevin(alpha=2 * step_lr)``.
+``annealed_langevin(alpha=2 * step_lr)``. ``lr`` of the toy samplers is alpha itself, as there.
 
 **Noise** comes from :class:`fastscore.Philox`: pass ``rng=`` (last argument, ours) for an explicit source, or
 ``torch.manual_seed`` governs as it did before. Of the sliced losses, particle k of every sample is drawn by step k, so
 that a batch split over calls draws what the whole batch would have drawn.
 
-What is mended rather than copied: lists of images hold the state after each update (NCSN appended before it
-updated, and so never returned its last one), and the inpainted known half is the given image exactly at the end.
-In between, inpainting draws the known half's noise once a noise level (algorithm 2 of the NCSN paper), not anew at each
-update.
+**Energies**: an ``energy_net`` maps [B, ...] to [B] (or [B, 1]), and the score is s = -dE/dx.
+
+What is mended rather than copied: lists of images hold the state after each update, on the CPU and clamped to [0, 1]
+(the original appended before it updated, and so never returned its last one); inpainting takes images of any size, not
+of 3 x 32 x 32 alone, and its last frame holds the given half exactly; ``samples`` are not made to require a gradient;
+directions of images are of the whole image.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -28,192 +29,233 @@ from torch import Tensor
 
 from .. import _check, losses, samplers
 from ..losses import sliced
-from ..losses._common import probes_for, score_of
-from ..ops import Probes
+from ..ops import Probes, fill_probes
 from ..rng import Philox, as_philox
+from ._common import (
+    UNLIMITED,
+    Meter,
+    ScoreNet,
+    annealed_dsm,
+    annealed_sliced,
+    annealing,
+    inpainted,
+    labels_and_sigmas,
+    plain,
+    score_of_energy,
+    sliced_arguments,
+    step_size,
+    steps,
+)
 
 __all__ = [
-    "anneal_Langevin_dynamics", "anneal_Langevin_dynamics_inpainting", "anneal_Langevin_dynamics_interpolation",
-    "anneal_dsm_score_estimation", "anneal_sliced_score_estimation_vr", "dsm_score_estimation",
-    "sliced_score_estimation", "sliced_score_estimation_vr",
+    "Langevin_dynamics", "anneal_Langevin_dynamics", "anneal_Langevin_dynamics_inpainting",
+    "anneal_dsm_score_estimation", "anneal_langevin_dynamics", "anneal_sliced_score_estimation_vr",
+    "baseline_Langevin_dynamics", "dsm", "dsm_score_estimation", "langevin_dynamics", "partial_sliced_score_matching",
+    "single_sliced_score_matching", "sliced_score_estimation", "sliced_score_estimation_vr", "sliced_score_matching",
+    "sliced_score_matching_vr",
 ]
 
-ScoreNet = Callable[..., Tensor]
-_UNLIMITED = 1 << 62  # the originals keep every step; their users know
+EnergyNet = Callable[[Tensor], Tensor]
+Three = tuple[Tensor, Tensor, Tensor]
+_LABEL = 9  # of AnnealRunner.Langevin_dynamics: the smallest of ten noise levels
+
+
+# losses/dsm.py
+
+def dsm(energy_net: EnergyNet, samples: Tensor, sigma: float = 1, *, rng: Philox | None = None) -> Tensor:
+    """Mean over the batch of 1/2 sigma^4 || s(x_tilde) + z / sigma ||^2, s = -dE/dx."""
+    return losses.dsm(score_of_energy(energy_net), samples, plain(sigma), weight=4.0, rng=rng)
 
 
 def dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, sigma: float = 0.01, *,
                          rng: Philox | None = None) -> Tensor:
     """Mean over the batch of 1/2 || scorenet(x_tilde) + (x_tilde - x) / sigma^2 ||^2, without a weight."""
-    return losses.dsm(scorenet, samples, sigma, weight=0.0, rng=rng)
+    return losses.dsm(scorenet, samples, plain(sigma), weight=0.0, rng=rng)
 
 
-def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, third: Tensor | None = None,
-                                fourth: Tensor | None = None, anneal_power: float = 2.0,
-                                hook: Callable[[Tensor, Tensor], Any] | None = None, *, labels: Tensor | None = None,
-                                sigmas: Tensor | None = None, rng: Philox | None = None) -> Tensor:
-    """Mean over the batch of 1/2 sigma^anneal_power || scorenet(x_tilde, labels) + z / sigma ||^2.
-
-    NCSN's order is (labels, sigmas), NCSNv2's (sigmas, labels=None, ..., hook). Both work, by place (``third`` and
-    ``fourth``, told apart by dtype) and by name. Labels that are None are drawn uniformly. ``hook(loss, labels)`` sees
-    the loss of each sample.
-    """
-    labels, sigmas = _in_order(third, fourth, labels, sigmas)
+def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigmas: Tensor,
+                                anneal_power: float = 2.0, *, rng: Philox | None = None) -> Tensor:
+    """Mean over the batch of 1/2 sigma^anneal_power || scorenet(x_tilde, labels) + z / sigma ||^2."""
     rng = as_philox(rng)
-    if labels is None:
-        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
-    labels = _check.labels("labels", labels, samples, len(sigmas))
-    loss = losses.dsm(lambda x: scorenet(x, labels), samples, sigmas.to(samples.device)[labels], weight=anneal_power,
-                      reduction="none", rng=rng)
-    if hook is not None:
-        hook(loss, labels)
-    return losses.reduce(loss, "mean")
+    labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2", rng)
+    return losses.reduce(annealed_dsm(scorenet, samples, labels, sigma, anneal_power, rng), "mean")
+
+
+# losses/sliced_sm.py
+
+def single_sliced_score_matching(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None = None,
+                                 detach: bool = False, noise_type: str = "radermacher", *,
+                                 rng: Philox | None = None) -> Three:
+    """(loss, s, J^T v): the mean over the batch of 1/2 (v^T s)^2 + v^T J v, s = -dE/dx [B, ...] and J^T v [B, ...].
+
+    Args:
+        noise: v [B, ...]; None: one direction a sample, by ``noise_type``: "radermacher" (signs), "gaussian", or
+            "sphere" (of length sqrt(D)).
+        detach: cut the loss, not the other two, off from the network.
+    """
+    kinds = ("radermacher", "sphere", "gaussian")
+    score, pulled, v = _one_direction(energy_net, samples, noise, noise_type, kinds, rng)
+    along = (score * v).flatten(1).sum(1)
+    loss = (0.5 * along.square() + (pulled * v).flatten(1).sum(1)).mean()
+    return loss.detach() if detach else loss, score, pulled
+
+
+def partial_sliced_score_matching(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None = None,
+                                  detach: bool = False, noise_type: str = "radermacher", *,
+                                  rng: Philox | None = None) -> Three:
+    """(loss, s, J^T v) with reduced variance: 1/2 ||s||^2 + v^T J v; else as :func:`single_sliced_score_matching`.
+
+    ``noise_type`` is "radermacher" or "gaussian".
+    """
+    kinds = ("radermacher", "gaussian")
+    score, pulled, v = _one_direction(energy_net, samples, noise, noise_type, kinds, rng)
+    loss = (0.5 * score.flatten(1).square().sum(1) + (pulled * v).flatten(1).sum(1)).mean()
+    return loss.detach() if detach else loss, score, pulled
+
+
+def _one_direction(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None, noise_type: str,
+                   allowed: tuple[str, ...], rng: Philox | None) -> Three:
+    """s(x), J^T v and v, where s = -dE/dx."""
+    _check.floating("samples", samples)
+    if noise is None:
+        if noise_type not in ("radermacher", "rademacher"):  # the original's spelling, and the man's
+            _check.one_of("noise_type", noise_type, allowed)
+        kind = noise_type.replace("radermacher", "rademacher")
+        noise = fill_probes(Probes(samples, 1, rng, distribution=kind))[0]
+    _check.like("noise", noise, "samples", samples)
+    with torch.enable_grad():
+        x = samples if samples.requires_grad else samples.detach().requires_grad_()
+        score = score_of_energy(energy_net)(x)
+        return score, torch.autograd.grad((score * noise).sum(), x, create_graph=True)[0], noise
+
+
+def sliced_score_matching(energy_net: EnergyNet, samples: Tensor, n_particles: int = 1, *,
+                          rng: Philox | None = None) -> Three:
+    """:func:`sliced_score_estimation` of the energy's score, s = -dE/dx."""
+    return sliced_score_estimation(score_of_energy(energy_net), samples, n_particles, rng=rng)
+
+
+def sliced_score_matching_vr(energy_net: EnergyNet, samples: Tensor, n_particles: int = 1, *,
+                             rng: Philox | None = None) -> Three:
+    """:func:`sliced_score_estimation_vr` of the energy's score, s = -dE/dx."""
+    return sliced_score_estimation_vr(score_of_energy(energy_net), samples, n_particles, rng=rng)
 
 
 def sliced_score_estimation(score_net: ScoreNet, samples: Tensor, n_particles: int = 1, *,
-                            rng: Philox | None = None) -> tuple[Tensor, Tensor, Tensor]:
+                            rng: Philox | None = None) -> Three:
     """(loss, loss1, loss2) of sliced score matching, v on the unit sphere: 1/2 (v^T s)^2 + v^T grad(v^T s).
 
     With d dimensions its expectation is 1/d of the implicit score matching objective: all three are those of
     :func:`fastscore.losses.ssm` with ``projection="sphere"``, whose directions have length sqrt(d), divided by d.
     """
-    along, traces = sliced.sliced_terms(*_sliced(score_net, samples, n_particles, rng, "sphere"), "vjp")
+    along, traces = sliced.sliced_terms(*sliced_arguments(score_net, samples, n_particles, rng, "sphere"), "vjp")
     d = max(1, samples.shape[1:].numel())
     loss1, loss2 = 0.5 * along.square() / d, traces / d
     return (loss1 + loss2).mean(), loss1.mean(), loss2.mean()
 
 
 def sliced_score_estimation_vr(score_net: ScoreNet, samples: Tensor, n_particles: int = 1, *,
-                               rng: Philox | None = None) -> tuple[Tensor, Tensor, Tensor]:
+                               rng: Philox | None = None) -> Three:
     """(loss, loss1, loss2) of sliced score matching with reduced variance, v normal: 1/2 ||s||^2 + v^T grad(v^T s).
 
     Its expectation is the implicit score matching objective: :func:`fastscore.losses.ssm_vr` with
     ``projection="gaussian"``.
     """
-    half, traces = sliced.reduced_terms(*_sliced(score_net, samples, n_particles, rng, "gaussian"), "vjp")
+    half, traces = sliced.reduced_terms(*sliced_arguments(score_net, samples, n_particles, rng, "gaussian"), "vjp")
     return (half + traces).mean(), half.mean(), traces.mean()
 
 
-def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, third: Tensor | None = None,
-                                      fourth: Tensor | None = None, n_particles: int = 1, *,
-                                      labels: Tensor | None = None, sigmas: Tensor | None = None,
-                                      rng: Philox | None = None) -> Tensor:
-    """Mean over the batch of sigma^2 (1/2 ||s||^2 + v^T grad(v^T s)) at x_tilde = x + sigma z, v normal.
-
-    (labels, sigmas) and (sigmas, labels) both work, as for :func:`anneal_dsm_score_estimation`.
-    """
-    labels, sigmas = _in_order(third, fourth, labels, sigmas)
+def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigmas: Tensor,
+                                      n_particles: int = 1, *, rng: Philox | None = None) -> Tensor:
+    """Mean over the batch of sigma^2 (1/2 ||s||^2 + v^T grad(v^T s)) at x_tilde = x + sigma z, v normal."""
     rng = as_philox(rng)
-    if labels is None:
-        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
-    labels = _check.labels("labels", labels, samples, len(sigmas))
-    _check.integer("n_particles", n_particles, low=1)
-    return sliced.noisy_reduced(scorenet, samples, sigmas.to(samples.device)[labels], labels, rng, 2.0,
-                                "gaussian", n_particles).mean()
+    labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2", rng)
+    return annealed_sliced(scorenet, samples, labels, sigma, n_particles, rng)
+
+
+# runners/anneal_runner.py and baseline_runner.py
+
+def Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int = 200, step_lr: float = 0.00005, *,
+                      rng: Philox | None = None) -> list[Tensor]:
+    """``AnnealRunner.Langevin_dynamics``: plain Langevin dynamics at label 9, the smallest of ten noise levels.
+
+    A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there. For
+    another number of levels use :func:`baseline_Langevin_dynamics` with a function that sets the label.
+    """
+    def at_the_last_level(x: Tensor) -> Tensor:
+        return scorenet(x, torch.full(x.shape[:1], _LABEL, dtype=torch.int64, device=x.device))
+
+    return baseline_Langevin_dynamics(x_mod, at_the_last_level, n_steps, step_lr, rng=rng)
 
 
 @torch.no_grad()
-def anneal_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_steps_each: int = 200,
-                             step_lr: float = 0.000008, final_only: bool = False, verbose: bool = False,
-                             denoise: bool = True, *, rng: Philox | None = None) -> list[Tensor]:
-    """Annealed Langevin dynamics from ``x_mod``; a list of CPU tensors, one an update (and the denoised one last).
+def baseline_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int = 1000, step_lr: float = 0.00002, *,
+                               rng: Philox | None = None) -> list[Tensor]:
+    """``BaselineRunner.Langevin_dynamics``: plain Langevin dynamics with a network that takes x alone.
 
-    ``final_only`` keeps the last alone. ``verbose`` prints a line a noise level.
+    A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there.
     """
-    sigmas, step_lr = _as_sigmas(sigmas), _positive(step_lr)
-    trajectory = None if final_only else samplers.Trajectory(max_bytes=_UNLIMITED)
-    last = samplers.annealed_langevin(
-        scorenet, x_mod.shape, sigmas, alpha=2 * step_lr, steps_per_level=n_steps_each, start=x_mod, denoise=denoise,
-        device=x_mod.device, rng=rng, trajectory=trajectory,
-        callback=_report(sigmas, n_steps_each, step_lr) if verbose else None)
-    if trajectory is None:
-        return [last.cpu()]
-    return trajectory.frames + ([last.cpu()] if denoise else [])
+    step_lr, n_steps = step_size("step_lr", step_lr), steps("n_steps", n_steps)
+    meter = Meter(scorenet, _modulus, step_lr)
+    trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
+    samplers.langevin(meter.network, x_mod, num_steps=n_steps, alpha=2 * step_lr, rng=rng,
+                      callback=meter.callback, trajectory=trajectory)
+    return _clamped(trajectory.frames)
+
+
+def _modulus(meter: Meter, level: int, eta: float, x: Tensor) -> None:
+    size = meter.score.abs()
+    print(f"modulus of grad components: mean {size.mean().item()}, max {size.max().item()}")
+
+
+@torch.no_grad()
+def anneal_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_steps_each: int = 100,
+                             step_lr: float = 0.00002, *, rng: Philox | None = None) -> list[Tensor]:
+    """``AnnealRunner.anneal_Langevin_dynamics``: a list of CPU tensors clamped to [0, 1], one an update."""
+    sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
+    trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
+    samplers.annealed_langevin(scorenet, x_mod.shape, sigmas, alpha=2 * step_lr, steps_per_level=n_steps_each,
+                               start=x_mod, device=x_mod.device, rng=rng, trajectory=trajectory)
+    return _clamped(trajectory.frames)
 
 
 @torch.no_grad()
 def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scorenet: ScoreNet, sigmas: Any,
-                                        image_size: int, n_steps_each: int = 100, step_lr: float = 0.000008, *,
+                                        n_steps_each: int = 100, step_lr: float = 0.000008, *,
                                         rng: Philox | None = None) -> list[Tensor]:
-    """Complete the right half of each ``refer_image`` [R, C, S, S] in every chain of ``x_mod`` [R, N, C, S, S].
+    """``AnnealRunner.anneal_Langevin_dynamics_inpainting``: complete the right half of each image.
 
-    A list of CPU tensors [R N, C, S, S], one an update; in the last, the left half is the given image.
-    For any other mask use :func:`fastscore.samplers.inpaint`.
+    Args:
+        x_mod: where the chains begin [R, N, C, H, W], N for each of the R images.
+        refer_image: [R, C, H, W]; its left half is known, with new noise at each noise level (the paper's algorithm 2).
+
+    Returns:
+        A list of CPU tensors [R N, C, H, W] clamped to [0, 1], one an update; in the last, the left half is the given
+        image. For any other mask use :func:`fastscore.samplers.inpaint`.
     """
-    if x_mod.dim() != 5 or x_mod.shape[:1] + x_mod.shape[2:] != refer_image.shape or x_mod.shape[-1] != image_size:
-        raise ValueError(f"x_mod must be [R, N, C, {image_size}, {image_size}] beside refer_image "
-                         f"[R, C, {image_size}, {image_size}], got {_check.describe(x_mod)} and "
-                         f"{_check.describe(refer_image)}")
-    step_lr = _positive(step_lr)
-    image = refer_image.repeat_interleave(x_mod.shape[1], 0)
-    left = torch.arange(image_size, device=image.device) < image_size // 2
-    trajectory = samplers.Trajectory(max_bytes=_UNLIMITED)
-    last = samplers.inpaint(scorenet, image, left, _as_sigmas(sigmas), alpha=2 * step_lr,
-                            steps_per_level=n_steps_each, start=x_mod.reshape(image.shape), rng=rng,
-                            trajectory=trajectory)
-    return trajectory.frames[:-1] + [last.cpu()]
+    return _clamped(inpainted(x_mod, refer_image, scorenet, sigmas, n_steps_each, step_lr, rng))
 
 
-@torch.no_grad()
-def anneal_Langevin_dynamics_interpolation(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_interpolations: int,
-                                           n_steps_each: int = 200, step_lr: float = 0.000008,
-                                           final_only: bool = False, verbose: bool = False, *,
-                                           rng: Philox | None = None) -> list[Tensor]:
-    """Rows of ``n_interpolations`` samples from each start in ``x_mod`` [R, ...]; a list of CPU tensors [R n, ...].
+def _clamped(frames: list[Tensor]) -> list[Tensor]:
+    return [frame.clamp(0.0, 1.0) for frame in frames]
 
-    ``verbose`` (NCSNv2's) prints a line a noise level.
+
+# runners/toy_runner.py
+
+def langevin_dynamics(score: ScoreNet, init: Tensor, lr: float = 0.1, step: int = 1000, *,
+                      rng: Philox | None = None) -> Tensor:
+    """``ToyRunner.langevin_dynamics``: ``step`` times x + lr/2 s(x) + sqrt(lr) z; the last state."""
+    return samplers.langevin(score, init, num_steps=steps("step", step), alpha=step_size("lr", lr), rng=rng)
+
+
+def anneal_langevin_dynamics(score: ScoreNet, init: Tensor, sigmas: Any, lr: float = 0.1, n_steps_each: int = 100, *,
+                             rng: Philox | None = None) -> Tensor:
+    """``ToyRunner.anneal_langevin_dynamics``: x + alpha_i/2 s(x, sigma_i) + sqrt(alpha_i) z; the last state.
+
+    alpha_i = lr (sigma_i / sigma_L)^2. ``score(x, sigma)`` is called with a number, one of ``sigmas``.
     """
-    sigmas, step_lr = _as_sigmas(sigmas), _positive(step_lr)
-    trajectory = None if final_only else samplers.Trajectory(max_bytes=_UNLIMITED)
-    last = samplers.interpolate(scorenet, x_mod.shape, sigmas, num_interpolations=n_interpolations,
-                                alpha=2 * step_lr, steps_per_level=n_steps_each, start=x_mod, device=x_mod.device,
-                                rng=rng, trajectory=trajectory,
-                                callback=_report(sigmas, n_steps_each, step_lr) if verbose else None)
-    return [last.flatten(0, 1).cpu()] if trajectory is None else trajectory.frames
-
-
-def _in_order(third: Tensor | None, fourth: Tensor | None, labels: Tensor | None,
-              sigmas: Tensor | None) -> tuple[Tensor | None, Tensor]:
-    """(labels, sigmas) from either order or by name: noise levels are floating, labels are integers."""
-    for value in (third, fourth):
-        if isinstance(value, Tensor) and value.is_floating_point():
-            sigmas = _once("sigmas", sigmas, value)
-        elif value is not None:
-            labels = _once("labels", labels, value)
-    return labels, _check.floating("sigmas", sigmas)
-
-
-def _once(name: str, before: Tensor | None, value: Tensor) -> Tensor:
-    if before is not None:
-        raise TypeError(f"labels (integers) and sigmas (floating) must be given once each, got a second {name}: "
-                        f"{_check.describe(value)}")
-    return value
-
-
-def _positive(step_lr: Any) -> float:
-    """``step_lr`` as a Python number; one of numpy or torch is as good."""
-    return _check.positive("step_lr", step_lr.item() if hasattr(step_lr, "item") else step_lr)
-
-
-def _as_sigmas(sigmas: Sequence[float] | Tensor) -> Tensor:
-    """float32 noise levels from a tensor, a numpy array or a list."""
-    return torch.as_tensor(sigmas).float()
-
-
-def _sliced(score_net: ScoreNet, samples: Tensor, n_particles: int, rng: Philox | None, projection: str
-            ) -> tuple[ScoreNet, Tensor, Probes]:
-    """The score, the samples and ``n_particles`` directions for each, as the losses take them."""
-    _check.floating("samples", samples)
-    return score_of(score_net), samples, probes_for(samples, n_particles, rng, projection)
-
-
-def _report(sigmas: Tensor, n_steps_each: int, step_lr: float) -> Callable[[int, Tensor], None]:
-    """A callback that prints a line at the end of each noise level."""
-    def report(step: int, x: Tensor) -> None:
-        if step % n_steps_each == 0:
-            level = step // n_steps_each - 1
-            step_size = step_lr * float(sigmas[level] / sigmas[-1]) ** 2
-            norm = float(x.flatten(1).norm(dim=1).mean())
-            print(f"level: {level}, sigma: {float(sigmas[level]):.4g}, step_size: {step_size:.4g}, "
-                  f"image_norm: {norm:.4g}")
-    return report
+    levels, n_steps_each, lr = annealing(sigmas, n_steps_each, lr, "lr")
+    calls = iter(sigma for sigma in levels.tolist() for _ in range(n_steps_each))
+    return samplers.annealed_langevin(
+        lambda x, labels: score(x, next(calls)), init.shape, levels, alpha=lr,
+        steps_per_level=n_steps_each, start=init, device=init.device, rng=rng)

@@ -1,4 +1,9 @@
-"""Score networks: s(x, labels), an estimate of grad log p_sigma(x) at the noise levels that labels name."""
+"""Score networks: s(x, labels), an estimate of grad log p_sigma(x) at the noise levels that labels name.
+
+In place of labels (int64 [B], indices into the noise levels) every network takes sigma itself (floating [B]), as losses
+and samplers pass it by ``conditioning="sigma"``: NCSNv2 and its deeper kinds, and a ScoreMLP with ``sigmas``, at any
+noise level; NCSN with ``sigmas`` at these.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +13,19 @@ from torch import nn
 
 from fastscore import _check
 from fastscore.models.mlp import ScoreMLP
-from fastscore.models.ncsn import NCSN
-from fastscore.models.ncsnv2 import NCSNv2
+from fastscore.models.ncsn import NCSN, NCSNdeeper
+from fastscore.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from fastscore.models.original import load_original_checkpoint
 
-__all__ = ["MODELS", "NCSN", "NCSNv2", "ScoreMLP", "build_model", "load_original_checkpoint"]
+__all__ = [
+    "MODELS", "NCSN", "NCSNdeeper", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest", "ScoreMLP", "build_model",
+    "load_original_checkpoint",
+]
 
-MODELS: dict[str, type[nn.Module]] = {"ncsn": NCSN, "ncsnv2": NCSNv2, "mlp": ScoreMLP}
+MODELS: dict[str, type[nn.Module]] = {
+    "ncsn": NCSN, "ncsndeeper": NCSNdeeper, "ncsnv2": NCSNv2, "ncsnv2deeper": NCSNv2Deeper,
+    "ncsnv2deepest": NCSNv2Deepest, "mlp": ScoreMLP,
+}
 
 
 def build_model(name: str, **kwargs: Any) -> nn.Module:

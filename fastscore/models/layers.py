@@ -1,9 +1,9 @@
-"""What NCSN and NCSNv2 share: InstanceNorm++, residual blocks and a RefineNet decoder.
+"""What the networks of NCSN and NCSNv2 are made of: InstanceNorm++, residual blocks and RefineNet's blocks.
 
-Both networks are a dilated residual encoder followed by four refine blocks (RefineNet, Lin et al. 2017,
-arXiv:1611.06612). They differ in two things only, which are therefore arguments here: how a norm is made
-(``norm(width)`` gives a module called as ``module(x, labels)``, or None for no norm) and which pooling the
-chained residual pooling uses. Attribute names are those of the published checkpoints.
+All are a dilated residual encoder followed by refine blocks (RefineNet, Lin et al. 2017, arXiv:1611.06612; see
+:mod:`fastscore.models.refinenet`). What differs is an argument here: how a norm is made (``norm(width)`` gives a
+module called as ``module(x, labels)``, or None for no norm), which pooling the chained residual pooling uses, and
+the activation. Attribute names are those of the published checkpoints.
 """
 
 from __future__ import annotations
@@ -18,10 +18,21 @@ from torch import Tensor, nn
 from fastscore import _check
 
 EPS = 1e-5
-SMALLEST = 4  # a side below 4 is halved to 1, where an instance norm has nothing left to normalise
 
 Norm = Callable[[int], "nn.Module | None"]
 Pool = Callable[..., nn.Module]
+Activation = Callable[..., Tensor]
+
+
+def _swish(x: Tensor, inplace: bool = False) -> Tensor:
+    """x sigmoid(x). Never in place: its derivative needs x itself, and torch would keep a copy."""
+    return F.silu(x)
+
+
+#: By the originals' names; each is called as ``act(x)`` or ``act(x, inplace=True)``.
+ACTIVATIONS: dict[str, Activation] = {
+    "elu": F.elu, "relu": F.relu, "lrelu": partial(F.leaky_relu, negative_slope=0.2), "swish": _swish,
+}
 
 
 def instance_norm_plus(x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor, eps: float = EPS) -> Tensor:
@@ -72,7 +83,7 @@ class InstanceNormPlus(nn.Module):
         nn.init.normal_(self.alpha, 1.0, 0.02)
         nn.init.normal_(self.gamma, 1.0, 0.02)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         return instance_norm_plus(x, self.gamma, self.alpha, self.beta)
 
 
@@ -86,17 +97,17 @@ class ConditionalInstanceNormPlus(nn.Module):
         nn.init.normal_(self.embed.weight[:, : 2 * width], 1.0, 0.02)
         nn.init.zeros_(self.embed.weight[:, 2 * width :])
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         gamma, alpha, beta = self.embed(labels).chunk(3, dim=-1)
         return instance_norm_plus(x, gamma, alpha, beta)
 
 
-def _activate(x: Tensor, norm: nn.Module | None, labels: Tensor) -> Tensor:
-    """ELU(norm(x)). In place on the norm's output, which nothing else holds: an activation less to keep."""
-    return F.elu(x) if norm is None else F.elu(norm(x, labels), inplace=True)
+def activate(act: Activation, x: Tensor, norm: nn.Module | None, labels: Tensor | None) -> Tensor:
+    """act(norm(x)). In place on the norm's output, which nothing else holds: an activation less to keep."""
+    return act(x) if norm is None else act(norm(x, labels), inplace=True)
 
 
-def _conv(width_in: int, width_out: int, *, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
+def conv3x3(width_in: int, width_out: int, *, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
     """A 3x3 convolution that keeps the size."""
     return nn.Conv2d(width_in, width_out, 3, padding=dilation, dilation=dilation, bias=bias)
 
@@ -113,50 +124,54 @@ class ConvMeanPool(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """conv2(ELU(norm2(conv1(ELU(norm1(x)))))) + shortcut(x), with x [B, width_in, H, W].
+    """conv2(act(norm2(conv1(act(norm1(x)))))) + shortcut(x), with x [B, width_in, H, W].
 
     Args:
         width_in, width_out: channels before and after; where ``down`` is False they are equal.
         norm: makes a norm of a given width.
         down: change the width; halve the size too where ``dilation`` is 1, else dilate instead.
         dilation: of the 3x3 convolutions.
+        act: the activation.
     """
 
     def __init__(
-        self, width_in: int, width_out: int, norm: Norm, *, down: bool = False, dilation: int = 1
+        self, width_in: int, width_out: int, norm: Norm, *, down: bool = False, dilation: int = 1,
+        act: Activation = F.elu,
     ) -> None:
         super().__init__()
+        self.act = act
         # Made in the order of the published checkpoints, so that the state of their optimizers fits too.
-        self.conv1 = _conv(width_in, width_in, dilation=dilation)
+        self.conv1 = conv3x3(width_in, width_in, dilation=dilation)
         self.normalize2 = norm(width_in)
         if down and dilation == 1:
             self.conv2: nn.Module = ConvMeanPool(width_in, width_out, 3)
             self.shortcut: nn.Module = ConvMeanPool(width_in, width_out, 1)
         else:
-            self.conv2 = _conv(width_in, width_out, dilation=dilation)
-            self.shortcut = _conv(width_in, width_out, dilation=dilation) if down else nn.Identity()
+            self.conv2 = conv3x3(width_in, width_out, dilation=dilation)
+            self.shortcut = conv3x3(width_in, width_out, dilation=dilation) if down else nn.Identity()
         self.normalize1 = norm(width_in)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        h = self.conv1(_activate(x, self.normalize1, labels))
-        return self.conv2(_activate(h, self.normalize2, labels)) + self.shortcut(x)
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        h = self.conv1(activate(self.act, x, self.normalize1, labels))
+        return self.conv2(activate(self.act, h, self.normalize2, labels)) + self.shortcut(x)
 
 
 class ResidualConvUnit(nn.ModuleDict):
-    """RCU: ``blocks`` times x + stage2(stage1(x)), a stage being norm, ELU, 3x3 convolution without bias."""
+    """RCU: ``blocks`` times x + stage2(stage1(x)), a stage being norm, act, 3x3 convolution without bias."""
 
-    def __init__(self, width: int, blocks: int, norm: Norm) -> None:
+    def __init__(self, width: int, blocks: int, norm: Norm, act: Activation = F.elu) -> None:
         super().__init__()
+        self.act = act
         self.stages = [(f"{block}_1", f"{block}_2") for block in range(1, blocks + 1)]
         for stages in self.stages:
             for stage in stages:
                 self[f"{stage}_norm"] = norm(width)
-                self[f"{stage}_conv"] = _conv(width, width, bias=False)
+                self[f"{stage}_conv"] = conv3x3(width, width, bias=False)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
         for first, second in self.stages:
-            h = self[f"{first}_conv"](_activate(x, self[f"{first}_norm"], labels))
-            x = x + self[f"{second}_conv"](_activate(h, self[f"{second}_norm"], labels))
+            h = self[f"{first}_conv"](activate(self.act, x, self[f"{first}_norm"], labels))
+            x = x + self[f"{second}_conv"](activate(self.act, h, self[f"{second}_norm"], labels))
         return x
 
 
@@ -165,10 +180,10 @@ class MultiScaleFusion(nn.Module):
 
     def __init__(self, widths_in: Sequence[int], width: int, norm: Norm) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_conv(width_in, width) for width_in in widths_in)
+        self.convs = nn.ModuleList(conv3x3(width_in, width) for width_in in widths_in)
         self.norms = nn.ModuleList(norm(width_in) for width_in in widths_in)
 
-    def forward(self, inputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         size = inputs[0].shape[2:]
         parts = []
         for x, norm, conv in zip(inputs, self.norms, self.convs):
@@ -179,16 +194,17 @@ class MultiScaleFusion(nn.Module):
 
 
 class ChainedResidualPooling(nn.Module):
-    """CRP: x = ELU(x), plus a chain of two stages conv(pool(norm(path))), each added to x."""
+    """CRP: x = act(x), plus a chain of two stages conv(pool(norm(path))), each added to x."""
 
-    def __init__(self, width: int, norm: Norm, pool: Pool) -> None:
+    def __init__(self, width: int, norm: Norm, pool: Pool, act: Activation = F.elu) -> None:
         super().__init__()
-        self.convs = nn.ModuleList(_conv(width, width, bias=False) for _ in range(2))
+        self.act = act
+        self.convs = nn.ModuleList(conv3x3(width, width, bias=False) for _ in range(2))
         self.norms = nn.ModuleList(norm(width) for _ in range(2))
         self.pool = pool(kernel_size=5, stride=1, padding=2)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        x = path = F.elu(x)
+    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+        x = path = self.act(x)
         for norm, conv in zip(self.norms, self.convs):
             path = conv(self.pool(path if norm is None else norm(path, labels)))
             x = x + path
@@ -199,89 +215,16 @@ class RefineBlock(nn.Module):
     """RCU of each input, MSF where there are two, CRP, RCU: [B, width, H, W] at the first input's size."""
 
     def __init__(
-        self, widths_in: Sequence[int], width: int, norm: Norm, pool: Pool, *, out_blocks: int = 1
+        self, widths_in: Sequence[int], width: int, norm: Norm, pool: Pool, *, out_blocks: int = 1,
+        act: Activation = F.elu,
     ) -> None:
         super().__init__()
-        self.adapt_convs = nn.ModuleList(ResidualConvUnit(width_in, 2, norm) for width_in in widths_in)
-        self.output_convs = ResidualConvUnit(width, out_blocks, norm)
+        self.adapt_convs = nn.ModuleList(ResidualConvUnit(width_in, 2, norm, act) for width_in in widths_in)
+        self.output_convs = ResidualConvUnit(width, out_blocks, norm, act)
         self.msf = MultiScaleFusion(widths_in, width, norm) if len(widths_in) > 1 else None
-        self.crp = ChainedResidualPooling(width, norm, pool)
+        self.crp = ChainedResidualPooling(width, norm, pool, act)
 
-    def forward(self, inputs: Sequence[Tensor], labels: Tensor) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         adapted = [adapt(x, labels) for adapt, x in zip(self.adapt_convs, inputs)]
         h = adapted[0] if self.msf is None else self.msf(adapted, labels)
         return self.output_convs(self.crp(h, labels), labels)
-
-
-class ScoreRefineNet(nn.Module):
-    """The network under NCSN and NCSNv2, from images in [0, 1] to a tensor of the same shape.
-
-    Encoder: 2x - 1, a 3x3 convolution to ngf, then res1 (ngf, full size), res2 (2 ngf, half size), res3 and
-    res4 (2 ngf, half size, dilation 2 and 4), two blocks each. Decoder: four refine blocks, from res4 back to
-    res1, then norm, ELU and a 3x3 convolution to the image's channels.
-
-    Args:
-        channels, image_size: of the images. The size is kept for samplers; any from 4 x 4 on is accepted.
-        ngf: base width, at least 2.
-        norm, refine_norm: make the norms of the encoder and of the decoder.
-        pool: ``nn.AvgPool2d`` or ``nn.MaxPool2d``.
-        num_classes: number of noise levels.
-    """
-
-    def __init__(
-        self, channels: int, image_size: int, ngf: int, *, norm: Norm, refine_norm: Norm, pool: Pool,
-        num_classes: int,
-    ) -> None:
-        super().__init__()
-        self.channels = _check.integer("channels", channels, low=1)
-        self.image_size = _check.integer("image_size", image_size, low=SMALLEST)
-        self.ngf = _check.integer("ngf", ngf, low=2)
-        self.num_classes = num_classes
-        wide = 2 * ngf
-        self.begin_conv = _conv(channels, ngf)
-        self.normalizer = norm(ngf)
-        self.end_conv = _conv(ngf, channels)
-        block = partial(ResidualBlock, norm=norm)
-        self.res1 = nn.ModuleList([block(ngf, ngf), block(ngf, ngf)])
-        self.res2 = nn.ModuleList([block(ngf, wide, down=True), block(wide, wide)])
-        self.res3 = nn.ModuleList([block(wide, wide, down=True, dilation=2), block(wide, wide, dilation=2)])
-        self.res4 = nn.ModuleList([block(wide, wide, down=True, dilation=4), block(wide, wide, dilation=4)])
-        refine = partial(RefineBlock, norm=refine_norm, pool=pool)
-        self.refine1 = refine([wide], wide)
-        self.refine2 = refine([wide, wide], wide)
-        self.refine3 = refine([wide, wide], ngf)
-        self.refine4 = refine([ngf, ngf], ngf, out_blocks=3)
-
-    def check_inputs(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The labels as int64, once x and labels are found to be of the right shapes and dtypes."""
-        _check.floating("x", x)
-        if x.dim() != 4 or x.shape[1] != self.channels or min(x.shape[2:]) < SMALLEST:
-            raise ValueError(
-                f"x must have shape (B, {self.channels}, H, W) with H and W at least {SMALLEST}, "
-                f"got {_check.describe(x)}"
-            )
-        check_dtype(x, self.begin_conv.weight)
-        return _check.labels("labels", labels, x, self.num_classes)
-
-    def features(self, x: Tensor, labels: Tensor) -> Tensor:
-        """The last convolution's output, [B, channels, H, W]."""
-        h = self.begin_conv(2 * x - 1)
-        levels = []
-        for blocks in (self.res1, self.res2, self.res3, self.res4):
-            for block in blocks:
-                h = block(h, labels)
-            levels.append(h)
-        h = self.refine1([levels[3]], labels)
-        h = self.refine2([levels[2], h], labels)
-        h = self.refine3([levels[1], h], labels)
-        h = self.refine4([levels[0], h], labels)
-        return self.end_conv(_activate(h, self.normalizer, labels))
-
-
-def check_dtype(x: Tensor, weight: Tensor) -> None:
-    """Raise TypeError where ``x`` is not of the network's dtype and no autocast would make it so."""
-    if x.dtype != weight.dtype and (x.is_meta or not torch.is_autocast_enabled(x.device.type)):
-        raise TypeError(
-            f"x must have the network's dtype, {weight.dtype} (or run under torch.autocast), "
-            f"got {_check.describe(x)}"
-        )

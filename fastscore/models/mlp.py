@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fastscore import _check
-from fastscore.models.layers import check_dtype
+from fastscore.models._inputs import check_dtype, is_sigma, sigma_of
 
 _FREQUENCIES = 8
 
@@ -81,22 +81,26 @@ class ScoreMLP(nn.Module):
 
         Args:
             x: [B, D], of the network's dtype.
-            labels: [B] int64, indices into the noise levels, the largest noise first.
+            labels: [B] int64, indices into the noise levels, the largest noise first; or, where the network has
+                ``sigmas``, sigma itself, floating [B], any noise level.
 
         Returns:
             [B, D], of x's dtype.
 
         Raises:
-            TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range.
+            TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range or a sigma
+                not positive; or sigma was given to a network without ``sigmas``.
         """
         _check.floating("x", x)
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (B, {self.dim}), got {_check.describe(x)}")
         check_dtype(x, self.begin.weight)
-        labels = _check.labels("labels", labels, x, self.num_classes)
         if self.sigmas is None:
-            return self._network(x, self.embed(labels)).to(x.dtype)
-        sigma = self.sigmas[labels].reshape(-1, 1)
+            if is_sigma(labels):
+                raise ValueError("labels must be int64, indices into the noise levels: this network embeds the index; "
+                                 f"build it with sigmas=... to call it with sigma, got {_check.describe(labels)}")
+            return self._network(x, self.embed(_check.labels("labels", labels, x, self.num_classes))).to(x.dtype)
+        sigma = sigma_of(labels, self.sigmas, x).reshape(-1, 1)
         tau = self.data_std**2 + sigma**2
         out = self._network((x / tau.sqrt()).to(x.dtype), _fourier(sigma.log()).to(x.dtype))
         return (self.data_std / (sigma * tau.sqrt()) * out - x / tau).to(x.dtype)

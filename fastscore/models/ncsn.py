@@ -1,58 +1,99 @@
-"""NCSN: the noise-conditional score network of Song and Ermon 2019 (arXiv:1907.05600)."""
+"""NCSN: the noise-conditional score network of Song and Ermon 2019 (arXiv:1907.05600), and its deeper kind."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from fastscore import _check
-from fastscore.models.layers import ConditionalInstanceNormPlus, ScoreRefineNet
+from fastscore.models._inputs import is_sigma, label_of
+from fastscore.models.layers import ConditionalInstanceNormPlus
+from fastscore.models.refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 
 
 class NCSN(ScoreRefineNet):
     """s(x, y), an estimate of grad log p_sigma(x) at the noise level sigma = sigmas[y].
 
     A dilated RefineNet whose every norm is an InstanceNorm++ conditioned on the level's index y (see
-    :class:`fastscore.models.layers.ScoreRefineNet`); average pooling in the decoder. The output is not
+    :class:`fastscore.models.refinenet.ScoreRefineNet`); average pooling in the decoder. The output is not
     divided by sigma. The ``state_dict`` has the keys and shapes of the original checkpoints.
 
     Args:
         channels: of the images.
         image_size: height and width, kept as an attribute; other sizes of at least 4 x 4 work too.
         ngf: base width, at least 2 (128 for CIFAR-10: 30,117,635 parameters; 64 for MNIST).
-        num_classes: number of noise levels.
+        num_classes: number of noise levels. None: the number of ``sigmas``, or 10 without them.
+        sigmas: [L] noise levels, strictly decreasing. Given, the network can be called with sigma in place of labels.
+            Kept as the buffer ``sigmas``, which is no part of the ``state_dict`` (as in the originals).
+        options: ``nonlinearity``, ``rescaled``, ``logit_transform``: what the originals' configurations call so; see
+            :class:`fastscore.models.refinenet.ScoreRefineNet`.
 
     Raises:
-        TypeError, ValueError: an argument is not an integer, or too small.
+        TypeError, ValueError: an argument is not as said; the message names it.
 
-    >>> import torch
     >>> net = NCSN(channels=1, image_size=8, ngf=16, num_classes=10)
     >>> net(torch.rand(4, 1, 8, 8), torch.tensor([0, 3, 3, 9])).shape
     torch.Size([4, 1, 8, 8])
     """
 
+    _layout: Layout = STANDARD
+    sigmas: Tensor | None
+
     def __init__(
-        self, channels: int = 3, image_size: int = 32, ngf: int = 128, num_classes: int = 10
+        self, channels: int = 3, image_size: int = 32, ngf: int = 128, num_classes: int | None = None, *,
+        sigmas: Tensor | Sequence[float] | None = None, **options: Any,
     ) -> None:
-        _check.integer("num_classes", num_classes, low=1)
+        if sigmas is not None:
+            sigmas = _check.sigmas("sigmas", sigmas).detach().clone()
+            if num_classes not in (None, len(sigmas)):
+                raise ValueError(
+                    f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}"
+                )
+            num_classes = len(sigmas)
+        num_classes = 10 if num_classes is None else _check.integer("num_classes", num_classes, low=1)
         norm = partial(ConditionalInstanceNormPlus, num_classes=num_classes)
         super().__init__(
-            channels, image_size, ngf, norm=norm, refine_norm=norm, pool=nn.AvgPool2d, num_classes=num_classes
+            self._layout, channels, image_size, ngf, norm=norm, refine_norm=norm, pool=nn.AvgPool2d,
+            num_classes=num_classes, **options,
         )
+        self.register_buffer("sigmas", sigmas, persistent=False)
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """The score at x.
 
         Args:
             x: [B, channels, H, W], data in [0, 1] plus noise, of the network's dtype.
-            labels: [B] int64, indices into the noise levels, the largest noise first.
+            labels: [B] int64, indices into the noise levels, the largest noise first; or sigma, floating [B], each one
+                of the levels that the network was told (to rounding): it has learned an embedding for these alone.
 
         Returns:
-            [B, channels, H, W], of x's dtype.
+            [B, channels, H, W], of x's dtype. Where values cannot be read (on a GPU, under vmap or torch.compile), a
+            sigma that is none of the levels gives NaN.
 
         Raises:
-            TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range.
+            TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range or a sigma
+                none of the levels; or sigma was given to a network without ``sigmas``.
         """
-        labels = self.check_inputs(x, labels)
-        return self.features(x, labels).to(x.dtype)
+        self.check_image(x)
+        if not is_sigma(labels):
+            return self.features(x, _check.labels("labels", labels, x, self.num_classes)).to(x.dtype)
+        if self.sigmas is None:
+            raise ValueError("labels must be int64, indices into the noise levels: this network embeds the index and "
+                             "does not know its levels; build it with sigmas=... (or set net.sigmas) to call it with "
+                             f"sigma, got {_check.describe(labels)}")
+        labels, known = label_of(labels, self.sigmas, x)
+        out = self.features(x, labels).to(x.dtype)
+        return torch.where(known.reshape(-1, 1, 1, 1), out, torch.nan)
+
+
+class NCSNdeeper(NCSN):
+    """:class:`NCSN` with two halvings and five levels, of the second repository (ermongroup/ncsnv2).
+
+    Arguments, what is returned and what is raised are those of :class:`NCSN`; sizes of at least 8 x 8.
+    """
+
+    _layout = DEEPER

@@ -1,15 +1,18 @@
-"""NCSNv2: the unconditional network, divided by sigma, of Song and Ermon 2020 (arXiv:2006.09011)."""
+"""NCSNv2: the unconditional networks, divided by sigma, of Song and Ermon 2020 (arXiv:2006.09011)."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fastscore import _check
-from fastscore.models.layers import InstanceNormPlus, ScoreRefineNet
+from fastscore.models._inputs import sigma_of
+from fastscore.models.layers import InstanceNormPlus
+from fastscore.models.refinenet import DEEPER, DEEPEST, STANDARD, Layout, ScoreRefineNet
+from fastscore.noise import geometric_sigmas
 
 
 def _no_norm(width: int) -> None:
@@ -20,36 +23,42 @@ class NCSNv2(ScoreRefineNet):
     """s(x, y) = f(x) / sigma_y, an estimate of grad log p_sigma(x) at the noise level sigma_y = sigmas[y].
 
     f is a dilated RefineNet that does not see the noise level (see
-    :class:`fastscore.models.layers.ScoreRefineNet`): InstanceNorm++ with plain parameters in the encoder, no
+    :class:`fastscore.models.refinenet.ScoreRefineNet`): InstanceNorm++ with plain parameters in the encoder, no
     norm and max pooling in the decoder. The ``state_dict`` has the keys and shapes of the original's.
 
     Args:
         channels: of the images.
-        image_size: height and width, kept as an attribute; other sizes of at least 4 x 4 work too.
+        image_size: height and width, kept as an attribute; other sizes of at least 4 x 4 work too. None: the paper's
+            (32).
         ngf: base width, at least 2 (128 for CIFAR-10: 29,694,083 parameters).
         sigmas: [L] noise levels, strictly decreasing, kept as the buffer ``sigmas``. None: the paper's levels
-            for CIFAR-10, 232 from 50 to 0.01. ``net.to(bfloat16)`` rounds them too; autocast does not.
+            (for CIFAR-10, 232 from 50 to 0.01). ``net.to(bfloat16)`` rounds them too; autocast does not.
+        options: ``nonlinearity``, ``rescaled``, ``logit_transform``: what the originals' configurations call so; see
+            :class:`fastscore.models.refinenet.ScoreRefineNet`.
 
     Raises:
-        TypeError, ValueError: a size is not an integer or too small, or sigmas are not as said.
+        TypeError, ValueError: an argument is not as said; the message names it.
 
     >>> net = NCSNv2(channels=1, image_size=8, ngf=16, sigmas=[1.0, 0.1, 0.01])
     >>> net(torch.rand(2, 1, 8, 8), torch.tensor([0, 2])).shape
     torch.Size([2, 1, 8, 8])
     """
 
+    _layout: Layout = STANDARD
+    _published = (32, 50.0, 232)  # image size, largest noise level, number of levels
     sigmas: Tensor
 
     def __init__(
-        self, channels: int = 3, image_size: int = 32, ngf: int = 128,
-        sigmas: Tensor | Sequence[float] | None = None,
+        self, channels: int = 3, image_size: int | None = None, ngf: int = 128,
+        sigmas: Tensor | Sequence[float] | None = None, **options: Any,
     ) -> None:
+        size, largest, count = self._published
         if sigmas is None:
-            sigmas = torch.linspace(math.log(50), math.log(0.01), 232, dtype=torch.float64).exp().float()
+            sigmas = geometric_sigmas(largest, 0.01, count).to(torch.get_default_device())
         sigmas = _check.sigmas("sigmas", sigmas)
         super().__init__(
-            channels, image_size, ngf, norm=InstanceNormPlus, refine_norm=_no_norm, pool=nn.MaxPool2d,
-            num_classes=len(sigmas),
+            self._layout, channels, size if image_size is None else image_size, ngf, norm=InstanceNormPlus,
+            refine_norm=_no_norm, pool=nn.MaxPool2d, num_classes=len(sigmas), **options,
         )
         self.register_buffer("sigmas", sigmas.detach().clone())
 
@@ -58,14 +67,38 @@ class NCSNv2(ScoreRefineNet):
 
         Args:
             x: [B, channels, H, W], data in [0, 1] plus noise, of the network's dtype.
-            labels: [B] int64, indices into ``sigmas``, the largest noise first.
+            labels: [B] int64, indices into ``sigmas``, the largest noise first; or sigma, floating [B], any noise
+                level: f(x) / sigma.
 
         Returns:
             [B, channels, H, W], of x's dtype.
 
         Raises:
-            TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range.
+            TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range or a sigma
+                not positive.
         """
-        labels = self.check_inputs(x, labels)
-        sigma = self.sigmas[labels].reshape(-1, 1, 1, 1)
-        return (self.features(x, labels) / sigma).to(x.dtype)
+        self.check_image(x)
+        sigma = sigma_of(labels, self.sigmas, x).reshape(-1, 1, 1, 1)
+        return (self.features(x, None) / sigma).to(x.dtype)
+
+
+class NCSNv2Deeper(NCSNv2):
+    """:class:`NCSNv2` with two halvings and five levels, for images of 64 and 128 (LSUN; 83,445,379 parameters).
+
+    Arguments, what is returned and what is raised are those of :class:`NCSNv2`, but: sizes of at least 8 x 8; by
+    default ``image_size`` 64 and the paper's levels for LSUN churches, 788 from 140 to 0.01.
+    """
+
+    _layout = DEEPER
+    _published = (64, 140.0, 788)
+
+
+class NCSNv2Deepest(NCSNv2):
+    """:class:`NCSNv2` with three halvings and six levels, for images of 256 (FFHQ; 94,132,611 parameters).
+
+    Arguments, what is returned and what is raised are those of :class:`NCSNv2`, but: sizes of at least 16 x 16; by
+    default ``image_size`` 256 and the paper's levels for FFHQ, 2311 from 348 to 0.01.
+    """
+
+    _layout = DEEPEST
+    _published = (256, 348.0, 2311)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,13 @@ from torch import Tensor, nn
 
 from fastscore import _check
 from fastscore.errors import CheckpointError
-from fastscore.models.ncsn import NCSN
-from fastscore.models.ncsnv2 import NCSNv2
+from fastscore.models._original_config import Options, check_fit, find_options, noise_levels
+from fastscore.models._prefixes import plain_names
+from fastscore.models.ncsn import NCSN, NCSNdeeper
+from fastscore.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
+from fastscore.models.refinenet import ScoreRefineNet
+
+_LOG = logging.getLogger(__name__)
 
 _EXPECTED = (
     "expected a checkpoint of github.com/ermongroup/ncsn or ncsnv2, a list [score state_dict, optimizer "
@@ -24,40 +31,100 @@ _EMA_PLACE = 4  # [score, optimizer, epoch, step, EMA shadow]
 
 
 def load_original_checkpoint(
-    path: str | os.PathLike[str], model: nn.Module | None = None, *, ema: bool = True
+    path: str | os.PathLike[str], model: nn.Module | None = None, *, ema: bool = True,
+    config: str | os.PathLike[str] | None = None, nonlinearity: str | None = None, rescaled: bool | None = None,
+    logit_transform: bool | None = None,
 ) -> nn.Module:
     """The network of a checkpoint (.pth) of the original NCSN or NCSNv2.
 
+    Weights do not tell which activation they were trained with, nor whether the images were rescaled before: the
+    run's configuration does. It is looked for where both repositories write it, in the checkpoint's folder.
+
     Args:
         path: of the file: a list [score state_dict, optimizer state_dict], in NCSNv2 followed by epoch, step
-            and, where there was one, the EMA shadow (parameters only). Keys may be prefixed ``module.``.
+            and, where there was one, the EMA shadow (parameters only).
         model: the network to fill; its dtype and device are kept, and it is changed only once all is found to
-            fit. None: a new :class:`NCSN` or :class:`NCSNv2` on the CPU, of the checkpoint's dtype and sizes
-            (all but ``image_size``, which no shape tells: it stays 32).
+            fit. It may be wrapped (DataParallel, DDP, torch.compile), and so may the one that was saved: names are
+            compared without ``module.`` and ``_orig_mod.``. None: a new :class:`NCSN`, :class:`NCSNdeeper`,
+            :class:`NCSNv2`, :class:`NCSNv2Deeper` or :class:`NCSNv2Deepest` on the CPU, of the checkpoint's dtype and
+            sizes; of the configuration's image_size, which no shape tells, and, for an NCSN, its noise levels.
         ema: take the parameters from the EMA shadow where the file has one.
+        config: path of the run's config.yml. None: the one beside ``path``, if there is one. It is read without
+            running anything of it.
+        nonlinearity, rescaled, logit_transform: as for :class:`fastscore.models.refinenet.ScoreRefineNet`; what is
+            given here goes before the configuration.
 
     Returns:
-        The filled network.
+        The filled network. Its ``options_from`` says of each of the three options where it is from: "given", the path
+        of the configuration, or "assumed": then it is as published (elu, False, False) or, for a ``model``, its own,
+        and a warning says so.
 
     Raises:
         CheckpointError: the file is missing, damaged, asks to run code (nothing is run), is no such
-            checkpoint, or does not fit the network; the text says which, and what was expected.
+            checkpoint, or does not fit the network or the configuration; the text says which, and what was expected.
+        TypeError, ValueError: an option is not one that the networks have.
     """
     path = Path(path)
+    options = find_options(path, config, {
+        "nonlinearity": nonlinearity, "rescaled": rescaled, "logit_transform": logit_transform})
     saved = _read(path)
     if not isinstance(saved, (list, tuple)) or len(saved) < 2:
         raise CheckpointError(f"{path} holds {_outline(saved)}; {_EXPECTED}")
     weights = _tensors(path, "its first element", saved[0])
     fresh = model is None
-    network = _build(path, weights) if model is None else model
-    _compare(path, weights, network.state_dict())
+    network = _build(path, weights, options) if model is None else model
+    own = plain_names(network.state_dict())
+    _compare(path, weights, {name: network.state_dict()[given] for name, given in own.items()})
     if ema and len(saved) > _EMA_PLACE:
         shadow = _tensors(path, "its fifth element, the EMA shadow,", saved[_EMA_PLACE])
-        _compare(path, shadow, dict(network.named_parameters()), what="the EMA shadow")
+        parameters = dict(network.named_parameters())
+        _compare(path, shadow, {name: parameters[given] for name, given in own.items() if given in parameters},
+                 what="the EMA shadow")
         weights = {**weights, **shadow}
+    inner = next((module for module in network.modules() if isinstance(module, ScoreRefineNet)), None)
+    if inner is not None:
+        _compare_options(path, options, inner, weights.get("sigmas"))
     # A fresh network lies on the meta device: it takes the checkpoint's tensors instead of copying them.
-    network.load_state_dict(weights, assign=fresh)
+    network.load_state_dict({own[name]: tensor for name, tensor in weights.items()}, assign=fresh)
+    if inner is not None:
+        if fresh and inner.sigmas is None:
+            inner.sigmas = noise_levels(options, inner.num_classes)
+        inner.options_from = dict(options.sources)
+        _report(path, options, inner)
     return network
+
+
+def _compare_options(path: Path, options: Options, network: ScoreRefineNet, sigmas: Tensor | None) -> None:
+    """Raise where what is known of the checkpoint's options is not what the network has; check the sizes too."""
+    sizes = {"channels": network.channels, "ngf": network.ngf, "num_classes": network.num_classes}
+    check_fit(options, sizes, sigmas)
+    levels = noise_levels(options, network.num_classes)
+    own = network.sigmas if isinstance(network, NCSN) else None  # no part of NCSN's state
+    if own is not None and levels is not None and not torch.allclose(own.cpu().float(), levels, rtol=1e-2):
+        raise CheckpointError(
+            f"{path} was trained with noise levels from {levels[0]:.6g} to {levels[-1]:.6g} ({options.path}), but the "
+            f"network given has sigmas from {own[0]:.6g} to {own[-1]:.6g}: build it with these, or without sigmas"
+        )
+    for name, value in options.values.items():
+        if options.sources[name] != "assumed" and getattr(network, name) != value:
+            raise CheckpointError(
+                f"{path} was trained with {name}={value!r} ({options.sources[name]}), but the network given has "
+                f"{name}={getattr(network, name)!r}: build it with {name}={value!r}"
+            )
+
+
+def _report(path: Path, options: Options, network: ScoreRefineNet) -> None:
+    """Say where the options are from: a warning where some were assumed, else a line for the log."""
+    assumed = [name for name, source in options.sources.items() if source == "assumed"]
+    if not assumed:
+        said = ", ".join(f"{name}={value!r} ({options.sources[name]})" for name, value in options.values.items())
+        _LOG.info("%s: %s", path, said)
+        return
+    taken = ", ".join(f"{name}={getattr(network, name)!r}" for name in assumed)
+    warnings.warn(
+        f"{path}: there is no config.yml beside it, so {taken} was assumed. Had it been trained otherwise, the outputs "
+        "would be wrong: pass these options, or config=PATH of the run's config.yml", stacklevel=3
+    )
 
 
 def _read(path: Path) -> Any:
@@ -84,17 +151,17 @@ def _read(path: Path) -> Any:
 
 
 def _tensors(path: Path, what: str, value: Any) -> dict[str, Tensor]:
-    """A state_dict without DataParallel's prefix, once found to map names to tensors."""
+    """A state_dict without wrappers' prefixes, once found to map names to tensors."""
     if not isinstance(value, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
     ):
         raise CheckpointError(
             f"{path}: {what} must map names to tensors, but is {_outline(value)}; {_EXPECTED}"
         )
-    return {name.removeprefix("module."): tensor for name, tensor in value.items()}
+    return {name: value[given] for name, given in plain_names(value).items()}
 
 
-def _build(path: Path, weights: Mapping[str, Tensor]) -> nn.Module:
+def _build(path: Path, weights: Mapping[str, Tensor], options: Options) -> ScoreRefineNet:
     """The network that fits the weights' shapes, on the meta device: nothing is allocated or initialised."""
     begin, embed = weights.get("begin_conv.weight"), weights.get("normalizer.embed.weight")
     sigmas = weights.get("sigmas")
@@ -105,11 +172,17 @@ def _build(path: Path, weights: Mapping[str, Tensor]) -> nn.Module:
             f"(begin_conv.weight and sigmas), but {_outline(weights)}; {_EXPECTED}"
         )
     ngf, channels = begin.shape[:2]
+    blocks = {name.partition(".")[0] for name in weights}
+    levels: dict[str, Any] = {"sigmas": sigmas} if num_classes is None else {"num_classes": num_classes}
+    if isinstance(size := options.sections.get("data", {}).get("image_size"), int):
+        levels["image_size"] = size
     try:
         with torch.device("meta"):
             if num_classes is not None:
-                return NCSN(channels, ngf=ngf, num_classes=num_classes)
-            return NCSNv2(channels, ngf=ngf, sigmas=sigmas)
+                kind: type[ScoreRefineNet] = NCSNdeeper if "res5" in blocks else NCSN
+            else:
+                kind = NCSNv2Deepest if "res31" in blocks else NCSNv2Deeper if "res5" in blocks else NCSNv2
+            return kind(channels, ngf=ngf, **levels, **options.values)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{path} describes a network that cannot be built: {error}") from error
 

@@ -1,6 +1,7 @@
-"""compat.ncsn against formulas written here in the originals' form (step_lr, no Philox), with the same noise."""
+"""compat.ncsn against formulas written here in the original's form (step_lr, no Philox), with the same noise.
 
-import math
+The formulas and signatures were compared with the original's own functions, run beside these with the same noise.
+"""
 
 import numpy as np
 import pytest
@@ -10,25 +11,107 @@ import fastscore as fs
 from fastscore.compat import ncsn
 
 from ..conftest import z_mean
-
-SIGMAS = torch.tensor([1.0, 0.4, 0.1], dtype=torch.float64)
-MATRIX = torch.randn(12, 12, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-SAMPLES = torch.randn(4, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
-LABELS = torch.tensor([2, 0, 1, 2])
+from .cases import LABELS, MATRIX, SAMPLES, SIGMAS, close, net, noise, signature
 
 
-def net(x, labels=None):
-    """A network that is neither linear nor symmetric, and depends on the label."""
-    shift = 0.0 if labels is None else labels.view(-1, 1, 1, 1).to(x.dtype)
-    return (torch.sin(x).flatten(1) @ MATRIX).view_as(x) - 0.3 * x + shift
+@pytest.mark.parametrize(("name", "expected"), [
+    ("dsm", "energy_net, samples, sigma=1"),
+    ("dsm_score_estimation", "scorenet, samples, sigma=0.01"),
+    ("anneal_dsm_score_estimation", "scorenet, samples, labels, sigmas, anneal_power=2.0"),
+    ("single_sliced_score_matching", "energy_net, samples, noise=None, detach=False, noise_type='radermacher'"),
+    ("partial_sliced_score_matching", "energy_net, samples, noise=None, detach=False, noise_type='radermacher'"),
+    ("sliced_score_matching", "energy_net, samples, n_particles=1"),
+    ("sliced_score_matching_vr", "energy_net, samples, n_particles=1"),
+    ("sliced_score_estimation", "score_net, samples, n_particles=1"),
+    ("sliced_score_estimation_vr", "score_net, samples, n_particles=1"),
+    ("anneal_sliced_score_estimation_vr", "scorenet, samples, labels, sigmas, n_particles=1"),
+    ("Langevin_dynamics", "x_mod, scorenet, n_steps=200, step_lr=5e-05"),
+    ("baseline_Langevin_dynamics", "x_mod, scorenet, n_steps=1000, step_lr=2e-05"),
+    ("anneal_Langevin_dynamics", "x_mod, scorenet, sigmas, n_steps_each=100, step_lr=2e-05"),
+    ("anneal_Langevin_dynamics_inpainting", "x_mod, refer_image, scorenet, sigmas, n_steps_each=100, step_lr=8e-06"),
+    ("langevin_dynamics", "score, init, lr=0.1, step=1000"),
+    ("anneal_langevin_dynamics", "score, init, sigmas, lr=0.1, n_steps_each=100"),
+])
+def test_signatures(name, expected):
+    assert signature(getattr(ncsn, name)) == expected
 
 
-def noise(step, stream, shape=SAMPLES.shape, seed=5):
-    return fs.Philox(seed, step=step).randn(shape, stream=stream, dtype=torch.float64)
+def test_every_function_is_listed():
+    assert len(ncsn.__all__) == len(set(ncsn.__all__)) == 16
 
 
-def close(got, expected):
-    torch.testing.assert_close(got, expected, rtol=1e-6, atol=1e-6)
+def energy(x):
+    return torch.cos(x.flatten(1) @ MATRIX).sum(1) + 0.3 * (x.flatten(1) ** 3).sum(1)
+
+
+def energy_score(x):
+    """-dE/dx of that energy, by hand."""
+    flat = x.flatten(1)
+    return (torch.sin(flat @ MATRIX) @ MATRIX.T - 0.9 * flat**2).view_as(x)
+
+
+@pytest.mark.parametrize("sigma", [0.3, 2, np.float32(0.25)])
+def test_dsm(sigma):
+    """The weight is sigma^4."""
+    z = noise(0, fs.Stream.PERTURB)
+    residual = energy_score(SAMPLES + float(sigma) * z) + z / float(sigma)
+    close(ncsn.dsm(energy, SAMPLES, sigma, rng=fs.Philox(5)), (0.5 * sigma**4 * residual**2).flatten(1).sum(1).mean())
+
+
+@pytest.mark.parametrize("n", [1, 2])
+@pytest.mark.parametrize("name", ["sliced_score_matching", "sliced_score_matching_vr"])
+@pytest.mark.parametrize("shape", [(4,), (4, 1)])
+def test_energy_forms_are_those_of_its_score(name, n, shape):
+    got = getattr(ncsn, name)(lambda x: energy(x).reshape(shape), SAMPLES, n, rng=fs.Philox(5))
+    expected = getattr(ncsn, name.replace("matching", "estimation"))(energy_score, SAMPLES, n, rng=fs.Philox(5))
+    for a, b in zip(got, expected, strict=True):
+        close(a, b)
+
+
+@pytest.mark.parametrize("name", ["single_sliced_score_matching", "partial_sliced_score_matching"])
+@pytest.mark.parametrize("noise_type", [None, "radermacher", "rademacher", "sphere", "gaussian"])
+def test_one_direction(name, noise_type):
+    """Given, or drawn: signs, a sphere of radius sqrt(D), normal."""
+    if noise_type == "sphere" and name.startswith("partial"):
+        with pytest.raises(ValueError, match="noise_type must be one of 'radermacher', 'gaussian', got 'sphere'"):
+            ncsn.partial_sliced_score_matching(energy, SAMPLES, noise_type=noise_type)
+        return
+    v = noise(9, fs.Stream.PROBE)
+    if noise_type is None:
+        loss, score, pulled = getattr(ncsn, name)(energy, SAMPLES, v)
+    else:
+        kind = noise_type.replace("radermacher", "rademacher")
+        v = fs.fill_probes(fs.Probes(SAMPLES, 1, fs.Philox(5), distribution=kind))[0]
+        loss, score, pulled = getattr(ncsn, name)(energy, SAMPLES, noise_type=noise_type, rng=fs.Philox(5))
+    half, along, trace = sliced_terms(energy_score, SAMPLES, v)
+    close(score, energy_score(SAMPLES))
+    close((pulled * v).flatten(1).sum(1), trace)
+    close(loss, ((along if name.startswith("single") else half) + trace).mean())
+
+
+@pytest.mark.parametrize("name", ["single_sliced_score_matching", "partial_sliced_score_matching"])
+def test_detach_cuts_the_loss_alone(name):
+    w = torch.full((), 0.7, dtype=torch.float64, requires_grad=True)
+    v = noise(9, fs.Stream.PROBE)
+    free, cut = (getattr(ncsn, name)(lambda x: w * energy(x), SAMPLES, v, detach) for detach in (False, True))
+    assert torch.equal(free[0], cut[0]) and not cut[0].requires_grad
+    for loss in (free[0], free[1].square().sum(), cut[1].square().sum(), cut[2].sum()):
+        assert torch.autograd.grad(loss, w, retain_graph=True)[0].abs() > 1e-6
+    assert not SAMPLES.requires_grad
+
+
+def test_gradients_of_the_energy_forms():
+    w = torch.full((), 0.5, dtype=torch.float64, requires_grad=True)
+    x = SAMPLES[:2]
+    for loss in (lambda f: ncsn.dsm(f, x, 0.3, rng=fs.Philox(5)),
+                 lambda f: ncsn.sliced_score_matching(f, x, rng=fs.Philox(5))[0],
+                 lambda f: ncsn.sliced_score_matching_vr(f, x, rng=fs.Philox(5))[0],
+                 lambda f: ncsn.single_sliced_score_matching(f, x, rng=fs.Philox(5))[0]):
+        assert torch.autograd.gradcheck(lambda w, loss=loss: loss(lambda y: energy(w * y)), (w,))
+    with torch.no_grad():  # as in a validation loop
+        assert not ncsn.dsm(energy, x, 0.3).requires_grad
+        close(ncsn.sliced_score_matching_vr(energy, x, rng=fs.Philox(5))[0],
+              ncsn.sliced_score_estimation_vr(energy_score, x, rng=fs.Philox(5))[0])
 
 
 def test_dsm_score_estimation():
@@ -45,44 +128,24 @@ def test_anneal_dsm_score_estimation(power):
     perturbed = SAMPLES + noise(0, fs.Stream.PERTURB) * used
     target = -(perturbed - SAMPLES) / used**2
     each = 0.5 * ((net(perturbed, LABELS) - target) ** 2).flatten(1).sum(1) * used.flatten() ** power
-    seen = []
-    for order in ((LABELS, SIGMAS), (SIGMAS, LABELS)):  # NCSN's and NCSNv2's
-        got = ncsn.anneal_dsm_score_estimation(net, SAMPLES, *order, power, lambda *a: seen.append(a),
-                                               rng=fs.Philox(5))
-        close(got, each.mean())
-    close(seen[0][0], each)
-    assert torch.equal(seen[0][1], LABELS)
+    close(ncsn.anneal_dsm_score_estimation(net, SAMPLES, LABELS, SIGMAS, power, rng=fs.Philox(5)), each.mean())
 
 
-@pytest.mark.parametrize("positional, named", [
-    ((LABELS, SIGMAS), {}), ((LABELS,), {"sigmas": SIGMAS}), ((SIGMAS,), {"labels": LABELS}), ((SIGMAS, LABELS), {}),
-    ((), {"labels": LABELS, "sigmas": SIGMAS}),
-])
-def test_both_signatures_by_place_and_by_name(positional, named):
-    expected = ncsn.anneal_dsm_score_estimation(net, SAMPLES, LABELS, SIGMAS, 1.5, rng=fs.Philox(5))
-    seen = []
-    got = ncsn.anneal_dsm_score_estimation(net, SAMPLES, *positional, **named, anneal_power=1.5,
-                                           hook=lambda *a: seen.append(a), rng=fs.Philox(5))
-    assert torch.equal(got, expected) and torch.equal(seen[0][1], LABELS)
-    sliced = ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, LABELS, SIGMAS, 2, rng=fs.Philox(5))
-    assert torch.equal(sliced, ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, *positional, **named,
-                                                                      n_particles=2, rng=fs.Philox(5)))
+@pytest.mark.parametrize("loss", [ncsn.anneal_dsm_score_estimation, ncsn.anneal_sliced_score_estimation_vr])
+def test_levels_of_numpy_and_labels_of_another_kind(loss):
+    expected = loss(net, SAMPLES, LABELS, SIGMAS, rng=fs.Philox(5))
+    for sigmas in (SIGMAS.numpy(), SIGMAS.tolist(), list(SIGMAS.numpy())):
+        for labels in (LABELS.int(), LABELS.numpy(), LABELS.tolist()):
+            close(loss(net, SAMPLES, labels, sigmas, rng=fs.Philox(5)), expected)
+    close(loss(net, SAMPLES, LABELS, SIGMAS, np.int64(2), rng=fs.Philox(5)),
+          loss(net, SAMPLES, LABELS, SIGMAS, 2, rng=fs.Philox(5)))
 
 
-def test_ncsnv2_without_labels():
-    """(sigmas, None, power, hook) by place, and sigmas= alone: both draw the labels."""
-    hook = []
-    first = ncsn.anneal_dsm_score_estimation(net, SAMPLES, SIGMAS, None, 2.0, lambda *a: hook.append(a),
-                                             rng=fs.Philox(5))
-    assert torch.equal(first, ncsn.anneal_dsm_score_estimation(net, samples=SAMPLES, sigmas=SIGMAS, rng=fs.Philox(5)))
-    assert torch.equal(hook[0][1], fs.losses.draw_labels(3, 4, fs.Philox(5)))
-
-
-def test_anneal_dsm_draws_labels_where_there_are_none():
-    torch.manual_seed(0)
-    first = ncsn.anneal_dsm_score_estimation(net, SAMPLES, SIGMAS)
-    torch.manual_seed(0)
-    assert torch.equal(first, ncsn.anneal_dsm_score_estimation(net, SAMPLES, None, SIGMAS))
+@pytest.mark.parametrize("loss", [ncsn.anneal_dsm_score_estimation, ncsn.anneal_sliced_score_estimation_vr])
+@pytest.mark.parametrize(("labels", "sigmas"), [(SIGMAS, LABELS), (SIGMAS, SIGMAS), (SIGMAS, None), (LABELS, LABELS)])
+def test_the_other_order_is_named(loss, labels, sigmas):
+    with pytest.raises(TypeError, match=r"in the order \(labels, sigmas\), got labels: .*fastscore\.compat\.ncsnv2"):
+        loss(net, SAMPLES, labels, sigmas)
 
 
 def sliced_terms(network, x, v):
@@ -130,8 +193,7 @@ def test_anneal_sliced_score_estimation_vr(n):
             loss1, _, loss2 = sliced_terms(lambda y, b=b: net(y, LABELS[b:b + 1]), perturbed[b:b + 1],
                                            v[4 * k + b:4 * k + b + 1])
             expected[b] += (loss1 + loss2)[0] / n * SIGMAS[LABELS[b]] ** 2
-    for order in ((LABELS, SIGMAS), (SIGMAS, LABELS)):
-        close(ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, *order, n, rng=fs.Philox(5)), expected.mean())
+    close(ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, LABELS, SIGMAS, n, rng=fs.Philox(5)), expected.mean())
 
 
 @pytest.mark.parametrize("loss", [ncsn.sliced_score_estimation, ncsn.sliced_score_estimation_vr,
@@ -182,109 +244,13 @@ def test_gradients_reach_the_samples(loss):
     assert torch.autograd.gradcheck(lambda x: loss(torch.sin, x), (SAMPLES.clone().requires_grad_(),))
 
 
-def langevin_by_hand(x, step_lr, n_steps, denoise):
-    images, step = [], 0
-    for c, sigma in enumerate(SIGMAS.float().tolist()):
-        labels = torch.full((len(x),), c)
-        eta = step_lr * (sigma / SIGMAS.float()[-1].item()) ** 2
-        for _ in range(n_steps):
-            x = x + eta * net(x, labels) + math.sqrt(2 * eta) * noise(step, fs.Stream.LANGEVIN)
-            step += 1
-            images.append(x)
-    if denoise:
-        images.append(x + SIGMAS[-1].item() ** 2 * net(x, torch.full((len(x),), 2)))
-    return images
-
-
-@pytest.mark.parametrize("denoise", [True, False])
-@pytest.mark.parametrize("as_given", [lambda s: s, lambda s: s.numpy(), lambda s: s.tolist()])
-def test_anneal_langevin_dynamics(denoise, as_given, capsys):
-    expected = langevin_by_hand(SAMPLES, 1e-3, 2, denoise)
-    got = ncsn.anneal_Langevin_dynamics(SAMPLES, net, as_given(SIGMAS), 2, 1e-3, False, True, denoise,
-                                        rng=fs.Philox(5))
-    assert len(got) == len(expected)
-    for a, b in zip(got, expected):
-        close(a, b)
-    assert capsys.readouterr().out.count("level: ") == 3
-    final = ncsn.anneal_Langevin_dynamics(SAMPLES, net, as_given(SIGMAS), 2, 1e-3, True, False, denoise,
-                                          rng=fs.Philox(5))
-    assert len(final) == 1 and torch.equal(final[0], got[-1])
-
-
-@pytest.mark.parametrize("number", [np.float32, np.float64, torch.tensor])
-def test_step_lr_of_numpy_and_torch(number, capsys):
-    step_lr = number(2.0**-10)  # exact in float32 too
-    refer, x_mod = SAMPLES[:2], SAMPLES[:2, None]
-    for call in (lambda s: ncsn.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 2, s, True, True, rng=fs.Philox(5)),
-                 lambda s: ncsn.anneal_Langevin_dynamics_inpainting(x_mod, refer, net, SIGMAS, 2, 2, s,
-                                                                    rng=fs.Philox(5)),
-                 lambda s: ncsn.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, 2, 2, s, True,
-                                                                       rng=fs.Philox(5))):
-        assert torch.equal(call(step_lr)[-1], call(2.0**-10)[-1])
-    assert capsys.readouterr().out.count("step_size: 0.0009766") == 2
-
-
-def test_inpainting():
-    refer = torch.rand(2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
-    x_mod = torch.rand(2, 2, 3, 2, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(3))
-    got = ncsn.anneal_Langevin_dynamics_inpainting(x_mod, refer, net, np.array(SIGMAS), 2, 2, 1e-3, rng=fs.Philox(5))
-    image, x, step, frames = refer.repeat_interleave(2, 0), x_mod.flatten(0, 1).clone(), 0, []
-    for c, sigma in enumerate(SIGMAS.float().tolist()):
-        eta = 1e-3 * (sigma / SIGMAS.float()[-1].item()) ** 2
-        left = (image + sigma * noise(step, fs.Stream.INPAINT))[..., :1]
-        step += 1
-        x[..., :1] = left
-        for _ in range(2):
-            x = x + eta * net(x, torch.full((4,), c)) + math.sqrt(2 * eta) * noise(step, fs.Stream.LANGEVIN)
-            step += 1
-            x[..., :1] = left
-            frames.append(x.clone())
-    frames[-1][..., :1] = image[..., :1]
-    assert len(got) == len(frames) == 6
-    for a, b in zip(got, frames):
-        close(a, b)
-
-
-def test_interpolation():
-    x_mod, n = SAMPLES[:2], 3
-    got = ncsn.anneal_Langevin_dynamics_interpolation(x_mod, net, SIGMAS, n, 2, 1e-3, rng=fs.Philox(5))
-    x, step = x_mod[:, None].repeat(1, n, 1, 1, 1), 0
-    angles = torch.linspace(0, math.pi / 2, n, dtype=torch.float64).view(1, n, 1, 1, 1)
-    for c, sigma in enumerate(SIGMAS.float().tolist()):
-        eta = 1e-3 * (sigma / SIGMAS.float()[-1].item()) ** 2
-        for _ in range(2):
-            p, q = (noise(step + k, fs.Stream.LANGEVIN, x_mod.shape)[:, None] for k in range(2))
-            step += 2
-            grad = net(x.flatten(0, 1), torch.full((2 * n,), c)).view_as(x)
-            x = x + eta * grad + math.sqrt(2 * eta) * (p * angles.cos() + q * angles.sin())
-            close(got[step // 2 - 1], x.flatten(0, 1))
-    final = ncsn.anneal_Langevin_dynamics_interpolation(x_mod, net, SIGMAS, n, 2, 1e-3, True, rng=fs.Philox(5))
-    assert len(final) == 1 and torch.equal(final[0], got[-1])
-
-
-@pytest.mark.parametrize("positional, named", [((True, True), {}), ((), {"final_only": True, "verbose": True})])
-def test_interpolation_takes_ncsnv2_verbose(positional, named, capsys):
-    ncsn.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, 2, 2, 1e-3, *positional, **named)
-    lines = capsys.readouterr().out.splitlines()
-    assert [line.split(",")[:3] for line in lines] == [
-        ["level: 0", " sigma: 1", " step_size: 0.1"], ["level: 1", " sigma: 0.4", " step_size: 0.016"],
-        ["level: 2", " sigma: 0.1", " step_size: 0.001"]]
-
-
-def test_one_interpolation_is_the_first_of_several():
-    """theta_0 = 0: the chain that the first noise sequence alone drives."""
-    one = ncsn.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, 1, 2, 1e-3, rng=fs.Philox(5))
-    three = ncsn.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, 3, 2, 1e-3, rng=fs.Philox(5))
-    for a, b in zip(one, three, strict=True):
-        close(a, b[::3])
-
-
-def test_published_step_lr_maps_to_alpha():
-    """step_lr = 2e-5 is alpha = 4e-5."""
-    ours = fs.samplers.annealed_langevin(net, SAMPLES.shape, SIGMAS.float(), alpha=4e-5, steps_per_level=3,
-                                         start=SAMPLES, rng=fs.Philox(1))
-    theirs = ncsn.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 3, 2e-5, True, False, False, rng=fs.Philox(1))[0]
-    assert torch.equal(ours, theirs)
+@pytest.mark.parametrize(("call", "text"), [
+    (lambda: ncsn.sliced_score_matching(energy, SAMPLES, 0), "n_particles must be at least 1"),
+    (lambda: ncsn.single_sliced_score_matching(energy, SAMPLES, SAMPLES[:2]), "noise must have the shape of samples"),
+])
+def test_bad_arguments_are_named(call, text):
+    with pytest.raises(ValueError, match=text):
+        call()
 
 
 def test_sphere_has_unit_directions():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.func import functional_call, grad, jvp, vmap
 
-from fastscore.models import NCSN, NCSNv2
+from fastscore.models import MODELS, NCSN, NCSNv2
 
 GOLDEN = Path(__file__).parent / "golden"
 LEVELS = torch.tensor([2.0, 0.5, 0.1], dtype=torch.float64)
@@ -57,16 +57,18 @@ def lively(net: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     ("file", "channels", "size"),
-    [("ncsn_32", 3, 32), ("ncsn_28", 1, 28), ("ncsn_8", 1, 8), ("ncsnv2_32", 3, 32)],
+    [("ncsn_32", 3, 32), ("ncsn_28", 1, 28), ("ncsn_8", 1, 8), ("ncsnv2_32", 3, 32), ("ncsndeeper_32", 3, 32),
+     ("ncsnv2deeper_32", 3, 32), ("ncsnv2deepest_64", 3, 64)],
 )
 def test_golden_output(file, channels, size):
     golden = {name: torch.from_numpy(array) for name, array in np.load(GOLDEN / f"{file}.npz").items()}
-    if file.startswith("ncsnv2"):
-        net = NCSNv2(channels, size, 8, sigmas=golden["sigmas"])
-    else:
-        net = NCSN(channels, size, 8, num_classes=len(golden["sigmas"]))
+    sigmas = golden.get("sigmas", torch.linspace(1, 0.1, 10, dtype=torch.float64))  # NCSN does not divide by them
+    net = fill(MODELS[file.split("_")[0]](channels, size, 8, sigmas=sigmas))
+    x = image(channels, size, len(golden["labels"]))
     with torch.no_grad():
-        out = fill(net)(image(channels, size), golden["labels"])
+        out = net(x, golden["labels"])
+        by_sigma = net(x, sigmas[golden["labels"]])
+    assert torch.equal(by_sigma, out)
     assert (out - golden["output"]).abs().max() < 1e-10
     assert golden["output"].abs().max() > 1
 
@@ -78,12 +80,27 @@ def test_golden_output(file, channels, size):
 def test_cifar10_names_shapes_and_count(cls, file, count):
     with torch.device("meta"):
         net = cls()
+    check_names_and_shapes(net, file)
+    assert sum(p.numel() for p in net.parameters()) == count
+
+
+@pytest.mark.parametrize(("name", "file", "count"), [
+    ("ncsndeeper", "ncsndeeper_32_state_dict", None), ("ncsnv2deeper", "ncsnv2deeper_32_state_dict", 83_445_379),
+    ("ncsnv2deepest", "ncsnv2deepest_64_state_dict", 94_132_611),
+])
+def test_deeper_names_shapes_and_count(name, file, count):
+    with torch.device("meta"):
+        check_names_and_shapes(MODELS[name](ngf=8), file)
+        if count:
+            assert sum(p.numel() for p in MODELS[name]().parameters()) == count
+
+
+def check_names_and_shapes(net, file):
     golden = json.loads((GOLDEN / f"{file}.json").read_text())
     found = {name: list(tensor.shape) for name, tensor in net.state_dict().items()}
     assert found == golden
     # The order too: an optimizer's state refers to parameters by their place.
     assert list(found) == list(golden)
-    assert sum(p.numel() for p in net.parameters()) == count
 
 
 def test_default_sigmas_are_the_papers():
@@ -241,7 +258,7 @@ def test_compiles_to_one_graph(network):
         (torch.rand(2, 1, 8, 3), ZEROS, ValueError, r"at least 4.*\(2, 1, 8, 3\)"),
         (IMAGES.long(), ZEROS, TypeError, "x must be float.*int64"),
         (IMAGES.double(), ZEROS, TypeError, "network's dtype, torch.float32.*float64"),
-        (IMAGES, ZEROS.float(), ValueError, r"labels must be an int64 .*\(2,\), got a float32"),
+        (IMAGES, ZEROS.bool(), ValueError, r"labels must be an int64 .*\(2,\), got a bool"),
         (IMAGES, torch.zeros(3).long(), ValueError, r"labels must be .*\(2,\), got .*\(3,\)"),
         (IMAGES, torch.tensor([0, 3]), ValueError, "labels must be from 0 to 2 .*from 0 to 3"),
         (IMAGES, torch.tensor([-1, 0]), ValueError, "labels must be from 0 to 2 .*from -1 to 0"),

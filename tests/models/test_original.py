@@ -13,6 +13,8 @@ from torch import nn
 from fastscore.errors import CheckpointError
 from fastscore.models import NCSN, NCSNv2, load_original_checkpoint
 
+# The options that a checkpoint does not tell have tests of their own: test_original_options.py.
+pytestmark = pytest.mark.filterwarnings(r"ignore:.*no config\.yml beside it")
 LEVELS = torch.tensor([2.0, 0.5, 0.1], dtype=torch.float64)
 
 
