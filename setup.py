@@ -1,9 +1,9 @@
 """The package layout, and the extensions. The rest is in pyproject.toml.
 
 The top-level folder kernels/ installs as fastscore.kernels, and fastscore/launch/, the program, as fastscore_launch.
-The extensions are built against libtorch's stable ABI, so that one build serves every torch from 2.11 on and every Python
-from 3.10 on: fastscore/_C.abi3.so for the CPU, and fastscore/_C_cuda.abi3.so where nvcc and a CUDA build of torch are
-there (TORCH_CUDA_ARCH_LIST says for which devices).
+The extensions are built against libtorch's stable ABI, so that one build serves every torch from 2.11 on and every
+Python from 3.10 on: fastscore/_C.abi3.so for the CPU, and fastscore/_C_cuda.abi3.so where nvcc and a CUDA build of
+torch are there (TORCH_CUDA_ARCH_LIST says for which devices).
 Both are optional: without torch or a compiler the package installs all the same and runs on its plain-torch reference.
 Torch must be importable here, so: ``pip install torch ninja``, then ``pip install --no-build-isolation .``
 """
