@@ -31,14 +31,16 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, qu
         resume: Go on from the last checkpoint, or start where there is none.
         quiet: No progress bar.
     """
-    from . import limits
+    from . import _check, limits
     from .checkpoint import steps
+    from .data import DATASETS
     from .evaluate import evaluate
     from .plots import save_training_curves
     from .sample_folder import check_folder
     from .train import Trainer, make_sigmas, pick_device, read_metrics
 
     run = out or Path("runs") / preset.data
+    _check.one_of("data", preset.data, tuple(DATASETS))
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
     if preset.data in ("mnist", "cifar10", "folder"):
@@ -91,8 +93,7 @@ def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
         steps_per_level: Langevin updates at each noise level, for this call; by default the run's. annealed only.
         denoise: For this call, end with the mean of the clean image given the noisy one; by default as the run does.
         no_denoise: For this call, leave that last step out.
-        weights: ema: the moving average of the weights; raw: the weights as the optimizer left them; auto: ema where
-            the run keeps one.
+        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
@@ -134,8 +135,7 @@ def evaluate(run: Path, /, num: int = 1000, out: Path | None = None,
         steps_per_level: Langevin updates at each noise level, for this call; by default the run's. annealed only.
         denoise: For this call, end with the mean of the clean image given the noisy one; by default as the run does.
         no_denoise: For this call, leave that last step out.
-        weights: ema: the moving average of the weights; raw: the weights as the optimizer left them; auto: ema where
-            the run keeps one.
+        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
@@ -185,9 +185,11 @@ def _commands(tyro: Any) -> dict[str, Any]:
         for name, annotation in command.__annotations__.items():
             if name in kinds:
                 kind, metavar = kinds[name]
-                command.__annotations__[name] = Annotated[kind | None, tyro.conf.arg(metavar=metavar)]
+                command.__annotations__[name] = Annotated[
+                    kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
             elif annotation == "bool":  # a preset's flags come in pairs, --decay and --no-decay; these do not
-                command.__annotations__[name] = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+                command.__annotations__[name] = Annotated[
+                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
     return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _check, checkpoint, data, features, metrics, pictures, plots, samplers
+from . import _check, checkpoint, data, features, limits, metrics, pictures, plots, samplers
 from .errors import DataError
 from .rng import Philox
 from .sample import SAMPLERS, TrainedRun, load_run, num_updates, sample_into, with_sampling
@@ -60,6 +60,7 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     _check.one_of("sampler", sampler, SAMPLERS)
     trained = with_sampling(load_run(run, device=device, weights=weights, step=step), sampler=sampler, alpha=alpha,
                             steps_per_level=steps_per_level, denoise=denoise)
+    limits.check_kept(num, trained.shape)
     feature = _resolve(feature, trained, num)
     run = Path(run)
     out = run if out is None else Path(out)
@@ -223,6 +224,8 @@ def table(report: dict[str, Any]) -> str:
     """The numbers of a report, one a line."""
     lines = []
     for name, value in report.items():
+        if name == "versions":
+            continue
         inner = value if isinstance(value, dict) else {"": value}
         for key, number in inner.items():
             if isinstance(number, list):

@@ -5,6 +5,7 @@ Sizes are lower bounds, so what is refused could not have run; what passes may s
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -33,6 +34,11 @@ def check_num(num: int) -> None:
         raise ValueError(f"num must be at most 2^32, the samples of one seed, got {_short(num)}")
 
 
+def check_kept(num: int, shape: tuple[int, ...]) -> None:
+    """Raise where ``num`` samples of ``shape`` do not fit into the machine's memory all together."""
+    _fits("num", num, "the samples", 4 * num * math.prod(shape), torch.device("cpu"))
+
+
 def check_updates(config: TrainConfig) -> None:
     """Raise where annealed Langevin dynamics would take more steps of the random numbers than there are."""
     if config.num_levels * config.steps_per_level >= INDICES:
@@ -47,15 +53,17 @@ def check_batch(config: TrainConfig, shape: tuple[int, ...], batch_size: int, de
         config: of the run. shape: of one sample, (C, H, W) or (D,). batch_size: how many at a time.
         device: where the network runs.
     """
-    values = 1
-    for size in shape:
-        values *= size
+    values = math.prod(shape)
     layer = config.width * (values // shape[0] if len(shape) == 3 else 1)
     _fits("batch_size", batch_size, "samples and the network's first layer", 4 * batch_size * (values + layer), device)
 
 
 def check_run(config: TrainConfig, device: torch.device) -> None:
-    """Raise ValueError where training by ``config`` cannot fit into memory, or sampling needs too many steps."""
+    """Raise ValueError where a run of ``config`` fits neither into memory, nor float32, nor the random numbers."""
+    for name in ("sigma_begin", "sigma_end"):
+        if not 1e-18 < getattr(config, name) < 1e18:
+            raise ValueError(f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got "
+                             f"{getattr(config, name):g}")
     side = _SIDES.get(config.data, config.image_size)
     shape = (2,) if config.data in _POINTS else (1, side, side)
     copies = 16  # a weight in float32, its gradient, and Adam's two moments

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import json
+import math
 import os
 import platform
 import re
@@ -68,7 +69,7 @@ def check_encodable(name: str, path: Path) -> None:
 def check_replaceable(folder: Path, settings: dict[str, Any]) -> None:
     """Raise where ``folder`` holds samples that were drawn otherwise than ``settings`` say.
 
-    The same samples may be drawn again, more of them, and those of a later step of the same run.
+    The same samples may be drawn again, more of them, and (with a warning) those of a later iteration of the run.
 
     Raises:
         FastscoreError: it holds others, or samples of unknown settings; the text says what differs and both ways on.
@@ -87,6 +88,8 @@ def check_replaceable(folder: Path, settings: dict[str, Any]) -> None:
                if name not in _NOT_SETTINGS and before.get(name) != value and not _same_run(name, folder, value)]
     more = {"num", "step"} & set(changed)
     if len(changed) == len(more) == 1 and _is_more(before.get(changed[0]), settings[changed[0]]):
+        if changed == ["step"]:
+            warnings.warn(f"the samples of iteration {before['step']} in {folder} will be replaced", stacklevel=2)
         return
     if changed:
         differs = ", ".join(f"{name} (was {before.get(name)}, now {settings[name]})" for name in changed)
@@ -125,7 +128,7 @@ def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any
     try:
         with open(array, "wb") as file:
             file.write(_header(shape))
-            _reserve(file, 4 * int(np.prod(shape, dtype=object)))
+            _reserve(file, 4 * math.prod(shape))
             for part in parts:
                 file.write(np.ascontiguousarray(part.numpy(), dtype="<f4").data)
                 file.flush()
@@ -192,7 +195,7 @@ def _keep(array: Path, kept: Path, done: int, shape: tuple[int, ...]) -> None:
     try:
         with open(array, "r+b") as file:
             file.write(header)
-            file.truncate(len(header) + 4 * int(np.prod((done, *shape[1:]))))
+            file.truncate(len(header) + 4 * math.prod((done, *shape[1:])))
         os.replace(array, kept)
     except OSError as error:
         warnings.warn(f"the {done} samples drawn so far could not be kept: {error}", stacklevel=3)

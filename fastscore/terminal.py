@@ -11,6 +11,8 @@ import torch
 
 from .errors import FastscoreError
 
+_LONG = 700  # half of the most characters of an error: one of them may quote an argument
+
 
 def open_streams() -> None:
     """Give /dev/null to standard streams that are closed (``>&-``), before a file of ours takes their number."""
@@ -29,13 +31,18 @@ def quoted(path: Path) -> str:
 
 
 def check_text(arguments: list[str]) -> None:
-    """Raise where an argument is not valid UTF-8: a run of such a name could be trained, and then not be read."""
+    """Raise where an argument is empty (a shell variable that is not set; as a path it would mean this folder), or not
+    valid UTF-8: a run of such a name could be trained, and then not be read."""
     for i, argument in enumerate(arguments):
+        name = arguments[i - 1] if i and arguments[i - 1].startswith("--") else f"argument {i + 1}"
+        if not argument or (argument.startswith("--") and argument.endswith("=")):
+            raise ValueError(f"{argument.rstrip('=') or name} must not be empty")
         try:
-            argument.encode()
+            text = argument.encode()
         except UnicodeEncodeError:
-            option = f"{arguments[i - 1]} " if i and arguments[i - 1].startswith("--") else ""
-            raise ValueError(f"{option}{os.fsencode(argument)!r} is not valid UTF-8: choose another name") from None
+            raise ValueError(f"{name} must be valid UTF-8, got {os.fsencode(argument)!r}") from None
+        if b"\0" in text:
+            raise ValueError(f"{name} must not hold a zero byte, got {argument!r}")
 
 
 def check_readable(option: str, folder: Path) -> None:
@@ -52,7 +59,8 @@ def check_readable(option: str, folder: Path) -> None:
 def report(error: Exception, arguments: list[str]) -> str | None:
     """The line that tells the user of ``error``; None where it is a fault of the program, which wants its traceback."""
     if isinstance(error, (FastscoreError, ValueError, TypeError, OSError)):
-        return " ".join(_plain(error, arguments).split())
+        text = " ".join(_plain(error, arguments).split())
+        return text if len(text) < 2 * _LONG else f"{text[:_LONG]} ... {text[-_LONG:]}"
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if _out_of_memory(error):
         return f"out of memory: use a smaller --batch-size, or train with a smaller --width ({reason})"
@@ -75,7 +83,7 @@ def _plain(error: Exception, arguments: list[str]) -> str:
     path = os.path.abspath(os.fsdecode(error.filename))
     options = [name for name, value in _options(arguments) if name in ("--out", "--data-dir")
                and Path(path).is_relative_to(os.path.abspath(value))]
-    return f"{error.filename}: {error.strerror}" + "".join(f" (in the folder of {name})" for name in options)
+    return f"{error.filename}: {error.strerror}" + "".join(f" ({name})" for name in options)
 
 
 def _options(arguments: list[str]) -> list[tuple[str, str]]:
