@@ -13,7 +13,6 @@ import io
 import math
 import os
 import textwrap
-import uuid
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _check
+from . import _check, _files
 from .errors import MissingDependency, require
 
 _TILE = 48  # pixels: small images are enlarged to at least this
@@ -45,7 +44,7 @@ def _target(path: PathLike) -> Path:
 
 def _write(path: Path, data: bytes) -> Path:
     """Put ``data`` at ``path`` in one step, by way of a hidden file in the same folder."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = _files.temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:

@@ -6,12 +6,13 @@ are not replaced without being asked to. An end before the last sample keeps tho
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import itertools
 import json
 import math
 import os
 import platform
-import re
 import stat
 import struct
 import warnings
@@ -23,10 +24,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from . import __version__
+from . import __version__, _files
 from .errors import FastscoreError, NonFiniteSamples, require
 
-ARRAY, PICTURE, SETTINGS, KEPT = "samples.npy", "samples.png", "samples.json", "samples.partial.npy"
+ARRAY, PICTURE, SETTINGS, KEPT = "samples.npy", "samples.png", "samples.json", "samples.partial{}.npy"
 _SHOWN = 100
 _NOT_SETTINGS = ("versions", "shape")
 
@@ -42,9 +43,9 @@ def check_folder(name: str, folder: Path, *, make: bool = True) -> None:
     Raises: ValueError: its name is not valid UTF-8. OSError: another reason; both texts begin with ``name``.
     """
     check_encodable(name, folder)
-    probe = folder / f".probe.{os.getpid()}.tmp"
+    probe = _files.temporary(folder / "probe")
     try:
-        there = next(place for place in (folder, *folder.absolute().parents) if os.path.lexists(place))
+        there = _nearest(folder)
         if not stat.S_ISDIR(os.stat(there).st_mode):
             raise NotADirectoryError(errno.ENOTDIR, f"{there} is a file")
         if not os.access(there, os.W_OK | os.X_OK):
@@ -56,6 +57,15 @@ def check_folder(name: str, folder: Path, *, make: bool = True) -> None:
     except OSError as error:
         raise OSError(error.errno, f"{name} must be a folder that can be written, got {str(folder)!r}: "
                                    f"{error.strerror}") from error
+
+
+def _nearest(folder: Path) -> Path:
+    """``folder`` or the first above it that is there."""
+    for place in (folder, *folder.absolute().parents):
+        with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(place)
+            return place
+    return Path("/")
 
 
 def check_encodable(name: str, path: Path) -> None:
@@ -120,11 +130,10 @@ def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any
             samples that were drawn before.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    clear_leftovers(folder)
+    _files.clear_leftovers(folder)
     shape, done, shown = (settings["num"], *settings["shape"]), 0, []
     require("PIL.Image" if len(shape) == 4 else "matplotlib.figure", "train")  # the picture, later
-    array, picture = (folder / f".{name}.{os.getpid()}.tmp" for name in (ARRAY, PICTURE))
-    picture = picture.with_name(picture.name + ".png")
+    array, picture = (_files.temporary(folder / name) for name in (ARRAY, PICTURE))
     try:
         with open(array, "wb") as file:
             file.write(_header(shape))
@@ -141,7 +150,7 @@ def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any
         raise
     except BaseException as error:
         if done:
-            _keep(array, folder / KEPT, done, shape)
+            _keep(array, folder, done, settings)
         if isinstance(error, OSError):
             raise OSError(error.errno, f"the samples cannot be written into {folder}: {error.strerror or error}"
                           ) from error
@@ -157,24 +166,15 @@ def read_samples(folder: Path) -> Tensor:
     return _read(folder / ARRAY)
 
 
-def clear_leftovers(folder: Path) -> None:
-    """Delete the temporary files of writers that are no more: they would fill the disk for good."""
-    for path in folder.glob(".*.tmp*"):
-        writer = re.fullmatch(r"\..+\.(\d+)\.tmp(\.\w+)?", path.name)
-        if writer and path.is_file() and not Path("/proc", writer[1]).exists() and Path("/proc/self").exists():
-            path.unlink(missing_ok=True)
-
-
 def _settle(folder: Path, array: Path, picture: Path, settings: dict[str, Any]) -> None:
     """Rename the new files into place. samples.json goes first and comes last: it never describes other samples."""
-    text = folder / f".{SETTINGS}.{os.getpid()}.tmp"
+    text = _files.temporary(folder / SETTINGS)
     try:
         text.write_text(json.dumps(settings, indent=2) + "\n")
         (folder / SETTINGS).unlink(missing_ok=True)
         os.replace(array, folder / ARRAY)
         os.replace(picture, folder / PICTURE)
         os.replace(text, folder / SETTINGS)
-        (folder / KEPT).unlink(missing_ok=True)
     finally:
         text.unlink(missing_ok=True)
 
@@ -189,18 +189,21 @@ def _draw_picture(samples: Tensor, path: Path) -> None:
         save_points(samples, path)
 
 
-def _keep(array: Path, kept: Path, done: int, shape: tuple[int, ...]) -> None:
-    """Make the begun ``array`` a whole file of its first ``done`` samples, under another name."""
-    header = _header((done, *shape[1:]))
+def _keep(array: Path, folder: Path, done: int, settings: dict[str, Any]) -> None:
+    """Make the begun ``array`` a whole file of its first ``done`` samples, under a name that is free."""
+    shape = (done, *settings["shape"])
+    names = (folder / KEPT.format(f"-{i}" if i > 1 else "") for i in itertools.count(1))
+    kept = next(path for path in names if not path.exists())
     try:
         with open(array, "r+b") as file:
-            file.write(header)
-            file.truncate(len(header) + 4 * math.prod((done, *shape[1:])))
+            file.write(_header(shape))
+            file.truncate(file.tell() + 4 * math.prod(shape))
         os.replace(array, kept)
+        warnings.warn(f"the first {done} of {settings['num']} samples are kept in {kept}", stacklevel=3)
+        kept.with_suffix(".json").write_text(json.dumps(settings | {"num": done}, indent=2) + "\n")
     except OSError as error:
-        warnings.warn(f"the {done} samples drawn so far could not be kept: {error}", stacklevel=3)
-    else:
-        warnings.warn(f"the first {done} of {shape[0]} samples are kept in {kept}", stacklevel=3)
+        warnings.warn(f"{kept if kept.exists() else 'what was drawn so far'} could not be kept whole: {error}",
+                      stacklevel=3)
 
 
 def _header(shape: tuple[int, ...]) -> bytes:
