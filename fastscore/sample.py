@@ -212,7 +212,7 @@ def sample_into(out: Path, trained: TrainedRun, run: Path, num: int, *, seed: in
     parts = batches(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress,
                     trajectory=trajectory)
     how = settings(trained, run, num, seed, sampler)
-    sample_folder.check_encodable("--out", out)
+    sample_folder.check_folder("--out", out, make=False)
     if not overwrite:
         sample_folder.check_replaceable(out, how)
     sample_folder.check_folder("--out", out)

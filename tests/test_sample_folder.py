@@ -67,7 +67,8 @@ def test_samples_of_other_settings_are_not_replaced(run, capsys):
     before = contents(folder)
     for option, differs in ((["--alpha", "0.02"], "alpha (was 0.05, now 0.02)"),
                             (["--steps-per-level", "2"], "steps_per_level (was 1, now 2)"),
-                            (["--num", "25"], "num (was 30, now 25)"), (["--no-denoise"], "denoise (was True, now False)"),
+                            (["--num", "25"], "num (was 30, now 25)"),
+                            (["--no-denoise"], "denoise (was True, now False)"),
                             (["--weights", "raw"], "weights (was ema, now raw)"),
                             (["--checkpoint", "2"], "step (was 3, now 2)")):
         line = refused([*draw, *option], capsys)
@@ -225,14 +226,14 @@ def test_raw_weights_and_earlier_checkpoints(run):
         assert all(torch.equal(value, saved[name]) for name, value in loaded.network.state_dict().items())
     report = evaluation.evaluate(run, num=20, weights="raw", step=2, device="cpu", progress=False)
     assert (report["weights"], report["step"]) == ("raw", 2)
-    with pytest.raises(fs.CheckpointError, match=r"no checkpoint of iteration 1 \(--checkpoint\); it has those of 2, 3"):
+    with pytest.raises(fs.CheckpointError, match=r"no checkpoint of iteration 1 \(--checkpoint\); .* of 2, 3"):
         load_run(run, step=1)
     with pytest.raises(ValueError, match="weights must be one of 'auto', 'ema', 'raw', got 'both'"):
         load_run(run, weights="both")
     config = json.loads((run / "config.json").read_text())
     (run / "config.json").write_text(json.dumps(config | {"ema": 0.0}))
     assert load_run(run).weights == "raw"
-    with pytest.raises(ValueError, match="weights must be 'raw' or 'auto' for .*keeps no moving average"):
+    with pytest.raises(ValueError, match=r"weights must be 'raw' or 'auto' for .*keeps no moving average"):
         load_run(run, weights="ema")
 
 
