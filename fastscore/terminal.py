@@ -61,6 +61,8 @@ def report(error: Exception, arguments: list[str]) -> str | None:
     if isinstance(error, (FastscoreError, ValueError, TypeError, OSError)):
         text = " ".join(_plain(error, arguments).split())
         return text if len(text) < 2 * _LONG else f"{text[:_LONG]} ... {text[-_LONG:]}"
+    if not isinstance(error, (ArithmeticError, MemoryError, RuntimeError)):
+        return None
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if _out_of_memory(error):
         return f"out of memory: use a smaller --batch-size, or train with a smaller --width ({reason})"
