@@ -203,8 +203,26 @@ def test_a_picture_that_cannot_be_written_keeps_both_old_files(run, tmp_path, mo
     monkeypatch.setattr("fastscore.plots.save_points", full)
     assert refused(["sample", run, "--num", "5", "--out", out], capsys).endswith("No space left on device")
     after = contents(out)
-    assert {name: after[name] for name in before} == before
+    assert {name: after[name] for name in before} == before and len(before) == 3
     assert np.load(out / "samples.partial.npy").shape == (5, 2)
+
+
+@pytest.mark.parametrize("name", ["samples.npy", "samples.png", "samples.json"])
+def test_an_end_between_two_files_leaves_no_settings_of_others(name, run, tmp_path, monkeypatch, capsys):
+    """Where not all three were renamed, samples.json is not there: the next call asks before it replaces."""
+    out, replace = tmp_path / "out", os.replace
+    cli.main(["sample", str(run), "--num", "3", "--out", str(out), "--quiet"])
+
+    def dies(source, target):
+        if Path(target) == out / name:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        refused(["sample", run, "--num", "5", "--out", out], capsys)
+    assert not (out / "samples.json").exists() and (out / "samples.npy").exists()
+    assert "of unknown settings" in refused(["sample", run, "--num", "3", "--out", out], capsys)
 
 
 def test_temporary_files_of_the_dead_are_deleted_and_those_of_the_living_stay(tmp_path):
