@@ -136,6 +136,16 @@ def test_points_that_are_not_finite_end_with_code_2(command, run, tmp_path, caps
     assert "--alpha" in line and contents(out) == {}
 
 
+def test_plain_langevin_that_diverges_finds_no_mode(tmp_path, monkeypatch):
+    """Its points are no error, since the samples are others, but neither are they nearest to the first mode."""
+    config = preset("toy", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=1)
+    Trainer(config, tmp_path / "run").train(progress=False)
+    plain = torch.cat([torch.full((15, 2), float("nan")), torch.full((5, 2), float("inf")), torch.full((20, 2), 5.0)])
+    monkeypatch.setattr("fastscore.samplers.langevin", lambda *a, **k: plain)
+    weights = evaluation.evaluate(tmp_path / "run", num=40, device="cpu", progress=False)["mode_weights"]
+    assert sum(weights["plain"]) == 0.5 and sum(weights["annealed"]) == 1
+
+
 def test_a_grid_that_is_not_finite_does_not_end_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr("fastscore.samplers.annealed_langevin", infinite)
     config = preset("digits", iterations=1, width=4, batch_size=4, sample_every=1)
