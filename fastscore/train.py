@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import time
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from . import checkpoint, data, losses
 from .config import MAY_CHANGE, SAMPLING, TrainConfig
-from .errors import CheckpointError, NonFiniteLoss, require
+from .errors import CheckpointError, NonFiniteLoss, NonFiniteSamples
 from .models import build_model
 from .noise import geometric_sigmas
+from .progress import progress_bar
 from .rng import Philox
 
 _GRAY_SCOTT_IMAGES = 1024
@@ -146,7 +148,7 @@ class Trainer:
         config, since, seen = self.config, time.perf_counter(), 0
         bar = None
         if progress:
-            bar = require("tqdm", "train").tqdm(total=config.iterations, initial=self.step, desc="training", unit="it")
+            bar = progress_bar(config.iterations, initial=self.step, desc="training", unit="it")
         try:
             while self.step < config.iterations:
                 grad_norm = self._iterate()
@@ -257,7 +259,11 @@ class Trainer:
             return
         (self.run / "samples").mkdir(exist_ok=True)
         network = self.ema.module if self.ema is not None else self.model
-        images = draw(self.config, network, (64, *self.data.shape), Philox(self.config.seed), device=self.device)
+        try:
+            images = draw(self.config, network, (64, *self.data.shape), Philox(self.config.seed), device=self.device)
+        except NonFiniteSamples as error:  # no reason to end the training
+            warnings.warn(f"no picture of iteration {self.step}: {error}", stacklevel=2)
+            return
         save_grid(images.cpu(), self.run / "samples" / f"step_{self.step:08d}.png")
 
 
