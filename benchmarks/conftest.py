@@ -6,6 +6,7 @@ shows (--benchmark-verbose, -compare, -columns, -cprofile, -histogram).
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any
 
 import pytest
@@ -76,9 +77,9 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     session.quiet = session.quiet or not any(config.getoption(name, None) for name in _WIDE)
     for device in dict.fromkeys(key[0] for key in groups):
         rows = [_row(key, timed) for key, timed in groups.items() if key[0] == device]
+        head = [f" fastscore on {device} ".center(WIDTH, "-"), *textwrap.wrap(about_line(about(device)), WIDTH), *legend()]
         terminalreporter.ensure_newline()
-        terminalreporter.write_line(f" fastscore on {device} ".center(WIDTH, "-"))
-        for line in (about_line(about(device)), *legend(), "", *text(rows), "", *_foot(rows, config.stash[_SELECTED])):
+        for line in (*head, "", *text(rows), "", *_foot(rows, config.stash[_SELECTED])):
             terminalreporter.write_line(line)
 
 
