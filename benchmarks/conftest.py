@@ -77,9 +77,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     session.quiet = session.quiet or not any(config.getoption(name, None) for name in _WIDE)
     for device in dict.fromkeys(key[0] for key in groups):
         rows = [_row(key, timed) for key, timed in groups.items() if key[0] == device]
-        head = [f" fastscore on {device} ".center(WIDTH, "-"), *textwrap.wrap(about_line(about(device)), WIDTH), *legend()]
+        machine = textwrap.wrap(about_line(about(device)), WIDTH)
         terminalreporter.ensure_newline()
-        for line in (*head, "", *text(rows), "", *_foot(rows, config.stash[_SELECTED])):
+        terminalreporter.write_line(f" fastscore on {device} ".center(WIDTH, "-"))
+        for line in (*machine, *legend(), "", *text(rows), "", *_foot(rows, config.stash[_SELECTED])):
             terminalreporter.write_line(line)
 
 
