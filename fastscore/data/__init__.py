@@ -3,6 +3,7 @@
 >>> data = load("digits", split="train", dequantize="uniform")
 >>> data.batch(iteration=0, batch_size=128, seed=0).shape
 torch.Size([128, 1, 8, 8])
+>>> images, labels = data.batch_with_labels(iteration=0, batch_size=128, seed=0)   # the same images
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from .folder import folder
 from .gray_scott import gray_scott
 from .images import ImageData, dequantize, to_float
 from .torchvision_sets import cifar10, mnist
-from .toys import GaussianMixture, PointData, checkerboard, swiss_roll, two_moons
+from .toys import GaussianMixture, PointData, checkerboard, labelled_checkerboard, labelled_moons, swiss_roll, two_moons
 
 __all__ = [
     "DATASETS", "Data", "GaussianMixture", "ImageData", "PointData", "checkerboard", "cifar10", "dequantize",
@@ -26,19 +27,23 @@ __all__ = [
 
 
 def _mixture(*, size: int = 10_000) -> PointData:
-    return PointData(GaussianMixture().sample, name="mixture", size=size)
+    mixture = GaussianMixture()
+    return PointData(mixture.sample_with_labels, name="mixture", size=size, num_classes=len(mixture.weights),
+                     definition=repr(mixture))
 
 
 def _two_moons(*, noise: float = 0.1, size: int = 10_000) -> PointData:
-    return PointData(lambda n, rng: two_moons(n, rng, noise=noise), name="two_moons", size=size)
+    return PointData(lambda n, rng: labelled_moons(n, rng, noise=noise), name="two_moons", size=size, num_classes=2,
+                     definition=f"two_moons(noise={noise!r})")
 
 
 def _checkerboard(*, size: int = 10_000) -> PointData:
-    return PointData(checkerboard, name="checkerboard", size=size)
+    return PointData(labelled_checkerboard, name="checkerboard", size=size, num_classes=8, definition="checkerboard")
 
 
 def _swiss_roll(*, noise: float = 0.05, size: int = 10_000) -> PointData:
-    return PointData(lambda n, rng: swiss_roll(n, rng, noise=noise), name="swiss_roll", size=size)
+    return PointData(lambda n, rng: swiss_roll(n, rng, noise=noise), name="swiss_roll", size=size,
+                     definition=f"swiss_roll(noise={noise!r})")
 
 
 DATASETS: dict[str, Callable[..., Data]] = {

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -17,9 +19,13 @@ class Data(Protocol):
     Attributes:
         name: a short name, for logs.
         shape: the shape of one sample, (C, H, W) or (D,).
+        num_classes: K, where the samples have labels 0 .. K-1; else None.
+        source: the absolute path of the folder that was read; None for what is computed or comes with a package.
     """
 
     name: str
+    num_classes: int | None
+    source: str | None
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -42,6 +48,28 @@ class Data(Protocol):
         """
         ...
 
+    def batch_with_labels(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
+                          global_batch_size: int | None = None,
+                          device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """:meth:`batch` of the same arguments, bit for bit, and the labels of its rows, int64 [B] on its device.
+
+        Raises:
+            ValueError: the data set has no labels.
+        """
+        ...
+
+    def fingerprint(self) -> str:
+        """64 hexadecimal digits (SHA-256) that change with the samples, their labels, order, count or shape.
+
+        What :meth:`batch` does to them (dequantisation, flips) is not part of it, and neither is ``name`` or
+        ``source``: a copy elsewhere has the same.
+        """
+        ...
+
+    def describe(self) -> str:
+        """One line for a person: how many samples, of what shape, from where, and what was left out."""
+        ...
+
 
 def check_batch(iteration: int, batch_size: int, seed: int, sample_offset: int,
                 global_batch_size: int | None) -> int:
@@ -61,3 +89,21 @@ def check_batch(iteration: int, batch_size: int, seed: int, sample_offset: int,
         raise ValueError(f"global_batch_size must be at least sample_offset + batch_size, "
                          f"{sample_offset} + {batch_size}, got {global_batch_size}")
     return whole
+
+
+def fingerprint(words: str, tensors: Iterable[Tensor | None] = ()) -> str:
+    """SHA-256, in hexadecimal, of ``words`` and of the dtype, shape and values of each tensor (or its absence)."""
+    digest = hashlib.sha256(words.encode())
+    for value in tensors:
+        digest.update(b"|none" if value is None else f"|{value.dtype} {tuple(value.shape)}|".encode())
+        if value is not None:
+            digest.update(value.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def wrong_labels(labels: Tensor, num_classes: int) -> str:
+    """Which of ``labels`` are not from 0 to ``num_classes`` - 1: "77 (once), 200 (3 times)"; "" where all are."""
+    bad, counts = labels[(labels < 0) | (labels >= num_classes)].unique(return_counts=True)
+    shown = [f"{value} ({'once' if count == 1 else f'{count:,} times'})"
+             for value, count in zip(bad[:5].tolist(), counts[:5].tolist())]
+    return ", ".join(shown + ([f"and {len(bad) - 5} other values"] if len(bad) > 5 else []))

@@ -42,4 +42,4 @@ def digits(split: str = "train", *, dequantize: str = "none", flips: bool = Fals
         kept = order[:half] if split == "train" else order[half:]
         images, labels = images[kept], labels[kept]
     return ImageData(images, labels, name=f"digits-{split}", num_values=17, dequantize=dequantize,
-                     flips=flips)
+                     flips=flips, num_classes=10)

@@ -160,7 +160,7 @@ def gray_scott(num_images: int = 512, image_size: int = 32, *, seed: int = 0, sa
         u, v = simulate(u, v, feed[part], kill[part], steps)
         channels = [u, v / V_SCALE] if fields == "uv" else [v / V_SCALE]
         images[part] = torch.stack(channels, 1).clamp(0, 1).mul(255).round().to(torch.uint8)
-    return ImageData(images, labels, name="gray_scott", dequantize=dequantize, flips=flips)
+    return ImageData(images, labels, name="gray_scott", dequantize=dequantize, flips=flips, num_classes=len(REGIMES))
 
 
 def _start(rows: int, size: int, seed: int, sample_offset: int) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ in the whole batch.
 from __future__ import annotations
 
 import copy
+import os
 from collections.abc import Sequence
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from .. import _check
 from ..rng import Philox, Stream
-from .base import check_batch
+from .base import check_batch, fingerprint, wrong_labels
 
 DEQUANTIZE = ("none", "uniform")
 
@@ -54,19 +55,23 @@ class ImageData:
 
     Args:
         images: uint8 [N, C, H, W], N >= 1, on any device; batches are gathered where the images are.
-        labels: int64 [N], or None.
+        labels: int64 [N] from 0 to ``num_classes`` - 1, or None.
         name: a short name, for logs.
         num_values: how many values a pixel can have, for "uniform" dequantisation: 256, or 17 for the digits.
         dequantize: "none" gives X = images / 255 (NCSNv2), "uniform" adds noise (NCSN; see
             :func:`dequantize`).
         flips: whether each image is mirrored left to right with probability 1/2, anew in each batch.
+        num_classes: K; None: one more than the largest label (and None without labels).
+        source: the folder that the images were read from, if any; kept as an absolute path.
+        notes: what else :meth:`describe` says: files that were left out, say.
 
     Raises:
         TypeError, ValueError: an argument of another type, shape or range.
     """
 
     def __init__(self, images: Tensor, labels: Tensor | None = None, *, name: str = "images",
-                 num_values: int = 256, dequantize: str = "none", flips: bool = False) -> None:
+                 num_values: int = 256, dequantize: str = "none", flips: bool = False, num_classes: int | None = None,
+                 source: str | os.PathLike | None = None, notes: str = "") -> None:
         if _check.tensor("images", images).dtype != torch.uint8:
             raise TypeError(f"images must be uint8, got {_check.describe(images)}")
         if images.dim() != 4 or images.numel() == 0:
@@ -78,6 +83,10 @@ class ImageData:
                              f"got {_check.describe(labels)}")
         self.images = images
         self.labels = labels
+        self.num_classes = _classes(labels, num_classes)
+        self.source = None if source is None else os.path.abspath(source)
+        self.notes = notes
+        self._fingerprint: str | None = None
         self.name = name
         self.num_values = _check.integer("num_values", num_values, low=2, high=256)
         self.dequantize = _check.one_of("dequantize", dequantize, DEQUANTIZE)
@@ -111,7 +120,7 @@ class ImageData:
                 global_batch_size: int | None = None) -> Tensor:
         """Which images :meth:`batch` of the same arguments holds: int64 [B] on the CPU.
 
-        ``data.labels[data.indices(...)]`` are the batch's labels.
+        Of the same arguments: ``data.labels[data.indices(...)]`` are what :meth:`batch_with_labels` returns.
         """
         whole = check_batch(iteration, batch_size, seed, sample_offset, global_batch_size)
         start = iteration * whole + sample_offset
@@ -136,6 +145,45 @@ class ImageData:
         """
         index = self.indices(iteration, batch_size, seed=seed, sample_offset=sample_offset,
                              global_batch_size=global_batch_size)
+        return self._gather(index, iteration, seed, sample_offset, device)
+
+    def batch_with_labels(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
+                          global_batch_size: int | None = None,
+                          device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """:meth:`batch` of the same arguments, bit for bit, and the labels of its rows.
+
+        Returns:
+            float32 [B, C, H, W] in [0, 1], and int64 [B] from 0 to ``num_classes`` - 1 on the same device.
+
+        Raises:
+            TypeError, ValueError: as :meth:`batch`, or a data set without labels.
+        """
+        if self.labels is None:
+            raise ValueError(f"the data set {self.name!r} has no labels: use batch()")
+        index = self.indices(iteration, batch_size, seed=seed, sample_offset=sample_offset,
+                             global_batch_size=global_batch_size)
+        images = self._gather(index, iteration, seed, sample_offset, device)
+        return images, self.labels[index.to(self.labels.device)].to(images.device)
+
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of the images' and labels' shapes, dtypes and values.
+
+        Computed when first asked for (about half a second for CIFAR-10), then kept: images and labels that are
+        written to later are not looked at again.
+        """
+        if self._fingerprint is None:
+            self._fingerprint = fingerprint("images", (self.images, self.labels))
+        return self._fingerprint
+
+    def describe(self) -> str:
+        """One line: "photos: 812 images of (3, 64, 64), from /data/photos; left out: 3 files ..."."""
+        classes = "" if self.num_classes is None else f" in {self.num_classes} classes"
+        return (f"{self.name}: {len(self):,} image{'s' * (len(self) != 1)} of {self.shape}{classes}"
+                + ("" if self.source is None else f", from {self.source}") + (f"; {self.notes}" if self.notes else ""))
+
+    def _gather(self, index: Tensor, iteration: int, seed: int, sample_offset: int,
+                device: torch.device | str | None) -> Tensor:
+        """The images of ``index`` as a batch."""
         images = self.images[index.to(self.images.device)].to(device or self.images.device)
 
         def uniform(shape: Sequence[int], stream: Stream) -> Tensor:
@@ -143,7 +191,7 @@ class ImageData:
             return rng.rand(shape, stream=stream, dtype=torch.float32, device=images.device)
 
         if self.flips:
-            mirrored = uniform((batch_size, 1, 1, 1), Stream.FLIPS) < 0.5
+            mirrored = uniform((len(images), 1, 1, 1), Stream.FLIPS) < 0.5
             images = torch.where(mirrored, images.flip(-1), images)
         if self.dequantize == "none":
             return to_float(images)
@@ -156,3 +204,17 @@ class ImageData:
                 del self._orders[next(iter(self._orders))]
             self._orders[seed, epoch] = order
         return self._orders[seed, epoch]
+
+
+def _classes(labels: Tensor | None, num_classes: int | None) -> int | None:
+    """How many classes ``labels`` are of, after the check that they are from 0 to one less."""
+    if num_classes is not None:
+        _check.integer("num_classes", num_classes, low=1)
+    if labels is None:
+        if num_classes is not None:
+            raise ValueError(f"num_classes must be None without labels, got {num_classes}")
+        return None
+    count = max(int(labels.max()) + 1, 1) if num_classes is None else num_classes
+    if wrong := wrong_labels(labels, count):
+        raise ValueError(f"labels must be from 0 to num_classes - 1, {count - 1}, got {wrong}")
+    return count

@@ -15,7 +15,7 @@ from torch import Tensor
 from .. import _check
 from .._library import per_row
 from ..rng import Philox, Stream, as_philox
-from .base import check_batch
+from .base import check_batch, fingerprint, wrong_labels
 
 
 def _normals(n: int, width: int, rng: Philox | None) -> Tensor:
@@ -78,10 +78,14 @@ class GaussianMixture:
 
     def sample(self, n: int, rng: Philox | None = None) -> Tensor:
         """``n`` points, float32 [n, D] on the CPU; takes one step of ``rng``."""
+        return self.sample_with_labels(n, rng)[0]
+
+    def sample_with_labels(self, n: int, rng: Philox | None = None) -> tuple[Tensor, Tensor]:
+        """The points of :meth:`sample`, and the component k that each was drawn from, int64 [n]."""
         z = _normals(n, 1 + self.dim, rng)
         index = torch.searchsorted(self.weights.cumsum(0), _uniform(z[:, 0].contiguous()), right=True)
         index = index.clamp(max=len(self.weights) - 1)  # the weights' sum may round to less than 1
-        return (self.means[index] + self.stds[index, None] * z[:, 1:]).float()
+        return (self.means[index] + self.stds[index, None] * z[:, 1:]).float(), index
 
     def _components(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each component: log w_k N(x; m_k, v_k I) [B, K], the difference m_k - x [B, K, D], and v_k."""
@@ -124,12 +128,18 @@ def two_moons(n: int, rng: Philox | None = None, *, noise: float = 0.1) -> Tenso
         float32 [n, 2] on the CPU. The distribution of scikit-learn's ``make_moons``; each moon has
         probability 1/2.
     """
+    return labelled_moons(n, rng, noise=noise)[0]
+
+
+def labelled_moons(n: int, rng: Philox | None = None, *, noise: float = 0.1) -> tuple[Tensor, Tensor]:
+    """The points of :func:`two_moons`, and the moon of each, int64 [n]: 0 the outer (upper), 1 the inner."""
     noise = _check.positive("noise", noise, zero_allowed=True)
     z = _normals(n, 4, rng)
     angle = math.pi * _uniform(z[:, 1])
     outer = torch.stack([angle.cos(), angle.sin()], 1)
     inner = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], 1)
-    return (torch.where(z[:, :1] < 0, outer, inner) + noise * z[:, 2:]).float()
+    points = torch.where(z[:, :1] < 0, outer, inner) + noise * z[:, 2:]
+    return points.float(), (z[:, 0] >= 0).long()
 
 
 def checkerboard(n: int, rng: Philox | None = None) -> Tensor:
@@ -138,11 +148,18 @@ def checkerboard(n: int, rng: Philox | None = None) -> Tensor:
     Returns:
         float32 [n, 2] on the CPU.
     """
+    return labelled_checkerboard(n, rng)[0]
+
+
+def labelled_checkerboard(n: int, rng: Philox | None = None) -> tuple[Tensor, Tensor]:
+    """The points of :func:`checkerboard`, and the black square of each, int64 [n]: 0 to 7, two in each column of
+    squares from left to right, the lower one first."""
     u = _uniform(_normals(n, 2, rng))
     x, y = 4 * u[:, 0] - 2, 4 * u[:, 1] - 2
     row = (y / 2).floor() * 2  # y in one of two pairs of squares; go to the black one of the pair
+    label = 2 * (x.floor() + 2) + row / 2 + 1
     y = row + (y - row) / 2 + (x.floor() % 2)
-    return torch.stack([x, y], 1).float()
+    return torch.stack([x, y], 1).float(), label.long()
 
 
 def swiss_roll(n: int, rng: Philox | None = None, *, noise: float = 0.05) -> Tensor:
@@ -163,16 +180,24 @@ class PointData:
 
     Args:
         sample: a function (n, rng) -> float32 [n, D] that draws sample k from the rng's seed, step and k
-            alone, in one step, as those of this module do.
+            alone, in one step, as those of this module do. Where ``num_classes`` is given it returns points and
+            labels, int64 [n].
         name: a short name, for logs.
         dim: D.
         size: how many samples count as an epoch; there is no end of them.
+        num_classes: K, where ``sample`` returns labels from 0 to K - 1.
+        definition: text that says which distribution this is, parameters included, for :meth:`fingerprint`; None:
+            points are drawn and hashed, whose last bits may differ from one machine to another.
     """
 
-    def __init__(self, sample: Callable[[int, Philox], Tensor], *, name: str, dim: int = 2,
-                 size: int = 10_000) -> None:
+    source: str | None = None  # nothing is read
+
+    def __init__(self, sample: Callable[[int, Philox], Tensor | tuple[Tensor, Tensor]], *, name: str, dim: int = 2,
+                 size: int = 10_000, num_classes: int | None = None, definition: str | None = None) -> None:
         self.sample = sample
         self.name = name
+        self.num_classes = None if num_classes is None else _check.integer("num_classes", num_classes, low=1)
+        self.definition = definition
         self._dim = _check.integer("dim", dim, low=1)
         self._size = _check.integer("size", size, low=1)
 
@@ -194,10 +219,52 @@ class PointData:
 
         The arguments are those of :meth:`fastscore.data.ImageData.batch`; where ``device`` is None, the CPU.
         """
+        return self._draw(iteration, batch_size, seed, sample_offset, global_batch_size)[0].to(device or "cpu")
+
+    def batch_with_labels(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
+                          global_batch_size: int | None = None,
+                          device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+        """:meth:`batch` of the same arguments, bit for bit, and the labels of its rows, int64 [B]: the mixture's
+        component, the moon, or the checkerboard's square that each point was drawn from.
+
+        Raises:
+            TypeError, ValueError: as :meth:`batch`, or a toy without labels (the Swiss roll).
+        """
+        if self.num_classes is None:
+            raise ValueError(f"the data set {self.name!r} has no labels: use batch()")
+        points, labels = self._draw(iteration, batch_size, seed, sample_offset, global_batch_size)
+        return points.to(device or "cpu"), labels.to(device or "cpu")
+
+    def fingerprint(self) -> str:
+        """SHA-256 (64 hexadecimal digits) of ``definition``, or without one of 1,024 points and their labels."""
+        words = f"points of {self.shape}, {self.num_classes} classes"
+        if self.definition is not None:
+            return fingerprint(f"{words}: {self.definition}")
+        return fingerprint(words, self._draw(0, 1024, 0, 0, None))
+
+    def describe(self) -> str:
+        """One line: "two_moons: points of (2,) in 2 classes, drawn anew in every batch, 10,000 an epoch"."""
+        classes = "" if self.num_classes is None else f" in {self.num_classes} classes"
+        return f"{self.name}: points of {self.shape}{classes}, drawn anew in every batch, {len(self):,} an epoch"
+
+    def _draw(self, iteration: int, batch_size: int, seed: int, sample_offset: int,
+              global_batch_size: int | None) -> tuple[Tensor, Tensor | None]:
+        """The points of a batch, and their labels where there are any; what ``sample`` returned is checked."""
         check_batch(iteration, batch_size, seed, sample_offset, global_batch_size)
-        rng = Philox(seed, step=iteration, sample_offset=sample_offset)
-        points = self.sample(batch_size, rng)
-        if points.shape != (batch_size, self._dim) or points.dtype != torch.float32:
+        drawn = self.sample(batch_size, Philox(seed, step=iteration, sample_offset=sample_offset))
+        if self.num_classes is not None and not (isinstance(drawn, tuple) and len(drawn) == 2):
+            raise ValueError("sample must return points and labels where num_classes is given, "
+                             f"got {_check.describe(drawn)}")
+        points, labels = drawn if self.num_classes is not None else (drawn, None)
+        if not isinstance(points, Tensor) or points.shape != (batch_size, self._dim) or points.dtype != torch.float32:
             raise ValueError(f"sample must return a float32 tensor of shape ({batch_size}, {self._dim}), "
                              f"got {_check.describe(points)}")
-        return points.to(device or "cpu")
+        if self.num_classes is None:
+            return points, None
+        if not isinstance(labels, Tensor) or labels.shape != (batch_size,) or labels.dtype != torch.int64:
+            raise ValueError(f"sample must return labels as an int64 tensor of shape ({batch_size},), "
+                             f"got {_check.describe(labels)}")
+        if wrong := wrong_labels(labels, self.num_classes):
+            raise ValueError(f"sample must return labels from 0 to num_classes - 1, {self.num_classes - 1}, "
+                             f"got {wrong}")
+        return points, labels
