@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Iterator
+from types import CodeType, MemberDescriptorType
 from typing import Any
 
 import torch
@@ -32,8 +33,12 @@ def check(f: Callable, mode: str, name: str = "f") -> None:
                                  "draws a mask: call .eval() on the network")
 
 
-def networks(f: Any, seen: set[int] | None = None) -> Iterator[torch.nn.Module]:
-    """The modules that f is, is a method of, is a ``functools.partial`` of, or holds in its closure."""
+def networks(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozenset()) -> Iterator[torch.nn.Module]:
+    """The modules that f is or may call: f is a method or a ``functools.partial`` of one, or holds it in its closure,
+    its defaults or a container, or its code mentions it by name, as a global or as an object's attribute.
+
+    What a function makes, or looks up otherwise, while it runs is not seen.
+    """
     seen = set() if seen is None else seen
     if id(f) in seen:
         return
@@ -44,13 +49,55 @@ def networks(f: Any, seen: set[int] | None = None) -> Iterator[torch.nn.Module]:
     if isinstance(f, functools.partial):
         parts = [f.func, *f.args, *f.keywords.values()]
     elif inspect.ismethod(f):
-        parts = [f.__self__, f.__func__]
+        own = isinstance(f.__self__, torch.nn.Module)
+        parts = [f.__func__, *([f.__self__] if own else _attributes(f.__self__, mentioned(f.__func__)))]
     elif inspect.isfunction(f):
+        names = mentioned(f)
         parts = [part for cell in f.__closure__ or () for part in contents(cell)]
-    else:
+        parts += [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
+        if not _of_a_library(f.__globals__.get("__name__")):
+            parts += [f.__globals__[name] for name in names if name in f.__globals__]
+    elif isinstance(f, (list, tuple)):
+        parts = list(f)
+    elif isinstance(f, dict):
+        parts = list(f.values())
+    elif isinstance(f, type) or inspect.ismodule(f) or _of_a_library(type(f).__module__):
         return
+    else:
+        parts = _attributes(f, names | {"__call__"})
     for part in parts:
-        yield from networks(part, seen)
+        yield from networks(part, seen, names)
+
+
+def _of_a_library(module: str | None) -> bool:
+    """Whether code of this module calls what it is given, and no network of its own."""
+    return (module or "").partition(".")[0] in ("torch", "numpy", "fastscore", "builtins")
+
+
+def _attributes(obj: Any, names: frozenset[str]) -> list[Any]:
+    """What ``obj`` holds under ``names``, the names that the code which holds it mentions, and those that the methods
+    among them mention, and so on."""
+    parts, wanted, done = [], set(names), set()
+    while wanted:
+        done |= wanted
+        found, wanted = wanted, set()
+        for name in found:
+            held = inspect.getattr_static(obj, name, None)
+            if inspect.isfunction(held):
+                wanted |= mentioned(held) - done
+            parts.append(getattr(obj, name) if isinstance(held, MemberDescriptorType) else held)
+    return parts
+
+
+def mentioned(f: Any) -> frozenset[str]:
+    """The names of globals and attributes in the code of a function, and of the functions inside it."""
+    return _names(f.__code__) if inspect.isfunction(f) else frozenset()
+
+
+@functools.lru_cache(maxsize=1024)
+def _names(code: CodeType) -> frozenset[str]:
+    inner = (_names(part) for part in code.co_consts if isinstance(part, CodeType))
+    return frozenset(code.co_names).union(*inner)
 
 
 def contents(cell: Any) -> list[Any]:
