@@ -224,7 +224,7 @@ def test_suggest_from_data():
 
 
 @pytest.mark.parametrize("data, options, error, text", [
-    ([1.0], {}, TypeError, "data must be a torch.Tensor, got list"),
+    ([1.0], {}, TypeError, "data must be a torch.Tensor or a fastscore.data.Data, got list"),
     (torch.zeros(5, 3, dtype=torch.int64), {}, TypeError, "data must be float16"),
     (torch.zeros(5), {}, ValueError, r"data must have shape \[N, ...\] with N >= 2 samples"),
     (torch.zeros(1, 8), {}, ValueError, "data must have shape"),
