@@ -45,8 +45,8 @@ class Score:
         except RuntimeError as error:
             if _wants_gradients(error):
                 raise RuntimeError(
-                    "score_fn takes a gradient with respect to x, but samplers evaluate it under torch.no_grad(), which "
-                    "records none: give it as fastscore.energy_score(energy), or take the gradient inside `with "
+                    "score_fn takes a gradient with respect to x, but samplers evaluate it under torch.no_grad(), "
+                    "which records none: give it as fastscore.energy_score(energy), or take the gradient inside `with "
                     f"torch.enable_grad():`, of x.detach().requires_grad_(). Torch says: {error}") from error
             raise
         self.evaluations += 1
@@ -60,7 +60,7 @@ class Score:
 
 def _changed(given: Tensor, x: Tensor) -> bool:
     """Whether the copy ``given`` is no longer ``x``, or nobody can tell, now or later."""
-    if backends.transformed() or x.is_inference() or x.is_meta:
+    if backends.transformed() or given.is_inference() or x.is_meta:
         return True
     return given._version > 0 or not torch.equal(given, x)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from types import CodeType, MemberDescriptorType
 from typing import Any
 
@@ -64,7 +64,8 @@ def networks(f: Any, seen: set[int] | None = None, names: frozenset[str] = froze
     elif isinstance(f, type) or inspect.ismodule(f) or _of_a_library(type(f).__module__):
         return
     else:
-        parts = _attributes(f, names | {"__call__"})
+        used = {name for name in names if inspect.getattr_static(f, name, None) is not None}
+        parts = _attributes(f, used or {"__call__"})  # the code that holds it uses these, or calls it
     for part in parts:
         yield from networks(part, seen, names)
 
@@ -74,7 +75,7 @@ def _of_a_library(module: str | None) -> bool:
     return (module or "").partition(".")[0] in ("torch", "numpy", "fastscore", "builtins")
 
 
-def _attributes(obj: Any, names: frozenset[str]) -> list[Any]:
+def _attributes(obj: Any, names: Set[str]) -> list[Any]:
     """What ``obj`` holds under ``names``, the names that the code which holds it mentions, and those that the methods
     among them mention, and so on."""
     parts, wanted, done = [], set(names), set()
