@@ -71,7 +71,7 @@ def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
     if mask.dtype != torch.bool or mask.device != image.device:
         raise TypeError(f"mask must be a bool tensor on {image.device} (True where image is known), "
                         f"got {_check.describe(mask)}")
-    cures = "pass mask[:, None] for one mask a sample, mask[None] for one a channel"
+    cures = "pass mask[:, None] for one a sample, alike for its channels, or mask[None] for one alike for all samples"
     many = mask.dim() > 1 and mask.dim() == image.dim() - 1 and mask.shape[0] > 1
     if many and mask.shape[0] == image.shape[0] == image.shape[1]:
         raise ValueError(f"mask must say what its first {len(mask)} are, where image of shape {tuple(image.shape)} has "

@@ -16,8 +16,10 @@ IMAGE = fs.Philox(4).rand(3, 5)
 
 SAMPLERS = {
     "langevin": lambda **k: langevin(torch.neg, IMAGE, num_steps=3, rng=fs.Philox(1), **k),
-    "annealed": lambda **k: annealed_langevin(lambda x, i: -x, (3, 5), SIGMAS, steps_per_level=2, rng=fs.Philox(1), **k),
-    "inpaint": lambda **k: inpaint(lambda x, i: -x, IMAGE, IMAGE > 0.5, SIGMAS, steps_per_level=2, rng=fs.Philox(1), **k),
+    "annealed": lambda **k: annealed_langevin(lambda x, i: -x, (3, 5), SIGMAS, steps_per_level=2, rng=fs.Philox(1),
+                                               **k),
+    "inpaint": lambda **k: inpaint(lambda x, i: -x, IMAGE, IMAGE > 0.5, SIGMAS, steps_per_level=2, rng=fs.Philox(1),
+                                   **k),
     "interpolate": lambda **k: interpolate(lambda x, i: -x, (3, 5), SIGMAS, num_interpolations=2, steps_per_level=2,
                                            rng=fs.Philox(1), **k),
 }
@@ -49,7 +51,7 @@ def test_the_step_size_that_is_wrong_is_named(sampler, name, value, error):
 @each_sampler
 def test_a_suggested_step_lr_is_no_alpha(sampler):
     found = suggest(IMAGE, num_levels=2, sigma_min=0.1)
-    with pytest.raises(ValueError, match=r"alpha must be twice the step_lr that suggest found.*use alpha=suggestion.alpha"):
+    with pytest.raises(ValueError, match=r"alpha must be twice the step_lr that suggest found.*use alpha=suggestion"):
         sampler(alpha=found.step_lr)
     assert torch.equal(sampler(step_lr=found.step_lr), sampler(alpha=found.alpha))
 
@@ -82,7 +84,7 @@ def test_a_schedule_of_step_sizes(alpha):
 
 
 @pytest.mark.parametrize("given, error, text", [
-    (dict(alpha=[0.1, 0.2]), ValueError, "alpha must be a number, a function of the step, or have num_steps=3 values, got 2"),
+    (dict(alpha=[0.1, 0.2]), ValueError, "alpha must be a number, .* step, or have num_steps=3 values, got 2"),
     (dict(step_lr=torch.ones(4)), ValueError, "step_lr must be a number.* got 4"),
     (dict(alpha=[0.1, 0.0, 0.1]), ValueError, r"alpha\[1\] must be finite and greater than 0, got 0.0"),
     (dict(step_lr=torch.tensor([1, math.nan, 1])), ValueError, r"step_lr\[1\] must be finite"),
@@ -131,7 +133,7 @@ def test_each_preconditioned_step_is_the_formula(dtype):
 
 
 @pytest.mark.parametrize("value, error, text", [
-    (torch.ones(3), ValueError, r"preconditioner must have the shape of a sample, \(5,\), or of x, \(3, 5\), got .*\(3,\)"),
+    (torch.ones(3), ValueError, r"preconditioner must have the shape of a sample, \(5,\), or of x, \(3, 5\), got"),
     (torch.ones(3, 1), ValueError, "preconditioner must have the shape"),
     (torch.zeros(5), ValueError, "preconditioner must be finite and greater than 0 everywhere, got 0.0"),
     (torch.ones(5, dtype=torch.int64), TypeError, "preconditioner must be float16"),
@@ -143,7 +145,8 @@ def test_preconditioner_errors(value, error, text):
         langevin(torch.neg, IMAGE, num_steps=1, alpha=0.1, preconditioner=value)
 
 
-@pytest.mark.parametrize("burn_in, thin, steps", [(0, 1, [1, 2, 3, 4, 5, 6, 7]), (2, 2, [4, 6]), (0, 3, [3, 6]), (6, 1, [7])])
+@pytest.mark.parametrize("burn_in, thin, steps", [(0, 1, [1, 2, 3, 4, 5, 6, 7]), (2, 2, [4, 6]), (0, 3, [3, 6]),
+                                                  (6, 1, [7])])
 def test_thinning_keeps_every_kth_state_after_the_burn_in(burn_in, thin, steps):
     every = Trajectory()
     kept = langevin(torch.neg, IMAGE, num_steps=7, alpha=0.1, burn_in=burn_in, thin=thin, rng=fs.Philox(1),
@@ -166,8 +169,8 @@ def test_thinning_errors(given, error, text):
 def test_one_sample_without_a_batch():
     """[D] is not D samples: what it was taken for is said, and both cures work."""
     x = torch.ones(6)
-    with pytest.raises(ValueError, match=r"x must have shape \[B, D, ...\], got a float32 tensor of shape \(6,\).*: pass "
-                                         r"x\[None\] for one sample of 6 numbers, or x\[:, None\] for 6 samples of one"):
+    with pytest.raises(ValueError, match=r"x must have shape \[B, D, ...\], got a .*\(6,\).*: pass x\[None\] for one "
+                                         r"sample of 6 numbers, or x\[:, None\] for 6 samples of one"):
         langevin(torch.neg, x, num_steps=1, alpha=0.1)
     assert langevin(torch.neg, x[None], num_steps=1, alpha=0.1).shape == (1, 6)
     assert langevin(torch.neg, x[:, None], num_steps=1, alpha=0.1).shape == (6, 1)

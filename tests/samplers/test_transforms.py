@@ -69,7 +69,7 @@ def test_a_score_that_works_in_place_under_vmap():
 
 
 def test_a_trajectory_under_vmap_is_refused():
-    with pytest.raises(ValueError, match="trajectory must be None under torch.func.vmap"):
+    with pytest.raises(ValueError, match=r"trajectory must be None under torch.func.vmap"):
         torch.func.vmap(lambda x: langevin(torch.neg, x, num_steps=2, alpha=0.1, trajectory=Trajectory()),
                         randomness="same")(STARTS)
 
