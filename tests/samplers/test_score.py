@@ -73,6 +73,18 @@ def test_batch_norm_in_training_mode_is_refused(sampler, layer):
     assert int(layer.num_batches_tracked) == 0  # nothing ran
 
 
+class Slotted:
+    """An object without a dictionary."""
+
+    __slots__ = ("network",)
+
+    def __init__(self, network):
+        self.network = network
+
+    def __call__(self, x, labels=None):
+        return self.network(x)
+
+
 HIDDEN = Net(nn.BatchNorm1d(4))
 
 
@@ -88,6 +100,10 @@ def wrapped(network):
     box, held = {"networks": [nn.Identity(), network]}, Wrapper(network)
     return {
         "method": network.forward,
+        "function in a function": lambda x, labels=None: (lambda y: HIDDEN(y))(x),
+        "keyword default": lambda x, labels=None, *, net=network: net(x),
+        "object with slots": Slotted(network),
+        "data parallel": nn.DataParallel(network),
         "partial": functools.partial(network, labels=None),
         "closure": lambda x, labels=None: network(x),
         "default": lambda x, labels=None, net=network: net(x),
@@ -106,6 +122,8 @@ def test_batch_norm_is_found_wherever_the_network_is(way):
     score = wrapped(HIDDEN).get(way, through_a_global)
     with pytest.raises(ValueError, match=r"whose BatchNorm1d '.*body.1' normalises by statistics"):
         SAMPLERS["annealed"](score)
+    with pytest.raises(ValueError, match=r"whose BatchNorm1d '.*body.1' normalises by statistics"):
+        fs.losses.ssm(score, START)  # the losses and traces look in the same places
 
 
 def test_what_a_score_does_not_call_is_not_looked_at():

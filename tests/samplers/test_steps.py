@@ -145,7 +145,7 @@ def test_preconditioner_errors(value, error, text):
         langevin(torch.neg, IMAGE, num_steps=1, alpha=0.1, preconditioner=value)
 
 
-@pytest.mark.parametrize("burn_in, thin, steps", [(0, 1, [1, 2, 3, 4, 5, 6, 7]), (2, 2, [4, 6]), (0, 3, [3, 6]),
+@pytest.mark.parametrize("burn_in, thin, steps", [(0, 1, [1, 2, 3, 4, 5, 6, 7]), (1, 2, [3, 5, 7]), (0, 3, [3, 6]),
                                                   (6, 1, [7])])
 def test_thinning_keeps_every_kth_state_after_the_burn_in(burn_in, thin, steps):
     every = Trajectory()
