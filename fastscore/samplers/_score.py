@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -27,15 +28,17 @@ class Score:
     Args:
         score_fn: ``score_fn(x, ...)``, of ``x``'s shape.
         model_kwargs: more keyword arguments for it, or None.
+        condition: what it is called with beside x: nothing, ``"labels"`` or ``"sigma"``.
 
     Raises:
-        TypeError: ``score_fn`` is not callable, or ``model_kwargs`` not a mapping of names.
+        TypeError: ``score_fn`` is not callable, or ``model_kwargs`` not arguments of it.
         ValueError: a layer of ``score_fn``'s networks would mix the samples, or learn from them.
     """
 
-    def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None):
+    def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None,
+                 *condition: str):
         check_network(score_fn)
-        self.score_fn, self.kwargs = score_fn, _keywords(model_kwargs)
+        self.score_fn, self.kwargs = score_fn, _keywords(score_fn, model_kwargs, condition)
         self.copies, self.evaluations = True, 0
 
     def __call__(self, x: Tensor, *condition: Tensor) -> Tensor:
@@ -69,7 +72,7 @@ def conditioned(score_fn: Callable[..., Tensor], sigmas: Sequence[float], condit
                 model_kwargs: Mapping[str, Any] | None = None) -> Callable[[Tensor, int], Tensor]:
     """score(x, i) for level i, from a network that takes labels or sigma, [B]; checks what comes back."""
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
-    score = Score(score_fn, model_kwargs)
+    score = Score(score_fn, model_kwargs, conditioning)
 
     def at_level(x: Tensor, i: int) -> Tensor:
         batch = x.shape[:1]
@@ -112,12 +115,25 @@ def _fickle(layer: nn.Module) -> bool:
         isinstance(hook, SpectralNorm) for hook in layer._forward_pre_hooks.values())
 
 
-def _keywords(model_kwargs: Mapping[str, Any] | None) -> dict[str, Any]:
+def _keywords(score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None, condition: Sequence[str]
+              ) -> dict[str, Any]:
+    """``model_kwargs``, checked: ``score_fn`` takes them beside x and the ``condition``."""
     if model_kwargs is None:
         return {}
     if not isinstance(model_kwargs, Mapping) or not all(isinstance(name, str) for name in model_kwargs):
-        raise TypeError("model_kwargs must be a mapping from names to what score_fn gets by that name, or None, "
+        raise TypeError("model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
                         f"got {_check.describe(model_kwargs)}")
+    if torch.compiler.is_compiling():
+        return dict(model_kwargs)
+    try:
+        signature = inspect.signature(score_fn.forward if isinstance(score_fn, nn.Module) else score_fn)
+    except (TypeError, ValueError):  # a built-in function has none
+        return dict(model_kwargs)
+    try:
+        signature.bind("x", *condition, **model_kwargs)
+    except TypeError as error:
+        raise TypeError(f"model_kwargs must be arguments that score_fn takes beside {', '.join(('x', *condition))}, "
+                        f"got {', '.join(map(repr, model_kwargs))}: {error}") from None
     return dict(model_kwargs)
 
 

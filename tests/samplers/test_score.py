@@ -278,6 +278,24 @@ def test_model_kwargs_of_another_kind(sampler, value):
 
 
 @each_sampler
+@pytest.mark.parametrize("name", ["x", "labels", "typo"])
+def test_model_kwargs_that_score_fn_cannot_take(sampler, name):
+    """By name, and before anything runs."""
+    calls = []
+
+    def score(x, labels=None, scale=1.0):
+        calls.append(1)
+        return -x
+
+    if sampler is SAMPLERS["langevin"]:  # whose adapter above takes any
+        sampler = functools.partial(langevin, x=START, num_steps=1, alpha=0.1)
+        score = functools.partial(score, labels=None) if name != "labels" else lambda x: -x
+    with pytest.raises(TypeError, match=f"model_kwargs must be arguments that score_fn takes beside x.*, got '{name}'"):
+        sampler(score, model_kwargs={name: 1})
+    assert not calls
+
+
+@each_sampler
 def test_what_is_returned_is_no_argument(sampler):
     """Nor is it where there is no update at all."""
     assert sampler(lambda x, labels=None: -x).data_ptr() != START.data_ptr()
