@@ -16,13 +16,16 @@ for data of D dimensions:
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from . import _check
 from .rng import Philox, Stream
+
+if TYPE_CHECKING:
+    from .data import Data
 
 PUBLISHED_OVERLAP = 0.567  # what NCSNv2's schedules for CIFAR-10, CelebA, LSUN bedroom and FFHQ all amount to
 
@@ -82,8 +85,14 @@ def _levels(values: Tensor, begin: float, end: float) -> Tensor:
     return sigmas
 
 
+class StepLr(float):
+    """A step size in the form x + step_lr s + sqrt(2 step_lr) z: a number that no sampler takes for an alpha."""
+
+    __slots__ = ()
+
+
 class Suggestion(NamedTuple):
-    """What :func:`suggest` found.
+    """What :func:`suggest` found; ``**suggestion.sampling()`` is what ``annealed_langevin`` takes of it.
 
     Attributes:
         sigma_max: sigma_1, the largest distance between two data points.
@@ -92,8 +101,9 @@ class Suggestion(NamedTuple):
         gamma: the ratio of neighbouring levels, (sigma_max / sigma_min)^{1/(L-1)}.
         sigmas: the levels, float32 [L], strictly decreasing.
         steps_per_level: T.
-        step_lr: epsilon of the last level, as the authors' code has it: x + epsilon s + sqrt(2 epsilon) z.
-        alpha: 2 epsilon, as this library's samplers have it: x + alpha/2 s + sqrt(alpha) z.
+        step_lr: epsilon of the last level, as the authors' code has it: x + epsilon s + sqrt(2 epsilon) z. A sampler's
+            ``step_lr``; one that gets it as its ``alpha`` raises.
+        alpha: 2 epsilon, as the papers have it: x + alpha/2 s + sqrt(alpha) z. A sampler's ``alpha``.
         variance_ratio: s_T^2 / sigma^2 at that step size; never less than 1.
     """
 
@@ -107,8 +117,18 @@ class Suggestion(NamedTuple):
     alpha: float
     variance_ratio: float
 
+    def sampling(self) -> dict[str, Any]:
+        """The arguments of ``fastscore.samplers.annealed_langevin`` that it settles: noise levels, step size, steps.
 
-def suggest(data: Tensor, *, sigma_min: float = 0.01, sigma_max: float | None = None,
+        Example:
+            >>> found = suggest(torch.eye(8))
+            >>> sorted(found.sampling())
+            ['alpha', 'sigmas', 'steps_per_level']
+        """
+        return {"sigmas": self.sigmas, "alpha": self.alpha, "steps_per_level": self.steps_per_level}
+
+
+def suggest(data: Tensor | Data, *, sigma_min: float = 0.01, sigma_max: float | None = None,
             num_levels: int | None = None, steps_per_level: int = 5, overlap: float = PUBLISHED_OVERLAP,
             max_samples: int | None = None, chunk_size: int = 1024) -> Suggestion:
     """Noise levels and a Langevin step size for a data set, by NCSNv2's techniques 1, 2 and 4 (see above).
@@ -118,7 +138,8 @@ def suggest(data: Tensor, *, sigma_min: float = 0.01, sigma_max: float | None = 
     default: it gives 232, 500, 1087 and 2311 levels. 0.5 gives about 6% fewer (219 for CIFAR-10).
 
     Args:
-        data: [N, ...] of N >= 2 samples, floating (as the network sees it) or uint8 (then divided by 255).
+        data: [N, ...] of N >= 2 samples, floating (as the network sees it) or uint8 (then divided by 255); or a
+            :class:`fastscore.data.Data`: of images those it holds, of others its first epoch.
         sigma_min: sigma_L, the smallest level.
         sigma_max: sigma_1; where None, :func:`largest_distance` of the data, which says what it costs.
         num_levels: L; where None, by Technique 2. Data of D <= 4 dimensions needs it given.
@@ -128,13 +149,13 @@ def suggest(data: Tensor, *, sigma_min: float = 0.01, sigma_max: float | None = 
         max_samples, chunk_size: see :func:`largest_distance`.
 
     Returns:
-        a :class:`Suggestion`; ``alpha`` is what ``fastscore.samplers.annealed_langevin`` takes, ``step_lr``
-        what the authors' code and ``fastscore.compat.ncsn`` take.
+        a :class:`Suggestion`: ``annealed_langevin(score_fn, shape, **suggestion.sampling())``. ``step_lr`` is what
+        the authors' code and ``fastscore.compat.ncsn`` take.
 
     Raises:
         TypeError, ValueError: an argument out of its range, or ``sigma_min`` not below ``sigma_max``.
     """
-    _samples(data)
+    data = _samples(data)
     sigma_min = _check.positive("sigma_min", sigma_min)
     if sigma_max is None:
         sigma_max = largest_distance(data, max_samples=max_samples, chunk_size=chunk_size)
@@ -149,12 +170,18 @@ def suggest(data: Tensor, *, sigma_min: float = 0.01, sigma_max: float | None = 
     gamma = (sigma_max / sigma_min) ** (1 / (num_levels - 1))
     step_lr, variance = step_size(sigma_min, gamma, steps_per_level)
     sigmas = geometric_sigmas(sigma_max, sigma_min, num_levels)
-    return Suggestion(sigma_max, sigma_min, num_levels, gamma, sigmas, steps_per_level, step_lr, 2 * step_lr,
-                      variance)
+    return Suggestion(sigma_max, sigma_min, num_levels, gamma, sigmas, steps_per_level, StepLr(step_lr),
+                      2 * step_lr, variance)
 
 
-def _samples(data: Tensor) -> Tensor:
-    _check.tensor("data", data)
+def _samples(data: Tensor | Data) -> Tensor:
+    """The samples [N, ...] of a tensor or a data set, checked."""
+    if not isinstance(data, Tensor):
+        from .data import Data, ImageData
+
+        if not isinstance(data, Data):
+            raise TypeError(f"data must be a torch.Tensor or a fastscore.data.Data, got {_check.describe(data)}")
+        data = data.images if isinstance(data, ImageData) else data.batch(iteration=0, batch_size=len(data), seed=0)
     if data.dtype != torch.uint8:
         _check.floating("data", data)
     if data.dim() < 2 or data.shape[0] < 2 or data[0].numel() == 0:
@@ -163,7 +190,7 @@ def _samples(data: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def largest_distance(data: Tensor, *, max_samples: int | None = None, chunk_size: int = 1024) -> float:
+def largest_distance(data: Tensor | Data, *, max_samples: int | None = None, chunk_size: int = 1024) -> float:
     """max_ij ||x_i - x_j||, exactly, in float64 (Technique 1).
 
     Two points at distances r_i >= r_j from the mean are at most r_i + r_j apart, so the points are taken from
@@ -173,8 +200,7 @@ def largest_distance(data: Tensor, *, max_samples: int | None = None, chunk_size
     Memory, beside the data: in proportion to ``chunk_size`` D, 250 MB for 50,000 uint8 images of 3x32x32.
 
     Args:
-        data: [N, ...] of N >= 2 samples, floating or uint8 (then divided by 255). The work is done on its
-            device.
+        data: as for :func:`suggest`. The work is done on its device.
         max_samples: look only at that many samples, a random subset that is the same each time; the answer is
             then a lower bound.
         chunk_size: how many samples are compared with how many at once; the answer does not depend on it.
@@ -182,7 +208,7 @@ def largest_distance(data: Tensor, *, max_samples: int | None = None, chunk_size
     Raises:
         TypeError, ValueError: data of another form, or not finite.
     """
-    _samples(data)
+    data = _samples(data)
     _check.integer("chunk_size", chunk_size, low=1)
     if max_samples is not None and _check.integer("max_samples", max_samples, low=2) < len(data):
         kept = Philox(seed=0).permutation(len(data), stream=Stream.DATA)[:max_samples]

@@ -6,6 +6,7 @@ import math
 import pytest
 import torch
 
+import fastscore as fs
 from fastscore import _check, noise
 
 # name: D, sigma_max, L, T, step_lr, as in the paper and the authors' configuration files; sigma_min = 0.01
@@ -224,7 +225,7 @@ def test_suggest_from_data():
 
 
 @pytest.mark.parametrize("data, options, error, text", [
-    ([1.0], {}, TypeError, "data must be a torch.Tensor, got list"),
+    ([1.0], {}, TypeError, "data must be a torch.Tensor or a fastscore.data.Data, got list"),
     (torch.zeros(5, 3, dtype=torch.int64), {}, TypeError, "data must be float16"),
     (torch.zeros(5), {}, ValueError, r"data must have shape \[N, ...\] with N >= 2 samples"),
     (torch.zeros(1, 8), {}, ValueError, "data must have shape"),
@@ -246,3 +247,21 @@ def test_suggest_errors(data, options, error, text):
 def test_step_size_errors():
     with pytest.raises(ValueError, match=r"gamma must be greater than 1, got 1\.0"):
         noise.step_size(0.01, 1.0, 5)
+
+
+def test_suggest_takes_data_sets():
+    """Images as they are held; points as their first epoch has them."""
+    images = (blob(40, 1, 4, 4) * 60 + 128).clamp(0, 255).to(torch.uint8)
+    data = fs.data.ImageData(images, dequantize="uniform", flips=True)
+    assert noise.suggest(data).sigma_max == noise.largest_distance(data) == noise.largest_distance(images)
+    points = fs.data.load("two_moons", size=300)
+    epoch = points.batch(iteration=0, batch_size=300, seed=0)
+    assert noise.suggest(points, num_levels=5).sigma_max == noise.largest_distance(epoch)
+    assert noise.largest_distance(points, max_samples=20) == noise.largest_distance(epoch, max_samples=20)
+
+
+def test_what_a_suggestion_says_of_step_sizes():
+    found = noise.suggest(blob(10, 8), steps_per_level=3)
+    assert found.sampling() == {"sigmas": found.sigmas, "alpha": found.alpha, "steps_per_level": 3}
+    assert type(found.alpha) is float and isinstance(found.step_lr, noise.StepLr) and found.alpha == 2 * found.step_lr
+    assert type(2 * found.step_lr) is float and repr(found.step_lr) == repr(float(found.step_lr))

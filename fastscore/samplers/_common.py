@@ -1,14 +1,16 @@
-"""What the samplers share: start, conditioning, watching a run, and finishing it."""
+"""What the samplers share: the start, watching a run, and finishing it."""
 
 from __future__ import annotations
 
+import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from .. import _check
+from .. import _check, backends
 from ..errors import require
 from ..rng import Philox, Stream
 
@@ -58,6 +60,9 @@ class Watch:
             if not isinstance(trajectory, Trajectory):
                 raise TypeError(f"trajectory must be a fastscore.samplers.Trajectory or None, "
                                 f"got {_check.describe(trajectory)}")
+            if backends.transformed():
+                raise ValueError("trajectory must be None under torch.func.vmap and torch.compile, from which nothing "
+                                 "but what is returned can be kept")
             trajectory.plan(total, x)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be a function callback(step, x), got {_check.describe(callback)}")
@@ -79,7 +84,15 @@ class Watch:
         if self.trajectory is not None:
             self.trajectory.add(self.step, self.total, x)
         if self.callback is not None:
+            version = _version(x)
             self.callback(self.step, x)
+            if _version(x) != version:
+                raise ValueError("callback must not change x in place, the chain itself: let it work on x.clone()")
+
+
+def _version(x: Tensor) -> int | None:
+    """How often ``x`` was written to in place, where torch counts that."""
+    return None if backends.transformed() or x.is_inference() else x._version
 
 
 def check_shape(shape: Sequence[int]) -> torch.Size:
@@ -97,40 +110,31 @@ def initial(start: str | Tensor, shape: Sequence[int], sigma_1: float, rng: Phil
             device: torch.device) -> Tensor:
     """Where the chains begin: U[0, 1] ("uniform"), N(0, sigma_1^2 I) ("normal"), or the tensor given."""
     shape = check_shape(shape)
+    if dtype is not None and dtype not in _check.FLOATS:
+        raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, or None, got {dtype}")
     if isinstance(start, Tensor):
         _check.floating("start", start)
         if start.shape != shape:
             raise ValueError(f"start must have shape {tuple(shape)}, got {_check.describe(start)}")
-        return start.to(device=device, dtype=dtype or start.dtype)
-    if start not in STARTS:
-        raise ValueError(f"start must be 'uniform', 'normal' or a tensor, got {start!r}")
+        return start.to(device=device, dtype=dtype or start.dtype, copy=True)
+    if not isinstance(start, str) or start not in STARTS:
+        raise ValueError(f"start must be 'uniform', 'normal' or a tensor, got {_check.describe(start)}")
     if start == "uniform":
         return rng.rand(shape, stream=Stream.INIT, dtype=dtype, device=device)
     return sigma_1 * rng.randn(shape, stream=Stream.INIT, dtype=dtype, device=device)
 
 
-def conditioned(score_fn: Callable[..., Tensor], sigmas: Sequence[float], conditioning: str
-                ) -> Callable[[Tensor, int], Tensor]:
-    """score(x, i) for level i, from a network that takes labels or sigma; checks what comes back."""
-    _check.one_of("conditioning", conditioning, ("labels", "sigma"))
-    if not callable(score_fn):
-        raise TypeError(f"score_fn must be callable, got {_check.describe(score_fn)}")
-
-    def score(x: Tensor, i: int) -> Tensor:
-        batch = x.shape[:1]
-        if conditioning == "labels":
-            condition = torch.full(batch, i, dtype=torch.int64, device=x.device)
-        else:
-            condition = torch.full(batch, sigmas[i], dtype=_check.compute_dtype(x), device=x.device)
-        return _check.like("the output of score_fn", score_fn(x, condition), "x", x)
-
-    return score
-
-
-def check_clamp(clamp: tuple[float, float] | None) -> None:
-    """None, or (low, high) with low < high."""
-    if clamp is not None and not (isinstance(clamp, (tuple, list)) and len(clamp) == 2 and clamp[0] < clamp[1]):
+def check_clamp(clamp: tuple[float, float] | None) -> tuple[float, float] | None:
+    """None, or (low, high) with low < high, as Python numbers; either may be infinite."""
+    if clamp is None:
+        return None
+    try:
+        low, high = map(float, clamp)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if isinstance(clamp, str) or not low < high:
         raise ValueError(f"clamp must be None or (low, high) with low < high, got {clamp!r}")
+    return low, high
 
 
 def denoised(x: Tensor, score: Tensor, sigma: float) -> Tensor:
@@ -140,9 +144,21 @@ def denoised(x: Tensor, score: Tensor, sigma: float) -> Tensor:
 
 
 def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
-    """The samples as returned: clamped where asked, with a warning where some are not finite."""
-    bad = int((~torch.isfinite(x).reshape(len(x), -1).all(1)).sum())
-    if bad:
-        warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this score",
-                      stacklevel=3)
+    """The samples as returned: clamped where asked, with a warning where some are not finite.
+
+    Under vmap and torch.compile there is no warning: what the samples hold is not known yet.
+    """
+    if not backends.transformed():
+        bad = int((~torch.isfinite(x).reshape(len(x), -1).all(1)).sum())
+        if bad:
+            warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this "
+                          "score", stacklevel=caller())
     return x if clamp is None else x.clamp(*clamp)
+
+
+def caller() -> int:
+    """The ``stacklevel`` at which the function that calls this one warns the caller of the sampler."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level

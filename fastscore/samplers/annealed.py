@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,14 +11,18 @@ from torch import Tensor
 from .. import _check
 from ..ops import langevin_step
 from ..rng import Philox, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, denoised, finish, initial
+from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
+from ._score import conditioned
+from ._steps import step_size
 
 
 @torch.no_grad()
 def annealed_langevin(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int],
-                      sigmas: Tensor | Sequence[float], *, alpha: float, steps_per_level: int = 100,
-                      rng: Philox | None = None, start: str | Tensor = "uniform", denoise: bool = False,
+                      sigmas: Tensor | Sequence[float], *, alpha: float | None = None,
+                      step_lr: float | None = None, steps_per_level: int = 100, rng: Philox | None = None,
+                      start: str | Tensor = "uniform", denoise: bool = False,
                       clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+                      model_kwargs: Mapping[str, Any] | None = None,
                       dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                       callback: Callback | None = None, trajectory: Trajectory | None = None,
                       progress: bool = False) -> Tensor:
@@ -27,20 +32,25 @@ def annealed_langevin(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seque
     alpha_i = alpha sigma_i^2 / sigma_L^2; at the end, where ``denoise``, x + sigma_L^2 s(x, L).
 
     Args:
-        score_fn: ``score_fn(x, labels)`` or, by ``conditioning``, ``score_fn(x, sigma)``; any network.
-        shape: shape of the samples, [B, ...].
+        score_fn: ``score_fn(x, labels)`` or, by ``conditioning``, ``score_fn(x, sigma)``; any network whose samples do
+            not depend on each other. It is evaluated under ``torch.no_grad()``: where it is the gradient of an energy,
+            give ``fastscore.energy_score(energy)``.
+        shape: shape of the samples, [B, ...]; (D,) is D samples of one number each, one of D numbers is (1, D).
         sigmas: noise levels [L], strictly decreasing.
-        alpha: alpha_L, the step size at the smallest noise level, as in the paper: TWICE the ``step_lr`` of the
-            NCSN code (4e-5 for NCSN on CIFAR-10, 1.24e-5 for NCSNv2).
+        alpha: alpha_L, the step size at the smallest noise level, as in the paper (4e-5 for NCSN on CIFAR-10, 1.24e-5
+            for NCSNv2). Give this or ``step_lr``.
+        step_lr: alpha_L / 2, as in the NCSN code, x + step_lr s + sqrt(2 step_lr) z at the smallest noise level (2e-5,
+            6.2e-6).
         steps_per_level: T, updates at each noise level (100 for NCSN, 5 for NCSNv2).
         rng: source of start and noise. Its ``sample_offset`` is the index of the first sample: sample k is the
             same whatever batch it is drawn in. ``None``: seeded from torch's default generator.
         start: ``"uniform"`` U[0, 1], ``"normal"`` N(0, sigma_1^2 I), or a tensor of ``shape``.
         denoise: end with the mean of the clean sample given the noisy one (NCSNv2).
         clamp: (low, high) for the samples returned. The chain itself is never clamped.
-        conditioning: ``"labels"`` (int64 [B]) or ``"sigma"`` ([B]).
+        conditioning: ``"labels"`` (int64 [B]) or ``"sigma"`` ([B], float64 beside float64 samples, else float32).
+        model_kwargs: more keyword arguments for ``score_fn``, the same at each call.
         dtype, device: of the samples; by default torch's default dtype and the device of ``sigmas``.
-        callback: called with (step, x) after each update, step 1 .. L T.
+        callback: called with (step, x) after each update, step 1 .. L T; it may not change x.
         trajectory: a :class:`Trajectory` to fill; ``None`` keeps nothing.
         progress: show a progress bar (needs tqdm).
 
@@ -48,16 +58,20 @@ def annealed_langevin(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seque
         The samples [B, ...], after the very last update.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it. ``score_fn``'s
+            network has BatchNorm (or tracked InstanceNorm) in training mode.
+        RuntimeError: ``score_fn`` takes a gradient, which ``torch.no_grad()`` does not record.
+
+    Warns of dropout in training mode, and of samples that are not finite.
 
     Source: Song & Ermon 2019, algorithm 1; Song & Ermon 2020 (denoising).
     """
-    _check.positive("alpha", alpha)
+    alpha = step_size(alpha, step_lr)
     _check.integer("steps_per_level", steps_per_level, low=1)
-    check_clamp(clamp)
+    clamp = check_clamp(clamp)
     levels = _check.sigmas("sigmas", sigmas)
     rng, sigma = as_philox(rng), levels.tolist()
-    score = conditioned(score_fn, sigma, conditioning)
+    score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
     with Watch(len(sigma) * steps_per_level, x, callback, trajectory, progress) as watch:
         for i, sigma_i in enumerate(sigma):

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from .. import _check
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, denoised, finish, initial
+from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
+from ._score import conditioned
 
 
 @torch.no_grad()
@@ -19,6 +21,7 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
                         sigmas: Tensor | Sequence[float], *, eta: float, steps_per_level: int = 1,
                         rng: Philox | None = None, start: str | Tensor = "normal", denoise: bool = True,
                         clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+                        model_kwargs: Mapping[str, Any] | None = None,
                         dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                         callback: Callback | None = None, trajectory: Trajectory | None = None,
                         progress: bool = False) -> Tensor:
@@ -32,17 +35,18 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
 
     Args:
         eta: fraction of the noise removed by an update, in (0, 1]; at least 1 - sigma_{i+1} / sigma_i for every i.
-            The paper's eta is epsilon / sigma_L^2, with epsilon its step size.
+            The paper's eta is epsilon / sigma_L^2, with epsilon its step size: of the other samplers' step sizes,
+            step_lr / sigma_L^2 = alpha / (2 sigma_L^2) moves as far along the score.
         steps_per_level: how many updates lead from one level to the next, with geometric levels in between. More
             than 1 needs ``conditioning="sigma"``: there are no labels for the levels in between.
-        score_fn, shape, sigmas, rng, start, denoise, clamp, conditioning, dtype, device, callback, trajectory,
-            progress: as for :func:`annealed_langevin`.
+        score_fn, shape, sigmas, rng, start, denoise, clamp, conditioning, model_kwargs, dtype, device, callback,
+            trajectory, progress: as for :func:`annealed_langevin`.
 
     Returns:
         The samples [B, ...].
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+        TypeError, ValueError, RuntimeError: as for :func:`annealed_langevin`.
 
     Source: Jolicoeur-Martineau et al. 2020, "Adversarial score matching and improved sampling for image
     generation", algorithm 2.
@@ -50,7 +54,7 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
     if _check.positive("eta", eta) > 1:
         raise ValueError(f"eta must be greater than 0 and at most 1, got {eta}")
     _check.integer("steps_per_level", steps_per_level, low=1)
-    check_clamp(clamp)
+    clamp = check_clamp(clamp)
     levels = _check.sigmas("sigmas", sigmas)
     if steps_per_level > 1 and conditioning != "sigma":
         raise ValueError(f"steps_per_level must be 1 where conditioning is {conditioning!r}: there are no labels for "
@@ -61,7 +65,7 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
         raise ValueError(f"eta must be at least {steepest:.6g} to reach the next level of these sigmas, got {eta}; "
                          "raise it, or use more levels")
     rng = as_philox(rng)
-    score = conditioned(score_fn, sigma, conditioning)
+    score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
     compute = _check.compute_dtype(x)
     with Watch(len(sigma) - 1, x, callback, trajectory, progress) as watch:

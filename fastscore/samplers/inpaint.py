@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,14 +11,17 @@ from torch import Tensor
 from .. import _check
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, conditioned, denoised, finish, initial
+from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
+from ._score import conditioned
+from ._steps import step_size
 
 
 @torch.no_grad()
 def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: Tensor,
-            sigmas: Tensor | Sequence[float], *, alpha: float, steps_per_level: int = 100,
-            rng: Philox | None = None, start: str | Tensor = "uniform", denoise: bool = False,
-            clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+            sigmas: Tensor | Sequence[float], *, alpha: float | None = None, step_lr: float | None = None,
+            steps_per_level: int = 100, rng: Philox | None = None, start: str | Tensor = "uniform",
+            denoise: bool = False, clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+            model_kwargs: Mapping[str, Any] | None = None,
             callback: Callback | None = None, trajectory: Trajectory | None = None,
             progress: bool = False) -> Tensor:
     """Complete ``image`` where ``mask`` is False, by annealed Langevin dynamics.
@@ -27,26 +31,27 @@ def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: T
 
     Args:
         image: the known values [B, ...]; what it holds where ``mask`` is False does not matter (NaN included).
-        mask: bool, True where ``image`` is known; any shape that broadcasts to ``image``'s.
-        score_fn, sigmas, alpha, steps_per_level, rng, start, denoise, clamp, conditioning, callback, trajectory,
-            progress: as for :func:`annealed_langevin`. ``clamp`` acts on the inpainted part.
+        mask: bool, True where ``image`` is known; of a shape that broadcasts to ``image``'s: [H, W], or [1, C, H, W]
+            for one a channel, or [B, 1, H, W] for one a sample. [B, H, W] is an error: it would act on channels.
+        score_fn, sigmas, alpha, step_lr, steps_per_level, rng, start, denoise, clamp, conditioning, model_kwargs,
+            callback, trajectory, progress: as for :func:`annealed_langevin`. ``clamp`` acts on the inpainted part.
 
     Returns:
         The completed images [B, ...], of ``image``'s dtype.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+        TypeError, ValueError, RuntimeError: as for :func:`annealed_langevin`.
 
     Source: Song & Ermon 2019, algorithm 2 (appendix B.3).
     """
     _check.floating("image", image)
     known = _check_mask(mask, image)
-    _check.positive("alpha", alpha)
+    alpha = step_size(alpha, step_lr)
     _check.integer("steps_per_level", steps_per_level, low=1)
-    check_clamp(clamp)
+    clamp = check_clamp(clamp)
     sigma = _check.sigmas("sigmas", sigmas).tolist()
     rng = as_philox(rng)
-    score = conditioned(score_fn, sigma, conditioning)
+    score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, image.shape, sigma[0], rng, image.dtype, image.device)
     with Watch(len(sigma) * steps_per_level, x, callback, trajectory, progress) as watch:
         for i, sigma_i in enumerate(sigma):
@@ -66,8 +71,13 @@ def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
     if mask.dtype != torch.bool or mask.device != image.device:
         raise TypeError(f"mask must be a bool tensor on {image.device} (True where image is known), "
                         f"got {_check.describe(mask)}")
+    cures = "pass mask[:, None] for one a sample, alike for its channels, or mask[None] for one alike for all samples"
+    many = mask.dim() > 1 and mask.dim() == image.dim() - 1 and mask.shape[0] > 1
+    if many and mask.shape[0] == image.shape[0] == image.shape[1]:
+        raise ValueError(f"mask must say what its first {len(mask)} are, where image of shape {tuple(image.shape)} has "
+                         f"as many samples as channels, got {_check.describe(mask)}: {cures}")
     try:
         return mask.broadcast_to(image.shape)
     except RuntimeError:
-        raise ValueError(f"mask must broadcast to the shape of image, {tuple(image.shape)}, "
-                         f"got {_check.describe(mask)}") from None
+        raise ValueError(f"mask must broadcast to the shape of image, {tuple(image.shape)}, got "
+                         f"{_check.describe(mask)}{': ' + cures if many else ''}") from None

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,14 +12,18 @@ from torch import Tensor
 from .. import _check
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, conditioned, denoised, finish, initial
+from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, denoised, finish, initial
+from ._score import conditioned
+from ._steps import step_size
 
 
 @torch.no_grad()
 def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int],
-                sigmas: Tensor | Sequence[float], *, num_interpolations: int, alpha: float,
-                steps_per_level: int = 100, rng: Philox | None = None, start: str | Tensor = "uniform",
-                denoise: bool = False, clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+                sigmas: Tensor | Sequence[float], *, num_interpolations: int, alpha: float | None = None,
+                step_lr: float | None = None, steps_per_level: int = 100, rng: Philox | None = None,
+                start: str | Tensor = "uniform", denoise: bool = False,
+                clamp: tuple[float, float] | None = None, conditioning: str = "labels",
+                model_kwargs: Mapping[str, Any] | None = None,
                 dtype: torch.dtype | None = None, device: torch.device | str | None = None,
                 callback: Callback | None = None, trajectory: Trajectory | None = None,
                 progress: bool = False) -> Tensor:
@@ -32,24 +37,25 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
         shape: shape of the rows [R, ...]: R pairs of ends.
         num_interpolations: n >= 1, chains a row, both ends included; one alone is driven by p.
         start: as for :func:`annealed_langevin`; one start a row.
-        score_fn, sigmas, alpha, steps_per_level, rng, denoise, clamp, conditioning, dtype, device, callback,
-            trajectory, progress: as for :func:`annealed_langevin`; callback and trajectory see [R n, ...].
+        score_fn, sigmas, alpha, step_lr, steps_per_level, rng, denoise, clamp, conditioning, model_kwargs, dtype,
+            device, callback, trajectory, progress: as for :func:`annealed_langevin`; score_fn, callback and trajectory
+            see [R n, ...].
 
     Returns:
         [R, n, ...].
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+        TypeError, ValueError, RuntimeError: as for :func:`annealed_langevin`.
 
     Source: Song & Ermon 2020, "Improved techniques for training score-based generative models", section 5.
     """
     n = _check.integer("num_interpolations", num_interpolations, low=1)
-    _check.positive("alpha", alpha)
+    alpha = step_size(alpha, step_lr)
     _check.integer("steps_per_level", steps_per_level, low=1)
-    check_clamp(clamp)
+    clamp = check_clamp(clamp)
     levels = _check.sigmas("sigmas", sigmas)
     rng, sigma, rows = as_philox(rng), levels.tolist(), check_shape(shape)
-    score = conditioned(score_fn, sigma, conditioning)
+    score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, rows, sigma[0], rng, dtype, torch.device(device or levels.device))
     x = x.repeat_interleave(n, 0)
     compute = _check.compute_dtype(x)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,45 +12,84 @@ from .. import _check
 from ..ops import langevin_step
 from ..rng import Philox, as_philox
 from ._common import Callback, Trajectory, Watch, finish
+from ._score import Score
+from ._steps import StepSize, root, schedule
 
 
 @torch.no_grad()
-def langevin(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, num_steps: int, alpha: float | None = None,
-             tau: float | None = None, rng: Philox | None = None, callback: Callback | None = None,
-             trajectory: Trajectory | None = None, progress: bool = False) -> Tensor:
-    """Unadjusted Langevin dynamics: ``num_steps`` times x <- x + alpha/2 s(x) + sqrt(alpha) z.
+def langevin(score_fn: Callable[..., Tensor], x: Tensor, *, num_steps: int, alpha: StepSize | None = None,
+             step_lr: StepSize | None = None, preconditioner: Tensor | None = None, burn_in: int = 0,
+             thin: int | None = None, model_kwargs: Mapping[str, Any] | None = None, rng: Philox | None = None,
+             callback: Callback | None = None, trajectory: Trajectory | None = None, progress: bool = False) -> Tensor:
+    """Unadjusted Langevin dynamics: ``num_steps`` times x <- x + alpha/2 M s(x) + sqrt(alpha M) z, where M = 1 unless
+    there is a ``preconditioner``.
 
     Args:
-        score_fn: ``score_fn(x)``, the score of the density to sample, of ``x``'s shape.
-        x: where the chains begin [B, ...]; not changed.
+        score_fn: ``score_fn(x)``, the score of the density to sample, of ``x``'s shape. It is evaluated under
+            ``torch.no_grad()``: where it is the gradient of an energy, give ``fastscore.energy_score(energy)``.
+        x: where the chains begin [B, D, ...]; not changed. One of D numbers is x[None].
         num_steps: number of updates.
-        alpha: step size in the paper's form. Give this or ``tau``, not both.
-        tau: step size in the form x + tau s + sqrt(2 tau) z, so alpha = 2 tau.
+        alpha: step size in the paper's form: a number, one for each update (a sequence or a tensor [num_steps]), or a
+            function of the step, 1 for the first update. All are asked for before the first. Give this or ``step_lr``.
+        step_lr: step size in the form x + step_lr s + sqrt(2 step_lr) z, so alpha = 2 step_lr; as ``alpha``.
+        preconditioner: a diagonal M > 0, in squared units of ``x``'s coordinates (alpha then has none): of ``x``'s
+            shape, or of one sample's, [D, ...]. Near the variances of the density it lets all coordinates mix alike.
+        burn_in: how many updates pass before ``thin`` counts.
+        thin: return the state after every ``thin``-th update, all of them. ``None``: the last alone.
+        model_kwargs: keyword arguments for ``score_fn``, the same at each call.
         rng: source of the noise, one step an update. ``None``: seeded from torch's default generator.
-        callback: called with (step, x) after each update.
+        callback: called with (step, x) after each update; it may not change x.
         trajectory: a :class:`Trajectory` to fill.
         progress: show a progress bar (needs tqdm).
 
     Returns:
-        The last state [B, ...]. On N(0, s^2) its variance tends to s^2 / (1 - alpha / (4 s^2)), not s^2:
-        there is no Metropolis step.
+        The last state [B, D, ...]; with ``thin``, those after the updates burn_in + thin, burn_in + 2 thin, ...,
+        [(num_steps - burn_in) // thin, B, D, ...]. Of a coordinate that is N(0, s^2) the variance tends to
+        s^2 / (1 - alpha M / (4 s^2)), not s^2: there is no Metropolis step.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it.
+        TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it. ``score_fn``'s
+            network has BatchNorm (or tracked InstanceNorm) in training mode.
+        RuntimeError: ``score_fn`` takes a gradient, which ``torch.no_grad()`` does not record.
 
-    Source: Welling & Teh 2011; Song & Ermon 2019, equation 4.
+    Source: Welling & Teh 2011 (decreasing steps); Song & Ermon 2019, equation 4; Girolami & Calderhead 2011, section 5
+    (a constant metric).
     """
     _check.floating("x", x)
+    if x.dim() == 1:
+        raise ValueError(f"x must have shape [B, D, ...], got {_check.describe(x)}: pass x[None] for one sample of "
+                         f"{len(x)} numbers, or x[:, None] for {len(x)} samples of one")
     _check.integer("num_steps", num_steps, low=1)
-    if not callable(score_fn):
-        raise TypeError(f"score_fn must be callable, got {_check.describe(score_fn)}")
-    if (alpha is None) == (tau is None):
-        raise ValueError(f"give one of alpha and tau (alpha = 2 tau), got alpha={alpha}, tau={tau}")
-    step_size = _check.positive("alpha", alpha) if tau is None else 2 * _check.positive("tau", tau)
-    rng = as_philox(rng)
+    _check_thin(num_steps, burn_in, thin)
+    score = Score(score_fn, model_kwargs)
+    alphas, scale, rng = schedule(alpha, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
+    kept = []
     with Watch(num_steps, x, callback, trajectory, progress) as watch:
-        for _ in range(num_steps):
-            score = _check.like("the output of score_fn", score_fn(x), "x", x)
-            x = langevin_step(x, score, step_size, rng)
+        for step, alpha_k in enumerate(alphas, 1):
+            x = _update(x, score(x), alpha_k, scale, rng)
             watch(x)
-    return finish(x)
+            if thin is not None and step > burn_in and (step - burn_in) % thin == 0:
+                kept.append(x)
+    x = finish(x)
+    return x if thin is None else torch.stack(kept)
+
+
+def _update(x: Tensor, score: Tensor, alpha: float, scale: Tensor | None, rng: Philox) -> Tensor:
+    """x + alpha/2 M s + sqrt(alpha M) z, M = scale^2, computed as langevin_step does and rounded once."""
+    if scale is None:
+        return langevin_step(x, score, alpha, rng)
+    compute = scale.dtype
+    move = langevin_step(torch.zeros_like(x, dtype=compute), scale * score.to(compute), alpha, rng)
+    return (x.to(compute) + scale * move).to(x.dtype)
+
+
+def _check_thin(num_steps: int, burn_in: int, thin: int | None) -> None:
+    _check.integer("burn_in", burn_in, low=0)
+    if thin is not None:
+        _check.integer("thin", thin, low=1)
+        if burn_in + thin > num_steps:
+            raise ValueError(f"num_steps must be at least burn_in + thin, {burn_in} + {thin}, so that a state is kept, "
+                             f"got {num_steps}")
+    elif burn_in:
+        raise ValueError(f"burn_in must be 0 where thin is None, which returns the last state alone, got {burn_in}: "
+                         "give thin too")

@@ -237,3 +237,35 @@ def test_mixture_weights():
 
     assert abs(heavy(annealed) - 0.8) < 4 * (0.16 / 4000) ** 0.5 + 0.02
     assert abs(heavy(plain) - 0.5) < 4 * (0.25 / 4000) ** 0.5
+
+
+MASKS = {  # shapes of mask for images [2, 3, 4, 4] that say which pixels they mean
+    (4, 4): (1, 1, 4, 4), (1, 4, 4): (1, 1, 4, 4), (3, 4, 4): (1, 3, 4, 4), (3, 1, 1): (1, 3, 1, 1), (): (1, 1, 1, 1),
+    (2, 1, 4, 4): (2, 1, 4, 4), (1, 3, 4, 4): (1, 3, 4, 4), (2, 3, 4, 4): (2, 3, 4, 4), (4,): (1, 1, 1, 4),
+}
+
+
+@pytest.mark.parametrize("shape", MASKS)
+def test_masks_that_say_what_they_mean(shape):
+    image = fs.Philox(5).rand(2, 3, 4, 4)
+    mask = fs.Philox(6).rand(1, *shape)[0] < 0.5
+    x = inpaint(lambda x, i: -x, image, mask, SIGMAS, alpha=0.01, steps_per_level=1)
+    assert torch.equal(x == image, mask.view(MASKS[shape]).expand(2, 3, 4, 4))
+
+
+@pytest.mark.parametrize("image, mask", [((3, 3, 4, 4), (3, 4, 4)), ((2, 2, 5), (2, 5)), ((3, 3, 4, 4), (3, 1, 4)),
+                                         ((4, 4, 4, 4), (4, 4, 4))])
+def test_a_mask_of_as_many_samples_as_channels_is_ambiguous(image, mask):
+    """By broadcasting it would act on channels, where one a sample may have been meant. Both cures do as they say."""
+    images, masks = torch.zeros(image), fs.Philox(6).rand(*mask) < 0.5
+    with pytest.raises(ValueError, match=rf"mask must say what its first {mask[0]} are, .*as many samples as channels"
+                                         r".*pass mask\[:, None\] for one a sample, .* or mask\[None\] for"):
+        inpaint(by_label, images, masks, SIGMAS, alpha=0.01)
+    for view in (masks[:, None], masks[None]):
+        x = inpaint(by_label, images, view, SIGMAS, alpha=0.01, steps_per_level=1)
+        assert torch.equal(x == 0, view.expand(image))
+
+
+def test_a_mask_a_sample_without_its_channels_is_told_the_cure():
+    with pytest.raises(ValueError, match=r"mask must broadcast to .*\(5, 3, 4, 4\), got .*: pass mask\[:, None\]"):
+        inpaint(by_label, torch.zeros(5, 3, 4, 4), torch.zeros(5, 4, 4, dtype=torch.bool), SIGMAS, alpha=0.01)

@@ -12,14 +12,14 @@ from ..conftest import z_variance
 @pytest.mark.parametrize("s", [1.0, 0.3])
 def test_stationary_variance(s):
     """eta = 0.2 s^2 on N(0, s^2): s^2 / (1 - eta / (2 s^2)) = 1.111 s^2."""
-    x = langevin(lambda x: -x / s**2, torch.zeros(1000, 200), num_steps=60, tau=0.2 * s * s, rng=fs.Philox(1))
+    x = langevin(lambda x: -x / s**2, torch.zeros(1000, 200), num_steps=60, step_lr=0.2 * s * s, rng=fs.Philox(1))
     assert abs(z_variance(x, s * s / 0.9)) < 4
 
 
-def test_alpha_is_twice_tau():
+def test_alpha_is_twice_step_lr():
     x = torch.ones(2, 3)
     a = langevin(torch.neg, x, num_steps=5, alpha=0.2, rng=fs.Philox(0))
-    assert torch.equal(a, langevin(torch.neg, x, num_steps=5, tau=0.1, rng=fs.Philox(0)))
+    assert torch.equal(a, langevin(torch.neg, x, num_steps=5, step_lr=0.1, rng=fs.Philox(0)))
 
 
 def test_each_step_is_the_formula():

@@ -1,0 +1,145 @@
+"""How samplers call a network: what is refused, what it is told, and what may not happen to the samples meanwhile."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.utils.spectral_norm import SpectralNorm
+
+from .. import _check, backends
+from ..trace import modules
+from ._common import caller
+
+
+class Score:
+    """``score_fn`` as the samplers call it: with ``model_kwargs``, and without an effect on the samples it is given.
+
+    The first evaluation is given a copy. Where it changes that, so are all that follow; where it does not, they get the
+    samples themselves, and one that changes them after all is an error.
+
+    Args:
+        score_fn: ``score_fn(x, ...)``, of ``x``'s shape.
+        model_kwargs: more keyword arguments for it, or None.
+        condition: what it is called with beside x: nothing, ``"labels"`` or ``"sigma"``.
+
+    Raises:
+        TypeError: ``score_fn`` is not callable, or ``model_kwargs`` not arguments of it.
+        ValueError: a layer of ``score_fn``'s networks would mix the samples, or learn from them.
+    """
+
+    def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None,
+                 *condition: str):
+        check_network(score_fn)
+        self.score_fn, self.kwargs = score_fn, _keywords(score_fn, model_kwargs, condition)
+        self.copies, self.evaluations = True, 0
+
+    def __call__(self, x: Tensor, *condition: Tensor) -> Tensor:
+        given, version = (x.clone(), None) if self.copies else (x, x._version)
+        try:
+            value = self.score_fn(given, *condition, **self.kwargs)
+        except RuntimeError as error:
+            if _wants_gradients(error):
+                raise RuntimeError(
+                    "score_fn takes a gradient with respect to x, but samplers evaluate it under torch.no_grad(), "
+                    "which records none: give it as fastscore.energy_score(energy), or take the gradient inside `with "
+                    f"torch.enable_grad():`, of x.detach().requires_grad_(). Torch says: {error}") from error
+            raise
+        self.evaluations += 1
+        if version is None:
+            self.copies = self.evaluations > 1 or _changed(given, x)
+        elif x._version != version:
+            raise ValueError(f"score_fn must not change its x in place, as it did at evaluation {self.evaluations} "
+                             "though not at the first: let it work on x.clone()")
+        return _check.like("the output of score_fn", value, "x", x)
+
+
+def _changed(given: Tensor, x: Tensor) -> bool:
+    """Whether the copy ``given`` is no longer ``x``, or nobody can tell, now or later."""
+    if backends.transformed() or given.is_inference() or x.is_meta:
+        return True
+    return given._version > 0 or not torch.equal(given, x)
+
+
+def conditioned(score_fn: Callable[..., Tensor], sigmas: Sequence[float], conditioning: str,
+                model_kwargs: Mapping[str, Any] | None = None) -> Callable[[Tensor, int], Tensor]:
+    """score(x, i) for level i, from a network that takes labels or sigma, [B]; checks what comes back."""
+    _check.one_of("conditioning", conditioning, ("labels", "sigma"))
+    score = Score(score_fn, model_kwargs, conditioning)
+
+    def at_level(x: Tensor, i: int) -> Tensor:
+        batch = x.shape[:1]
+        if conditioning == "labels":
+            return score(x, torch.full(batch, i, dtype=torch.int64, device=x.device))
+        return score(x, torch.full(batch, sigmas[i], dtype=_check.compute_dtype(x), device=x.device))
+
+    return at_level
+
+
+def check_network(score_fn: Callable[..., Tensor]) -> None:
+    """Refuse layers that would mix the samples or learn from them; warn of those that differ from call to call."""
+    if not callable(score_fn):
+        raise TypeError(f"score_fn must be callable, got {_check.describe(score_fn)}")
+    modules.check(score_fn, "jvp", "score_fn")
+    if torch.compiler.is_compiling():
+        return
+    fickle = []
+    for network in modules.networks(score_fn):
+        for where, layer in network.named_modules():
+            which = f"{type(layer).__name__} {where!r}"
+            if isinstance(layer, _InstanceNorm) and layer.training and layer.track_running_stats:
+                raise ValueError("score_fn must leave its network as it is while sampling, got a network whose "
+                                 f"{which} learns running statistics: call .eval() on the network")
+            if layer.training and _fickle(layer):
+                fickle.append(which)
+    if fickle:
+        warnings.warn(f"score_fn has a network whose {fickle[0]} is in training mode and makes it another function at "
+                      "every call: samples then depend on torch's own random state, or on the calls before, not on rng "
+                      "alone. Call .eval() on the network", stacklevel=caller())
+
+
+def _fickle(layer: nn.Module) -> bool:
+    """Whether the layer, in training mode, draws masks or slopes, or moves on an iteration."""
+    if isinstance(layer, _DropoutNd):
+        return layer.p > 0
+    if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
+        return layer.dropout > 0 and getattr(layer, "num_layers", 2) > 1
+    return isinstance(layer, (nn.RReLU, _SpectralNorm)) or any(
+        isinstance(hook, SpectralNorm) for hook in layer._forward_pre_hooks.values())
+
+
+def _keywords(score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None, condition: Sequence[str]
+              ) -> dict[str, Any]:
+    """``model_kwargs``, checked: ``score_fn`` takes them beside x and the ``condition``."""
+    if model_kwargs is None:
+        return {}
+    if not isinstance(model_kwargs, Mapping) or not all(isinstance(name, str) for name in model_kwargs):
+        raise TypeError("model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
+                        f"got {_check.describe(model_kwargs)}")
+    if torch.compiler.is_compiling():
+        return dict(model_kwargs)
+    try:
+        signature = inspect.signature(score_fn.forward if isinstance(score_fn, nn.Module) else score_fn)
+    except (TypeError, ValueError):  # a built-in function has none
+        return dict(model_kwargs)
+    try:
+        signature.bind("x", *condition, **model_kwargs)
+    except TypeError as error:
+        raise TypeError(f"model_kwargs must be arguments that score_fn takes beside {', '.join(('x', *condition))}, "
+                        f"got {', '.join(map(repr, model_kwargs))}: {error}") from None
+    return dict(model_kwargs)
+
+
+def _wants_gradients(error: RuntimeError) -> bool:
+    """Whether ``error`` is torch.autograd's, about something that does not record gradients."""
+    trace, inside = error.__traceback__, ""
+    while trace is not None:
+        inside, trace = trace.tb_frame.f_globals.get("__name__", ""), trace.tb_next
+    return inside.startswith("torch.autograd") and "require grad" in str(error)
