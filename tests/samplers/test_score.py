@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import fastscore as fs
-from fastscore.compat import ncsn as compat
+from fastscore.compat import ncsnv2 as compat
 from fastscore.samplers import Trajectory, annealed_langevin, consistent_annealed, inpaint, interpolate, langevin
 
 SIGMAS = torch.tensor([1.0, 0.3, 0.1])
