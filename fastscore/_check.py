@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._functorch import is_wrapped, peek_interpreter_stack
+
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
@@ -63,7 +65,7 @@ def readable(value: Tensor) -> bool:
     """Whether the values may be read here without a device sync, a graph break or a vmap error."""
     if torch.compiler.is_compiling() or value.device.type != "cpu" or value.is_meta:
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return not is_wrapped(value)
 
 
 def positive(name: str, value: Any, *, zero_allowed: bool = False) -> float:
@@ -113,7 +115,7 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     if not isinstance(value, Tensor):
         number = positive(name, value, zero_allowed=zero_allowed)
         if (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-                or torch._C._functorch.peek_interpreter_stack() is not None):  # what is made there belongs there
+                or peek_interpreter_stack() is not None):  # what is made there belongs there
             return torch.tensor(number, dtype=compute, device=x.device)
         return constant(number, compute, x.device)
     floating(name, value, batched=False)

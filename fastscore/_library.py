@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._functorch import mapped_everywhere
 from .backends import library
 
 NOISE = "int seed, int step, int stream, int offset, Tensor? state, Tensor? index"
@@ -145,34 +146,45 @@ def opaque_to_dynamo(function: Callable) -> Callable:
     return function
 
 
-library.define("first_sample(Tensor x, int offset) -> Tensor")
+library.define("first_sample(Tensor[] given, int rows, int offset) -> Tensor")
 
 
 @torch.library.impl(library, "first_sample", "CompositeExplicitAutograd")
-def _first_sample(x: Tensor, offset: int) -> Tensor:
-    return torch.full((), offset, dtype=torch.int64, device=x.device)
+def _first_sample(given: list[Tensor], rows: int, offset: int) -> Tensor:
+    return torch.full((), offset, dtype=torch.int64, device=given[0].device)
 
 
 @torch.library.register_fake("fastscore::first_sample", lib=library)
-def _(x: Tensor, offset: int) -> Tensor:
-    return x.new_empty((), dtype=torch.int64)
+def _(given: list[Tensor], rows: int, offset: int) -> Tensor:
+    return given[0].new_empty((), dtype=torch.int64)
 
 
 @torch.library.register_vmap("fastscore::first_sample", lib=library)
-def _(info: Any, in_dims: tuple, x: Tensor, offset: int) -> tuple:
+def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int) -> tuple:
     if info.randomness == "error":
         raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
                            "own, vmap(..., randomness='different'), or all get the same, randomness='same'")
-    x = x.movedim(in_dims[0], 0)
+    # what is still mapped by an outer vmap matters below, sizes do not
     if info.randomness == "same":
-        return torch.ops.fastscore.first_sample(x[0], offset), None
-    first = torch.ops.fastscore.first_sample(x.flatten(0, 1), offset)
-    return first + torch.arange(info.batch_size, device=x.device) * x.shape[1], 0
+        return torch.ops.fastscore.first_sample(given, rows, offset), None
+    first = torch.ops.fastscore.first_sample(given, rows * info.batch_size, offset)
+    return first + torch.arange(info.batch_size, device=first.device) * rows, 0
 
 
-def first_sample(x: Tensor, offset: int) -> Tensor:
-    """The global index of the first row of ``x``, int64 []: ``offset``, and under vmap one for each slice."""
-    return torch.ops.fastscore.first_sample(x, offset)
+def first_sample(given: Sequence[Tensor], rows: int, offset: int) -> Tensor:
+    """The global index of the first of ``rows`` rows, int64 []: ``offset``, and under vmap one for each slice.
+
+    Slices are told apart by every vmap that maps one of the ``given`` tensors, by its ``randomness``: "different"
+    gives them the rows of one batch in turn (the innermost vmap's next to each other), "same" the same rows, and
+    "error" raises.
+    """
+    return torch.ops.fastscore.first_sample(list(given), rows, offset)
+
+
+@opaque_to_dynamo
+def first_of_slice(rows: int, offset: int, device: torch.device) -> Tensor:
+    """:func:`first_sample` of a draw that is for no tensor: every vmap tells its slices apart."""
+    return first_sample([*mapped_everywhere(device), torch.empty((), device=device)], rows, offset)
 
 
 def wants_grad(*tensors: Tensor | None) -> bool:

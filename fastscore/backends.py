@@ -14,11 +14,11 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from . import _check
+from ._functorch import peek_interpreter_stack
 from .errors import BackendUnavailable
 
 BACKENDS = ("reference", "native", "triton")

@@ -24,8 +24,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from . import _check, backends
-from ._library import first_sample, raw, register
+from . import _check, _functorch, backends
+from ._library import first_of_slice, first_sample, raw, register
 
 _MASK = 0xFFFFFFFF
 _BLOCKS_AT_ONCE = 1 << 18  # bounds the temporaries of one draw to about 100 MB
@@ -253,11 +253,17 @@ class Philox:
         return f"Philox(seed={self.seed}, step={self.step}{offset})"
 
     def noise(self, shape: Sequence[int], *, stream: int = Stream.USER, sample_offset: int | None = None,
-              dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Noise:
+              dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+              beside: Sequence[Tensor] | None = None) -> Noise:
         """A handle on N(0, I) noise of ``shape`` [B, ...]; takes one step.
+
+        Inside ``torch.func.vmap`` its ``randomness`` says what each slice gets, as for ``torch.randn``: "different",
+        the rows that it would have had in one batch of all the slices; "same", the same rows; "error" raises. Where
+        the numbers are for tensors, ``beside`` names them, and only a vmap that maps one of them counts.
 
         Raises:
             ValueError: no batch dimension, or an index beyond 2^32.
+            RuntimeError: inside ``vmap(..., randomness="error")``, which is torch's default.
         """
         shape = torch.Size(shape)
         if len(shape) == 0 or min(shape) < 0:
@@ -266,16 +272,24 @@ class Philox:
             device = torch.empty(()).device if torch.compiler.is_compiling() else torch.get_default_device()
         offset = self.sample_offset if sample_offset is None else sample_offset
         _check.integer("sample_offset", offset, low=0, high=_STEPS - 1)
-        return self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), torch.device(device))
+        device = torch.device(device)
+        noise = self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), device)
+        if _functorch.depth():
+            noise.first = (first_of_slice(shape[0], offset, device) if beside is None else
+                           first_sample([torch.empty((), device=device), *beside], shape[0], offset))
+        return noise
 
-    def noise_for(self, x: Tensor, stream: int, *, transformed: bool, steps: int = 1) -> Noise:
-        """:meth:`noise` of ``x``'s shape, dtype and device, and under ``vmap`` for each of its slices.
+    def noise_for(self, x: Tensor, stream: int, *, transformed: bool, steps: int = 1,
+                  beside: Sequence[Tensor | None] = ()) -> Noise:
+        """:meth:`noise` of ``x``'s shape, dtype and device, and under ``vmap`` for each slice of ``x``.
 
-        Takes ``steps`` steps, of which the noise is the first.
+        Takes ``steps`` steps, of which the noise is the first. Where ``x`` is not mapped but a tensor ``beside`` it is,
+        that one's slices count.
         """
         noise = self._next(x.shape, int(stream), self.sample_offset, x.dtype, x.device, steps)
         if transformed:
-            noise.first = first_sample(x, noise.sample_offset)
+            given = [x, *(t for t in beside if t is not None)]
+            noise.first = first_sample(given, x.shape[0], noise.sample_offset)
         return noise
 
     def _next(self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device,
@@ -292,29 +306,33 @@ class Philox:
         return Noise(self.seed, step, stream, offset, shape, dtype, device)
 
     def randn(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-              dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
-        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step."""
-        return self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype,
-                          device=device).tensor()
+              dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+              beside: Sequence[Tensor] | None = None) -> Tensor:
+        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step. Inside ``vmap``, see :meth:`noise`."""
+        return self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device,
+                          beside=beside).tensor()
 
     def rand(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-             dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+             dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+             beside: Sequence[Tensor] | None = None) -> Tensor:
         """Uniform numbers in [0, 1), multiples of 2^-24, of ``shape`` [B, ...]; takes one step.
 
         In float16 and bfloat16 a value near 1 rounds to 1.
         """
-        return self._plain("uniform", shape, stream, sample_offset, dtype, device)
+        return self._plain("uniform", shape, stream, sample_offset, dtype, device, beside)
 
     def rademacher(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-                   dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+                   dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                   beside: Sequence[Tensor] | None = None) -> Tensor:
         """Signs, -1 or +1 with probability 1/2, of ``shape`` [B, ...]; takes one step."""
-        return self._plain("rademacher", shape, stream, sample_offset, dtype, device)
+        return self._plain("rademacher", shape, stream, sample_offset, dtype, device, beside)
 
     def randint(self, high: int, *shape: int | Sequence[int], stream: int = Stream.USER,
-                sample_offset: int | None = None, device: torch.device | str | None = None) -> Tensor:
+                sample_offset: int | None = None, device: torch.device | str | None = None,
+                beside: Sequence[Tensor] | None = None) -> Tensor:
         """int64 numbers from 0 to ``high`` - 1 (uniform to within high / 2^32), shape [B, ...]; takes one step."""
         _check.integer("high", high, low=1, high=2**31 - 1)
-        words = self._plain("words", shape, stream, sample_offset, torch.int64, device)
+        words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
         return (words * high) >> 32
 
     def permutation(self, n: int, *, stream: int = Stream.SHUFFLE) -> Tensor:
@@ -323,8 +341,9 @@ class Philox:
         return torch.argsort((words[:, 0] >> 1 << 31) | (words[:, 1] >> 1), stable=True)
 
     def _plain(self, kind: str, shape: Sequence, stream: int, sample_offset: int | None, dtype: torch.dtype | None,
-               device: torch.device | str | None) -> Tensor:
-        where = self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device)
+               device: torch.device | str | None, beside: Sequence[Tensor] | None = None) -> Tensor:
+        where = self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device,
+                           beside=beside)
         return draw(kind, where, where.dtype)
 
 

@@ -61,7 +61,8 @@ def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, third: Tens
     labels, sigmas = _in_order(third, fourth, labels, sigmas)
     rng = as_philox(rng)
     if labels is None:
-        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
+        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device,
+                                    beside=(samples, sigmas))
     labels = _check.labels("labels", labels, samples, len(sigmas))
     loss = losses.dsm(lambda x: scorenet(x, labels), samples, sigmas.to(samples.device)[labels], weight=anneal_power,
                       reduction="none", rng=rng)
@@ -105,7 +106,8 @@ def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, third
     labels, sigmas = _in_order(third, fourth, labels, sigmas)
     rng = as_philox(rng)
     if labels is None:
-        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
+        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device,
+                                    beside=(samples, sigmas))
     labels = _check.labels("labels", labels, samples, len(sigmas))
     _check.integer("n_particles", n_particles, low=1)
     return sliced.noisy_reduced(scorenet, samples, sigmas.to(samples.device)[labels], labels, rng, 2.0,

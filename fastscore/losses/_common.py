@@ -112,7 +112,8 @@ def _pushforward(score: Score, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         if len(v) == 1:
             output, row = push(v[0])
             return output, row[None]
-        return torch.func.vmap(push, out_dims=(None, 0), randomness="same")(v)
+        output, rows = torch.func.vmap(push, randomness="same")(v)  # out_dims=None is refused inside another vmap
+        return output[0], rows
     except RuntimeError as error:  # NotImplementedError, which it includes, for an operation of torch
         if not any(words in str(error) for words in ("forward AD", "forward mode AD", "setup_context", "vmap support")):
             raise

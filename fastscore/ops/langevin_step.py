@@ -50,7 +50,7 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     if out is not None:
         _check_out(out, x, score, alpha)
     if noise is None:
-        noise = as_philox(rng).noise_for(x, Stream.LANGEVIN, transformed=transformed)
+        noise = as_philox(rng).noise_for(x, Stream.LANGEVIN, transformed=transformed, beside=(score, alpha))
     elif rng is not None:
         raise ValueError("rng must be None where noise is given: the noise is then not drawn")
     elif isinstance(noise, Tensor):
