@@ -73,7 +73,7 @@ def positive(name: str, value: Any, *, zero_allowed: bool = False) -> float:
     bound = "at least 0" if zero_allowed else "greater than 0"
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number {bound}, got {describe(value)}")
-    if not math.isfinite(value) or value < 0 or (value == 0 and not zero_allowed):
+    if not abs(value) < math.inf or value < 0 or (value == 0 and not zero_allowed):
         raise ValueError(f"{name} must be finite and {bound}, got {value}")
     return float(value)
 
@@ -82,7 +82,7 @@ def number(name: str, value: Any) -> float:
     """A finite Python number."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{name} must be a number, got {describe(value)}")
-    if not math.isfinite(value):
+    if not abs(value) < math.inf:
         raise ValueError(f"{name} must be finite, got {value}")
     return float(value)
 
@@ -116,7 +116,8 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
         number = positive(name, value, zero_allowed=zero_allowed)
         if (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
                 or peek_interpreter_stack() is not None):  # what is made there belongs there
-            return torch.tensor(number, dtype=compute, device=x.device)
+            # the number times one: torch.compile then takes it as an input, and does not compile anew for another
+            return torch.ones((), dtype=compute, device=x.device) * number
         return constant(number, compute, x.device)
     floating(name, value, batched=False)
     dim, here = value.dim(), (value.is_cpu and x.is_cpu) or value.device == x.device

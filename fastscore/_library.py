@@ -24,7 +24,7 @@ from torch import Tensor
 from ._functorch import mapped_everywhere
 from .backends import library
 
-NOISE = "int seed, int step, int stream, int offset, Tensor? state, Tensor? index"
+NOISE = "SymInt seed, SymInt step, int stream, SymInt offset, Tensor? state, Tensor? index"
 _raw: dict[tuple[str, str], Callable] = {}
 
 
@@ -115,17 +115,22 @@ class _WhenDynamoLoads:
 
     def __init__(self) -> None:
         self.functions: list[Callable] = []
+        self.looking = False
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torch._dynamo":
+        if name != "torch._dynamo" or self.looking:
             return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
+        self.looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
         assert spec is not None and spec.loader is not None
         execute = spec.loader.exec_module
 
-        def then_allow(module: ModuleType) -> None:
+        def then_allow(module: ModuleType) -> None:  # not at once: who looks a module up need not import it
             execute(module)
+            sys.meta_path.remove(self)
             for function in self.functions:
                 torch.compiler.allow_in_graph(function)
 
@@ -146,45 +151,94 @@ def opaque_to_dynamo(function: Callable) -> Callable:
     return function
 
 
-library.define("first_sample(Tensor[] given, int rows, int offset) -> Tensor")
+replayed: list[int] = []  # the backward passes in which draws are made again on purpose: Philox.for_checkpoint
+
+
+def refuse_recomputation(*, recording: bool) -> None:
+    """Raise in a backward pass where activation checkpointing computes a function again, unless it is replayed.
+
+    ``recording``: take it for that, too, that gradients are recorded there, as other libraries' checkpoints do.
+    """
+    task = torch._C._current_graph_task_id()
+    if task == -1 or task in replayed or not ((recording and torch.is_grad_enabled()) or _in_a_checkpoint()):
+        return
+    raise RuntimeError("this Philox drew in a function that activation checkpointing now computes again, where it "
+                       "would draw other numbers: pass checkpoint(..., use_reentrant=False, "
+                       "context_fn=rng.for_checkpoint), or draw the noise before and hand it in, or make the Philox "
+                       "inside the function. (To draw in a hook of a backward pass with create_graph, do it under "
+                       "torch.no_grad().)")
+
+
+def _in_a_checkpoint() -> bool:
+    """Whether torch.utils.checkpoint is among the callers."""
+    frame = sys._getframe(1)
+    while frame is not None and frame.f_globals.get("__name__") != "torch.utils.checkpoint":
+        frame = frame.f_back
+    return frame is not None
+
+
+library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool compiled) -> Tensor",
+               tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))  # kept once for each draw
 
 
 @torch.library.impl(library, "first_sample", "CompositeExplicitAutograd")
-def _first_sample(given: list[Tensor], rows: int, offset: int) -> Tensor:
+def _first_sample(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
+    if compiled:
+        refuse_recomputation(recording=False)
     return torch.full((), offset, dtype=torch.int64, device=given[0].device)
 
 
 @torch.library.register_fake("fastscore::first_sample", lib=library)
-def _(given: list[Tensor], rows: int, offset: int) -> Tensor:
+def _(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
     return given[0].new_empty((), dtype=torch.int64)
 
 
 @torch.library.register_vmap("fastscore::first_sample", lib=library)
-def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int) -> tuple:
+def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int, compiled: bool) -> tuple:
     if info.randomness == "error":
         raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
                            "own, vmap(..., randomness='different'), or all get the same, randomness='same'")
     # what is still mapped by an outer vmap matters below, sizes do not
     if info.randomness == "same":
-        return torch.ops.fastscore.first_sample(given, rows, offset), None
-    first = torch.ops.fastscore.first_sample(given, rows * info.batch_size, offset)
+        return torch.ops.fastscore.first_sample(given, rows, offset, compiled), None
+    first = torch.ops.fastscore.first_sample(given, rows * info.batch_size, offset, compiled)
     return first + torch.arange(info.batch_size, device=first.device) * rows, 0
 
 
-def first_sample(given: Sequence[Tensor], rows: int, offset: int) -> Tensor:
+library.define("fresh_seed(*, Device device) -> Tensor",
+               tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))
+
+
+@torch.library.impl(library, "fresh_seed", "CompositeExplicitAutograd")
+def _fresh_seed(*, device: torch.device) -> Tensor:
+    return torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("fastscore::fresh_seed", lib=library)
+def _(*, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
+def fresh_seed() -> Tensor:
+    """A seed, int64 [], from torch's default generator of the CPU; torch.compile keeps the draw where it is."""
+    return torch.ops.fastscore.fresh_seed(device=torch.device("cpu"))
+
+
+def first_sample(given: Sequence[Tensor], rows: int, offset: int, *, compiled: bool) -> Tensor:
     """The global index of the first of ``rows`` rows, int64 []: ``offset``, and under vmap one for each slice.
 
     Slices are told apart by every vmap that maps one of the ``given`` tensors, by its ``randomness``: "different"
     gives them the rows of one batch in turn (the innermost vmap's next to each other), "same" the same rows, and
-    "error" raises.
+    "error" raises. ``compiled``: the draw is of a function of torch.compile, which looks here whether it is computed
+    again.
     """
-    return torch.ops.fastscore.first_sample(list(given), rows, offset)
+    return torch.ops.fastscore.first_sample(list(given), rows, offset, compiled)
 
 
 @opaque_to_dynamo
-def first_of_slice(rows: int, offset: int, device: torch.device) -> Tensor:
+def first_of_slice(rows: int, offset: int, device: torch.device, compiled: bool) -> Tensor:
     """:func:`first_sample` of a draw that is for no tensor: every vmap tells its slices apart."""
-    return first_sample([*mapped_everywhere(device), torch.empty((), device=device)], rows, offset)
+    return first_sample([*mapped_everywhere(device), torch.empty((), device=device)], rows, offset, compiled=compiled)
 
 
 def wants_grad(*tensors: Tensor | None) -> bool:

@@ -20,12 +20,15 @@ from __future__ import annotations
 import enum
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from . import _check, _functorch, backends
-from ._library import first_of_slice, first_sample, raw, register
+from ._library import first_of_slice, first_sample, fresh_seed, raw, refuse_recomputation, register, replayed
 
 _MASK = 0xFFFFFFFF
 _BLOCKS_AT_ONCE = 1 << 18  # bounds the temporaries of one draw to about 100 MB
@@ -117,6 +120,11 @@ def _box_muller(r: Tensor, angle_word: Tensor) -> tuple[Tensor, Tensor]:
     return radius * torch.where(odd ^ upper, -cos, cos), radius * torch.where(upper, -sin, sin)
 
 
+def _scalar(value: int | Tensor, device: torch.device) -> Tensor:
+    """int64 []; ``full``, for which torch.compile does not compile anew for another value."""
+    return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.int64, device=device)
+
+
 def _draw(kind: str, seed: int | Tensor, step: int | Tensor, stream: int, sample_offset: int | Tensor, rows: int,
           width: int, device: torch.device) -> Tensor:
     """[rows, width] numbers of one kind by the contract: float32 normals, uniforms, signs, or (``words``) int64."""
@@ -124,8 +132,7 @@ def _draw(kind: str, seed: int | Tensor, step: int | Tensor, stream: int, sample
     parts = []
     for start in range(0, rows * blocks, _BLOCKS_AT_ONCE):
         index = torch.arange(start, min(start + _BLOCKS_AT_ONCE, rows * blocks), dtype=torch.int64, device=device)
-        counter = (index % blocks, index // blocks + sample_offset, torch.as_tensor(step, device=device),
-                   torch.as_tensor(stream, device=device))
+        counter = (index % blocks, index // blocks + sample_offset, _scalar(step, device), _scalar(stream, device))
         words = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
         if kind == "normal":
             values = [*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])]
@@ -227,12 +234,15 @@ class Philox:
 
     def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0,
                  device: torch.device | str | None = None):
-        if seed is None:
-            seed = int(torch.randint(0, 2**63 - 1, (), dtype=torch.int64))
-        self.seed = _check.integer("seed", seed, low=0, high=2**64 - 1)
         self._step = _check.integer("step", step, low=0, high=_STEPS - 1)
         self.sample_offset = _check.integer("sample_offset", sample_offset, low=0, high=_STEPS - 1)
         self.state = None
+        # the backward pass it was made in, where it may draw; none where it is made anew whenever it draws
+        self._task = None if is_compiling() else torch._C._current_graph_task_id()
+        if seed is None and is_compiling():  # where no number may be read: the seed stays a tensor
+            self.seed, self.state = 0, torch.stack([fresh_seed(), torch.tensor(step, device="cpu")])
+            return
+        self.seed = _check.integer("seed", int(fresh_seed()) if seed is None else seed, low=0, high=2**64 - 1)
         if device is not None:
             self.state = torch.tensor([_signed(self.seed), step], dtype=torch.int64, device=device)
 
@@ -274,9 +284,12 @@ class Philox:
         _check.integer("sample_offset", offset, low=0, high=_STEPS - 1)
         device = torch.device(device)
         noise = self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), device)
-        if _functorch.depth():
-            noise.first = (first_of_slice(shape[0], offset, device) if beside is None else
-                           first_sample([torch.empty((), device=device), *beside], shape[0], offset))
+        watched, inside = self._watched(), _functorch.depth()
+        if inside and beside is None:
+            noise.first = first_of_slice(shape[0], offset, device, watched)
+        elif inside or watched:
+            given = [torch.empty((), device=device), *(beside or ())]
+            noise.first = first_sample(given, shape[0], offset, compiled=watched)
         return noise
 
     def noise_for(self, x: Tensor, stream: int, *, transformed: bool, steps: int = 1,
@@ -289,21 +302,47 @@ class Philox:
         noise = self._next(x.shape, int(stream), self.sample_offset, x.dtype, x.device, steps)
         if transformed:
             given = [x, *(t for t in beside if t is not None)]
-            noise.first = first_sample(given, x.shape[0], noise.sample_offset)
+            noise.first = first_sample(given, x.shape[0], noise.sample_offset, compiled=self._watched())
         return noise
 
     def _next(self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device,
               steps: int = 1) -> Noise:
+        if not is_compiling() and torch._C._current_graph_task_id() != self._task:
+            refuse_recomputation(recording=True)
         if offset + shape[0] > _STEPS:
             raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {shape[0]}")
         if self.state is not None:
-            state = self.state.clone()
+            state = self.state.to(device, copy=True)
             self.state[1] += steps
             return Noise(self.seed, 0, stream, offset, shape, dtype, device, state)
         step, self._step = self._step, self._step + steps
         if step + steps > _STEPS:
             raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
         return Noise(self.seed, step, stream, offset, shape, dtype, device)
+
+    def for_checkpoint(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+        """What makes activation checkpointing of a function that draws right: its recomputation draws the same again.
+
+        Pass the method itself, ``torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False,
+        context_fn=rng.for_checkpoint)``, wherever ``f`` draws from this source. Without it the recomputation would
+        take the numbers of the next steps, and the gradients be those of another function: such a draw is an error.
+        Not needed where ``f`` makes its Philox itself, or takes a :class:`Noise` in place of one.
+        """
+        return nullcontext(), _Replay(self)
+
+    def _where(self) -> int | Tensor:
+        return self._step if self.state is None else self.state.clone()
+
+    def _go(self, where: int | Tensor, task: int) -> None:
+        if self.state is None:
+            self._step = where
+        else:
+            self.state.copy_(where)
+        self._task = task
+
+    def _watched(self) -> bool:
+        """Whether a draw is of a function of torch.compile, from a Philox that was there before."""
+        return is_compiling() and self._task is not None
 
     def randn(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
               dtype: torch.dtype | None = None, device: torch.device | str | None = None,
@@ -345,6 +384,22 @@ class Philox:
         where = self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device,
                            beside=beside)
         return draw(kind, where, where.dtype)
+
+
+class _Replay(AbstractContextManager):
+    """Inside, a Philox draws again what it drew from the making of this context on; then it goes on where it was."""
+
+    def __init__(self, rng: Philox):
+        self.rng, self.start, self.left = rng, rng._where(), []
+
+    def __enter__(self) -> None:
+        self.left.append((self.rng._where(), self.rng._task))
+        replayed.append(torch._C._current_graph_task_id())
+        self.rng._go(self.start, replayed[-1])
+
+    def __exit__(self, *_: Any) -> None:
+        self.rng._go(*self.left.pop())
+        replayed.pop()
 
 
 def _signed(seed: int) -> int:
