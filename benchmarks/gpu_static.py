@@ -32,9 +32,10 @@ from typing import Any
 import numpy as np
 import triton
 import triton.language as tl
-from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+
+from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import gpu_trace

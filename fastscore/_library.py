@@ -185,6 +185,8 @@ library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool co
 def _first_sample(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
     if compiled:
         refuse_recomputation(recording=False)
+    if offset + rows > 1 << 32:  # all rows, of every slice
+        raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {rows}")
     return torch.full((), offset, dtype=torch.int64, device=given[0].device)
 
 

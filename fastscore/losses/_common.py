@@ -46,7 +46,7 @@ def probes_for(x: Tensor, n_particles: int, rng: Philox | None, projection: str,
                reduction: str = "none") -> Probes:
     """The handle on ``n_particles`` directions a sample, all arguments checked; takes as many steps of ``rng``."""
     _check.floating("x", x)
-    _check.integer("n_particles", n_particles, low=1)
+    n_particles = _check.integer("n_particles", n_particles, low=1)
     for name, value, allowed in (("projection", projection, DISTRIBUTIONS), ("mode", mode, MODES),
                                  ("reduction", reduction, REDUCTIONS)):
         _check.one_of(name, value, allowed)

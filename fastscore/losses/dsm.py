@@ -90,7 +90,7 @@ def _dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, labe
          reduction: str) -> Tensor:
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
-    _check.number("weight", weight)
+    weight = _check.number("weight", weight)
     _check.floating("x", x)
     sigma = _check.per_sample("sigma", sigma, x)
     x_tilde, noise = perturb(x, sigma, rng, alpha=alpha)

@@ -107,7 +107,7 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
-    _check.number("weight", weight)
+    weight = _check.number("weight", weight)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
     return reduce(noisy_reduced(score_fn, x, sigma, labels, rng, weight, projection, n_particles, mode,
@@ -149,7 +149,7 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     matching", section 3.
     """
     modules.check(score_fn, "fd", "score_fn")
-    _check.positive("eps", eps)
+    eps = _check.positive("eps", eps)
     _check.floating("x", x)
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be float32 or float64 for finite differences, got {_check.describe(x)}")

@@ -58,9 +58,11 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
         raise ValueError("rng must be None where noise is given: the noise is then not drawn")
     elif isinstance(noise, Tensor):
         _check.like("noise", noise, "x", x)
-    elif not isinstance(noise, Noise) or noise.shape != x.shape or noise.device != x.device:
-        raise ValueError(f"noise must be a handle or a tensor of shape {tuple(x.shape)} on {x.device}, "
-                         f"got {_check.describe(noise)}")
+    elif not isinstance(noise, Noise):
+        raise TypeError(f"noise must be a handle, a tensor or None, got {_check.describe(noise)}")
+    elif noise.shape != x.shape or noise.device != x.device:
+        raise ValueError(f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
+                         f"got noise of shape {tuple(noise.shape)} on {noise.device}")
     if backend == "reference":
         value = reference(x, score, alpha, noise)
         return value if out is None else out.copy_(value)

@@ -16,8 +16,8 @@ if DEVICE.type == "cpu":
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
-from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb, philox  # noqa: E402, F401
 
+from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb, philox  # noqa: E402, F401
 from fastscore.rng import _draw  # noqa: E402
 
 if DEVICE.type == "cpu" and type(tl.sum).__name__ != "InterpretedFunction":
