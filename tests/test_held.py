@@ -108,7 +108,7 @@ def test_a_coloring_is_checked_when_made():
             fs.Coloring(**({"colors": 3, "width": 3, "height": 1, "a": 1} | change))
         with pytest.raises((TypeError, ValueError), match=message):
             fs.Coloring(3, 3, 1, 1)._replace(**change)
-    with pytest.raises(TypeError, match="coloring must be a fastscore.Coloring or None, got tuple"):
+    with pytest.raises(TypeError, match=r"coloring must be a fastscore.Coloring or None, got tuple"):
         fs.Probes(X, 3, coloring=(3, 3, 1, 1, 0, 0))
 
 
@@ -143,10 +143,10 @@ def test_a_handle_of_another_device_is_refused(width, backend, on_backend):
     x, there = torch.zeros(2, width), torch.zeros(2, width, device="meta")
     noise = fs.Philox(0).noise((2, width), device="meta")
     for call in (lambda: fs.dsm_loss(x, noise, 0.5), lambda: fs.langevin_step(x, x, 0.5, noise=noise)):
-        with pytest.raises(ValueError, match="noise must have .*cpu, got .*meta"):
+        with pytest.raises(ValueError, match=r"noise must have .*cpu, got .*meta"):
             call()
     probes = fs.Probes(there, 2, fs.Philox(0))
-    with pytest.raises(ValueError, match="product must be .* on meta"):
+    with pytest.raises(ValueError, match=r"product must be .* on meta"):
         fs.probe_dot(torch.zeros(2, 2, width), probes)
 
 
