@@ -6,10 +6,14 @@ import torch
 from torch import Tensor
 from torch._C import _DisableFuncTorch, _functorch
 from torch._C._functorch import get_dynamic_layer_stack_depth as depth  # of transforms; torch.compile knows it
-from torch._C._functorch import is_functorch_wrapped_tensor as is_wrapped
-from torch._C._functorch import peek_interpreter_stack
+from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
 
 __all__ = ["depth", "is_wrapped", "mapped_everywhere", "peek_interpreter_stack"]
+
+
+def is_wrapped(t: Tensor) -> bool:
+    """Whether ``t`` belongs to a transform: of torch.func, or of autograd's ``is_grads_batched`` and ``vectorize``."""
+    return is_functorch_wrapped_tensor(t) or is_legacy_batchedtensor(t)
 
 
 def mapped_everywhere(device: torch.device) -> list[Tensor]:

@@ -86,7 +86,8 @@ def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
                 value = value[:, None].expand(mapped, batch)
             if kind == "p":
                 return value.movedim(0, 1).flatten(1, 2)
-            return value.reshape(mapped * batch, *value.shape[2:])
+            value = value.reshape(mapped * batch, *value.shape[2:])
+            return value.contiguous() if kind == "r" else value  # one that was expanded has no stride
 
         merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a
                   for a, d, k in zip(args, in_dims, kinds)]

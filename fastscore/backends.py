@@ -130,9 +130,9 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
     if is_compiling() or device.type in _told or not (reason := slow(operator, device)):
         return
     _told.add(device.type)
-    warnings.warn(f"fastscore computes {operator} on {device.type} by its plain-torch reference, 10 to 100 times slower "
-                  f"than compiled: {reason}. (use_backend('reference') chooses it without this warning, which is "
-                  "given once.)", stacklevel=4)
+    warnings.warn(f"fastscore computes {operator} on {device.type} by its plain-torch reference, 10 to 100 times "
+                  f"slower than compiled: {reason}. (use_backend('reference') chooses it without this warning, which "
+                  "is given once.)", stacklevel=4)
 
 
 def serves_natively() -> bool:
