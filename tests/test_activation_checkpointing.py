@@ -66,8 +66,31 @@ def test_refused(draw, reentrant):
         gradient(lambda w: checkpoint(layer(draw), w, rng, use_reentrant=reentrant))
 
 
-def test_compiled_inside_a_checkpoint():
-    function = layer(DRAWS["perturb"])
+class OfAnotherLibrary(torch.autograd.Function):
+    """A checkpoint that is not torch's."""
+
+    @staticmethod
+    def forward(ctx, function, w):
+        ctx.function = function
+        ctx.save_for_backward(w)
+        return function(w)
+
+    @staticmethod
+    def backward(ctx, grad):
+        w = ctx.saved_tensors[0].detach().requires_grad_()
+        with torch.enable_grad():
+            return None, *torch.autograd.grad(ctx.function(w), w, grad)
+
+
+def test_other_checkpoints_are_refused():
+    function, rng = layer(DRAWS["perturb"]), fs.Philox(1)
+    with pytest.raises(RuntimeError, match="draw the noise before and hand it in"):
+        gradient(lambda w: OfAnotherLibrary.apply(lambda w: function(w, rng), w))
+
+
+@pytest.mark.parametrize("name", ["perturb", "plain numbers"])
+def test_compiled_inside_a_checkpoint(name):
+    function = layer(DRAWS[name])
     compiled = torch.compile(function, fullgraph=True, backend="aot_eager")
     with pytest.raises(RuntimeError, match=r"context_fn=rng\.for_checkpoint"):
         gradient(lambda w: checkpoint(compiled, w, fs.Philox(1), use_reentrant=False))
