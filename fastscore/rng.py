@@ -171,7 +171,7 @@ class Noise:
                  device: torch.device | str, state: Tensor | None = None, first: Tensor | None = None):
         self._seed, self._step = _check_seed(seed), _check_word("step", step)
         self._stream, self._sample_offset = _check_word("stream", stream), _check_word("sample_offset", sample_offset)
-        self._shape, self._dtype, self._device = _check_shape(shape), _check_dtype(dtype), torch.device(device)
+        self._shape, self._dtype, self._device = _check_shape(shape), _check_dtype(dtype), _indexed(device)
         self._state, self._first = state if state is None else _check_state(state), first
         if first is not None and (not isinstance(first, Tensor) or first.dtype != torch.int64 or first.dim()):
             raise TypeError(f"first must be an int64 tensor of shape () or None, got {_check.describe(first)}")
@@ -340,7 +340,7 @@ class Philox:
         if device is None:  # torch.compile does not know get_default_device
             device = torch.empty(()).device if is_compiling() else torch.get_default_device()
         offset = self._offset if sample_offset is None else _check_word("sample_offset", sample_offset)
-        stream, device = int(_check_word("stream", stream)), torch.device(device)
+        stream, device = int(_check_word("stream", stream)), _indexed(device)
         noise = self._next(shape, stream, offset, dtype or torch.get_default_dtype(), device)
         watched, inside = self._watched(), _functorch.depth()
         if inside and beside is None:
@@ -489,6 +489,14 @@ def _check_shape(shape: Any) -> torch.Size:
     if len(shape) == 0 or min(shape) < 0:
         raise ValueError(f"shape must be [B, ...], with a batch dimension and no negative size, got {tuple(shape)}")
     return shape
+
+
+def _indexed(device: torch.device | str) -> torch.device:
+    """The device as its tensors name it, "cuda:0" for "cuda", so that handles and tensors compare."""
+    device = torch.device(device)
+    if device.index is not None or device.type in ("cpu", "meta") or is_compiling():
+        return device
+    return torch.empty((), device=device).device
 
 
 def _check_dtype(value: Any) -> torch.dtype:

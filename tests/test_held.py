@@ -6,6 +6,7 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 import fastscore as fs
 from fastscore import losses, samplers
@@ -148,6 +149,13 @@ def test_a_handle_of_another_device_is_refused(width, backend, on_backend):
     probes = fs.Probes(there, 2, fs.Philox(0))
     with pytest.raises(ValueError, match=r"product must be .* on meta"):
         fs.probe_dot(torch.zeros(2, 2, width), probes)
+
+
+def test_a_device_without_its_number_is_the_one_that_tensors_name():
+    with FakeTensorMode(), fs.use_backend("reference"):
+        noise, x = fs.Philox(0).noise((2, 3), device="cuda"), torch.zeros(2, 3, device="cuda")
+        assert noise.device == x.device == torch.device("cuda:0")
+        assert fs.dsm_loss(x, noise, 0.5).shape == (2,) and fs.langevin_step(x, x, 0.1, noise=noise).shape == (2, 3)
 
 
 SCORE = torch.linspace(-1, 1, 12).view(4, 3)
