@@ -55,7 +55,7 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
             other settings are there. All before it samples.
         NonFiniteSamples: some samples are NaN or infinite. Nothing is replaced.
     """
-    _check.integer("num", num, low=20)
+    num = _check.integer("num", num, low=20)
     _check.one_of("feature", feature, ("auto", "pixels", "inception"))
     _check.one_of("sampler", sampler, SAMPLERS)
     trained = with_sampling(load_run(run, device=device, weights=weights, step=step), sampler=sampler, alpha=alpha,

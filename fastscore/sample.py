@@ -162,8 +162,8 @@ def batches(trained: TrainedRun, num: int, *, seed: int = 0, sampler: str = "ann
     """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call."""
     config = trained.config
     limits.check_num(_check.integer("num", num, low=1))
-    _check.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
-    _check.integer("batch_size", batch_size, low=1)
+    seed = _check.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
+    batch_size = _check.integer("batch_size", batch_size, low=1)
     _check.one_of("sampler", sampler, SAMPLERS)
     if sampler == "annealed":
         limits.check_updates(config)
