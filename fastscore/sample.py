@@ -39,12 +39,13 @@ def load_run(run: str | Path, *, device: str = "auto") -> TrainedRun:
     """
     run = Path(run)
     config = checkpoint.read_config(run)
-    folder, where = checkpoint.latest(run), pick_device(device)
-    shape = checkpoint.read_shape(folder)
+    where = pick_device(device)
+    folder, shape, weights = checkpoint.from_latest(run, lambda newest: (
+        newest, checkpoint.read_shape(newest), checkpoint.read_weights(newest, ema=config.ema > 0)))
     network = make_model(config, shape)
-    checkpoint.load_into(network, checkpoint.read_weights(folder, ema=config.ema > 0), folder)
+    checkpoint.load_into(network, weights, folder)
     network.requires_grad_(False)
-    return TrainedRun(config, network.to(where).eval(), shape, where, int(folder.name.removeprefix("step_")))
+    return TrainedRun(config, network.to(where).eval(), shape, where, checkpoint.step_of(folder))
 
 
 def with_sampling(trained: TrainedRun, *, sampler: str = "annealed", alpha: float | None = None,
