@@ -7,7 +7,8 @@ from importlib.metadata import version as _version
 from . import losses, noise, samplers, trace
 from .backends import use_backend
 from .ema import EMA
-from .errors import BackendUnavailable, CheckpointError, DataError, FastscoreError, MissingDependency, NonFiniteLoss
+from .errors import (BackendUnavailable, CannotWrite, CheckpointError, DataError, FastscoreError, MissingDependency,
+                     NonFiniteLoss)
 from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, mlp_divergence, perturb, probe_dot
 from .rng import Noise, Philox, Stream
 from .trace import jacobian_trace
@@ -18,29 +19,9 @@ except _PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "EMA",
-    "BackendUnavailable",
-    "CheckpointError",
-    "Coloring",
-    "DataError",
-    "FastscoreError",
-    "MissingDependency",
-    "Noise",
-    "NonFiniteLoss",
-    "Philox",
-    "Probes",
-    "Stream",
-    "dsm_loss",
-    "fill_probes",
-    "jacobian_trace",
-    "langevin_step",
-    "losses",
-    "mlp_divergence",
-    "noise",
-    "perturb",
-    "probe_dot",
-    "samplers",
-    "trace",
+    "EMA", "BackendUnavailable", "CannotWrite", "CheckpointError", "Coloring", "DataError", "FastscoreError",
+    "MissingDependency", "Noise", "NonFiniteLoss", "Philox", "Probes", "Stream", "dsm_loss", "fill_probes",
+    "jacobian_trace", "langevin_step", "losses", "mlp_divergence", "noise", "perturb", "probe_dot", "samplers", "trace",
     "use_backend",
 ]
 

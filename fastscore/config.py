@@ -192,7 +192,7 @@ def parse_json(text: str | bytes) -> Any:
 def _count(name: str, value: Any, low: int, high: int) -> None:
     if type(value) is int and value.bit_length() > 64:  # too long to be printed, or to be turned into text at all
         raise ValueError(f"{name} must be from {low} to {high}, got {_long(value)}")
-    _check.integer(name, value, low=low, high=high)
+    _check.integer(name, value, low=low, high=high if type(value) is int and value > high else None)
 
 
 def _real(name: str, value: Any) -> Any:

@@ -17,7 +17,7 @@ from . import checkpoint, history, losses
 from .build import make_data, make_model, make_sigmas, pick_device
 from .config import DRAWS, SAMPLING, TrainConfig, command_line
 from .ema import EMA
-from .errors import CheckpointError, NonFiniteLoss, require
+from .errors import CannotWrite, CheckpointError, NonFiniteLoss, require
 from .history import read_metrics
 from .rng import Philox
 
@@ -87,7 +87,7 @@ class Trainer:
         Raises:
             NonFiniteLoss: the loss was NaN or infinite. The checkpoints stay; the text has the command to go on with.
             CheckpointError: the run folder was removed or replaced meanwhile, or this trainer was closed.
-            OSError: a file cannot be written, on a full disk, say. The checkpoints before stay.
+            CannotWrite: a file cannot be written, on a full disk, say. The checkpoints before stay.
         """
         if not self._lock.held:
             raise CheckpointError(f"this Trainer of {self.run} has ended: go on with another, of resume=True")
@@ -263,9 +263,9 @@ class Trainer:
             yield
         except OSError as error:
             checkpoint.check_there(self.run, self.identity, self._lock)
-            error.args = (f"{error}; the checkpoints before it stay. Once it can be written (is the disk full?), go on "
-                          f"with: {command_line(self.config, self.run, '--resume')}",)
-            raise
+            raise CannotWrite(f"{error}; the checkpoints that were written stay. Once there is room, or what else it "
+                              f"lacks, go on with: {command_line(self.config, self.run, '--resume')}", error.errno,
+                              error.filename) from error
 
     def _load(self, folder: Path) -> TrainConfig:
         """Take over the checkpoint ``folder``; returns the config that led to it."""

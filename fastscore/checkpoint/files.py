@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from ..config import parse_json
-from ..errors import CheckpointError
+from ..errors import CannotWrite, CheckpointError
 
 
 def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it to ``path``.
 
     Raises:
-        OSError: it cannot be written; the text names ``path``, and what was there stays.
+        CannotWrite: an ``OSError`` whose text names ``path``; what was there stays.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
     try:
@@ -30,6 +30,8 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
         flush(temporary)
         os.replace(temporary, path)
         flush(path.parent)
+    except CannotWrite:
+        raise
     except OSError as error:
         raise cannot_write(path, error) from error
     finally:
@@ -37,7 +39,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 def write_bytes(path: Path, data: bytes | memoryview) -> str:
-    """Write ``data`` and flush it to disk; returns its SHA-256. An ``OSError`` (a full disk, say) names the file."""
+    """Write ``data`` and flush it to disk; returns its SHA-256. :class:`CannotWrite` where that fails."""
     try:
         with open(path, "wb") as file:
             file.write(data)
@@ -48,12 +50,9 @@ def write_bytes(path: Path, data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def cannot_write(path: Path, error: OSError) -> OSError:
-    """``error``, of the same kind and number, with a text that names ``path``."""
-    kind = type(error) if type(error).__module__ == "builtins" else OSError
-    told = kind(f"{path} cannot be written: {error.strerror or error}")
-    told.errno, told.filename = error.errno, str(path)
-    return told
+def cannot_write(path: Path, error: OSError) -> CannotWrite:
+    """``error`` with a text that names ``path``."""
+    return CannotWrite(f"{path} cannot be written: {error.strerror or error}", error.errno, str(path))
 
 
 def flush(path: Path) -> None:
