@@ -7,8 +7,15 @@ from importlib.metadata import version as _version
 from . import losses, noise, samplers, trace
 from .backends import use_backend
 from .ema import EMA
-from .errors import (BackendUnavailable, CannotWrite, CheckpointError, DataError, FastscoreError, MissingDependency,
-                     NonFiniteLoss)
+from .errors import (
+    BackendUnavailable,
+    CannotWrite,
+    CheckpointError,
+    DataError,
+    FastscoreError,
+    MissingDependency,
+    NonFiniteLoss,
+)
 from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, mlp_divergence, perturb, probe_dot
 from .rng import Noise, Philox, Stream
 from .trace import jacobian_trace

@@ -46,7 +46,9 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, ch
     print(f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
           f"parameters, on {trainer.device}, into {run}\ndata: {trainer.about_data}")
     if trainer.changed:
-        print(f"from now on this run has {', '.join(trainer.changed)}")
+        print(f"from now on this run samples with {', '.join(trainer.changed)}")
+    if trainer.retuned:
+        print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
     try:

@@ -204,7 +204,7 @@ def _real(name: str, value: Any) -> Any:
 
 
 def _long(value: int) -> str:
-    return f"an integer of {int(value.bit_length() * math.log10(2)) + 1:,} digits"
+    return f"an integer of {math.floor(math.log10(abs(value))) + 1:,} digits"
 
 
 #: How a run's samples are drawn.

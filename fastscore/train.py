@@ -38,8 +38,9 @@ class Trainer:
             clip_norm, iterations); what changed, and from which iteration on, is recorded in changes.jsonl.
 
     Attributes:
-        changed: the settings that differ from those the run was saved with, as text: how it samples, and with
-            ``change`` how its optimizer steps. From now on they are the run's.
+        changed: the sampling settings that differ from those the run was saved with, as text; from now on they are
+            the run's.
+        retuned: the settings of the optimizer that differ from those that led to the checkpoint it goes on from.
         step: iterations done.
         last: the checkpoint that this run wrote last, or went on from; None before there is one.
 
@@ -55,6 +56,7 @@ class Trainer:
             config = dataclasses.replace(config, data_dir=str(Path(config.data_dir).absolute()))
         self.config, self.run, self.device = config, Path(run), pick_device(config.device)
         self.changed: list[str] = []
+        self.retuned: list[str] = []
         self.step, self.last, self._lock = 0, None, None
         try:
             if resume and (self.run / checkpoint.CONFIG).exists():
@@ -129,7 +131,7 @@ class Trainer:
         history.drop_after(self.run, self.step)
         self.changed = [f"{name} (was {was}, now {now})" for name, (was, now) in
                         checkpoint.changed_fields(self.config, saved, SAMPLING).items()]
-        self.changed += history.record_changes(self.run, self.step, trained, self.config)
+        self.retuned = history.record_changes(self.run, self.step, trained, self.config)
         if self.config != saved:  # last: until then the run is what it was
             self._write_config()
 
