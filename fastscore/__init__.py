@@ -33,8 +33,16 @@ __all__ = [
 ]
 
 
+_LAZY = frozenset({"checkpoint", "compat", "config", "data", "doctor", "evaluate", "features", "metrics", "models",
+                   "pictures", "plots", "sample", "train"})
+
+
 def __getattr__(name: str):
-    """``fastscore.models``, ``fastscore.data`` and ``fastscore.compat`` load when first asked for."""
-    if name in ("compat", "data", "models"):
+    """The modules that ``import fastscore`` alone does not need load when first asked for."""
+    if name in _LAZY:
         return _import_module(f"fastscore.{name}")
     raise AttributeError(f"module 'fastscore' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_LAZY})

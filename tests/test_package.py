@@ -3,6 +3,7 @@
 import doctest
 import importlib
 import importlib.metadata
+import pkgutil
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,29 @@ def test_kernels_install_under_the_package(tmp_path):
     assert python("import fastscore.kernels as k; print(k.__name__)", cwd=tmp_path).strip() == "fastscore.kernels"
 
 
+def test_a_missing_package_is_told_on_use(tmp_path):
+    """All modules load without the packages that they use; what needs one says how to get it."""
+    code = """
+import sys
+absent = ["matplotlib", "matplotlib.figure", "PIL", "PIL.Image", "torchvision", "torchvision.utils", "sklearn",
+          "sklearn.svm", "sklearn.datasets", "safetensors", "safetensors.torch", "tqdm", "tyro"]
+sys.modules.update(dict.fromkeys(absent))
+import fastscore as fs, torch
+for name in fs._LAZY:
+    getattr(fs, name)
+images = torch.rand(20, 1, 8, 8)
+for use in (lambda: fs.pictures.save_bars({"a": [1, 2]}, "x.png"), lambda: fs.pictures.save_grid(images, "x.png"),
+            lambda: fs.features.make("classifier", images=images, labels=torch.arange(20) % 2),
+            lambda: fs.data.load("digits")):
+    try:
+        use()
+    except fs.MissingDependency as error:
+        print("pip install '.[train]'" in str(error))
+print(float(fs.metrics.frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))))
+"""
+    assert python(code, cwd=tmp_path).split() == ["True"] * 4 + ["9.0"]
+
+
 def test_metadata():
     metadata = importlib.metadata.metadata("fastscore")
     assert metadata["License-Expression"] == "MIT" and metadata["Requires-Python"] == ">=3.10"
@@ -44,8 +68,13 @@ def test_metadata():
 def test_public_names_exist():
     for name in fs.__all__:
         assert hasattr(fs, name), name
-    for lazy in ("models", "data", "compat"):
-        assert getattr(fs, lazy).__name__ == f"fastscore.{lazy}"
+    public = {m.name for m in pkgutil.iter_modules(fs.__path__) if not m.name.startswith("_")} - {"cli", "kernels"}
+    assert {"metrics", "features", "pictures", "plots", "models", "data", "compat"} < public
+    told = python("import fastscore as fs; names = dir(fs); print(*names); print(*fs._LAZY & set(vars(fs))); "
+                  f"print([getattr(fs, name).__name__ for name in {sorted(public)}])").splitlines()
+    assert public | set(fs.__all__) <= set(told[0].split())
+    assert told[1] == ""  # none was loaded before it was asked for
+    assert told[2] == str([f"fastscore.{name}" for name in sorted(public)])
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         fs.nothing  # noqa: B018
 

@@ -1,8 +1,12 @@
 """A folder of images: order, crop, resize, modes, and what is said of bad files."""
 
+import os
+import struct
+import zlib
+
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, features
 
 from fastscore.data import folder
 from fastscore.errors import DataError
@@ -127,6 +131,149 @@ def test_sixteen_bits_are_refused(tmp_path):
     Image.new("I;16", (4, 4), 40_000).save(tmp_path / "deep.png")
     with pytest.raises(DataError, match=r"deep\.png' has more than 8 bits a channel"):
         folder(tmp_path, 4)
+
+
+def png(depth: int, colour_type: int, samples: int, size: int = 4) -> bytes:
+    """A PNG of zeros, of any depth: pillow writes none of 16 bits in colour."""
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    line = bytes(1 + (size * samples * depth + 7) // 8)
+    palette = chunk(b"PLTE", bytes(range(12))) if colour_type == 3 else b""
+    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", size, size, depth, colour_type, 0, 0, 0))
+            + palette + chunk(b"IDAT", zlib.compress(line * size)) + chunk(b"IEND", b""))
+
+
+def tiff(bits: tuple[int, ...], photometric: int, size: int = 4) -> bytes:
+    """An uncompressed little-endian TIFF of zeros with these bits a channel."""
+    count, content = len(bits), bytes(size * size * sum(bits) // 8)
+    ifd = 8 + 2 + 9 * 12 + 4
+    tags = [(256, 3, 1, size), (257, 3, 1, size), (258, 3, count, ifd if count > 2 else bits[0]), (259, 3, 1, 1),
+            (262, 3, 1, photometric), (273, 4, 1, ifd + 2 * count), (277, 3, 1, count), (278, 3, 1, size),
+            (279, 4, 1, len(content))]
+    return (struct.pack("<2sHIH", b"II", 42, 8, 9) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+            + bytes(4) + struct.pack(f"<{count}H", *bits) + content)
+
+
+DEEP = {
+    "rgb.png": (png(16, 2, 3), "16 bits"), "rgba.png": (png(16, 6, 4), "16 bits"), "la.png": (png(16, 4, 2), "16 bits"),
+    "grey.png": (png(16, 0, 1), "pillow's mode 'I;16'"),
+    "rgb.tif": (tiff((16, 16, 16), 2), "16 bits"), "cmyk.tiff": (tiff((16, 16, 16, 16), 5), "16 bits"),
+    "twelve.ppm": (b"P6 4 4 4095\n" + bytes(96), "12 bits"), "deep.ppm": (b"P6 4 4 65535\n" + bytes(96), "16 bits"),
+    "text.ppm": (b"P3 4 4 1023\n" + b"0 " * 48, "10 bits"),
+    "misnamed.jpg": (png(16, 2, 3), "16 bits"),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+@pytest.mark.parametrize("channels", [1, 3])
+def test_depth_is_told_by_the_file_and_not_by_pillow(tmp_path, name, channels):
+    """Most of these pillow opens as 8-bit "RGB", "RGBA" or "LA" without a word."""
+    content, what = DEEP[name]
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(DataError, match=rf"{name}' has more than 8 bits a channel \({what}\).* convert it to 8 bits"):
+        folder(tmp_path, 4, channels=channels)
+
+
+def test_float_tiff_is_refused(tmp_path):
+    Image.new("F", (4, 4), 0.5).save(tmp_path / "x.tif")
+    with pytest.raises(DataError, match=r"x\.tif' has more than 8 bits a channel \(pillow's mode 'F'\)"):
+        folder(tmp_path, 4)
+
+
+@pytest.mark.parametrize("name, content", [
+    ("rgb.png", png(8, 2, 3)), ("rgba.png", png(8, 6, 4)), ("la.png", png(8, 4, 2)), ("grey.png", png(8, 0, 1)),
+    ("two.png", png(2, 0, 1)), ("one.png", png(1, 0, 1)), ("rgb.tif", tiff((8, 8, 8), 2)),
+    ("small.ppm", b"P6 4 4 31\n" + bytes(48)), ("plain.pgm", b"P2 4 4 255\n" + b"0 " * 16),
+    ("bits.pgm", b"P1 4 4\n" + b"1 " * 16)])
+def test_eight_bits_and_fewer_are_read(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    assert not folder(tmp_path, 4).images.any()
+
+
+def test_palette_keeps_its_colours(tmp_path):
+    (tmp_path / "x.png").write_bytes(png(4, 3, 1))
+    assert folder(tmp_path, 4).images[0, :, 0, 0].tolist() == [0, 1, 2]
+
+
+@pytest.mark.skipif(not features.check("avif"), reason="this pillow has no AVIF")
+def test_a_format_of_unknown_depth_is_refused(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "x.avif")
+    (tmp_path / "x.avif").rename(tmp_path / "x.png")
+    with pytest.raises(DataError, match=r"x\.png' is in truth a file of the format AVIF.*: convert it to PNG"):
+        folder(tmp_path, 4)
+
+
+def test_links_are_followed_once_and_not_in_circles(tmp_path):
+    """Linked folders (two names for one, one inside another, one back up, one to the root) give each image once."""
+    base, outside = tmp_path / "base", tmp_path / "outside"
+    for shade, name in enumerate(("base/a.png", "outside/b.png", "outside/in/c.png", "base/real/d.png")):
+        write(tmp_path / name, plain(4, 4, (shade, shade, shade)))
+    (base / "alias").symlink_to("real")
+    (base / "first").symlink_to(outside)
+    (base / "second").symlink_to(outside / "in")
+    (outside / "in" / "up").symlink_to("..")
+    (base / "real" / "root").symlink_to(base)
+    (base / "up").symlink_to(tmp_path)
+    (base / "file.png").symlink_to(outside / "b.png")
+    (base / "gone.png").symlink_to("nothing")
+    (base / ".hidden").symlink_to(outside)
+    data = folder(base, 4)
+    # a.png, file.png, first/b.png, first/in/c.png (or second/c.png), real/d.png
+    assert data.images[:, 0, 0, 0].tolist() == [0, 1, 1, 2, 3]
+    assert data.notes.startswith("left out: 3 links to folders that they lie in, 2 links to folders that were read "
+                                 "already, 1 hidden, 1 links to files that are not there")
+
+
+def test_what_was_read_and_left_out_is_told(tmp_path):
+    write(tmp_path / "x.png", plain(4, 4, (1, 2, 3)))
+    assert folder(tmp_path, 4).describe() == f"{tmp_path.name}: 1 image of (3, 4, 4), from {tmp_path}"
+    for name in ("a.heic", "b.HEIC", "c.heic", "d.txt", "README", ".secret.png"):
+        (tmp_path / name).write_text("x")
+    os.mkfifo(tmp_path / "pipe.png")
+    write(tmp_path / "y.png", plain(4, 4, (1, 2, 3)))
+    assert folder(tmp_path, 4).describe() == (
+        f"{tmp_path.name}: 2 images of (3, 4, 4), from {tmp_path}; left out: 5 with another ending (.heic 3, "
+        ".txt 1, none 1), 1 hidden, 1 pipes, sockets or devices")
+    (tmp_path / "x.png").unlink()
+    (tmp_path / "y.png").unlink()
+    with pytest.raises(DataError, match=r"has no image in it .*left out: 5 with another ending \(\.heic 3"):
+        folder(tmp_path, 4)
+
+
+def test_source_is_absolute_and_the_fingerprint_is_the_contents(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write(tmp_path / "one" / "x.png", plain(4, 4, (1, 2, 3)))
+    write(tmp_path / "two" / "other.png", plain(4, 4, (1, 2, 3)))
+    one = folder("one", 4)
+    assert one.source == str(tmp_path / "one") and one.num_classes is None
+    assert one.fingerprint() == folder(tmp_path / "two", 4, flips=True).fingerprint()
+    assert one.fingerprint() != folder("one", 5).fingerprint()
+    write(tmp_path / "one" / "y.png", plain(4, 4, (1, 2, 3)))
+    assert one.fingerprint() != folder("one", 4).fingerprint()
+
+
+@pytest.mark.parametrize("closed, module, function", [("below", os, "scandir"), ("below/x.png", Image, "open")])
+def test_what_may_not_be_read_is_told_as_such(tmp_path, monkeypatch, closed, module, function):
+    """Refused by hand, for the superuser may read everything."""
+    write(tmp_path / "below" / "x.png", plain(4, 4, (1, 2, 3)))
+    write(tmp_path / "y.png", plain(4, 4, (1, 2, 3)))
+    real = getattr(module, function)
+
+    def refuse(path, *arguments):
+        if str(path) == str(tmp_path / closed):
+            raise PermissionError(13, "Permission denied", str(path))
+        return real(path, *arguments)
+
+    monkeypatch.setattr(module, function, refuse)
+    with pytest.raises(DataError, match=rf"{closed}' does not read \(Permission denied\): make it readable"):
+        folder(tmp_path, 4)
+
+
+def test_a_looping_link_is_no_folder(tmp_path):
+    (tmp_path / "loop").symlink_to("loop")
+    with pytest.raises(DataError, match=r"there is no folder '.*loop'"):
+        folder(tmp_path / "loop", 4)
 
 
 @pytest.mark.parametrize("size, options, text", [

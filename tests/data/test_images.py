@@ -173,6 +173,11 @@ IMAGES = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
     ((IMAGES[:0],), {}, ValueError, "not be empty"),
     ((IMAGES, torch.zeros(2).long()), {}, ValueError, r"labels must be an int64 tensor of shape \(3,\)"),
     ((IMAGES, torch.zeros(3)), {}, ValueError, "labels must be an int64 tensor"),
+    ((IMAGES, torch.tensor([0, 9, -2])), {}, ValueError, r"labels must be from 0 .*, got -2 \(once\)"),
+    ((IMAGES, torch.tensor([7, 3, 7])), {"num_classes": 4}, ValueError,
+     r"labels must be from 0 to num_classes - 1, 3, got 7 \(2 times\)"),
+    ((IMAGES, torch.zeros(3).long()), {"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
+    ((IMAGES,), {"num_classes": 4}, ValueError, "num_classes must be None without labels, got 4"),
     ((IMAGES,), {"dequantize": "x"}, ValueError, "dequantize must be one of 'none', 'uniform', got 'x'"),
     ((IMAGES,), {"num_values": 1}, ValueError, "num_values must be from 2 to 256, got 1"),
 ])
@@ -207,3 +212,18 @@ def test_gpu_batches_are_the_cpus():
         want = data.batch(i, 32, seed=1)
         assert torch.equal(data.batch(i, 32, seed=1, device="cuda").cpu(), want)
         assert torch.equal(there.batch(i, 32, seed=1).cpu(), want)
+
+
+def test_a_fingerprint_sees_every_change():
+    """One value, one label, their order, the shape of the same bytes, a missing label: each gives another."""
+    images = torch.arange(48, dtype=torch.uint8).view(3, 1, 4, 4)
+    labels = torch.tensor([2, 0, 1])
+    changed = images.clone()
+    changed[2, 0, 3, 3] += 1
+    sets = [(images, labels), (changed, labels), (images.flip(0), labels.flip(0)), (images, labels.flip(0)),
+            (images, None), (images.view(3, 1, 2, 8), labels), (images.view(3, 4, 2, 2), labels),
+            (images[:2], labels[:2])]
+    found = [ImageData(*pair).fingerprint() for pair in sets]
+    assert len(set(found)) == len(sets)
+    strided = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
+    assert ImageData(strided, labels, name="other", source="elsewhere").fingerprint() == found[0]

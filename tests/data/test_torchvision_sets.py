@@ -110,7 +110,8 @@ def test_only_the_missing_file_is_named(mnist_root):
 def test_damaged_cifar_file_is_named(cifar_root, name):
     root, _ = cifar_root
     (root / "cifar-10-batches-py" / name).write_bytes(b"damaged")
-    with pytest.raises(errors.DataError, match=f"are missing or damaged: {name}. Put them there"):
+    with pytest.raises(errors.DataError,
+                       match=rf"these files are damaged: {name} \(its MD5 checksum is .{{32}}, not .{{32}}\)\. Put"):
         cifar10(root)
 
 
@@ -118,7 +119,8 @@ def test_damaged_cifar_file_is_named(cifar_root, name):
 def test_damaged_mnist_says_so(mnist_root, content):
     root, _ = mnist_root
     (root / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
-    with pytest.raises(errors.DataError, match=r"the data set does not read \(\w+.* train-images-idx3-ubyte"):
+    with pytest.raises(errors.DataError, match=r"the data set does not read.*these files are damaged: "
+                                                r"train-images-idx3-ubyte \([^)]*\)\. Put them there"):
         mnist(root)
 
 
@@ -147,3 +149,113 @@ def test_missing_torchvision(monkeypatch):
     for function in (mnist, cifar10):
         with pytest.raises(errors.MissingDependency, match="'torchvision'"):
             function()
+
+
+FILES = ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"]
+
+
+def idx(dims: tuple[int, ...], values: bytes) -> bytes:
+    return struct.pack(f">I{len(dims)}I", 0x0800 + len(dims), *dims) + values
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("damaged", FILES)
+@pytest.mark.parametrize("damage, fault", [
+    (lambda content: content[:-1], r"its header says [\dx ]+ values, [\d,]+ bytes in all, and it has [\d,]+"),
+    (lambda content: content + b"x", r"its header says"),
+    (lambda content: b"\x1f\x8b\x08\x00" + content[4:], r"it must begin with 0000080\d and .* begin with 1f8b0800"),
+    (lambda content: content[:6], r"it must begin with 0000080\d and .* got 6 bytes"),
+    (lambda content: content[:4] + bytes(4) + content[8:], r"its header says 0"),
+])
+def test_one_damaged_mnist_file_names_itself_alone(mnist_root, train, damaged, damage, fault):
+    path = mnist_root[0] / "MNIST" / "raw" / damaged
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(errors.DataError, match=rf"these files are damaged: {damaged} \({fault}") as caught:
+        mnist(mnist_root[0], train=train)
+    assert not any(name in str(caught.value) for name in FILES if name != damaged)
+    assert "or delete what is damaged and pass download=True" in str(caught.value)
+
+
+def test_missing_and_damaged_are_told_apart(mnist_root):
+    raw = mnist_root[0] / "MNIST" / "raw"
+    (raw / FILES[0]).unlink()
+    (raw / FILES[3]).write_bytes(b"")
+    with pytest.raises(errors.DataError, match=rf"missing: {FILES[0]}; these files are damaged: {FILES[3]} \(it must"):
+        mnist(mnist_root[0])
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("half", ["train", "t10k"])
+def test_labels_that_are_none(mnist_root, train, half):
+    count = {"train": 7, "t10k": 3}[half]
+    path = mnist_root[0] / "MNIST" / "raw" / f"{half}-labels-idx1-ubyte"
+    path.write_bytes(idx((count,), bytes([113, 10, 113] + [9] * (count - 3))))
+    with pytest.raises(errors.DataError, match=rf"damaged: {half}-labels-idx1-ubyte \(labels must be from 0 to 9, got "
+                                               r"10 \(once\), 113 \(2 times\)\)\. Put"):
+        mnist(mnist_root[0], train=train)
+
+
+def test_labels_are_one_an_image(mnist_root):
+    path = mnist_root[0] / "MNIST" / "raw" / "t10k-labels-idx1-ubyte"
+    path.write_bytes(idx((4,), bytes(4)))
+    with pytest.raises(errors.DataError, match=r"t10k-labels-idx1-ubyte \(it has 4 labels, and there are 3 images\)"):
+        mnist(mnist_root[0])
+
+
+@pytest.mark.parametrize("odd, other", [("train", "t10k"), ("t10k", "train")])
+def test_halves_of_different_sizes(mnist_root, odd, other):
+    count = {"train": 7, "t10k": 3}[odd]
+    (mnist_root[0] / "MNIST" / "raw" / f"{odd}-images-idx3-ubyte").write_bytes(
+        idx((count, 28, 31), bytes(count * 28 * 31)))
+    with pytest.raises(errors.DataError, match=rf"damaged: {odd}-images-idx3-ubyte \(its images are 28 x 31, and those "
+                                               rf"of {other}-images-idx3-ubyte 28 x 28\)"):
+        mnist(mnist_root[0])
+
+
+@pytest.mark.parametrize("name", ["data_batch_4", "test_batch"])
+def test_cifar_labels_that_are_none(cifar_root, name, monkeypatch):
+    """Whichever half is asked for; the checksum is made to fit, as for a set of one's own."""
+    content = pickle.dumps({"data": pixels(2, 3072).numpy(), "labels": [4, -1]})
+    (cifar_root[0] / "cifar-10-batches-py" / name).write_bytes(content)
+    for listed in (torchvision.datasets.CIFAR10.train_list, torchvision.datasets.CIFAR10.test_list):
+        for entry in listed:
+            if entry[0] == name:
+                entry[1] = hashlib.md5(content).hexdigest()
+    for train in (True, False):
+        with pytest.raises(errors.DataError, match=rf"{name} \(labels must be from 0 to 9, got -1 \(once\)\)"):
+            cifar10(cifar_root[0], train=train)
+
+
+def test_what_is_not_of_the_right_checksum_is_never_unpickled(cifar_root, tmp_path):
+    class Trap:
+        def __reduce__(self):
+            return (open, (str(tmp_path / "sprung"), "w"))
+
+    (cifar_root[0] / "cifar-10-batches-py" / "data_batch_1").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(errors.DataError, match="data_batch_1"):
+        cifar10(cifar_root[0])
+    assert not (tmp_path / "sprung").exists()
+
+
+def test_source_classes_and_labels_beside_a_batch(mnist_root, monkeypatch):
+    monkeypatch.chdir(mnist_root[0])
+    data = mnist("./")
+    assert data.source == str(mnist_root[0]) and data.num_classes == 10
+    images, labels = data.batch_with_labels(3, 5, seed=1)
+    assert torch.equal(images, data.batch(3, 5, seed=1))
+    assert torch.equal(labels, mnist_root[1]["train"][1][data.indices(3, 5, seed=1)])
+    assert data.fingerprint() == mnist(mnist_root[0]).fingerprint() != mnist(".", train=False).fingerprint()
+
+
+def test_after_a_download_what_is_there_counts(mnist_root, monkeypatch):
+    """A download that brought the files is enough, even if something failed after it."""
+    path = mnist_root[0] / "MNIST" / "raw" / FILES[1]
+    content = path.read_bytes()
+    path.unlink()
+
+    def fetch(self):
+        path.write_bytes(content)
+        raise OSError("late")
+
+    monkeypatch.setattr(torchvision.datasets.MNIST, "download", fetch)
+    assert len(mnist(mnist_root[0], download=True)) == 7

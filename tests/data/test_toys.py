@@ -240,3 +240,48 @@ def test_options_reach_the_toy(name):
     got = load(name, noise=0.0, size=77)
     assert len(got) == 77
     assert torch.equal(got.batch(0, 5, seed=1), SAMPLERS[name](5, Philox(1), noise=0.0))
+
+
+def test_labels_are_the_modes_that_points_were_drawn_from():
+    x, k = UNEVEN.sample_with_labels(N, Philox(6))
+    assert torch.equal(x, UNEVEN.sample(N, Philox(6)))
+    for index, weight in enumerate(UNEVEN.weights.tolist()):
+        assert abs(z_mean((k == index).double(), weight, weight * (1 - weight))) < 4
+        for d in range(3):
+            values = x[k == index, d].double()
+            assert abs(z_mean(values, float(UNEVEN.means[index, d]), float(UNEVEN.stds[index]) ** 2)) < 4
+    x, moon = load("two_moons", noise=0.0).batch_with_labels(0, 500, seed=3)
+    centre = torch.where(moon[:, None] == 0, torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.5]))
+    assert float(((x - centre).norm(dim=1) - 1).abs().max()) < 1e-5
+    x, square = load("checkerboard").batch_with_labels(0, 500, seed=3)
+    column, row = square // 2, 2 * (square % 2) + square // 2 % 2
+    assert torch.equal(x.floor().long(), torch.stack([column, row], 1) - 2)
+
+
+@pytest.mark.parametrize("labels, text", [
+    (None, "sample must return points and labels where num_classes is given, got"),
+    (lambda n: torch.zeros(n), r"sample must return labels as an int64 tensor of shape \(4,\), got a float32"),
+    (lambda n: torch.full((n,), 3), r"sample must return labels from 0 to num_classes - 1, 2, got 3 \(4 times\)"),
+])
+def test_labels_of_a_toy_are_checked(labels, text):
+    def sample(n, rng):
+        points = rng.randn(n, 2)
+        return points if labels is None else (points, labels(n))
+
+    data = PointData(sample, name="mine", num_classes=3)
+    for batch in (data.batch, data.batch_with_labels):
+        with pytest.raises(ValueError, match=text):
+            batch(0, 4, seed=0)
+
+
+def test_the_fingerprint_of_a_toy_of_ones_own():
+    """Without a definition its points are hashed, labels too."""
+    def shifted(by: float, label: int, **options) -> str:
+        def sample(n, rng):
+            return rng.randn(n, 2) + by, torch.full((n,), label)
+        return PointData(sample, name="mine", num_classes=2, **options).fingerprint()
+
+    assert shifted(0, 0) == shifted(0, 0)
+    assert len({shifted(0, 0), shifted(1, 0), shifted(0, 1), shifted(0, 0, definition="a"),
+                shifted(0, 0, definition="b")}) == 5
+    assert shifted(0, 0, definition="a") == shifted(1, 1, definition="a")
