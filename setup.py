@@ -1,8 +1,9 @@
 """The package layout, and the extensions. The rest is in pyproject.toml.
 
-The top-level folder kernels/ installs as fastscore.kernels. The extensions are built against libtorch's stable ABI, so
-that one build serves every torch from 2.11 on and every Python from 3.10 on: fastscore/_C.abi3.so for the CPU, and
-fastscore/_C_cuda.abi3.so where nvcc and a CUDA build of torch are there (TORCH_CUDA_ARCH_LIST says for which devices).
+The top-level folder kernels/ installs as fastscore.kernels, and fastscore/launch/, the program, as fastscore_launch.
+The extensions are built against libtorch's stable ABI, so that one build serves every torch from 2.11 on and every
+Python from 3.10 on: fastscore/_C.abi3.so for the CPU, and fastscore/_C_cuda.abi3.so where nvcc and a CUDA build of
+torch are there (TORCH_CUDA_ARCH_LIST says for which devices).
 Both are optional: without torch or a compiler the package installs all the same and runs on its plain-torch reference.
 Torch must be importable here, so: ``pip install torch ninja``, then ``pip install --no-build-isolation .``
 """
@@ -85,8 +86,9 @@ def extensions_and_command() -> tuple[list, dict]:
 
 extensions, commands = extensions_and_command()
 setup(
-    packages=[*find_packages(include=["fastscore", "fastscore.*"]), "fastscore.kernels"],
-    package_dir={"fastscore": "fastscore", "fastscore.kernels": "kernels"},
+    packages=[*find_packages(include=["fastscore", "fastscore.*"], exclude=["fastscore.launch"]), "fastscore.kernels",
+              "fastscore_launch"],
+    package_dir={"fastscore": "fastscore", "fastscore.kernels": "kernels", "fastscore_launch": "fastscore/launch"},
     package_data={"fastscore": ["py.typed"]},
     ext_modules=extensions,
     cmdclass=commands,

@@ -38,6 +38,10 @@ class NonFiniteLoss(FastscoreError):
     """Training stopped because the loss was not finite; the last good checkpoint is kept."""
 
 
+class NonFiniteSamples(FastscoreError):
+    """Sampling ended in NaN or infinity; the text names the step size. Nothing was written."""
+
+
 def require(module: str, extra: str):
     """Import an optional ``module``, or raise :class:`MissingDependency` naming the ``extra`` that brings it."""
     import importlib

@@ -5,16 +5,18 @@ from __future__ import annotations
 import json
 import math
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from . import _check, checkpoint, data, features, metrics, pictures, plots, samplers
+from . import _check, checkpoint, data, features, limits, metrics, pictures, plots, samplers
 from .errors import DataError
 from .rng import Philox
-from .sample import SAMPLERS, TrainedRun, load_run, num_updates, sample, with_sampling, write_samples
+from .sample import SAMPLERS, TrainedRun, load_run, num_updates, sample_into, with_sampling
+from .sample_folder import read_samples, versions
 from .train import make_data, make_sigmas, read_metrics
 
 METRICS = "metrics.json"
@@ -26,8 +28,9 @@ _LEAST = 4  # images of a data set: an image and its three nearest neighbours
 
 def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: int = 0, sampler: str = "annealed",
              batch_size: int = 500, alpha: float | None = None, steps_per_level: int | None = None,
-             denoise: bool | None = None, device: str = "auto", progress: bool = True) -> dict[str, Any]:
-    """Sample from a run and compare with its data set; writes metrics.json and pictures into the run folder.
+             denoise: bool | None = None, weights: str = "auto", step: int | None = None, out: str | Path | None = None,
+             overwrite: bool = False, device: str = "auto", progress: bool = True) -> dict[str, Any]:
+    """Sample from a run and compare with its data set; writes metrics.json, samples and pictures.
 
     Args:
         run: the run folder.
@@ -37,6 +40,9 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.sample.sample`.
         alpha, steps_per_level, denoise: as for :func:`fastscore.sample.with_sampling`; None: the run's own.
+        weights, step: which of the run's weights, as for :func:`fastscore.sample.load_run`.
+        out: the folder to write into; None: the run folder.
+        overwrite: replace the samples of other settings that are there.
         device: where the network runs.
         progress: show progress bars.
 
@@ -45,28 +51,40 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
 
     Raises:
         CheckpointError: not a trained run. DataError: its data set, or Inception's weights, are not on this machine.
-        ValueError: a number out of its range, or a feature that these samples do not have. All before it samples.
+        ValueError: a number out of its range, or a feature that these samples do not have. FastscoreError: samples of
+            other settings are there. All before it samples.
+        NonFiniteSamples: some samples are NaN or infinite. Nothing is replaced.
     """
     _check.integer("num", num, low=20)
     _check.one_of("feature", feature, ("auto", "pixels", "inception"))
     _check.one_of("sampler", sampler, SAMPLERS)
-    trained = with_sampling(load_run(run, device=device), sampler=sampler, alpha=alpha,
+    trained = with_sampling(load_run(run, device=device, weights=weights, step=step), sampler=sampler, alpha=alpha,
                             steps_per_level=steps_per_level, denoise=denoise)
+    limits.check_kept(num, trained.shape)
     feature = _resolve(feature, trained, num)
     run = Path(run)
+    out = run if out is None else Path(out)
     report: dict[str, Any] = {
-        "run": str(run), "step": trained.step, "data": trained.config.data, "samples": num, "seed": seed,
+        "run": str(run), "step": trained.step, "weights": trained.weights, "data": trained.config.data, "samples": num,
+        "seed": seed,
         "sampler": sampler, "alpha": trained.config.alpha,
         "steps_per_level": trained.config.steps_per_level if sampler == "annealed" else 1,
         "denoise": trained.config.denoise,
         "network_evaluations_a_sample": num_updates(trained.config, sampler) + trained.config.denoise,
     }
-    _draw_training(run, trained)
+
+    def drawn(trajectory: samplers.Trajectory | None = None) -> Tensor:
+        sample_into(out, trained, run, num, seed=seed, sampler=sampler, batch_size=batch_size, overwrite=overwrite,
+                    progress=progress, trajectory=trajectory)
+        return read_samples(out)
+
     if len(trained.shape) == 1:
-        report |= _evaluate_points(trained, run, num, seed, sampler, batch_size, progress)
+        report |= _evaluate_points(trained, out, drawn, num, seed, sampler)
     else:
-        report |= _evaluate_images(trained, run, num, feature, seed, sampler, batch_size, progress)
-    checkpoint.write_atomically(run / METRICS, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
+        report |= _evaluate_images(trained, out, drawn, feature, sampler)
+    _draw_training(run, out, trained)
+    report["versions"] = versions()
+    checkpoint.write_atomically(out / METRICS, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
     return report
 
 
@@ -90,14 +108,14 @@ def _resolve(feature: str, trained: TrainedRun, num: int) -> str:
     return feature
 
 
-def _draw_training(run: Path, trained: TrainedRun) -> None:
+def _draw_training(run: Path, out: Path, trained: TrainedRun) -> None:
     history = read_metrics(run)
     if history:
-        plots.save_training_curves(history, run / "training.png", sigmas=make_sigmas(trained.config))
+        plots.save_training_curves(history, out / "training.png", sigmas=make_sigmas(trained.config))
 
 
-def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, seed: int, sampler: str, batch_size: int,
-                     progress: bool) -> dict[str, Any]:
+def _evaluate_images(trained: TrainedRun, out: Path, drawn: Callable[[samplers.Trajectory], Tensor], feature: str,
+                     sampler: str) -> dict[str, Any]:
     config = trained.config
     train, heldout = make_data(config), make_data(config, heldout=True)
     assert isinstance(train, data.ImageData)
@@ -108,23 +126,18 @@ def _evaluate_images(trained: TrainedRun, run: Path, num: int, feature: str, see
     extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
     updates = num_updates(config, sampler)
     trajectory = samplers.Trajectory(max(1, updates // config.num_levels), samples=8)
-    images = sample(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress,
-                    trajectory=trajectory)
-    if not bool(images.isfinite().all()):
-        raise DataError("the samples are not all finite: the run's step size alpha is too large for its network; "
-                        "sample again with a smaller one, or train longer")
-    write_samples(images, run)
+    images = drawn(trajectory)
     levels = make_sigmas(config)
-    pictures.save_trajectory(trajectory.frames, levels if sampler == "annealed" else levels[1:], run / "sampling.png")
+    pictures.save_trajectory(trajectory.frames, levels if sampler == "annealed" else levels[1:], out / "sampling.png")
     real = data.to_float(train.images)
     result = _distances(extract, images, real, heldout)
     nearest = metrics.nearest_neighbours(images[:20].flatten(1), real.flatten(1), k=4)
-    pictures.save_neighbours(images[:20], real[nearest.indices], run / "neighbours.png")
+    pictures.save_neighbours(images[:20], real[nearest.indices], out / "neighbours.png")
     if feature == "inception":
         score = metrics.inception_score(extract.probabilities(extract(images)))
         result["inception_score"] = {"mean": score.mean, "std": score.std}
     elif train.labels is not None and len(train) <= _CLASSIFIER_LIMIT:
-        result |= _classes(images, train, heldout, run)
+        result |= _classes(images, train, heldout, out)
     return {"features": feature} | result
 
 
@@ -147,13 +160,13 @@ def _distances(extract: features.Features, images: Tensor, real: Tensor, heldout
     }
 
 
-def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, run: Path) -> dict[str, Any]:
+def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, out: Path) -> dict[str, Any]:
     """Which classes the samples are of, by a classifier trained on the real ones."""
     classifier = features.classifier_features(data.to_float(train.images), train.labels)
     probabilities = classifier.probabilities(classifier(images))
     counts = metrics.class_histogram(probabilities.argmax(1), classifier.num_classes)
     real = metrics.class_histogram(train.labels, classifier.num_classes)
-    pictures.save_bars({"training images": real.tolist(), "samples": counts.tolist()}, run / "classes.png")
+    pictures.save_bars({"training images": real.tolist(), "samples": counts.tolist()}, out / "classes.png")
     score = metrics.inception_score(probabilities)
     result: dict[str, Any] = {
         "class_histogram": counts.tolist(),
@@ -165,20 +178,18 @@ def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, r
     return result
 
 
-def _evaluate_points(trained: TrainedRun, run: Path, num: int, seed: int, sampler: str, batch_size: int,
-                     progress: bool) -> dict[str, Any]:
+def _evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int,
+                     sampler: str) -> dict[str, Any]:
     """2-D points: Frechet distance, and for the mixture the weights of its modes and both score fields."""
-    points = sample(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress)
-    source = make_data(trained.config)
+    points, source = drawn(), make_data(trained.config)
     real = source.batch(0, num, seed=seed + 1)
-    write_samples(points, run)
     result: dict[str, Any] = {"frechet_distance": {"samples_to_data": metrics.frechet_distance(points, real)}}
     if trained.config.data == "mixture":
-        result |= _draw_mixture(trained, run, points, real, seed, sampler)
+        result |= _draw_mixture(trained, out, points, real, seed, sampler)
     return result
 
 
-def _draw_mixture(trained: TrainedRun, run: Path, points: Tensor, real: Tensor, seed: int,
+def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, seed: int,
                   sampler: str) -> dict[str, Any]:
     """score_field.png, and the weights that ``sampler`` (the points) and plain Langevin dynamics find.
 
@@ -195,7 +206,7 @@ def _draw_mixture(trained: TrainedRun, run: Path, points: Tensor, real: Tensor, 
     rng = Philox(seed)
     start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)
     plain = samplers.langevin(learned, start, num_steps=num_updates(config), alpha=config.alpha, rng=rng).cpu()
-    plots.save_score_field(lambda x: learned(x).cpu(), lambda x: mixture.score(x, sigma), run / "score_field.png",
+    plots.save_score_field(lambda x: learned(x).cpu(), lambda x: mixture.score(x, sigma), out / "score_field.png",
                            samples_plain=plain, samples_annealed=points if sampler == "annealed" else None,
                            samples_data=real, log_density=lambda x: mixture.log_prob(x, sigma), modes=mixture.means)
     field = mixture.score(real, sigma)
@@ -213,6 +224,8 @@ def table(report: dict[str, Any]) -> str:
     """The numbers of a report, one a line."""
     lines = []
     for name, value in report.items():
+        if name == "versions":
+            continue
         inner = value if isinstance(value, dict) else {"": value}
         for key, number in inner.items():
             if isinstance(number, list):

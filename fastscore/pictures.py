@@ -12,7 +12,7 @@ from __future__ import annotations
 import io
 import math
 import os
-import uuid
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import _check
+from . import _check, _files
 from .errors import MissingDependency, require
 
 _TILE = 48  # pixels: small images are enlarged to at least this
@@ -44,7 +44,7 @@ def _target(path: PathLike) -> Path:
 
 def _write(path: Path, data: bytes) -> Path:
     """Put ``data`` at ``path`` in one step, by way of a hidden file in the same folder."""
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
+    temporary = _files.temporary(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -130,6 +130,21 @@ def _save_figure(figure: Any, path: Path) -> Path:
     return _write(path, buffer.getvalue())
 
 
+def _inches(text: str, size: float) -> float:
+    """How wide ``text`` is in a font of ``size`` points, without a figure to draw it in."""
+    path = require("matplotlib.textpath", "train").TextPath
+    return path((0, 0), text, size=size).get_extents().width / 72 if text.strip() else 0.0
+
+
+def _wrapped(text: str, inches: float, size: float = 10) -> str:
+    """``text`` in lines that are no wider than ``inches``."""
+    lines = []
+    for line in text.split("\n"):
+        characters = max(1, int(len(line) * inches / max(_inches(line, size), 1e-9)))
+        lines += textwrap.wrap(line, characters) if characters < len(line) else [line]
+    return "\n".join(lines)
+
+
 def _style(ax: Any, title: str, x: str = "", y: str = "") -> None:
     ax.set_title(title, loc="left", fontsize=10, color=_INK)
     ax.set_xlabel(x, fontsize=9, color=_INK)
@@ -166,7 +181,8 @@ def _mosaic(tiles: Tensor, labels: Sequence[str], gaps: Sequence[int], path: Pat
         for left, tile in zip(lefts, row):
             canvas[:, i * (h + 3):i * (h + 3) + h, left:left + w] = tile
     margin, top = 12, 48
-    height, width = canvas.shape[1] + top + margin, max(canvas.shape[2], 7 * len(title)) + 2 * margin
+    height = canvas.shape[1] + top + margin
+    width = max(canvas.shape[2], math.ceil(1.07 * _DPI * _inches(title, 7))) + 2 * margin
     figure = _figure(width / _DPI, height / _DPI)
     figure.set_facecolor((_GAP,) * 3)
     figure.set_layout_engine("none")  # one pixel of the canvas is one of the picture
@@ -195,7 +211,8 @@ def save_trajectory(frames: Sequence[Tensor], sigmas: Tensor | Sequence[float], 
     """
     path, levels = _target(path), _check.sigmas("sigmas", sigmas).tolist()
     if len(frames) not in (len(levels), len(levels) + 1):
-        raise ValueError(f"frames must be one a noise level ({len(levels)}), or one more, got {len(frames)}")
+        raise ValueError(f"frames must be one a noise level ({len(levels)}), or one more, got {len(frames)}: of T "
+                         "updates at each level, Trajectory(every=T) keeps the last")
     labels = [f"{level:.3g}" for level in levels] + ["denoised"] * (len(frames) - len(levels))
     count = min(len(frames), _COLUMNS)
     chosen = [round(i * (len(frames) - 1) / max(1, count - 1)) for i in range(count)]
@@ -257,14 +274,16 @@ def save_bars(histograms: Mapping[str, Sequence[float]], path: PathLike, title: 
     for name, values in counts.items():
         if len(values) != classes or sum(values) == 0:
             raise ValueError(f"histograms[{name!r}] must have {classes} counts, not all zero, got {values}")
-    figure = _figure(max(4.5, 0.35 * classes * len(counts)), 3)
+    labels = {name: f"{name} (n = {sum(values):g})" for name, values in counts.items()}
+    head = 1.1 + _inches(title, 10) + sum(_inches(label, 8) + 0.55 for label in labels.values())  # in one row
+    figure = _figure(max(4.5, 0.35 * classes * len(counts), head), 3)
     ax, width = figure.add_subplot(), 0.8 / len(counts)
     for j, (name, values) in enumerate(counts.items()):
         total = sum(values)
         shares = [v / total for v in values]
         ax.bar([i + (j - (len(counts) - 1) / 2) * width for i in range(classes)], shares, 0.92 * width,
                yerr=[math.sqrt(p * (1 - p) / total) for p in shares], color=_BARS[j % len(_BARS)],
-               label=f"{name} (n = {total:g})", error_kw={"elinewidth": 0.8, "ecolor": _INK})
+               label=labels[name], error_kw={"elinewidth": 0.8, "ecolor": _INK})
     _style(ax, title, "class", "share")
     ax.grid(False, axis="x")
     ax.set_xticks(range(classes))

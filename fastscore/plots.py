@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import _check
 from .errors import require
-from .pictures import _ACCENT, _INK, PathLike, _figure, _log, _plain, _save_figure, _style, _target
+from .pictures import _ACCENT, _INK, PathLike, _figure, _log, _plain, _save_figure, _style, _target, _wrapped
 
 _BINS = 60  # training curves of more records are summarised
 
@@ -216,7 +216,7 @@ def _cloud_panel(ax: Any, name: str, samples: Tensor, limits: tuple[float, float
     if not bool(inside.all()):
         title += f"\n{int((~inside).sum())} of {len(samples)} outside the picture"
     ax.scatter(samples[:, 0], samples[:, 1], s=4, color=_ACCENT, alpha=0.35, linewidths=0)
-    _style(ax, title)
+    _style(ax, _wrapped(title, 3.2))
 
 
 def save_points(points: Tensor, path: PathLike, *, title: str = "Samples") -> Path:
@@ -230,6 +230,6 @@ def save_points(points: Tensor, path: PathLike, *, title: str = "Samples") -> Pa
     figure = _figure(5, 5)
     ax = figure.subplots()
     ax.scatter(*points[:, :2].detach().float().cpu().unbind(1), s=4, color=_ACCENT, alpha=0.35, linewidths=0)
-    _style(ax, f"{title} ({len(points):,})")
+    _style(ax, _wrapped(f"{title} ({len(points):,})", 4.4))
     ax.set_aspect("equal", adjustable="datalim")
     return _save_figure(figure, path)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,12 +14,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, history, losses
+from . import _files, checkpoint, history, losses
 from .build import make_data, make_model, make_sigmas, pick_device
 from .config import DRAWS, SAMPLING, TrainConfig, command_line
 from .ema import EMA
-from .errors import CannotWrite, CheckpointError, NonFiniteLoss, require
+from .errors import CannotWrite, CheckpointError, NonFiniteLoss, NonFiniteSamples
 from .history import read_metrics
+from .progress import progress_bar
 from .rng import Philox
 
 _OBJECTIVES = {"dsm": losses.ncsn, "ssm": losses.annealed_ssm_vr}
@@ -152,8 +154,7 @@ class Trainer:
 
     def _clear_leftovers(self) -> None:
         """What a killed trainer left: it may be what fills the disk."""
-        names = (checkpoint.CONFIG, checkpoint.IDENTITY, checkpoint.METRICS, checkpoint.CHANGES)
-        checkpoint.clear_temporaries(self.run, names)
+        _files.clear_leftovers(self.run)
         checkpoint.clear_unfinished(self.run / checkpoint.CHECKPOINTS)
 
     def _write_config(self) -> None:
@@ -164,7 +165,7 @@ class Trainer:
         config, since, seen = self.config, time.perf_counter(), 0
         bar = None
         if progress:
-            bar = require("tqdm", "train").tqdm(total=config.iterations, initial=self.step, desc="training", unit="it")
+            bar = progress_bar(config.iterations, initial=self.step, desc="training", unit="it")
         try:
             while self.step < config.iterations:
                 grad_norm = self._iterate()
@@ -292,7 +293,11 @@ class Trainer:
         if len(self.data.shape) == 1:
             return
         network = self.ema.module if self.ema is not None else self.model
-        images = draw(self.config, network, (64, *self.data.shape), Philox(self.config.seed), device=self.device)
+        try:
+            images = draw(self.config, network, (64, *self.data.shape), Philox(self.config.seed), device=self.device)
+        except NonFiniteSamples as error:  # no reason to end the training
+            warnings.warn(f"no picture of iteration {self.step}: {error}", stacklevel=2)
+            return
         with self._writing():
             (self.run / checkpoint.SAMPLES).mkdir(exist_ok=True)
             save_grid(images.cpu(), self.run / checkpoint.SAMPLES / f"step_{self.step:08d}.png")

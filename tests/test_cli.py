@@ -68,7 +68,7 @@ def test_sample(run, tmp_path, capsys):
 
 @pytest.mark.parametrize("sampler", ["annealed", "consistent"])
 def test_evaluate(run, sampler, capsys):
-    cli.main(["evaluate", str(run), "--num", "60", "--sampler", sampler, "--quiet"])
+    cli.main(["evaluate", str(run), "--num", "60", "--sampler", sampler, "--overwrite", "--quiet"])
     report = json.loads((run / "metrics.json").read_text())
     frechet = report["frechet_distance"]
     assert frechet["samples_to_heldout"] > frechet["train_to_heldout"] > 0
@@ -94,11 +94,11 @@ def test_sampling_settings_of_one_call(run, tmp_path, capsys):
     config = dataclasses.replace(trained.config, alpha=1e-4, steps_per_level=3, denoise=False)
     expected = sampling.sample(dataclasses.replace(trained, config=config), 5, progress=False)
     np.testing.assert_array_equal(np.load(tmp_path / "a" / "samples.npy"), expected.numpy())
-    cli.main(["evaluate", str(run), "--num", "20", *options])
+    cli.main(["evaluate", str(run), "--num", "20", "--overwrite", *options])
     report = json.loads((run / "metrics.json").read_text())
     assert [report[k] for k in ("alpha", "steps_per_level", "denoise", "network_evaluations_a_sample")] == [
         1e-4, 3, False, 60]
-    cli.main(["evaluate", str(run), "--num", "20", "--denoise", "--sampler", "consistent", "--quiet"])
+    cli.main(["evaluate", str(run), "--num", "20", "--denoise", "--sampler", "consistent", "--overwrite", "--quiet"])
     report = json.loads((run / "metrics.json").read_text())
     assert [report[k] for k in ("alpha", "steps_per_level", "denoise")] == [trained.config.alpha, 1, True]
     assert (run / "config.json").read_text() == before
@@ -130,7 +130,7 @@ def test_few_samples_are_no_published_fid(run, capsys, monkeypatch):
 
     pooled.probabilities = lambda features: features.softmax(1)
     monkeypatch.setitem(features.FEATURES, "inception", lambda device: pooled)
-    cli.main(["evaluate", str(run), "--num", "20", "--feature", "inception", "--quiet"])
+    cli.main(["evaluate", str(run), "--num", "20", "--feature", "inception", "--overwrite", "--quiet"])
     assert "warning: published FIDs compare 50,000 samples with the training set" in capsys.readouterr().err
     report = json.loads((run / "metrics.json").read_text())
     fake, real = torch.from_numpy(np.load(run / "samples.npy")), data.to_float(data.load("digits").images)
@@ -155,7 +155,7 @@ def test_too_many_pixels_are_refused_before_sampling(tmp_path, monkeypatch):
 
 def test_toy_draws_both_score_fields(tmp_path, capsys, monkeypatch):
     run, devices = tmp_path / "toy", []
-    monkeypatch.setattr(evaluation, "load_run", lambda run, device: devices.append(device) or load_run(run))
+    monkeypatch.setattr(evaluation, "load_run", lambda run, device, **k: devices.append(device) or load_run(run))
     cli.main(["train", "toy", "--out", str(run), "--iterations", "4", "--width", "8", "--batch-size", "32",
               "--log-every", "2", "--steps-per-level", "2", "--device", "cpu", "--quiet"])
     assert devices == ["cpu"]

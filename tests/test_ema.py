@@ -109,11 +109,11 @@ def test_low_precision_several_networks_and_wrappers():
 
 
 @pytest.mark.parametrize("call, error, message", [
-    (lambda: fs.EMA([nn.Linear(1, 1)]), TypeError, r"model must be a torch.nn.Module \(several: nn.ModuleList\), got list"),
+    (lambda: fs.EMA([nn.Linear(1, 1)]), TypeError, r"model must be a torch.nn.Module .*got list"),
     (lambda: fs.EMA(nn.Linear(1, 1), 1.0), ValueError, "decay must be at least 0 and less than 1, got 1.0"),
     (lambda: fs.EMA(nn.Linear(1, 1), warmup=1), TypeError, "warmup must be True or False, got int 1"),
     (lambda: fs.EMA(nn.Linear(1, 1)).copy_to(nn.Linear(2, 1)), ValueError, "model must have the parameters"),
-    (lambda: fs.EMA(nn.Linear(1, 1)).load_state_dict({"decay": 0.9}), ValueError, "without module, num_updates, warmup"),
+    (lambda: fs.EMA(nn.Linear(1, 1)).load_state_dict({"decay": 0.9}), ValueError, "without module, num_"),
 ])
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):

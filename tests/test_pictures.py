@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastscore import errors, pictures
+from fastscore import errors, pictures, plots
 from fastscore.rng import Philox
 
 from .conftest import optional
@@ -55,6 +55,7 @@ def figures(monkeypatch):
         return save(figure, path)
 
     monkeypatch.setattr(pictures, "_save_figure", look)
+    monkeypatch.setattr(plots, "_save_figure", look)
     return seen
 
 
@@ -258,7 +259,7 @@ def test_trajectory_of_many_levels_shows_twelve_with_first_and_last(tmp_path, fi
 
 @pytest.mark.parametrize("count, sigmas, text", [
     (2, [1.0, 0.5, 0.1], r"frames must be one a noise level \(3\), or one more, got 2"),
-    (5, [1.0, 0.5, 0.1], "or one more, got 5"),
+    (6, [1.0, 0.5, 0.1], r"or one more, got 6: of T updates at each level, Trajectory\(every=T\) keeps the last"),
     (2, [0.1, 1.0], "sigmas must be strictly decreasing"),
 ])
 def test_trajectory_refuses(count, sigmas, text, tmp_path):
@@ -287,6 +288,35 @@ def test_neighbours_stand_beside_their_sample_in_blocks_of_ten(tmp_path, figures
 def test_neighbours_refuse(shape, tmp_path):
     with pytest.raises(ValueError, match=r"neighbours must be \[n, k, C, H, W\].*\(2, 1, 8, 8\), got"):
         pictures.save_neighbours(torch.zeros(2, 1, 8, 8), torch.zeros(shape), tmp_path / "a.png")
+
+
+def boxes(figure):
+    """What is written in ``figure``, and where: text -> (left, bottom, right, top) in pixels, as it is rendered."""
+    renderer = figure.canvas.get_renderer() if hasattr(figure.canvas, "get_renderer") else None
+    texts = [text for text in figure.findobj(matplotlib.text.Text) if text.get_text().strip() and text.get_visible()]
+    return [(text.get_text(), text.get_window_extent(renderer).extents) for text in texts]
+
+
+@pytest.mark.parametrize("draw", [
+    lambda path: pictures.save_neighbours(torch.zeros(2, 1, 9, 9), torch.zeros(2, 1, 1, 9, 9), path),
+    lambda path: pictures.save_trajectory([torch.zeros(1, 1, 9, 9)], [0.00123], path),
+    lambda path: pictures.save_bars({"a" * 30: [1, 2], "b" * 25: [2, 3]}, path, title="More than a word or two"),
+    lambda path: plots.save_points(torch.rand(9, 2), path, title="W" * 30 + " " + "M" * 30 + " and more words " * 4),
+    lambda path: plots.save_score_field(torch.neg, torch.neg, path, samples_data=torch.randn(9, 2),
+                                        samples_plain=torch.randn(9, 2), modes=torch.randn(9, 2)),
+])
+def test_no_text_is_cut_off_or_lies_on_another(draw, tmp_path, figures):
+    with Image.open(draw(tmp_path / "a.png")) as picture:
+        width, height = picture.size
+    figures[0].set_dpi(pictures._DPI)
+    written = boxes(figures[0])
+    assert written
+    titles = [box for text, box in written if len(text) > 12 and "$" not in text]  # no tick labels
+    for left, bottom, right, top in titles:
+        assert left >= 0 and bottom >= 0 and right <= width and top <= height
+    for i, one in enumerate(titles):
+        for other in titles[:i]:
+            assert one[2] <= other[0] or other[2] <= one[0] or one[3] <= other[1] or other[3] <= one[1]
 
 
 # --- bars ---

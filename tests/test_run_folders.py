@@ -3,10 +3,12 @@
 import dataclasses
 import json
 import os
+import platform
 import random
 import shlex
 import shutil
 import stat
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -55,7 +57,7 @@ def test_checkpoints_without_a_config_are_not_touched(tmp_path):
     config = (run / "config.json").read_text()
     (run / "config.json").unlink()
     text = refuse(run, r"has no config.json but holds metrics.jsonl, checkpoints/, of unknown origin")
-    with pytest.raises(fs.CheckpointError, match="it holds checkpoints/step_00000006: put the config.json") as caught:
+    with pytest.raises(fs.CheckpointError, match=r"it holds checkpoints/step_00000006: put the config.json") as caught:
         load_run(run)
     assert "fastscore train" not in str(caught.value)
     assert str(run / "checkpoints/step_00000006/about.json") in text and "about.json" in str(caught.value)
@@ -90,7 +92,7 @@ def test_a_folder_that_vanishes_is_not_made_again(again, tmp_path, monkeypatch):
         return iterate(self)
 
     monkeypatch.setattr(Trainer, "_iterate", vanishing)
-    with pytest.raises(fs.CheckpointError, match="run was removed, moved or replaced while this run trained in it"):
+    with pytest.raises(fs.CheckpointError, match=r"run was removed, moved or replaced while this run trained in it"):
         train(run)
     assert [p.name for p in run.iterdir()] == [".lock"] if again else not run.exists()
 
@@ -98,12 +100,12 @@ def test_a_folder_that_vanishes_is_not_made_again(again, tmp_path, monkeypatch):
 def test_a_config_or_identity_that_vanishes_stops_the_run(tmp_path):
     trainer = Trainer(CONFIG, tmp_path / "a")
     (tmp_path / "a" / "config.json").unlink()
-    with pytest.raises(fs.CheckpointError, match="config.json was deleted while this run trained"):
+    with pytest.raises(fs.CheckpointError, match=r"config.json was deleted while this run trained"):
         trainer._save()
     trainer = Trainer(CONFIG, tmp_path / "b")
     other = Trainer(CONFIG, tmp_path / "c")
     shutil.copy(tmp_path / "c" / "run.json", tmp_path / "b")
-    with pytest.raises(fs.CheckpointError, match="run.json is another run's by now"):
+    with pytest.raises(fs.CheckpointError, match=r"run.json is another run's by now"):
         trainer._save()
     assert not checkpoint.steps(tmp_path / "b") and other.identity.run != trainer.identity.run
 
@@ -125,7 +127,7 @@ def test_only_own_checkpoints_are_pruned_by_number(tmp_path):
 
 
 def test_only_names_that_a_run_writes_are_checkpoints(tmp_path):
-    for name in ("step_00000007", "step_000000008", "step_0000009", "step_\u0661\u0661\u0661\u0661\u0661\u0661\u0661\u0661"):
+    for name in ("step_00000007", "step_000000008", "step_0000009", "step_" + 8 * "\u0661"):
         (tmp_path / "checkpoints" / name).mkdir(parents=True)
     assert [p.name for p in checkpoint.steps(tmp_path)] == ["step_00000007"]
 
@@ -137,7 +139,8 @@ def link(run):
 
 @pytest.mark.parametrize("lose, error, message", [
     (link, fs.CheckpointError, "checkpoints is a link to mounted, which is not there"),
-    (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), NotADirectoryError, "checkpoints"),
+    (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), NotADirectoryError,
+     "Not a directory: .*checkpoints"),
     (lambda run: shutil.rmtree(run / "checkpoints"), fs.CheckpointError,
      "has no checkpoint, though its metrics.jsonl goes to iteration 6: put checkpoints/ back"),
     (lambda run: (run / "run.json").unlink(), fs.CheckpointError, "has no run.json, which says whose checkpoints"),
@@ -189,7 +192,7 @@ def test_changed_data_is_refused_and_a_moved_folder_is_not(tmp_path, monkeypatch
         go_on(photos)
     (photos / "4.png").unlink()
     (photos / "0.png").rename(photos / "9.png")
-    with pytest.raises(fs.CheckpointError, match="other data: content: as many samples of the same shape"):
+    with pytest.raises(fs.CheckpointError, match=r"other data: content: as many samples of the same shape"):
         go_on(photos)
     (photos / "9.png").rename(photos / "0.png")
     photos.rename(tmp_path / "moved")
@@ -205,7 +208,7 @@ def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path, monkeypatch)
         return read(self)
 
     monkeypatch.setattr(Path, "read_bytes", denied)
-    with pytest.raises(PermissionError, match="Permission denied: .*ema.safetensors"):
+    with pytest.raises(PermissionError, match=r"Permission denied: .*ema.safetensors"):
         load_run(tmp_path)
 
 
@@ -216,7 +219,8 @@ def test_files_have_the_mode_of_the_umask(tmp_path):
     finally:
         os.umask(old)
     modes = {p.name: stat.S_IMODE(p.stat().st_mode) for p in [*folder.iterdir(), *(tmp_path / "run").iterdir()]}
-    assert {name: oct(mode) for name, mode in modes.items() if mode != (0o750 if name == "checkpoints" else 0o640)} == {}
+    wrong = {name: mode for name, mode in modes.items() if mode != (0o750 if name == "checkpoints" else 0o640)}
+    assert wrong == {}
 
 
 def test_a_reader_takes_the_new_latest_where_the_old_one_was_pruned(tmp_path, monkeypatch):
@@ -282,8 +286,8 @@ def not_finite(run, other):
 
 ALTERED = {
     "ema of another seed": (swap("ema.safetensors"), "ema.safetensors is damaged or another checkpoint's"),
-    "model for ema": (lambda run, other: shutil.copy(checkpoint.latest(run) / "model.safetensors",
-                                                     checkpoint.latest(run) / "ema.safetensors"), "ema.safetensors is dam"),
+    "model for ema": (lambda run, other: shutil.copy(
+        checkpoint.latest(run) / "model.safetensors", checkpoint.latest(run) / "ema.safetensors"), "ema.safetensors is"),
     "checkpoint of another seed": (swap_all, "step_00000006 belongs to another run"),
     "about of another seed": (swap("about.json"), "step_00000006 belongs to another run"),
     "run.json of another seed": (lambda run, other: shutil.copy(other / "run.json", run), "belongs to another run"),
@@ -317,7 +321,7 @@ def test_what_was_altered_is_not_resumed(damage, message, two_runs, tmp_path):
 
 @pytest.mark.parametrize("changes, message", [
     ({"iterations": 2**31 + 1}, "iterations must be at most 2,147,483,648 where objective is 'dsm'"),
-    ({"iterations": 1_431_655_766, "objective": "ssm"}, "iterations must be at most 1,431,655,765 where objective is 'ssm'"),
+    ({"iterations": 1_431_655_766, "objective": "ssm"}, "at most 1,431,655,765 where objective is 'ssm'"),
     ({"iterations": int("7" * 400)}, "iterations must be from 1 to 4294967296, got an integer of 400 digits"),
     ({"steps_per_level": 10**9}, "steps_per_level must be less than"),
     ({"lr": 1e308}, "lr must be from 1.2e-38 to 3.4e[+]38, which float32 holds, got 1e[+]308"),
@@ -353,7 +357,7 @@ def test_the_way_on_after_a_loss_that_is_not_finite_can_be_followed(tmp_path, mo
         return iterate(self)
 
     monkeypatch.setattr(Trainer, "_iterate", diverging)
-    with pytest.raises(fs.NonFiniteLoss, match="the last good checkpoint is .*step_00000004. Go on from it") as caught:
+    with pytest.raises(fs.NonFiniteLoss, match=r"the last good checkpoint is .*step_00000004. Go on from it") as caught:
         train(run)
     command = str(caught.value).split("smaller steps: ")[1]
     assert "--resume --change" in command and "--lr 0.0001" in command and "--clip-norm 1.0" in command
@@ -398,10 +402,10 @@ def test_command_lines_say_the_config(config, monkeypatch):
 def test_a_run_is_locked_from_its_beginning_to_its_end(tmp_path):
     trainer = Trainer(CONFIG, tmp_path / "a")
     for resume in (False, True):
-        with pytest.raises(fs.CheckpointError, match="already holds a run|another Trainer of this one, trains in"):
+        with pytest.raises(fs.CheckpointError, match=r"already holds a run|another Trainer of this one, trains in"):
             Trainer(CONFIG, tmp_path / "a", resume=resume)
     trainer.train(progress=False)
-    with pytest.raises(fs.CheckpointError, match="this Trainer of .* has ended"):
+    with pytest.raises(fs.CheckpointError, match=r"this Trainer of .* has ended"):
         trainer.train(progress=False)
     with Trainer(CONFIG, tmp_path / "a", resume=True) as second:
         assert second.step == 6
@@ -411,19 +415,21 @@ def test_a_run_is_locked_from_its_beginning_to_its_end(tmp_path):
 def test_a_killed_writers_files_go_before_anything_is_written(tmp_path, monkeypatch):
     """They may be what fills the disk."""
     train(tmp_path, iterations=4)
-    for name in (".config.json.77.tmp.json", ".metrics.jsonl.8.tmp.jsonl", ".run.json.9.tmp", ".mine.tmp"):
-        (tmp_path / name).write_text("x")
-    (tmp_path / "checkpoints" / ".writing_00000006").mkdir()
+    dead = subprocess.Popen(["true"])
+    dead.wait()
+    left = [tmp_path / f".{'a' * 32}.{platform.node()}.{dead.pid}.tmp.json", tmp_path / "checkpoints/.writing_00000006"]
+    left[0].touch()
+    left[1].mkdir()
+    (tmp_path / ".mine.tmp").touch()
     seen = []
     monkeypatch.setattr(files, "flush", lambda path, flush=files.flush: seen.append(
-        sorted(p.name for p in [*tmp_path.glob(".*"), *tmp_path.glob("checkpoints/.*")])) or flush(path))
+        [p.exists() for p in (*left, tmp_path / ".mine.tmp")]) or flush(path))
     Trainer(dataclasses.replace(CONFIG, iterations=5), tmp_path, resume=True)
-    assert seen and [n for n in seen[0] if "tmp" in n or "writing" in n] == [f".config.json.{os.getpid()}.tmp.json",
-                                                                             ".mine.tmp"]
+    assert seen and seen[0] == [False, False, True]
 
 
-ABSURD = [10**20, 10**400, -10**20, -1, 0, 1e308, 5e-324, float("nan"), float("inf"), True, None, "", "x", [], [float("inf")],
-          {}, {"a": 1}, "\ud800", 2**63, 0.5]
+ABSURD = [10**20, 10**400, -10**20, -1, 0, 1e308, 5e-324, float("nan"), float("inf"), True, None, "", "x", [],
+          [float("inf")], {}, {"a": 1}, "\ud800", 2**63, 0.5]
 DEEP = "[" * 10_000 + "]" * 10_000
 
 

@@ -9,7 +9,7 @@ while a process trains there.
 A checkpoint is written to a hidden folder, flushed to disk, and renamed: a folder named step_* is always whole.
 """
 
-from .files import Lock, cannot_write, clear_temporaries, clear_unfinished, write_atomically
+from .files import Lock, cannot_write, clear_unfinished, write_atomically
 from .folder import (
                      CHANGES,
                      CHECKPOINTS,
@@ -62,7 +62,7 @@ __all__ = [
                      "check_finite",
                      "check_free",
                      "check_there",
-                     "clear_temporaries",
+                    
                      "clear_unfinished",
                      "from_latest",
                      "last_good",

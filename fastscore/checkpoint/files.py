@@ -10,10 +10,11 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from .. import _files
 from ..config import parse_json
 from ..errors import CannotWrite, CheckpointError
 
@@ -24,7 +25,7 @@ def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
     Raises:
         CannotWrite: an ``OSError`` whose text names ``path``; what was there stays.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp{path.suffix}")
+    temporary = _files.temporary(path)
     try:
         write(temporary)
         flush(temporary)
@@ -133,14 +134,6 @@ class Lock:
             self._handle = -1
 
     __del__ = release
-
-
-def clear_temporaries(folder: Path, names: Iterable[str]) -> None:
-    """Delete what killed writers of the files ``names`` left in ``folder``; nobody else may be writing them."""
-    known = "|".join(map(re.escape, names))
-    for name in os.listdir(folder):
-        if re.fullmatch(rf"\.({known})\.[0-9]+\.tmp(\.[a-z]+)?", name):
-            (folder / name).unlink(missing_ok=True)
 
 
 def clear_unfinished(checkpoints: Path) -> None:

@@ -1,0 +1,91 @@
+"""What no machine can do, told before it is tried: a run that cannot fit into memory, a count beyond 32-bit numbers.
+
+Sizes are lower bounds, so what is refused could not have run; what passes may still run out of memory.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from pathlib import Path
+
+import torch
+
+from .config import TrainConfig
+
+INDICES = 1 << 32  # sample indices and steps of the random numbers are 32-bit words
+_SIDES = {"digits": 8, "mnist": 28, "cifar10": 32}
+_POINTS = ("mixture", "two_moons", "checkerboard", "swiss_roll")
+
+
+def memory(device: torch.device) -> int:
+    """Bytes of memory that ``device`` has; on the CPU no more than the process's control group may take."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_properties(device).total_memory
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    text = limit.read_text().strip() if limit.is_file() else "max"
+    return min(there, int(text)) if text.isdigit() else there
+
+
+def check_num(num: int) -> None:
+    """Raise where there are not so many samples of one seed."""
+    if num > INDICES:
+        raise ValueError(f"num must be at most 2^32, the samples of one seed, got {_short(num)}")
+
+
+def check_kept(num: int, shape: tuple[int, ...]) -> None:
+    """Raise where ``num`` samples of ``shape`` do not fit into the machine's memory all together."""
+    _fits("num", num, "the samples", 4 * num * math.prod(shape), torch.device("cpu"))
+
+
+def check_updates(config: TrainConfig) -> None:
+    """Raise where annealed Langevin dynamics would take more steps of the random numbers than there are."""
+    if config.num_levels * config.steps_per_level >= INDICES:
+        raise ValueError("steps_per_level times num_levels must be less than 2^32, got "
+                         f"{_short(config.steps_per_level)} times {_short(config.num_levels)}")
+
+
+def check_batch(config: TrainConfig, shape: tuple[int, ...], batch_size: int, device: torch.device) -> None:
+    """Raise where a batch and the network's first layer alone take more memory than ``device`` has.
+
+    Args:
+        config: of the run. shape: of one sample, (C, H, W) or (D,). batch_size: how many at a time.
+        device: where the network runs.
+    """
+    values = math.prod(shape)
+    layer = config.width * (values // shape[0] if len(shape) == 3 else 1)
+    _fits("batch_size", batch_size, "samples and the network's first layer", 4 * batch_size * (values + layer), device)
+
+
+def check_run(config: TrainConfig, device: torch.device) -> None:
+    """Raise ValueError where a run of ``config`` fits neither into memory, nor float32, nor the random numbers."""
+    for name in ("sigma_begin", "sigma_end"):
+        if not 1e-18 < getattr(config, name) < 1e18:
+            raise ValueError(f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got "
+                             f"{getattr(config, name):g}")
+    side = _SIDES.get(config.data, config.image_size)
+    shape = (2,) if config.data in _POINTS else (1, side, side)
+    copies = 16  # a weight in float32, its gradient, and Adam's two moments
+    if len(shape) == 3:
+        _fits("image_size", side, "one image", 4 * side**2, device)
+    _fits("width", config.width, "weights", copies * (1 if config.model == "mlp" else 9) * config.width**2, device)
+    _fits("num_levels", config.num_levels, "the losses of the noise levels", 16 * config.num_levels, device)
+    check_updates(config)
+    check_batch(config, shape, config.batch_size, device)
+
+
+def _fits(name: str, value: int, what: str, size: int, device: torch.device) -> None:
+    there = memory(device)
+    if size > there:
+        raise ValueError(f"{name} must be smaller: with {_short(value)}, {what} take at least {_gigabytes(size)}, and "
+                         f"{device} has {_gigabytes(there)}")
+
+
+def _gigabytes(size: int) -> str:
+    return f"{size >> 30:,} GiB" if size < 1 << 70 else f"2^{size.bit_length() - 1} bytes"
+
+
+def _short(value: int) -> str:
+    text = str(value)
+    return text if len(text) <= 30 else f"a number of {len(text)} digits"
