@@ -33,8 +33,9 @@ __all__ = [
 ]
 
 
-_LAZY = frozenset({"checkpoint", "compat", "config", "data", "doctor", "evaluate", "features", "metrics", "models",
-                   "pictures", "plots", "sample", "train"})
+_LAZY = frozenset({"build", "checkpoint", "compat", "config", "data", "doctor", "evaluate", "features", "history",
+                   "launch", "limits", "metrics", "models", "pictures", "plots", "progress", "sample", "sample_folder",
+                   "terminal", "train"})
 
 
 def __getattr__(name: str):

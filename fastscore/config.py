@@ -17,10 +17,10 @@ from .errors import CheckpointError
 DRAWS = {"dsm": 2, "ssm": 3}
 _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
-# lowest and highest value; iterations and steps_per_level have a bound of their own below that
+# lowest and highest value; what the machine has no memory for, fastscore.limits tells
 _COUNTS = {
-    "batch_size": (1, 2**24), "iterations": (1, _STEPS), "num_levels": (1, 2**20), "image_size": (1, 2**14),
-    "width": (1, 2**16), "steps_per_level": (1, _STEPS), "log_every": (1, _STEPS), "checkpoint_every": (1, _STEPS),
+    "batch_size": (1, None), "iterations": (1, _STEPS), "num_levels": (1, 2**31 - 1), "image_size": (1, None),
+    "width": (1, None), "steps_per_level": (1, None), "log_every": (1, _STEPS), "checkpoint_every": (1, _STEPS),
     "keep": (1, _STEPS), "warmup": (0, _STEPS), "sample_every": (0, _STEPS), "seed": (0, 2**63 - 1)}
 _REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "alpha")
 
@@ -148,9 +148,9 @@ class TrainConfig:
                              f"takes {DRAWS[self.objective]} of the 2^32 steps of a seed's random numbers, got "
                              f"{self.iterations:,}")
         if self.num_levels * self.steps_per_level >= _STEPS:
-            raise ValueError(f"steps_per_level must be less than 2^32 / num_levels, {_STEPS // self.num_levels:,}: an "
-                             f"update takes one of the 2^32 steps of a seed's random numbers, got "
-                             f"{self.steps_per_level:,}")
+            raise ValueError("steps_per_level times num_levels must be less than 2^32, got "
+                             f"{_short(self.steps_per_level)} times {_short(self.num_levels)}: an update takes one of "
+                             "the steps of a seed's random numbers")
         for sigma in (self.sigma_begin, self.sigma_end):
             if abs(self.weight * math.log(sigma)) > math.log(_LARGEST) - 1:
                 raise ValueError(f"weight must keep sigma^weight between {_SMALLEST} and {_LARGEST}, which float32 "
@@ -189,10 +189,10 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-def _count(name: str, value: Any, low: int, high: int) -> None:
-    if type(value) is int and value.bit_length() > 64:  # too long to be printed, or to be turned into text at all
-        raise ValueError(f"{name} must be from {low} to {high}, got {_long(value)}")
-    _check.integer(name, value, low=low, high=high if type(value) is int and value > high else None)
+def _count(name: str, value: Any, low: int, high: int | None) -> None:
+    if type(value) is int and high is not None and value > high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {_short(value)}")
+    _check.integer(name, value, low=low)
 
 
 def _real(name: str, value: Any) -> Any:
@@ -200,11 +200,13 @@ def _real(name: str, value: Any) -> Any:
     try:
         return float(value) if type(value) is int else value
     except OverflowError:
-        raise ValueError(f"{name} must be a number that float32 holds, got {_long(value)}") from None
+        raise ValueError(f"{name} must be a number that float32 holds, got {_short(value)}") from None
 
 
-def _long(value: int) -> str:
-    return f"an integer of {math.floor(math.log10(abs(value))) + 1:,} digits"
+def _short(value: int) -> str:
+    """``value``, or how long it is where it is too long to read (or for Python to write)."""
+    long = value.bit_length() > 100
+    return f"a number of {math.floor(math.log10(abs(value))) + 1:,} digits" if long else str(value)
 
 
 #: How a run's samples are drawn.

@@ -165,8 +165,6 @@ def batches(trained: TrainedRun, num: int, *, seed: int = 0, sampler: str = "ann
     _check.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
     _check.integer("batch_size", batch_size, low=1)
     _check.one_of("sampler", sampler, SAMPLERS)
-    if sampler == "annealed":
-        limits.check_updates(config)
     limits.check_batch(config, trained.shape, min(num, batch_size), trained.device)
 
     def drawn() -> Iterator[Tensor]:

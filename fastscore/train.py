@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _files, checkpoint, history, losses
+from . import _files, checkpoint, history, limits, losses
 from .build import make_data, make_model, make_sigmas, pick_device
 from .config import DRAWS, SAMPLING, TrainConfig, command_line
 from .ema import EMA
@@ -140,6 +140,7 @@ class Trainer:
     def _build(self) -> None:
         """The data, the network with its first weights, its average, and the optimizer."""
         config = self.config
+        limits.check_run(config, self.device)
         self.data = make_data(config)
         epochs = config.iterations * config.batch_size / len(self.data)
         if epochs >= 2**32:
