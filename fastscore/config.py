@@ -116,6 +116,10 @@ class TrainConfig:
             if not _SMALLEST <= _check.positive(name, getattr(self, name)) <= _LARGEST:
                 raise ValueError(f"{name} must be from {_SMALLEST} to {_LARGEST}, which float32 holds, "
                                  f"got {getattr(self, name)}")
+        for name in ("sigma_begin", "sigma_end"):
+            if not 1e-18 < getattr(self, name) < 1e18:
+                raise ValueError(f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got "
+                                 f"{getattr(self, name):g}")
         _check.positive("clip_norm", self.clip_norm, zero_allowed=True)
         _check.number("weight", self.weight)
         for name in ("beta1", "beta2", "ema"):
