@@ -388,6 +388,22 @@ def test_change_is_about_the_optimizer_alone(tmp_path):
         Trainer(dataclasses.replace(CONFIG, width=9, lr=0.1), tmp_path, resume=True, change=True)
 
 
+def test_changes_of_iterations_that_are_made_again_go(tmp_path):
+    """changes.jsonl is what led to the weights, also after a checkpoint was given up; a plain resume keeps it."""
+    def go_on(lr, iterations, change=True):
+        config = dataclasses.replace(CONFIG, keep=9, lr=lr, iterations=iterations)
+        Trainer(config, tmp_path, resume=True, change=change).train(progress=False)
+        return [tuple(json.loads(line).values()) for line in (tmp_path / "changes.jsonl").read_text().splitlines()]
+
+    train(tmp_path, keep=9)
+    first = (6, "lr", CONFIG.lr, 2e-4)
+    assert go_on(2e-4, 8) == [first]
+    assert go_on(3e-4, 10) == [first, (8, "lr", 2e-4, 3e-4)] == go_on(3e-4, 12, change=False)
+    for step in (12, 10, 8):
+        shutil.rmtree(tmp_path / "checkpoints" / f"step_{step:08d}")
+    assert go_on(3e-4, 12, change=False) == [(6, "lr", CONFIG.lr, 3e-4)]
+
+
 def test_a_checkpoint_with_nan_is_not_called_good(tmp_path):
     train(tmp_path)
     not_finite(tmp_path, None)
