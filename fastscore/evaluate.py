@@ -213,7 +213,8 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
     error = (learned(real).cpu() - field).square().sum() / field.square().sum()
 
     def weights(x: Tensor) -> list[float]:
-        nearest = torch.cdist(x.double(), mixture.means.double()).argmin(1)
+        """Shares of the modes; points that are not finite are of none."""
+        nearest = torch.cdist(x[x.isfinite().all(1)].double(), mixture.means.double()).argmin(1)
         return (metrics.class_histogram(nearest, 2) / len(x)).tolist()
 
     return {"mode_weights": {"exact": mixture.weights.tolist(), "data": weights(real), sampler: weights(points),

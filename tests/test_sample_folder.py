@@ -136,6 +136,16 @@ def test_points_that_are_not_finite_end_with_code_2(command, run, tmp_path, caps
     assert "--alpha" in line and contents(out) == {}
 
 
+def test_plain_langevin_that_diverges_finds_no_mode(tmp_path, monkeypatch):
+    """Its points are no error, since the samples are others, but neither are they nearest to the first mode."""
+    config = preset("toy", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=1)
+    Trainer(config, tmp_path / "run").train(progress=False)
+    plain = torch.cat([torch.full((15, 2), float("nan")), torch.full((5, 2), float("inf")), torch.full((20, 2), 5.0)])
+    monkeypatch.setattr("fastscore.samplers.langevin", lambda *a, **k: plain)
+    weights = evaluation.evaluate(tmp_path / "run", num=40, device="cpu", progress=False)["mode_weights"]
+    assert sum(weights["plain"]) == 0.5 and sum(weights["annealed"]) == 1
+
+
 def test_a_grid_that_is_not_finite_does_not_end_the_training(tmp_path, monkeypatch):
     monkeypatch.setattr("fastscore.samplers.annealed_langevin", infinite)
     config = preset("digits", iterations=1, width=4, batch_size=4, sample_every=1)
@@ -203,8 +213,26 @@ def test_a_picture_that_cannot_be_written_keeps_both_old_files(run, tmp_path, mo
     monkeypatch.setattr("fastscore.plots.save_points", full)
     assert refused(["sample", run, "--num", "5", "--out", out], capsys).endswith("No space left on device")
     after = contents(out)
-    assert {name: after[name] for name in before} == before
+    assert {name: after[name] for name in before} == before and len(before) == 3
     assert np.load(out / "samples.partial.npy").shape == (5, 2)
+
+
+@pytest.mark.parametrize("name", ["samples.npy", "samples.png", "samples.json"])
+def test_an_end_between_two_files_leaves_no_settings_of_others(name, run, tmp_path, monkeypatch, capsys):
+    """Where not all three were renamed, samples.json is not there: the next call asks before it replaces."""
+    out, replace = tmp_path / "out", os.replace
+    cli.main(["sample", str(run), "--num", "3", "--out", str(out), "--quiet"])
+
+    def dies(source, target):
+        if Path(target) == out / name:
+            raise OSError(5, "Input/output error")
+        replace(source, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "replace", dies)
+        refused(["sample", run, "--num", "5", "--out", out], capsys)
+    assert not (out / "samples.json").exists() and (out / "samples.npy").exists()
+    assert "of unknown settings" in refused(["sample", run, "--num", "3", "--out", out], capsys)
 
 
 def test_temporary_files_of_the_dead_are_deleted_and_those_of_the_living_stay(tmp_path):
