@@ -1,11 +1,13 @@
-"""``pytest benchmarks --benchmark-only``: every operator, shape and provider, by pytest-benchmark.
+"""``pytest benchmarks --benchmark-only``: every operator, shape and provider, by pytest-benchmark; ``-k`` selects.
 
-The committed tables come from ``python benchmarks/report.py``, which times the providers in turns.
+``conftest.py`` ends the session with one table of what was selected. The committed tables come from
+``python benchmarks/report.py``, which times the providers in turns.
 """
 
 import pytest
 import torch
 
+from .measure import backend_of, extra_memory, synchronize
 from .operators import OPERATORS, PROVIDERS, SHAPES, TRACE_OPERATORS, cases, trace_cases
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -17,7 +19,8 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 @pytest.mark.parametrize("device", DEVICES)
 def test_operator(benchmark, device, shape, operator, provider):
     skip_without(device)
-    time(benchmark, device, provider, next(c for c in cases(device, shapes=(shape,)) if c.operator == operator))
+    found = cases(device, shapes=(shape,), compile=provider == "compile")
+    time(benchmark, device, provider, next(c for c in found if c.operator == operator))
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
@@ -25,7 +28,8 @@ def test_operator(benchmark, device, shape, operator, provider):
 @pytest.mark.parametrize("device", DEVICES)
 def test_trace_operator(benchmark, device, operator, provider):
     skip_without(device)
-    time(benchmark, device, provider, next(c for c in trace_cases(device) if c.operator == operator))
+    found = trace_cases(device, compile=provider == "compile")
+    time(benchmark, device, provider, next(c for c in found if c.operator == operator))
 
 
 def skip_without(device):
@@ -39,8 +43,12 @@ def time(benchmark, device, provider, case):
 
     def run():
         work()
-        if device == "cuda":
-            torch.cuda.synchronize()
+        synchronize(device)
 
-    benchmark.extra_info.update(elements=case.elements, threads=torch.get_num_threads(), torch=torch.__version__)
+    served = {"fastscore": lambda: backend_of(work), "compile": lambda: "torch.compile"}.get(provider, lambda: "torch")
+    benchmark.extra_info.update(operator=case.operator, shape=case.shape, device=device, provider=provider,
+                                elements=case.elements, threads=torch.get_num_threads(), torch=torch.__version__,
+                                backend=served())
     benchmark.pedantic(run, warmup_rounds=3, rounds=15, iterations=1 if case.elements > 10_000 else 100)
+    if benchmark.enabled and provider != "floor":
+        benchmark.extra_info["extra_tensors"] = extra_memory(work, device) / (4 * case.elements)

@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import sys
 from pathlib import Path
 
@@ -35,7 +34,7 @@ from torch import Tensor, nn
 ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import fastscore as fs  # noqa: E402
-from benchmarks.report import processor  # noqa: E402
+from benchmarks.measure import about as about_machine  # noqa: E402
 
 SIGMA, SIZE = 0.2, 16
 PRODUCTS = (4, 8, 16, 32)
@@ -285,8 +284,7 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.quick:
         arguments.only, arguments.iterations, arguments.samples, arguments.seeds = ("unet-1", "kde-1"), 150, 8, 50
-    about = {"processor": processor("cpu"), "threads": torch.get_num_threads(), "torch": torch.__version__,
-             "fastscore": fs.__version__, "python": platform.python_version(), "sigma": SIGMA, "size": SIZE}
+    about = about_machine("cpu") | {"sigma": SIGMA, "size": SIZE}
     results = []
     for name in arguments.only:
         net, how = trained(name, arguments.iterations)

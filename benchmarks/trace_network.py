@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import platform
 import re
 import sys
 import tempfile
@@ -28,8 +27,10 @@ from torch.func import jacrev, vmap
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fastscore as fs
+from benchmarks.measure import about as about_machine
+from benchmarks.measure import measure
 from benchmarks.operators import Case
-from benchmarks.report import RESULTS, measure, processor
+from benchmarks.report import RESULTS
 from fastscore import config
 from fastscore.train import Trainer, make_sigmas
 
@@ -98,9 +99,8 @@ def main() -> None:
                           .square().mean().sqrt() / truth.square().mean().sqrt()) for name, way in table.items()}
     case = Case("jacobian_trace", "64x1x8x8", x.numel(), {name: lambda way=way: way(0) for name, way in table.items()})
     row = measure(case, "cpu", arguments.seconds)
-    about = {"processor": processor("cpu"), "threads": torch.get_num_threads(), "torch": torch.__version__,
-             "fastscore": fs.__version__, "python": platform.python_version(), "seeds": SEEDS, "level": LEVEL,
-             "sigma": float(sigmas[LEVEL]), "iterations": arguments.iterations}
+    about = about_machine("cpu") | {"seeds": SEEDS, "level": LEVEL, "sigma": float(sigmas[LEVEL]),
+                                    "iterations": arguments.iterations}
     lines = [f"NCSN of the digits preset ({arguments.iterations} iterations), 64 x 1 x 8 x 8, sigma "
              f"{float(sigmas[LEVEL]):.2f}, {PROBES} products; {about['processor']}, {about['threads']} threads, torch "
              f"{about['torch']}; median over {row['rounds']} rounds in turns [p20, p80].", "",

@@ -173,7 +173,7 @@ IMAGES = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
     ((IMAGES[:0],), {}, ValueError, "not be empty"),
     ((IMAGES, torch.zeros(2).long()), {}, ValueError, r"labels must be an int64 tensor of shape \(3,\)"),
     ((IMAGES, torch.zeros(3)), {}, ValueError, "labels must be an int64 tensor"),
-    ((IMAGES, torch.tensor([0, 9, -2])), {}, ValueError, r"labels must be from 0 .*, got -2 \(once\)"),
+    ((IMAGES, torch.tensor([0, 9, -1])), {}, ValueError, r"labels must be from 0 .*, got -1 \(once\)"),
     ((IMAGES, torch.tensor([7, 3, 7])), {"num_classes": 4}, ValueError,
      r"labels must be from 0 to num_classes - 1, 3, got 7 \(2 times\)"),
     ((IMAGES, torch.zeros(3).long()), {"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
