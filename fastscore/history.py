@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,10 @@ def drop_after(run: Path, step: int) -> None:
     path = run / checkpoint.METRICS
     lines = _lines(path)
     kept = [line for line in lines if line.endswith(b"\n") and not _step_of(line) > step]
-    if kept != lines:
+    if lines[:len(kept)] != kept:
         checkpoint.write_atomically(path, lambda temporary: temporary.write_bytes(b"".join(kept)))
+    elif len(kept) < len(lines):
+        os.truncate(path, sum(map(len, kept)))  # needs no room, which a full disk does not have
 
 
 def check_continues(config: TrainConfig, saved: TrainConfig, run: Path, change: bool) -> None:

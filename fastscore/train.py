@@ -267,8 +267,8 @@ class Trainer:
             yield
         except OSError as error:
             checkpoint.check_there(self.run, self.identity, self._lock)
-            raise CannotWrite(f"{error}; the checkpoints that were written stay. Once there is room, or what else it "
-                              f"lacks, go on with: {command_line(self.config, self.run, '--resume')}", error.errno,
+            raise CannotWrite(f"{error}; the checkpoints that were written stay. Once that is mended, go on "
+                              f"with: {command_line(self.config, self.run, '--resume')}", error.errno,
                               error.filename) from error
 
     def _load(self, folder: Path) -> TrainConfig:
