@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import time
 import warnings
 from collections.abc import Iterator
@@ -61,7 +62,7 @@ class Trainer:
         self.retuned: list[str] = []
         self.step, self.last, self._lock = 0, None, None
         try:
-            if resume and (self.run / checkpoint.CONFIG).exists():
+            if resume and os.path.lexists(self.run / checkpoint.CONFIG):
                 self._resume(change)
             else:
                 self._begin()
