@@ -19,6 +19,7 @@ import fastscore as fs
 from fastscore import checkpoint, cli
 from fastscore.checkpoint import files, store
 from fastscore.config import DRAWS, TrainConfig, command_line, preset
+from fastscore.evaluate import evaluate
 from fastscore.sample import load_run
 from fastscore.train import Trainer, read_metrics
 
@@ -170,7 +171,7 @@ def pictures(folder: Path, count: int) -> Path:
     return folder
 
 
-def test_changed_data_is_refused_and_a_moved_folder_is_not(tmp_path, monkeypatch, capsys):
+def test_changed_data_is_refused_and_a_moved_folder_is_not(tmp_path, monkeypatch):
     photos = pictures(tmp_path / "photos", 4)
     monkeypatch.chdir(tmp_path)
     config = preset("digits", data="folder", data_dir="photos", image_size=8, iterations=2, width=4, batch_size=2,
@@ -190,6 +191,8 @@ def test_changed_data_is_refused_and_a_moved_folder_is_not(tmp_path, monkeypatch
     with pytest.raises(fs.CheckpointError, match=rf"other data: number of samples \(was 4, now 5\); it was read from "
                                                  rf"{photos}. What is there now is photos: 5 images"):
         go_on(photos)
+    with pytest.warns(UserWarning, match=r"trained on other data than .*photos: 5 images.*samples \(was 4, now 5\)"):
+        evaluate(tmp_path / "run", num=20, steps_per_level=1, progress=False)
     (photos / "4.png").unlink()
     (photos / "0.png").rename(photos / "9.png")
     with pytest.raises(fs.CheckpointError, match=r"other data: content: as many samples of the same shape"):
