@@ -163,6 +163,16 @@ def test_a_kill_before_the_first_checkpoint_begins_again(tmp_path):
     assert [r["loss"] for r in read_metrics(tmp_path / "a")] == [r["loss"] for r in read_metrics(tmp_path / "whole")]
 
 
+def test_lines_that_are_not_the_runs_stay_among_those_that_go(tmp_path):
+    train(tmp_path)
+    shutil.rmtree(checkpoint.latest(tmp_path))
+    with open(tmp_path / "metrics.jsonl", "a") as file:
+        file.write("a note of mine\n")
+    lines = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    Trainer(CONFIG, tmp_path, resume=True).close()
+    assert (tmp_path / "metrics.jsonl").read_text().splitlines() == [*lines[:4], "a note of mine"]
+
+
 def pictures(folder: Path, count: int) -> Path:
     image = optional("PIL.Image")
     folder.mkdir(exist_ok=True)
@@ -422,6 +432,10 @@ def test_command_lines_say_the_config(config, monkeypatch):
     with pytest.raises(ZeroDivisionError):
         cli.main(shlex.split(command_line(config, "x y", "--resume"))[1:])
     assert said == [(config, Path("x y"))]
+
+
+def test_a_command_line_begins_from_the_nearest_preset():
+    assert command_line(preset("mnist", seed=4), "r", "--resume") == "fastscore train mnist --out r --seed 4 --resume"
 
 
 def test_a_run_is_locked_from_its_beginning_to_its_end(tmp_path):
