@@ -6,8 +6,9 @@ host wait for the device at every call. Shapes, dtypes and devices are checked e
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -224,3 +225,29 @@ def labels(name: str, value: Any, x: Tensor, num_levels: int) -> Tensor:
         raise ValueError(f"{name} must be from 0 to {num_levels - 1} (there are {num_levels} noise levels), "
                          f"got values from {int(value.min())} to {int(value.max())}")
     return value.long()
+
+
+def keywords(model_kwargs: Any, score_fn: Callable[..., Any], *condition: str) -> dict[str, Any]:
+    """``model_kwargs`` as a dict, once ``score_fn`` is known to take them beside x and its ``condition``.
+
+    A decorator counts by its own signature, not by that of the function in it: it may take more, or less.
+    """
+    if model_kwargs is None:
+        return {}
+    if not isinstance(model_kwargs, Mapping) or not all(isinstance(key, str) for key in model_kwargs):
+        raise TypeError("model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
+                        f"got {describe(model_kwargs)}")
+    found = dict(model_kwargs)
+    if torch.compiler.is_compiling():
+        return found
+    try:
+        signature = inspect.signature(score_fn.forward if isinstance(score_fn, torch.nn.Module) else score_fn,
+                                      follow_wrapped=False)
+    except (TypeError, ValueError):  # of built-in functions, which have none
+        return found
+    try:
+        signature.bind("x", *condition, **found)
+    except TypeError as error:
+        raise TypeError(f"model_kwargs must be arguments that score_fn takes beside ({', '.join(('x', *condition))}), "
+                        f"got {', '.join(map(repr, found))} for score_fn{signature}: {error}") from None
+    return found

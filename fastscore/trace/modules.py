@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import _check
@@ -25,6 +26,7 @@ class Layers(NamedTuple):
     compiled: bool = False  # by torch.compile
     parallel: bool = False  # in a DistributedDataParallel
     scripted: bool = False  # by TorchScript
+    normed: bool = False  # by a sample's own mean and spread
 
 
 NOTHING = Layers()
@@ -37,7 +39,7 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
         raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
     if torch.compiler.is_compiling():
         return NOTHING
-    recurrent = compiled = parallel = scripted = False
+    recurrent = compiled = parallel = scripted = normed = False
     for part in parts(f):
         if not isinstance(part, torch.nn.Module):
             scripted |= isinstance(part, torch.jit.ScriptFunction)
@@ -50,7 +52,8 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
             compiled |= "_orig_mod" in layer._modules or getattr(layer, "_compiled_call_impl", None) is not None
             parallel |= isinstance(layer, DistributedDataParallel)
             scripted |= isinstance(layer, torch.jit.ScriptModule)
-    return Layers(recurrent, compiled, parallel, scripted)
+            normed |= isinstance(layer, (torch.nn.LayerNorm, _InstanceNorm))
+    return Layers(recurrent, compiled, parallel, scripted, normed)
 
 
 def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
