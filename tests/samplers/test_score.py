@@ -1,6 +1,7 @@
 """What every sampler refuses of a network, what it tells it, and that no network harms the samples it is given."""
 
 import functools
+import types
 
 import pytest
 import torch
@@ -96,8 +97,31 @@ def helper(x):
     return HIDDEN(x)
 
 
+class Static:
+    """Names in place of objects."""
+
+    network = HIDDEN
+
+    @staticmethod
+    def score(x):
+        return helper(x)
+
+
+class Averaged:
+    """An object that shows its network as a property."""
+
+    def __init__(self, network):
+        self._network = network
+
+    @property
+    def network(self):
+        return self._network
+
+
 def wrapped(network):
-    box, held = {"networks": [nn.Identity(), network]}, Wrapper(network)
+    box, held, averaged = {"networks": [nn.Identity(), network]}, Wrapper(network), Averaged(network)
+    module = types.ModuleType("networks")
+    module.here = network
     return {
         "method": network.forward,
         "function in a function": lambda x, labels=None: (lambda y: HIDDEN(y))(x),
@@ -111,6 +135,10 @@ def wrapped(network):
         "object": Wrapper(network),
         "object's method": Wrapper(network).score,
         "object in a closure": lambda x, labels=None: held.inner(x),
+        "property": lambda x, labels=None: averaged.network(x),
+        "class": lambda x, labels=None: Static.network(x),
+        "static method": lambda x, labels=None: Static.score(x),
+        "module": lambda x, labels=None: module.here(x),
         "compiled": torch.compile(network, backend="eager"),
         "compiled function": torch.compile(lambda x, labels=None: network(x), backend="eager"),
         "decorated": torch.no_grad()(lambda x, labels=None: network(x)),
@@ -130,6 +158,16 @@ def test_what_a_score_does_not_call_is_not_looked_at():
     unused = Wrapper(HIDDEN)
     unused.fine = Net(nn.Identity())
     SAMPLERS["annealed"](lambda x, labels: unused.fine(x))
+
+
+network = HIDDEN  # of the name of an attribute below
+
+
+def test_an_attribute_is_no_global_of_its_name():
+    """A script has a global ``network`` that it trains, and samples by ``average.network``."""
+    average = Wrapper(Net(nn.BatchNorm1d(4)).eval())
+    SAMPLERS["annealed"](lambda x, labels: average.network(x))
+    fs.losses.ssm(lambda x: average.network(x), START)
 
 
 @each_sampler
