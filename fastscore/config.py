@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from . import _check
 from .errors import CheckpointError
+from .noise import refuse_other_form
 
 
 @dataclass(frozen=True)
@@ -102,6 +103,7 @@ class TrainConfig:
         _check.integer("seed", self.seed, low=0, high=2**63 - 1)
         for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
             _check.positive(name, getattr(self, name))
+        refuse_other_form("alpha", self.alpha, "alpha")
         _check.positive("clip_norm", self.clip_norm, zero_allowed=True)
         _check.number("weight", self.weight)
         for name in ("beta1", "beta2", "ema"):

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import _check, losses, samplers
 from ..losses import sliced
 from ..losses._common import probes_for, score_of
+from ..noise import refuse_other_form
 from ..ops import Probes
 from ..rng import Philox
 
@@ -24,7 +25,8 @@ def plain(value: Any) -> Any:
 
 
 def step_size(name: str, value: Any) -> float:
-    """A step size as a Python number."""
+    """A step size as a Python number; ``lr`` is the paper's alpha."""
+    refuse_other_form(name, value, "alpha" if name == "lr" else "step_lr")
     return _check.positive(name, plain(value))
 
 
