@@ -258,6 +258,26 @@ def test_a_callback_may_not_change_the_chain(sampler):
         sampler(lambda x, labels=None: -x, callback=lambda step, x: x.clamp_(0, 1))
 
 
+@each_sampler
+def test_in_inference_mode_a_callback_cannot_change_the_chain(sampler):
+    """There torch does not count changes in place."""
+    score = lambda x, labels=None: -x  # noqa: E731
+    with torch.inference_mode():
+        got = sampler(score, rng=fs.Philox(1), callback=lambda step, x: x.zero_())
+    assert torch.equal(got, sampler(score, rng=fs.Philox(1)))
+
+
+@each_sampler
+def test_a_gradient_that_a_score_requires_of_its_x_is_not_required_of_the_chain(sampler):
+    def score(x, labels=None):
+        with torch.enable_grad():
+            return -torch.autograd.grad(x.requires_grad_().square().sum() / 2, x)[0]
+
+    states = []
+    assert not sampler(score, callback=lambda step, x: states.append(x)).requires_grad
+    assert len(states) > 1 and not any(x.requires_grad for x in states)
+
+
 def by_autograd(x, labels=None):
     x.requires_grad_()
     return -torch.autograd.grad(x.square().sum() / 2, x)[0]
