@@ -6,8 +6,18 @@ from importlib.metadata import version as _version
 
 from . import losses, noise, samplers, trace
 from .backends import use_backend
+from .ema import EMA
 from .energy import energy_score
-from .errors import BackendUnavailable, CheckpointError, DataError, FastscoreError, MissingDependency, NonFiniteLoss
+from .errors import (
+    BackendUnavailable,
+    CannotWrite,
+    CheckpointError,
+    DataError,
+    FastscoreError,
+    MissingDependency,
+    NonFiniteLoss,
+    NonFiniteSamples,
+)
 from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, mlp_divergence, perturb, probe_dot
 from .rng import Noise, Philox, Stream
 from .trace import jacobian_trace
@@ -18,14 +28,16 @@ except _PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "BackendUnavailable", "CheckpointError", "Coloring", "DataError", "FastscoreError", "MissingDependency", "Noise",
-    "NonFiniteLoss", "Philox", "Probes", "Stream", "dsm_loss", "energy_score", "fill_probes", "jacobian_trace",
-    "langevin_step", "losses", "mlp_divergence", "noise", "perturb", "probe_dot", "samplers", "trace", "use_backend",
+    "EMA", "BackendUnavailable", "CannotWrite", "CheckpointError", "Coloring", "DataError", "FastscoreError",
+    "MissingDependency", "Noise", "NonFiniteLoss", "NonFiniteSamples", "Philox", "Probes", "Stream", "dsm_loss",
+    "energy_score", "fill_probes", "jacobian_trace", "langevin_step", "losses", "mlp_divergence", "noise", "perturb",
+    "probe_dot", "samplers", "trace", "use_backend",
 ]
 
 
-_LAZY = frozenset({"checkpoint", "compat", "config", "data", "doctor", "evaluate", "features", "metrics", "models",
-                   "pictures", "plots", "sample", "train"})
+_LAZY = frozenset({"build", "checkpoint", "compat", "config", "data", "doctor", "evaluate", "features", "history",
+                   "launch", "limits", "metrics", "models", "pictures", "plots", "progress", "sample", "sample_folder",
+                   "terminal", "train"})
 
 
 def __getattr__(name: str):

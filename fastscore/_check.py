@@ -6,13 +6,16 @@ host wait for the device at every call. Shapes, dtypes and devices are checked e
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Collection
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
+
+from ._functorch import is_wrapped, peek_interpreter_stack
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -22,8 +25,16 @@ def describe(value: Any) -> str:
     if isinstance(value, Tensor):
         dtype = str(value.dtype).removeprefix("torch.")
         return f"a {dtype} tensor of shape {tuple(value.shape)} on {value.device}"
-    text = repr(value)
+    text = _text(value)
     return f"{type(value).__name__} {text if len(text) <= 80 else text[:77] + '...'}"
+
+
+def _text(value: Any) -> str:
+    """``repr``, which Python refuses for integers of thousands of digits."""
+    try:
+        return repr(value)
+    except ValueError:
+        return f"of {value.bit_length()} bits" if isinstance(value, int) else "that has no text"
 
 
 def tensor(name: str, value: Any) -> Tensor:
@@ -63,41 +74,73 @@ def readable(value: Tensor) -> bool:
     """Whether the values may be read here without a device sync, a graph break or a vmap error."""
     if torch.compiler.is_compiling() or value.device.type != "cpu" or value.is_meta:
         return False
-    return not torch._C._functorch.is_functorch_wrapped_tensor(value)
+    return not is_wrapped(value)
+
+
+def plain(value: Any) -> Any:
+    """The Python number of a NumPy scalar, or of a 0-dim array or tensor; anything else as it is.
+
+    A tensor on an accelerator, in a transform, or that requires a gradient is no number: its value cannot be had
+    without waiting for the device, or without cutting it off.
+    """
+    if isinstance(value, (np.generic, np.ndarray)) and value.ndim == 0:
+        return value.item()
+    if isinstance(value, Tensor) and value.dim() == 0 and not value.requires_grad and readable(value):
+        return value.item()
+    return value
+
+
+def _real(name: str, value: Any, what: str, finite: str) -> int | float:
+    found = value if type(value) is float else plain(value)
+    if isinstance(found, bool) or not isinstance(found, (int, float)):
+        raise TypeError(f"{name} must be {what}, got {describe(value)}")
+    if not abs(found) <= sys.float_info.max:
+        raise ValueError(f"{name} must be {finite}, got {_text(found)}")
+    return found
 
 
 def positive(name: str, value: Any, *, zero_allowed: bool = False) -> float:
-    """A finite Python number greater than zero (or equal, where ``zero_allowed``)."""
+    """A finite number greater than zero (or equal, where ``zero_allowed``), as a Python float."""
     bound = "at least 0" if zero_allowed else "greater than 0"
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number {bound}, got {describe(value)}")
-    if not abs(value) < math.inf or value < 0 or (value == 0 and not zero_allowed):
-        raise ValueError(f"{name} must be finite and {bound}, got {value}")
-    return float(value)
+    found = _real(name, value, f"a number {bound}", f"finite and {bound}")
+    if found < 0 or (found == 0 and not zero_allowed):
+        raise ValueError(f"{name} must be finite and {bound}, got {found}")
+    return float(found)
 
 
 def number(name: str, value: Any) -> float:
-    """A finite Python number."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} must be a number, got {describe(value)}")
-    if not abs(value) < math.inf:
-        raise ValueError(f"{name} must be finite, got {value}")
-    return float(value)
+    """A finite number, as a Python float."""
+    return float(_real(name, value, "a number", "finite"))
 
 
 def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
-    """A Python integer with ``low <= value <= high``."""
+    """An integer with ``low <= value <= high``, as a Python int."""
     bound = f"at least {low}" if high is None else f"from {low} to {high}"
-    if isinstance(value, bool) or not isinstance(value, int):
+    found = value if type(value) is int else plain(value)
+    if isinstance(found, bool) or not isinstance(found, int):
         raise TypeError(f"{name} must be an integer {bound}, got {describe(value)}")
-    if value < low or (high is not None and value > high):
-        raise ValueError(f"{name} must be {bound}, got {value}")
-    return value
+    if found < low or (high is not None and found > high):
+        raise ValueError(f"{name} must be {bound}, got {_text(found) if type(found) is int else found}")
+    return found
+
+
+def fixed(name: str) -> property:
+    """An attribute of a handle, kept as ``_name``, that is read and never set again."""
+    kept = "_" + name
+
+    def get(self: Any) -> Any:
+        return getattr(self, kept)
+
+    def refuse(self: Any, value: Any) -> None:
+        raise AttributeError(f"{name} of a {type(self).__name__} cannot be changed once it is made, got "
+                             f"{describe(value)}: make another")
+
+    return property(get, refuse)
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
     """One of the given words; the message lists them."""
-    if value not in allowed:
+    if not isinstance(value, str) or value not in allowed:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
     return value
 
@@ -112,8 +155,11 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     compute = compute_dtype(x)
     if not isinstance(value, Tensor):
         number = positive(name, value, zero_allowed=zero_allowed)
+        if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:
+            raise ValueError(f"{name} must be finite and {'at least' if zero_allowed else 'greater than'} 0 as the "
+                             f"float32 that is computed with, got {number}")
         if (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
-                or torch._C._functorch.peek_interpreter_stack() is not None):  # what is made there belongs there
+                or peek_interpreter_stack() is not None):  # what is made there belongs there
             # the number times one: torch.compile then takes it as an input, and does not compile anew for another
             return torch.ones((), dtype=compute, device=x.device) * number
         return constant(number, compute, x.device)
@@ -151,6 +197,8 @@ def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
 
 def sigmas(name: str, value: Any, *, device: torch.device | None = None) -> Tensor:
     """Noise levels as a 1-D floating tensor, finite, positive and strictly decreasing (as in the papers)."""
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
         value = torch.tensor([positive(f"{name}[{i}]", v) for i, v in enumerate(value)], dtype=torch.float32)
     floating(name, value, batched=False)

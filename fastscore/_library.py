@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ._functorch import mapped_everywhere
 from .backends import library
 
 NOISE = "SymInt seed, SymInt step, int stream, SymInt offset, Tensor? state, Tensor? index"
@@ -85,7 +86,8 @@ def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
                 value = value[:, None].expand(mapped, batch)
             if kind == "p":
                 return value.movedim(0, 1).flatten(1, 2)
-            return value.reshape(mapped * batch, *value.shape[2:])
+            value = value.reshape(mapped * batch, *value.shape[2:])
+            return value.contiguous() if kind == "r" else value  # one that was expanded has no stride
 
         merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a
                   for a, d, k in zip(args, in_dims, kinds)]
@@ -176,32 +178,34 @@ def _in_a_checkpoint() -> bool:
     return frame is not None
 
 
-library.define("first_sample(Tensor x, SymInt offset, bool compiled) -> Tensor",
+library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool compiled) -> Tensor",
                tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))  # kept once for each draw
 
 
 @torch.library.impl(library, "first_sample", "CompositeExplicitAutograd")
-def _first_sample(x: Tensor, offset: int, compiled: bool) -> Tensor:
+def _first_sample(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
     if compiled:
         refuse_recomputation(recording=False)
-    return torch.full((), offset, dtype=torch.int64, device=x.device)
+    if offset + rows > 1 << 32:  # all rows, of every slice
+        raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {rows}")
+    return torch.full((), offset, dtype=torch.int64, device=given[0].device)
 
 
 @torch.library.register_fake("fastscore::first_sample", lib=library)
-def _(x: Tensor, offset: int, compiled: bool) -> Tensor:
-    return x.new_empty((), dtype=torch.int64)
+def _(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
+    return given[0].new_empty((), dtype=torch.int64)
 
 
 @torch.library.register_vmap("fastscore::first_sample", lib=library)
-def _(info: Any, in_dims: tuple, x: Tensor, offset: int, compiled: bool) -> tuple:
+def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int, compiled: bool) -> tuple:
     if info.randomness == "error":
         raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
                            "own, vmap(..., randomness='different'), or all get the same, randomness='same'")
-    x = x.movedim(in_dims[0], 0)
+    # what is still mapped by an outer vmap matters below, sizes do not
     if info.randomness == "same":
-        return torch.ops.fastscore.first_sample(x[0], offset, compiled), None
-    first = torch.ops.fastscore.first_sample(x.flatten(0, 1), offset, compiled)
-    return first + torch.arange(info.batch_size, device=x.device) * x.shape[1], 0
+        return torch.ops.fastscore.first_sample(given, rows, offset, compiled), None
+    first = torch.ops.fastscore.first_sample(given, rows * info.batch_size, offset, compiled)
+    return first + torch.arange(info.batch_size, device=first.device) * rows, 0
 
 
 library.define("fresh_seed(*, Device device) -> Tensor",
@@ -223,12 +227,21 @@ def fresh_seed() -> Tensor:
     return torch.ops.fastscore.fresh_seed(device=torch.device("cpu"))
 
 
-def first_sample(x: Tensor, offset: int, *, compiled: bool) -> Tensor:
-    """The global index of the first row of ``x``, int64 []: ``offset``, and under vmap one for each slice.
+def first_sample(given: Sequence[Tensor], rows: int, offset: int, *, compiled: bool) -> Tensor:
+    """The global index of the first of ``rows`` rows, int64 []: ``offset``, and under vmap one for each slice.
 
-    ``compiled``: the draw is of a function of torch.compile, which looks here whether it is computed again.
+    Slices are told apart by every vmap that maps one of the ``given`` tensors, by its ``randomness``: "different"
+    gives them the rows of one batch in turn (the innermost vmap's next to each other), "same" the same rows, and
+    "error" raises. ``compiled``: the draw is of a function of torch.compile, which looks here whether it is computed
+    again.
     """
-    return torch.ops.fastscore.first_sample(x, offset, compiled)
+    return torch.ops.fastscore.first_sample(list(given), rows, offset, compiled)
+
+
+@opaque_to_dynamo
+def first_of_slice(rows: int, offset: int, device: torch.device, compiled: bool) -> Tensor:
+    """:func:`first_sample` of a draw that is for no tensor: every vmap tells its slices apart."""
+    return first_sample([*mapped_everywhere(device), torch.empty((), device=device)], rows, offset, compiled=compiled)
 
 
 def wants_grad(*tensors: Tensor | None) -> bool:

@@ -8,17 +8,18 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch._C._functorch import peek_interpreter_stack
 from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from . import _check
+from ._functorch import peek_interpreter_stack
 from .errors import BackendUnavailable
 
 BACKENDS = ("reference", "native", "triton")
@@ -26,6 +27,7 @@ TRACE = frozenset({"fill_probes", "probe_dot", "mlp_divergence"})  # native on C
 ISAS = ("portable", "avx2", "avx512")
 last: dict[str, str] = {}  # operator -> the backend that served its latest eager call
 _chosen: str | None = None
+_told: set[str] = set()  # the devices of which it was said that the reference serves them, slowly
 
 
 def _load(name: str, what: str, needs: str) -> str | None:
@@ -105,6 +107,8 @@ def choose(operator: str, device: torch.device) -> str:
     """The backend of one call of ``operator``; remembered in :data:`last`."""
     if _chosen is None:
         backend = default(device, operator)
+        if backend == "reference":
+            _say_that_it_is_slow(operator, device)
     else:
         backend, reason = _chosen, problem(_chosen, device, operator)
         if reason:
@@ -112,6 +116,22 @@ def choose(operator: str, device: torch.device) -> str:
     if not is_compiling():
         last[operator] = backend
     return backend
+
+
+def slow(operator: str, device: torch.device) -> str | None:
+    """Why the reference is the default for ``operator`` where a compiled version could be, or None."""
+    if device.type not in ("cpu", "cuda") or default(device, operator) != "reference":
+        return None
+    return problem("native" if operator in TRACE or device.type == "cpu" else "triton", device, operator)
+
+
+def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
+    """Once a process and kind of device; not where the reference was chosen by hand."""
+    if is_compiling() or device.type in _told or not (reason := slow(operator, device)):
+        return
+    _told.add(device.type)
+    warnings.warn(f"fastscore computes {operator} on {device.type} by its plain-torch reference, 10 to 100 times "
+                  f"slower than compiled (said once, and not inside use_backend('reference')): {reason}", stacklevel=4)
 
 
 def serves_natively() -> bool:

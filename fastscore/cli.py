@@ -19,7 +19,8 @@ A network learns the score, the direction in which a noisy image becomes more li
 (fastscore sample). Start with:  fastscore train digits"""
 
 
-def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, quiet: bool = False) -> None:
+def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, change: bool = False,
+          quiet: bool = False) -> None:
     """Train a network, starting from a preset.
 
     Writes a run folder: config.json, metrics.jsonl (the loss as it falls), training.png, and checkpoints/.
@@ -29,10 +30,11 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, qu
         preset: what to train; every option below changes one setting of it.
         out: The run folder; runs/DATA where not given.
         resume: Go on from the last checkpoint, or start where there is none.
+        change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm or
+            --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
     """
     from . import _check, limits
-    from .checkpoint import steps
     from .data import DATASETS
     from .evaluate import evaluate
     from .plots import save_training_curves
@@ -40,24 +42,27 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, qu
     from .train import Trainer, make_sigmas, pick_device, read_metrics
 
     run = out or Path("runs") / preset.data
+    if change and not resume:
+        raise ValueError("--change needs --resume: a new run is trained as it is told to")
     _check.one_of("data", preset.data, tuple(DATASETS))
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
     if preset.data in ("mnist", "cifar10", "folder"):
         terminal.check_readable("--data-dir", Path(preset.data_dir))
-    trainer = Trainer(preset, run, resume=resume)
+    trainer = Trainer(preset, run, resume=resume, change=change)
     print(f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
-          f"parameters, on {trainer.device}, into {run}")
+          f"parameters, on {trainer.device}, into {run}\ndata: {trainer.about_data}")
     if trainer.changed:
         print(f"from now on this run samples with {', '.join(trainer.changed)}")
+    if trainer.retuned:
+        print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
     try:
         last = trainer.train(progress=not quiet)
     except KeyboardInterrupt:
-        saved = steps(run)
         print(f"\nstopped at iteration {trainer.step}; "
-              + (f"the last checkpoint is {saved[-1]}. " if saved else "no checkpoint was written yet. ")
+              + (f"the last checkpoint is {trainer.last}. " if trainer.last else "no checkpoint was written yet. ")
               + "Go on with the same command and --resume", file=sys.stderr)
         sys.exit(130)
     print(f"trained: {last}")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -11,6 +13,18 @@ from typing import Any, Literal
 from . import _check
 from .errors import CheckpointError
 from .noise import refuse_other_form
+
+#: The steps of the random sequence that one iteration takes: labels, noise, (ssm:) directions.
+DRAWS = {"dsm": 2, "ssm": 3}
+_MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
+_STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
+_LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
+# lowest and highest value; what the machine has no memory for, fastscore.limits tells
+_COUNTS = {
+    "batch_size": (1, None), "iterations": (1, _STEPS), "num_levels": (1, 2**31 - 1), "image_size": (1, None),
+    "width": (1, None), "steps_per_level": (1, None), "log_every": (1, _STEPS), "checkpoint_every": (1, _STEPS),
+    "keep": (1, _STEPS), "warmup": (0, _STEPS), "sample_every": (0, _STEPS), "seed": (0, 2**63 - 1)}
+_REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "alpha")
 
 
 @dataclass(frozen=True)
@@ -71,6 +85,8 @@ class TrainConfig:
     """Scale the gradient down to this norm where it is larger; 0 leaves it alone."""
     ema: float = 0.0
     """Sample with a moving average of the weights that forgets at this rate (0.999); 0 keeps none."""
+    ema_warmup: bool = False
+    """Let the average forget faster at first: at the rate min(ema, (1 + n) / (10 + n)) after n updates."""
 
     alpha: float = 4e-5
     """Langevin step size at the smallest noise level (twice the step_lr of the NCSN code)."""
@@ -95,31 +111,63 @@ class TrainConfig:
     """Iterations between two sample grids in samples/; 0 draws none while training."""
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "iterations", "num_levels", "image_size", "width", "steps_per_level", "log_every",
-                     "checkpoint_every", "keep"):
-            _check.integer(name, getattr(self, name), low=1)
-        for name in ("warmup", "sample_every"):
-            _check.integer(name, getattr(self, name), low=0)
-        _check.integer("seed", self.seed, low=0, high=2**63 - 1)
-        for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
-            _check.positive(name, getattr(self, name))
+        for name, (low, high) in _COUNTS.items():
+            object.__setattr__(self, name, _count(name, getattr(self, name), low, high))
         refuse_other_form("alpha", self.alpha, "alpha")
+        for name in _REALS:  # an integer in config.json is the number that it stands for
+            object.__setattr__(self, name, _real(name, getattr(self, name)))
+        for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
+            if not _SMALLEST <= _check.positive(name, getattr(self, name)) <= _LARGEST:
+                raise ValueError(f"{name} must be from {_SMALLEST} to {_LARGEST}, which float32 holds, "
+                                 f"got {getattr(self, name)}")
+        for name in ("sigma_begin", "sigma_end"):
+            if not 1e-18 < getattr(self, name) < 1e18:
+                raise ValueError(f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got "
+                                 f"{getattr(self, name):g}")
         _check.positive("clip_norm", self.clip_norm, zero_allowed=True)
         _check.number("weight", self.weight)
         for name in ("beta1", "beta2", "ema"):
             if not 0 <= _check.number(name, getattr(self, name)) < 1:
                 raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
+        for name in ("download", "dequantize", "flip", "decay", "denoise", "ema_warmup"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be true or false, got {_check.describe(getattr(self, name))}")
+        for name in ("data", "data_dir", "device"):
+            if not isinstance(getattr(self, name), str):
+                raise TypeError(f"{name} must be a text, got {_check.describe(getattr(self, name))}")
+        for name, words in (("model", _MODELS), ("objective", tuple(DRAWS)), ("start", ("uniform", "normal"))):
+            if not isinstance(getattr(self, name), str):  # a list, say, which cannot be looked up
+                raise TypeError(f"{name} must be one of {', '.join(words)}, got "
+                                f"{_check.describe(getattr(self, name))}")
+            _check.one_of(name, getattr(self, name), words)
+        self._check_together()
+
+    def _check_together(self) -> None:
+        """The bounds that hold for fields together."""
         if self.num_levels == 1 and self.sigma_begin != self.sigma_end:
             raise ValueError(f"sigma_begin and sigma_end must be equal where num_levels is 1 (--sigma-begin, "
                              f"--sigma-end, --num-levels), got {self.sigma_begin} and {self.sigma_end}")
         if self.num_levels > 1 and self.sigma_begin <= self.sigma_end:
             raise ValueError(f"sigma_begin must be greater than sigma_end, got {self.sigma_begin} and {self.sigma_end}")
-        for name in ("download", "dequantize", "flip", "decay", "denoise"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be true or false, got {_check.describe(getattr(self, name))}")
-        _check.one_of("model", self.model, ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp"))
-        _check.one_of("objective", self.objective, ("dsm", "ssm"))
-        _check.one_of("start", self.start, ("uniform", "normal"))
+        most = _STEPS // DRAWS[self.objective]
+        if self.iterations > most:
+            raise ValueError(f"iterations must be at most {most:,} where objective is {self.objective!r}: an iteration "
+                             f"takes {DRAWS[self.objective]} of the 2^32 steps of a seed's random numbers, got "
+                             f"{self.iterations:,}")
+        if self.num_levels * self.steps_per_level >= _STEPS:
+            raise ValueError("steps_per_level times num_levels must be less than 2^32, got "
+                             f"{_short(self.steps_per_level)} times {_short(self.num_levels)}: an update takes one of "
+                             "the steps of a seed's random numbers")
+        for sigma in (self.sigma_begin, self.sigma_end):
+            if abs(self.weight * math.log(sigma)) > math.log(_LARGEST) - 1:
+                raise ValueError(f"weight must keep sigma^weight between {_SMALLEST} and {_LARGEST}, which float32 "
+                                 f"holds, got {self.weight} for sigma = {sigma}")
+        if self.lr / (1 - self.beta1) > _LARGEST:
+            raise ValueError(f"lr must be at most (1 - beta1) {_LARGEST}, since Adam divides by 1 - beta1, got "
+                             f"{self.lr} and beta1 {self.beta1}")
+        if self.alpha * (self.sigma_begin / self.sigma_end) ** 2 > _LARGEST:
+            raise ValueError(f"alpha (sigma_begin / sigma_end)^2, the step size at the largest noise level, must be at "
+                             f"most {_LARGEST}, got alpha {self.alpha}")
 
     def to_json(self) -> str:
         """One indented JSON object, a field a line."""
@@ -129,7 +177,7 @@ class TrainConfig:
     def from_json(cls, text: str | bytes, source: str | Path = "config.json") -> TrainConfig:
         """The config that :meth:`to_json` wrote; :class:`CheckpointError` names what does not belong."""
         try:
-            values: Any = json.loads(text)
+            values = parse_json(text)
             if not isinstance(values, dict):
                 raise ValueError(f"it must hold a JSON object, got {_check.describe(values)}")
             unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
@@ -140,11 +188,43 @@ class TrainConfig:
             raise CheckpointError(f"{source} is not the config of a run: {error}") from error
 
 
+def parse_json(text: str | bytes) -> Any:
+    """:func:`json.loads` whose every failure is a ``ValueError``."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+
+
+def _count(name: str, value: Any, low: int, high: int | None) -> int:
+    """``value``, checked."""
+    if type(value) is int and high is not None and value > high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {_short(value)}")
+    return _check.integer(name, value, low=low)
+
+
+def _real(name: str, value: Any) -> Any:
+    """``value``, as a float where it is a number; what is none is left to the checks that follow."""
+    value = _check.plain(value)
+    try:
+        return float(value) if type(value) is int else value
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float32 holds, got {_short(value)}") from None
+
+
+def _short(value: int) -> str:
+    """``value``, or how long it is where it is too long to read (or for Python to write)."""
+    long = value.bit_length() > 100
+    return f"a number of {math.floor(math.log10(abs(value))) + 1:,} digits" if long else str(value)
+
+
 #: How a run's samples are drawn.
 SAMPLING = ("alpha", "steps_per_level", "denoise", "start")
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
 MAY_CHANGE = frozenset({"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep",
                         "sample_every", *SAMPLING})
+#: What may be changed on the way where that is asked for (``--change``): how the optimizer steps, and nothing else.
+CHANGEABLE = ("lr", "beta1", "beta2", "eps", "warmup", "decay", "clip_norm", "iterations")
 
 _DIGITS = TrainConfig(
     data="digits", dequantize=False, width=16, sigma_begin=1.0, sigma_end=0.02, num_levels=20, batch_size=128,
@@ -181,3 +261,17 @@ def preset(name: str, **changes: Any) -> TrainConfig:
         if field not in known:
             raise ValueError(f"{field} is not a field of TrainConfig; the fields are {', '.join(sorted(known))}")
     return dataclasses.replace(PRESETS[name][1], **changes)
+
+
+def command_line(config: TrainConfig, run: str | Path, *options: str) -> str:
+    """The command that trains ``config`` in ``run``: the nearest preset, what differs from it, and ``options``."""
+    def changed(name: str) -> list[str]:
+        ours, theirs = dataclasses.asdict(config), dataclasses.asdict(PRESETS[name][1])
+        return [field for field in ours if ours[field] != theirs[field]]
+
+    nearest = min(PRESETS, key=lambda name: len(changed(name)))
+    words = ["fastscore", "train", nearest, "--out", str(run)]
+    for field in changed(nearest):
+        flag, value = field.replace("_", "-"), getattr(config, field)
+        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+    return shlex.join([*words, *options])

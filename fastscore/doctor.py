@@ -31,7 +31,7 @@ def report() -> str:
     trace = [name for name in _OPERATORS if name in backends.TRACE]
     for names in ([name for name in (*_OPERATORS, "noise") if name not in trace], trace):
         lines += ["", "operators (" + ", ".join(names) + ")"]
-        lines += [f"  {device:<16} {backends.default(torch.device(device), names[0])}" for device in ("cpu", "cuda")]
+        lines += [f"  {device:<16} {_served(names[0], torch.device(device))}" for device in ("cpu", "cuda")]
     native, cuda = backends.problem("native"), backends.problem("native", "cuda", trace[0])
     lines += ["", "backends",
               "  reference        plain torch, any device",
@@ -46,6 +46,12 @@ def report() -> str:
     lines.append(f"  {'Inception':<16} " + (f"weights at {weights}" if weights.is_file() else
                                             f"no weights: evaluate --feature inception needs them at {weights}"))
     return "\n".join(lines)
+
+
+def _served(operator: str, device: torch.device) -> str:
+    """The backend of an operator, and where it is the reference for want of another, that it is slow."""
+    slow = backends.slow(operator, device)
+    return backends.default(device, operator) + (f", 10 to 100 times slower than compiled: {slow}" if slow else "")
 
 
 def _state(module: str, extra: str) -> str:

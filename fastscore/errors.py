@@ -1,5 +1,7 @@
 """Errors that a user can act on. The command line prints their text alone, without a traceback."""
 
+from __future__ import annotations
+
 
 class FastscoreError(Exception):
     """Base of the errors raised by fastscore that are not plain ``ValueError`` or ``TypeError``."""
@@ -18,7 +20,18 @@ class DataError(FastscoreError):
 
 
 class CheckpointError(FastscoreError):
-    """A run folder or checkpoint is missing, damaged, not one of ours, or in use by another trainer."""
+    """A run folder or checkpoint is missing, damaged, another run's, of unknown origin, or in use."""
+
+
+class CannotWrite(FastscoreError, OSError):
+    """A file cannot be written, on a full disk, say; ``errno`` and ``filename`` are those of the ``OSError``."""
+
+    def __init__(self, text: str, errno: int | None = None, filename: str | None = None):
+        super().__init__(text)
+        self.errno, self.filename = errno, filename
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class NonFiniteLoss(FastscoreError):

@@ -55,7 +55,7 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
             other settings are there. All before it samples.
         NonFiniteSamples: some samples are NaN or infinite. Nothing is replaced.
     """
-    _check.integer("num", num, low=20)
+    num = _check.integer("num", num, low=20)
     _check.one_of("feature", feature, ("auto", "pixels", "inception"))
     _check.one_of("sampler", sampler, SAMPLERS)
     trained = with_sampling(load_run(run, device=device, weights=weights, step=step), sampler=sampler, alpha=alpha,
@@ -81,7 +81,7 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     if len(trained.shape) == 1:
         report |= _evaluate_points(trained, out, drawn, num, seed, sampler)
     else:
-        report |= _evaluate_images(trained, out, drawn, feature, sampler)
+        report |= _evaluate_images(trained, run, out, drawn, feature, sampler)
     _draw_training(run, out, trained)
     report["versions"] = versions()
     checkpoint.write_atomically(out / METRICS, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
@@ -114,10 +114,13 @@ def _draw_training(run: Path, out: Path, trained: TrainedRun) -> None:
         plots.save_training_curves(history, out / "training.png", sigmas=make_sigmas(trained.config))
 
 
-def _evaluate_images(trained: TrainedRun, out: Path, drawn: Callable[[samplers.Trajectory], Tensor], feature: str,
-                     sampler: str) -> dict[str, Any]:
+def _evaluate_images(trained: TrainedRun, run: Path, out: Path, drawn: Callable[[samplers.Trajectory], Tensor],
+                     feature: str, sampler: str) -> dict[str, Any]:
     config = trained.config
     train, heldout = make_data(config), make_data(config, heldout=True)
+    if changes := checkpoint.read_identity(run).changes(train):
+        warnings.warn(f"{run} was trained on other data than what is compared with here, {train.describe()}: "
+                      f"{', '.join(changes)}", stacklevel=3)
     assert isinstance(train, data.ImageData)
     for images in (train, heldout):
         if images is not None and len(images) < _LEAST:

@@ -187,7 +187,7 @@ def inception_features(*, weights: str | Path | None = None, batch_size: int = 6
 
     Source: Heusel et al., 2017 (FID); Salimans et al., 2016 (Inception score).
     """
-    _check.integer("batch_size", batch_size, low=1)
+    batch_size = _check.integer("batch_size", batch_size, low=1)
     path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
     advice = "" if path.is_file() else f"download {WEIGHTS_URL} (91 MB) anywhere and put it at {path}"
     missing = [name for name in ("torchmetrics", "torch_fidelity") if importlib.util.find_spec(name) is None]

@@ -178,7 +178,7 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
 
     Source: Kynkaanniemi et al., "Improved precision and recall metric ...", 2019 (arXiv:1904.06991).
     """
-    _check.integer("k", k, low=1)
+    k = _check.integer("k", k, low=1)
     real, fake = _pair(k + 1, real=real, fake=fake)
     centre = real.mean(0)
     real, fake = real - centre, fake - centre
@@ -209,7 +209,7 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> InceptionScore:
     Source: Salimans et al., "Improved techniques for training GANs", 2016.
     """
     (p,) = _pair(1, probabilities=probabilities)
-    _check.integer("splits", splits, low=1, high=len(p))
+    splits = _check.integer("splits", splits, low=1, high=len(p))
     low, sums = float(p.min()), p.sum(1)
     if low < 0 or float((sums - 1).abs().max()) > 1e-3:
         raise ValueError(f"probabilities must be at least 0, rows summing to 1 (not logits), got {low:.4g} "
@@ -225,7 +225,7 @@ def class_histogram(labels: Tensor, num_classes: int) -> Tensor:
     Raises:
         TypeError, ValueError: labels that are not integers, not [N], or out of range.
     """
-    _check.integer("num_classes", num_classes, low=1)
+    num_classes = _check.integer("num_classes", num_classes, low=1)
     _check.tensor("labels", labels)
     if labels.dtype not in (torch.int64, torch.int32) or labels.dim() != 1:
         raise ValueError(f"labels must be an int64 tensor of shape [N], got {_check.describe(labels)}")
@@ -287,7 +287,7 @@ def nearest_neighbours(samples: Tensor, train: Tensor, k: int = 1) -> Neighbours
     for name, value in (("samples", samples), ("train", train)):
         if _check.floating(name, value).dim() < 2 or value.numel() == 0 or value.shape[1:] != train.shape[1:]:
             raise ValueError(f"{name} must be [N, ...], the same sizes after N, got {_check.describe(value)}")
-    _check.integer("k", k, low=1, high=len(train))
+    k = _check.integer("k", k, low=1, high=len(train))
     samples, train = _pair(1, samples=samples.flatten(1), train=train.flatten(1))
     centre = train.mean(0)
     indices, distances = [], []

@@ -68,7 +68,7 @@ def uniform_sigmas(begin: float, end: float, num_levels: int) -> Tensor:
 
 def _range(begin: float, end: float, num_levels: int) -> tuple[float, float, int]:
     begin, end = _check.positive("begin", begin), _check.positive("end", end)
-    _check.integer("num_levels", num_levels, low=1)
+    num_levels = _check.integer("num_levels", num_levels, low=1)
     if num_levels == 1 and begin != end:
         raise ValueError(f"begin and end must be equal where num_levels is 1, got {begin} and {end}")
     if num_levels > 1 and not begin > end:
@@ -182,7 +182,7 @@ def suggest(data: Tensor | Data, *, sigma_min: float = 0.01, sigma_max: float | 
     if num_levels is None:
         ratio = level_ratio(data[0].numel(), overlap)
         num_levels = max(2, 1 + round(math.log(sigma_max / sigma_min) / math.log(ratio)))
-    _check.integer("num_levels", num_levels, low=2)
+    num_levels = _check.integer("num_levels", num_levels, low=2)
     gamma = (sigma_max / sigma_min) ** (1 / (num_levels - 1))
     step_lr, variance = step_size(sigma_min, gamma, steps_per_level)
     sigmas = geometric_sigmas(sigma_max, sigma_min, num_levels)
@@ -225,7 +225,7 @@ def largest_distance(data: Tensor | Data, *, max_samples: int | None = None, chu
         TypeError, ValueError: data of another form, or not finite.
     """
     data = _samples(data)
-    _check.integer("chunk_size", chunk_size, low=1)
+    chunk_size = _check.integer("chunk_size", chunk_size, low=1)
     if max_samples is not None and _check.integer("max_samples", max_samples, low=2) < len(data):
         kept = Philox(seed=0).permutation(len(data), stream=Stream.DATA)[:max_samples]
         data = data[kept.to(data.device)]
@@ -282,7 +282,7 @@ def level_ratio(dim: int, overlap: float = PUBLISHED_OVERLAP) -> float:
         ValueError: D <= 4, where every ratio overlaps by more than 0.99: sqrt(2D) (gamma - 1) < 3 gamma
             whatever gamma is.
     """
-    _check.integer("dim", dim, low=1)
+    dim = _check.integer("dim", dim, low=1)
     overlap = _check.positive("overlap", overlap)
     if overlap > 0.99:
         raise ValueError(f"overlap must be at most 0.99 (it is 0.997 at gamma = 1), got {overlap}")
@@ -320,7 +320,7 @@ def step_size(sigma_min: float, gamma: float, steps_per_level: int) -> tuple[flo
     over its logarithm. For the published CIFAR-10 schedule it finds 6.184e-6; the paper has 6.2e-6.
     """
     sigma_min, gamma = _check.positive("sigma_min", sigma_min), _check.positive("gamma", gamma)
-    _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
     if not gamma > 1:
         raise ValueError(f"gamma must be greater than 1, got {gamma}")
 

@@ -110,7 +110,7 @@ def save_grid(images: Tensor, path: PathLike, columns: int | None = None, scale:
     path, images = _target(path), _rgb("images", images)
     columns = math.ceil(len(images) ** 0.5) if columns is None else _check.integer("columns", columns, low=1)
     if scale is not None:
-        _check.integer("scale", scale, low=1)
+        scale = _check.integer("scale", scale, low=1)
     grid = _grid(_enlarge(images, scale), columns, padding=3, value=_GAP)
     pixels = grid.mul(255).round().byte().permute(1, 2, 0).contiguous().numpy()
     buffer = io.BytesIO()

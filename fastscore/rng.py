@@ -27,8 +27,8 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _check, backends
-from ._library import first_sample, fresh_seed, raw, refuse_recomputation, register, replayed
+from . import _check, _functorch, backends
+from ._library import first_of_slice, first_sample, fresh_seed, raw, refuse_recomputation, register, replayed
 
 _MASK = 0xFFFFFFFF
 _BLOCKS_AT_ONCE = 1 << 18  # bounds the temporaries of one draw to about 100 MB
@@ -132,7 +132,8 @@ def _draw(kind: str, seed: int | Tensor, step: int | Tensor, stream: int, sample
     parts = []
     for start in range(0, rows * blocks, _BLOCKS_AT_ONCE):
         index = torch.arange(start, min(start + _BLOCKS_AT_ONCE, rows * blocks), dtype=torch.int64, device=device)
-        counter = (index % blocks, index // blocks + sample_offset, _scalar(step, device), _scalar(stream, device))
+        counter = (index % blocks, index // blocks + sample_offset, _scalar(step, device) & _MASK,
+                   _scalar(stream, device))
         words = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
         if kind == "normal":
             values = [*_box_muller(words[0], words[1]), *_box_muller(words[2], words[3])]
@@ -152,7 +153,7 @@ def _draw(kind: str, seed: int | Tensor, step: int | Tensor, stream: int, sample
 class Noise:
     """A handle on standard normal noise: where it is in the random sequence, not its values.
 
-    ``tensor()`` gives the values, the same each time; nothing is stored. Not to be changed once made.
+    ``tensor()`` gives the values, the same each time; nothing is stored. Cannot be changed once made.
 
     Attributes:
         seed, step, stream, sample_offset: where: the key and the counter's last three words at row 0.
@@ -161,13 +162,19 @@ class Noise:
         first: int64 [], in place of sample_offset: under vmap, one for each slice; or None.
     """
 
-    __slots__ = ("device", "dtype", "first", "sample_offset", "seed", "shape", "state", "step", "stream")
+    __slots__ = ("_device", "_dtype", "_first", "_sample_offset", "_seed", "_shape", "_state", "_step", "_stream")
+    seed, step, stream, sample_offset = map(_check.fixed, ("seed", "step", "stream", "sample_offset"))
+    shape, dtype, device = map(_check.fixed, ("shape", "dtype", "device"))
+    state, first = map(_check.fixed, ("state", "first"))
 
-    def __init__(self, seed: int, step: int, stream: int, sample_offset: int, shape: torch.Size, dtype: torch.dtype,
-                 device: torch.device, state: Tensor | None = None, first: Tensor | None = None):
-        self.seed, self.step, self.stream, self.sample_offset = seed, step, stream, sample_offset
-        self.shape, self.dtype, self.device = shape, dtype, device
-        self.state, self.first = state, first
+    def __init__(self, seed: int, step: int, stream: int, sample_offset: int, shape: Sequence[int], dtype: torch.dtype,
+                 device: torch.device | str, state: Tensor | None = None, first: Tensor | None = None):
+        self._seed, self._step = _check_seed(seed), _check_word("step", step)
+        self._stream, self._sample_offset = _check_word("stream", stream), _check_word("sample_offset", sample_offset)
+        self._shape, self._dtype, self._device = _check_shape(shape), _check_dtype(dtype), _indexed(device)
+        self._state, self._first = state if state is None else _check_state(state), first
+        if first is not None and (not isinstance(first, Tensor) or first.dtype != torch.int64 or first.dim()):
+            raise TypeError(f"first must be an int64 tensor of shape () or None, got {_check.describe(first)}")
 
     def __repr__(self) -> str:
         return (f"Noise(seed={self.seed}, step={self.step}, stream={self.stream}, sample_offset={self.sample_offset}, "
@@ -175,18 +182,35 @@ class Noise:
 
     def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
         """The noise z ~ N(0, I), of the handle's shape [B, ...] and device, in ``dtype`` (default: the handle's)."""
-        return draw("normal", self, dtype or self.dtype)
+        return draw("normal", self, self._dtype if dtype is None else _check_dtype(dtype))
 
     def arguments(self) -> tuple[int, int, int, int, Tensor | None, Tensor | None]:
         """Where the noise stands, as the compiled operators take it: seed, step, stream, offset, state, index."""
         index = None
-        if self.first is not None:
-            index = self.first + torch.arange(self.shape[0], device=self.device)
-        return *self.place(), self.state, index
+        if self._first is not None:
+            index = self._first + torch.arange(self._shape[0], device=self._device)
+        return *self.place(), self._state, index
 
     def place(self) -> tuple[int, int, int, int]:
         """Seed (as an int64), step, stream and offset."""
-        return _signed(self.seed), self.step, self.stream, self.sample_offset
+        return _signed(self._seed), self._step, self._stream, self._sample_offset
+
+
+def _handle(seed: int, step: int, stream: int, sample_offset: int, shape: torch.Size, dtype: torch.dtype,
+            device: torch.device, state: Tensor | None = None, first: Tensor | None = None) -> Noise:
+    """A Noise of what was checked before."""
+    noise = Noise.__new__(Noise)
+    noise._seed, noise._step, noise._stream, noise._sample_offset = seed, step, stream, sample_offset
+    noise._shape, noise._dtype, noise._device = shape, dtype, device
+    noise._state, noise._first = state, first
+    return noise
+
+
+def later(noise: Noise, steps: int) -> Noise:
+    """The handle on what a draw ``steps`` steps after gives."""
+    state = None if noise.state is None else noise.state + torch.tensor([0, steps], device=noise.device)
+    return _handle(noise.seed, noise.step + steps, noise.stream, noise.sample_offset, noise.shape, noise.dtype,
+                   noise.device, state, noise.first)
 
 
 def draw(kind: str, where: Noise, dtype: torch.dtype) -> Tensor:
@@ -234,61 +258,109 @@ class Philox:
 
     def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0,
                  device: torch.device | str | None = None):
-        self._step = _check.integer("step", step, low=0, high=_STEPS - 1)
-        self.sample_offset = _check.integer("sample_offset", sample_offset, low=0, high=_STEPS - 1)
-        self.state = None
+        self._step, self._offset = _check_word("step", step), _check_word("sample_offset", sample_offset)
+        self._state = None
         # the backward pass it was made in, where it may draw; none where it is made anew whenever it draws
         self._task = None if is_compiling() else torch._C._current_graph_task_id()
         if seed is None and is_compiling():  # where no number may be read: the seed stays a tensor
-            self.seed, self.state = 0, torch.stack([fresh_seed(), torch.tensor(step, device="cpu")])
+            self._seed, self._state = 0, torch.stack([fresh_seed(), torch.tensor(self._step, device="cpu")])
             return
-        self.seed = _check.integer("seed", int(fresh_seed()) if seed is None else seed, low=0, high=2**64 - 1)
+        self._seed = _check_seed(int(fresh_seed()) if seed is None else seed)
         if device is not None:
-            self.state = torch.tensor([_signed(self.seed), step], dtype=torch.int64, device=device)
+            self._state = torch.tensor([_signed(self._seed), self._step], dtype=torch.int64, device=device)
+
+    @property
+    def seed(self) -> int:
+        """The key, 0 to 2^64 - 1."""
+        return self._seed
+
+    @seed.setter
+    def seed(self, value: int) -> None:
+        self._seed = _check_seed(value)
+        if self._state is not None:
+            self._state[0] = _signed(self._seed)
 
     @property
     def step(self) -> int:
         """The step of the next draw."""
-        return self._step if self.state is None else int(self.state[1])
+        return self._step if self._state is None else int(self._state[1])
 
     @step.setter
     def step(self, value: int) -> None:
-        if self.state is None:
+        value = _check_word("step", value)
+        if self._state is None:
             self._step = value
         else:
-            self.state[1] = value
+            self._state[1] = value
+
+    @property
+    def sample_offset(self) -> int:
+        """The global index of the first row that is drawn."""
+        return self._offset
+
+    @sample_offset.setter
+    def sample_offset(self, value: int) -> None:
+        self._offset = _check_word("sample_offset", value)
+
+    @property
+    def state(self) -> Tensor | None:
+        """Seed (as an int64) and step on a device, int64 [2], in place of the numbers; or None."""
+        return self._state
+
+    @state.setter
+    def state(self, value: Tensor | None) -> None:
+        if value is None:
+            self._step, self._state = self.step, None
+            return
+        seed, _ = _check_state(value).tolist()
+        self._seed, self._state = seed % (1 << 64), value
 
     def __repr__(self) -> str:
         offset = f", sample_offset={self.sample_offset}" if self.sample_offset else ""
         return f"Philox(seed={self.seed}, step={self.step}{offset})"
 
     def noise(self, shape: Sequence[int], *, stream: int = Stream.USER, sample_offset: int | None = None,
-              dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Noise:
+              dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+              beside: Sequence[Tensor] | None = None) -> Noise:
         """A handle on N(0, I) noise of ``shape`` [B, ...]; takes one step.
 
+        Inside ``torch.func.vmap`` its ``randomness`` says what each slice gets, as for ``torch.randn``: "different",
+        the rows that it would have had in one batch of all the slices; "same", the same rows; "error" raises. Where
+        the numbers are for tensors, ``beside`` names them, and only a vmap that maps one of them counts.
+
         Raises:
-            ValueError: no batch dimension, or an index beyond 2^32.
+            TypeError, ValueError: an argument of the wrong kind; no batch dimension, or an index beyond 2^32.
+            RuntimeError: inside ``vmap(..., randomness="error")``, which is torch's default.
         """
-        shape = torch.Size(shape)
-        if len(shape) == 0 or min(shape) < 0:
-            raise ValueError(f"shape must be [B, ...], with a batch dimension and no negative size, got {tuple(shape)}")
+        return self._place(shape, stream, sample_offset, None if dtype is None else _check_dtype(dtype), device, beside)
+
+    def _place(self, shape: Sequence[int], stream: int, sample_offset: int | None, dtype: torch.dtype | None,
+               device: torch.device | str | None, beside: Sequence[Tensor] | None) -> Noise:
+        shape = _check_shape(shape)
         if device is None:  # torch.compile does not know get_default_device
-            device = torch.empty(()).device if torch.compiler.is_compiling() else torch.get_default_device()
-        offset = self.sample_offset if sample_offset is None else sample_offset
-        _check.integer("sample_offset", offset, low=0, high=_STEPS - 1)
-        noise = self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), torch.device(device))
-        if self._watched():
-            noise.first = first_sample(torch.empty((), device=noise.device), offset, compiled=True)
+            device = torch.empty(()).device if is_compiling() else torch.get_default_device()
+        offset = self._offset if sample_offset is None else _check_word("sample_offset", sample_offset)
+        stream, device = int(_check_word("stream", stream)), _indexed(device)
+        noise = self._next(shape, stream, offset, dtype or torch.get_default_dtype(), device)
+        watched, inside = self._watched(), _functorch.depth()
+        if inside and beside is None:
+            noise._first = first_of_slice(shape[0], offset, device, watched)
+        elif inside or watched:
+            given = [torch.empty((), device=device), *(beside or ())]
+            noise._first = first_sample(given, shape[0], offset, compiled=watched)
         return noise
 
-    def noise_for(self, x: Tensor, stream: int, *, transformed: bool, steps: int = 1) -> Noise:
-        """:meth:`noise` of ``x``'s shape, dtype and device, and under ``vmap`` for each of its slices.
+    def noise_for(self, x: Tensor, stream: int, *, transformed: bool, steps: int = 1,
+                  beside: Sequence[Tensor | None] = ()) -> Noise:
+        """:meth:`noise` of ``x``'s shape, dtype and device, and under ``vmap`` for each slice of ``x``.
 
-        Takes ``steps`` steps, of which the noise is the first.
+        Takes ``steps`` steps, of which the noise is the first. Where ``x`` is not mapped but a tensor ``beside`` it is,
+        that one's slices count.
         """
-        noise = self._next(x.shape, int(stream), self.sample_offset, x.dtype, x.device, steps)
+        noise = self._next(x.shape, int(stream), self._offset, x.dtype, x.device, steps)
         if transformed:
-            noise.first = first_sample(x, noise.sample_offset, compiled=self._watched())
+            given = [x, *(t for t in beside if t is not None)]
+            noise._first = first_sample(given, x.shape[0], noise._sample_offset, compiled=self._watched())
         return noise
 
     def _next(self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device,
@@ -297,14 +369,14 @@ class Philox:
             refuse_recomputation(recording=True)
         if offset + shape[0] > _STEPS:
             raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {shape[0]}")
-        if self.state is not None:
-            state = self.state.to(device, copy=True)
-            self.state[1] += steps
-            return Noise(self.seed, 0, stream, offset, shape, dtype, device, state)
+        if self._state is not None:
+            state = self._state.to(device, copy=True)
+            self._state[1] += steps
+            return _handle(self._seed, 0, stream, offset, shape, dtype, device, state)
         step, self._step = self._step, self._step + steps
         if step + steps > _STEPS:
             raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
-        return Noise(self.seed, step, stream, offset, shape, dtype, device)
+        return _handle(self._seed, step, stream, offset, shape, dtype, device)
 
     def for_checkpoint(self) -> tuple[AbstractContextManager, AbstractContextManager]:
         """What makes activation checkpointing of a function that draws right: its recomputation draws the same again.
@@ -317,13 +389,13 @@ class Philox:
         return nullcontext(), _Replay(self)
 
     def _where(self) -> int | Tensor:
-        return self._step if self.state is None else self.state.clone()
+        return self._step if self._state is None else self._state.clone()
 
     def _go(self, where: int | Tensor, task: int) -> None:
-        if self.state is None:
+        if self._state is None:
             self._step = where
         else:
-            self.state.copy_(where)
+            self._state.copy_(where)
         self._task = task
 
     def _watched(self) -> bool:
@@ -331,29 +403,33 @@ class Philox:
         return is_compiling() and self._task is not None
 
     def randn(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-              dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
-        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step."""
-        return self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype,
-                          device=device).tensor()
+              dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+              beside: Sequence[Tensor] | None = None) -> Tensor:
+        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step. Inside ``vmap``, see :meth:`noise`."""
+        return self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device,
+                          beside=beside).tensor()
 
     def rand(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-             dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+             dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+             beside: Sequence[Tensor] | None = None) -> Tensor:
         """Uniform numbers in [0, 1), multiples of 2^-24, of ``shape`` [B, ...]; takes one step.
 
         In float16 and bfloat16 a value near 1 rounds to 1.
         """
-        return self._plain("uniform", shape, stream, sample_offset, dtype, device)
+        return self._plain("uniform", shape, stream, sample_offset, dtype, device, beside)
 
     def rademacher(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-                   dtype: torch.dtype | None = None, device: torch.device | str | None = None) -> Tensor:
+                   dtype: torch.dtype | None = None, device: torch.device | str | None = None,
+                   beside: Sequence[Tensor] | None = None) -> Tensor:
         """Signs, -1 or +1 with probability 1/2, of ``shape`` [B, ...]; takes one step."""
-        return self._plain("rademacher", shape, stream, sample_offset, dtype, device)
+        return self._plain("rademacher", shape, stream, sample_offset, dtype, device, beside)
 
     def randint(self, high: int, *shape: int | Sequence[int], stream: int = Stream.USER,
-                sample_offset: int | None = None, device: torch.device | str | None = None) -> Tensor:
+                sample_offset: int | None = None, device: torch.device | str | None = None,
+                beside: Sequence[Tensor] | None = None) -> Tensor:
         """int64 numbers from 0 to ``high`` - 1 (uniform to within high / 2^32), shape [B, ...]; takes one step."""
-        _check.integer("high", high, low=1, high=2**31 - 1)
-        words = self._plain("words", shape, stream, sample_offset, torch.int64, device)
+        high = _check.integer("high", high, low=1, high=2**31 - 1)
+        words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
         return (words * high) >> 32
 
     def permutation(self, n: int, *, stream: int = Stream.SHUFFLE) -> Tensor:
@@ -362,8 +438,10 @@ class Philox:
         return torch.argsort((words[:, 0] >> 1 << 31) | (words[:, 1] >> 1), stable=True)
 
     def _plain(self, kind: str, shape: Sequence, stream: int, sample_offset: int | None, dtype: torch.dtype | None,
-               device: torch.device | str | None) -> Tensor:
-        where = self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device)
+               device: torch.device | str | None, beside: Sequence[Tensor] | None = None) -> Tensor:
+        if dtype is not None and kind != "words":
+            _check_dtype(dtype)
+        where = self._place(_flat(shape), stream, sample_offset, dtype, device, beside)
         return draw(kind, where, where.dtype)
 
 
@@ -381,6 +459,50 @@ class _Replay(AbstractContextManager):
     def __exit__(self, *_: Any) -> None:
         self.rng._go(*self.left.pop())
         replayed.pop()
+
+
+def _check_seed(value: Any) -> int:
+    return _check.integer("seed", value, low=0, high=2**64 - 1)
+
+
+def _check_word(name: str, value: Any) -> int:
+    """A word of the counter."""
+    return _check.integer(name, value, low=0, high=_STEPS - 1)
+
+
+def _check_state(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (2,) or not value.is_contiguous():
+        raise TypeError("state must be a contiguous int64 tensor of shape (2,), the seed and the step, or None, "
+                        f"got {_check.describe(value)}")
+    if _check.readable(value) and not 0 <= int(value[1]) < _STEPS:
+        raise ValueError(f"state[1], the step, must be from 0 to {_STEPS - 1}, got {int(value[1])}")
+    return value
+
+
+def _check_shape(shape: Any) -> torch.Size:
+    try:
+        if not is_compiling() and bool in map(type, shape):
+            raise TypeError
+        shape = torch.Size(shape)
+    except TypeError:
+        raise TypeError(f"shape must be integers [B, ...], got {_check.describe(shape)}") from None
+    if len(shape) == 0 or min(shape) < 0:
+        raise ValueError(f"shape must be [B, ...], with a batch dimension and no negative size, got {tuple(shape)}")
+    return shape
+
+
+def _indexed(device: torch.device | str) -> torch.device:
+    """The device as its tensors name it, "cuda:0" for "cuda", so that handles and tensors compare."""
+    device = torch.device(device)
+    if device.index is not None or device.type in ("cpu", "meta") or is_compiling():
+        return device
+    return torch.empty((), device=device).device
+
+
+def _check_dtype(value: Any) -> torch.dtype:
+    if value not in _check.FLOATS:
+        raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, got {_check.describe(value)}")
+    return value
 
 
 def _signed(seed: int) -> int:

@@ -57,25 +57,25 @@ def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", st
         raise ValueError(f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), "
                          "got 'ema'")
     weights = "ema" if config.ema and weights != "raw" else "raw"
-    folder, where = checkpoint.latest(run) if step is None else _checkpoint_of(run, step), pick_device(device)
-    shape = checkpoint.read_shape(folder)
+    where = pick_device(device)
+
+    def read(folder: Path) -> tuple[Path, tuple[int, ...], dict[str, Tensor]]:
+        return folder, checkpoint.read_shape(folder), checkpoint.read_weights(folder, ema=weights == "ema")
+
+    folder, shape, values = checkpoint.from_latest(run, read) if step is None else read(_checkpoint_of(run, step))
     network = make_model(config, shape)
-    checkpoint.load_into(network, checkpoint.read_weights(folder, ema=weights == "ema"), folder)
+    checkpoint.load_into(network, values, folder)
     network.requires_grad_(False)
-    return TrainedRun(config, network.to(where).eval(), shape, where, _iteration(folder), weights)
+    return TrainedRun(config, network.to(where).eval(), shape, where, checkpoint.step_of(folder), weights)
 
 
 def _checkpoint_of(run: Path, step: int) -> Path:
     checkpoint.latest(run)  # says what to do where there is none
-    found = {_iteration(folder): folder for folder in checkpoint.steps(run)}
+    found = {checkpoint.step_of(folder): folder for folder in checkpoint.steps(run)}
     if step not in found:
         raise CheckpointError(f"{run} has no checkpoint of iteration {step} (--checkpoint); it has those of "
-                              f"{', '.join(map(str, sorted(found)))}")
+                              f"{', '.join(map(str, found))}")
     return found[step]
-
-
-def _iteration(folder: Path) -> int:
-    return int(folder.name.removeprefix("step_"))
 
 
 def with_sampling(trained: TrainedRun, *, sampler: str = "annealed", alpha: float | None = None,
@@ -162,11 +162,9 @@ def batches(trained: TrainedRun, num: int, *, seed: int = 0, sampler: str = "ann
     """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call."""
     config = trained.config
     limits.check_num(_check.integer("num", num, low=1))
-    _check.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
-    _check.integer("batch_size", batch_size, low=1)
+    seed = _check.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
+    batch_size = _check.integer("batch_size", batch_size, low=1)
     _check.one_of("sampler", sampler, SAMPLERS)
-    if sampler == "annealed":
-        limits.check_updates(config)
     limits.check_batch(config, trained.shape, min(num, batch_size), trained.device)
 
     def drawn() -> Iterator[Tensor]:

@@ -3,146 +3,165 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
+import os
 import time
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
-from . import checkpoint, data, losses
-from .config import MAY_CHANGE, SAMPLING, TrainConfig
-from .errors import CheckpointError, NonFiniteLoss, NonFiniteSamples
-from .models import build_model
-from .noise import geometric_sigmas
+from . import _files, checkpoint, history, limits, losses
+from .build import make_data, make_model, make_sigmas, pick_device
+from .config import DRAWS, SAMPLING, TrainConfig, command_line
+from .ema import EMA
+from .errors import CannotWrite, CheckpointError, NonFiniteLoss, NonFiniteSamples
+from .history import read_metrics
 from .progress import progress_bar
 from .rng import Philox
 
-_GRAY_SCOTT_IMAGES = 1024
-# the loss, and the steps of the random sequence that one iteration takes: labels, noise, (ssm:) directions
-_OBJECTIVES = {"dsm": (losses.ncsn, 2), "ssm": (losses.annealed_ssm_vr, 3)}
+_OBJECTIVES = {"dsm": losses.ncsn, "ssm": losses.annealed_ssm_vr}
+_FROM_FILES = ("mnist", "cifar10", "folder")  # the data sets that are read from data_dir
 
-
-def make_sigmas(config: TrainConfig) -> Tensor:
-    """The noise levels [L] of a run, float32, largest first."""
-    return geometric_sigmas(config.sigma_begin, config.sigma_end, config.num_levels)
-
-
-def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None:
-    """A run's training data, or its held-out part (None where the data set has none)."""
-    options: dict[str, Any] = {}
-    if config.data == "digits":
-        options = {"split": "heldout" if heldout else "train"}
-    elif config.data in ("mnist", "cifar10"):
-        options = {"root": config.data_dir, "train": not heldout, "download": config.download}
-    elif config.data == "gray_scott":
-        options = {"num_images": _GRAY_SCOTT_IMAGES, "image_size": config.image_size,
-                   "sample_offset": _GRAY_SCOTT_IMAGES if heldout else 0}
-    elif config.data == "folder":
-        options = {"root": config.data_dir, "image_size": config.image_size}
-        if heldout:
-            return None
-    loaded = data.load(config.data, **options)
-    if isinstance(loaded, data.ImageData):
-        return loaded.with_options(dequantize="uniform" if config.dequantize else "none", flips=config.flip)
-    return loaded
-
-
-def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
-    """The run's network with its initial weights, which are a function of ``config.seed`` alone.
-
-    Raises:
-        ValueError: the network and the data do not fit together (an mlp for images, say).
-    """
-    flat = len(sample_shape) == 1
-    if flat != (config.model == "mlp"):
-        raise ValueError(f"model must be 'mlp' for 2-D points and 'ncsn' or 'ncsnv2' for images, got {config.model!r} "
-                         f"for samples of shape {tuple(sample_shape)} ({config.data})")
-    sigmas = make_sigmas(config)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(config.seed)
-        if flat:
-            return build_model("mlp", dim=sample_shape[0], hidden=config.width, sigmas=sigmas)
-        size = {"channels": sample_shape[0], "image_size": sample_shape[1], "ngf": config.width}
-        levels = {"num_classes": len(sigmas)} if config.model == "ncsn" else {"sigmas": sigmas}
-        return build_model(config.model, **size, **levels)
-
-
-def pick_device(name: str) -> torch.device:
-    """The device of a config: ``auto`` is CUDA where there is one."""
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-        if device.type == "meta":
-            raise ValueError("meta tensors hold no numbers")
-    except Exception as error:  # each backend of torch has its own: RuntimeError, AssertionError, ImportError, ...
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"device must be auto, cpu, or a GPU of this machine such as cuda:0, got {name!r} "
-                         f"({reason})") from None
-    return device
+__all__ = ["Trainer", "learning_rate", "make_data", "make_model", "make_sigmas", "pick_device", "read_metrics"]
 
 
 class Trainer:
-    """One run in one folder.
+    """One run in one folder, which is locked until :meth:`train` ends or the trainer is closed or deleted.
 
     Args:
         config: what to train.
         run: the run folder; made where it does not exist.
-        resume: go on from the last checkpoint, where there is one.
+        resume: go on from the last checkpoint, or begin where there is no run.
+        change: let ``config`` differ from the run's in how the optimizer steps (lr, betas, eps, warmup, decay,
+            clip_norm, iterations); what changed, and from which iteration on, is recorded in changes.jsonl.
 
     Attributes:
         changed: the sampling settings that differ from those the run was saved with, as text; from now on they are
             the run's.
+        retuned: the settings of the optimizer that differ from those that led to the checkpoint it goes on from.
+        step: iterations done.
+        last: the checkpoint that this run wrote last, or went on from; None before there is one.
 
     Raises:
-        CheckpointError: the folder holds a run and ``resume`` is False, or another run than ``config``'s, or another
-            process trains in it.
+        CheckpointError: the folder holds a run and ``resume`` is False, or another run than ``config``'s, or one
+            trained on other data, or files of unknown origin that a run would overwrite; or another trainer holds it.
         DataError: the data set is not there.
+        ValueError: a setting out of its range, or that does not fit the data.
     """
 
-    def __init__(self, config: TrainConfig, run: str | Path, *, resume: bool = False):
-        self.config, self.run = config, Path(run)
-        self.device = pick_device(config.device)
-        resuming = resume and (self.run / checkpoint.CONFIG).exists()
+    def __init__(self, config: TrainConfig, run: str | Path, *, resume: bool = False, change: bool = False):
+        if config.data in _FROM_FILES:  # where it lies must not depend on who asks from where
+            config = dataclasses.replace(config, data_dir=str(Path(config.data_dir).absolute()))
+        self.config, self.run, self.device = config, Path(run), pick_device(config.device)
         self.changed: list[str] = []
-        if resuming:
-            saved = checkpoint.read_config(self.run)
-            _check_continues(config, saved, self.run)
-            self.changed = _differences(config, saved, SAMPLING)
-        else:
-            self._check_free()
-        self.data = make_data(config)
-        self.sigmas = make_sigmas(config).to(self.device)
-        self.model = make_model(config, self.data.shape).to(self.device)
-        self.ema = (AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(config.ema)) if config.ema else None)
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2),
-                                          eps=config.eps)
-        self.step = 0
-        self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=self.device)  # loss and count a level
-        self.run.mkdir(parents=True, exist_ok=True)
-        with checkpoint.locked(self.run):
-            if not resuming:
-                self._check_free()  # again: another process may have begun while the data was read
-            elif checkpoint.steps(self.run):
-                self._load(checkpoint.latest(self.run))
-            self._open()
+        self.retuned: list[str] = []
+        self.step, self.last, self._lock = 0, None, None
+        try:
+            if resume and os.path.lexists(self.run / checkpoint.CONFIG):
+                self._resume(change)
+            else:
+                self._begin()
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Let another trainer use the folder. The networks stay; :meth:`train` needs a new trainer."""
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def about_data(self) -> str:
+        """The data set in a line: how many samples, of what shape, read from where."""
+        return self.data.describe()
 
     def train(self, *, progress: bool = True) -> Path:
-        """Run the iterations that are left; returns the last checkpoint's folder.
+        """Run the iterations that are left; returns the folder of the run's last checkpoint.
 
         Raises:
-            NonFiniteLoss: the loss was NaN or infinite. The checkpoints stay.
-            CheckpointError: another process trains in the folder.
+            NonFiniteLoss: the loss was NaN or infinite. The checkpoints stay; the text has the command to go on with.
+            CheckpointError: the run folder was removed or replaced meanwhile, or this trainer was closed.
+            CannotWrite: a file cannot be written, on a full disk, say. The checkpoints before stay.
         """
-        with checkpoint.locked(self.run):
+        if not self._lock.held:
+            raise CheckpointError(f"this Trainer of {self.run} has ended: go on with another, of resume=True")
+        try:
             return self._train(progress)
+        finally:
+            self.close()
+
+    def _begin(self) -> None:
+        """Start a run: nothing is written before it is known that nothing is in its way."""
+        checkpoint.check_free(self.run)
+        self._build()
+        self.run.mkdir(parents=True, exist_ok=True)
+        self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
+        checkpoint.check_free(self.run)  # again: another process may have begun while the data was read
+        self.identity = checkpoint.Identity.new(self.data)
+        self._clear_leftovers()
+        checkpoint.begin(self.run, self.identity)
+        self._write_config()
+
+    def _resume(self, change: bool) -> None:
+        """Go on with a run, once its config, its data and its checkpoint are known to be what they were."""
+        self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
+        saved = checkpoint.read_config(self.run)
+        history.check_continues(self.config, saved, self.run, change)
+        self.identity = checkpoint.read_identity(self.run)
+        self._build()
+        if changes := self.identity.changes(self.data):
+            source = f"; it was read from {self.identity.source}" if self.identity.source else ""
+            raise CheckpointError(f"{self.run} was trained on other data: {', '.join(changes)}{source}. What is "
+                                  f"there now is {self.about_data}. Put the data back as it was, or choose another "
+                                  "folder with --out")
+        self._clear_leftovers()
+        trained = self.config
+        if checkpoint.steps(self.run):
+            trained = self._load(checkpoint.latest(self.run))
+        else:
+            history.check_checkpoints_are_there(self.run, saved)
+        history.drop_after(self.run, self.step)
+        self.changed = [f"{name} (was {was}, now {now})" for name, (was, now) in
+                        checkpoint.changed_fields(self.config, saved, SAMPLING).items()]
+        self.retuned = history.record_changes(self.run, self.step, trained, self.config)
+        if self.config != saved:  # last: until then the run is what it was
+            self._write_config()
+
+    def _build(self) -> None:
+        """The data, the network with its first weights, its average, and the optimizer."""
+        config = self.config
+        limits.check_run(config, self.device)
+        self.data = make_data(config)
+        epochs = config.iterations * config.batch_size / len(self.data)
+        if epochs >= 2**32:
+            raise ValueError(f"iterations times batch_size must be less than 2^32 epochs of {len(self.data):,} "
+                             f"samples, since each is shuffled by a number of its own, got {epochs:.3g} epochs")
+        self.sigmas = make_sigmas(config).to(self.device)
+        self.model = make_model(config, self.data.shape).to(self.device)
+        self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
+        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2),
+                                          eps=config.eps)
+        self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=self.device)  # loss and count a level
+
+    def _clear_leftovers(self) -> None:
+        """What a killed trainer left: it may be what fills the disk."""
+        _files.clear_leftovers(self.run)
+        checkpoint.clear_unfinished(self.run / checkpoint.CHECKPOINTS)
+
+    def _write_config(self) -> None:
+        text = self.config.to_json()
+        checkpoint.write_atomically(self.run / checkpoint.CONFIG, lambda path: path.write_text(text))
 
     def _train(self, progress: bool) -> Path:
         config, since, seen = self.config, time.perf_counter(), 0
@@ -170,14 +189,14 @@ class Trainer:
         finally:
             if bar is not None:
                 bar.close()
-        return checkpoint.latest(self.run)
+        return self.last
 
     def _iterate(self) -> Tensor:
         """One optimizer step; returns the norm of the gradient before clipping."""
         config, it = self.config, self.step
         x = self.data.batch(it, config.batch_size, seed=config.seed, device=self.device)
-        objective, draws = _OBJECTIVES[config.objective]
-        rng = Philox(config.seed, step=draws * it)
+        objective = _OBJECTIVES[config.objective]
+        rng = Philox(config.seed, step=DRAWS[config.objective] * it)
         labels = losses.draw_labels(config.num_levels, len(x), rng, device=self.device)
         loss = objective(self.model, x, self.sigmas, labels=labels, rng=rng, weight=config.weight, reduction="none")
         self.sums.index_add_(1, labels, torch.stack([loss.detach().double(), torch.ones_like(loss).double()]))
@@ -189,7 +208,7 @@ class Trainer:
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
         self.optimizer.step()
         if self.ema is not None:
-            self.ema.update_parameters(self.model)
+            self.ema.update()
         self.step += 1
         return grad_norm
 
@@ -199,11 +218,18 @@ class Trainer:
         if (self.device.type != "cpu" and not due) or bool(torch.isfinite(self.sums).all()):
             return
         seen = ", ".join(f"{sigma:.3g}: {loss:.4g}" for sigma, loss in zip(self.sigmas.tolist(), self._means()))
-        saved = checkpoint.steps(self.run)
-        kept = f"the last good checkpoint is {saved[-1]}" if saved else "no checkpoint was written yet"
         raise NonFiniteLoss(
             f"the loss at iteration {it + 1} is not finite; loss by sigma since the last log: {seen}; learning rate "
-            f"{learning_rate(self.config, it):.3g}; {kept}. Try a smaller --lr, --clip-norm 1, or a longer --warmup")
+            f"{learning_rate(self.config, it):.3g}; {self._way_on()}")
+
+    def _way_on(self) -> str:
+        """The checkpoint to go on from, and the command that does, with smaller steps."""
+        saved = checkpoint.last_good(self.run)
+        gentler = dataclasses.replace(self.config, lr=max(float(f"{self.config.lr / 10:.3g}"), 1e-37),
+                                      clip_norm=min(self.config.clip_norm or 1.0, 1.0))
+        return ((f"the last good checkpoint is {saved}. Go on from it" if saved else
+                 "no checkpoint was written yet. Begin again")
+                + f" with smaller steps: {command_line(gentler, self.run, '--resume', '--change')}")
 
     def _means(self) -> list[float]:
         return (self.sums[0] / self.sums[1]).tolist()
@@ -217,38 +243,49 @@ class Trainer:
             "images_per_second": images_per_second,
         }
         self.sums.zero_()
-        with open(self.run / checkpoint.METRICS, "a") as file:
-            file.write(json.dumps(record) + "\n")
+        with self._writing():
+            history.append(self.run / checkpoint.METRICS, record)
         return record
 
     def _save(self) -> None:
-        if not all(bool(p.isfinite().all()) for p in self.model.parameters()):  # an infinite gradient, finite loss
-            raise NonFiniteLoss(f"the weights at iteration {self.step} are not finite and were not saved; "
-                                f"the checkpoints in {self.run} stay. Try a smaller --lr or --clip-norm 1")
-        ema = self.ema.module.state_dict() if self.ema is not None else None
+        ema = self.ema.module.state_dict() if self.ema is not None else {}
+        moments = [value for state in self.optimizer.state.values() for value in state.values()]
+        held = [*self.model.state_dict().values(), *ema.values(), *moments]
+        if not all(bool(value.isfinite().all()) for value in held):  # an infinite gradient of a finite loss
+            raise NonFiniteLoss(f"the weights at iteration {self.step}, or the optimizer's averages of their "
+                                f"gradients, are not finite and were not saved; {self._way_on()}")
         state = {"step": self.step, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
-        checkpoint.save(self.run, self.step, self.model.state_dict(), ema, state, shape=self.data.shape,
-                        keep=self.config.keep)
+        with self._writing():
+            self.last = checkpoint.save(self.run, self.step, self.model.state_dict(), ema or None, state,
+                                        shape=tuple(self.data.shape), identity=self.identity.run, config=self.config)
+            checkpoint.prune(self.run, self.last, identity=self.identity.run, keep=self.config.keep)
 
-    def _load(self, folder: Path) -> None:
-        state = checkpoint.read_state(folder)
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Write into the run folder, if it is still this run's; say how to go on where that fails."""
+        checkpoint.check_there(self.run, self.identity, self._lock)
+        try:
+            yield
+        except OSError as error:
+            checkpoint.check_there(self.run, self.identity, self._lock)
+            raise CannotWrite(f"{error}; the checkpoints that were written stay. Once that is mended, go on "
+                              f"with: {command_line(self.config, self.run, '--resume')}", error.errno,
+                              error.filename) from error
+
+    def _load(self, folder: Path) -> TrainConfig:
+        """Take over the checkpoint ``folder``; returns the config that led to it."""
+        about, state = checkpoint.read_about(folder), checkpoint.read_state(folder)
+        if about.sample_shape != tuple(self.data.shape):
+            raise CheckpointError(f"{folder} is of samples of shape {about.sample_shape}, and the data has "
+                                  f"{tuple(self.data.shape)}")
         checkpoint.load_into(self.model, checkpoint.read_weights(folder, ema=False), folder)
         if self.ema is not None:
             checkpoint.load_into(self.ema.module, checkpoint.read_weights(folder, ema=True), folder)
-            self.ema.n_averaged.fill_(state["step"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.step, self.sums = state["step"], state["sums"].to(self.device)
-
-    def _check_free(self) -> None:
-        if (self.run / checkpoint.CONFIG).exists():
-            raise CheckpointError(f"{self.run} already holds a run: add --resume to go on with it, "
-                                  "or choose another folder with --out")
-
-    def _open(self) -> None:
-        """Write the config, and drop the lines of metrics.jsonl that this run will write again."""
-        checkpoint.write_atomically(self.run / checkpoint.CONFIG, lambda path: path.write_text(self.config.to_json()))
-        kept = [json.dumps(r) + "\n" for r in read_metrics(self.run) if r["step"] <= self.step]
-        checkpoint.write_atomically(self.run / checkpoint.METRICS, lambda path: path.write_text("".join(kept)))
+            self.ema.num_updates = state["step"]
+        checkpoint.load_optimizer(self.optimizer, state["optimizer"], folder)
+        checkpoint.load_sums(self.sums, state["sums"], folder)
+        self.step, self.last = state["step"], folder
+        return about.config
 
     def _sample_grid(self) -> None:
         """samples/step_N.png, 64 images from the present weights."""
@@ -257,45 +294,18 @@ class Trainer:
 
         if len(self.data.shape) == 1:
             return
-        (self.run / "samples").mkdir(exist_ok=True)
         network = self.ema.module if self.ema is not None else self.model
         try:
             images = draw(self.config, network, (64, *self.data.shape), Philox(self.config.seed), device=self.device)
         except NonFiniteSamples as error:  # no reason to end the training
             warnings.warn(f"no picture of iteration {self.step}: {error}", stacklevel=2)
             return
-        save_grid(images.cpu(), self.run / "samples" / f"step_{self.step:08d}.png")
+        with self._writing():
+            (self.run / checkpoint.SAMPLES).mkdir(exist_ok=True)
+            save_grid(images.cpu(), self.run / checkpoint.SAMPLES / f"step_{self.step:08d}.png")
 
 
 def learning_rate(config: TrainConfig, it: int) -> float:
     """lr min(1, (it + 1) / warmup), times half a cosine from 1 to 0 over the run where ``decay``."""
     rate = config.lr * (min(1.0, (it + 1) / config.warmup) if config.warmup else 1.0)
     return rate * 0.5 * (1 + math.cos(math.pi * it / config.iterations)) if config.decay else rate
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; those that are damaged, as by a kill while one was written, are left out."""
-    records = []
-    path = run / checkpoint.METRICS
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.exists() else ():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(record, dict) and type(record.get("step")) is int and type(record.get("loss")) in (int, float):
-            records.append(record)
-    return records
-
-
-def _differences(config: TrainConfig, saved: TrainConfig, names: Iterable[str]) -> list[str]:
-    return [f"{name} (was {getattr(saved, name)}, now {getattr(config, name)})"
-            for name in names if getattr(config, name) != getattr(saved, name)]
-
-
-def _check_continues(config: TrainConfig, saved: TrainConfig, run: Path) -> None:
-    changed = _differences(config, saved, [f.name for f in dataclasses.fields(config) if f.name not in MAY_CHANGE])
-    if config.decay and config.iterations != saved.iterations:
-        changed.append(f"iterations (was {saved.iterations}, now {config.iterations}; it sets the decay)")
-    if changed:
-        raise CheckpointError(f"{run} holds a run with another config: {', '.join(changed)}; leave these as they "
-                              "were, or choose another folder with --out")

@@ -1,6 +1,7 @@
 """Which backend serves what; and that losses and samplers give the same numbers on all of them."""
 
 import sys
+import warnings
 
 import pytest
 import torch
@@ -93,3 +94,53 @@ def test_a_tensor_elsewhere_is_refused_by_name():
 def test_an_extension_that_does_not_load_leaves_the_reference(monkeypatch):
     monkeypatch.setitem(sys.modules, "fastscore._C", None)
     assert "the C++ extension does not load beside torch" in backends._load("_C", "C++", "a C++ compiler")
+
+
+def without_the_extension(monkeypatch):
+    monkeypatch.setattr(backends, "_native_problem", "the C++ extension is not built: run make")
+    monkeypatch.setattr(backends, "_told", set())
+
+
+CALLS = {
+    "perturb": lambda: fs.perturb(torch.zeros(2, 3), 1.0), "fill": lambda: fs.Philox(0).rand(2),
+    "probe_dot": lambda: fs.probe_dot(torch.ones(2, 3), fs.Probes(torch.zeros(3), 2)),
+    "mlp_divergence": lambda: fs.mlp_divergence(torch.ones(2, 1), [torch.nn.Linear(1, 2), torch.nn.Linear(2, 1)],
+                                                activation="tanh"),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_slow_by_default_is_said_once(name, monkeypatch):
+    """With the cure, at the first call of any operator; nothing where the reference was asked for."""
+    without_the_extension(monkeypatch)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with fs.use_backend("reference"):
+            CALLS[name]()
+    with pytest.warns(UserWarning, match=f"computes {name} on cpu by its plain-torch reference, 10 to 100 times slower"
+                                         r".*use_backend\('reference'\).*not built: run make") as said:
+        CALLS[name]()
+        for call in CALLS.values():
+            call()
+    assert len(said) == 1
+    assert "cpu              reference, 10 to 100 times slower than compiled: the C++ ext" in report()
+
+
+@needs_native
+def test_nothing_is_said_of_what_is_fast(monkeypatch):
+    monkeypatch.setattr(backends, "_told", set())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name, call in CALLS.items():
+            call()
+            assert backends.last[name] == "native" and backends.slow(name, torch.device("cpu")) is None
+        assert backends.choose("perturb", torch.device("meta")) == "reference"  # where nothing is computed
+    assert "cpu              native\n" in report()
+
+
+def test_a_gpu_without_triton_is_slow_too(monkeypatch):
+    monkeypatch.setattr(backends, "_told", set())
+    monkeypatch.setattr(backends, "_has_triton", False)
+    with pytest.warns(UserWarning, match="perturb on cuda .*pip install triton"):
+        assert backends.choose("perturb", torch.device("cuda")) == "reference"
+    assert backends._told == {"cuda"}

@@ -1,16 +1,20 @@
 """What lies on disk, damaged, foreign or hostile, and the command line: refused in words, and nothing is lost."""
 
+import dataclasses
+import errno
+import hashlib
 import json
 import os
 import pickle
 from pathlib import Path
 
 import pytest
-import safetensors.torch
 import torch
 
 import fastscore as fs
 from fastscore import checkpoint, cli
+from fastscore.checkpoint import store
+from fastscore.checkpoint.files import read_signed_json, signed_json
 from fastscore.config import TrainConfig, preset
 from fastscore.evaluate import evaluate
 from fastscore.models import load_original_checkpoint
@@ -45,8 +49,26 @@ def truncate(name):
     return damage
 
 
+def resign(folder: Path, **changes) -> None:
+    """Make the checksums of a checkpoint right again, so that what is behind them is looked at."""
+    about = read_signed_json((folder / "about.json").read_bytes()) | changes
+    about["files"] = {name: hashlib.sha256((folder / name).read_bytes()).hexdigest() for name in about["files"]}
+    (folder / "about.json").write_text(signed_json(about))
+
+
 def shaped(shape):
-    return lambda run: (checkpoint.latest(run) / "about.json").write_text(json.dumps({"sample_shape": shape}))
+    return lambda run: resign(checkpoint.latest(run), sample_shape=shape)
+
+
+def with_state(change, state=None):
+    """A state.pt whose checksum is right: what ``change`` makes of the old one, or ``state``."""
+    def damage(run):
+        file = checkpoint.latest(run) / "state.pt"
+        value = torch.load(file, weights_only=True) if change else state
+        changed = change(value) if change else None
+        torch.save(changed if isinstance(changed, dict) and "sums" in changed else value, file)
+        resign(file.parent)
+    return damage
 
 
 def foreign_weights(run):
@@ -54,6 +76,7 @@ def foreign_weights(run):
 
     save_file({"foreign": torch.zeros(3)}, checkpoint.latest(run) / "ema.safetensors")
     save_file({"foreign": torch.zeros(3)}, checkpoint.latest(run) / "model.safetensors")
+    resign(checkpoint.latest(run))
 
 
 DAMAGE = {
@@ -69,13 +92,14 @@ DAMAGE = {
     "config of the future": (lambda run: (run / "config.json").write_text('{"colour": 1}'), "not know: colour"),
     "config with bad values": (lambda run: (run / "config.json").write_text('{"batch_size": 0}'), "batch_size must be"),
     "no checkpoints": (lambda run: [p.rename(run / p.name) for p in checkpoint.steps(run)], "has no checkpoint yet"),
-    "weights truncated": (truncate("ema.safetensors"), "ema.safetensors cannot be read"),
+    "weights truncated": (truncate("ema.safetensors"), "ema.safetensors is damaged or another checkpoint's"),
     "weights missing": (lambda run: (checkpoint.latest(run) / "ema.safetensors").unlink(), "ema.safetensors is missing"),
     "weights foreign": (foreign_weights, "does not fit the network"),
-    "shape missing": (lambda run: (checkpoint.latest(run) / "about.json").write_text("{}"), "does not say the shape"),
-    "shape empty": (shaped([]), r"does not say the shape of a sample: sample_shape must be .*got \[\]"),
-    "shape of a plane": (shaped([8, 8]), r"sample_shape must be \[C, H, W\] or \[D\], got \[8, 8\]"),
-    "shape negative": (shaped([-2]), r"sample_shape must be .*got \[-2\]"),
+    "shape missing": (lambda run: (checkpoint.latest(run) / "about.json").write_text("{}"),
+                      "about.json does not describe a checkpoint: it has no checksum: an earlier version"),
+    "shape empty": (shaped([]), r"does not describe a checkpoint: sample_shape must be .*got list \[\]"),
+    "shape of a plane": (shaped([8, 8]), r"sample_shape must be \[C, H, W\] or \[D\], got list \[8, 8\]"),
+    "shape negative": (shaped([-2]), r"sample_shape must be .*got list \[-2\]"),
 }
 
 
@@ -95,11 +119,21 @@ def test_damaged_runs(case, run, capsys):
 
 
 @pytest.mark.parametrize("damage, message", [
-    (truncate("state.pt"), "state.pt is damaged|state.pt cannot be read"),
-    (lambda run: (checkpoint.latest(run) / "state.pt").write_bytes(b""), "state.pt"),
-    (lambda run: torch.save({"epoch": 3}, checkpoint.latest(run) / "state.pt"), "is not the state of a fastscore run"),
-    (lambda run: torch.save({"step": 2, "optimizer": {}}, checkpoint.latest(run) / "state.pt"),
-     "state.pt is not the state of a fastscore run"),
+    (truncate("state.pt"), "state.pt is damaged or another"),
+    (lambda run: (checkpoint.latest(run) / "state.pt").write_bytes(b""), "state.pt is damaged or another"),
+    (with_state(None, {"epoch": 3}), "is not the state of a fastscore run"),
+    (with_state(None, {"step": 2, "optimizer": {}}), "state.pt is not the state of a fastscore run"),
+    (with_state(lambda state: state | {"step": float("nan")}), "not the state of iteration 2, but of float nan"),
+    (with_state(lambda state: state | {"step": 10**18}), "not the state of iteration 2, but of int 1000000"),
+    (with_state(lambda state: state | {"optimizer": None}), "does not hold Adam's moments"),
+    (with_state(lambda state: state["optimizer"].pop("state")), "does not hold Adam's moments"),
+    (with_state(lambda state: state["optimizer"]["state"][0].pop("exp_avg")), "does not hold Adam's moments"),
+    (with_state(lambda state: state["optimizer"]["state"][0].update(exp_avg=torch.ones(7))), "not hold Adam's moments"),
+    (with_state(lambda state: state["optimizer"]["state"][0]["exp_avg_sq"].fill_(torch.inf)), "not hold Adam's moment"),
+    (with_state(lambda state: state["optimizer"]["state"][0].update(step=torch.tensor([1]))), "not hold Adam's moments"),
+    (with_state(lambda state: state | {"sums": state["sums"].float()}), "does not hold the sums of the loss"),
+    (with_state(lambda state: state | {"sums": state["sums"][:, :3]}), "does not hold the sums of the loss"),
+    (with_state(lambda state: state | {"sums": 0.0}), "does not hold the sums of the loss"),
 ])
 def test_damaged_state_is_refused_on_resume(damage, message, run):
     damage(run)
@@ -110,14 +144,14 @@ def test_damaged_state_is_refused_on_resume(damage, message, run):
 @pytest.mark.parametrize("damage, read", [
     (truncate("model.safetensors"), lambda folder: checkpoint.read_weights(folder, ema=False)),
     (truncate("state.pt"), checkpoint.read_state),
-    (lambda run: torch.save({}, checkpoint.latest(run) / "state.pt"), checkpoint.read_state),
+    (with_state(None, {}), checkpoint.read_state),
     (lambda run: (checkpoint.latest(run) / "state.pt").unlink(), checkpoint.read_state),
     (shaped([]), checkpoint.read_shape),
 ])
 def test_a_damaged_last_checkpoint_says_how_to_go_on(damage, read, run):
     with_one = checkpoint.latest(run)
     damage(run)
-    with pytest.raises(fs.CheckpointError, match=r"; there is no checkpoint before it: train again$"):
+    with pytest.raises(fs.CheckpointError, match=r"; there is no checkpoint before it: train again, in another folder$"):
         read(with_one)
     before = with_one.with_name("step_00000001")
     before.mkdir()
@@ -143,6 +177,7 @@ def test_a_data_set_of_three_images_is_refused_before_sampling(tmp_path, monkeyp
 def test_loading_never_executes_code(save, run, tmp_path):
     trap = tmp_path / "executed"
     save({"step": Touch(trap), "optimizer": {}}, checkpoint.latest(run) / "state.pt")
+    resign(checkpoint.latest(run))
     with pytest.raises(fs.CheckpointError, match=r"could execute code|cannot be read"):
         Trainer(checkpoint.read_config(run), run, resume=True)
     original = tmp_path / "checkpoint.pth"
@@ -203,20 +238,22 @@ def test_any_error_of_an_unusable_device_is_told(monkeypatch):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "ema.safetensors", "state.pt"])
 def test_a_checkpoint_that_cannot_be_written_names_the_file(file, run, monkeypatch):
-    """A full disk: safetensors and torch each have an error of their own, and what was there stays."""
-    def full(save, error):
-        def write(value, path):
-            if Path(path).name == file:
-                raise error("No space left on device")
-            return save(value, path)
-        return write
+    """A full disk: the text says so, names the file and the way on; what was there stays, nothing half-written does."""
+    def full(path, data, write=store.write_bytes):
+        if path.name != file:
+            return write(path, data)
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda handle: (_ for _ in ()).throw(OSError(errno.ENOSPC, "No space left")))
+            return write(path, data)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", full(safetensors.torch.save_file, safetensors.SafetensorError))
-    monkeypatch.setattr(torch, "save", full(torch.save, RuntimeError))
-    trainer = Trainer(checkpoint.read_config(run), run, resume=True)
+    trainer = Trainer(dataclasses.replace(checkpoint.read_config(run), decay=False), run, resume=True, change=True)
     trainer.step = 3
-    with pytest.raises(OSError, match=f"writing_00000003/{file} cannot be written: .*No space left"):
+    monkeypatch.setattr(store, "write_bytes", full)
+    with pytest.raises(OSError, match=rf"writing_00000003/{file} cannot be written: No space left; the checkpoints "
+                                      rf"that were written stay.*go on with: fastscore train toy --out {run}.*--resume$") as told:
         trainer._save()
+    assert told.value.errno == errno.ENOSPC
+    assert [p.name for p in (run / "checkpoints").iterdir()] == ["step_00000002"]
     monkeypatch.undo()
     assert load_run(run).step == 2
     trainer._save()

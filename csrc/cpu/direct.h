@@ -1,6 +1,6 @@
 // Calls from Python past torch's dispatcher, for small contiguous tensors: there it costs more than the work does.
 // Every function takes numbers and addresses, checked by its caller, fastscore/ops/_small.py, and returns whether the numbers
-// a row are good (finite, and positive where they must be); where they are not, nothing was written.
+// a row are good (finite, and positive where they must be) and no memory overlaps; where not, nothing was written.
 #pragma once
 
 #ifndef Py_LIMITED_API

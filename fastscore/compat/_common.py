@@ -19,25 +19,16 @@ ScoreNet = Callable[..., Tensor]
 UNLIMITED = 1 << 62  # the originals keep every step; their users know
 
 
-def plain(value: Any) -> Any:
-    """A number of numpy or torch as Python's; anything else as it is."""
-    return value.item() if hasattr(value, "item") else value
-
-
 def step_size(name: str, value: Any) -> float:
     """A step size as a Python number; ``lr`` is the paper's alpha."""
     refuse_other_form(name, value, "alpha" if name == "lr" else "step_lr")
-    return _check.positive(name, plain(value))
-
-
-def steps(name: str, value: Any) -> int:
-    """A number of updates."""
-    return _check.integer(name, plain(value), low=1)
+    return _check.positive(name, value)
 
 
 def annealing(sigmas: Any, n_steps_each: Any, step_lr: Any, name: str = "step_lr") -> tuple[Tensor, int, float]:
     """The levels in float32 (from a tensor, a numpy array or a list), updates a level, and the step size."""
-    return torch.as_tensor(sigmas).float(), steps("n_steps_each", n_steps_each), step_size(name, step_lr)
+    n_steps_each, step_lr = _check.integer("n_steps_each", n_steps_each, low=1), step_size(name, step_lr)
+    return torch.as_tensor(sigmas).float(), n_steps_each, step_lr
 
 
 def labels_and_sigmas(samples: Tensor, labels: Any, sigmas: Any, order: str, other: str, rng: Philox
@@ -55,7 +46,8 @@ def labels_and_sigmas(samples: Tensor, labels: Any, sigmas: Any, order: str, oth
                         f"fastscore.compat.{other}")
     sigmas = torch.as_tensor(sigmas).to(samples.device)
     if labels is None:
-        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device)
+        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device,
+                                    beside=(samples, sigmas))
     labels = _check.labels("labels", torch.as_tensor(labels), samples, len(sigmas))
     return labels, sigmas[labels]
 
@@ -63,7 +55,7 @@ def labels_and_sigmas(samples: Tensor, labels: Any, sigmas: Any, order: str, oth
 def annealed_dsm(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, power: float, rng: Philox
                  ) -> Tensor:
     """[B]: 1/2 sigma^power || scorenet(x + sigma z, labels) + z / sigma ||^2."""
-    return losses.dsm(lambda x: scorenet(x, labels), samples, sigma, weight=plain(power), reduction="none", rng=rng)
+    return losses.dsm(lambda x: scorenet(x, labels), samples, sigma, weight=power, reduction="none", rng=rng)
 
 
 def score_of_energy(energy_net: Callable[[Tensor], Tensor]) -> ScoreNet:
@@ -81,13 +73,13 @@ def sliced_arguments(score_net: ScoreNet, samples: Tensor, n_particles: int, rng
                      ) -> tuple[ScoreNet, Tensor, Probes]:
     """The score, the samples and ``n_particles`` directions for each, as the losses take them."""
     _check.floating("samples", samples)
-    return score_of(score_net), samples, probes_for(samples, plain(n_particles), rng, projection)
+    return score_of(score_net), samples, probes_for(samples, n_particles, rng, projection)
 
 
 def annealed_sliced(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, n_particles: int, rng: Philox
                     ) -> Tensor:
     """Mean of sigma^2 (1/2 ||s||^2 + v^T J v) at x + sigma z, v normal."""
-    n_particles = _check.integer("n_particles", plain(n_particles), low=1)
+    n_particles = _check.integer("n_particles", n_particles, low=1)
     return sliced.noisy_reduced(scorenet, samples, sigma, labels, rng, 2.0, "gaussian", n_particles).mean()
 
 

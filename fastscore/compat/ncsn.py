@@ -40,11 +40,9 @@ from ._common import (
     annealing,
     inpainted,
     labels_and_sigmas,
-    plain,
     score_of_energy,
     sliced_arguments,
     step_size,
-    steps,
 )
 
 __all__ = [
@@ -64,13 +62,13 @@ _LABEL = 9  # of AnnealRunner.Langevin_dynamics: the smallest of ten noise level
 
 def dsm(energy_net: EnergyNet, samples: Tensor, sigma: float = 1, *, rng: Philox | None = None) -> Tensor:
     """Mean over the batch of 1/2 sigma^4 || s(x_tilde) + z / sigma ||^2, s = -dE/dx."""
-    return losses.dsm(score_of_energy(energy_net), samples, plain(sigma), weight=4.0, rng=rng)
+    return losses.dsm(score_of_energy(energy_net), samples, sigma, weight=4.0, rng=rng)
 
 
 def dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, sigma: float = 0.01, *,
                          rng: Philox | None = None) -> Tensor:
     """Mean over the batch of 1/2 || scorenet(x_tilde) + (x_tilde - x) / sigma^2 ||^2, without a weight."""
-    return losses.dsm(scorenet, samples, plain(sigma), weight=0.0, rng=rng)
+    return losses.dsm(scorenet, samples, sigma, weight=0.0, rng=rng)
 
 
 def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigmas: Tensor,
@@ -195,7 +193,7 @@ def baseline_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int =
 
     A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there.
     """
-    step_lr, n_steps = step_size("step_lr", step_lr), steps("n_steps", n_steps)
+    step_lr, n_steps = step_size("step_lr", step_lr), _check.integer("n_steps", n_steps, low=1)
     meter = Meter(scorenet, _modulus, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
     samplers.langevin(meter.network, x_mod, num_steps=n_steps, alpha=2 * step_lr, rng=rng,
@@ -245,7 +243,8 @@ def _clamped(frames: list[Tensor]) -> list[Tensor]:
 def langevin_dynamics(score: ScoreNet, init: Tensor, lr: float = 0.1, step: int = 1000, *,
                       rng: Philox | None = None) -> Tensor:
     """``ToyRunner.langevin_dynamics``: ``step`` times x + lr/2 s(x) + sqrt(lr) z; the last state."""
-    return samplers.langevin(score, init, num_steps=steps("step", step), alpha=step_size("lr", lr), rng=rng)
+    step, lr = _check.integer("step", step, low=1), step_size("lr", lr)
+    return samplers.langevin(score, init, num_steps=step, alpha=lr, rng=rng)
 
 
 def anneal_langevin_dynamics(score: ScoreNet, init: Tensor, sigmas: Any, lr: float = 0.1, n_steps_each: int = 100, *,

@@ -32,7 +32,6 @@ from ._common import (
     inpainted,
     labels_and_sigmas,
     norm,
-    plain,
 )
 
 __all__ = [
@@ -84,7 +83,7 @@ def get_sigmas(config: Any) -> Tensor:
         raise NotImplementedError(f"config.model.sigma_dist must be one of {', '.join(makers)}, "
                                   f"got {model.sigma_dist!r}")
     make = makers[model.sigma_dist]
-    return make(plain(model.sigma_begin), plain(model.sigma_end), plain(model.num_classes)).to(config.device)
+    return make(model.sigma_begin, model.sigma_end, model.num_classes).to(config.device)
 
 
 @torch.no_grad()
@@ -123,8 +122,8 @@ def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scor
     A list of CPU tensors [R N, C, S, S], one an update; in the last, the left half is the given image. Prints the mean
     and largest |s| at each update, as there. For any other mask use :func:`fastscore.samplers.inpaint`.
     """
-    if refer_image.shape[-2:] != (plain(image_size),) * 2:
-        raise ValueError(f"image_size must be the side of refer_image, got {plain(image_size)} and "
+    if refer_image.shape[-2:] != (image_size,) * 2:
+        raise ValueError(f"image_size must be the side of refer_image, got {image_size} and "
                          f"{_check.describe(refer_image)}")
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     meter = Meter(scorenet, _inpainting_line, step_lr, sigmas, n_steps_each)
@@ -149,7 +148,7 @@ def anneal_Langevin_dynamics_interpolation(x_mod: Tensor, scorenet: ScoreNet, si
     trajectory = None if final_only else samplers.Trajectory(max_bytes=UNLIMITED)
     meter = Meter(scorenet, _interpolation_line, step_lr, sigmas, n_steps_each) if verbose else None
     last = samplers.interpolate(
-        meter.network if meter else scorenet, x_mod.shape, sigmas, num_interpolations=plain(n_interpolations),
+        meter.network if meter else scorenet, x_mod.shape, sigmas, num_interpolations=n_interpolations,
         alpha=2 * step_lr, steps_per_level=n_steps_each, start=x_mod, device=x_mod.device, rng=rng,
         trajectory=trajectory, callback=meter.callback if meter else None)
     return [last.flatten(0, 1).cpu()] if trajectory is None else trajectory.frames

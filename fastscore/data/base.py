@@ -72,23 +72,23 @@ class Data(Protocol):
 
 
 def check_batch(iteration: int, batch_size: int, seed: int, sample_offset: int,
-                global_batch_size: int | None) -> int:
-    """The size of the whole batch, after the checks that every data set makes.
+                global_batch_size: int | None) -> tuple[int, int, int, int, int]:
+    """The first four, and the size of the whole batch, after the checks that every data set makes.
 
     Raises:
         TypeError, ValueError: an argument out of its range, or rows beyond the whole batch.
     """
-    _check.integer("iteration", iteration, low=0, high=2**32 - 1)
-    _check.integer("batch_size", batch_size, low=1)
-    _check.integer("seed", seed, low=0, high=2**64 - 1)
-    _check.integer("sample_offset", sample_offset, low=0)
+    iteration = _check.integer("iteration", iteration, low=0, high=2**32 - 1)
+    batch_size = _check.integer("batch_size", batch_size, low=1)
+    seed = _check.integer("seed", seed, low=0, high=2**64 - 1)
+    sample_offset = _check.integer("sample_offset", sample_offset, low=0)
     whole = batch_size
     if global_batch_size is not None:
         whole = _check.integer("global_batch_size", global_batch_size, low=1)
     if sample_offset + batch_size > whole:
         raise ValueError(f"global_batch_size must be at least sample_offset + batch_size, "
                          f"{sample_offset} + {batch_size}, got {global_batch_size}")
-    return whole
+    return iteration, batch_size, seed, sample_offset, whole
 
 
 def fingerprint(words: str, tensors: Iterable[Tensor | None] = ()) -> str:

@@ -44,7 +44,7 @@ def folder(root: str | os.PathLike, image_size: int, *, channels: int = 3, dequa
             more than 8 bits a channel (the text names it).
         MissingDependency: pillow is not installed.
     """
-    _check.integer("image_size", image_size, low=1)
+    image_size = _check.integer("image_size", image_size, low=1)
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {_check.describe(channels)}")
     require("PIL.Image", "train")

@@ -96,7 +96,7 @@ def simulate(u: Tensor, v: Tensor, feed: Tensor | float, kill: Tensor | float, s
     """
     if _check.floating("u", u).dim() != 3:
         raise ValueError(f"u must have shape [N, H, W], got {_check.describe(u)}")
-    _check.integer("steps", steps, low=0)
+    steps = _check.integer("steps", steps, low=0)
     fields = torch.stack([u, _check.like("v", v, "u", u)])
     w = torch.nn.functional.pad(fields, (1, 1, 1, 1))
     centre, up, down = w[..., 1:-1, 1:-1], w[..., :-2, 1:-1], w[..., 2:, 1:-1]
@@ -145,10 +145,10 @@ def gray_scott(num_images: int = 512, image_size: int = 32, *, seed: int = 0, sa
     Returns:
         an :class:`ImageData` of uint8 [N, C, H, W] with labels int64 [N].
     """
-    _check.integer("num_images", num_images, low=1)
-    _check.integer("image_size", image_size, low=24)
-    _check.integer("sample_offset", sample_offset, low=0, high=2**32 - num_images)
-    _check.integer("steps", steps, low=0)
+    num_images = _check.integer("num_images", num_images, low=1)
+    image_size = _check.integer("image_size", image_size, low=24)
+    sample_offset = _check.integer("sample_offset", sample_offset, low=0, high=2**32 - num_images)
+    steps = _check.integer("steps", steps, low=0)
     _check.one_of("fields", fields, ("v", "uv"))
     labels = torch.arange(sample_offset, sample_offset + num_images, device="cpu") % len(REGIMES)
     feed, kill = torch.tensor(list(REGIMES.values()), dtype=torch.float32, device="cpu")[labels].unbind(1)

@@ -122,7 +122,8 @@ class ImageData:
 
         Of the same arguments: ``data.labels[data.indices(...)]`` are what :meth:`batch_with_labels` returns.
         """
-        whole = check_batch(iteration, batch_size, seed, sample_offset, global_batch_size)
+        iteration, batch_size, seed, sample_offset, whole = check_batch(iteration, batch_size, seed, sample_offset,
+                                                                        global_batch_size)
         start = iteration * whole + sample_offset
         stop, n = start + batch_size, len(self)
         epochs = range(start // n, (stop - 1) // n + 1)
@@ -209,7 +210,7 @@ class ImageData:
 def _classes(labels: Tensor | None, num_classes: int | None) -> int | None:
     """How many classes ``labels`` are of, after the check that they are from 0 to one less."""
     if num_classes is not None:
-        _check.integer("num_classes", num_classes, low=1)
+        num_classes = _check.integer("num_classes", num_classes, low=1)
     if labels is None:
         if num_classes is not None:
             raise ValueError(f"num_classes must be None without labels, got {num_classes}")

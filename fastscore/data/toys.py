@@ -20,7 +20,7 @@ from .base import check_batch, fingerprint, wrong_labels
 
 def _normals(n: int, width: int, rng: Philox | None) -> Tensor:
     """float64 [n, width] standard normals of float32 values, from one step of ``rng``."""
-    _check.integer("n", n, low=0)
+    n = _check.integer("n", n, low=0)
     return as_philox(rng).randn(n, width, stream=Stream.DATA, dtype=torch.float64, device="cpu")
 
 
@@ -250,7 +250,8 @@ class PointData:
     def _draw(self, iteration: int, batch_size: int, seed: int, sample_offset: int,
               global_batch_size: int | None) -> tuple[Tensor, Tensor | None]:
         """The points of a batch, and their labels where there are any; what ``sample`` returned is checked."""
-        check_batch(iteration, batch_size, seed, sample_offset, global_batch_size)
+        iteration, batch_size, seed, sample_offset, _ = check_batch(iteration, batch_size, seed, sample_offset,
+                                                                    global_batch_size)
         drawn = self.sample(batch_size, Philox(seed, step=iteration, sample_offset=sample_offset))
         if self.num_classes is not None and not (isinstance(drawn, tuple) and len(drawn) == 2):
             raise ValueError("sample must return points and labels where num_classes is given, "

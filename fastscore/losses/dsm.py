@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -77,14 +77,18 @@ def noise_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None, rng: Philox) 
     _check.floating("x", x)
     sigmas = _check.sigmas("sigmas", sigmas, device=x.device)
     if labels is None:
-        labels = draw_labels(len(sigmas), x.shape[0], rng, device=x.device)
+        labels = draw_labels(len(sigmas), x.shape[0], rng, device=x.device, beside=(x, sigmas))
     labels = _check.labels("labels", labels, x, len(sigmas))
     return sigmas[labels], labels
 
 
-def draw_labels(num_levels: int, batch_size: int, rng: Philox, *, device: torch.device | str | None = None) -> Tensor:
-    """Uniform noise-level labels, int64 [B] from 0 to ``num_levels`` - 1; takes one step of ``rng``."""
-    return rng.randint(num_levels, batch_size, stream=Stream.LABELS, device=device)
+def draw_labels(num_levels: int, batch_size: int, rng: Philox, *, device: torch.device | str | None = None,
+                beside: Sequence[Tensor] | None = None) -> Tensor:
+    """Uniform noise-level labels, int64 [B] from 0 to ``num_levels`` - 1; takes one step of ``rng``.
+
+    ``beside``: the tensors that they are for, which matter under ``torch.func.vmap``: see :meth:`Philox.noise`.
+    """
+    return rng.randint(num_levels, batch_size, stream=Stream.LABELS, device=device, beside=beside)
 
 
 def _dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, labels: Tensor | None, rng: Philox,

@@ -55,8 +55,8 @@ class ScoreMLP(nn.Module):
     ) -> None:
         super().__init__()
         self.dim = _check.integer("dim", dim, low=1)
-        _check.integer("hidden", hidden, low=1)
-        _check.integer("depth", depth, low=1)
+        hidden = _check.integer("hidden", hidden, low=1)
+        depth = _check.integer("depth", depth, low=1)
         self.data_std = _check.positive("data_std", data_std)
         self.num_classes = 10 if num_classes is None else _check.integer("num_classes", num_classes, low=1)
         if sigmas is not None:

@@ -26,7 +26,7 @@ _CPU = torch.device("cpu")
 
 
 def perturb(x: Any, sigma: Any, rng: Any, alpha: Any) -> tuple[Tensor, Noise] | None:
-    if not _ready(x) or type(rng) is not Philox or rng.state is not None:
+    if not _ready(x) or type(rng) is not Philox or rng._state is not None:
         return None
     sigma, factor = _number_a_row(sigma, x), None if alpha is None else _number_a_row(alpha, x, zero=True)
     if sigma is None or (factor is None and alpha is not None):
@@ -35,7 +35,7 @@ def perturb(x: Any, sigma: Any, rng: Any, alpha: Any) -> tuple[Tensor, Noise] | 
     if not _C.perturb(_TYPES[x.dtype], x.data_ptr(), out.data_ptr(), sigma.data_ptr(), sigma.dim(),
                       0 if factor is None else factor.data_ptr(), 0 if factor is None else factor.dim(), rows,
                       x.numel() // rows, *noise.place()):
-        rng.step -= 1
+        rng._step -= 1
         return None
     backends.last["perturb"] = "native"
     return out, noise
@@ -45,23 +45,25 @@ def langevin_step(x: Any, score: Any, alpha: Any, rng: Any, out: Any) -> Tensor 
     if not _ready(x) or not _like(score, x) or not (out is None or _like(out, x)):
         return None
     alpha = _number_a_row(alpha, x, zero=True)
-    if alpha is None or type(rng) is not Philox or rng.state is not None:
+    if alpha is None or type(rng) is not Philox or rng._state is not None:
         return None
     noise, rows = rng.noise_for(x, Stream.LANGEVIN, transformed=False), x.size(0)
     target = torch.empty_like(x) if out is None else out
     if not _C.langevin_step(_TYPES[x.dtype], x.data_ptr(), score.data_ptr(), target.data_ptr(), alpha.data_ptr(),
                             alpha.dim(), rows, x.numel() // rows, *noise.place()):
-        rng.step -= 1
+        rng._step -= 1
         return None
     backends.last["langevin_step"] = "native"
     return target if out is None else written(out)
 
 
 def dsm_loss(score: Any, noise: Any, sigma: Any, weight: Any) -> Tensor | None:
-    if not _ready(score) or type(noise) is not Noise or noise.state is not None or noise.first is not None:
+    if not _ready(score) or type(noise) is not Noise or noise._state is not None or noise._first is not None:
         return None
     sigma = _number_a_row(sigma, score)
-    if sigma is None or noise.shape != score.shape or type(weight) is not float or not math.isfinite(weight):
+    if sigma is None or noise._shape != score.shape or noise._device != _CPU:
+        return None
+    if type(weight) is not float or not math.isfinite(weight):
         return None
     rows = score.size(0)
     loss = torch.empty(rows, dtype=torch.float64 if score.dtype is torch.float64 else torch.float32)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
+from .._functorch import is_wrapped
 from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, regenerated
 from . import _small
@@ -112,7 +113,7 @@ class _OnePass(torch.autograd.Function):
     def backward(ctx: Any, upstream: Tensor) -> tuple:
         nothing = (None,) * (2 + len(ctx.place))
         score, sigma = ctx.saved_tensors
-        if torch.is_grad_enabled() or score.dtype != sigma.dtype:
+        if torch.is_grad_enabled() or score.dtype != sigma.dtype or is_wrapped(upstream):
             return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place), *nothing
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:

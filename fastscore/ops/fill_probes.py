@@ -1,12 +1,12 @@
 """fill_probes: random directions v with E[v v^T] = I, for estimates of traces and norms of Jacobians.
 
 Probes are a handle (:class:`Probes`), as noise is: a place in the random sequence, of which :func:`fill_probes` gives
-values, and which :func:`fastscore.ops.probe_dot` reads without storing any.
+values, and which :func:`fastscore.ops.probe_dot` reads without storing any. It cannot be changed once made.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,24 +14,46 @@ from torch import Tensor
 
 from .. import _check, backends
 from .._library import per_row, raw, register
-from ..rng import Noise, Philox, Stream, as_philox, draw
+from ..rng import Noise, Philox, Stream, as_philox, draw, later
 
 DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
 
 
-class Coloring(NamedTuple):
-    """A colour for every element of a sample: (a x + b y + e c) mod ``colors``, computed from the index on the fly.
-
-    x = d mod width, y = (d div width) mod height, c = d div (width height) for element d of a sample in its logical
-    (C, H, W) order; a vector has height 1.
-    """
-
+class _Coloring(NamedTuple):
     colors: int
     width: int
     height: int
     a: int
     b: int = 0
     e: int = 0
+
+
+class Coloring(_Coloring):
+    """A colour for every element of a sample: (a x + b y + e c) mod ``colors``, computed from the index on the fly.
+
+    x = d mod width, y = (d div width) mod height, c = d div (width height) for element d of a sample in its logical
+    (C, H, W) order; a vector has height 1.
+
+    Args:
+        colors: 1 to 32768.
+        width, height: at least 1, less than 2^31.
+        a, b, e: at least 0, less than 2^31.
+
+    Raises:
+        TypeError, ValueError: a number out of its range.
+    """
+
+    __slots__ = ()
+
+    def __new__(cls, colors: int, width: int, height: int, a: int, b: int = 0, e: int = 0) -> Coloring:
+        given = {"colors": colors, "width": width, "height": height, "a": a, "b": b, "e": e}
+        return super().__new__(cls, *(_check.integer(f"coloring.{name}", value, low=int(name in _Coloring._fields[:3]),
+                                                     high=32768 if name == "colors" else 2**31 - 1)
+                                      for name, value in given.items()))
+
+    @classmethod
+    def _make(cls, values: Iterable[int]) -> Coloring:  # what _replace calls
+        return cls(*values)
 
     def of(self, shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:
         """The colours 0 .. ``colors`` - 1 of a sample of ``shape``, int64."""
@@ -65,25 +87,25 @@ class Probes:
     "A probing method for computing the diagonal of a matrix inverse" (colours).
     """
 
-    __slots__ = ("coloring", "distribution", "noise", "num_probes")
+    __slots__ = ("_coloring", "_distribution", "_noise", "_num_probes")
+    coloring, distribution, noise, num_probes = map(_check.fixed, ("coloring", "distribution", "noise", "num_probes"))
 
     def __init__(self, x: Tensor, num_probes: int, rng: Philox | None = None, *, distribution: str = "rademacher",
                  coloring: Coloring | None = None):
         _check.floating("x", x)
-        _check.integer("num_probes", num_probes, low=1)
+        num_probes = _check.integer("num_probes", num_probes, low=1)
         _check.one_of("distribution", distribution, DISTRIBUTIONS)
         if coloring is not None:
+            if not isinstance(coloring, Coloring):
+                raise TypeError(f"coloring must be a fastscore.Coloring or None, got {_check.describe(coloring)}")
             if distribution == "sphere":
                 raise ValueError("coloring must be None where distribution is 'sphere', whose elements are not "
                                  f"independent, got {coloring}")
-            for name, low in (("colors", 1), ("width", 1), ("height", 1), ("a", 0), ("b", 0), ("e", 0)):
-                _check.integer(f"coloring.{name}", getattr(coloring, name), low=low,
-                               high=32768 if name == "colors" else 2**31 - 1)
             if num_probes % coloring.colors:
                 raise ValueError(f"num_probes must be a multiple of the coloring's {coloring.colors} colors, "
                                  f"got {num_probes}")
-        self.num_probes, self.distribution, self.coloring = num_probes, distribution, coloring
-        self.noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
+        self._num_probes, self._distribution, self._coloring = num_probes, distribution, coloring
+        self._noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
 
     @property
     def draws(self) -> int:
@@ -98,11 +120,11 @@ class Probes:
         """The distribution and the colouring as the compiled operators take them."""
         return DISTRIBUTIONS.index(self.distribution), list(self.coloring or ())
 
-    def chunk(self, first: int, count: int | None) -> int:
-        """The number of probes from ``first`` on, checked."""
-        _check.integer("first", first, low=0, high=self.num_probes)
+    def chunk(self, first: int, count: int | None) -> tuple[int, int]:
+        """The first of a number of probes, and the number, checked."""
+        first = _check.integer("first", first, low=0, high=self.num_probes)
         count = self.num_probes - first if count is None else count
-        return _check.integer("count", count, low=0, high=self.num_probes - first)
+        return first, _check.integer("count", count, low=0, high=self.num_probes - first)
 
 
 def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> Tensor:
@@ -122,7 +144,7 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
     """
     if not isinstance(probes, Probes):
         raise TypeError(f"probes must be a fastscore.Probes, got {_check.describe(probes)}")
-    count = probes.chunk(first, count)
+    first, count = probes.chunk(first, count)
     backend = backends.choose("fill_probes", probes.noise.device)
     if backend == "reference":
         return reference(probes, first, count)
@@ -146,11 +168,8 @@ def reference(probes: Probes, first: int, count: int, dtype: torch.dtype | None 
 
 def _draw(distribution: str, noise: Noise, j: int) -> Tensor:
     """Draw j, [B, ...], in the dtype of computation."""
-    state = None if noise.state is None else noise.state + torch.tensor([0, j], device=noise.device)
-    where = Noise(noise.seed, noise.step + j, noise.stream, noise.sample_offset, noise.shape, noise.dtype, noise.device,
-                  state, noise.first)
     compute = torch.float64 if noise.dtype == torch.float64 else torch.float32
-    z = draw("rademacher" if distribution == "rademacher" else "normal", where, compute)
+    z = draw("rademacher" if distribution == "rademacher" else "normal", later(noise, j), compute)
     if distribution != "sphere":
         return z
     squares = z.double().square().reshape(z.shape[0], noise.shape[1:].numel()).sum(1)

@@ -12,6 +12,7 @@ from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_
 from ..noise import refuse_other_form
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
 from . import _small
+from ._memory import check_written
 
 
 def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox | None = None, *,
@@ -28,14 +29,16 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
         rng: source of the noise; takes one step. ``None``: seeded from torch's default generator.
         noise: noise to use in place of a draw from ``rng``: a handle, or a tensor of ``x``'s shape (which the
             reference serves, as there is nothing to fuse).
-        out: where to write the result, of ``x``'s shape, dtype and device; may be ``x`` itself. Not differentiable.
+        out: where to write the result, of ``x``'s shape, dtype and device; may be ``x`` itself, or another argument,
+            but not overlap one partly. Not differentiable.
 
     Returns:
         x' [B, ...] of ``x``'s dtype (``out`` where given).
 
     Raises:
         TypeError: ``x`` or ``score`` is not a floating tensor.
-        ValueError: shapes or devices differ; ``alpha`` negative or not finite; ``out`` while gradients are recorded.
+        ValueError: shapes or devices differ; ``alpha`` negative or not finite; ``out`` while gradients are recorded, or
+            in memory that it shares with an argument in part, or with itself.
 
     Source: Welling & Teh 2011; Song & Ermon 2019, algorithm 1.
     """
@@ -50,16 +53,18 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     fast = backend == "native" and not transformed  # which looks at the values itself
     alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
     if out is not None:
-        _check_out(out, x, score, alpha)
+        _check_out(out, x, score, alpha, noise)
     if noise is None:
-        noise = as_philox(rng).noise_for(x, Stream.LANGEVIN, transformed=transformed)
+        noise = as_philox(rng).noise_for(x, Stream.LANGEVIN, transformed=transformed, beside=(score, alpha))
     elif rng is not None:
         raise ValueError("rng must be None where noise is given: the noise is then not drawn")
     elif isinstance(noise, Tensor):
         _check.like("noise", noise, "x", x)
-    elif not isinstance(noise, Noise) or noise.shape != x.shape or noise.device != x.device:
-        raise ValueError(f"noise must be a handle or a tensor of shape {tuple(x.shape)} on {x.device}, "
-                         f"got {_check.describe(noise)}")
+    elif not isinstance(noise, Noise):
+        raise TypeError(f"noise must be a handle, a tensor or None, got {_check.describe(noise)}")
+    elif noise.shape != x.shape or noise.device != x.device:
+        raise ValueError(f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
+                         f"got noise of shape {tuple(noise.shape)} on {noise.device}")
     if backend == "reference":
         value = reference(x, score, alpha, noise)
         return value if out is None else out.copy_(value)
@@ -86,13 +91,13 @@ def _fused(backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Ten
     return value if out is None else out.copy_(value)
 
 
-def _check_out(out: Any, *inputs: Tensor) -> None:
-    x = inputs[0]
+def _check_out(out: Any, x: Tensor, score: Tensor, alpha: Tensor, noise: Any) -> None:
     _check.like("out", out, "x", x)
     if out.dtype != x.dtype:
         raise TypeError(f"out must have the dtype of x, {x.dtype}, got {_check.describe(out)}")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (*inputs, out)):
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, score, alpha, out)):
         raise ValueError("out must be None where gradients are recorded: leave it out, or use torch.no_grad()")
+    check_written("out", out, x=x, score=score, alpha=alpha, noise=noise if isinstance(noise, Tensor) else None)
 
 
 def reference(x: Tensor, score: Tensor, alpha: Tensor, noise: Noise | Tensor) -> Tensor:

@@ -43,7 +43,7 @@ def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
     sigma = _check.per_sample("sigma", sigma, x, values=not fast)
     if alpha is not None:
         alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
-    noise = as_philox(rng).noise_for(x, Stream.PERTURB, transformed=transformed)
+    noise = as_philox(rng).noise_for(x, Stream.PERTURB, transformed=transformed, beside=(sigma, alpha))
     if backend == "reference":
         return reference(x, sigma, noise, alpha), noise
     try:

@@ -38,7 +38,7 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
     if product.dim() == 0 or product.shape[1:] != noise.shape or product.device != noise.device:
         raise ValueError(f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row a probe, "
                          f"got {_check.describe(product)}")
-    probes.chunk(first, product.shape[0])
+    first, _ = probes.chunk(first, product.shape[0])
     backend = backends.choose("probe_dot", product.device)
     if backend == "reference":
         return reference(product, probes, first)

@@ -67,7 +67,7 @@ def annealed_langevin(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seque
     Source: Song & Ermon 2019, algorithm 1; Song & Ermon 2020 (denoising).
     """
     alpha = step_size(alpha, step_lr)
-    _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
     levels = _check.sigmas("sigmas", sigmas)
     rng, sigma = as_philox(rng), levels.tolist()

@@ -53,7 +53,7 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
     """
     if _check.positive("eta", eta) > 1:
         raise ValueError(f"eta must be greater than 0 and at most 1, got {eta}")
-    _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
     levels = _check.sigmas("sigmas", sigmas)
     if steps_per_level > 1 and conditioning != "sigma":

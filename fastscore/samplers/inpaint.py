@@ -47,7 +47,7 @@ def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: T
     _check.floating("image", image)
     known = _check_mask(mask, image)
     alpha = step_size(alpha, step_lr)
-    _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
     sigma = _check.sigmas("sigmas", sigmas).tolist()
     rng = as_philox(rng)

@@ -51,7 +51,7 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
     """
     n = _check.integer("num_interpolations", num_interpolations, low=1)
     alpha = step_size(alpha, step_lr)
-    _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
     levels = _check.sigmas("sigmas", sigmas)
     rng, sigma, rows = as_philox(rng), levels.tolist(), check_shape(shape)

@@ -59,8 +59,8 @@ def langevin(score_fn: Callable[..., Tensor], x: Tensor, *, num_steps: int, alph
     if x.dim() == 1:
         raise ValueError(f"x must have shape [B, D, ...], got {_check.describe(x)}: pass x[None] for one sample of "
                          f"{len(x)} numbers, or x[:, None] for {len(x)} samples of one")
-    _check.integer("num_steps", num_steps, low=1)
-    _check_thin(num_steps, burn_in, thin)
+    num_steps = _check.integer("num_steps", num_steps, low=1)
+    burn_in, thin = _kept(num_steps, burn_in, thin)
     score = Score(score_fn, model_kwargs)
     alphas, scale, rng = schedule(alpha, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
     kept = []
@@ -83,13 +83,15 @@ def _update(x: Tensor, score: Tensor, alpha: float, scale: Tensor | None, rng: P
     return (x.to(compute) + scale * move).to(x.dtype)
 
 
-def _check_thin(num_steps: int, burn_in: int, thin: int | None) -> None:
-    _check.integer("burn_in", burn_in, low=0)
+def _kept(num_steps: int, burn_in: int, thin: int | None) -> tuple[int, int | None]:
+    """``burn_in`` and ``thin``, checked."""
+    burn_in = _check.integer("burn_in", burn_in, low=0)
     if thin is not None:
-        _check.integer("thin", thin, low=1)
+        thin = _check.integer("thin", thin, low=1)
         if burn_in + thin > num_steps:
             raise ValueError(f"num_steps must be at least burn_in + thin, {burn_in} + {thin}, so that a state is kept, "
                              f"got {num_steps}")
     elif burn_in:
         raise ValueError(f"burn_in must be 0 where thin is None, which returns the last state alone, got {burn_in}: "
                          "give thin too")
+    return burn_in, thin

@@ -113,12 +113,12 @@ def estimate(words: Words, f: Callable[[Tensor], Tensor], x: Tensor, *, method: 
     check_x(x)
     method = chosen(x, method, num_probes, coloring)
     _check.one_of("mode", mode, MODES)
-    check_counts(x, method, num_probes, blocks, chunk_size)
+    num_probes, blocks, chunk_size = counts(x, method, num_probes, blocks, chunk_size)
     if receptive_field is not None:
         if method != "exact":
             raise ValueError(f"receptive_field must be None where method is not 'exact', got {receptive_field} with "
                              f"method={method!r}")
-        _check.integer("receptive_field", receptive_field, low=0)
+        receptive_field = _check.integer("receptive_field", receptive_field, low=0)
     colors = coloring_for(coloring, tuple(x.shape[1:]), num_probes // blocks) if method == "probing" else None
     shift = None if shift is None else _check.per_sample("shift", shift, x)
     step = finite_step(x, mode, shift, fd_step)
@@ -135,7 +135,7 @@ def chosen(x: Tensor, method: str, num_probes: int, coloring: str | Coloring) ->
     """The method that is meant: ``"auto"`` chooses by the size and shape of a sample."""
     if method != "auto":
         return _check.one_of("method", method, ("auto", *METHODS))
-    _check.integer("num_probes", num_probes, low=1)
+    num_probes = _check.integer("num_probes", num_probes, low=1)
     if x.shape[1:].numel() <= num_probes and coloring == "lattice":
         return "exact"
     return "probing" if x.dim() in (3, 4) else "rademacher"
@@ -150,14 +150,15 @@ def check_x(x: Tensor) -> None:
         raise ValueError(f"x must have at least one sample and one element a sample, got {_check.describe(x)}")
 
 
-def check_counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int | None) -> None:
-    """The integers: what each method can take."""
-    _check.integer("num_probes", num_probes, low=1)
-    _check.integer("blocks", blocks, low=1)
+def counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int | None
+           ) -> tuple[int, int, int | None]:
+    """The integers, once found to be what the method can take."""
+    num_probes = _check.integer("num_probes", num_probes, low=1)
+    blocks = _check.integer("blocks", blocks, low=1)
     if chunk_size is not None:
-        _check.integer("chunk_size", chunk_size, low=1)
+        chunk_size = _check.integer("chunk_size", chunk_size, low=1)
     if method not in BLOCKED:
-        return
+        return num_probes, blocks, chunk_size
     if num_probes % blocks:
         raise ValueError(f"num_probes must be a multiple of blocks={blocks}, got {num_probes}")
     size, each = x.shape[1:].numel(), num_probes // blocks
@@ -170,6 +171,7 @@ def check_counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_siz
     if method == "xtrace" and each % 2:
         raise ValueError(f"num_probes must be an even number for each of blocks={blocks} where method='xtrace', "
                          f"got {num_probes}")
+    return num_probes, blocks, chunk_size
 
 
 def finite_step(x: Tensor, mode: str, shift: Tensor | None, fd_step: float | Tensor | None) -> Tensor | None:

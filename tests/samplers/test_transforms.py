@@ -1,6 +1,5 @@
 """Samplers inside torch.func.vmap and torch.compile."""
 
-import importlib.util
 
 import pytest
 import torch
@@ -30,7 +29,6 @@ SAMPLERS = {
     "from noise": lambda x, w: annealed_langevin(lambda x, i: -w * x, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2,
                                                  start="normal", rng=fs.Philox(1)),
 }
-BY_SHAPE = ("consistent", "interpolate", "inpaint", "from noise")  # draw numbers for a shape, not for a tensor
 each_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
 
@@ -46,8 +44,6 @@ def test_slices_of_vmap_with_the_same_noise(name, mapped):
 @each_sampler
 @pytest.mark.parametrize("mapped", ["both", "x", "w"])
 def test_slices_of_vmap_get_the_noise_of_the_whole_batch(name, mapped):
-    if (name in BY_SHAPE or mapped == "w") and importlib.util.find_spec("fastscore._functorch") is None:
-        pytest.skip("draws by shape do not see vmap's randomness here")
     xs = STARTS if mapped != "w" else STARTS[:1].expand(V, B, D)
     ws = RATES if mapped != "x" else RATES[:1].expand(V)
     got = _vmapped(name, mapped, "different")
