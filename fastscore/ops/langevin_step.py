@@ -9,6 +9,7 @@ from torch import Tensor
 
 from .. import _check, backends
 from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
+from ..noise import refuse_other_form
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
 from . import _small
 from ._memory import check_written
@@ -44,6 +45,7 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     small = _small.langevin_step(x, score, alpha, rng, out) if noise is None else None
     if small is not None:
         return small
+    refuse_other_form("alpha", alpha, "alpha")
     _check.floating("x", x)
     _check.like("score", score, "x", x)
     transformed = backends.transformed()

@@ -85,7 +85,7 @@ class Watch:
             self.trajectory.add(self.step, self.total, x)
         if self.callback is not None:
             version = _version(x)
-            self.callback(self.step, x)
+            self.callback(self.step, x.clone() if version is None else x)
             if _version(x) != version:
                 raise ValueError("callback must not change x in place, the chain itself: let it work on x.clone()")
 

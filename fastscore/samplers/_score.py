@@ -22,7 +22,8 @@ class Score:
     """``score_fn`` as the samplers call it: with ``model_kwargs``, and without an effect on the samples it is given.
 
     The first evaluation is given a copy. Where it changes that, so are all that follow; where it does not, they get the
-    samples themselves, and one that changes them after all is an error.
+    samples themselves (detached: a gradient may be required of what they get), and one that changes them after all is
+    an error.
 
     Args:
         score_fn: ``score_fn(x, ...)``, of ``x``'s shape.
@@ -41,7 +42,7 @@ class Score:
         self.copies, self.evaluations = True, 0
 
     def __call__(self, x: Tensor, *condition: Tensor) -> Tensor:
-        given, version = (x.clone(), None) if self.copies else (x, x._version)
+        given, version = (x.clone(), None) if self.copies else (x.detach(), x._version)
         try:
             value = self.score_fn(given, *condition, **self.kwargs)
         except RuntimeError as error:

@@ -3,6 +3,7 @@ differentiates in a way of their own."""
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Set
@@ -108,16 +109,22 @@ def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozense
         within = [f.__func__, *([f.__self__] if own else _attributes(f.__self__, mentioned(f.__func__)))]
     elif inspect.isfunction(f):
         yield f
-        names = mentioned(f)
+        names, variables = mentioned(f), _names(f.__code__).variables
         within = [part for cell in f.__closure__ or () for part in contents(cell)]
         within += [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
         if not _of_a_library(f.__globals__.get("__name__")):
-            within += [f.__globals__[name] for name in names if name in f.__globals__]
+            within += [f.__globals__[name] for name in variables if name in f.__globals__]
     elif isinstance(f, (list, tuple)):
         within = list(f)
     elif isinstance(f, dict):
         within = list(f.values())
-    elif isinstance(f, type) or inspect.ismodule(f) or _of_a_library(type(f).__module__):
+    elif inspect.ismodule(f):  # what else a module has may be anything
+        within = [net for name in names if isinstance(net := vars(f).get(name), torch.nn.Module)]
+    elif isinstance(f, (staticmethod, classmethod)):
+        within = [f.__func__]
+    elif isinstance(f, type):
+        within = [] if _of_a_library(f.__module__) else _attributes(f, names)
+    elif _of_a_library(type(f).__module__):
         return
     else:
         used = {name for name in names if inspect.getattr_static(f, name, None) is not None}
@@ -140,21 +147,32 @@ def _attributes(obj: Any, names: Set[str]) -> list[Any]:
         found, wanted = wanted, set()
         for name in found:
             held = inspect.getattr_static(obj, name, None)
-            if inspect.isfunction(held):
-                wanted |= mentioned(held) - done
+            code = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
+            wanted |= mentioned(code) - done
             parts.append(getattr(obj, name) if isinstance(held, MemberDescriptorType) else held)
     return parts
 
 
 def mentioned(f: Any) -> frozenset[str]:
-    """The names of globals and attributes in the code of a function, and of the functions inside it."""
-    return _names(f.__code__) if inspect.isfunction(f) else frozenset()
+    """The names of attributes in the code of a function, and of the functions inside it."""
+    return _names(f.__code__).attributes if inspect.isfunction(f) else frozenset()
+
+
+class _Names(NamedTuple):
+    """The names in a piece of code."""
+
+    variables: frozenset[str]  # global ones
+    attributes: frozenset[str]
 
 
 @functools.lru_cache(maxsize=1024)
-def _names(code: CodeType) -> frozenset[str]:
-    inner = (_names(part) for part in code.co_consts if isinstance(part, CodeType))
-    return frozenset(code.co_names).union(*inner)
+def _names(code: CodeType) -> _Names:
+    inner = [_names(part) for part in code.co_consts if isinstance(part, CodeType)]
+    loads = [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname.startswith("LOAD_")]
+    variables = {name for kind, name in loads if kind in ("LOAD_GLOBAL", "LOAD_NAME")}
+    attributes = {name for kind, name in loads if kind in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")}
+    return _Names(frozenset(variables).union(*(part.variables for part in inner)),
+                  frozenset(attributes).union(*(part.attributes for part in inner)))
 
 
 def contents(cell: Any) -> list[Any]:

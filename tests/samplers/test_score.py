@@ -1,6 +1,7 @@
 """What every sampler refuses of a network, what it tells it, and that no network harms the samples it is given."""
 
 import functools
+import types
 
 import pytest
 import torch
@@ -96,8 +97,31 @@ def helper(x):
     return HIDDEN(x)
 
 
+class Static:
+    """Names in place of objects."""
+
+    network = HIDDEN
+
+    @staticmethod
+    def score(x):
+        return helper(x)
+
+
+class Averaged:
+    """An object that shows its network as a property."""
+
+    def __init__(self, network):
+        self._network = network
+
+    @property
+    def network(self):
+        return self._network
+
+
 def wrapped(network):
-    box, held = {"networks": [nn.Identity(), network]}, Wrapper(network)
+    box, held, averaged = {"networks": [nn.Identity(), network]}, Wrapper(network), Averaged(network)
+    module = types.ModuleType("networks")
+    module.here = network
     return {
         "method": network.forward,
         "function in a function": lambda x, labels=None: (lambda y: HIDDEN(y))(x),
@@ -111,6 +135,10 @@ def wrapped(network):
         "object": Wrapper(network),
         "object's method": Wrapper(network).score,
         "object in a closure": lambda x, labels=None: held.inner(x),
+        "property": lambda x, labels=None: averaged.network(x),
+        "class": lambda x, labels=None: Static.network(x),
+        "static method": lambda x, labels=None: Static.score(x),
+        "module": lambda x, labels=None: module.here(x),
         "compiled": torch.compile(network, backend="eager"),
         "compiled function": torch.compile(lambda x, labels=None: network(x), backend="eager"),
         "decorated": torch.no_grad()(lambda x, labels=None: network(x)),
@@ -130,6 +158,16 @@ def test_what_a_score_does_not_call_is_not_looked_at():
     unused = Wrapper(HIDDEN)
     unused.fine = Net(nn.Identity())
     SAMPLERS["annealed"](lambda x, labels: unused.fine(x))
+
+
+network = HIDDEN  # of the name of an attribute below
+
+
+def test_an_attribute_is_no_global_of_its_name():
+    """A script has a global ``network`` that it trains, and samples by ``average.network``."""
+    average = Wrapper(Net(nn.BatchNorm1d(4)).eval())
+    SAMPLERS["annealed"](lambda x, labels: average.network(x))
+    fs.losses.ssm(lambda x: average.network(x), START)
 
 
 @each_sampler
@@ -218,6 +256,26 @@ def test_a_score_gets_the_samples_themselves_where_it_leaves_them(sampler, monke
 def test_a_callback_may_not_change_the_chain(sampler):
     with pytest.raises(ValueError, match=r"callback must not change x in place, .*x.clone\(\)"):
         sampler(lambda x, labels=None: -x, callback=lambda step, x: x.clamp_(0, 1))
+
+
+@each_sampler
+def test_in_inference_mode_a_callback_cannot_change_the_chain(sampler):
+    """There torch does not count changes in place."""
+    score = lambda x, labels=None: -x  # noqa: E731
+    with torch.inference_mode():
+        got = sampler(score, rng=fs.Philox(1), callback=lambda step, x: x.zero_())
+    assert torch.equal(got, sampler(score, rng=fs.Philox(1)))
+
+
+@each_sampler
+def test_a_gradient_that_a_score_requires_of_its_x_is_not_required_of_the_chain(sampler):
+    def score(x, labels=None):
+        with torch.enable_grad():
+            return -torch.autograd.grad(x.requires_grad_().square().sum() / 2, x)[0]
+
+    states = []
+    assert not sampler(score, callback=lambda step, x: states.append(x)).requires_grad
+    assert len(states) > 1 and not any(x.requires_grad for x in states)
 
 
 def by_autograd(x, labels=None):
