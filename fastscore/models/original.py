@@ -61,7 +61,7 @@ def load_original_checkpoint(
             given here goes before the configuration.
 
     Returns:
-        The filled network. Its ``options_from`` (that of the network inside, where ``model`` is wrapped) says of each of
+        The filled network. Its ``options_from`` (of the network inside, where ``model`` is wrapped) says of each of
         the three options where it is from: "given", the path of the configuration, or "assumed", where that does not
         name it: then it is as published (elu, False, False) or, for a ``model``, its own, and a warning says so.
 
