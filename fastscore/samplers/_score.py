@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,7 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .. import _check, backends
+from ..losses._common import keywords_for
 from ..trace import modules
 from ._common import caller
 
@@ -29,7 +29,7 @@ class Score:
     Args:
         score_fn: ``score_fn(x, ...)``, of ``x``'s shape.
         model_kwargs: more keyword arguments for it, or None.
-        condition: what it is called with beside x: nothing, ``"labels"`` or ``"sigma"``.
+        condition: what it is called with beside x: ``"none"``, ``"labels"`` or ``"sigma"``.
 
     Raises:
         TypeError: ``score_fn`` is not callable, or ``model_kwargs`` not arguments of it.
@@ -37,9 +37,9 @@ class Score:
     """
 
     def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None,
-                 *condition: str):
+                 condition: str = "none"):
         check_network(score_fn)
-        self.score_fn, self.kwargs = score_fn, _keywords(score_fn, model_kwargs, condition)
+        self.score_fn, self.kwargs = score_fn, keywords_for(score_fn, model_kwargs, condition)
         self.copies, self.evaluations = True, 0
 
     def __call__(self, x: Tensor, *condition: Tensor) -> Tensor:
@@ -114,28 +114,6 @@ def _fickle(layer: nn.Module) -> bool:
         return layer.dropout > 0 and getattr(layer, "num_layers", 2) > 1
     return isinstance(layer, (nn.RReLU, _SpectralNorm)) or any(
         isinstance(hook, SpectralNorm) for hook in layer._forward_pre_hooks.values())
-
-
-def _keywords(score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None, condition: Sequence[str]
-              ) -> dict[str, Any]:
-    """``model_kwargs``, checked: ``score_fn`` takes them beside x and the ``condition``."""
-    if model_kwargs is None:
-        return {}
-    if not isinstance(model_kwargs, Mapping) or not all(isinstance(name, str) for name in model_kwargs):
-        raise TypeError("model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
-                        f"got {_check.describe(model_kwargs)}")
-    if torch.compiler.is_compiling():
-        return dict(model_kwargs)
-    try:
-        signature = inspect.signature(score_fn.forward if isinstance(score_fn, nn.Module) else score_fn)
-    except (TypeError, ValueError):  # a built-in function has none
-        return dict(model_kwargs)
-    try:
-        signature.bind("x", *condition, **model_kwargs)
-    except TypeError as error:
-        raise TypeError(f"model_kwargs must be arguments that score_fn takes beside {', '.join(('x', *condition))}, "
-                        f"got {', '.join(map(repr, model_kwargs))}: {error}") from None
-    return dict(model_kwargs)
 
 
 def _wants_gradients(error: RuntimeError) -> bool:
