@@ -56,14 +56,26 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
 
 def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
     """Raise if the layer mixes samples, or draws masks for differences."""
-    which = f"a network whose {type(layer).__name__} {where!r}"
-    if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+    which = f"a network whose {kind(layer)} {where!r}"
+    if is_a(layer, _BatchNorm) and (layer.training or getattr(layer, "running_mean", None) is None):
         advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
         raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of the "
                          f"batch: {advice}")
-    if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0 and mode == "fd":
+    if is_a(layer, _DropoutNd) and layer.training and getattr(layer, "p", 1) > 0 and mode == "fd":
         raise ValueError(f"{name} must be the same function at every call for finite differences, got {which} draws a "
                          "mask: call .eval() on the network")
+
+
+def kind(layer: torch.nn.Module) -> str:
+    """The name of the layer's class, of what it was before TorchScript took it."""
+    return getattr(layer, "original_name", "") if isinstance(layer, torch.jit.ScriptModule) else type(layer).__name__
+
+
+def is_a(layer: torch.nn.Module, cls: type[torch.nn.Module]) -> bool:
+    """Whether the layer is one, or was before TorchScript took it, which keeps the name of its class alone."""
+    if not isinstance(layer, torch.jit.ScriptModule):
+        return isinstance(layer, cls)
+    return kind(layer) == cls.__name__ or any(is_a(layer, sub) for sub in cls.__subclasses__())
 
 
 def refuse_forward_mode(layers: Layers, name: str) -> None:
@@ -144,7 +156,7 @@ def _attributes(obj: Any, names: Set[str]) -> list[Any]:
         found, wanted = wanted, set()
         for name in found:
             held = inspect.getattr_static(obj, name, None)
-            code = held.fget if isinstance(held, property) else getattr(held, "__func__", held)
+            code = next((getattr(held, of) for of in ("fget", "func", "__func__") if hasattr(held, of)), held)
             wanted |= mentioned(code) - done
             parts.append(getattr(obj, name) if isinstance(held, MemberDescriptorType) else held)
     return parts
