@@ -6,7 +6,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from types import CodeType, MemberDescriptorType
 from typing import Any, NamedTuple
 
@@ -32,14 +32,16 @@ NOTHING = Layers()
 
 
 def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> Layers:
-    """What f holds; raise if f, an argument called ``name``, is not callable, or (where ``strict``) has a layer that
-    the estimate cannot bear."""
+    """What f holds; raise if f, an argument called ``name``, is not callable, or (where ``strict``, and f does not
+    call ``eval`` itself) has a layer that the estimate cannot bear."""
     if not callable(f):
         raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
     if torch.compiler.is_compiling():
         return NOTHING
+    held = list(parts(f))
+    strict = strict and not sets_mode(held)
     recurrent = compiled = parallel = scripted = False
-    for part in parts(f):
+    for part in held:
         if not isinstance(part, torch.nn.Module):
             scripted |= isinstance(part, torch.jit.ScriptFunction)
             compiled |= hasattr(part, "_torchdynamo_orig_callable")
@@ -52,6 +54,12 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
             parallel |= isinstance(layer, DistributedDataParallel)
             scripted |= isinstance(layer, torch.jit.ScriptModule)
     return Layers(recurrent, compiled, parallel, scripted)
+
+
+def sets_mode(held: Iterable[Any]) -> bool:
+    """Whether one of these :func:`parts` puts a network in eval mode: the mode that it has before says nothing then."""
+    return any(inspect.isfunction(part) and not _of_a_library(part.__module__) and "eval" in mentioned(part)
+               for part in held)
 
 
 def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
@@ -90,17 +98,19 @@ def refuse_forward_mode(layers: Layers, name: str) -> None:
                          "pass mode='vjp', or the network before it was scripted")
 
 
-def networks(f: Any) -> Iterator[torch.nn.Module]:
-    """The modules that f is or may call: f is a method or a ``functools.partial`` of one, or holds it in its closure,
-    its defaults or a container, or its code mentions it by name, as a global or as an object's attribute.
-
-    What a function makes, or looks up otherwise, while it runs is not seen.
-    """
-    return (part for part in parts(f) if isinstance(part, torch.nn.Module))
+def networks(f: Any) -> list[torch.nn.Module]:
+    """The modules among the :func:`parts` of f; none where f sets their mode itself."""
+    held = list(parts(f))
+    return [] if sets_mode(held) else [part for part in held if isinstance(part, torch.nn.Module)]
 
 
 def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozenset()) -> Iterator[Any]:
-    """The same, and the functions among them."""
+    """The modules that f is or may call, and the functions among what leads to them.
+
+    f is a method or a ``functools.partial`` of one, or holds it in its closure, its defaults or a container, or its code
+    mentions it by name, as a global or as an attribute of an object, a class or a module. What a function makes, or
+    looks up otherwise, while it runs is not seen.
+    """
     seen = set() if seen is None else seen
     if id(f) in seen:
         return

@@ -159,7 +159,7 @@ def test_batch_norm_is_found_wherever_the_network_is(way):
         fs.losses.ssm(score, START)  # the losses and traces look in the same places
 
 
-@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning")
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
 @pytest.mark.parametrize("compiler", [torch.jit.script, lambda network: torch.jit.trace(network, START)],
                          ids=["script", "trace"])
 def test_torchscript_hides_no_layer(compiler):
@@ -184,6 +184,24 @@ def test_what_a_score_does_not_call_is_not_looked_at():
     unused = Wrapper(HIDDEN)
     unused.fine = Net(nn.Identity())
     SAMPLERS["annealed"](lambda x, labels: unused.fine(x))
+
+
+def test_a_score_may_set_the_mode_itself(recwarn):
+    """And set it back: before and after the network is in training mode."""
+    norm = nn.BatchNorm1d(4)
+    network = nn.Sequential(norm, nn.Dropout(0.5))
+
+    def score(x, labels=None):
+        network.eval()
+        try:
+            return network(x)
+        finally:
+            network.train()
+
+    for run in (SAMPLERS["annealed"], lambda score: fs.losses.ssm(score, START)):
+        run(score)
+        run(lambda x, labels=None: score(x))
+    assert not recwarn.list and int(norm.num_batches_tracked) == 0
 
 
 network = HIDDEN  # of the name of an attribute below
@@ -374,7 +392,7 @@ def test_model_kwargs_that_score_fn_cannot_take(sampler, name):
     if sampler is SAMPLERS["langevin"]:  # whose adapter above takes any
         sampler = functools.partial(langevin, x=START, num_steps=1, alpha=0.1)
         score = functools.partial(score, labels=None) if name != "labels" else lambda x: -x
-    with pytest.raises(TypeError, match=f"model_kwargs must be arguments that score_fn takes beside .x.*, got '{name}'"):
+    with pytest.raises(TypeError, match=f"must be arguments that score_fn takes beside .x.*, got '{name}'"):
         sampler(score, model_kwargs={name: 1})
     assert not calls
 
