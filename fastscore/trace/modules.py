@@ -108,8 +108,8 @@ def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozense
     """The modules that f is or may call, and the functions among what leads to them.
 
     f is a method or a ``functools.partial`` of one, or holds it in its closure, its defaults or a container, or its
-    code mentions it by name, as a global or as an attribute of an object, a class or a module. What a function makes, or
-    looks up otherwise, while it runs is not seen.
+    code mentions it by name, as a global or as an attribute of an object, a class or a module. What a function makes
+    or looks up otherwise while it runs is not seen.
     """
     seen = set() if seen is None else seen
     if id(f) in seen:
