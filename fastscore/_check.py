@@ -6,8 +6,9 @@ host wait for the device at every call. Shapes, dtypes and devices are checked e
 
 from __future__ import annotations
 
+import inspect
 import sys
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._functorch import is_wrapped, peek_interpreter_stack
+from ._functorch import dispatch_modes, is_wrapped, peek_interpreter_stack
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -158,7 +159,7 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
         if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:
             raise ValueError(f"{name} must be finite and {'at least' if zero_allowed else 'greater than'} 0 as the "
                              f"float32 that is computed with, got {number}")
-        if (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+        if (torch.compiler.is_compiling() or dispatch_modes()
                 or peek_interpreter_stack() is not None):  # what is made there belongs there
             # the number times one: torch.compile then takes it as an input, and does not compile anew for another
             return torch.ones((), dtype=compute, device=x.device) * number
@@ -224,3 +225,29 @@ def labels(name: str, value: Any, x: Tensor, num_levels: int) -> Tensor:
         raise ValueError(f"{name} must be from 0 to {num_levels - 1} (there are {num_levels} noise levels), "
                          f"got values from {int(value.min())} to {int(value.max())}")
     return value.long()
+
+
+def keywords(model_kwargs: Any, score_fn: Callable[..., Any], *condition: str) -> dict[str, Any]:
+    """``model_kwargs`` as a dict, once ``score_fn`` is known to take them beside x and its ``condition``.
+
+    A decorator counts by its own signature, not by that of the function in it: it may take more, or less.
+    """
+    if model_kwargs is None:
+        return {}
+    if not isinstance(model_kwargs, Mapping) or not all(isinstance(key, str) for key in model_kwargs):
+        raise TypeError("model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
+                        f"got {describe(model_kwargs)}")
+    found = dict(model_kwargs)
+    if torch.compiler.is_compiling():
+        return found
+    try:
+        signature = inspect.signature(score_fn.forward if isinstance(score_fn, torch.nn.Module) else score_fn,
+                                      follow_wrapped=False)
+    except (TypeError, ValueError):  # of built-in functions, which have none
+        return found
+    try:
+        signature.bind("x", *condition, **found)
+    except TypeError as error:
+        raise TypeError(f"model_kwargs must be arguments that score_fn takes beside ({', '.join(('x', *condition))}), "
+                        f"got {', '.join(map(repr, found))} for score_fn{signature}: {error}") from None
+    return found

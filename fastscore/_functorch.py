@@ -1,14 +1,16 @@
-"""Which torch.func transforms are on: the private parts of torch that say so, all in one place."""
+"""Which transforms, modes and backward passes are on: the private parts of torch that say so, all in one place."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch._C import _current_graph_task_id as backward_pass  # a number that is the pass's own, -1 outside any
 from torch._C import _DisableFuncTorch, _functorch
+from torch._C import _len_torch_dispatch_stack as dispatch_modes  # how many: of FakeTensorMode and the like
 from torch._C._functorch import get_dynamic_layer_stack_depth as depth  # of transforms; torch.compile knows it
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
 
-__all__ = ["depth", "is_wrapped", "mapped_everywhere", "peek_interpreter_stack"]
+__all__ = ["backward_pass", "depth", "dispatch_modes", "is_wrapped", "mapped_everywhere", "peek_interpreter_stack"]
 
 
 def is_wrapped(t: Tensor) -> bool:

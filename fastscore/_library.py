@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from ._functorch import mapped_everywhere
+from ._recomputation import refuse_recomputation
 from .backends import library
 
 NOISE = "SymInt seed, SymInt step, int stream, SymInt offset, Tensor? state, Tensor? index"
@@ -150,32 +151,6 @@ def opaque_to_dynamo(function: Callable) -> Callable:
         return torch.compiler.allow_in_graph(function)
     _waiting.functions.append(function)
     return function
-
-
-replayed: list[int] = []  # the backward passes in which draws are made again on purpose: Philox.for_checkpoint
-
-
-def refuse_recomputation(*, recording: bool) -> None:
-    """Raise in a backward pass where activation checkpointing computes a function again, unless it is replayed.
-
-    ``recording``: take it for that, too, that gradients are recorded there, as other libraries' checkpoints do.
-    """
-    task = torch._C._current_graph_task_id()
-    if task == -1 or task in replayed or not ((recording and torch.is_grad_enabled()) or _in_a_checkpoint()):
-        return
-    raise RuntimeError("this Philox drew in a function that activation checkpointing now computes again, where it "
-                       "would draw other numbers: pass checkpoint(..., use_reentrant=False, "
-                       "context_fn=rng.for_checkpoint), or draw the noise before and hand it in, or make the Philox "
-                       "inside the function. (To draw in a hook of a backward pass with create_graph, do it under "
-                       "torch.no_grad().)")
-
-
-def _in_a_checkpoint() -> bool:
-    """Whether torch.utils.checkpoint is among the callers."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__") != "torch.utils.checkpoint":
-        frame = frame.f_back
-    return frame is not None
 
 
 library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool compiled) -> Tensor",

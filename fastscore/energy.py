@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _check, backends
+from . import _again, _check, backends
 
 
 class EnergyScore(nn.Module):
@@ -25,15 +25,16 @@ class EnergyScore(nn.Module):
         _check.floating("x", x)
 
         def total(y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            energy = _energies(self.energy(y, *args, **kwargs), y)
+            with _again.rightly(record, forward=False):
+                energy = _energies(self.energy(y, *args, **kwargs), y)
             if not torch.compiler.is_compiling() and not energy.requires_grad:
                 raise ValueError("energy_fn must depend on x in a way that autograd records: its result is constant in "
                                  "x, detached, or computed under no_grad")
             return energy.sum()
 
+        record = torch.is_grad_enabled() or backends.transformed()
         if backends.transformed():
             return -torch.func.grad(total)(x, *args, **kwargs)
-        record = torch.is_grad_enabled()
         with torch.inference_mode(False), torch.enable_grad():
             args, kwargs = tuple(map(_ordinary, args)), {key: _ordinary(value) for key, value in kwargs.items()}
             y = _ordinary(x)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from .. import _check
@@ -38,7 +36,7 @@ def score_of(score_fn: Callable[..., Tensor], sigma: Tensor | None = None, label
              conditioning: str = "none", parametrization: str = "score", model_kwargs: Mapping[str, Any] | None = None
              ) -> Score:
     """The score as a function of x alone, its output checked. ``sigma`` [] or [B]; see the package's text."""
-    keywords = keywords_for(score_fn, model_kwargs, conditioning)
+    keywords = _check.keywords(model_kwargs, score_fn, *([] if conditioning == "none" else [conditioning]))
 
     def score(x: Tensor) -> Tensor:
         if conditioning == "none":
@@ -48,28 +46,6 @@ def score_of(score_fn: Callable[..., Tensor], sigma: Tensor | None = None, label
         _check.like("the output of score_fn", output, "x", x)
         return output if parametrization == "score" else -output / per_row(sigma, x)
     return score
-
-
-def keywords_for(score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None, conditioning: str
-                 ) -> dict[str, Any]:
-    """``model_kwargs``, checked: ``score_fn`` takes them beside what it is called with."""
-    if model_kwargs is None:
-        return {}
-    if not isinstance(model_kwargs, Mapping) or not all(isinstance(key, str) for key in model_kwargs):
-        raise TypeError("model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
-                        f"got {_check.describe(model_kwargs)}")
-    if not torch.compiler.is_compiling():
-        called = ("x",) if conditioning == "none" else ("x", conditioning)
-        try:
-            signature = inspect.signature(score_fn.forward if isinstance(score_fn, torch.nn.Module) else score_fn)
-        except (TypeError, ValueError):  # of built-in functions, which have none
-            return dict(model_kwargs)
-        try:
-            signature.bind(*called, **model_kwargs)
-        except TypeError as error:
-            raise TypeError(f"model_kwargs must be arguments that score_fn takes beside ({', '.join(called)}), got "
-                            f"{', '.join(map(repr, model_kwargs))} for score_fn{signature}: {error}") from None
-    return dict(model_kwargs)
 
 
 def probes_for(x: Tensor, n_particles: int, rng: Philox | None, projection: str, mode: str = "vjp",

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _check
 from ..ops import dsm_loss, perturb
 from ..rng import Philox, Stream, as_philox
-from ._common import PARAMETRIZATIONS, REDUCTIONS, keywords_for, reduce, score_of
+from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce, score_of
 
 
 def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rng: Philox | None = None,
@@ -65,7 +65,7 @@ def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Phi
     Source: Song & Ermon 2019, "Generative modeling by estimating gradients of the data distribution", eq. 6.
     """
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
-    keywords_for(score_fn, model_kwargs, conditioning)
+    _check.keywords(model_kwargs, score_fn, conditioning)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
     return _dsm(score_fn, x, sigma, labels, rng, None, weight, parametrization, conditioning,

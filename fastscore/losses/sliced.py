@@ -23,7 +23,6 @@ from ._common import (
     REDUCTIONS,
     Score,
     half_square,
-    keywords_for,
     probes_for,
     products,
     reduce,
@@ -124,8 +123,8 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
     equation 6.
     """
     layers = modules.check(score_fn, mode, "score_fn")
-    keywords_for(score_fn, model_kwargs, conditioning)
     _check.one_of("conditioning", conditioning, ("labels", "sigma"))
+    _check.keywords(model_kwargs, score_fn, conditioning)
     _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     _check.one_of("reduction", reduction, REDUCTIONS)
     weight = _check.number("weight", weight)

@@ -14,7 +14,6 @@ from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .. import _check, backends
-from ..losses._common import keywords_for
 from ..trace import modules
 from ._common import caller
 
@@ -29,7 +28,7 @@ class Score:
     Args:
         score_fn: ``score_fn(x, ...)``, of ``x``'s shape.
         model_kwargs: more keyword arguments for it, or None.
-        condition: what it is called with beside x: ``"none"``, ``"labels"`` or ``"sigma"``.
+        condition: what it is called with beside x: nothing, ``"labels"`` or ``"sigma"``.
 
     Raises:
         TypeError: ``score_fn`` is not callable, or ``model_kwargs`` not arguments of it.
@@ -37,9 +36,9 @@ class Score:
     """
 
     def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None,
-                 condition: str = "none"):
+                 *condition: str):
         check_network(score_fn)
-        self.score_fn, self.kwargs = score_fn, keywords_for(score_fn, model_kwargs, condition)
+        self.score_fn, self.kwargs = score_fn, _check.keywords(model_kwargs, score_fn, *condition)
         self.copies, self.evaluations = True, 0
 
     def __call__(self, x: Tensor, *condition: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
+from .._functorch import dispatch_modes
 from ..rng import Philox
 
 _HINTS = {  # what stands in torch's texts: what helps
@@ -32,7 +33,7 @@ _HINTS = {  # what stands in torch's texts: what helps
 
 def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: str, differences: str) -> int:
     """Raise unless f is constant near x; the number of evaluations of f that it took."""
-    if backends.transformed() or x.is_meta or torch._C._len_torch_dispatch_stack():
+    if backends.transformed() or x.is_meta or dispatch_modes():
         return 0
     with torch.inference_mode(False), torch.enable_grad():
         here = leaf(x)

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from .. import _check
@@ -26,6 +27,7 @@ class Layers(NamedTuple):
     compiled: bool = False  # by torch.compile
     parallel: bool = False  # in a DistributedDataParallel
     scripted: bool = False  # by TorchScript
+    normed: bool = False  # by a sample's own mean and spread
 
 
 NOTHING = Layers()
@@ -40,7 +42,7 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
         return NOTHING
     held = list(parts(f))
     strict = strict and not sets_mode(held)
-    recurrent = compiled = parallel = scripted = False
+    recurrent = compiled = parallel = scripted = normed = False
     for part in held:
         if not isinstance(part, torch.nn.Module):
             scripted |= isinstance(part, torch.jit.ScriptFunction)
@@ -53,7 +55,8 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
             compiled |= "_orig_mod" in layer._modules or getattr(layer, "_compiled_call_impl", None) is not None
             parallel |= isinstance(layer, DistributedDataParallel)
             scripted |= isinstance(layer, torch.jit.ScriptModule)
-    return Layers(recurrent, compiled, parallel, scripted)
+            normed |= isinstance(layer, (torch.nn.LayerNorm, _InstanceNorm))
+    return Layers(recurrent, compiled, parallel, scripted, normed)
 
 
 def sets_mode(held: Iterable[Any]) -> bool:

@@ -5,6 +5,7 @@ Three ways, ``MODES``:
 - ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once a chunk, its
   derivative K times. It needs a forward rule for every operation of f; one from outside torch that lacks it is an
   error (:mod:`~fastscore.trace.foreign`; under ``torch.compile`` it is not looked for, and loses its part in silence).
+  Where gradients are recorded, what torch would differentiate wrongly is mended or refused (:mod:`fastscore._again`).
 - ``"vjp"``: reverse mode, J^T V: f is evaluated once, its backward pass K times under ``vmap``. It keeps f's
   activations; for convolutional networks on a CPU it takes about half of forward mode's time. What ``torch.func`` does
   not take goes through ``torch.autograd.grad``, a product at a time.
@@ -30,7 +31,7 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from .. import _check, backends
+from .. import _again, _check, backends
 from .._library import per_row
 from . import connected, foreign
 from .modules import NOTHING, Layers, refuse_forward_mode
@@ -85,6 +86,7 @@ class Products:
         self._one_by_one = self._constant = False
         self._refusal: Exception | None = None  # of f's output, by us
         self._said: Exception | None = None  # by torch.func
+        self._again = torch.is_grad_enabled() and (mode == "jvp" or (mode == "vjp" and layers.normed))
         if mode == "jvp":
             refuse_forward_mode(layers, words.name)
         self._version = None if backends.transformed() or x.is_inference() else x._version
@@ -95,7 +97,8 @@ class Products:
 
     def f(self, x: Tensor) -> Tensor:
         """f(x), which must be like x, and leave x as it is."""
-        output = self._f(x)
+        with _again.rightly(self._again, forward=self.mode == "jvp"):
+            output = self._f(x)
         try:
             if self._version is not None and self.x._version != self._version:
                 raise ValueError(f"{self.words.name} must not change x in place: give it x.clone() to work on")
@@ -176,6 +179,8 @@ class Products:
         if isinstance(error, foreign.LostTangent):
             raise NotImplementedError(f"{name} has an operation without a forward-mode rule, {error}, which would lose "
                                       f"its part of the derivative in mode='jvp': pass {other}") from None
+        if isinstance(error, _again.WrongAgain):
+            raise NotImplementedError(f"{name} has an operation, {error}: pass {other}, or record none") from None
         if len(v) > 1:
             with suppress(Exception), setting("jvp", self.layers, torch.is_grad_enabled()):
                 push(v[0])

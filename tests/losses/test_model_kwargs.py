@@ -1,5 +1,6 @@
 """model_kwargs: what a network is called with beside x and its condition, in every loss and at each call."""
 
+import functools
 import types
 
 import pytest
@@ -73,3 +74,12 @@ def test_the_condition_itself_is_not_one(name):
 
 def test_functions_without_a_signature_are_taken():
     torch.testing.assert_close(losses.ism(torch.clamp, X, model_kwargs={"min": -9.0}), losses.ism(lambda y: y * 1, X))
+
+
+def test_a_decorator_may_take_more():
+    @functools.wraps(net)
+    def guided(x, *, guidance):
+        return guidance * net(x)
+
+    got = losses.ism(guided, X, model_kwargs={"guidance": 2.0})
+    torch.testing.assert_close(got, losses.ism(lambda x: 2 * net(x), X))

@@ -392,7 +392,7 @@ def test_model_kwargs_that_score_fn_cannot_take(sampler, name):
     if sampler is SAMPLERS["langevin"]:  # whose adapter above takes any
         sampler = functools.partial(langevin, x=START, num_steps=1, alpha=0.1)
         score = functools.partial(score, labels=None) if name != "labels" else lambda x: -x
-    with pytest.raises(TypeError, match=f"must be arguments that score_fn takes beside .x.*, got '{name}'"):
+    with pytest.raises(TypeError, match=rf"model_kwargs must be arguments .* beside \(x.*, got '{name}'"):
         sampler(score, model_kwargs={name: 1})
     assert not calls
 
