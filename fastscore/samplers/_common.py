@@ -149,7 +149,7 @@ def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
     Under vmap and torch.compile there is no warning: what the samples hold is not known yet.
     """
     if not backends.transformed():
-        bad = int((~torch.isfinite(x).reshape(len(x), -1).all(1)).sum())
+        bad = int((~torch.isfinite(x).reshape(len(x), x.shape[1:].numel()).all(1)).sum())
         if bad:
             warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this "
                           "score", stacklevel=caller())

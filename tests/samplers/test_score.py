@@ -117,6 +117,10 @@ class Averaged:
     def network(self):
         return self._network
 
+    @functools.cached_property
+    def kept(self):
+        return self._network
+
 
 def wrapped(network):
     box, held, averaged = {"networks": [nn.Identity(), network]}, Wrapper(network), Averaged(network)
@@ -136,6 +140,7 @@ def wrapped(network):
         "object's method": Wrapper(network).score,
         "object in a closure": lambda x, labels=None: held.inner(x),
         "property": lambda x, labels=None: averaged.network(x),
+        "cached property": lambda x, labels=None: averaged.kept(x),
         "class": lambda x, labels=None: Static.network(x),
         "static method": lambda x, labels=None: Static.score(x),
         "module": lambda x, labels=None: module.here(x),
@@ -154,10 +159,49 @@ def test_batch_norm_is_found_wherever_the_network_is(way):
         fs.losses.ssm(score, START)  # the losses and traces look in the same places
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("compiler", [torch.jit.script, lambda network: torch.jit.trace(network, START)],
+                         ids=["script", "trace"])
+def test_torchscript_hides_no_layer(compiler):
+    """It keeps a layer's mode, but not its class."""
+    def compiled(layer, training):
+        return compiler(nn.Sequential(nn.Linear(4, 4), layer).train(training))
+
+    def score(network):
+        return lambda x, labels=None: network(x)
+
+    learning = nn.InstanceNorm1d(3, track_running_stats=True)
+    for layer, text in ((nn.BatchNorm1d(4), "normalises by statistics"), (learning, "learns running statistics")):
+        with pytest.raises(ValueError, match=f"whose {type(layer).__name__} '1' {text}"):
+            SAMPLERS["annealed"](score(compiled(layer, True)))
+        SAMPLERS["annealed"](score(compiled(layer, False)))
+    with pytest.raises(ValueError, match=r"whose BatchNorm1d '1' normalises by statistics"):
+        fs.losses.ssm(score(compiled(nn.BatchNorm1d(4), True)), START)
+    SAMPLERS["annealed"](score(compiled(nn.Identity(), True)))
+
+
 def test_what_a_score_does_not_call_is_not_looked_at():
     unused = Wrapper(HIDDEN)
     unused.fine = Net(nn.Identity())
     SAMPLERS["annealed"](lambda x, labels: unused.fine(x))
+
+
+def test_a_score_may_set_the_mode_itself(recwarn):
+    """And set it back: before and after the network is in training mode."""
+    norm = nn.BatchNorm1d(4)
+    network = nn.Sequential(norm, nn.Dropout(0.5))
+
+    def score(x, labels=None):
+        network.eval()
+        try:
+            return network(x)
+        finally:
+            network.train()
+
+    for run in (SAMPLERS["annealed"], lambda score: fs.losses.ssm(score, START)):
+        run(score)
+        run(lambda x, labels=None: score(x))
+    assert not recwarn.list and int(norm.num_batches_tracked) == 0
 
 
 network = HIDDEN  # of the name of an attribute below
