@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
+from .._functorch import forward_rule
 from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
 from . import _small
@@ -141,6 +142,7 @@ class _LangevinStep(torch.autograd.Function):
         return None, grad if needs_x else None, grad_score, grad_alpha, *(None for _ in rest)
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: None, x_t: Tensor | None, score_t: Tensor | None, alpha_t: Tensor | None, *rest: None
             ) -> Tensor:
         score, alpha, _, _ = ctx.saved_tensors
