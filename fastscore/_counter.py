@@ -23,6 +23,12 @@ def word(name: str, value: Any) -> int:
     return _check.integer(name, value, low=0, high=STEPS - 1)
 
 
+def rows(sample_offset: int, count: int) -> None:
+    """The global indices of the samples, each a word."""
+    if sample_offset + count > STEPS:
+        raise ValueError(f"sample_offset + batch size must be at most 2^32, got {sample_offset} + {count}")
+
+
 def state(value: Any) -> Tensor:
     """Seed and step in place of the numbers, int64 [2]."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (2,) or not value.is_contiguous():
@@ -48,7 +54,12 @@ def shape(value: Any) -> torch.Size:
 
 def indexed(device: torch.device | str) -> torch.device:
     """The device as its tensors name it, "cuda:0" for "cuda", so that handles and tensors compare."""
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if is_compiling():
+            raise
+        raise type(error)(f"device must be a torch.device or the name of one, got {_check.describe(device)}") from None
     if device.index is not None or device.type in ("cpu", "meta") or is_compiling():
         return device
     return torch.empty((), device=device).device

@@ -82,8 +82,8 @@ def _fused(backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Ten
         value = _fused(backend, transformed, x.to(wide), score.to(wide), alpha, noise, None).to(x.dtype)
     elif transformed or wants_grad(x, score, alpha):
         value = _differentiable(backend, x, score, alpha, *noise.arguments())
-    elif out is None:
-        return raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
+    elif out is None or out.is_neg():  # a view by -1, as of a conjugate's imaginary part, takes no writing in place
+        value = raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
     else:
         raw("langevin_step_out", backend)(x, score, alpha, *noise.arguments(), out)
         return written(out)
