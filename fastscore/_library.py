@@ -175,8 +175,8 @@ def _(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
 def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int, compiled: bool) -> tuple:
     if info.randomness == "error":
         raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
-                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'; or draw for "
-                           "tensors that are not mapped by rng.noise(shape, beside=[them]), or outside of vmap")
+                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'; or draw "
+                           "for tensors that are not mapped by rng.noise(shape, beside=[them]), or outside of vmap")
     # what is still mapped by an outer vmap matters below, sizes do not
     if info.randomness == "same":
         return torch.ops.fastscore.first_sample(given, rows, offset, compiled), None

@@ -76,10 +76,9 @@ class Noise:
         self._stream = _counter.word("stream", stream)
         self._sample_offset = _counter.word("sample_offset", sample_offset)
         self._shape, self._dtype, self._device = _counter.shape(shape), _counter.dtype(dtype), _counter.indexed(device)
-        self._state, self._first = state if state is None else _counter.state(state), first
+        self._state = None if state is None else _counter.state(state, self._device)
+        self._first = None if first is None else _counter.first(first, self._device, self._shape[0])
         _counter.rows(self._sample_offset, self._shape[0])
-        if first is not None and (not isinstance(first, Tensor) or first.dtype != torch.int64 or first.dim()):
-            raise TypeError(f"first must be an int64 tensor of shape () or None, got {_check.describe(first)}")
 
     def __repr__(self) -> str:
         return (f"Noise(seed={self.seed}, step={self.step}, stream={self.stream}, sample_offset={self.sample_offset}, "

@@ -132,6 +132,18 @@ def test_a_handle_has_an_index_for_every_sample():
         fs.Noise(**NOISE | {"sample_offset": 2**32 - 3})
 
 
+@pytest.mark.parametrize("change, message", [
+    ({"state": torch.tensor([1, 2], device="meta")}, "state must be on the device of the noise, cpu, got a int64 .* on meta"),
+    ({"first": torch.tensor(5, device="meta")}, "first must be on the device of the noise, cpu, got a int64 .* on meta"),
+    ({"first": torch.tensor(-5)}, r"first must be from 0 to 2\^32 - 4, .* got -5"),
+    ({"first": torch.tensor(2**32 - 3)}, r"first must be from 0 to 2\^32 - 4, .* got 4294967293")])
+def test_what_stands_in_place_of_a_handles_numbers(change, message):
+    with pytest.raises(ValueError, match=message):
+        fs.Noise(**NOISE | change)
+    taken = fs.Noise(**NOISE | {"state": torch.tensor([1, 2]), "first": torch.tensor(2**32 - 4)}).tensor()
+    assert torch.equal(taken, fs.Philox(1, step=2, sample_offset=2**32 - 4).randn(4, 3, stream=3))
+
+
 @pytest.mark.parametrize("device", ["abc", -1, 1.5, ["cpu"], "cpu:-3"])
 def test_a_device_is_named(device):
     with pytest.raises((TypeError, ValueError, RuntimeError), match="device must be a torch"):
