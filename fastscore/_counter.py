@@ -23,14 +23,37 @@ def word(name: str, value: Any) -> int:
     return _check.integer(name, value, low=0, high=STEPS - 1)
 
 
-def state(value: Any) -> Tensor:
-    """Seed and step in place of the numbers, int64 [2]."""
+def rows(sample_offset: int, count: int) -> None:
+    """The global indices of the samples, each a word."""
+    if sample_offset + count > STEPS:
+        raise ValueError(f"sample_offset + batch size must be at most 2^32, got {sample_offset} + {count}")
+
+
+def first(value: Any, device: torch.device, count: int) -> Tensor:
+    """The global index of the first of ``count`` samples, int64 [], in place of the number."""
+    if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.dim():
+        raise TypeError(f"first must be an int64 tensor of shape () or None, got {_check.describe(value)}")
+    _on(device, "first", value)
+    if _check.readable(value) and not 0 <= int(value) <= STEPS - count:
+        raise ValueError(f"first must be from 0 to 2^32 - {count}, for as many samples, got {int(value)}")
+    return value
+
+
+def state(value: Any, device: torch.device | None = None) -> Tensor:
+    """Seed and step in place of the numbers, int64 [2]; on ``device``, where given."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (2,) or not value.is_contiguous():
         raise TypeError("state must be a contiguous int64 tensor of shape (2,), the seed and the step, or None, "
                         f"got {_check.describe(value)}")
     if _check.readable(value) and not 0 <= int(value[1]) < STEPS:
         raise ValueError(f"state[1], the step, must be from 0 to {STEPS - 1}, got {int(value[1])}")
+    if device is not None:
+        _on(device, "state", value)
     return value
+
+
+def _on(device: torch.device, name: str, value: Tensor) -> None:
+    if value.device != device:
+        raise ValueError(f"{name} must be on the device of the noise, {device}, got {_check.describe(value)}")
 
 
 def shape(value: Any) -> torch.Size:
@@ -48,7 +71,12 @@ def shape(value: Any) -> torch.Size:
 
 def indexed(device: torch.device | str) -> torch.device:
     """The device as its tensors name it, "cuda:0" for "cuda", so that handles and tensors compare."""
-    device = torch.device(device)
+    try:
+        device = torch.device(device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        if is_compiling():
+            raise
+        raise type(error)(f"device must be a torch.device or the name of one, got {_check.describe(device)}") from None
     if device.index is not None or device.type in ("cpu", "meta") or is_compiling():
         return device
     return torch.empty((), device=device).device

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _counter
 from ._functorch import mapped_everywhere
 from ._recomputation import refuse_recomputation
 from .backends import library
@@ -161,8 +162,7 @@ library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool co
 def _first_sample(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
     if compiled:
         refuse_recomputation(recording=False)
-    if offset + rows > 1 << 32:  # all rows, of every slice
-        raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {rows}")
+    _counter.rows(offset, rows)  # all of them, of every slice
     return torch.full((), offset, dtype=torch.int64, device=given[0].device)
 
 
@@ -175,7 +175,8 @@ def _(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
 def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int, compiled: bool) -> tuple:
     if info.randomness == "error":
         raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
-                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'")
+                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'; or draw "
+                           "for tensors that are not mapped by rng.noise(shape, beside=[them]), or outside of vmap")
     # what is still mapped by an outer vmap matters below, sizes do not
     if info.randomness == "same":
         return torch.ops.fastscore.first_sample(given, rows, offset, compiled), None

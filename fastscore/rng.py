@@ -76,9 +76,9 @@ class Noise:
         self._stream = _counter.word("stream", stream)
         self._sample_offset = _counter.word("sample_offset", sample_offset)
         self._shape, self._dtype, self._device = _counter.shape(shape), _counter.dtype(dtype), _counter.indexed(device)
-        self._state, self._first = state if state is None else _counter.state(state), first
-        if first is not None and (not isinstance(first, Tensor) or first.dtype != torch.int64 or first.dim()):
-            raise TypeError(f"first must be an int64 tensor of shape () or None, got {_check.describe(first)}")
+        self._state = None if state is None else _counter.state(state, self._device)
+        self._first = None if first is None else _counter.first(first, self._device, self._shape[0])
+        _counter.rows(self._sample_offset, self._shape[0])
 
     def __repr__(self) -> str:
         return (f"Noise(seed={self.seed}, step={self.step}, stream={self.stream}, sample_offset={self.sample_offset}, "
@@ -171,7 +171,8 @@ class Philox:
             return
         self._seed = _counter.seed(int(fresh_seed()) if seed is None else seed)
         if device is not None:
-            self._state = torch.tensor([signed(self._seed), self._step], dtype=torch.int64, device=device)
+            self._state = torch.tensor([signed(self._seed), self._step], dtype=torch.int64,
+                                       device=_counter.indexed(device))
 
     @property
     def seed(self) -> int:
@@ -273,14 +274,16 @@ class Philox:
         if not is_compiling() and backward_pass() != self._task:
             refuse_recomputation(recording=True)
         if offset + shape[0] > STEPS:
-            raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {shape[0]}")
+            _counter.rows(offset, shape[0])
         if self._state is not None:
             state = self._state.to(device, copy=True)
             self._state[1] += steps
             return _handle(self._seed, 0, stream, offset, shape, dtype, device, state)
-        step, self._step = self._step, self._step + steps
+        step = self._step
         if step + steps > STEPS:
-            raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
+            raise ValueError(f"{steps} more would be beyond the 2^32 steps of a Philox, of which this one has taken "
+                             f"{step}: go on with another seed")
+        self._step = step + steps
         return _handle(self._seed, step, stream, offset, shape, dtype, device)
 
     def for_checkpoint(self) -> tuple[AbstractContextManager, AbstractContextManager]:
