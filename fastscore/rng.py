@@ -258,16 +258,17 @@ class Philox:
 
     def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0,
                  device: torch.device | str | None = None):
-        self._step, self._offset = _check_word("step", step), _check_word("sample_offset", sample_offset)
+        # by this name torch.compile knows the step for a number that moves on: _library.let_steps_vary
+        self._philox_step, self._offset = _check_word("step", step), _check_word("sample_offset", sample_offset)
         self._state = None
         # the backward pass it was made in, where it may draw; none where it is made anew whenever it draws
         self._task = None if is_compiling() else torch._C._current_graph_task_id()
         if seed is None and is_compiling():  # where no number may be read: the seed stays a tensor
-            self._seed, self._state = 0, torch.stack([fresh_seed(), torch.tensor(self._step, device="cpu")])
+            self._seed, self._state = 0, torch.stack([fresh_seed(), torch.tensor(self._philox_step, device="cpu")])
             return
         self._seed = _check_seed(int(fresh_seed()) if seed is None else seed)
         if device is not None:
-            self._state = torch.tensor([_signed(self._seed), self._step], dtype=torch.int64, device=device)
+            self._state = torch.tensor([_signed(self._seed), self._philox_step], dtype=torch.int64, device=device)
 
     @property
     def seed(self) -> int:
@@ -283,13 +284,13 @@ class Philox:
     @property
     def step(self) -> int:
         """The step of the next draw."""
-        return self._step if self._state is None else int(self._state[1])
+        return self._philox_step if self._state is None else int(self._state[1])
 
     @step.setter
     def step(self, value: int) -> None:
         value = _check_word("step", value)
         if self._state is None:
-            self._step = value
+            self._philox_step = value
         else:
             self._state[1] = value
 
@@ -310,7 +311,7 @@ class Philox:
     @state.setter
     def state(self, value: Tensor | None) -> None:
         if value is None:
-            self._step, self._state = self.step, None
+            self._philox_step, self._state = self.step, None
             return
         seed, _ = _check_state(value).tolist()
         self._seed, self._state = seed % (1 << 64), value
@@ -373,7 +374,7 @@ class Philox:
             state = self._state.to(device, copy=True)
             self._state[1] += steps
             return _handle(self._seed, 0, stream, offset, shape, dtype, device, state)
-        step, self._step = self._step, self._step + steps
+        step, self._philox_step = self._philox_step, self._philox_step + steps
         if step + steps > _STEPS:
             raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
         return _handle(self._seed, step, stream, offset, shape, dtype, device)
@@ -389,11 +390,11 @@ class Philox:
         return nullcontext(), _Replay(self)
 
     def _where(self) -> int | Tensor:
-        return self._step if self._state is None else self._state.clone()
+        return self._philox_step if self._state is None else self._state.clone()
 
     def _go(self, where: int | Tensor, task: int) -> None:
         if self._state is None:
-            self._step = where
+            self._philox_step = where
         else:
             self._state.copy_(where)
         self._task = task

@@ -115,6 +115,9 @@ class Products:
 
     def chunks(self, total: int) -> Iterator[tuple[int, int]]:
         """(first, count) of every chunk of ``total`` probes."""
+        if 0 < total <= self.chunk_size:  # which torch.compile need not know exactly, as it would below
+            yield 0, total
+            return
         for first in range(0, total, self.chunk_size):
             yield first, min(self.chunk_size, total - first)
 
