@@ -168,17 +168,20 @@ replayed: list[int] = []  # the backward passes in which draws are made again on
 
 
 def refuse_recomputation(*, recording: bool) -> None:
-    """Raise in a backward pass where activation checkpointing computes a function again, unless it is replayed.
+    """Raise in a backward pass where activation checkpointing computes a function again.
 
-    ``recording``: take it for that, too, that gradients are recorded there, as other libraries' checkpoints do.
+    ``recording``: take it for that, too, that gradients are recorded there, as other libraries' checkpoints do. Else
+    the draw is of a compiled function, which does not know of which Philox: then not where one is replayed.
     """
     task = torch._C._current_graph_task_id()
-    if task == -1 or task in replayed or not ((recording and torch.is_grad_enabled()) or _in_a_checkpoint()):
+    if task == -1 or not (torch.is_grad_enabled() or _in_a_checkpoint() if recording
+                          else task not in replayed and _in_a_checkpoint()):
         return
     raise RuntimeError("this Philox drew in a function that activation checkpointing now computes again, where it "
                        "would draw other numbers: pass checkpoint(..., use_reentrant=False, "
-                       "context_fn=rng.for_checkpoint), or draw the noise before and hand it in, or make the Philox "
-                       "inside the function. (To draw in a hook of a backward pass with create_graph, do it under "
+                       "context_fn=rng.for_checkpoint), with functools.partial(rng.for_checkpoint, other) where it "
+                       "draws from several, or draw the noise before and hand it in, or make the Philox inside the "
+                       "function. (To draw in a hook of a backward pass with create_graph, do it under "
                        "torch.no_grad().)")
 
 

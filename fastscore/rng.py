@@ -379,15 +379,16 @@ class Philox:
             raise ValueError("this Philox has taken 2^32 steps, all there are: go on with another seed")
         return _handle(self._seed, step, stream, offset, shape, dtype, device)
 
-    def for_checkpoint(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+    def for_checkpoint(self, *others: Philox) -> tuple[AbstractContextManager, AbstractContextManager]:
         """What makes activation checkpointing of a function that draws right: its recomputation draws the same again.
 
         Pass the method itself, ``torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False,
-        context_fn=rng.for_checkpoint)``, wherever ``f`` draws from this source. Without it the recomputation would
+        context_fn=rng.for_checkpoint)``, wherever ``f`` draws from this source; where it draws from others too, name
+        them: ``context_fn=functools.partial(rng.for_checkpoint, other)``. Without it the recomputation would
         take the numbers of the next steps, and the gradients be those of another function: such a draw is an error.
         Not needed where ``f`` makes its Philox itself, or takes a :class:`Noise` in place of one.
         """
-        return nullcontext(), _Replay(self)
+        return nullcontext(), _Replay(self, *map(as_philox, others))
 
     def _where(self) -> int | Tensor:
         return self._philox_step if self._state is None else self._state.clone()
@@ -447,18 +448,20 @@ class Philox:
 
 
 class _Replay(AbstractContextManager):
-    """Inside, a Philox draws again what it drew from the making of this context on; then it goes on where it was."""
+    """Inside, each Philox draws again what it drew from the making of this context on; then it goes on where it was."""
 
-    def __init__(self, rng: Philox):
-        self.rng, self.start, self.left = rng, rng._where(), []
+    def __init__(self, *rngs: Philox):
+        self.rngs, self.starts, self.left = rngs, [rng._where() for rng in rngs], []
 
     def __enter__(self) -> None:
-        self.left.append((self.rng._where(), self.rng._task))
+        self.left.append([(rng._where(), rng._task) for rng in self.rngs])
         replayed.append(torch._C._current_graph_task_id())
-        self.rng._go(self.start, replayed[-1])
+        for rng, start in zip(self.rngs, self.starts):
+            rng._go(start, replayed[-1])
 
     def __exit__(self, *_: Any) -> None:
-        self.rng._go(*self.left.pop())
+        for rng, left in zip(self.rngs, self.left.pop()):
+            rng._go(*left)
         replayed.pop()
 
 
