@@ -24,7 +24,7 @@ Which probes there are does not depend on how they are split into chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -196,23 +196,21 @@ class Products:
 
     def _reverse(self, plainly: bool) -> tuple[Tensor, Pull]:
         """f(x), and v -> (J^T v,)."""
-        if backends.transformed():
-            return vjp(self.f, self.x)
-        if plainly:
+        transformed, connection = backends.transformed(), True
+        if plainly and not transformed:
             return self._by_autograd()
-        connection = True
 
         def f(x: Tensor) -> Tensor:
             nonlocal connection
             output = self.f(x)
-            connection = output.requires_grad
+            connection = torch.compiler.is_compiling() or output.requires_grad
             return output
 
         try:
-            with setting("vjp", self.layers, torch.is_grad_enabled()):
+            with nullcontext() if transformed else setting("vjp", self.layers, torch.is_grad_enabled()):
                 output, pull = vjp(f, self.x)
         except Exception as error:
-            if error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
+            if transformed or error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
                 raise
             self._said = error
             return self._by_autograd()
