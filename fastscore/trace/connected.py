@@ -5,13 +5,14 @@ To autograd a constant function and one that was cut off (``detach``, ``no_grad`
 and a 0 in its place would be wrong in silence. They are told apart by what they do: f is evaluated at x, and a little
 beside it. A function of x changes there; a constant one does not.
 
-That costs two evaluations, and only where autograd finds nothing of x. Under ``torch.compile`` values cannot be looked
-at: there the Jacobian of either is 0.
+That costs two evaluations, and only where autograd finds nothing of x. Under ``torch.compile``, where there are no
+values yet, the comparison becomes part of the compiled function, and a RuntimeError (on a GPU an assertion there).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
@@ -32,24 +33,28 @@ _HINTS = {  # what stands in torch's texts: what helps
 
 def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: str, differences: str) -> int:
     """Raise unless f is constant near x; the number of evaluations of f that it took."""
-    if torch.compiler.is_compiling() or x.is_meta or torch._C._len_torch_dispatch_stack():
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (x.is_meta or torch._C._len_torch_dispatch_stack()):
         return 0
-    with torch.inference_mode(False), torch.enable_grad():
+    with nullcontext() if compiling else torch.inference_mode(False), torch.enable_grad():
         made = torch.Tensor.detach if backends.transformed() else leaf  # torch.func knows no leaves
         here = made(x)
         beside = made(here.detach() + near(here.detach()))
         first, second = f(here).detach(), f(beside).detach()
     changed = (first != second) & ~(first.isnan() & second.isnan())
+    cut, other = (("detach, .data", "mode='vjp'")
+                  if mode == "jvp" else ("detach, .data, no_grad, autograd.grad without create_graph=True",
+                                         "mode='jvp', which looks through no_grad,"))
+    text = (f"{name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, but "
+            f"the derivative is cut off. Take away what cuts it ({cut}); for the gradient of an energy, use "
+            f"fastscore.energy_score; or pass {other} or {differences}")
+    if compiling:  # in the graph, where the values will be
+        torch._assert_async(~changed.any(), text)
+        return 2
     while is_wrapped(changed):
         changed = torch._C._functorch.get_unwrapped(changed)
     if bool(changed.any()):
-        cut, other = (("detach, .data", "mode='vjp'")
-                      if mode == "jvp" else ("detach, .data, no_grad, autograd.grad without create_graph=True",
-                                             "mode='jvp', which looks through no_grad,"))
-        raise ValueError(
-            f"{name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, but "
-            f"the derivative is cut off. Take away what cuts it ({cut}); for the gradient of an energy, use "
-            f"fastscore.energy_score; or pass {other} or {differences}")
+        raise ValueError(text)
     return 2
 
 

@@ -182,6 +182,21 @@ def test_inside_transforms(mode):
     assert torch.equal(gradients(lambda w, y: w * constant.expand_as(y)), torch.zeros(5, dtype=torch.float64))
 
 
+@pytest.mark.parametrize("mode", losses.MODES)
+def test_under_compile(mode):
+    """A cut score is found as the compiled function runs, with gradients recorded and without."""
+    def compiled(f):
+        torch.compiler.reset()
+        return torch.compile(lambda: losses.ssm_vr(f, X, mode=mode, rng=fs.Philox(0)), fullgraph=True,
+                             backend="aot_eager")
+
+    loss = compiled(stopped)
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded), pytest.raises(RuntimeError, match="must depend on x in a way .* cut off"):
+            loss()
+    torch.testing.assert_close(compiled(lambda y: W[:1].expand_as(y))(), W[0].square().sum() / 2)
+
+
 @pytest.mark.parametrize("mode", ["jvp", "vjp", "fd"])
 def test_x_stays_as_it_is(mode):
     x = X.clone()
