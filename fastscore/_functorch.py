@@ -12,12 +12,13 @@ from torch._C import _current_graph_task_id as backward_pass  # a number that is
 from torch._C import _DisableFuncTorch, _functorch
 from torch._C import _len_torch_dispatch_stack as dispatch_modes  # how many: of FakeTensorMode and the like
 from torch._C._functorch import get_dynamic_layer_stack_depth as depth  # of transforms; torch.compile knows it
+from torch._C._functorch import get_unwrapped as unwrapped  # one level
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 
 __all__ = ["backward_pass", "depth", "dispatch_modes", "forward_rule", "is_wrapped", "mapped_everywhere",
-           "peek_interpreter_stack"]
+           "peek_interpreter_stack", "unwrapped"]
 
 
 def is_wrapped(t: Tensor) -> bool:

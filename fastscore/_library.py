@@ -110,8 +110,17 @@ def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
     return rule
 
 
+def let_steps_vary() -> None:
+    """Have torch.compile take the step of every Philox as an input, also of one that is a global or a network's
+    attribute: the plain numbers of those are constants to it, and it would compile anew at every call."""
+    config = torch.compiler.config
+    if hasattr(config, "dynamic_sources"):
+        config.dynamic_sources = ",".join(filter(None, (config.dynamic_sources, r".*\._philox_step$")))
+
+
 class _WhenDynamoLoads:
-    """Calls ``torch.compiler.allow_in_graph`` on functions once torch._dynamo is imported.
+    """Tells torch.compile of Philox, and calls ``torch.compiler.allow_in_graph`` on functions, once torch._dynamo is
+    imported.
 
     Importing it here would take a second or more from everybody, for the sake of those who compile.
     """
@@ -134,6 +143,7 @@ class _WhenDynamoLoads:
         def then_allow(module: ModuleType) -> None:  # not at once: who looks a module up need not import it
             execute(module)
             sys.meta_path.remove(self)
+            let_steps_vary()
             for function in self.functions:
                 torch.compiler.allow_in_graph(function)
 
@@ -144,6 +154,8 @@ class _WhenDynamoLoads:
 _waiting = _WhenDynamoLoads()
 if "torch._dynamo" not in sys.modules:
     sys.meta_path.insert(0, _waiting)
+else:
+    let_steps_vary()
 
 
 def opaque_to_dynamo(function: Callable) -> Callable:

@@ -14,17 +14,20 @@ replayed: list[int] = []  # the backward passes in which draws are made again on
 
 
 def refuse_recomputation(*, recording: bool) -> None:
-    """Raise in a backward pass where activation checkpointing computes a function again, unless it is replayed.
+    """Raise in a backward pass where activation checkpointing computes a function again.
 
-    ``recording``: take it for that, too, that gradients are recorded there, as other libraries' checkpoints do.
+    ``recording``: take it for that, too, that gradients are recorded there, as other libraries' checkpoints do. Else
+    the draw is of a compiled function, which does not know of which Philox: then not where one is replayed.
     """
     task = backward_pass()
-    if task == -1 or task in replayed or not ((recording and torch.is_grad_enabled()) or _in_a_checkpoint()):
+    if task == -1 or not (torch.is_grad_enabled() or _in_a_checkpoint() if recording
+                          else task not in replayed and _in_a_checkpoint()):
         return
     raise RuntimeError("this Philox drew in a function that activation checkpointing now computes again, where it "
                        "would draw other numbers: pass checkpoint(..., use_reentrant=False, "
-                       "context_fn=rng.for_checkpoint), or draw the noise before and hand it in, or make the Philox "
-                       "inside the function. (To draw in a hook of a backward pass with create_graph, do it under "
+                       "context_fn=rng.for_checkpoint), with functools.partial(rng.for_checkpoint, other) where it "
+                       "draws from several, or draw the noise before and hand it in, or make the Philox inside the "
+                       "function. (To draw in a hook of a backward pass with create_graph, do it under "
                        "torch.no_grad().)")
 
 
@@ -37,16 +40,18 @@ def _in_a_checkpoint() -> bool:
 
 
 class Replay(AbstractContextManager):
-    """Inside, a Philox draws again what it drew from the making of this context on; then it goes on where it was."""
+    """Inside, each Philox draws again what it drew from the making of this context on; then it goes on where it was."""
 
-    def __init__(self, rng: Any):
-        self.rng, self.start, self.left = rng, rng._where(), []
+    def __init__(self, *rngs: Any):
+        self.rngs, self.starts, self.left = rngs, [rng._where() for rng in rngs], []
 
     def __enter__(self) -> None:
-        self.left.append((self.rng._where(), self.rng._task))
+        self.left.append([(rng._where(), rng._task) for rng in self.rngs])
         replayed.append(backward_pass())
-        self.rng._go(self.start, replayed[-1])
+        for rng, start in zip(self.rngs, self.starts):
+            rng._go(start, replayed[-1])
 
     def __exit__(self, *_: Any) -> None:
-        self.rng._go(*self.left.pop())
+        for rng, left in zip(self.rngs, self.left.pop()):
+            rng._go(*left)
         replayed.pop()

@@ -162,16 +162,17 @@ class Philox:
 
     def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0,
                  device: torch.device | str | None = None):
-        self._step, self._offset = _counter.word("step", step), _counter.word("sample_offset", sample_offset)
+        # by this name torch.compile knows the step for a number that moves on: _library.let_steps_vary
+        self._philox_step, self._offset = _counter.word("step", step), _counter.word("sample_offset", sample_offset)
         self._state = None
         # the backward pass it was made in, where it may draw; none where it is made anew whenever it draws
         self._task = None if is_compiling() else backward_pass()
         if seed is None and is_compiling():  # where no number may be read: the seed stays a tensor
-            self._seed, self._state = 0, torch.stack([fresh_seed(), torch.tensor(self._step, device="cpu")])
+            self._seed, self._state = 0, torch.stack([fresh_seed(), torch.tensor(self._philox_step, device="cpu")])
             return
         self._seed = _counter.seed(int(fresh_seed()) if seed is None else seed)
         if device is not None:
-            self._state = torch.tensor([signed(self._seed), self._step], dtype=torch.int64,
+            self._state = torch.tensor([signed(self._seed), self._philox_step], dtype=torch.int64,
                                        device=_counter.indexed(device))
 
     @property
@@ -188,13 +189,13 @@ class Philox:
     @property
     def step(self) -> int:
         """The step of the next draw."""
-        return self._step if self._state is None else int(self._state[1])
+        return self._philox_step if self._state is None else int(self._state[1])
 
     @step.setter
     def step(self, value: int) -> None:
         value = _counter.word("step", value)
         if self._state is None:
-            self._step = value
+            self._philox_step = value
         else:
             self._state[1] = value
 
@@ -215,7 +216,7 @@ class Philox:
     @state.setter
     def state(self, value: Tensor | None) -> None:
         if value is None:
-            self._step, self._state = self.step, None
+            self._philox_step, self._state = self.step, None
             return
         seed, _ = _counter.state(value).tolist()
         self._seed, self._state = seed % (1 << 64), value
@@ -279,29 +280,30 @@ class Philox:
             state = self._state.to(device, copy=True)
             self._state[1] += steps
             return _handle(self._seed, 0, stream, offset, shape, dtype, device, state)
-        step = self._step
+        step = self._philox_step
         if step + steps > STEPS:
             raise ValueError(f"{steps} more would be beyond the 2^32 steps of a Philox, of which this one has taken "
                              f"{step}: go on with another seed")
-        self._step = step + steps
+        self._philox_step = step + steps
         return _handle(self._seed, step, stream, offset, shape, dtype, device)
 
-    def for_checkpoint(self) -> tuple[AbstractContextManager, AbstractContextManager]:
+    def for_checkpoint(self, *others: Philox) -> tuple[AbstractContextManager, AbstractContextManager]:
         """What makes activation checkpointing of a function that draws right: its recomputation draws the same again.
 
         Pass the method itself, ``torch.utils.checkpoint.checkpoint(f, x, use_reentrant=False,
-        context_fn=rng.for_checkpoint)``, wherever ``f`` draws from this source. Without it the recomputation would
+        context_fn=rng.for_checkpoint)``, wherever ``f`` draws from this source; where it draws from others too, name
+        them: ``context_fn=functools.partial(rng.for_checkpoint, other)``. Without it the recomputation would
         take the numbers of the next steps, and the gradients be those of another function: such a draw is an error.
         Not needed where ``f`` makes its Philox itself, or takes a :class:`Noise` in place of one.
         """
-        return nullcontext(), Replay(self)
+        return nullcontext(), Replay(self, *map(as_philox, others))
 
     def _where(self) -> int | Tensor:
-        return self._step if self._state is None else self._state.clone()
+        return self._philox_step if self._state is None else self._state.clone()
 
     def _go(self, where: int | Tensor, task: int) -> None:
         if self._state is None:
-            self._step = where
+            self._philox_step = where
         else:
             self._state.copy_(where)
         self._task = task

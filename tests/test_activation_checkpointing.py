@@ -1,5 +1,7 @@
 """torch.utils.checkpoint around a function that draws: right gradients, or an error with the cure."""
 
+import functools
+
 import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
@@ -56,6 +58,24 @@ def test_replayed_twice_and_nested():
     for _ in range(2):
         torch.testing.assert_close(torch.autograd.grad(out, w, retain_graph=True)[0], expected, rtol=0, atol=0)
     assert rng.step == plain.step
+
+
+def of_two(w, one, other):
+    return torch.tanh(fs.perturb(torch.tanh(X @ w), 0.5, one)[0] @ w * other.randn(4, 3)).sum()
+
+
+def test_several_are_replayed():
+    one, other = fs.Philox(1), fs.Philox(2)
+    got = gradient(lambda w: checkpoint(of_two, w, one, other, use_reentrant=False,
+                                        context_fn=functools.partial(one.for_checkpoint, other)))
+    torch.testing.assert_close(got, gradient(of_two, fs.Philox(1), fs.Philox(2)), rtol=0, atol=0)
+    assert one.step == other.step == 1
+
+
+def test_one_that_is_not_replayed_is_refused_beside_one_that_is():
+    one, other = fs.Philox(1), fs.Philox(2)
+    with pytest.raises(RuntimeError, match=r"functools\.partial\(rng\.for_checkpoint, other\)"):
+        gradient(lambda w: checkpoint(of_two, w, one, other, use_reentrant=False, context_fn=one.for_checkpoint))
 
 
 @pytest.mark.parametrize("draw", DRAWS.values(), ids=DRAWS)

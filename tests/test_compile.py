@@ -150,6 +150,49 @@ def test_other_numbers_do_not_compile_anew(function, dynamic):
     agree(function, arguments, calls=8, dynamic=dynamic)
 
 
+GLOBAL = fs.Philox(3)
+
+
+class Holder(torch.nn.Module):
+    """A Philox where dynamo takes plain numbers for constants."""
+
+    def __init__(self):
+        super().__init__()
+        self.rng = fs.Philox(3)
+
+    def forward(self, x):
+        return fs.losses.ssm_vr(NETWORK, fs.perturb(x, 0.3, self.rng)[0], rng=self.rng)
+
+
+@pytest.mark.parametrize("dynamic", [None, False, True])
+def test_a_philox_of_a_network_does_not_compile_anew(dynamic):
+    eager, (ours, counter) = Holder(), compiled(Holder(), dynamic)
+    for _ in range(10):
+        torch.testing.assert_close(ours(X), eager(X), rtol=0, atol=0)
+    assert counter.frame_count <= 2
+
+
+def test_a_global_philox_does_not_compile_anew():
+    ours, counter = compiled(lambda: fs.perturb(X, 0.3, GLOBAL)[0])
+    GLOBAL.step, rng = 0, fs.Philox(3)
+    for _ in range(10):
+        assert torch.equal(ours(), fs.perturb(X, 0.3, rng)[0])
+    assert GLOBAL.step == 10 and counter.frame_count <= 2
+
+
+@pytest.mark.parametrize("function", [
+    lambda x, rng: fs.losses.ism(NETWORK, x, rng=rng), lambda x, rng: fs.losses.ssm_vr(NETWORK, x, rng=rng),
+    lambda x, rng: fs.jacobian_trace(NETWORK, x, mode="vjp", rng=rng).value], ids=["ism", "ssm_vr", "jacobian_trace"])
+def test_other_batch_sizes_do_not_compile_anew(function):
+    """In reverse mode: torch's own ``torch.func.jvp`` compiles for each shape."""
+    def arguments():
+        rng = fs.Philox(2)
+        for size in range(2, 7):
+            yield torch.linspace(-1, 1, 3 * size).reshape(size, 3), rng
+
+    agree(function, arguments, calls=5)
+
+
 def test_a_handle_as_an_argument():
     def handles():
         rng = fs.Philox(4)

@@ -60,8 +60,8 @@ def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None =
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, shape or value, a network that mixes samples (BatchNorm
-            in training mode), or a score that is cut off from ``x`` though its values depend on it (not looked for
-            under ``torch.func`` and ``torch.compile``); the message names it, and the cure.
+            in training mode), or a score that is cut off from ``x`` though its values depend on it (a RuntimeError
+            under ``torch.compile``); the message names it, and the cure.
         NotImplementedError: mode ``"jvp"``, and an operation of ``score_fn`` has no forward-mode derivative.
         RuntimeError: mode ``"vjp"``, and torch.autograd does not differentiate ``score_fn``.
 

@@ -36,7 +36,7 @@ def perturb(x: Any, sigma: Any, rng: Any, alpha: Any) -> tuple[Tensor, Noise] | 
     if not _C.perturb(_TYPES[x.dtype], x.data_ptr(), out.data_ptr(), sigma.data_ptr(), sigma.dim(),
                       0 if factor is None else factor.data_ptr(), 0 if factor is None else factor.dim(), rows,
                       x.numel() // rows, *noise.place()):
-        rng._step -= 1
+        rng._philox_step -= 1
         return None
     backends.last["perturb"] = "native"
     return out, noise
@@ -52,7 +52,7 @@ def langevin_step(x: Any, score: Any, alpha: Any, rng: Any, out: Any) -> Tensor 
     target = torch.empty_like(x) if out is None else out
     if not _C.langevin_step(_TYPES[x.dtype], x.data_ptr(), score.data_ptr(), target.data_ptr(), alpha.data_ptr(),
                             alpha.dim(), rows, x.numel() // rows, *noise.place()):
-        rng._step -= 1
+        rng._philox_step -= 1
         return None
     backends.last["langevin_step"] = "native"
     return target if out is None else written(out)

@@ -5,20 +5,20 @@ To autograd a constant function and one that was cut off (``detach``, ``no_grad`
 and a 0 in its place would be wrong in silence. They are told apart by what they do: f is evaluated at x, and a little
 beside it. A function of x changes there; a constant one does not.
 
-That costs two evaluations, and only where autograd finds nothing of x. Under ``torch.compile`` and inside
-``torch.func`` transforms values cannot be looked at: there the Jacobian of either is 0.
+That costs two evaluations, and only where autograd finds nothing of x. Under ``torch.compile``, where there are no
+values yet, the comparison becomes part of the compiled function, and a RuntimeError (on a GPU an assertion there).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor
 
 from .. import backends
-from .._functorch import dispatch_modes
-from ..rng import Philox
+from .._functorch import dispatch_modes, is_wrapped, unwrapped
 
 _HINTS = {  # what stands in torch's texts: what helps
     "use_reentrant": "pass use_reentrant=False to torch.utils.checkpoint",
@@ -33,28 +33,36 @@ _HINTS = {  # what stands in torch's texts: what helps
 
 def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: str, differences: str) -> int:
     """Raise unless f is constant near x; the number of evaluations of f that it took."""
-    if backends.transformed() or x.is_meta or dispatch_modes():
+    compiling = torch.compiler.is_compiling()
+    if not compiling and (x.is_meta or dispatch_modes()):
         return 0
-    with torch.inference_mode(False), torch.enable_grad():
-        here = leaf(x)
-        beside = leaf(here.detach() + near(here.detach()))
+    with nullcontext() if compiling else torch.inference_mode(False), torch.enable_grad():
+        made = torch.Tensor.detach if backends.transformed() else leaf  # torch.func knows no leaves
+        here = made(x)
+        beside = made(here.detach() + near(here.detach()))
         first, second = f(here).detach(), f(beside).detach()
     changed = (first != second) & ~(first.isnan() & second.isnan())
-    if bool(changed.any()):
-        cut, other = (("detach, .data", "mode='vjp'")
-                      if mode == "jvp" else ("detach, .data, no_grad, autograd.grad without create_graph=True",
-                                             "mode='jvp', which looks through no_grad,"))
-        raise ValueError(
-            f"{name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, but "
+    cut, other = (("detach, .data", "mode='vjp'")
+                  if mode == "jvp" else ("detach, .data, no_grad, autograd.grad without create_graph=True",
+                                         "mode='jvp', which looks through no_grad,"))
+    text = (f"{name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, but "
             f"the derivative is cut off. Take away what cuts it ({cut}); for the gradient of an energy, use "
             f"fastscore.energy_score; or pass {other} or {differences}")
+    if compiling:  # in the graph, where the values will be
+        torch._assert_async(~changed.any(), text)
+        return 2
+    while is_wrapped(changed):
+        changed = unwrapped(changed)
+    if bool(changed.any()):
+        raise ValueError(text)
     return 2
 
 
 def near(x: Tensor) -> Tensor:
     """A step in no special direction, each element by about sqrt(eps) of its size, or of 1."""
     with torch.no_grad():
-        z = Philox(0).randn(x.shape, dtype=torch.float32, device=x.device).to(x.dtype)
+        count = torch.arange(x.numel(), device=x.device, dtype=torch.float32).reshape(x.shape)
+        z = (1 + 2 * (0.618034 * count % 1)).to(x.dtype) * torch.where(count % 3 == 1, -1, 1)
         return torch.finfo(x.dtype).eps ** 0.5 * (1 + x.abs()) * z
 
 

@@ -24,7 +24,7 @@ Which probes there are does not depend on how they are split into chunks.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from typing import NamedTuple, NoReturn
 
 import torch
@@ -115,6 +115,9 @@ class Products:
 
     def chunks(self, total: int) -> Iterator[tuple[int, int]]:
         """(first, count) of every chunk of ``total`` probes."""
+        if 0 < total <= self.chunk_size:  # which torch.compile need not know exactly, as it would below
+            yield 0, total
+            return
         for first in range(0, total, self.chunk_size):
             yield first, min(self.chunk_size, total - first)
 
@@ -147,9 +150,7 @@ class Products:
 
         def f(x: Tensor) -> Tensor:
             nonlocal tangent
-            if torch.compiler.is_compiling():
-                return self.f(x)
-            with foreign.watched():
+            with nullcontext() if torch.compiler.is_compiling() else foreign.watched():
                 output = self.f(x)
             tangent = foreign.has_tangent(output)
             return output
@@ -193,11 +194,9 @@ class Products:
 
     def _reverse(self, plainly: bool) -> tuple[Tensor, Pull]:
         """f(x), and v -> (J^T v,)."""
-        if backends.transformed():
-            return vjp(self.f, self.x)
-        if plainly:
+        transformed, connection = backends.transformed(), True
+        if plainly and not transformed:
             return self._by_autograd()
-        connection = True
 
         def f(x: Tensor) -> Tensor:
             nonlocal connection
@@ -206,10 +205,10 @@ class Products:
             return output
 
         try:
-            with setting("vjp", self.layers, torch.is_grad_enabled()):
+            with nullcontext() if transformed else setting("vjp", self.layers, torch.is_grad_enabled()):
                 output, pull = vjp(f, self.x)
         except Exception as error:
-            if error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
+            if transformed or error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
                 raise
             self._said = error
             return self._by_autograd()

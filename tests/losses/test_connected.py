@@ -160,12 +160,41 @@ def test_what_is_cut_in_part():
 
 
 @pytest.mark.parametrize("mode", losses.MODES)
-def test_under_transforms_nothing_is_looked_at(mode):
-    """Values cannot be: a cut score has a Jacobian of 0 there, as the docstring says."""
-    found = torch.func.vmap(lambda x: fs.jacobian_trace(stopped, x[None], mode=mode).value[0])(X)
-    assert torch.equal(found.detach(), torch.zeros(5, dtype=torch.float64))
-    slope = torch.func.grad(lambda w: losses.ssm_vr(lambda y: w * y.detach(), X, mode=mode, rng=fs.Philox(0)))(W[0, 0])
-    torch.testing.assert_close(slope.detach(), W[0, 0].detach() * X.square().sum(1).mean())
+def test_inside_transforms(mode):
+    """vmap, a gradient, and the gradient of each sample: cut scores are found, constant ones have a Jacobian of 0."""
+    def trace(f):
+        return torch.func.vmap(lambda x: fs.jacobian_trace(f, x[None], mode=mode).value[0])(X)
+
+    def gradient(f):
+        return torch.func.grad(lambda w: losses.ssm_vr(lambda y: f(w, y), X, mode=mode, rng=fs.Philox(0)))(W[0, 0])
+
+    def gradients(f):
+        return torch.func.vmap(torch.func.grad(lambda w, x: losses.gradient_penalty(
+            lambda y: f(w, y), x[None], mode=mode, rng=fs.Philox(0))), (None, 0), randomness="different")(W[0, 0], X)
+
+    for cut in (lambda: trace(stopped), lambda: gradient(lambda w, y: w * y.detach().sin()),
+                lambda: gradients(lambda w, y: w * y.detach().sin())):
+        with pytest.raises(ValueError, match="must depend on x in a way that autograd records"):
+            cut()
+    constant = A[:1].exp()
+    assert torch.equal(trace(lambda y: constant.expand_as(y)), torch.zeros(5, dtype=torch.float64))
+    torch.testing.assert_close(gradient(lambda w, y: w * constant.expand_as(y)), W[0, 0] * constant.square().sum())
+    assert torch.equal(gradients(lambda w, y: w * constant.expand_as(y)), torch.zeros(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("mode", losses.MODES)
+def test_under_compile(mode):
+    """A cut score is found as the compiled function runs, with gradients recorded and without."""
+    def compiled(f):
+        torch.compiler.reset()
+        return torch.compile(lambda: losses.ssm_vr(f, X, mode=mode, rng=fs.Philox(0)), fullgraph=True,
+                             backend="aot_eager")
+
+    loss = compiled(stopped)
+    for recorded in (True, False):
+        with torch.set_grad_enabled(recorded), pytest.raises(RuntimeError, match="the derivative is cut off"):
+            loss()
+    torch.testing.assert_close(compiled(lambda y: W[:1].expand_as(y))(), W[0].square().sum() / 2)
 
 
 @pytest.mark.parametrize("mode", ["jvp", "vjp", "fd"])
