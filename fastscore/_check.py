@@ -146,13 +146,16 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, values: bool = True) -> Tensor:
-    """A number, a 0-dim tensor or a [B] tensor of positive values, as a contiguous tensor [] or [B].
+    """A number, a 0-dim tensor, or a [B] tensor or array of positive values, as a contiguous tensor [] or [B].
 
     Returned in the dtype of computation: float64 beside a float64 ``x``, else float32. With ``values=False`` what a
     tensor holds is not looked at: the native operators do that on their way, and then :func:`positive_values` says
     what is wrong.
     """
     compute = compute_dtype(x)
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = torch.tensor([positive(f"{name}[{i}]", v, zero_allowed=zero_allowed) for i, v in enumerate(value)],
+                             dtype=compute, device=x.device)
     if not isinstance(value, Tensor):
         number = positive(name, value, zero_allowed=zero_allowed)
         if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:
