@@ -124,6 +124,14 @@ def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     return found
 
 
+def caller() -> int:
+    """The ``stacklevel`` at which the function that calls this one warns the caller of the library."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def fixed(name: str) -> property:
     """An attribute of a handle, kept as ``_name``, that is read and never set again."""
     kept = "_" + name
