@@ -125,6 +125,14 @@ def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     return found
 
 
+def caller() -> int:
+    """The ``stacklevel`` at which the function that calls this one warns the caller of the library."""
+    frame, level = sys._getframe(1), 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level
+
+
 def fixed(name: str) -> property:
     """An attribute of a handle, kept as ``_name``, that is read and never set again."""
     kept = "_" + name
@@ -147,13 +155,16 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
 
 
 def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, values: bool = True) -> Tensor:
-    """A number, a 0-dim tensor or a [B] tensor of positive values, as a contiguous tensor [] or [B].
+    """A number, a 0-dim tensor, or a [B] tensor or array of positive values, as a contiguous tensor [] or [B].
 
     Returned in the dtype of computation: float64 beside a float64 ``x``, else float32. With ``values=False`` what a
     tensor holds is not looked at: the native operators do that on their way, and then :func:`positive_values` says
     what is wrong.
     """
     compute = compute_dtype(x)
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = torch.tensor([positive(f"{name}[{i}]", v, zero_allowed=zero_allowed) for i, v in enumerate(value)],
+                             dtype=compute, device=x.device)
     if not isinstance(value, Tensor):
         number = positive(name, value, zero_allowed=zero_allowed)
         if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:

@@ -131,7 +131,8 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
         return
     _told.add(device.type)
     warnings.warn(f"fastscore computes {operator} on {device.type} by its plain-torch reference, 10 to 100 times "
-                  f"slower than compiled (said once, and not inside use_backend('reference')): {reason}", stacklevel=4)
+                  f"slower than compiled (said once, and not inside use_backend('reference')): {reason}",
+                  stacklevel=_check.caller())
 
 
 def serves_natively() -> bool:

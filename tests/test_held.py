@@ -257,3 +257,20 @@ def test_numbers_that_no_float_holds(value, on_backend):
         else:
             with pytest.raises(ValueError, match="sigma must be finite and greater than 0"):
                 fs.perturb(SCORE, value, fs.Philox(0))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, ">f8"])
+@pytest.mark.parametrize("given", [torch.float32, torch.float64])
+def test_an_array_is_a_number_a_sample(dtype, given, on_backend):
+    values, x = np.array([4, 1, 2, 3], dtype)[::-1], SCORE.to(given)
+    calls = (lambda v: fs.perturb(x, v, fs.Philox(0), alpha=v)[0], lambda v: fs.langevin_step(x, x, v, fs.Philox(0)),
+             lambda v: fs.dsm_loss(x, fs.Philox(0).noise((4, 3)), v), lambda v: losses.dsm(lambda x: -x, x, v, rng=fs.Philox(0)))
+    for backend in BACKENDS:
+        on_backend(backend)
+        for call in calls:
+            assert torch.equal(call(values), call(torch.tensor([3.0, 2.0, 1.0, 4.0], dtype=given)))
+        for wrong, message in ((np.array([1.0, 2.0]), r"must be a number or have shape \(4,\)"), (np.array([1.0, 1, np.nan, 1]), r"\[2\] must be"),
+                               (np.array([1e60] * 4), "must be .*finite"), (np.array([[1.0] * 4]), "must be a number")):
+            if given == torch.float32 or "finite" not in message:
+                with pytest.raises((TypeError, ValueError), match=message):
+                    calls[0](wrong)

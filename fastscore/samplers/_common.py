@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
 import warnings
 from collections.abc import Callable, Sequence
 
@@ -152,13 +151,5 @@ def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
         bad = int((~torch.isfinite(x).reshape(len(x), x.shape[1:].numel()).all(1)).sum())
         if bad:
             warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this "
-                          "score", stacklevel=caller())
+                          "score", stacklevel=_check.caller())
     return x if clamp is None else x.clamp(*clamp)
-
-
-def caller() -> int:
-    """The ``stacklevel`` at which the function that calls this one warns the caller of the sampler."""
-    frame, level = sys._getframe(1), 1
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
-        frame, level = frame.f_back, level + 1
-    return level

@@ -15,7 +15,6 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .. import _check, backends
 from ..trace import modules
-from ._common import caller
 
 
 class Score:
@@ -103,7 +102,7 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
     if fickle:
         warnings.warn(f"score_fn has a network whose {fickle[0]} is in training mode and makes it another function at "
                       "every call: samples then depend on torch's own random state, or on the calls before, not on rng "
-                      "alone. Call .eval() on the network", stacklevel=caller())
+                      "alone. Call .eval() on the network", stacklevel=_check.caller())
 
 
 def _fickle(layer: nn.Module) -> bool:
