@@ -105,12 +105,13 @@ class Probes:
                 raise ValueError(f"num_probes must be a multiple of the coloring's {coloring.colors} colors, "
                                  f"got {num_probes}")
         self._num_probes, self._distribution, self._coloring = num_probes, distribution, coloring
-        self._noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
+        draws = num_probes // (1 if coloring is None else coloring.colors)  # torch.compile cannot read it of self yet
+        self._noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=draws)
 
     @property
     def draws(self) -> int:
         """How many independent draws the probes are made of."""
-        return self.num_probes // (self.coloring.colors if self.coloring else 1)
+        return self.num_probes // (1 if self.coloring is None else self.coloring.colors)
 
     def __repr__(self) -> str:
         return (f"Probes(num_probes={self.num_probes}, distribution={self.distribution!r}, coloring={self.coloring}, "
@@ -118,7 +119,8 @@ class Probes:
 
     def form(self) -> tuple[int, list[int]]:
         """The distribution and the colouring as the compiled operators take them."""
-        return DISTRIBUTIONS.index(self.distribution), list(self.coloring or ())
+        c = self.coloring  # by name: torch.compile does not trace list(c)
+        return DISTRIBUTIONS.index(self.distribution), [] if c is None else [c.colors, c.width, c.height, c.a, c.b, c.e]
 
     def chunk(self, first: int, count: int | None) -> tuple[int, int]:
         """The first of a number of probes, and the number, checked."""
@@ -155,7 +157,7 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
 def reference(probes: Probes, first: int, count: int, dtype: torch.dtype | None = None) -> Tensor:
     """[count, B, ...] of the definition, in plain torch."""
     noise, coloring = probes.noise, probes.coloring
-    dtype, colors = dtype or noise.dtype, coloring.colors if coloring else 1
+    dtype, colors = dtype or noise.dtype, 1 if coloring is None else coloring.colors
     if count == 0:
         return torch.empty((0, *noise.shape), dtype=dtype, device=noise.device)
     from_draw, to_draw = first // colors, (first + count - 1) // colors + 1

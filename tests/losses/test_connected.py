@@ -192,7 +192,7 @@ def test_under_compile(mode):
 
     loss = compiled(stopped)
     for recorded in (True, False):
-        with torch.set_grad_enabled(recorded), pytest.raises(RuntimeError, match="must depend on x in a way .* cut off"):
+        with torch.set_grad_enabled(recorded), pytest.raises(RuntimeError, match="derivative is cut off"):
             loss()
     torch.testing.assert_close(compiled(lambda y: W[:1].expand_as(y))(), W[0].square().sum() / 2)
 
