@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ._functorch import is_wrapped, peek_interpreter_stack
+from ._functorch import dispatch_modes, is_wrapped, peek_interpreter_stack
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
@@ -159,7 +159,7 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
         if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:
             raise ValueError(f"{name} must be finite and {'at least' if zero_allowed else 'greater than'} 0 as the "
                              f"float32 that is computed with, got {number}")
-        if (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+        if (torch.compiler.is_compiling() or dispatch_modes()
                 or peek_interpreter_stack() is not None):  # what is made there belongs there
             # the number times one: torch.compile then takes it as an input, and does not compile anew for another
             return torch.ones((), dtype=compute, device=x.device) * number

@@ -21,7 +21,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import _counter
 from ._functorch import mapped_everywhere
+from ._recomputation import refuse_recomputation
 from .backends import library
 
 NOISE = "SymInt seed, SymInt step, int stream, SymInt offset, Tensor? state, Tensor? index"
@@ -164,35 +166,6 @@ def opaque_to_dynamo(function: Callable) -> Callable:
     return function
 
 
-replayed: list[int] = []  # the backward passes in which draws are made again on purpose: Philox.for_checkpoint
-
-
-def refuse_recomputation(*, recording: bool) -> None:
-    """Raise in a backward pass where activation checkpointing computes a function again.
-
-    ``recording``: take it for that, too, that gradients are recorded there, as other libraries' checkpoints do. Else
-    the draw is of a compiled function, which does not know of which Philox: then not where one is replayed.
-    """
-    task = torch._C._current_graph_task_id()
-    if task == -1 or not (torch.is_grad_enabled() or _in_a_checkpoint() if recording
-                          else task not in replayed and _in_a_checkpoint()):
-        return
-    raise RuntimeError("this Philox drew in a function that activation checkpointing now computes again, where it "
-                       "would draw other numbers: pass checkpoint(..., use_reentrant=False, "
-                       "context_fn=rng.for_checkpoint), with functools.partial(rng.for_checkpoint, other) where it "
-                       "draws from several, or draw the noise before and hand it in, or make the Philox inside the "
-                       "function. (To draw in a hook of a backward pass with create_graph, do it under "
-                       "torch.no_grad().)")
-
-
-def _in_a_checkpoint() -> bool:
-    """Whether torch.utils.checkpoint is among the callers."""
-    frame = sys._getframe(1)
-    while frame is not None and frame.f_globals.get("__name__") != "torch.utils.checkpoint":
-        frame = frame.f_back
-    return frame is not None
-
-
 library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool compiled) -> Tensor",
                tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))  # kept once for each draw
 
@@ -201,8 +174,7 @@ library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool co
 def _first_sample(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
     if compiled:
         refuse_recomputation(recording=False)
-    if offset + rows > 1 << 32:  # all rows, of every slice
-        raise ValueError(f"sample_offset + batch size must be at most 2^32, got {offset} + {rows}")
+    _counter.rows(offset, rows)  # all of them, of every slice
     return torch.full((), offset, dtype=torch.int64, device=given[0].device)
 
 
@@ -215,7 +187,8 @@ def _(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
 def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int, compiled: bool) -> tuple:
     if info.randomness == "error":
         raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
-                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'")
+                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'; or draw "
+                           "for tensors that are not mapped by rng.noise(shape, beside=[them]), or outside of vmap")
     # what is still mapped by an outer vmap matters below, sizes do not
     if info.randomness == "same":
         return torch.ops.fastscore.first_sample(given, rows, offset, compiled), None

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from . import _check
 from .errors import CheckpointError
+from .noise import refuse_other_form
 
 #: The steps of the random sequence that one iteration takes: labels, noise, (ssm:) directions.
 DRAWS = {"dsm": 2, "ssm": 3}
@@ -112,6 +113,7 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name, (low, high) in _COUNTS.items():
             object.__setattr__(self, name, _count(name, getattr(self, name), low, high))
+        refuse_other_form("alpha", self.alpha, "alpha")
         for name in _REALS:  # an integer in config.json is the number that it stands for
             object.__setattr__(self, name, _real(name, getattr(self, name)))
         for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):

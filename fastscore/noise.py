@@ -85,10 +85,25 @@ def _levels(values: Tensor, begin: float, end: float) -> Tensor:
     return sigmas
 
 
-class StepLr(float):
-    """A step size in the form x + step_lr s + sqrt(2 step_lr) z: a number that no sampler takes for an alpha."""
+class Alpha(float):
+    """A step size in the form x + alpha/2 s + sqrt(alpha) z: a number that nothing takes for a step_lr."""
 
     __slots__ = ()
+
+
+class StepLr(float):
+    """A step size in the form x + step_lr s + sqrt(2 step_lr) z: a number that nothing takes for an alpha."""
+
+    __slots__ = ()
+
+
+def refuse_other_form(name: str, value: Any, form: str) -> None:
+    """Raise where ``value``, the argument ``name``, is a suggestion's step size, but not of the ``form`` wanted here,
+    "alpha" or "step_lr"."""
+    if isinstance(value, StepLr if form == "alpha" else Alpha):
+        given, factor = ("step_lr", "twice") if form == "alpha" else ("alpha", "half")
+        raise ValueError(f"{name} must be {factor} the {given} that suggest found, got that {given} itself, {value}: "
+                         f"use suggestion.{form}; samplers take **suggestion.sampling() too")
 
 
 class Suggestion(NamedTuple):
@@ -102,8 +117,9 @@ class Suggestion(NamedTuple):
         sigmas: the levels, float32 [L], strictly decreasing.
         steps_per_level: T.
         step_lr: epsilon of the last level, as the authors' code has it: x + epsilon s + sqrt(2 epsilon) z. A sampler's
-            ``step_lr``; one that gets it as its ``alpha`` raises.
-        alpha: 2 epsilon, as the papers have it: x + alpha/2 s + sqrt(alpha) z. A sampler's ``alpha``.
+            ``step_lr``.
+        alpha: 2 epsilon, as the papers have it: x + alpha/2 s + sqrt(alpha) z. A sampler's ``alpha``. Either raises
+            where it is given in the other's place.
         variance_ratio: s_T^2 / sigma^2 at that step size; never less than 1.
     """
 
@@ -171,7 +187,7 @@ def suggest(data: Tensor | Data, *, sigma_min: float = 0.01, sigma_max: float | 
     step_lr, variance = step_size(sigma_min, gamma, steps_per_level)
     sigmas = geometric_sigmas(sigma_max, sigma_min, num_levels)
     return Suggestion(sigma_max, sigma_min, num_levels, gamma, sigmas, steps_per_level, StepLr(step_lr),
-                      2 * step_lr, variance)
+                      Alpha(2 * step_lr), variance)
 
 
 def _samples(data: Tensor | Data) -> Tensor:

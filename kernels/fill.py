@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastscore.rng import KINDS
+from fastscore._sequence import KINDS
 
 from . import _launch, philox
 
@@ -60,5 +60,5 @@ def launch(out: Tensor, kind: str, seed: int, step: int, stream: int, offset: in
 
 
 def launch_like(like: Tensor, kind: int, *where: Any) -> Tensor:
-    """The operator ``fill``: a new contiguous tensor of the form of ``like``; ``kind`` counts ``rng.KINDS``."""
+    """The operator ``fill``: a new contiguous tensor of the form of ``like``; ``kind`` counts ``KINDS``."""
     return launch(torch.empty(like.shape, dtype=like.dtype, device=like.device), KINDS[kind], *where)

@@ -113,6 +113,43 @@ def test_a_coloring_is_checked_when_made():
         fs.Probes(X, 3, coloring=(3, 3, 1, 1, 0, 0))
 
 
+def test_an_rng_stays_where_it_was_after_too_many_steps():
+    rng, rest = fs.Philox(3, step=2**32 - 2), fs.Philox(3, step=2**32 - 2)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"3 more would be beyond the 2\^32 steps .* taken 4294967294: go on with another seed"):
+            fs.Probes(X, 3, rng)
+    assert torch.equal(rng.randn(2, 3), rest.randn(2, 3)) and torch.equal(rng.randn(2, 3), rest.randn(2, 3))
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"1 more would be beyond the 2\^32 steps"):
+            rng.randn(2, 3)
+    assert rng.step == 2**32
+
+
+def test_a_handle_has_an_index_for_every_sample():
+    """One beyond the last index is no word: the backends would each make something else of it."""
+    assert fs.Noise(**NOISE | {"sample_offset": 2**32 - 4}).tensor().shape == (4, 3)
+    with pytest.raises(ValueError, match=r"sample_offset \+ batch size must be at most 2\^32, got 4294967293 \+ 4"):
+        fs.Noise(**NOISE | {"sample_offset": 2**32 - 3})
+
+
+@pytest.mark.parametrize("change, message", [
+    ({"state": torch.tensor([1, 2], device="meta")}, "state must be on the device of the noise, cpu, got a int64 .* on meta"),
+    ({"first": torch.tensor(5, device="meta")}, "first must be on the device of the noise, cpu, got a int64 .* on meta"),
+    ({"first": torch.tensor(-5)}, r"first must be from 0 to 2\^32 - 4, .* got -5"),
+    ({"first": torch.tensor(2**32 - 3)}, r"first must be from 0 to 2\^32 - 4, .* got 4294967293")])
+def test_what_stands_in_place_of_a_handles_numbers(change, message):
+    with pytest.raises(ValueError, match=message):
+        fs.Noise(**NOISE | change)
+    taken = fs.Noise(**NOISE | {"state": torch.tensor([1, 2]), "first": torch.tensor(2**32 - 4)}).tensor()
+    assert torch.equal(taken, fs.Philox(1, step=2, sample_offset=2**32 - 4).randn(4, 3, stream=3))
+
+
+@pytest.mark.parametrize("device", ["abc", -1, 1.5, ["cpu"], "cpu:-3"])
+def test_a_device_is_named(device):
+    with pytest.raises((TypeError, ValueError, RuntimeError), match="device must be a torch"):
+        fs.Philox(0).randn(2, 3, device=device)
+
+
 BAD_DRAWS = {
     "stream must be from 0": lambda rng: rng.randn(2, 3, stream=-1),
     "sample_offset must be an integer": lambda rng: rng.rand(2, 3, sample_offset=1.0),

@@ -263,5 +263,6 @@ def test_suggest_takes_data_sets():
 def test_what_a_suggestion_says_of_step_sizes():
     found = noise.suggest(blob(10, 8), steps_per_level=3)
     assert found.sampling() == {"sigmas": found.sigmas, "alpha": found.alpha, "steps_per_level": 3}
-    assert type(found.alpha) is float and isinstance(found.step_lr, noise.StepLr) and found.alpha == 2 * found.step_lr
-    assert type(2 * found.step_lr) is float and repr(found.step_lr) == repr(float(found.step_lr))
+    assert type(found.alpha) is noise.Alpha and type(found.step_lr) is noise.StepLr
+    assert found.alpha == 2 * found.step_lr and type(2 * found.step_lr) is type(found.alpha / 2) is float
+    assert repr(found) == repr(found._replace(alpha=float(found.alpha), step_lr=float(found.step_lr)))

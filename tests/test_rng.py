@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 
 import fastscore as fs
-from fastscore.rng import _box_muller, _draw, philox4x32
+from fastscore._sequence import box_muller, numbers, philox4x32
 
 from .conftest import z_mean
 
@@ -38,7 +38,7 @@ def test_known_answers(counter, key, output):
 def test_counter_layout():
     """(block, sample, step, stream) and (seed low, seed high), as the contract has them."""
     seed = (5 << 32) | 9
-    got = _draw("words", seed, 3, 2, 40, 2, 8, torch.device("cpu"))
+    got = numbers("words", seed, 3, 2, 40, 2, 8, torch.device("cpu"))
     for row in range(2):
         for block in range(2):
             counter = [torch.tensor([c]) for c in (block, 40 + row, 3, 2)]
@@ -48,13 +48,13 @@ def test_counter_layout():
 
 def test_normals_follow_from_the_words():
     """Within 5 ulp of a float64 evaluation of the same words (4.5 is the most seen in 2e6 pairs)."""
-    r, s = _draw("words", 1, 0, 0, 0, 1, 400_000, torch.device("cpu")).view(-1, 2).unbind(1)
+    r, s = numbers("words", 1, 0, 0, 0, 1, 400_000, torch.device("cpu")).view(-1, 2).unbind(1)
     u = ((r >> 1).float().double() * 2.0**-31 + 2.0**-32).float().double()
     low = (s << 2) & 0xFFFFFFFF
     low = torch.where(low >= 2**31, low - 2**32, low)
     angle = math.pi / 2 * (s >> 30).double() + 2 * math.pi * 2.0**-34 * low.double()
     radius = torch.sqrt(-2 * torch.log(u))
-    for got, exact in zip(_box_muller(r, s), (radius * angle.cos(), radius * angle.sin())):
+    for got, exact in zip(box_muller(r, s), (radius * angle.cos(), radius * angle.sin())):
         ulp = torch.pow(2.0, torch.frexp(exact)[1].double() - 24)
         assert float(((got.double() - exact).abs() / ulp).max()) < 5
 
@@ -62,9 +62,9 @@ def test_normals_follow_from_the_words():
 def test_extreme_words_give_finite_normals():
     edge = torch.tensor([0, 1, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**32 - 1])
     r, s = torch.cartesian_prod(edge, edge).unbind(1)
-    for z in _box_muller(r, s):
+    for z in box_muller(r, s):
         assert bool(torch.isfinite(z).all()) and float(z.abs().max()) <= 6.67
-    largest, _ = _box_muller(torch.tensor([0]), torch.tensor([0]))
+    largest, _ = box_muller(torch.tensor([0]), torch.tensor([0]))
     assert math.isclose(float(largest), math.sqrt(64 * math.log(2)), rel_tol=1e-6)
 
 
@@ -81,7 +81,7 @@ def test_batch_split_invariance(kind, shape):
 def test_a_sample_alone_and_a_chunked_draw(monkeypatch):
     whole = fs.Philox(0).randn(10_000, 7)
     assert torch.equal(fs.Philox(0, sample_offset=9_876).randn(1, 7)[0], whole[9_876])
-    monkeypatch.setattr("fastscore.rng._BLOCKS_AT_ONCE", 13)
+    monkeypatch.setattr("fastscore._sequence._BLOCKS_AT_ONCE", 13)
     assert torch.equal(fs.Philox(0).randn(100, 7), whole[:100])
 
 
@@ -139,7 +139,7 @@ def test_tails_reach_where_they_should(normals):
     expected = N * 2 * float(scipy.stats.norm.sf(4))
     assert abs(beyond - expected) < 4 * expected**0.5
     r = torch.arange(64)  # radius words of about 2^-27 and less, of any angle
-    z, _ = _box_muller(r, torch.zeros_like(r))
+    z, _ = box_muller(r, torch.zeros_like(r))
     assert bool((z > 5.7).all())
 
 
@@ -187,7 +187,7 @@ def test_signs():
     assert abs(z_mean(v, 0, 1)) < 4
     for lag in (1, 32, 128):
         assert abs(z_mean(v[:, lag:] * v[:, :-lag], 0, 1)) < 4, lag
-    word = _draw("words", 12, 0, 0, 0, 1, 4, torch.device("cpu"))[0]
+    word = numbers("words", 12, 0, 0, 0, 1, 4, torch.device("cpu"))[0]
     bits = [1 - 2 * (int(word[e // 32]) >> e % 32 & 1) for e in range(128)]
     assert v[0, :128].tolist() == bits
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from .. import _check, losses, samplers
 from ..losses import sliced
 from ..losses._common import probes_for, score_of
+from ..noise import refuse_other_form
 from ..ops import Probes
 from ..rng import Philox
 
@@ -18,9 +19,15 @@ ScoreNet = Callable[..., Tensor]
 UNLIMITED = 1 << 62  # the originals keep every step; their users know
 
 
+def step_size(name: str, value: Any) -> float:
+    """A step size as a Python number; ``lr`` is the paper's alpha."""
+    refuse_other_form(name, value, "alpha" if name == "lr" else "step_lr")
+    return _check.positive(name, value)
+
+
 def annealing(sigmas: Any, n_steps_each: Any, step_lr: Any, name: str = "step_lr") -> tuple[Tensor, int, float]:
     """The levels in float32 (from a tensor, a numpy array or a list), updates a level, and the step size."""
-    n_steps_each, step_lr = _check.integer("n_steps_each", n_steps_each, low=1), _check.positive(name, step_lr)
+    n_steps_each, step_lr = _check.integer("n_steps_each", n_steps_each, low=1), step_size(name, step_lr)
     return torch.as_tensor(sigmas).float(), n_steps_each, step_lr
 
 

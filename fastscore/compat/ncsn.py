@@ -42,6 +42,7 @@ from ._common import (
     labels_and_sigmas,
     score_of_energy,
     sliced_arguments,
+    step_size,
 )
 
 __all__ = [
@@ -192,7 +193,7 @@ def baseline_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int =
 
     A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there.
     """
-    step_lr, n_steps = _check.positive("step_lr", step_lr), _check.integer("n_steps", n_steps, low=1)
+    step_lr, n_steps = step_size("step_lr", step_lr), _check.integer("n_steps", n_steps, low=1)
     meter = Meter(scorenet, _modulus, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
     samplers.langevin(meter.network, x_mod, num_steps=n_steps, alpha=2 * step_lr, rng=rng,
@@ -242,7 +243,7 @@ def _clamped(frames: list[Tensor]) -> list[Tensor]:
 def langevin_dynamics(score: ScoreNet, init: Tensor, lr: float = 0.1, step: int = 1000, *,
                       rng: Philox | None = None) -> Tensor:
     """``ToyRunner.langevin_dynamics``: ``step`` times x + lr/2 s(x) + sqrt(lr) z; the last state."""
-    step, lr = _check.integer("step", step, low=1), _check.positive("lr", lr)
+    step, lr = _check.integer("step", step, low=1), step_size("lr", lr)
     return samplers.langevin(score, init, num_steps=step, alpha=lr, rng=rng)
 
 

@@ -176,13 +176,13 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     score, h = score_of(score_fn, model_kwargs=model_kwargs), eps / max(1, x.shape[1:].numel()) ** 0.5
     probes = probes_for(x, n_particles, rng, projection, reduction=reduction)
     loss = torch.zeros((), dtype=x.dtype, device=x.device)
-    for k in range(n_particles):
+    for k in range(probes.num_probes):
         step = h * fill_probes(probes, first=k, count=1)[0]
         plus, minus = score(x + step), score(x - step)
         mean, slope = (plus + minus) / 2, (plus - minus) / (2 * h)
         first = half_square(mean) if variance_reduced else 0.5 * probe_dot(mean[None], probes, first=k)[0].square()
         loss = loss + first + probe_dot(slope[None], probes, first=k)[0]
-    return reduce(loss / n_particles, reduction)
+    return reduce(loss / probes.num_probes, reduction)
 
 
 def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,24 @@ def find_options(checkpoint: Path, config: str | os.PathLike[str] | None, given:
                        {}, None)
     sections = _read(path)
     _refuse_unknown(path, sections)
-    # The first repository has no such choice as nonlinearity or rescaled: what is not named is as published.
-    found = {name: sections[_SECTION[name]].get(name, value) for name, value in PUBLISHED.items()}
+    named = {name: sections[_SECTION[name]][name] for name in PUBLISHED if name in sections[_SECTION[name]]}
+    found = {**PUBLISHED, **named}
     found["nonlinearity"] = str(found["nonlinearity"]).lower()
     for name, value in found.items():
         if not (value in ACTIVATIONS if name == "nonlinearity" else isinstance(value, bool)):
             raise CheckpointError(f"{path}: {name} is {value!r}, which no network here has; {_CURE}")
-    return Options({**found, **given}, {name: "given" if name in given else str(path) for name in PUBLISHED}, sections,
-                   path)
+    sources = {name: str(path) if name in named else "assumed" for name in PUBLISHED}
+    return Options({**found, **given}, {**sources, **dict.fromkeys(given, "given")}, sections, path)
+
+
+def of_the_first_repository(options: Options) -> Options:
+    """The same for a checkpoint of the first repository, which has no such choice as nonlinearity or rescaled: where
+    its config names neither, they are as published."""
+    fixed = {"nonlinearity", "rescaled"}
+    if options.path is None or not all(name not in options.sections[_SECTION[name]] for name in fixed):
+        return options
+    return replace(options, sources={name: str(options.path) if source == "assumed" and name in fixed else source
+                                     for name, source in options.sources.items()})
 
 
 def check_fit(options: Options, sizes: Mapping[str, int], sigmas: Tensor | None) -> None:

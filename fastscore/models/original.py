@@ -15,7 +15,13 @@ from torch import Tensor, nn
 
 from fastscore import _check
 from fastscore.errors import CheckpointError
-from fastscore.models._original_config import Options, check_fit, find_options, noise_levels
+from fastscore.models._original_config import (
+    Options,
+    check_fit,
+    find_options,
+    noise_levels,
+    of_the_first_repository,
+)
 from fastscore.models._prefixes import plain_names
 from fastscore.models.ncsn import NCSN, NCSNdeeper
 from fastscore.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
@@ -55,9 +61,9 @@ def load_original_checkpoint(
             given here goes before the configuration.
 
     Returns:
-        The filled network. Its ``options_from`` says of each of the three options where it is from: "given", the path
-        of the configuration, or "assumed": then it is as published (elu, False, False) or, for a ``model``, its own,
-        and a warning says so.
+        The filled network. Its ``options_from`` (of the network inside, where ``model`` is wrapped) says of each of
+        the three options where it is from: "given", the path of the configuration, or "assumed", where that does not
+        name it: then it is as published (elu, False, False) or, for a ``model``, its own, and a warning says so.
 
     Raises:
         CheckpointError: the file is missing, damaged, asks to run code (nothing is run), is no such
@@ -82,6 +88,8 @@ def load_original_checkpoint(
                  what="the EMA shadow")
         weights = {**weights, **shadow}
     inner = next((module for module in network.modules() if isinstance(module, ScoreRefineNet)), None)
+    if type(inner) is NCSN:
+        options = of_the_first_repository(options)
     if inner is not None:
         _compare_options(path, options, inner, weights.get("sigmas"))
     # A fresh network lies on the meta device: it takes the checkpoint's tensors instead of copying them.
@@ -121,9 +129,10 @@ def _report(path: Path, options: Options, network: ScoreRefineNet) -> None:
         _LOG.info("%s: %s", path, said)
         return
     taken = ", ".join(f"{name}={getattr(network, name)!r}" for name in assumed)
+    why = f"{options.path} does not say" if options.path else "there is no config.yml beside it"
     warnings.warn(
-        f"{path}: there is no config.yml beside it, so {taken} was assumed. Had it been trained otherwise, the outputs "
-        "would be wrong: pass these options, or config=PATH of the run's config.yml", stacklevel=3
+        f"{path}: {why}, so {taken} was assumed. Had it been trained otherwise, the outputs would be wrong: pass these "
+        "options, or config=PATH of the run's config.yml", stacklevel=3
     )
 
 

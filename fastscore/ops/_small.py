@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
+from .._functorch import dispatch_modes
 from .._library import written
 from ..rng import Noise, Philox, Stream
 
@@ -77,7 +78,7 @@ def dsm_loss(score: Any, noise: Any, sigma: Any, weight: Any) -> Tensor | None:
 def _ready(x: Any) -> bool:
     """Whether plain eager code asks for the native backend, with samples that it takes by address."""
     return (not backends.transformed() and type(x) is Tensor and backends.serves_natively()
-            and not torch._C._len_torch_dispatch_stack() and _plain(x) and x.dtype in _TYPES
+            and not dispatch_modes() and _plain(x) and x.dtype in _TYPES
             and x.dim() > 0 and 0 < x.numel() <= _MOST)
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
-from .._functorch import is_wrapped
+from .._functorch import forward_rule, is_wrapped
 from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, regenerated
 from . import _small
@@ -160,6 +160,7 @@ class _DsmLoss(torch.autograd.Function):
         return None, grad_score, grad_sigma, *(None for _ in rest)
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: None, score_t: Tensor | None, sigma_t: Tensor | None, *rest: None) -> Tensor:
         score, sigma, state, index = ctx.saved_tensors
         tangent = sigma.new_zeros(score.shape[0])
@@ -207,6 +208,7 @@ class _DsmLossGradient(torch.autograd.Function):
                 row_sum(grad * factor * r, upstream) if needs_upstream else None, *(None for _ in rest))
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: None, score_t: Tensor | None, sigma_t: Tensor | None, __: None, upstream_t: Tensor | None,
             *rest: None) -> Tensor:
         score, _, upstream, _, _ = ctx.saved_tensors

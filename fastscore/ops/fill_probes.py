@@ -105,8 +105,7 @@ class Probes:
                 raise ValueError(f"num_probes must be a multiple of the coloring's {coloring.colors} colors, "
                                  f"got {num_probes}")
         self._num_probes, self._distribution, self._coloring = num_probes, distribution, coloring
-        draws = num_probes // (1 if coloring is None else coloring.colors)  # torch.compile cannot read it of self yet
-        self._noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=draws)
+        self._noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
 
     @property
     def draws(self) -> int:
@@ -119,8 +118,9 @@ class Probes:
 
     def form(self) -> tuple[int, list[int]]:
         """The distribution and the colouring as the compiled operators take them."""
-        c = self.coloring  # by name: torch.compile does not trace list(c)
-        return DISTRIBUTIONS.index(self.distribution), [] if c is None else [c.colors, c.width, c.height, c.a, c.b, c.e]
+        c = self.coloring  # taken apart by name: torch.compile cannot iterate over it
+        return (DISTRIBUTIONS.index(self.distribution),
+                [] if c is None else [c.colors, c.width, c.height, c.a, c.b, c.e])
 
     def chunk(self, first: int, count: int | None) -> tuple[int, int]:
         """The first of a number of probes, and the number, checked."""

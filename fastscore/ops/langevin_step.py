@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
+from .._functorch import forward_rule
 from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
+from ..noise import refuse_other_form
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
 from . import _small
 from ._memory import check_written
@@ -44,6 +46,7 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     small = _small.langevin_step(x, score, alpha, rng, out) if noise is None else None
     if small is not None:
         return small
+    refuse_other_form("alpha", alpha, "alpha")
     _check.floating("x", x)
     _check.like("score", score, "x", x)
     transformed = backends.transformed()
@@ -81,8 +84,8 @@ def _fused(backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Ten
         value = _fused(backend, transformed, x.to(wide), score.to(wide), alpha, noise, None).to(x.dtype)
     elif transformed or wants_grad(x, score, alpha):
         value = _differentiable(backend, x, score, alpha, *noise.arguments())
-    elif out is None:
-        return raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
+    elif out is None or out.is_neg():  # a view by -1, as of a conjugate's imaginary part, takes no writing in place
+        value = raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
     else:
         raw("langevin_step_out", backend)(x, score, alpha, *noise.arguments(), out)
         return written(out)
@@ -141,6 +144,7 @@ class _LangevinStep(torch.autograd.Function):
         return None, grad if needs_x else None, grad_score, grad_alpha, *(None for _ in rest)
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: None, x_t: Tensor | None, score_t: Tensor | None, alpha_t: Tensor | None, *rest: None
             ) -> Tensor:
         score, alpha, _, _ = ctx.saved_tensors

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
+from .._functorch import forward_rule
 from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
 from . import _small
@@ -98,6 +99,7 @@ class _Perturb(torch.autograd.Function):
         return None, grad_x if needs_x else None, grad_alpha, grad_sigma, *(None for _ in rest)
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: None, x_t: Tensor | None, alpha_t: Tensor | None, sigma_t: Tensor | None, *rest: None
             ) -> Tensor:
         x, alpha, sigma, _, _ = ctx.saved_tensors

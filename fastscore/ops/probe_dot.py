@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .. import _check, backends
+from .._functorch import forward_rule
 from .._library import opaque_to_dynamo, raw, register, wants_grad
 from .fill_probes import Probes, filled
 from .fill_probes import reference as fill_reference
@@ -42,10 +43,10 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
     backend = backends.choose("probe_dot", product.device)
     if backend == "reference":
         return reference(product, probes, first)
-    where = (*probes.form(), *noise.arguments())
+    distribution, coloring = probes.form()
     if backends.transformed() or wants_grad(product):
-        return _differentiable(backend, product, first, *where)
-    return _raw(backend, product, first, *where)
+        return _differentiable(backend, product, first, distribution, *noise.arguments(), *coloring)
+    return raw("probe_dot", backend)(product, distribution, first, coloring, *noise.arguments())
 
 
 def reference(product: Tensor, probes: Probes, first: int = 0) -> Tensor:
@@ -63,23 +64,22 @@ register("probe_dot", "probe_dot: (Tensor product, int distribution, int first, 
          _fake, launch=None, out_batch=1)
 
 
-def _raw(backend: str, product: Tensor, first: int, distribution: int, coloring: list[int], *place: Any) -> Tensor:
-    return raw("probe_dot", backend)(product, distribution, first, coloring, *place)
-
-
 class _ProbeDot(torch.autograd.Function):
-    """Linear in ``product``: the derivative is v itself."""
+    """Linear in ``product``: the derivative is v itself. The coloring comes last, number by number: vmap of a jvp takes
+    no list."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, product: Tensor, *where: Any) -> Tensor:
-        return _raw(backend, product, *where)
+    def forward(backend: str, product: Tensor, first: int, distribution: int, seed: int, step: int, stream: int,
+                offset: int, state: Tensor | None, index: Tensor | None, *coloring: int) -> Tensor:
+        return raw("probe_dot", backend)(product, distribution, first, list(coloring), seed, step, stream, offset,
+                                         state, index)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, product, ctx.first, *ctx.form, seed, step, stream, offset, state, index = inputs
-        ctx.place = (seed, step, stream, offset)
+        ctx.backend, product, ctx.first, ctx.distribution, *ctx.place = inputs[:8]
+        state, index, *ctx.coloring = inputs[8:]
         ctx.save_for_backward(product, state, index)
         ctx.save_for_forward(product, state, index)
 
@@ -87,14 +87,16 @@ class _ProbeDot(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple:
         product, state, index = ctx.saved_tensors
         v = filled(ctx.backend, product.shape[1:], grad.dtype, product.device, ctx.first, product.shape[0],
-                   (*ctx.form, *ctx.place, state, index))
+                   (ctx.distribution, ctx.coloring, *ctx.place, state, index))
         scaled = v * grad.reshape(*grad.shape, *[1] * (product.dim() - 2))
-        return None, scaled.to(product.dtype), *(None for _ in range(9))
+        return None, scaled.to(product.dtype), *(None for _ in range(8 + len(ctx.coloring)))
 
     @staticmethod
+    @forward_rule
     def jvp(ctx: Any, _: None, tangent: Tensor, *rest: None) -> Tensor:
         _, state, index = ctx.saved_tensors
-        return _differentiable(ctx.backend, tangent, ctx.first, *ctx.form, *ctx.place, state, index)
+        return _differentiable(ctx.backend, tangent, ctx.first, ctx.distribution, *ctx.place, state, index,
+                               *ctx.coloring)
 
 
 @opaque_to_dynamo

@@ -85,7 +85,7 @@ class Watch:
             self.trajectory.add(self.step, self.total, x)
         if self.callback is not None:
             version = _version(x)
-            self.callback(self.step, x)
+            self.callback(self.step, x.clone() if version is None else x)
             if _version(x) != version:
                 raise ValueError("callback must not change x in place, the chain itself: let it work on x.clone()")
 
@@ -149,7 +149,7 @@ def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
     Under vmap and torch.compile there is no warning: what the samples hold is not known yet.
     """
     if not backends.transformed():
-        bad = int((~torch.isfinite(x).reshape(len(x), -1).all(1)).sum())
+        bad = int((~torch.isfinite(x).reshape(len(x), x.shape[1:].numel()).all(1)).sum())
         if bad:
             warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this "
                           "score", stacklevel=caller())

@@ -22,7 +22,8 @@ class Score:
     """``score_fn`` as the samplers call it: with ``model_kwargs``, and without an effect on the samples it is given.
 
     The first evaluation is given a copy. Where it changes that, so are all that follow; where it does not, they get the
-    samples themselves, and one that changes them after all is an error.
+    samples themselves (detached: a gradient may be required of what they get), and one that changes them after all is
+    an error.
 
     Args:
         score_fn: ``score_fn(x, ...)``, of ``x``'s shape.
@@ -41,7 +42,7 @@ class Score:
         self.copies, self.evaluations = True, 0
 
     def __call__(self, x: Tensor, *condition: Tensor) -> Tensor:
-        given, version = (x.clone(), None) if self.copies else (x, x._version)
+        given, version = (x.clone(), None) if self.copies else (x.detach(), x._version)
         try:
             value = self.score_fn(given, *condition, **self.kwargs)
         except RuntimeError as error:
@@ -92,8 +93,9 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
     fickle = []
     for network in modules.networks(score_fn):
         for where, layer in network.named_modules():
-            which = f"{type(layer).__name__} {where!r}"
-            if isinstance(layer, _InstanceNorm) and layer.training and layer.track_running_stats:
+            which = f"{modules.kind(layer)} {where!r}"
+            learned = getattr(layer, "running_mean", None)
+            if modules.is_a(layer, _InstanceNorm) and layer.training and learned is not None:
                 raise ValueError("score_fn must leave its network as it is while sampling, got a network whose "
                                  f"{which} learns running statistics: call .eval() on the network")
             if layer.training and _fickle(layer):
@@ -106,8 +108,8 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
 
 def _fickle(layer: nn.Module) -> bool:
     """Whether the layer, in training mode, draws masks or slopes, or moves on an iteration."""
-    if isinstance(layer, _DropoutNd):
-        return layer.p > 0
+    if modules.is_a(layer, _DropoutNd):
+        return getattr(layer, "p", 1) > 0  # which a trace has no more
     if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
         return layer.dropout > 0 and getattr(layer, "num_layers", 2) > 1
     return isinstance(layer, (nn.RReLU, _SpectralNorm)) or any(

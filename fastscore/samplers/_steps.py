@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from .. import _check
-from ..noise import StepLr
+from ..noise import refuse_other_form
 
 StepSize = float | Sequence[float] | Tensor | Callable[[int], float]
 
@@ -20,31 +20,34 @@ StepSize = float | Sequence[float] | Tensor | Callable[[int], float]
 def step_size(alpha: float | None, step_lr: float | None) -> float:
     """alpha, from the one of the two that is given."""
     name, value, factor = _given(alpha, step_lr)
-    return factor * _check.positive(name, value)
+    return factor * _number(name, name, value)
 
 
 def schedule(alpha: StepSize | None, step_lr: StepSize | None, num_steps: int) -> list[float]:
     """alpha of every update, from a number, one number an update, or a function of the step (1 is the first)."""
     name, value, factor = _given(alpha, step_lr)
     if callable(value):
-        return [factor * _check.positive(f"{name}({step})", value(step)) for step in range(1, num_steps + 1)]
+        return [factor * _number(name, f"{name}({step})", value(step)) for step in range(1, num_steps + 1)]
     values = value.tolist() if hasattr(value, "tolist") else value  # of a tensor or an array; a number where 0-dim
     if not isinstance(values, (list, tuple)):
-        return [factor * _check.positive(name, values)] * num_steps
+        return [factor * _number(name, name, values)] * num_steps
     if len(values) != num_steps:
         raise ValueError(f"{name} must be a number, a function of the step, or have num_steps={num_steps} values, "
                          f"got {len(values)}")
-    return [factor * _check.positive(f"{name}[{i}]", v) for i, v in enumerate(values)]
+    return [factor * _number(name, f"{name}[{i}]", v) for i, v in enumerate(values)]
 
 
 def _given(alpha: Any, step_lr: Any) -> tuple[str, Any, float]:
     if (alpha is None) == (step_lr is None):
         raise ValueError("give exactly one of alpha (x + alpha/2 s + sqrt(alpha) z) and step_lr (x + step_lr s + "
                          f"sqrt(2 step_lr) z, so alpha = 2 step_lr), got alpha={alpha}, step_lr={step_lr}")
-    if isinstance(alpha, StepLr):
-        raise ValueError(f"alpha must be twice the step_lr that suggest found, got that step_lr itself, {alpha}: use "
-                         f"alpha=suggestion.alpha, step_lr=suggestion.step_lr or **suggestion.sampling()")
     return ("alpha", alpha, 1.0) if step_lr is None else ("step_lr", step_lr, 2.0)
+
+
+def _number(form: str, name: str, value: Any) -> float:
+    """The step size ``value``, called ``name``, as a Python number."""
+    refuse_other_form(name, value, form)
+    return _check.positive(name, value)
 
 
 def root(preconditioner: Tensor | None, x: Tensor) -> Tensor | None:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import backends
-from .._functorch import is_wrapped
+from .._functorch import dispatch_modes, is_wrapped
 
 _HINTS = {  # what stands in torch's texts: what helps
     "use_reentrant": "pass use_reentrant=False to torch.utils.checkpoint",
@@ -34,7 +34,7 @@ _HINTS = {  # what stands in torch's texts: what helps
 def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: str, differences: str) -> int:
     """Raise unless f is constant near x; the number of evaluations of f that it took."""
     compiling = torch.compiler.is_compiling()
-    if not compiling and (x.is_meta or torch._C._len_torch_dispatch_stack()):
+    if not compiling and (x.is_meta or dispatch_modes()):
         return 0
     with nullcontext() if compiling else torch.inference_mode(False), torch.enable_grad():
         made = torch.Tensor.detach if backends.transformed() else leaf  # torch.func knows no leaves

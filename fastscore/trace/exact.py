@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from .. import _check
+from .._functorch import is_wrapped
 from ..ops import Coloring, Probes, fill_probes
 from ._plan import Plan
 from .coloring import box
@@ -62,7 +63,7 @@ def unit_directions(products: Products) -> Tensor:
 def colored(products: Products, plan: Plan, coloring: Coloring) -> Tensor:
     """sum_k v_k^T J v_k, [B], checked."""
     dots = quadratic_forms(products, Probes(products.x, coloring.colors, plan.rng, coloring=coloring))
-    if not (torch.compiler.is_compiling() or torch._C._functorch.is_functorch_wrapped_tensor(dots)):
+    if not (torch.compiler.is_compiling() or is_wrapped(dots)):
         check(products, plan, coloring, dots.detach())
     return dots.sum(0)
 

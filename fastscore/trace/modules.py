@@ -3,9 +3,10 @@ differentiates in a way of their own."""
 
 from __future__ import annotations
 
+import dis
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Set
 from types import CodeType, MemberDescriptorType
 from typing import Any, NamedTuple
 
@@ -33,14 +34,16 @@ NOTHING = Layers()
 
 
 def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> Layers:
-    """What f holds; raise if f, an argument called ``name``, is not callable, or (where ``strict``) has a layer that
-    the estimate cannot bear."""
+    """What f holds; raise if f, an argument called ``name``, is not callable, or (where ``strict``, and f does not
+    call ``eval`` itself) has a layer that the estimate cannot bear."""
     if not callable(f):
         raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
     if torch.compiler.is_compiling():
         return NOTHING
+    held = list(parts(f))
+    strict = strict and not sets_mode(held)
     recurrent = compiled = parallel = scripted = normed = False
-    for part in parts(f):
+    for part in held:
         if not isinstance(part, torch.nn.Module):
             scripted |= isinstance(part, torch.jit.ScriptFunction)
             compiled |= hasattr(part, "_torchdynamo_orig_callable")
@@ -56,16 +59,34 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
     return Layers(recurrent, compiled, parallel, scripted, normed)
 
 
+def sets_mode(held: Iterable[Any]) -> bool:
+    """Whether one of these :func:`parts` puts a network in eval mode: the mode that it has before says nothing then."""
+    return any(inspect.isfunction(part) and not _of_a_library(part.__module__) and "eval" in mentioned(part)
+               for part in held)
+
+
 def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
     """Raise if the layer mixes samples, or draws masks for differences."""
-    which = f"a network whose {type(layer).__name__} {where!r}"
-    if isinstance(layer, _BatchNorm) and (layer.training or layer.running_mean is None):
+    which = f"a network whose {kind(layer)} {where!r}"
+    if is_a(layer, _BatchNorm) and (layer.training or getattr(layer, "running_mean", None) is None):
         advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
         raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of the "
                          f"batch: {advice}")
-    if isinstance(layer, _DropoutNd) and layer.training and layer.p > 0 and mode == "fd":
+    if is_a(layer, _DropoutNd) and layer.training and getattr(layer, "p", 1) > 0 and mode == "fd":
         raise ValueError(f"{name} must be the same function at every call for finite differences, got {which} draws a "
                          "mask: call .eval() on the network")
+
+
+def kind(layer: torch.nn.Module) -> str:
+    """The name of the layer's class, of what it was before TorchScript took it."""
+    return getattr(layer, "original_name", "") if isinstance(layer, torch.jit.ScriptModule) else type(layer).__name__
+
+
+def is_a(layer: torch.nn.Module, cls: type[torch.nn.Module]) -> bool:
+    """Whether the layer is one, or was before TorchScript took it, which keeps the name of its class alone."""
+    if not isinstance(layer, torch.jit.ScriptModule):
+        return isinstance(layer, cls)
+    return kind(layer) == cls.__name__ or any(is_a(layer, sub) for sub in cls.__subclasses__())
 
 
 def refuse_forward_mode(layers: Layers, name: str) -> None:
@@ -80,17 +101,19 @@ def refuse_forward_mode(layers: Layers, name: str) -> None:
                          "pass mode='vjp', or the network before it was scripted")
 
 
-def networks(f: Any) -> Iterator[torch.nn.Module]:
-    """The modules that f is or may call: f is a method or a ``functools.partial`` of one, or holds it in its closure,
-    its defaults or a container, or its code mentions it by name, as a global or as an object's attribute.
-
-    What a function makes, or looks up otherwise, while it runs is not seen.
-    """
-    return (part for part in parts(f) if isinstance(part, torch.nn.Module))
+def networks(f: Any) -> list[torch.nn.Module]:
+    """The modules among the :func:`parts` of f; none where f sets their mode itself."""
+    held = list(parts(f))
+    return [] if sets_mode(held) else [part for part in held if isinstance(part, torch.nn.Module)]
 
 
 def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozenset()) -> Iterator[Any]:
-    """The same, and the functions among them."""
+    """The modules that f is or may call, and the functions among what leads to them.
+
+    f is a method or a ``functools.partial`` of one, or holds it in its closure, its defaults or a container, or its
+    code mentions it by name, as a global or as an attribute of an object, a class or a module. What a function makes
+    or looks up otherwise while it runs is not seen.
+    """
     seen = set() if seen is None else seen
     if id(f) in seen:
         return
@@ -108,16 +131,22 @@ def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozense
         within = [f.__func__, *([f.__self__] if own else _attributes(f.__self__, mentioned(f.__func__)))]
     elif inspect.isfunction(f):
         yield f
-        names = mentioned(f)
+        names, variables = mentioned(f), _names(f.__code__).variables
         within = [part for cell in f.__closure__ or () for part in contents(cell)]
         within += [*(f.__defaults__ or ()), *(f.__kwdefaults__ or {}).values()]
         if not _of_a_library(f.__globals__.get("__name__")):
-            within += [f.__globals__[name] for name in names if name in f.__globals__]
+            within += [f.__globals__[name] for name in variables if name in f.__globals__]
     elif isinstance(f, (list, tuple)):
         within = list(f)
     elif isinstance(f, dict):
         within = list(f.values())
-    elif isinstance(f, type) or inspect.ismodule(f) or _of_a_library(type(f).__module__):
+    elif inspect.ismodule(f):  # what else a module has may be anything
+        within = [net for name in names if isinstance(net := vars(f).get(name), torch.nn.Module)]
+    elif isinstance(f, (staticmethod, classmethod)):
+        within = [f.__func__]
+    elif isinstance(f, type):
+        within = [] if _of_a_library(f.__module__) else _attributes(f, names)
+    elif _of_a_library(type(f).__module__):
         return
     else:
         used = {name for name in names if inspect.getattr_static(f, name, None) is not None}
@@ -140,21 +169,32 @@ def _attributes(obj: Any, names: Set[str]) -> list[Any]:
         found, wanted = wanted, set()
         for name in found:
             held = inspect.getattr_static(obj, name, None)
-            if inspect.isfunction(held):
-                wanted |= mentioned(held) - done
+            code = next((getattr(held, of) for of in ("fget", "func", "__func__") if hasattr(held, of)), held)
+            wanted |= mentioned(code) - done
             parts.append(getattr(obj, name) if isinstance(held, MemberDescriptorType) else held)
     return parts
 
 
 def mentioned(f: Any) -> frozenset[str]:
-    """The names of globals and attributes in the code of a function, and of the functions inside it."""
-    return _names(f.__code__) if inspect.isfunction(f) else frozenset()
+    """The names of attributes in the code of a function, and of the functions inside it."""
+    return _names(f.__code__).attributes if inspect.isfunction(f) else frozenset()
+
+
+class _Names(NamedTuple):
+    """The names in a piece of code."""
+
+    variables: frozenset[str]  # global ones
+    attributes: frozenset[str]
 
 
 @functools.lru_cache(maxsize=1024)
-def _names(code: CodeType) -> frozenset[str]:
-    inner = (_names(part) for part in code.co_consts if isinstance(part, CodeType))
-    return frozenset(code.co_names).union(*inner)
+def _names(code: CodeType) -> _Names:
+    inner = [_names(part) for part in code.co_consts if isinstance(part, CodeType)]
+    loads = [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname.startswith("LOAD_")]
+    variables = {name for kind, name in loads if kind in ("LOAD_GLOBAL", "LOAD_NAME")}
+    attributes = {name for kind, name in loads if kind in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")}
+    return _Names(frozenset(variables).union(*(part.variables for part in inner)),
+                  frozenset(attributes).union(*(part.attributes for part in inner)))
 
 
 def contents(cell: Any) -> list[Any]:

@@ -18,7 +18,7 @@ triton = pytest.importorskip("triton")
 import triton.language as tl  # noqa: E402
 from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb, philox  # noqa: E402, F401
 
-from fastscore.rng import _draw  # noqa: E402
+from fastscore._sequence import numbers  # noqa: E402
 
 if DEVICE.type == "cpu" and type(tl.sum).__name__ != "InterpretedFunction":
     raise RuntimeError("triton was imported before TRITON_INTERPRET=1 was set: its tl.sum cannot be interpreted")
@@ -54,7 +54,7 @@ def ulps(got: torch.Tensor, exact: torch.Tensor) -> torch.Tensor:
 def normals(rows: list[int], width: int, kind: str = "normal") -> torch.Tensor:
     """[len(rows), width] by the reference, for global sample indices ``rows``."""
     seed = SEED % 2**64
-    return torch.stack([_draw(kind, seed, STEP, STREAM, row, 1, width, torch.device("cpu"))[0] for row in rows])
+    return torch.stack([numbers(kind, seed, STEP, STREAM, row, 1, width, torch.device("cpu"))[0] for row in rows])
 
 
 def noise(shape: tuple, on_device: bool, kind: str = "normal") -> tuple[tuple, torch.Tensor]:

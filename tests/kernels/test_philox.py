@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastscore.rng import _box_muller, _draw
+from fastscore._sequence import box_muller, numbers
 
 from ..test_rng import KNOWN_ANSWERS, words
 from .cases import (
@@ -92,7 +92,7 @@ def test_words_for_every_form_of_number(seed, step, stream):
     out = torch.empty(3, 9, dtype=torch.int64, device=DEVICE)
     for offset in (0, 1, 2**31 - 1, 2**32 - 3):
         fill.launch(out, "words", seed, step, stream, offset, None, None)
-        expected = _draw("words", seed % 2**64, step, stream, offset, 3, 9, torch.device("cpu"))
+        expected = numbers("words", seed % 2**64, step, stream, offset, 3, 9, torch.device("cpu"))
         assert torch.equal(out.cpu(), expected)
 
 
@@ -121,7 +121,7 @@ def test_normals_of_extreme_words():
     edge = torch.tensor([0, 1, 2, 3, 2**30 - 1, 2**30, 2**31 - 1, 2**31, 2**32 - 2, 2**32 - 1])
     edge = torch.cat([edge, torch.tensor([int(2**31 * math.sqrt(2)) + i for i in range(-64, 65)])])
     r, angle = torch.cartesian_prod(edge, edge).unbind(1)
-    expected = torch.stack(_box_muller(r, angle), 1)
+    expected = torch.stack(box_muller(r, angle), 1)
     got = pairs(r, angle)
     assert bool(torch.isfinite(got).all()) and float(got.abs().max()) <= 6.67
     # beside u = 1, where ln u nears 0, its relative error is that of the last fma: bounded in absolute terms
@@ -129,10 +129,10 @@ def test_normals_of_extreme_words():
 
 
 def test_normals_are_those_of_the_contract():
-    """The bits of fastscore.rng where tl.fma rounds once; below 5 ulp from float64 (4.3 seen in 1.6e7)."""
-    r, angle = _draw("words", 1, 0, 0, 0, 1, 800_000, torch.device("cpu")).view(-1, 2).unbind(1)
+    """The bits of fastscore._sequence where tl.fma rounds once; below 5 ulp from float64 (4.3 seen in 1.6e7)."""
+    r, angle = numbers("words", 1, 0, 0, 0, 1, 800_000, torch.device("cpu")).view(-1, 2).unbind(1)
     got = pairs(r, angle)
-    assert float(ulps(got, torch.stack(_box_muller(r, angle), 1)).max()) <= Z_ULP
+    assert float(ulps(got, torch.stack(box_muller(r, angle), 1)).max()) <= Z_ULP
     u = ((r >> 1).float().double() * 2.0**-31 + 2.0**-32).float().double()
     turn = (angle & 0x3FFFFFFF) - ((angle & 0x20000000) << 1)
     a = math.pi / 2 * (angle >> 30).double() + 2 * math.pi * 2.0**-32 * turn.double()

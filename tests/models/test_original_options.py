@@ -153,6 +153,18 @@ def test_what_is_assumed_is_said(given, assumed, not_assumed, tmp_path):
         word.partition("=")[0] for word in assumed]
 
 
+@pytest.mark.parametrize("lost", [("rescaled",), ("rescaled", "nonlinearity")])
+def test_what_a_config_does_not_name_is_assumed(lost, tmp_path):
+    """A config.yml of the second repository that was cut short, or is of another run, is no ground to be silent."""
+    net = make(nonlinearity="lrelu", rescaled=True)
+    config = "\n".join(line for line in DUMP.split("optim:")[0].splitlines() if not line.strip().startswith(lost))
+    with pytest.warns(UserWarning, match=r"config.yml does not say, so .*rescaled=False.* was assumed.*pass these"):
+        found = load_original_checkpoint(write(tmp_path, net, config))
+    assert [name for name in OPTIONS if found.options_from[name] == "assumed"] == [n for n in OPTIONS if n in lost]
+    given = {name: getattr(net, name) for name in lost}
+    assert_outputs(quietly(tmp_path / "checkpoint_5000.pth", **given), net)
+
+
 def test_a_given_network_must_have_the_options(tmp_path):
     file = write(tmp_path, make(nonlinearity="lrelu", rescaled=True), DUMP)
     mine = make(seed=1, rescaled=True)

@@ -45,6 +45,16 @@ def test_partly_overlapping_samples_are_refused(path, name, shift):
     assert torch.equal(buffer, before)
 
 
+@pytest.mark.parametrize("batch", [3, 7000])
+def test_a_negative_view_is_written(batch, on_backend):
+    """The imaginary part of a conjugate is minus what lies in its memory."""
+    on_backend("native", "cpu", "langevin_step")
+    x, out = torch.ones(batch, 4), torch.zeros(batch, 4, dtype=torch.complex64).conj().imag
+    expected = fs.langevin_step(x, x, 0.1, fs.Philox(0))
+    assert out.is_neg() and fs.langevin_step(x, x, 0.1, fs.Philox(0), out=out) is out
+    assert torch.equal(out, expected)
+
+
 def test_other_overlaps_are_refused(path):
     step, shape = path
     out = memory(shape).view(shape)

@@ -3,7 +3,7 @@
 import pytest
 import torch
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import functional_call, grad, hessian, jacrev, jvp, vjp, vmap
+from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import fastscore as fs
 from fastscore import backends
@@ -70,6 +70,37 @@ def test_func_transforms_equal_the_reference(name, backend):
     with fs.use_backend("reference"):
         expected = all_of_them()
     torch.testing.assert_close(all_of_them(), expected, rtol=1e-10, atol=1e-10)
+
+
+def probe_dot(coloring=None):
+    probes = fs.Probes(torch.zeros(SHAPE, dtype=torch.float64), 4, fs.Philox(4), coloring=coloring)
+    return lambda x: fs.probe_dot(torch.stack([x**k for k in range(1, 5)]), probes), lambda: (sample(0),)
+
+
+@pytest.mark.parametrize("name", [*OPERATORS, "probe_dot", "probe_dot, colored"])
+def test_forward_mode_inside_forward_mode(name, backend):
+    """Twice and three times forward, also through vmap and from outside it; each against reverse mode."""
+    function, make = OPERATORS.get(name) or probe_dot(fs.Coloring(4, 2, 2, 1) if "colored" in name else None)
+    inputs = tuple(t.detach() for t in make())
+
+    def total(*arguments):
+        return function(*(a.square() for a in arguments)).sum()
+
+    expected = jacrev(jacrev(total))(*inputs)
+    assert expected.abs().max() > 0.1
+    torch.testing.assert_close(jacfwd(jacfwd(total))(*inputs), expected)
+    torch.testing.assert_close(hessian(total)(*inputs), expected)
+    torch.testing.assert_close(jacfwd(jacrev(jacfwd(total)))(*inputs), jacrev(jacrev(jacrev(total)))(*inputs))
+
+    def twice(x):
+        return jvp(lambda x: jvp(lambda x: total(x, *inputs[1:]), (x,), (x,))[1], (x,), (x,))[1]
+
+    x, slope = inputs[0], jacrev(total)(*inputs)
+    torch.testing.assert_close(twice(x), (x * ((expected * x).sum((-3, -2, -1)) + slope)).sum())
+    several = torch.stack([x, 2 * x])
+    torch.testing.assert_close(vmap(twice, randomness="same")(several), torch.stack([twice(x), twice(2 * x)]))
+    outside = jvp(vmap(lambda x: total(x, *inputs[1:]), randomness="same"), (several,), (several,))[1]
+    torch.testing.assert_close(outside, torch.stack([(y * jacrev(total)(y, *inputs[1:])).sum() for y in several]))
 
 
 def skip_where_torch_cannot(backend):

@@ -108,7 +108,7 @@ OBJECTIVES = {
     "ssm": lambda x, **k: fs.losses.ssm(network, x, reduction="none", projection="gaussian", **k),
     "fd_ssm": lambda x, **k: fs.losses.fd_ssm(network, x, reduction="none", **k),
     "penalty": lambda x, **k: fs.losses.gradient_penalty(network, x, reduction="none", **k),
-    "compat": lambda x, **k: fs.compat.ncsn.anneal_dsm_score_estimation(network, x, SIGMAS, **k).expand(len(x)),
+    "compat": lambda x, **k: fs.compat.ncsnv2.anneal_dsm_score_estimation(network, x, SIGMAS, **k).expand(len(x)),
     "trace": lambda x, **k: fs.jacobian_trace(network, x, num_probes=3, **k).value,
     "trace, vjp": lambda x, **k: fs.jacobian_trace(network, x, num_probes=4, method="xtrace", blocks=1, mode="vjp",
                                                    **k).value,

@@ -10,10 +10,11 @@ import torch
 import fastscore as fs
 from fastscore import backends
 from fastscore._library import raw
+from fastscore._sequence import KINDS
 from fastscore.ops.dsm_loss import reference as dsm_loss_reference
 from fastscore.ops.langevin_step import reference as langevin_step_reference
 from fastscore.ops.perturb import reference as perturb_reference
-from fastscore.rng import KINDS, Stream
+from fastscore.rng import Stream
 from tests.ops.cases import DTYPES, LAYOUTS, compiled_table, sigma_of, tensor
 
 SEED, STEP, OFFSET = 2**64 - 987654321012345, 0xFFFFFF05, 0xFFFF0000

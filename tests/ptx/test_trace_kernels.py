@@ -59,9 +59,7 @@ def test_seeds_and_samples_in_device_memory(kernels, form):
     x, index = torch.zeros(3, 5), np.array([9, 5, 2**32 - 1])
     handle = probes(x, form, seed=2**63 + 1)
     state = np.array([2**63 + 1, handle.noise.step], dtype=np.uint64)
-    handle.noise.seed, handle.noise.step = 7, 3  # not used
-    out, _ = fill(kernels, handle, 0, 6, state=state, index=index)
-    handle.noise.seed, handle.noise.step = 2**63 + 1, 2
+    out, _ = fill(kernels, probes(x, form, seed=7), 0, 6, state=state, index=index)  # whose own numbers are not used
     for row, sample in enumerate(index):
         alone = probes(x[:1], form, seed=2**63 + 1, sample_offset=int(sample))
         torch.testing.assert_close(out[:, row:row + 1], fs.fill_probes(alone), rtol=2e-7, atol=0)

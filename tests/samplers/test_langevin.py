@@ -62,3 +62,9 @@ def test_no_gradients_are_recorded():
 def test_warns_of_samples_that_are_not_finite():
     with pytest.warns(UserWarning, match="2 of 2 samples are not finite"):
         langevin(lambda x: x * 1e30, torch.ones(2, 3), num_steps=3, alpha=1.0)
+
+
+def test_an_empty_batch_stays_empty():
+    x = torch.zeros(0, 3)
+    assert langevin(torch.neg, x, num_steps=2, alpha=0.1).shape == (0, 3)
+    assert langevin(torch.neg, x, num_steps=2, alpha=0.1, thin=1).shape == (2, 0, 3)

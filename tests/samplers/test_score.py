@@ -1,6 +1,7 @@
 """What every sampler refuses of a network, what it tells it, and that no network harms the samples it is given."""
 
 import functools
+import types
 
 import pytest
 import torch
@@ -96,8 +97,35 @@ def helper(x):
     return HIDDEN(x)
 
 
+class Static:
+    """Names in place of objects."""
+
+    network = HIDDEN
+
+    @staticmethod
+    def score(x):
+        return helper(x)
+
+
+class Averaged:
+    """An object that shows its network as a property."""
+
+    def __init__(self, network):
+        self._network = network
+
+    @property
+    def network(self):
+        return self._network
+
+    @functools.cached_property
+    def kept(self):
+        return self._network
+
+
 def wrapped(network):
-    box, held = {"networks": [nn.Identity(), network]}, Wrapper(network)
+    box, held, averaged = {"networks": [nn.Identity(), network]}, Wrapper(network), Averaged(network)
+    module = types.ModuleType("networks")
+    module.here = network
     return {
         "method": network.forward,
         "function in a function": lambda x, labels=None: (lambda y: HIDDEN(y))(x),
@@ -111,6 +139,11 @@ def wrapped(network):
         "object": Wrapper(network),
         "object's method": Wrapper(network).score,
         "object in a closure": lambda x, labels=None: held.inner(x),
+        "property": lambda x, labels=None: averaged.network(x),
+        "cached property": lambda x, labels=None: averaged.kept(x),
+        "class": lambda x, labels=None: Static.network(x),
+        "static method": lambda x, labels=None: Static.score(x),
+        "module": lambda x, labels=None: module.here(x),
         "compiled": torch.compile(network, backend="eager"),
         "compiled function": torch.compile(lambda x, labels=None: network(x), backend="eager"),
         "decorated": torch.no_grad()(lambda x, labels=None: network(x)),
@@ -126,10 +159,59 @@ def test_batch_norm_is_found_wherever_the_network_is(way):
         fs.losses.ssm(score, START)  # the losses and traces look in the same places
 
 
+@pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
+@pytest.mark.parametrize("compiler", [torch.jit.script, lambda network: torch.jit.trace(network, START)],
+                         ids=["script", "trace"])
+def test_torchscript_hides_no_layer(compiler):
+    """It keeps a layer's mode, but not its class."""
+    def compiled(layer, training):
+        return compiler(nn.Sequential(nn.Linear(4, 4), layer).train(training))
+
+    def score(network):
+        return lambda x, labels=None: network(x)
+
+    learning = nn.InstanceNorm1d(3, track_running_stats=True)
+    for layer, text in ((nn.BatchNorm1d(4), "normalises by statistics"), (learning, "learns running statistics")):
+        with pytest.raises(ValueError, match=f"whose {type(layer).__name__} '1' {text}"):
+            SAMPLERS["annealed"](score(compiled(layer, True)))
+        SAMPLERS["annealed"](score(compiled(layer, False)))
+    with pytest.raises(ValueError, match=r"whose BatchNorm1d '1' normalises by statistics"):
+        fs.losses.ssm(score(compiled(nn.BatchNorm1d(4), True)), START)
+    SAMPLERS["annealed"](score(compiled(nn.Identity(), True)))
+
+
 def test_what_a_score_does_not_call_is_not_looked_at():
     unused = Wrapper(HIDDEN)
     unused.fine = Net(nn.Identity())
     SAMPLERS["annealed"](lambda x, labels: unused.fine(x))
+
+
+def test_a_score_may_set_the_mode_itself(recwarn):
+    """And set it back: before and after the network is in training mode."""
+    norm = nn.BatchNorm1d(4)
+    network = nn.Sequential(norm, nn.Dropout(0.5))
+
+    def score(x, labels=None):
+        network.eval()
+        try:
+            return network(x)
+        finally:
+            network.train()
+
+    for run in (SAMPLERS["annealed"], lambda score: fs.losses.ssm(score, START)):
+        run(score)
+        run(lambda x, labels=None: score(x))
+    assert not recwarn.list and int(norm.num_batches_tracked) == 0
+
+
+network = HIDDEN  # of the name of an attribute below
+
+
+def test_an_attribute_is_no_global_of_its_name():
+    """A script has a global ``network`` that it trains, and samples by ``average.network``."""
+    average = Wrapper(Net(nn.BatchNorm1d(4)).eval())
+    SAMPLERS["annealed"](lambda x, labels: average.network(x))
+    fs.losses.ssm(lambda x: average.network(x), START)
 
 
 @each_sampler
@@ -218,6 +300,26 @@ def test_a_score_gets_the_samples_themselves_where_it_leaves_them(sampler, monke
 def test_a_callback_may_not_change_the_chain(sampler):
     with pytest.raises(ValueError, match=r"callback must not change x in place, .*x.clone\(\)"):
         sampler(lambda x, labels=None: -x, callback=lambda step, x: x.clamp_(0, 1))
+
+
+@each_sampler
+def test_in_inference_mode_a_callback_cannot_change_the_chain(sampler):
+    """There torch does not count changes in place."""
+    score = lambda x, labels=None: -x  # noqa: E731
+    with torch.inference_mode():
+        got = sampler(score, rng=fs.Philox(1), callback=lambda step, x: x.zero_())
+    assert torch.equal(got, sampler(score, rng=fs.Philox(1)))
+
+
+@each_sampler
+def test_a_gradient_that_a_score_requires_of_its_x_is_not_required_of_the_chain(sampler):
+    def score(x, labels=None):
+        with torch.enable_grad():
+            return -torch.autograd.grad(x.requires_grad_().square().sum() / 2, x)[0]
+
+    states = []
+    assert not sampler(score, callback=lambda step, x: states.append(x)).requires_grad
+    assert len(states) > 1 and not any(x.requires_grad for x in states)
 
 
 def by_autograd(x, labels=None):

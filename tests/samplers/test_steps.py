@@ -48,12 +48,34 @@ def test_the_step_size_that_is_wrong_is_named(sampler, name, value, error):
         sampler(**{name: value})
 
 
+FOUND = suggest(IMAGE, num_levels=2, sigma_min=0.1)
+
+
 @each_sampler
-def test_a_suggested_step_lr_is_no_alpha(sampler):
-    found = suggest(IMAGE, num_levels=2, sigma_min=0.1)
-    with pytest.raises(ValueError, match=r"alpha must be twice the step_lr that suggest found.*use alpha=suggestion"):
-        sampler(alpha=found.step_lr)
-    assert torch.equal(sampler(step_lr=found.step_lr), sampler(alpha=found.alpha))
+def test_a_suggested_step_size_is_of_one_form(sampler):
+    with pytest.raises(ValueError, match=r"alpha must be twice the step_lr that suggest found.*use suggestion\.alpha"):
+        sampler(alpha=FOUND.step_lr)
+    with pytest.raises(ValueError, match=r"step_lr must be half the alpha that suggest found.*use suggestion\.step_lr"):
+        sampler(step_lr=FOUND.alpha)
+    assert torch.equal(sampler(step_lr=FOUND.step_lr), sampler(alpha=FOUND.alpha))
+
+
+TAKES = {
+    "each of a sequence": lambda: SAMPLERS["langevin"](alpha=[1e-3, FOUND.step_lr, 1e-3]),
+    "a function": lambda: SAMPLERS["langevin"](step_lr=lambda step: FOUND.alpha),
+    "the operator": lambda: fs.langevin_step(IMAGE, IMAGE, FOUND.step_lr, fs.Philox(0)),
+    "a configuration": lambda: fs.config.TrainConfig(alpha=FOUND.step_lr),
+    "the first repository's toys": lambda: fs.compat.ncsn.langevin_dynamics(torch.neg, IMAGE, FOUND.step_lr, 2),
+    "the first repository": lambda: fs.compat.ncsn.baseline_Langevin_dynamics(IMAGE, torch.neg, 2, FOUND.alpha),
+    "the second repository": lambda: fs.compat.ncsnv2.anneal_Langevin_dynamics(IMAGE, lambda x, i: -x, SIGMAS, 2,
+                                                                               FOUND.alpha),
+}
+
+
+@pytest.mark.parametrize("call", TAKES.values(), ids=TAKES)
+def test_a_suggested_step_size_is_of_one_form_wherever_one_is_taken(call):
+    with pytest.raises(ValueError, match=r" must be (twice|half) the (step_lr|alpha) that suggest found"):
+        call()
 
 
 def test_a_suggestion_says_what_annealed_langevin_takes():
