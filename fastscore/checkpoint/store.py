@@ -46,6 +46,10 @@ class About:
     files: dict[str, str]
     torch: str
 
+    def checksum(self, *, ema: bool) -> str | None:
+        """SHA-256 of the weights, or of their moving average where ``ema``."""
+        return self.files.get(_EMA if ema else _MODEL)
+
 
 def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] | None, state: dict[str, Any],
          *, shape: tuple[int, ...], identity: str, config: TrainConfig) -> Path:
