@@ -79,7 +79,8 @@ def check_encodable(name: str, path: Path) -> None:
 def check_replaceable(folder: Path, settings: dict[str, Any], *, tell: bool = True) -> None:
     """Raise where ``folder`` holds samples that were drawn otherwise than ``settings`` say.
 
-    The same samples may be drawn again, more of them, and (with a warning, where ``tell``) those of a later iteration of the run.
+    The same samples may be drawn again, more of them, and (with a warning where ``tell``) those of a later iteration
+    of the run.
 
     Raises:
         FastscoreError: it holds others, or samples of unknown settings; the text says what differs and both ways on.
@@ -155,7 +156,7 @@ def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any
             os.fsync(file.fileno())
         _draw_picture(torch.cat(shown)[:_SHOWN] if len(shape) == 4 else _read(array), picture)
         if not overwrite:
-            check_replaceable(folder, settings, tell=False)  # again: drawing takes hours, and others may draw into this folder
+            check_replaceable(folder, settings, tell=False)  # again: another process may have drawn into it meanwhile
         _settle(folder, array, picture, settings)
     except NonFiniteSamples:
         raise

@@ -124,8 +124,9 @@ def read_about(checkpoint: Path) -> About:
         raise CheckpointError(f"{checkpoint} belongs to another run than {run}: put the right one back, or move it "
                               "away to go on without it")
     if about.step != step_of(checkpoint):
-        raise CheckpointError(f"{checkpoint} is the checkpoint of iteration {about.step}, renamed: give it back its "
-                              f"name, step_{about.step:08d}")
+        name = f"step_{about.step:08d}"
+        cure = "move it away" if os.path.lexists(checkpoint.with_name(name)) else f"give it back its name, {name}"
+        raise CheckpointError(f"{checkpoint} is the checkpoint of iteration {about.step}, renamed: {cure}")
     fixed = [f.name for f in dataclasses.fields(config) if f.name not in MAY_CHANGE and f.name not in CHANGEABLE]
     changed = changed_fields(read_config(run), config, fixed)
     if changed:
