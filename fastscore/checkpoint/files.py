@@ -112,8 +112,8 @@ class Lock:
         except BlockingIOError:
             self.release()
             raise CheckpointError(f"another process, or another Trainer of this one, trains in {path.parent}: wait "
-                                  "until it ends (or close() that Trainer), or choose another folder with --out"
-                                  ) from None
+                                  "until it ends, or choose another folder with --out (in Python: or close() that "
+                                  "Trainer)") from None
         except OSError as error:
             warnings.warn(f"{path} cannot be locked ({error}): take care that one process alone trains there",
                           stacklevel=3)
