@@ -105,10 +105,13 @@ def test_a_moved_run_is_the_same_run_and_another_is_not(run, tmp_path, capsys):
     cli.main(["sample", str(moved), "--num", "4", "--quiet"])
     copied = Path(shutil.copytree(moved, tmp_path / "copied"))
     cli.main(["sample", str(copied), "--num", "4", "--out", str(moved / "samples-0"), "--quiet"])
+    twin = tmp_path / "twin"  # trained again: the very same weights
+    Trainer(checkpoint.read_config(moved), twin).train(progress=False)
+    cli.main(["sample", str(twin), "--num", "4", "--out", str(moved / "samples-0"), "--quiet"])
     other = tmp_path / "other"
     Trainer(dataclasses.replace(checkpoint.read_config(moved), seed=9), other).train(progress=False)
     draw = ["sample", moved, "--num", "4", "--out", tmp_path / "out"]
-    assert f"run (was {copied}, now {other})" in refused(
+    assert f"run (was {twin}, now {other})" in refused(
         ["sample", other, "--num", "4", "--out", moved / "samples-0"], capsys)
     cli.main([*map(str, draw), "--quiet"])
     shutil.rmtree(moved)
