@@ -316,6 +316,8 @@ ALTERED = {
     "about of another seed": (swap("about.json"), "step_00000006 belongs to another run"),
     "run.json of another seed": (lambda run, other: shutil.copy(other / "run.json", run), "belongs to another run"),
     "renamed": (rename, "step_00000060 is the checkpoint of iteration 6, renamed"),
+    "renamed copy": (lambda run, other: shutil.copytree(
+        checkpoint.latest(run), run / "checkpoints" / "step_00000060"), "iteration 6, renamed: move it away"),
     "bit of ema": (flip("ema.safetensors"), "ema.safetensors is damaged"),
     "bit of about": (flip("about.json"), r"about.json does not describe a checkpoint: (its checksum is wrong|.)"),
     "another noise": (edit(sigma_begin=10), r"sigma_begin \(was 20.0, now 10.0\); put these back"),
