@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from . import terminal
-from .config import PRESETS, TrainConfig
+from .config import PRESETS, TrainConfig, quoted
 from .errors import require
 
 _INTRODUCTION = """\
@@ -38,7 +38,7 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, ch
     from .data import DATASETS
     from .evaluate import evaluate
     from .plots import save_training_curves
-    from .sample_folder import check_folder
+    from .sample_folder import check_encodable, check_folder
     from .train import Trainer, make_sigmas, pick_device, read_metrics
 
     run = out or Path("runs") / preset.data
@@ -48,6 +48,7 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, ch
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
     if preset.data in ("mnist", "cifar10", "folder"):
+        check_encodable("--data-dir", Path(preset.data_dir).absolute())
         terminal.check_readable("--data-dir", Path(preset.data_dir))
     trainer = Trainer(preset, run, resume=resume, change=change)
     print(f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
@@ -74,7 +75,7 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, ch
         print(f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
               f"{_pair(weights['exact'])}; annealed Langevin {_pair(weights['annealed'])}; plain Langevin "
               f"{_pair(weights['plain'])}")
-    print(f"next: fastscore sample {terminal.quoted(run)} --num 100 --out {terminal.quoted(run / 'more')}")
+    print(f"next: fastscore sample {quoted(run)} --num 100 --out {quoted(run / 'more')}")
 
 
 def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
@@ -106,20 +107,23 @@ def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
         quiet: No progress bar.
     """
     from .sample import load_run, sample_into, with_sampling
+    from .sample_folder import ARRAY
 
     trained = with_sampling(load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler,
                             alpha=alpha, steps_per_level=steps_per_level, denoise=_either(denoise, no_denoise))
     picture, array = sample_into(out or run / f"samples-{seed}", trained, run, num, seed=seed, sampler=sampler,
                                  batch_size=batch_size, overwrite=overwrite, progress=not quiet)
-    print(f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {terminal.quoted(run)}")
+    print(f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {quoted(run)}"
+          + (f" --out {quoted(run / 'evaluation')}" if (run / ARRAY).exists() else ""))
 
 
 def evaluate(run: Path, /, num: int = 1000, out: Path | None = None,
              feature: Literal["auto", "pixels", "inception"] = "auto", seed: int = 0,
              sampler: Literal["annealed", "consistent"] = "annealed", alpha: float | None = None,
              steps_per_level: int | None = None, denoise: bool = False, no_denoise: bool = False,
-             weights: Literal["auto", "ema", "raw"] = "auto", checkpoint: int | None = None, overwrite: bool = False,
-             batch_size: int = 500, device: str = "auto", quiet: bool = False) -> None:
+             weights: Literal["auto", "ema", "raw"] = "auto", checkpoint: int | None = None,
+             data_dir: Path | None = None, overwrite: bool = False, batch_size: int = 500, device: str = "auto",
+             quiet: bool = False) -> None:
     """Measure how good a run's samples are.
 
     Draws samples and compares them with images that the network was not trained on: Frechet distance (how far apart
@@ -142,6 +146,7 @@ def evaluate(run: Path, /, num: int = 1000, out: Path | None = None,
         no_denoise: For this call, leave that last step out.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU where there is one.
@@ -149,15 +154,17 @@ def evaluate(run: Path, /, num: int = 1000, out: Path | None = None,
     """
     from . import evaluate as evaluation
 
+    if data_dir is not None:
+        terminal.check_readable("--data-dir", data_dir)
     report = evaluation.evaluate(run, num=num, feature=feature, seed=seed, sampler=sampler, alpha=alpha,
                                  steps_per_level=steps_per_level, denoise=_either(denoise, no_denoise),
-                                 weights=weights, step=checkpoint, out=out, overwrite=overwrite,
-                                 batch_size=batch_size, device=device, progress=not quiet)
+                                 weights=weights, step=checkpoint, data_dir=data_dir, out=out,
+                                 overwrite=overwrite, batch_size=batch_size, device=device, progress=not quiet)
     folder = out or run
     print(evaluation.table(report))
     print("\n" + "\n".join(f"look at {path}" for path in sorted(folder.glob("*.png"))))
     print(f"all numbers: {folder / evaluation.METRICS}")
-    print(f"next: fastscore sample {terminal.quoted(run)} --num 1000 --seed 1")
+    print(f"next: fastscore sample {quoted(run)} --num 1000 --seed 1")
 
 
 def doctor() -> None:
@@ -184,8 +191,8 @@ def _commands(tyro: Any) -> dict[str, Any]:
         {name: config for name, (_, config) in PRESETS.items()},
         {name: text for name, (text, _) in PRESETS.items()}, prefix_names=False)
     train.__annotations__["preset"] = Annotated[presets, tyro.conf.arg(name="")]
-    kinds = {"out": (Path, "PATH"), "alpha": (float, "FLOAT"), "steps_per_level": (int, "INT"),
-             "checkpoint": (int, "INT")}  # tyro's own would be "{None}|PATH"
+    kinds = {"out": (Path, "PATH"), "data_dir": (Path, "PATH"), "alpha": (float, "FLOAT"),
+             "steps_per_level": (int, "INT"), "checkpoint": (int, "INT")}  # tyro's own would be "{None}|PATH"
     for command in (train, sample, evaluate):
         for name, annotation in command.__annotations__.items():
             if name in kinds:

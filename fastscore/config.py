@@ -270,8 +270,20 @@ def command_line(config: TrainConfig, run: str | Path, *options: str) -> str:
         return [field for field in ours if ours[field] != theirs[field]]
 
     nearest = min(PRESETS, key=lambda name: len(changed(name)))
-    words = ["fastscore", "train", nearest, "--out", str(run)]
+    words = ["fastscore", "train", nearest, "--out", _pasted(run)]
     for field in changed(nearest):
         flag, value = field.replace("_", "-"), getattr(config, field)
-        words += [f"--{flag}" if value else f"--no-{flag}"] if isinstance(value, bool) else [f"--{flag}", str(value)]
+        if isinstance(value, bool):
+            words.append(f"--{flag}" if value else f"--no-{flag}")
+        else:  # a word that begins with a dash, as -1e-05, would be taken for an option
+            words += [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", str(value)]
     return shlex.join([*words, *options])
+
+
+def quoted(path: str | Path) -> str:
+    """``path`` as it can be pasted into a shell after any command of ours."""
+    return shlex.quote(_pasted(path))
+
+
+def _pasted(path: str | Path) -> str:
+    return f"./{path}" if str(path).startswith("-") else str(path)

@@ -20,7 +20,8 @@ class EMA:
         m <- d_n m + (1 - d_n) w          n > 0
 
     with d_n = ``decay``, or with ``warmup`` d_n = min(decay, (1 + n) / (10 + n)), by which the average forgets the
-    first, bad weights sooner. Buffers (running statistics, noise levels) are copied, not averaged.
+    first, bad weights sooner. Buffers (running statistics, noise levels) and integer parameters are copied,
+    not averaged.
 
     Args:
         model: the network in training; several at once as ``nn.ModuleList([a, b])``. Where it is wrapped
@@ -76,19 +77,22 @@ class EMA:
         """Take the network's present weights into the average.
 
         Raises:
-            ValueError: the network has other parameters than when the average was made.
+            ValueError: the network has other parameters or buffers than when the average was made.
         """
-        averages, weights = list(self.module.parameters()), list(self._model.parameters())
-        if [a.shape for a in averages] != [w.shape for w in weights]:
-            raise ValueError("model must have the parameters that it had when the average was made; make another EMA "
-                             "after a change of the network")
-        weights = [w.detach().to(a) for a, w in zip(averages, weights)]  # another device or dtype; else no copy
-        if self.num_updates == 0:
-            torch._foreach_copy_(averages, weights)
-        elif averages:
+        held, present = _tensors(self.module), _tensors(self._model)
+        if [a.shape for a in held] != [w.shape for w in present]:
+            raise ValueError("model must have the parameters and buffers that it had when the average was made; make "
+                             "another EMA after a change of the network")
+        averages, weights = [], []
+        for average, value in zip(held, present):
+            number = average.is_floating_point() or average.is_complex()  # there is no mean of two codes
+            if self.num_updates and number and isinstance(average, nn.Parameter):
+                averages.append(average)
+                weights.append(value.detach().to(average))  # another device or dtype; else no copy
+            else:
+                average.copy_(value)
+        if averages:
             torch._foreach_lerp_(averages, weights, 1 - self.decay_of(self.num_updates))
-        for average, buffer in zip(self.module.buffers(), self._model.buffers()):
-            average.copy_(buffer)
         self.num_updates += 1
 
     @torch.no_grad()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import warnings
@@ -28,8 +29,9 @@ _LEAST = 4  # images of a data set: an image and its three nearest neighbours
 
 def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: int = 0, sampler: str = "annealed",
              batch_size: int = 500, alpha: float | None = None, steps_per_level: int | None = None,
-             denoise: bool | None = None, weights: str = "auto", step: int | None = None, out: str | Path | None = None,
-             overwrite: bool = False, device: str = "auto", progress: bool = True) -> dict[str, Any]:
+             denoise: bool | None = None, weights: str = "auto", step: int | None = None,
+             data_dir: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False,
+             device: str = "auto", progress: bool = True) -> dict[str, Any]:
     """Sample from a run and compare with its data set; writes metrics.json, samples and pictures.
 
     Args:
@@ -41,6 +43,7 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.sample.sample`.
         alpha, steps_per_level, denoise: as for :func:`fastscore.sample.with_sampling`; None: the run's own.
         weights, step: which of the run's weights, as for :func:`fastscore.sample.load_run`.
+        data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
         overwrite: replace the samples of other settings that are there.
         device: where the network runs.
@@ -60,6 +63,8 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     _check.one_of("sampler", sampler, SAMPLERS)
     trained = with_sampling(load_run(run, device=device, weights=weights, step=step), sampler=sampler, alpha=alpha,
                             steps_per_level=steps_per_level, denoise=denoise)
+    if data_dir is not None:
+        trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     limits.check_kept(num, trained.shape)
     feature = _resolve(feature, trained, num)
     run = Path(run)

@@ -26,7 +26,8 @@ _SAMPLING_SEED = 1 << 63  # added to the seed, so that samples never share numbe
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A network ready to sample, and what it was trained with. ``weights``: "ema", their moving average, or "raw"."""
+    """A network ready to sample, and what it was trained with. ``weights``: "ema", their moving average, or "raw";
+    ``identity``: the run's random number; ``sha256``: of the weights' file."""
 
     config: TrainConfig
     network: nn.Module
@@ -34,6 +35,8 @@ class TrainedRun:
     device: torch.device
     step: int
     weights: str = "raw"
+    identity: str = ""
+    sha256: str | None = None
 
 
 def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", step: int | None = None) -> TrainedRun:
@@ -59,14 +62,15 @@ def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", st
     weights = "ema" if config.ema and weights != "raw" else "raw"
     where = pick_device(device)
 
-    def read(folder: Path) -> tuple[Path, tuple[int, ...], dict[str, Tensor]]:
-        return folder, checkpoint.read_shape(folder), checkpoint.read_weights(folder, ema=weights == "ema")
+    def read(folder: Path) -> tuple[Path, checkpoint.About, dict[str, Tensor]]:
+        return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
 
-    folder, shape, values = checkpoint.from_latest(run, read) if step is None else read(_checkpoint_of(run, step))
-    network = make_model(config, shape)
+    folder, about, values = checkpoint.from_latest(run, read) if step is None else read(_checkpoint_of(run, step))
+    network = make_model(config, about.sample_shape)
     checkpoint.load_into(network, values, folder)
     network.requires_grad_(False)
-    return TrainedRun(config, network.to(where).eval(), shape, where, checkpoint.step_of(folder), weights)
+    return TrainedRun(config, network.to(where).eval(), about.sample_shape, where, about.step, weights, about.run,
+                      about.checksum(ema=weights == "ema"))
 
 
 def _checkpoint_of(run: Path, step: int) -> Path:
@@ -190,7 +194,8 @@ def settings(trained: TrainedRun, run: Path, num: int, seed: int, sampler: str) 
     """What samples.json says: all that decides what the samples are, and what drew them."""
     config = trained.config
     return {
-        "run": str(run.resolve()), "step": trained.step, "weights": trained.weights, "num": num, "seed": seed,
+        "run": str(run.resolve()), "identity": trained.identity, "step": trained.step, "weights": trained.weights,
+        "sha256": trained.sha256, "num": num, "seed": seed,
         "sampler": sampler, "alpha": config.alpha,
         "steps_per_level": config.steps_per_level if sampler == "annealed" else 1, "denoise": config.denoise,
         "start": config.start, "shape": list(trained.shape), "versions": sample_folder.versions(),
@@ -214,4 +219,4 @@ def sample_into(out: Path, trained: TrainedRun, run: Path, num: int, *, seed: in
     if not overwrite:
         sample_folder.check_replaceable(out, how)
     sample_folder.check_folder("--out", out)
-    return sample_folder.write_samples(parts, out, how)
+    return sample_folder.write_samples(parts, out, how, overwrite=overwrite)

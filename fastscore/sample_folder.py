@@ -29,7 +29,7 @@ from .errors import FastscoreError, NonFiniteSamples, require
 
 ARRAY, PICTURE, SETTINGS, KEPT = "samples.npy", "samples.png", "samples.json", "samples.partial{}.npy"
 _SHOWN = 100
-_NOT_SETTINGS = ("versions", "shape")
+_NOT_SETTINGS = ("versions", "shape", "run")  # of a run its weights count, not its place
 
 
 def versions() -> dict[str, str]:
@@ -76,10 +76,11 @@ def check_encodable(name: str, path: Path) -> None:
         raise ValueError(f"{name} must be valid UTF-8, got {os.fsencode(path)!r}: choose another name") from None
 
 
-def check_replaceable(folder: Path, settings: dict[str, Any]) -> None:
+def check_replaceable(folder: Path, settings: dict[str, Any], *, tell: bool = True) -> None:
     """Raise where ``folder`` holds samples that were drawn otherwise than ``settings`` say.
 
-    The same samples may be drawn again, more of them, and (with a warning) those of a later iteration of the run.
+    The same samples may be drawn again, more of them, and (with a warning where ``tell``) those of a later iteration
+    of the run.
 
     Raises:
         FastscoreError: it holds others, or samples of unknown settings; the text says what differs and both ways on.
@@ -95,27 +96,34 @@ def check_replaceable(folder: Path, settings: dict[str, Any]) -> None:
         raise FastscoreError(f"{folder} holds samples without a readable {SETTINGS}, so of unknown settings: "
                              f"{ways}") from None
     changed = [name for name, value in settings.items()
-               if name not in _NOT_SETTINGS and before.get(name) != value and not _same_run(name, folder, value)]
+               if name not in _NOT_SETTINGS and before.get(name) != value]
+    if "sha256" not in changed:  # the very same weights: a copy of the run, say
+        changed = [name for name in changed if name not in ("identity", "step")]
+    elif {"identity", "step"} & set(changed):
+        changed.remove("sha256")  # which follows from these
     more = {"num", "step"} & set(changed)
     if len(changed) == len(more) == 1 and _is_more(before.get(changed[0]), settings[changed[0]]):
-        if changed == ["step"]:
+        if changed == ["step"] and tell:
             warnings.warn(f"the samples of iteration {before['step']} in {folder} will be replaced", stacklevel=2)
         return
     if changed:
-        differs = ", ".join(f"{name} (was {before.get(name)}, now {settings[name]})" for name in changed)
+        differs = ", ".join(_difference(name, before, settings) for name in changed)
         raise FastscoreError(f"{folder} holds samples of other settings: {differs}; {ways}")
 
 
-def _same_run(name: str, folder: Path, value: Any) -> bool:
-    """A run that was moved with the samples in it is the same run."""
-    return name == "run" and folder.resolve().is_relative_to(value)
+def _difference(name: str, before: dict[str, Any], settings: dict[str, Any]) -> str:
+    was, now = (said.get("run" if name == "identity" else name) for said in (before, settings))
+    if name == "identity" and was == now:
+        now = "another one in that place"
+    return f"{name if name != 'identity' else 'run'} (was {was}, now {now})"
 
 
 def _is_more(before: Any, now: int) -> bool:
     return isinstance(before, int) and before < now
 
 
-def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any]) -> list[Path]:
+def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any], *,
+                  overwrite: bool = False) -> list[Path]:
     """Draw ``parts``, and put them in ``folder``: the paths of picture and array.
 
     Args:
@@ -123,8 +131,10 @@ def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any
             on the CPU. The place on the disk is taken before the first is asked for.
         folder: made where it does not exist.
         settings: what samples.json is to say; see :func:`check_replaceable`.
+        overwrite: replace samples of other settings.
 
     Raises:
+        FastscoreError: another process put samples of other settings there meanwhile; those drawn here are kept.
         NonFiniteSamples: from ``parts``; nothing is replaced.
         OSError: the disk is full, say. After this, Ctrl-C, or any other end, a warning names the file that keeps the
             samples that were drawn before.
@@ -145,6 +155,8 @@ def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any
                 done += len(part)
             os.fsync(file.fileno())
         _draw_picture(torch.cat(shown)[:_SHOWN] if len(shape) == 4 else _read(array), picture)
+        if not overwrite:
+            check_replaceable(folder, settings, tell=False)  # again: another process may have drawn into it meanwhile
         _settle(folder, array, picture, settings)
     except NonFiniteSamples:
         raise
@@ -220,9 +232,8 @@ def _reserve(file: BinaryIO, size: int) -> None:
     except OverflowError:
         raise OSError(errno.EFBIG, f"{size} bytes are more than a file can hold") from None
     except OSError as error:
-        if error.errno in (errno.EINVAL, errno.EOPNOTSUPP):  # this file system cannot say
-            return
-        raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):  # else this file system cannot say
+            raise
 
 
 def _read(path: Path) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
 from pathlib import Path
 
@@ -23,11 +22,6 @@ def open_streams() -> None:
             except OSError:
                 os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
             setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
-
-
-def quoted(path: Path) -> str:
-    """``path`` as it can be pasted into a shell."""
-    return shlex.quote(str(path))
 
 
 def check_text(arguments: list[str]) -> None:
@@ -59,7 +53,8 @@ def check_readable(option: str, folder: Path) -> None:
 def report(error: Exception, arguments: list[str]) -> str | None:
     """The line that tells the user of ``error``; None where it is a fault of the program, which wants its traceback."""
     if isinstance(error, (FastscoreError, ValueError, TypeError, OSError)):
-        text = " ".join(_plain(error, arguments).split())
+        lines = _plain(error, arguments).splitlines()  # a path may hold more than one blank in a row: these stay
+        text = " ".join(line.strip() for line in lines if line.strip())
         return text if len(text) < 2 * _LONG else f"{text[:_LONG]} ... {text[-_LONG:]}"
     if not isinstance(error, (ArithmeticError, MemoryError, RuntimeError)):
         return None

@@ -268,7 +268,9 @@ class Trainer:
             yield
         except OSError as error:
             checkpoint.check_there(self.run, self.identity, self._lock)
-            raise CannotWrite(f"{error}; the checkpoints that were written stay. Once that is mended, go on "
+            text = error if isinstance(error, CannotWrite) else checkpoint.cannot_write(
+                error.filename or self.run, error)
+            raise CannotWrite(f"{text}; the checkpoints that were written stay. Once that is mended, go on "
                               f"with: {command_line(self.config, self.run, '--resume')}", error.errno,
                               error.filename) from error
 

@@ -118,3 +118,27 @@ def test_low_precision_several_networks_and_wrappers():
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()
+
+
+def test_integer_parameters_are_copied():
+    network = nn.Linear(2, 2)
+    network.codes = nn.Parameter(torch.tensor([1, 2]), requires_grad=False)
+    ema = fs.EMA(network, decay=0.5)
+    first = network.weight.detach().clone()
+    ema.update()
+    with torch.no_grad():
+        network.codes.fill_(7)
+        network.weight.add_(1)
+    ema.update()
+    assert ema.module.codes.tolist() == [7, 7]
+    torch.testing.assert_close(ema.module.weight, nn.Parameter(first + 0.5, requires_grad=False))
+
+
+def test_a_buffer_that_came_later_is_refused():
+    """It would shift those after it, each into the place of another."""
+    network = nn.Sequential(nn.Identity(), nn.BatchNorm1d(3))
+    ema = fs.EMA(network)
+    network[0].register_buffer("scale", torch.full((3,), 9.0))
+    with pytest.raises(ValueError, match="parameters and buffers that it had"):
+        ema.update()
+    assert ema.module[1].running_mean.tolist() == [0, 0, 0] and ema.num_updates == 0

@@ -93,6 +93,20 @@ def test_a_folder_that_vanishes_is_not_made_again(again, tmp_path, monkeypatch):
     assert [p.name for p in run.iterdir()] == [".lock"] if again else not run.exists()
 
 
+@pytest.mark.parametrize("where, message", [
+    ("", "was removed, moved or replaced while this run trained in it"),
+    ("checkpoints", r"checkpoints cannot be written: File exists; the checkpoints .* go on with: fastscore train")])
+def test_a_file_in_the_place_of_a_folder(where, message, tmp_path):
+    trainer = Trainer(CONFIG, tmp_path / "run")
+    trainer._iterate()
+    place = tmp_path / "run" / where
+    if place.exists():
+        place.rename(tmp_path / "elsewhere")
+    place.touch()
+    with pytest.raises((fs.CheckpointError, fs.CannotWrite), match=message):
+        trainer._save()
+
+
 def test_a_config_or_identity_that_vanishes_stops_the_run(tmp_path):
     trainer = Trainer(CONFIG, tmp_path / "a")
     (tmp_path / "a" / "config.json").unlink()
@@ -204,6 +218,8 @@ def test_changed_data_is_refused_and_a_moved_folder_is_not(tmp_path, monkeypatch
         go_on(photos)
     (photos / "9.png").rename(photos / "0.png")
     photos.rename(tmp_path / "moved")
+    report = evaluate(tmp_path / "run", num=20, steps_per_level=1, data_dir=tmp_path / "moved", progress=False)
+    assert report["samples"] == 20
     assert go_on(tmp_path / "moved").train(progress=False).name == "step_00000004"
 
 
@@ -300,6 +316,8 @@ ALTERED = {
     "about of another seed": (swap("about.json"), "step_00000006 belongs to another run"),
     "run.json of another seed": (lambda run, other: shutil.copy(other / "run.json", run), "belongs to another run"),
     "renamed": (rename, "step_00000060 is the checkpoint of iteration 6, renamed"),
+    "renamed copy": (lambda run, other: shutil.copytree(
+        checkpoint.latest(run), run / "checkpoints" / "step_00000060"), "iteration 6, renamed: move it away"),
     "bit of ema": (flip("ema.safetensors"), "ema.safetensors is damaged"),
     "bit of about": (flip("about.json"), r"about.json does not describe a checkpoint: (its checksum is wrong|.)"),
     "another noise": (edit(sigma_begin=10), r"sigma_begin \(was 20.0, now 10.0\); put these back"),

@@ -114,13 +114,13 @@ def test_a_checkpoint_with_nan_is_not_called_good(tmp_path):
 
 @pytest.mark.parametrize("config", [
     CONFIG, preset("digits", decay=False, flip=True, data_dir="it's", lr=1e-4), preset("cifar10-ncsnv2", seed=3),
-    dataclasses.replace(preset("mnist"), ema_warmup=True, ema=0.9, dequantize=False)])
+    preset("toy", weight=-1.5e-5), dataclasses.replace(preset("mnist"), ema_warmup=True, ema=0.9, dequantize=False)])
 def test_command_lines_say_the_config(config, monkeypatch):
     said = []
     monkeypatch.setattr("fastscore.train.Trainer", lambda config, run, **k: said.append((config, run)) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
-        cli.main(shlex.split(command_line(config, "x y", "--resume"))[1:])
-    assert said == [(config, Path("x y"))]
+        cli.main(shlex.split(command_line(config, "-x  y", "--resume"))[1:])
+    assert said == [(config, Path("-x  y"))]
 
 
 def test_a_command_line_begins_from_the_nearest_preset():

@@ -19,6 +19,7 @@ from fastscore import sample as sampling
 from fastscore.config import preset
 from fastscore.errors import NonFiniteSamples
 from fastscore.sample import load_run
+from fastscore.sample_folder import read_samples, write_samples
 from fastscore.train import Trainer
 
 
@@ -102,9 +103,37 @@ def test_a_moved_run_is_the_same_run_and_another_is_not(run, tmp_path, capsys):
     cli.main(["sample", str(run), "--num", "4", "--quiet"])
     moved = run.rename(tmp_path / "moved")
     cli.main(["sample", str(moved), "--num", "4", "--quiet"])
-    other = Path(shutil.copytree(moved, tmp_path / "other"))
-    line = refused(["sample", other, "--num", "4", "--out", moved / "samples-0"], capsys)
-    assert f"run (was {moved}, now {other})" in line
+    copied = Path(shutil.copytree(moved, tmp_path / "copied"))
+    cli.main(["sample", str(copied), "--num", "4", "--out", str(moved / "samples-0"), "--quiet"])
+    twin = tmp_path / "twin"  # trained again: the very same weights
+    Trainer(checkpoint.read_config(moved), twin).train(progress=False)
+    cli.main(["sample", str(twin), "--num", "4", "--out", str(moved / "samples-0"), "--quiet"])
+    other = tmp_path / "other"
+    Trainer(dataclasses.replace(checkpoint.read_config(moved), seed=9), other).train(progress=False)
+    draw = ["sample", moved, "--num", "4", "--out", tmp_path / "out"]
+    assert f"run (was {twin}, now {other})" in refused(
+        ["sample", other, "--num", "4", "--out", moved / "samples-0"], capsys)
+    cli.main([*map(str, draw), "--quiet"])
+    shutil.rmtree(moved)
+    other.rename(moved)
+    assert f"run (was {moved}, now another one in that place)" in refused(draw, capsys)
+
+def test_samples_that_came_meanwhile_are_not_replaced(run, tmp_path):
+    """Two commands that draw into one folder at the same time: the second to end keeps its samples elsewhere."""
+    folder, trained = tmp_path / "out", load_run(run)
+    first, second = (sampling.with_sampling(trained, alpha=alpha) for alpha in (0.01, 0.02))
+    parts = sampling.batches(second, 6, progress=False)
+
+    def slow():
+        yield from parts
+        sampling.sample_into(folder, first, run, 6, progress=False)
+
+    with (pytest.warns(UserWarning, match="the first 6 of 6 samples are kept in"),
+          pytest.raises(fs.FastscoreError, match=r"alpha \(was 0.01, now 0.02\)")):
+        write_samples(slow(), folder, sampling.settings(second, run, 6, 0, "annealed"))
+    assert torch.equal(read_samples(folder), sampling.sample(first, 6, progress=False))
+    kept = torch.from_numpy(np.load(folder / "samples.partial.npy"))
+    assert torch.equal(kept, sampling.sample(second, 6, progress=False))
 
 
 def infinite(*arguments, **options):

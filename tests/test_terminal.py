@@ -105,6 +105,7 @@ def test_one_line_names_the_option(line, message, place, monkeypatch, capsys):
     (OSError(13, "Permission denied", "/data/ab"), ["--out=/data/a"], "/data/ab: Permission denied"),
     (OSError(28, "No space left on device"), [], "No space left on device"),
     (ValueError("one\n  two"), [], "one two"),
+    (ValueError("go on with: fastscore train toy --out 'a  b'"), [], "go on with: fastscore train toy --out 'a  b'"),
     (ValueError("a" * 900 + "b" * 900), [], "a" * 700 + " ... " + "b" * 700),
     (OverflowError("too large"), ["--lr", "1e308", "--keep", "3"], "a number is too large: --lr 1e308 (too large)"),
     (RuntimeError("overflow\nat 0x7f"), [f"--width={MANY}"], "a number is too large: --width (400 digits) (overflow)"),
@@ -126,6 +127,26 @@ def test_next_lines_can_be_pasted(tmp_path, capsys):
         arguments = shlex.split(following)
         assert arguments[1] == str(folder)
         cli.main([*arguments, "--quiet"])
+
+
+def test_next_lines_can_be_pasted_after_a_toy_which_is_evaluated_at_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    cli.main(["train", "toy", "--iterations", "1", "--width", "4", "--batch-size", "4", "--steps-per-level", "1",
+              "--num-levels", "3", "--out=-dash", "--quiet"])
+    for command in ("sample ./-dash", "evaluate ./-dash", "sample ./-dash"):
+        following = capsys.readouterr().out.rstrip().splitlines()[-1].removeprefix("next: fastscore ")
+        assert following.startswith(command)
+        cli.main([*shlex.split(following), "--quiet"])
+
+
+def test_images_from_a_folder_whose_path_is_no_text(tmp_path, monkeypatch, capsys):
+    """What the run says of its data could not be printed, after it had begun."""
+    pictures = tmp_path / os.fsdecode(b"\xff") / "pictures"
+    pictures.mkdir(parents=True)
+    monkeypatch.chdir(pictures.parent)
+    with pytest.raises(SystemExit):
+        cli.main(["train", "digits", "--data", "folder", "--data-dir", "pictures", "--out", "run"])
+    assert "--data-dir must be valid UTF-8" in capsys.readouterr().err and not Path("run").exists()
 
 
 def test_flags_of_a_preset_come_in_pairs_under_one_text(capsys):

@@ -51,7 +51,7 @@ def write_bytes(path: Path, data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def cannot_write(path: Path, error: OSError) -> CannotWrite:
+def cannot_write(path: str | Path, error: OSError) -> CannotWrite:
     """``error`` with a text that names ``path``."""
     return CannotWrite(f"{path} cannot be written: {error.strerror or error}", error.errno, str(path))
 
@@ -112,7 +112,8 @@ class Lock:
         except BlockingIOError:
             self.release()
             raise CheckpointError(f"another process, or another Trainer of this one, trains in {path.parent}: wait "
-                                  "until it ends, or choose another folder with --out") from None
+                                  "until it ends, or choose another folder with --out (in Python: or close() that "
+                                  "Trainer)") from None
         except OSError as error:
             warnings.warn(f"{path} cannot be locked ({error}): take care that one process alone trains there",
                           stacklevel=3)
@@ -125,7 +126,7 @@ class Lock:
         """Whether ``path`` is the very file that was locked: False where the folder was removed, moved or replaced."""
         try:
             return os.path.samestat(os.fstat(self._handle), os.stat(self.path))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return False
 
     def release(self) -> None:

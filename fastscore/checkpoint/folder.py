@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..config import TrainConfig
+from ..config import TrainConfig, quoted
 from ..data import Data
 from ..errors import CheckpointError
 from .files import Lock, is_missing, read_signed_json, signed_json, write_atomically
@@ -142,7 +142,7 @@ def read_config(run: Path) -> TrainConfig:
         cure = (f"it holds {found[-1].relative_to(run)}: put the {CONFIG} of that run back, of which "
                 f"{_copy_of_config(run)}" if found else
                 "make a run in another folder with: fastscore train PRESET --out RUN" if run.exists() else
-                f"make one with: fastscore train PRESET --out {run}")
+                f"make one with: fastscore train PRESET --out {quoted(run)}")
         raise CheckpointError(f"{run} is not a run folder: it has no {CONFIG}; {cure}") from None
     return TrainConfig.from_json(text, path)
 

@@ -46,6 +46,10 @@ class About:
     files: dict[str, str]
     torch: str
 
+    def checksum(self, *, ema: bool) -> str | None:
+        """SHA-256 of the weights, or of their moving average where ``ema``."""
+        return self.files.get(_EMA if ema else _MODEL)
+
 
 def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] | None, state: dict[str, Any],
          *, shape: tuple[int, ...], identity: str, config: TrainConfig) -> Path:
@@ -120,8 +124,9 @@ def read_about(checkpoint: Path) -> About:
         raise CheckpointError(f"{checkpoint} belongs to another run than {run}: put the right one back, or move it "
                               "away to go on without it")
     if about.step != step_of(checkpoint):
-        raise CheckpointError(f"{checkpoint} is the checkpoint of iteration {about.step}, renamed: give it back its "
-                              f"name, step_{about.step:08d}")
+        name = f"step_{about.step:08d}"
+        cure = "move it away" if os.path.lexists(checkpoint.with_name(name)) else f"give it back its name, {name}"
+        raise CheckpointError(f"{checkpoint} is the checkpoint of iteration {about.step}, renamed: {cure}")
     fixed = [f.name for f in dataclasses.fields(config) if f.name not in MAY_CHANGE and f.name not in CHANGEABLE]
     changed = changed_fields(read_config(run), config, fixed)
     if changed:
