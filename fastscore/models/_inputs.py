@@ -43,10 +43,17 @@ def label_of(sigma: Tensor, sigmas: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     """The index of each ``sigma`` [B] among ``sigmas`` [L], and whether it is one of them, to rounding; both [B].
 
     Raises:
-        ValueError: one of them is not, where values may be read (on a CPU, outside torch.func and torch.compile).
+        ValueError: one of them is not, or half precision cannot tell two levels apart, where values may be read (on a
+            CPU, outside torch.func and torch.compile).
     """
     check_sigma(sigma, x)
     coarser = max(torch.finfo(sigma.dtype).eps, torch.finfo(sigmas.dtype).eps)
+    if coarser > 1e-4 and len(sigmas) > 1 and _check.readable(sigmas):
+        gap = float((1 - sigmas[1:].double() / sigmas[:-1].double()).min())
+        if gap < 2 * coarser:
+            raise ValueError(f"sigma must be float32 or float64, in a network of such levels, to tell apart "
+                             f"{len(sigmas)} noise levels of which two differ by {100 * gap:.2g} %, got "
+                             f"{_check.describe(sigma)} and levels in {sigmas.dtype}: pass labels")
     apart, labels = (sigma[:, None] / sigmas - 1).abs().min(dim=1)
     known = apart <= max(1e-5, 2 * coarser)
     if _check.readable(known) and not bool(known.all()):

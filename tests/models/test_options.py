@@ -213,3 +213,16 @@ def test_consistent_sampling_with_several_steps(name):
     out = fs.samplers.consistent_annealed(net, x.shape, SIGMAS, eta=0.6, steps_per_level=2, rng=fs.Philox(0),
                                           conditioning="sigma", dtype=torch.float64)
     assert out.shape == x.shape and torch.isfinite(out).all()
+
+
+def test_levels_that_half_precision_cannot_tell_apart():
+    """The neighbour's label would be taken in silence."""
+    sigmas = torch.linspace(0, -6, 1200).exp()
+    net = fs.models.NCSN(channels=1, image_size=8, ngf=2, num_classes=1200, sigmas=sigmas)
+    x = torch.zeros(3, 1, 8, 8)
+    given = sigmas[[4, 700, 1199]]
+    torch.testing.assert_close(net(x, given), net(x, torch.tensor([4, 700, 1199])))
+    with pytest.raises(ValueError, match="sigma must be float32 or float64"):
+        net(x, given.bfloat16())
+    coarse = fs.models.NCSN(channels=1, image_size=8, ngf=2, num_classes=3, sigmas=[1.0, 0.5, 0.1])
+    torch.testing.assert_close(coarse(x, torch.tensor([0.1, 1.0, 0.5]).bfloat16()), coarse(x, torch.tensor([2, 0, 1])))
