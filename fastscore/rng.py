@@ -247,8 +247,10 @@ class Philox:
         if device is None:  # torch.compile does not know get_default_device
             device = torch.empty(()).device if is_compiling() else torch.get_default_device()
         offset = self._offset if sample_offset is None else _counter.word("sample_offset", sample_offset)
-        stream, device = int(_counter.word("stream", stream)), _counter.indexed(device)
-        noise = self._next(shape, stream, offset, dtype or torch.get_default_dtype(), device)
+        if not isinstance(stream, Stream):  # which torch.compile does not compare
+            stream = _counter.word("stream", stream)
+        device = _counter.indexed(device)
+        noise = self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), device)
         watched, inside = self._watched(), depth()
         if inside and beside is None:
             noise._first = first_of_slice(shape[0], offset, device, watched)
