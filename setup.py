@@ -1,6 +1,6 @@
 """The package layout, and the extensions. The rest is in pyproject.toml.
 
-The top-level folder kernels/ installs as fastscore.kernels, and fastscore/launch/, the program, as fastscore_launch.
+The top-level folder kernels/ installs as fastscore.kernels, and fastscore/experiment/launch/, the program, as fastscore_launch.
 The extensions are built against libtorch's stable ABI, so that one build serves every torch from 2.11 on and every
 Python from 3.10 on: fastscore/_C.abi3.so for the CPU, and fastscore/_C_cuda.abi3.so where nvcc and a CUDA build of
 torch are there (TORCH_CUDA_ARCH_LIST says for which devices).
@@ -86,9 +86,10 @@ def extensions_and_command() -> tuple[list, dict]:
 
 extensions, commands = extensions_and_command()
 setup(
-    packages=[*find_packages(include=["fastscore", "fastscore.*"], exclude=["fastscore.launch"]), "fastscore.kernels",
+    packages=[*find_packages(include=["fastscore", "fastscore.*"], exclude=["fastscore.experiment.launch"]),
+              "fastscore.kernels", "fastscore.kernels.ptx",
               "fastscore_launch"],
-    package_dir={"fastscore": "fastscore", "fastscore.kernels": "kernels", "fastscore_launch": "fastscore/launch"},
+    package_dir={"fastscore": "fastscore", "fastscore.kernels": "kernels", "fastscore_launch": "fastscore/experiment/launch"},
     package_data={"fastscore": ["py.typed"]},
     ext_modules=extensions,
     cmdclass=commands,

@@ -7,7 +7,7 @@ instructions of the program, divided by the elements a thread has, are those exe
 are hardly ever taken (the slow path of a square root) are counted in, padding (NOP) is not.
 
 In the repository the sm_90 PTX of every variant is executed too, on a few thousand elements, by the interpreter in
-tests/ptx: branches that are never taken, threads that a mask stops and the sectors of global memory are seen there.
+kernels/ptx: branches that are never taken, threads that a mask stops and the sectors of global memory are seen there.
 
 The times are computed, not measured: instructions over what a GPU can issue, bytes over its nominal bandwidth, the
 larger of the two. They take every instruction to cost one issue slot, though wide multiplications and conversions cost
@@ -198,9 +198,9 @@ def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
 
 
 def interpreter() -> Any:
-    """tests/ptx, or None where only this file is there."""
+    """kernels/ptx, or None where only this file is there."""
     try:
-        return importlib.import_module("tests.ptx.machine")
+        return importlib.import_module("fastscore.kernels.ptx.machine")
     except ModuleNotFoundError:
         return None
 
@@ -308,7 +308,7 @@ def table(results: dict[str, Any]) -> str:
         f"Triton {results['triton']}; all numbers are for an element. Times, in ps, are **computed, not measured**:",
         f"the larger of instructions over what a GPU can issue and bytes over its bandwidth, both nominal ({rates}).",
         "Latency, caches and what single instructions cost are left out. Instructions, and bytes of 32-byte sectors",
-        "touched, are those that the PTX for sm_90 executes in tests/ptx; torch's kernels have bytes alone.", ""]
+        "touched, are those that the PTX for sm_90 executes in kernels/ptx; torch's kernels have bytes alone.", ""]
     lines += markdown(three_ways(results["executed"])) if results["executed"] else []
     lines += markdown(all_kernels(results))
     if results["trace"]:

@@ -42,7 +42,7 @@ def collect(archs: Sequence[int], tool: Callable[..., str], computed_ps: Callabl
     rows: dict[str, dict[str, Any]] = {title: {} for title in ROWS}
     spilling = []
     with tempfile.TemporaryDirectory() as folder:
-        on_cuda = importlib.import_module("tests.ptx.on_cuda")
+        on_cuda = importlib.import_module("fastscore.kernels.ptx.on_cuda")
         nvcc = [*on_cuda.compile.NVCC, *on_cuda.FLAGS]
         for arch in archs:
             for operator in on_cuda.OPERATORS:

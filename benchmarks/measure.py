@@ -17,7 +17,8 @@ from pathlib import Path
 
 import torch
 
-from fastscore import __version__, backends
+from fastscore import __version__
+from fastscore._core import backends
 
 from .operators import Case
 

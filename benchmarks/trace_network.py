@@ -31,8 +31,8 @@ from benchmarks.measure import about as about_machine
 from benchmarks.measure import measure
 from benchmarks.operators import Case
 from benchmarks.report import RESULTS
-from fastscore import config
-from fastscore.train import Trainer, make_sigmas
+from fastscore.experiment import config
+from fastscore.experiment.train import Trainer, make_sigmas
 
 PROBES, SEEDS, LEVEL = 8, 16, 10  # of 20 noise levels
 

@@ -4,11 +4,9 @@ from importlib import import_module as _import_module
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import losses, noise, samplers, trace
-from .backends import use_backend
-from .ema import EMA
-from .energy import energy_score
-from .errors import (
+from . import losses, samplers, schedules, trace
+from ._core.backends import use_backend
+from ._core.errors import (
     BackendUnavailable,
     CannotWrite,
     CheckpointError,
@@ -18,6 +16,8 @@ from .errors import (
     NonFiniteLoss,
     NonFiniteSamples,
 )
+from .ema import EMA
+from .energy import energy_score
 from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, mlp_divergence, perturb, probe_dot
 from .rng import Noise, Philox, Stream
 from .trace import jacobian_trace
@@ -30,14 +30,12 @@ except _PackageNotFoundError:  # a source tree that was never installed
 __all__ = [
     "EMA", "BackendUnavailable", "CannotWrite", "CheckpointError", "Coloring", "DataError", "FastscoreError",
     "MissingDependency", "Noise", "NonFiniteLoss", "NonFiniteSamples", "Philox", "Probes", "Stream", "dsm_loss",
-    "energy_score", "fill_probes", "jacobian_trace", "langevin_step", "losses", "mlp_divergence", "noise", "perturb",
-    "probe_dot", "samplers", "trace", "use_backend",
+    "energy_score", "fill_probes", "jacobian_trace", "langevin_step", "losses", "mlp_divergence", "perturb",
+    "probe_dot", "samplers", "schedules", "trace", "use_backend",
 ]
 
 
-_LAZY = frozenset({"build", "checkpoint", "compat", "config", "data", "doctor", "evaluate", "features", "history",
-                   "launch", "limits", "metrics", "models", "pictures", "plots", "progress", "sample", "sample_folder",
-                   "terminal", "train"})
+_LAZY = frozenset({"compat", "data", "evaluation", "experiment", "models"})
 
 
 def __getattr__(name: str):

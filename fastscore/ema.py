@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _check
+from ._core import checks
 
 
 class EMA:
@@ -50,11 +50,11 @@ class EMA:
 
     def __init__(self, model: nn.Module, decay: float = 0.999, *, warmup: bool = False):
         if not isinstance(model, nn.Module):
-            raise TypeError(f"model must be a torch.nn.Module (several: nn.ModuleList), got {_check.describe(model)}")
-        if not 0 <= _check.number("decay", decay) < 1:
+            raise TypeError(f"model must be a torch.nn.Module (several: nn.ModuleList), got {checks.describe(model)}")
+        if not 0 <= checks.number("decay", decay) < 1:
             raise ValueError(f"decay must be at least 0 and less than 1, got {decay}")
         if not isinstance(warmup, bool):
-            raise TypeError(f"warmup must be True or False, got {_check.describe(warmup)}")
+            raise TypeError(f"warmup must be True or False, got {checks.describe(warmup)}")
         self.decay, self.warmup, self.num_updates = float(decay), warmup, 0
         self._model = _unwrapped(model)
         self.module = copy.deepcopy(self._model).eval().requires_grad_(False)
@@ -138,11 +138,11 @@ class EMA:
         missing = {"decay", "warmup", "num_updates", "module"} - set(state)
         if missing:
             raise ValueError(f"state must be a state_dict of an EMA, got one without {', '.join(sorted(missing))}")
-        decay, warmup = _check.number("state['decay']", state["decay"]), state["warmup"]
+        decay, warmup = checks.number("state['decay']", state["decay"]), state["warmup"]
         if not 0 <= decay < 1 or not isinstance(warmup, bool):
             raise ValueError(f"state must have a decay from 0 to 1 and a warmup that is True or False, got {decay} and "
                              f"{warmup!r}")
-        updates = _check.integer("state['num_updates']", state["num_updates"], low=0)
+        updates = checks.integer("state['num_updates']", state["num_updates"], low=0)
         self.module.load_state_dict(state["module"])
         self.decay, self.warmup, self.num_updates = decay, warmup, updates
 

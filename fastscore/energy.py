@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from . import _again, _check, backends
+from ._core import backends, checks, second_derivatives
 
 
 class EnergyScore(nn.Module):
@@ -17,15 +17,15 @@ class EnergyScore(nn.Module):
     def __init__(self, energy: Callable[..., Tensor]):
         super().__init__()
         if not callable(energy):
-            raise TypeError(f"energy_fn must be a function E(x, ...) -> [B], got {_check.describe(energy)}")
+            raise TypeError(f"energy_fn must be a function E(x, ...) -> [B], got {checks.describe(energy)}")
         self.energy = energy
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """-dE/dx, of x's shape; the other arguments are E's."""
-        _check.floating("x", x)
+        checks.floating("x", x)
 
         def total(y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-            with _again.rightly(record, forward=False):
+            with second_derivatives.rightly(record, forward=False):
                 energy = _energies(self.energy(y, *args, **kwargs), y)
             if not torch.compiler.is_compiling() and not energy.requires_grad:
                 raise ValueError("energy_fn must depend on x in a way that autograd records: its result is constant in "
@@ -45,7 +45,7 @@ class EnergyScore(nn.Module):
         return -slope
 
     def extra_repr(self) -> str:
-        return "" if isinstance(self.energy, nn.Module) else _check.describe(self.energy)
+        return "" if isinstance(self.energy, nn.Module) else checks.describe(self.energy)
 
 
 def energy_score(energy_fn: Callable[..., Tensor]) -> EnergyScore:
@@ -79,10 +79,10 @@ def energy_score(energy_fn: Callable[..., Tensor]) -> EnergyScore:
 
 def _energies(value: Any, x: Tensor) -> Tensor:
     """[B] or [B, 1], checked."""
-    _check.floating("the output of energy_fn", value, batched=False)
+    checks.floating("the output of energy_fn", value, batched=False)
     if value.shape not in ((len(x),), (len(x), 1)):
         raise ValueError(f"the output of energy_fn must be one energy a sample, of shape ({len(x)},) or ({len(x)}, 1), "
-                         f"got {_check.describe(value)}")
+                         f"got {checks.describe(value)}")
     return value
 
 

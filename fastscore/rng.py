@@ -26,12 +26,12 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from . import _check, _counter, backends
-from ._counter import STEPS, signed
-from ._functorch import backward_pass, depth
-from ._library import first_of_slice, first_sample, fresh_seed, raw, register
-from ._recomputation import Replay, refuse_recomputation
-from ._sequence import KINDS, numbers
+from ._core import backends, checks, counter
+from ._core.counter import STEPS, signed
+from ._core.private_torch import backward_pass, depth
+from ._core.recomputation import Replay, refuse_recomputation
+from ._core.registration import first_of_slice, first_sample, fresh_seed, raw, register
+from ._core.sequence import KINDS, numbers
 
 register("fill", "fill: (Tensor like, int kind) -> Tensor", "b.", lambda like, *_: like.new_empty(like.shape),
          launch="launch_like")
@@ -66,19 +66,19 @@ class Noise:
     """
 
     __slots__ = ("_device", "_dtype", "_first", "_sample_offset", "_seed", "_shape", "_state", "_step", "_stream")
-    seed, step, stream, sample_offset = map(_check.fixed, ("seed", "step", "stream", "sample_offset"))
-    shape, dtype, device = map(_check.fixed, ("shape", "dtype", "device"))
-    state, first = map(_check.fixed, ("state", "first"))
+    seed, step, stream, sample_offset = map(checks.fixed, ("seed", "step", "stream", "sample_offset"))
+    shape, dtype, device = map(checks.fixed, ("shape", "dtype", "device"))
+    state, first = map(checks.fixed, ("state", "first"))
 
     def __init__(self, seed: int, step: int, stream: int, sample_offset: int, shape: Sequence[int], dtype: torch.dtype,
                  device: torch.device | str, state: Tensor | None = None, first: Tensor | None = None):
-        self._seed, self._step = _counter.seed(seed), _counter.word("step", step)
-        self._stream = _counter.word("stream", stream)
-        self._sample_offset = _counter.word("sample_offset", sample_offset)
-        self._shape, self._dtype, self._device = _counter.shape(shape), _counter.dtype(dtype), _counter.indexed(device)
-        self._state = None if state is None else _counter.state(state, self._device)
-        self._first = None if first is None else _counter.first(first, self._device, self._shape[0])
-        _counter.rows(self._sample_offset, self._shape[0])
+        self._seed, self._step = counter.seed(seed), counter.word("step", step)
+        self._stream = counter.word("stream", stream)
+        self._sample_offset = counter.word("sample_offset", sample_offset)
+        self._shape, self._dtype, self._device = counter.shape(shape), counter.dtype(dtype), counter.indexed(device)
+        self._state = None if state is None else counter.state(state, self._device)
+        self._first = None if first is None else counter.first(first, self._device, self._shape[0])
+        counter.rows(self._sample_offset, self._shape[0])
 
     def __repr__(self) -> str:
         return (f"Noise(seed={self.seed}, step={self.step}, stream={self.stream}, sample_offset={self.sample_offset}, "
@@ -86,7 +86,7 @@ class Noise:
 
     def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
         """The noise z ~ N(0, I), of the handle's shape [B, ...] and device, in ``dtype`` (default: the handle's)."""
-        return draw("normal", self, self._dtype if dtype is None else _counter.dtype(dtype))
+        return draw("normal", self, self._dtype if dtype is None else counter.dtype(dtype))
 
     def arguments(self) -> tuple[int, int, int, int, Tensor | None, Tensor | None]:
         """Where the noise stands, as the compiled operators take it: seed, step, stream, offset, state, index."""
@@ -163,17 +163,17 @@ class Philox:
     def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0,
                  device: torch.device | str | None = None):
         # by this name torch.compile knows the step for a number that moves on: _library.let_steps_vary
-        self._philox_step, self._offset = _counter.word("step", step), _counter.word("sample_offset", sample_offset)
+        self._philox_step, self._offset = counter.word("step", step), counter.word("sample_offset", sample_offset)
         self._state = None
         # the backward pass it was made in, where it may draw; none where it is made anew whenever it draws
         self._task = None if is_compiling() else backward_pass()
         if seed is None and is_compiling():  # where no number may be read: the seed stays a tensor
             self._seed, self._state = 0, torch.stack([fresh_seed(), torch.tensor(self._philox_step, device="cpu")])
             return
-        self._seed = _counter.seed(int(fresh_seed()) if seed is None else seed)
+        self._seed = counter.seed(int(fresh_seed()) if seed is None else seed)
         if device is not None:
             self._state = torch.tensor([signed(self._seed), self._philox_step], dtype=torch.int64,
-                                       device=_counter.indexed(device))
+                                       device=counter.indexed(device))
 
     @property
     def seed(self) -> int:
@@ -182,7 +182,7 @@ class Philox:
 
     @seed.setter
     def seed(self, value: int) -> None:
-        self._seed = _counter.seed(value)
+        self._seed = counter.seed(value)
         if self._state is not None:
             self._state[0] = signed(self._seed)
 
@@ -193,7 +193,7 @@ class Philox:
 
     @step.setter
     def step(self, value: int) -> None:
-        value = _counter.word("step", value)
+        value = counter.word("step", value)
         if self._state is None:
             self._philox_step = value
         else:
@@ -206,7 +206,7 @@ class Philox:
 
     @sample_offset.setter
     def sample_offset(self, value: int) -> None:
-        self._offset = _counter.word("sample_offset", value)
+        self._offset = counter.word("sample_offset", value)
 
     @property
     def state(self) -> Tensor | None:
@@ -218,7 +218,7 @@ class Philox:
         if value is None:
             self._philox_step, self._state = self.step, None
             return
-        seed, _ = _counter.state(value).tolist()
+        seed, _ = counter.state(value).tolist()
         self._seed, self._state = seed % (1 << 64), value
 
     def __repr__(self) -> str:
@@ -238,18 +238,18 @@ class Philox:
             TypeError, ValueError: an argument of the wrong kind; no batch dimension, or an index beyond 2^32.
             RuntimeError: inside ``vmap(..., randomness="error")``, which is torch's default.
         """
-        dtype = None if dtype is None else _counter.dtype(dtype)
+        dtype = None if dtype is None else counter.dtype(dtype)
         return self._place(shape, stream, sample_offset, dtype, device, beside)
 
     def _place(self, shape: Sequence[int], stream: int, sample_offset: int | None, dtype: torch.dtype | None,
                device: torch.device | str | None, beside: Sequence[Tensor] | None) -> Noise:
-        shape = _counter.shape(shape)
+        shape = counter.shape(shape)
         if device is None:  # torch.compile does not know get_default_device
             device = torch.empty(()).device if is_compiling() else torch.get_default_device()
-        offset = self._offset if sample_offset is None else _counter.word("sample_offset", sample_offset)
+        offset = self._offset if sample_offset is None else counter.word("sample_offset", sample_offset)
         if not isinstance(stream, Stream):  # which torch.compile does not compare
-            stream = _counter.word("stream", stream)
-        device = _counter.indexed(device)
+            stream = counter.word("stream", stream)
+        device = counter.indexed(device)
         noise = self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), device)
         watched, inside = self._watched(), depth()
         if inside and beside is None:
@@ -277,7 +277,7 @@ class Philox:
         if not is_compiling() and backward_pass() != self._task:
             refuse_recomputation(recording=True)
         if offset + shape[0] > STEPS:
-            _counter.rows(offset, shape[0])
+            counter.rows(offset, shape[0])
         if self._state is not None:
             state = self._state.to(device, copy=True)
             self._state[1] += steps
@@ -340,19 +340,19 @@ class Philox:
                 sample_offset: int | None = None, device: torch.device | str | None = None,
                 beside: Sequence[Tensor] | None = None) -> Tensor:
         """int64 numbers from 0 to ``high`` - 1 (uniform to within high / 2^32), shape [B, ...]; takes one step."""
-        high = _check.integer("high", high, low=1, high=2**31 - 1)
+        high = checks.integer("high", high, low=1, high=2**31 - 1)
         words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
         return (words * high) >> 32
 
     def permutation(self, n: int, *, stream: int = Stream.SHUFFLE) -> Tensor:
         """A random order of 0 .. ``n`` - 1, int64 on the CPU; takes one step. Sorts 62-bit random keys."""
-        words = self._plain("words", (_check.integer("n", n, low=0), 2), stream, 0, torch.int64, "cpu")
+        words = self._plain("words", (checks.integer("n", n, low=0), 2), stream, 0, torch.int64, "cpu")
         return torch.argsort((words[:, 0] >> 1 << 31) | (words[:, 1] >> 1), stable=True)
 
     def _plain(self, kind: str, shape: Sequence, stream: int, sample_offset: int | None, dtype: torch.dtype | None,
                device: torch.device | str | None, beside: Sequence[Tensor] | None = None) -> Tensor:
         if dtype is not None and kind != "words":
-            _counter.dtype(dtype)
+            counter.dtype(dtype)
         where = self._place(_flat(shape), stream, sample_offset, dtype, device, beside)
         return draw(kind, where, where.dtype)
 
@@ -362,7 +362,7 @@ def as_philox(rng: Philox | None) -> Philox:
     if rng is None:
         return Philox()
     if not isinstance(rng, Philox):
-        raise TypeError(f"rng must be a fastscore.Philox or None, got {_check.describe(rng)}")
+        raise TypeError(f"rng must be a fastscore.Philox or None, got {checks.describe(rng)}")
     return rng
 
 

@@ -7,8 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from fastscore._sequence import KINDS
-
+from .._core.sequence import KINDS
 from . import _launch, philox
 
 

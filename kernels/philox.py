@@ -1,7 +1,7 @@
 """Device code that the kernels share: which element a thread works on, and its random numbers.
 
 The numbers follow the contract of :mod:`fastscore.rng`. The words are those of Philox4x32-10 bit for bit; the normals
-are the same sequence of IEEE float32 operations as ``fastscore._sequence.box_muller``, with a true fma wherever that
+are the same sequence of IEEE float32 operations as ``_core.sequence.box_muller``, with a true fma wherever that
 one says ``_fma``. Compiled without contraction (``enable_fp_fusion=False``) they have the bits of the C++ backend.
 
 A program works on ``BLOCK`` quads; a quad is the four consecutive elements of one sample that one Philox call serves.
@@ -12,14 +12,14 @@ quad: 128-bit accesses in float32, and no exchange between threads.
 import triton
 import triton.language as tl
 
-from fastscore import _sequence
+from .._core import sequence
 
-LOG_0, LOG_1, LOG_2, LOG_3, LOG_4, LOG_5, LOG_6, LOG_7, LOG_8 = map(tl.constexpr, _sequence.LOG_POLY)
-SIN_0, SIN_1, SIN_2 = map(tl.constexpr, _sequence.SIN_POLY)
-COS_0, COS_1, COS_2, COS_3 = map(tl.constexpr, _sequence.COS_POLY)
-MINUS_2_LN_2 = tl.constexpr(_sequence.MINUS_2_LN_2)
-TURN = tl.constexpr(_sequence.TURN)
-SQRT_HALF_BITS = tl.constexpr(_sequence.SQRT_HALF_BITS)
+LOG_0, LOG_1, LOG_2, LOG_3, LOG_4, LOG_5, LOG_6, LOG_7, LOG_8 = map(tl.constexpr, sequence.LOG_POLY)
+SIN_0, SIN_1, SIN_2 = map(tl.constexpr, sequence.SIN_POLY)
+COS_0, COS_1, COS_2, COS_3 = map(tl.constexpr, sequence.COS_POLY)
+MINUS_2_LN_2 = tl.constexpr(sequence.MINUS_2_LN_2)
+TURN = tl.constexpr(sequence.TURN)
+SQRT_HALF_BITS = tl.constexpr(sequence.SQRT_HALF_BITS)
 
 
 @triton.jit
@@ -122,7 +122,7 @@ def interleave(a, b, c, d, BLOCK: tl.constexpr):
 
 @triton.jit
 def box_muller(r, angle):
-    """sqrt(-2 ln u) cos a and sqrt(-2 ln u) sin a from two words, as ``fastscore._sequence.box_muller`` has it."""
+    """sqrt(-2 ln u) cos a and sqrt(-2 ln u) sin a from two words, as ``_core.sequence.box_muller`` has it."""
     u = tl.fma((r >> 1).to(tl.int32, bitcast=True).to(tl.float32), 2.0**-31, 2.0**-32)
     bits = u.to(tl.int32, bitcast=True) - SQRT_HALF_BITS
     e = (bits >> 23).to(tl.float32)

@@ -10,7 +10,7 @@ import torch
 if not torch.cuda.is_available():  # before any kernel is imported: the Triton kernels then run in the interpreter
     os.environ.setdefault("TRITON_INTERPRET", "1")
 
-from fastscore import backends, errors
+from fastscore._core import backends, errors
 
 backends._told.update(("cpu", "cuda"))  # the head of the run says it: pytest -W error runs without the extension too
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import backends
-from fastscore.doctor import report
+from fastscore._core import backends
+from fastscore.experiment.doctor import report
 
 SIGMAS = torch.tensor([1.0, 0.5, 0.1])
 needs_native = pytest.mark.skipif(backends.problem("native") is not None, reason=str(backends.problem("native")))

@@ -7,10 +7,10 @@ import torch
 import fastscore as fs
 from fastscore import data, losses, samplers
 from fastscore.compat import ncsn as compat
-from fastscore.config import TrainConfig, preset
+from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.train import make_model, pick_device
 from fastscore.models import NCSN, NCSNv2, ScoreMLP, build_model
-from fastscore.noise import geometric_sigmas, suggest
-from fastscore.train import make_model, pick_device
+from fastscore.schedules import geometric_sigmas, suggest
 
 from .conftest import optional
 

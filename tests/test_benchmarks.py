@@ -13,7 +13,7 @@ import fastscore as fs
 from benchmarks import table
 from benchmarks.measure import backend_of, row
 from benchmarks.operators import OPERATORS, PROVIDERS, SHAPES, TRACE_OPERATORS, cases
-from fastscore import backends
+from fastscore._core import backends
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent

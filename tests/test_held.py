@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastscore as fs
 from fastscore import losses, samplers
 
-from .ops.cases import BACKENDS
+from ..ops.cases import BACKENDS
 
 X = torch.zeros(4, 3)
 
@@ -205,7 +205,7 @@ NUMBERS = {  # a call with a number or numbers; each must take what float and in
     "eta": (lambda v: samplers.consistent_annealed(lambda x, _: -x, (4, 3), SIGMAS, eta=v, rng=fs.Philox(0)), 0.75),
     "step size": (lambda v: samplers.langevin(lambda x: -x, SCORE, num_steps=3, alpha=v, rng=fs.Philox(0)), 0.25),
     "annealed": (lambda v: samplers.annealed_langevin(lambda x, _: -x, (4, 3), SIGMAS, alpha=v, steps_per_level=2, rng=fs.Philox(0)), 0.125),
-    "schedule": (lambda v: fs.noise.geometric_sigmas(v, 0.01, 4), 2.0),
+    "schedule": (lambda v: fs.schedules.geometric_sigmas(v, 0.01, 4), 2.0),
     "n_particles": (lambda v: losses.ssm(torch.sin, SCORE, rng=fs.Philox(0), n_particles=v), 3),
     "num_probes": (lambda v: fs.jacobian_trace(torch.sin, SCORE, rng=fs.Philox(0), num_probes=v, chunk_size=v).value, 2),
     "high": (lambda v: fs.Philox(0).randint(v, 5), 7), "seed": (lambda v: fs.Philox(v).randn(2, 3), 9),

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import _sequence, backends
-from fastscore._library import raw
+from fastscore._core import backends, sequence
+from fastscore._core.registration import raw
 
 pytestmark = pytest.mark.skipif(backends.problem("native") is not None, reason=str(backends.problem("native")))
 SHAPES = [(3, 4099), (5, 7), (1, 1), (1000, 2), (70, 64), (7, 65), (2, 3, 19, 27)]
@@ -22,14 +22,14 @@ def available() -> list[str]:
 
 def fill(kind: str, shape, seed=-3, step=7, stream=2, offset=5, state=None, index=None, dtype=torch.float32):
     like = torch.empty((), dtype=torch.int64 if kind == "words" else dtype).expand(shape)
-    return raw("fill", "native")(like, _sequence.KINDS.index(kind), seed, step, stream, offset, state, index)
+    return raw("fill", "native")(like, sequence.KINDS.index(kind), seed, step, stream, offset, state, index)
 
 
 @pytest.mark.parametrize("isa", available())
-@pytest.mark.parametrize("kind", _sequence.KINDS)
+@pytest.mark.parametrize("kind", sequence.KINDS)
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 def test_every_instruction_set_gives_the_references_bits(isa, kind, shape):
-    expected = _sequence.numbers(kind, 2**64 - 3, 7, 2, 5, shape[0], torch.Size(shape[1:]).numel(), torch.device("cpu"))
+    expected = sequence.numbers(kind, 2**64 - 3, 7, 2, 5, shape[0], torch.Size(shape[1:]).numel(), torch.device("cpu"))
     with backends.native_isa(isa):
         got = fill(kind, shape)
     assert backends.isa() == available()[-1]
@@ -135,8 +135,8 @@ def test_more_than_2_31_elements():
     got = fs.perturb(torch.zeros(1, n, dtype=torch.bfloat16), 1.0, fs.Philox(0))[0]
     seed, step, stream, _, _, _ = fs.Philox(0).noise((1, 1), stream=fs.Stream.PERTURB).arguments()
     blocks = torch.arange(n - 64, n, 4) // 4
-    words = _sequence.philox4x32((blocks, torch.tensor(0), torch.tensor(step), torch.tensor(stream)), (seed, 0))
-    z = torch.stack([*_sequence.box_muller(*words[:2]), *_sequence.box_muller(*words[2:])], 1).flatten()
+    words = sequence.philox4x32((blocks, torch.tensor(0), torch.tensor(step), torch.tensor(stream)), (seed, 0))
+    z = torch.stack([*sequence.box_muller(*words[:2]), *sequence.box_muller(*words[2:])], 1).flatten()
     assert torch.equal(got[0, -64:], z.bfloat16())
 
 

@@ -43,15 +43,17 @@ sys.modules.update(dict.fromkeys(absent))
 import fastscore as fs, torch
 for name in fs._LAZY:
     getattr(fs, name)
+for name in fs.experiment.__all__:
+    getattr(fs.experiment, name)
 images = torch.rand(20, 1, 8, 8)
-for use in (lambda: fs.pictures.save_bars({"a": [1, 2]}, "x.png"), lambda: fs.pictures.save_grid(images, "x.png"),
-            lambda: fs.features.make("classifier", images=images, labels=torch.arange(20) % 2),
+for use in (lambda: fs.evaluation.pictures.save_bars({"a": [1, 2]}, "x.png"), lambda: fs.evaluation.pictures.save_grid(images, "x.png"),
+            lambda: fs.evaluation.features.make("classifier", images=images, labels=torch.arange(20) % 2),
             lambda: fs.data.load("digits")):
     try:
         use()
     except fs.MissingDependency as error:
         print("pip install '.[train]'" in str(error))
-print(float(fs.metrics.frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))))
+print(float(fs.evaluation.metrics.frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))))
 """
     assert python(code, cwd=tmp_path).split() == ["True"] * 4 + ["9.0"]
 
@@ -68,8 +70,8 @@ def test_metadata():
 def test_public_names_exist():
     for name in fs.__all__:
         assert hasattr(fs, name), name
-    public = {m.name for m in pkgutil.iter_modules(fs.__path__) if not m.name.startswith("_")} - {"cli", "kernels"}
-    assert {"metrics", "features", "pictures", "plots", "models", "data", "compat"} < public
+    public = {m.name for m in pkgutil.iter_modules(fs.__path__) if not m.name.startswith("_")} - {"kernels"}
+    assert {"compat", "data", "evaluation", "experiment", "models"} < public
     told = python("import fastscore as fs; names = dir(fs); print(*names); print(*fs._LAZY & set(vars(fs))); "
                   f"print([getattr(fs, name).__name__ for name in {sorted(public)}])").splitlines()
     assert public | set(fs.__all__) <= set(told[0].split())

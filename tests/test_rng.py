@@ -7,7 +7,7 @@ import scipy.stats
 import torch
 
 import fastscore as fs
-from fastscore._sequence import box_muller, numbers, philox4x32
+from fastscore._core.sequence import box_muller, numbers, philox4x32
 
 from .conftest import z_mean
 
@@ -81,7 +81,7 @@ def test_batch_split_invariance(kind, shape):
 def test_a_sample_alone_and_a_chunked_draw(monkeypatch):
     whole = fs.Philox(0).randn(10_000, 7)
     assert torch.equal(fs.Philox(0, sample_offset=9_876).randn(1, 7)[0], whole[9_876])
-    monkeypatch.setattr("fastscore._sequence._BLOCKS_AT_ONCE", 13)
+    monkeypatch.setattr("fastscore._core.sequence._BLOCKS_AT_ONCE", 13)
     assert torch.equal(fs.Philox(0).randn(100, 7), whole[:100])
 
 

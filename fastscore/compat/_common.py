@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check, losses, samplers
+from .. import losses, samplers
+from .._core import checks
 from ..losses import sliced
 from ..losses._common import probes_for, score_of
-from ..noise import refuse_other_form
 from ..ops import Probes
 from ..rng import Philox
+from ..schedules import refuse_other_form
 
 ScoreNet = Callable[..., Tensor]
 UNLIMITED = 1 << 62  # the originals keep every step; their users know
@@ -22,12 +23,12 @@ UNLIMITED = 1 << 62  # the originals keep every step; their users know
 def step_size(name: str, value: Any) -> float:
     """A step size as a Python number; ``lr`` is the paper's alpha."""
     refuse_other_form(name, value, "alpha" if name == "lr" else "step_lr")
-    return _check.positive(name, value)
+    return checks.positive(name, value)
 
 
 def annealing(sigmas: Any, n_steps_each: Any, step_lr: Any, name: str = "step_lr") -> tuple[Tensor, int, float]:
     """The levels in float32 (from a tensor, a numpy array or a list), updates a level, and the step size."""
-    n_steps_each, step_lr = _check.integer("n_steps_each", n_steps_each, low=1), step_size(name, step_lr)
+    n_steps_each, step_lr = checks.integer("n_steps_each", n_steps_each, low=1), step_size(name, step_lr)
     return torch.as_tensor(sigmas).float(), n_steps_each, step_lr
 
 
@@ -42,13 +43,13 @@ def labels_and_sigmas(samples: Tensor, labels: Any, sigmas: Any, order: str, oth
     swapped = isinstance(labels, Tensor) and labels.is_floating_point()
     if sigmas is None or swapped or (isinstance(sigmas, Tensor) and not sigmas.is_floating_point()):
         raise TypeError(f"labels must be integers and sigmas floating, in the order {order}, got labels: "
-                        f"{_check.describe(labels)}, sigmas: {_check.describe(sigmas)}; the other order is that of "
+                        f"{checks.describe(labels)}, sigmas: {checks.describe(sigmas)}; the other order is that of "
                         f"fastscore.compat.{other}")
     sigmas = torch.as_tensor(sigmas).to(samples.device)
     if labels is None:
         labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device,
                                     beside=(samples, sigmas))
-    labels = _check.labels("labels", torch.as_tensor(labels), samples, len(sigmas))
+    labels = checks.labels("labels", torch.as_tensor(labels), samples, len(sigmas))
     return labels, sigmas[labels]
 
 
@@ -72,14 +73,14 @@ def score_of_energy(energy_net: Callable[[Tensor], Tensor]) -> ScoreNet:
 def sliced_arguments(score_net: ScoreNet, samples: Tensor, n_particles: int, rng: Philox | None, projection: str
                      ) -> tuple[ScoreNet, Tensor, Probes]:
     """The score, the samples and ``n_particles`` directions for each, as the losses take them."""
-    _check.floating("samples", samples)
+    checks.floating("samples", samples)
     return score_of(score_net), samples, probes_for(samples, n_particles, rng, projection)
 
 
 def annealed_sliced(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, n_particles: int, rng: Philox
                     ) -> Tensor:
     """Mean of sigma^2 (1/2 ||s||^2 + v^T J v) at x + sigma z, v normal."""
-    n_particles = _check.integer("n_particles", n_particles, low=1)
+    n_particles = checks.integer("n_particles", n_particles, low=1)
     return sliced.noisy_reduced(scorenet, samples, sigma, labels, rng, 2.0, "gaussian", n_particles).mean()
 
 
@@ -135,7 +136,7 @@ def inpainted(x_mod: Tensor, refer_image: Tensor, scorenet: ScoreNet, sigmas: An
     """The frames of inpainting the right half: [R N, C, H, W] on the CPU, one an update; the last holds the image."""
     if x_mod.dim() != 5 or x_mod.shape[:1] + x_mod.shape[2:] != refer_image.shape:
         raise ValueError(f"x_mod must be [R, N, C, H, W] beside refer_image [R, C, H, W], got "
-                         f"{_check.describe(x_mod)} and {_check.describe(refer_image)}")
+                         f"{checks.describe(x_mod)} and {checks.describe(refer_image)}")
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     image = refer_image.repeat_interleave(x_mod.shape[1], 0)
     width = image.shape[-1]

@@ -27,7 +27,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check, losses, samplers
+from .. import losses, samplers
+from .._core import checks
 from ..losses import sliced
 from ..ops import Probes, fill_probes
 from ..rng import Philox, as_philox
@@ -114,13 +115,13 @@ def partial_sliced_score_matching(energy_net: EnergyNet, samples: Tensor, noise:
 def _one_direction(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None, noise_type: str,
                    allowed: tuple[str, ...], rng: Philox | None) -> Three:
     """s(x), J^T v and v, where s = -dE/dx."""
-    _check.floating("samples", samples)
+    checks.floating("samples", samples)
     if noise is None:
         if noise_type not in ("radermacher", "rademacher"):  # the original's spelling, and the man's
-            _check.one_of("noise_type", noise_type, allowed)
+            checks.one_of("noise_type", noise_type, allowed)
         kind = noise_type.replace("radermacher", "rademacher")
         noise = fill_probes(Probes(samples, 1, rng, distribution=kind))[0]
-    _check.like("noise", noise, "samples", samples)
+    checks.like("noise", noise, "samples", samples)
     with torch.enable_grad():
         x = samples if samples.requires_grad else samples.detach().requires_grad_()
         score = score_of_energy(energy_net)(x)
@@ -193,7 +194,7 @@ def baseline_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int =
 
     A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there.
     """
-    step_lr, n_steps = step_size("step_lr", step_lr), _check.integer("n_steps", n_steps, low=1)
+    step_lr, n_steps = step_size("step_lr", step_lr), checks.integer("n_steps", n_steps, low=1)
     meter = Meter(scorenet, _modulus, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
     samplers.langevin(meter.network, x_mod, num_steps=n_steps, alpha=2 * step_lr, rng=rng,
@@ -243,7 +244,7 @@ def _clamped(frames: list[Tensor]) -> list[Tensor]:
 def langevin_dynamics(score: ScoreNet, init: Tensor, lr: float = 0.1, step: int = 1000, *,
                       rng: Philox | None = None) -> Tensor:
     """``ToyRunner.langevin_dynamics``: ``step`` times x + lr/2 s(x) + sqrt(lr) z; the last state."""
-    step, lr = _check.integer("step", step, low=1), step_size("lr", lr)
+    step, lr = checks.integer("step", step, low=1), step_size("lr", lr)
     return samplers.langevin(score, init, num_steps=step, alpha=lr, rng=rng)
 
 

@@ -21,18 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check, losses, noise, samplers
+from .. import losses, samplers, schedules
+from .._core import checks
 from ..rng import Philox, as_philox
-from ._common import (
-    UNLIMITED,
-    Meter,
-    ScoreNet,
-    annealed_dsm,
-    annealing,
-    inpainted,
-    labels_and_sigmas,
-    norm,
-)
+from ._common import UNLIMITED, Meter, ScoreNet, annealed_dsm, annealing, inpainted, labels_and_sigmas, norm
 
 __all__ = [
     "anneal_Langevin_dynamics", "anneal_Langevin_dynamics_inpainting", "anneal_Langevin_dynamics_interpolation",
@@ -78,7 +70,7 @@ def get_sigmas(config: Any) -> Tensor:
     ``config.model`` has sigma_dist ("geometric" or "uniform"), sigma_begin, sigma_end and num_classes.
     """
     model = config.model
-    makers = {"geometric": noise.geometric_sigmas, "uniform": noise.uniform_sigmas}
+    makers = {"geometric": schedules.geometric_sigmas, "uniform": schedules.uniform_sigmas}
     if model.sigma_dist not in makers:
         raise NotImplementedError(f"config.model.sigma_dist must be one of {', '.join(makers)}, "
                                   f"got {model.sigma_dist!r}")
@@ -124,7 +116,7 @@ def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scor
     """
     if refer_image.shape[-2:] != (image_size,) * 2:
         raise ValueError(f"image_size must be the side of refer_image, got {image_size} and "
-                         f"{_check.describe(refer_image)}")
+                         f"{checks.describe(refer_image)}")
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     meter = Meter(scorenet, _inpainting_line, step_lr, sigmas, n_steps_each)
     return inpainted(x_mod, refer_image, meter.network, sigmas, n_steps_each, step_lr, rng, meter.callback)

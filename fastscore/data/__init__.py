@@ -18,7 +18,15 @@ from .folder import folder
 from .gray_scott import gray_scott
 from .images import ImageData, dequantize, to_float
 from .torchvision_sets import cifar10, mnist
-from .toys import GaussianMixture, PointData, checkerboard, labelled_checkerboard, labelled_moons, swiss_roll, two_moons
+from .toys import (
+    GaussianMixture,
+    PointData,
+    checkerboard,
+    labelled_checkerboard,
+    labelled_moons,
+    swiss_roll,
+    two_moons,
+)
 
 __all__ = [
     "DATASETS", "Data", "GaussianMixture", "ImageData", "PointData", "checkerboard", "cifar10", "dequantize",

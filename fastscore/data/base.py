@@ -9,7 +9,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 
 
 @runtime_checkable
@@ -78,13 +78,13 @@ def check_batch(iteration: int, batch_size: int, seed: int, sample_offset: int,
     Raises:
         TypeError, ValueError: an argument out of its range, or rows beyond the whole batch.
     """
-    iteration = _check.integer("iteration", iteration, low=0, high=2**32 - 1)
-    batch_size = _check.integer("batch_size", batch_size, low=1)
-    seed = _check.integer("seed", seed, low=0, high=2**64 - 1)
-    sample_offset = _check.integer("sample_offset", sample_offset, low=0)
+    iteration = checks.integer("iteration", iteration, low=0, high=2**32 - 1)
+    batch_size = checks.integer("batch_size", batch_size, low=1)
+    seed = checks.integer("seed", seed, low=0, high=2**64 - 1)
+    sample_offset = checks.integer("sample_offset", sample_offset, low=0)
     whole = batch_size
     if global_batch_size is not None:
-        whole = _check.integer("global_batch_size", global_batch_size, low=1)
+        whole = checks.integer("global_batch_size", global_batch_size, low=1)
     if sample_offset + batch_size > whole:
         raise ValueError(f"global_batch_size must be at least sample_offset + batch_size, "
                          f"{sample_offset} + {batch_size}, got {global_batch_size}")

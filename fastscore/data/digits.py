@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from .. import _check
-from ..errors import require
+from .._core import checks
+from .._core.errors import require
 from ..rng import Philox, Stream
 from .images import ImageData
 
@@ -31,7 +31,7 @@ def digits(split: str = "train", *, dequantize: str = "none", flips: bool = Fals
 
     Source: E. Alpaydin, C. Kaynak, "Optical recognition of handwritten digits", UCI (1998), the test set.
     """
-    _check.one_of("split", split, ("train", "heldout", "all"))
+    checks.one_of("split", split, ("train", "heldout", "all"))
     bunch = require("sklearn.datasets", "train").load_digits()
     values = torch.from_numpy(bunch.images)  # float64 [1797, 8, 8]
     images = (values * (255 / 16)).round().to(torch.uint8)[:, None]

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
-from ..errors import DataError, require
+from .._core import checks
+from .._core.errors import DataError, require
 from .images import ImageData
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm", ".pgm")
@@ -44,9 +44,9 @@ def folder(root: str | os.PathLike, image_size: int, *, channels: int = 3, dequa
             more than 8 bits a channel (the text names it).
         MissingDependency: pillow is not installed.
     """
-    image_size = _check.integer("image_size", image_size, low=1)
+    image_size = checks.integer("image_size", image_size, low=1)
     if channels not in (1, 3):
-        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {_check.describe(channels)}")
+        raise ValueError(f"channels must be 1 (grey) or 3 (RGB), got {checks.describe(channels)}")
     require("PIL.Image", "train")
     base = Path(root)
     if not base.is_dir():

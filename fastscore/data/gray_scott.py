@@ -17,7 +17,7 @@ import math
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..rng import Philox, Stream
 from .images import ImageData
 
@@ -66,7 +66,7 @@ def steady_states(feed: float, kill: float) -> list[tuple[float, float]]:
         >>> [tuple(round(x, 4) for x in state) for state in steady_states(0.05, 0.05)]
         [(1.0, 0.0), (0.7236, 0.1382), (0.2764, 0.3618)]
     """
-    feed, kill = _check.positive("feed", feed), _check.positive("kill", kill, zero_allowed=True)
+    feed, kill = checks.positive("feed", feed), checks.positive("kill", kill, zero_allowed=True)
     inside = 1 - 4 * (feed + kill) ** 2 / feed
     if inside < 0:
         return [(1.0, 0.0)]
@@ -94,10 +94,10 @@ def simulate(u: Tensor, v: Tensor, feed: Tensor | float, kill: Tensor | float, s
     Returns:
         the two fields after ``steps`` steps, [N, H, W].
     """
-    if _check.floating("u", u).dim() != 3:
-        raise ValueError(f"u must have shape [N, H, W], got {_check.describe(u)}")
-    steps = _check.integer("steps", steps, low=0)
-    fields = torch.stack([u, _check.like("v", v, "u", u)])
+    if checks.floating("u", u).dim() != 3:
+        raise ValueError(f"u must have shape [N, H, W], got {checks.describe(u)}")
+    steps = checks.integer("steps", steps, low=0)
+    fields = torch.stack([u, checks.like("v", v, "u", u)])
     w = torch.nn.functional.pad(fields, (1, 1, 1, 1))
     centre, up, down = w[..., 1:-1, 1:-1], w[..., :-2, 1:-1], w[..., 2:, 1:-1]
     left, right = w[..., 1:-1, :-2], w[..., 1:-1, 2:]
@@ -145,11 +145,11 @@ def gray_scott(num_images: int = 512, image_size: int = 32, *, seed: int = 0, sa
     Returns:
         an :class:`ImageData` of uint8 [N, C, H, W] with labels int64 [N].
     """
-    num_images = _check.integer("num_images", num_images, low=1)
-    image_size = _check.integer("image_size", image_size, low=24)
-    sample_offset = _check.integer("sample_offset", sample_offset, low=0, high=2**32 - num_images)
-    steps = _check.integer("steps", steps, low=0)
-    _check.one_of("fields", fields, ("v", "uv"))
+    num_images = checks.integer("num_images", num_images, low=1)
+    image_size = checks.integer("image_size", image_size, low=24)
+    sample_offset = checks.integer("sample_offset", sample_offset, low=0, high=2**32 - num_images)
+    steps = checks.integer("steps", steps, low=0)
+    checks.one_of("fields", fields, ("v", "uv"))
     labels = torch.arange(sample_offset, sample_offset + num_images, device="cpu") % len(REGIMES)
     feed, kill = torch.tensor(list(REGIMES.values()), dtype=torch.float32, device="cpu")[labels].unbind(1)
     chunk = max(1, _VALUES_AT_ONCE // (2 * image_size**2))

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..rng import Philox, Stream
 from .base import check_batch, fingerprint, wrong_labels
 
@@ -25,8 +25,8 @@ DEQUANTIZE = ("none", "uniform")
 
 def to_float(images: Tensor) -> Tensor:
     """X = images / 255: uint8 [..., C, H, W] to float32 in [0, 1]."""
-    if _check.tensor("images", images).dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, got {_check.describe(images)}")
+    if checks.tensor("images", images).dtype != torch.uint8:
+        raise TypeError(f"images must be uint8, got {checks.describe(images)}")
     return images.float() / 255
 
 
@@ -72,15 +72,15 @@ class ImageData:
     def __init__(self, images: Tensor, labels: Tensor | None = None, *, name: str = "images",
                  num_values: int = 256, dequantize: str = "none", flips: bool = False, num_classes: int | None = None,
                  source: str | os.PathLike | None = None, notes: str = "") -> None:
-        if _check.tensor("images", images).dtype != torch.uint8:
-            raise TypeError(f"images must be uint8, got {_check.describe(images)}")
+        if checks.tensor("images", images).dtype != torch.uint8:
+            raise TypeError(f"images must be uint8, got {checks.describe(images)}")
         if images.dim() != 4 or images.numel() == 0:
             raise ValueError("images must have shape [N, C, H, W] and not be empty, "
-                             f"got {_check.describe(images)}")
-        if labels is not None and (_check.tensor("labels", labels).dtype != torch.int64
+                             f"got {checks.describe(images)}")
+        if labels is not None and (checks.tensor("labels", labels).dtype != torch.int64
                                    or labels.shape != images.shape[:1]):
             raise ValueError(f"labels must be an int64 tensor of shape ({len(images)},), one an image, "
-                             f"got {_check.describe(labels)}")
+                             f"got {checks.describe(labels)}")
         self.images = images
         self.labels = labels
         self.num_classes = _classes(labels, num_classes)
@@ -88,8 +88,8 @@ class ImageData:
         self.notes = notes
         self._fingerprint: str | None = None
         self.name = name
-        self.num_values = _check.integer("num_values", num_values, low=2, high=256)
-        self.dequantize = _check.one_of("dequantize", dequantize, DEQUANTIZE)
+        self.num_values = checks.integer("num_values", num_values, low=2, high=256)
+        self.dequantize = checks.one_of("dequantize", dequantize, DEQUANTIZE)
         self.flips = bool(flips)
         self._orders: dict[tuple[int, int], Tensor] = {}  # (seed, epoch) -> permutation, the last two
 
@@ -110,7 +110,7 @@ class ImageData:
         """The same images (not copied) with other ``dequantize`` or ``flips``; None keeps what there is."""
         other = copy.copy(self)
         if dequantize is not None:
-            other.dequantize = _check.one_of("dequantize", dequantize, DEQUANTIZE)
+            other.dequantize = checks.one_of("dequantize", dequantize, DEQUANTIZE)
         if flips is not None:
             other.flips = bool(flips)
         other._orders = {}
@@ -210,7 +210,7 @@ class ImageData:
 def _classes(labels: Tensor | None, num_classes: int | None) -> int | None:
     """How many classes ``labels`` are of, after the check that they are from 0 to one less."""
     if num_classes is not None:
-        num_classes = _check.integer("num_classes", num_classes, low=1)
+        num_classes = checks.integer("num_classes", num_classes, low=1)
     if labels is None:
         if num_classes is not None:
             raise ValueError(f"num_classes must be None without labels, got {num_classes}")

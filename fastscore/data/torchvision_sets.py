@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..errors import DataError, require
+from .._core.errors import DataError, require
 from .base import wrong_labels
 from .images import ImageData
 

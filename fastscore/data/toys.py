@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .. import _check
-from .._library import per_row
+from .._core import checks
+from .._core.registration import per_row
 from ..rng import Philox, Stream, as_philox
 from .base import check_batch, fingerprint, wrong_labels
 
 
 def _normals(n: int, width: int, rng: Philox | None) -> Tensor:
     """float64 [n, width] standard normals of float32 values, from one step of ``rng``."""
-    n = _check.integer("n", n, low=0)
+    n = checks.integer("n", n, low=0)
     return as_philox(rng).randn(n, width, stream=Stream.DATA, dtype=torch.float64, device="cpu")
 
 
@@ -32,7 +32,7 @@ def _table(name: str, value: Sequence | Tensor | float) -> Tensor:
     try:
         return torch.as_tensor(value, dtype=torch.float64, device="cpu")
     except (TypeError, ValueError, RuntimeError) as error:
-        raise TypeError(f"{name} must be numbers in a regular table, got {_check.describe(value)}") from error
+        raise TypeError(f"{name} must be numbers in a regular table, got {checks.describe(value)}") from error
 
 
 class GaussianMixture:
@@ -57,11 +57,11 @@ class GaussianMixture:
         self.weights, self.means, stds = (_table(*item) for item in (("weights", weights), ("means", means),
                                                                      ("stds", stds)))
         if self.means.dim() != 2 or self.means.numel() == 0 or not bool(self.means.isfinite().all()):
-            raise ValueError(f"means must be finite and have shape [K, D], got {_check.describe(means)}")
+            raise ValueError(f"means must be finite and have shape [K, D], got {checks.describe(means)}")
         for name, value in (("weights", self.weights), ("stds", stds)):
             if value.shape != self.means.shape[:1] and (name == "weights" or value.dim()):
                 raise ValueError(f"{name} must have shape ({len(self.means)},), one a mean, "
-                                 f"got {_check.describe(value)}")
+                                 f"got {checks.describe(value)}")
             if not bool((value.isfinite() & (value > 0)).all()):
                 raise ValueError(f"{name} must be finite and greater than 0, got {value.tolist()}")
         self.weights = self.weights / self.weights.sum()
@@ -89,10 +89,10 @@ class GaussianMixture:
 
     def _components(self, x: Tensor, sigma: float | Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Of each component: log w_k N(x; m_k, v_k I) [B, K], the difference m_k - x [B, K, D], and v_k."""
-        _check.floating("x", x)
+        checks.floating("x", x)
         if x.dim() != 2 or x.shape[1] != self.dim:
-            raise ValueError(f"x must have shape [B, {self.dim}], got {_check.describe(x)}")
-        sigma = _check.per_sample("sigma", sigma, x, zero_allowed=True)
+            raise ValueError(f"x must have shape [B, {self.dim}], got {checks.describe(x)}")
+        sigma = checks.per_sample("sigma", sigma, x, zero_allowed=True)
         weights, means, stds = (t.to(x.device, sigma.dtype) for t in (self.weights, self.means, self.stds))
         variance = stds.square() + per_row(sigma, x).square()  # [K], or [B, K]
         gap = means - x.to(sigma.dtype)[:, None]
@@ -133,7 +133,7 @@ def two_moons(n: int, rng: Philox | None = None, *, noise: float = 0.1) -> Tenso
 
 def labelled_moons(n: int, rng: Philox | None = None, *, noise: float = 0.1) -> tuple[Tensor, Tensor]:
     """The points of :func:`two_moons`, and the moon of each, int64 [n]: 0 the outer (upper), 1 the inner."""
-    noise = _check.positive("noise", noise, zero_allowed=True)
+    noise = checks.positive("noise", noise, zero_allowed=True)
     z = _normals(n, 4, rng)
     angle = math.pi * _uniform(z[:, 1])
     outer = torch.stack([angle.cos(), angle.sin()], 1)
@@ -168,7 +168,7 @@ def swiss_roll(n: int, rng: Philox | None = None, *, noise: float = 0.05) -> Ten
     Returns:
         float32 [n, 2] on the CPU: a spiral of one and a half turns, of radius 1 to 3.
     """
-    noise = _check.positive("noise", noise, zero_allowed=True)
+    noise = checks.positive("noise", noise, zero_allowed=True)
     z = _normals(n, 3, rng)
     radius = 1 + 2 * _uniform(z[:, :1])
     angle = 1.5 * math.pi * radius
@@ -196,10 +196,10 @@ class PointData:
                  size: int = 10_000, num_classes: int | None = None, definition: str | None = None) -> None:
         self.sample = sample
         self.name = name
-        self.num_classes = None if num_classes is None else _check.integer("num_classes", num_classes, low=1)
+        self.num_classes = None if num_classes is None else checks.integer("num_classes", num_classes, low=1)
         self.definition = definition
-        self._dim = _check.integer("dim", dim, low=1)
-        self._size = _check.integer("size", size, low=1)
+        self._dim = checks.integer("dim", dim, low=1)
+        self._size = checks.integer("size", size, low=1)
 
     def __len__(self) -> int:
         return self._size
@@ -255,16 +255,16 @@ class PointData:
         drawn = self.sample(batch_size, Philox(seed, step=iteration, sample_offset=sample_offset))
         if self.num_classes is not None and not (isinstance(drawn, tuple) and len(drawn) == 2):
             raise ValueError("sample must return points and labels where num_classes is given, "
-                             f"got {_check.describe(drawn)}")
+                             f"got {checks.describe(drawn)}")
         points, labels = drawn if self.num_classes is not None else (drawn, None)
         if not isinstance(points, Tensor) or points.shape != (batch_size, self._dim) or points.dtype != torch.float32:
             raise ValueError(f"sample must return a float32 tensor of shape ({batch_size}, {self._dim}), "
-                             f"got {_check.describe(points)}")
+                             f"got {checks.describe(points)}")
         if self.num_classes is None:
             return points, None
         if not isinstance(labels, Tensor) or labels.shape != (batch_size,) or labels.dtype != torch.int64:
             raise ValueError(f"sample must return labels as an int64 tensor of shape ({batch_size},), "
-                             f"got {_check.describe(labels)}")
+                             f"got {checks.describe(labels)}")
         if wrong := wrong_labels(labels, self.num_classes):
             raise ValueError(f"sample must return labels from 0 to num_classes - 1, {self.num_classes - 1}, "
                              f"got {wrong}")

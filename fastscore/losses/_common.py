@@ -7,8 +7,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import _check
-from .._library import per_row
+from .._core import checks
+from .._core.registration import per_row
 from ..ops.fill_probes import DISTRIBUTIONS, Probes, fill_probes
 from ..rng import Philox
 from ..trace import modules
@@ -24,7 +24,7 @@ Score = Callable[[Tensor], Tensor]
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:
     """[B] to [B], or its mean or sum over the batch. The mean of an empty batch is an error, not NaN."""
-    _check.one_of("reduction", reduction, REDUCTIONS)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     if reduction == "none":
         return loss
     if reduction == "mean" and loss.numel() == 0:
@@ -36,14 +36,14 @@ def score_of(score_fn: Callable[..., Tensor], sigma: Tensor | None = None, label
              conditioning: str = "none", parametrization: str = "score", model_kwargs: Mapping[str, Any] | None = None
              ) -> Score:
     """The score as a function of x alone, its output checked. ``sigma`` [] or [B]; see the package's text."""
-    keywords = _check.keywords(model_kwargs, score_fn, *([] if conditioning == "none" else [conditioning]))
+    keywords = checks.keywords(model_kwargs, score_fn, *([] if conditioning == "none" else [conditioning]))
 
     def score(x: Tensor) -> Tensor:
         if conditioning == "none":
             output = score_fn(x, **keywords)
         else:
             output = score_fn(x, labels if conditioning == "labels" else sigma.expand(x.shape[0]), **keywords)
-        _check.like("the output of score_fn", output, "x", x)
+        checks.like("the output of score_fn", output, "x", x)
         return output if parametrization == "score" else -output / per_row(sigma, x)
     return score
 
@@ -51,11 +51,11 @@ def score_of(score_fn: Callable[..., Tensor], sigma: Tensor | None = None, label
 def probes_for(x: Tensor, n_particles: int, rng: Philox | None, projection: str, mode: str = "vjp",
                reduction: str = "none") -> Probes:
     """The handle on ``n_particles`` directions a sample, all arguments checked; takes as many steps of ``rng``."""
-    _check.floating("x", x)
-    n_particles = _check.integer("n_particles", n_particles, low=1)
+    checks.floating("x", x)
+    n_particles = checks.integer("n_particles", n_particles, low=1)
     for name, value, allowed in (("projection", projection, DISTRIBUTIONS), ("mode", mode, MODES),
                                  ("reduction", reduction, REDUCTIONS)):
-        _check.one_of(name, value, allowed)
+        checks.one_of(name, value, allowed)
     return Probes(x, n_particles, rng, distribution=projection)
 
 
@@ -66,7 +66,7 @@ def half_square(score: Tensor) -> Tensor:
 
 def square(value: Tensor) -> Tensor:
     """||value_b||^2, [B] in the dtype of computation."""
-    value = value.to(_check.compute_dtype(value))
+    value = value.to(checks.compute_dtype(value))
     return value.reshape(value.shape[0], value.shape[1:].numel()).square().sum(1)
 
 

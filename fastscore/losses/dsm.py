@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..ops import dsm_loss, perturb
 from ..rng import Philox, Stream, as_philox
 from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce, score_of
@@ -37,7 +37,7 @@ def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rn
 
     Source: Vincent 2011; Ho et al. 2020, equation 14 (epsilon).
     """
-    _check.one_of("conditioning", conditioning, ("none", "sigma"))
+    checks.one_of("conditioning", conditioning, ("none", "sigma"))
     return _dsm(score_fn, x, sigma, None, as_philox(rng), alpha, weight, parametrization, conditioning, model_kwargs,
                 reduction)
 
@@ -64,8 +64,8 @@ def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Phi
 
     Source: Song & Ermon 2019, "Generative modeling by estimating gradients of the data distribution", eq. 6.
     """
-    _check.one_of("conditioning", conditioning, ("labels", "sigma"))
-    _check.keywords(model_kwargs, score_fn, conditioning)
+    checks.one_of("conditioning", conditioning, ("labels", "sigma"))
+    checks.keywords(model_kwargs, score_fn, conditioning)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
     return _dsm(score_fn, x, sigma, labels, rng, None, weight, parametrization, conditioning,
@@ -74,11 +74,11 @@ def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Phi
 
 def noise_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None, rng: Philox) -> tuple[Tensor, Tensor]:
     """(sigma [B], labels [B]) of each sample; labels that are None are drawn, by one step of ``rng``."""
-    _check.floating("x", x)
-    sigmas = _check.sigmas("sigmas", sigmas, device=x.device)
+    checks.floating("x", x)
+    sigmas = checks.sigmas("sigmas", sigmas, device=x.device)
     if labels is None:
         labels = draw_labels(len(sigmas), x.shape[0], rng, device=x.device, beside=(x, sigmas))
-    labels = _check.labels("labels", labels, x, len(sigmas))
+    labels = checks.labels("labels", labels, x, len(sigmas))
     return sigmas[labels], labels
 
 
@@ -94,11 +94,11 @@ def draw_labels(num_levels: int, batch_size: int, rng: Philox, *, device: torch.
 def _dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, labels: Tensor | None, rng: Philox,
          alpha: float | Tensor | None, weight: float, parametrization: str, conditioning: str,
          model_kwargs: Mapping[str, Any] | None, reduction: str) -> Tensor:
-    _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
-    _check.one_of("reduction", reduction, REDUCTIONS)
-    weight = _check.number("weight", weight)
-    _check.floating("x", x)
-    sigma = _check.per_sample("sigma", sigma, x)
+    checks.one_of("parametrization", parametrization, PARAMETRIZATIONS)
+    checks.one_of("reduction", reduction, REDUCTIONS)
+    weight = checks.number("weight", weight)
+    checks.floating("x", x)
+    sigma = checks.per_sample("sigma", sigma, x)
     score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)
     x_tilde, noise = perturb(x, sigma, rng, alpha=alpha)
     # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..rng import Philox
 from ..trace import modules
 from ..trace.jacobian_trace import estimate
@@ -50,8 +50,8 @@ def ism(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "exact
         0.5
     """
     modules.check(score_fn, mode, "score_fn")
-    _check.one_of("mode", mode, MODES)
-    _check.one_of("reduction", reduction, REDUCTIONS)
+    checks.one_of("mode", mode, MODES)
+    checks.one_of("reduction", reduction, REDUCTIONS)
     score = score_of(score_fn, model_kwargs=model_kwargs)
     found = estimate(WORDS._replace(single="chunk_size=1"), score, x, method=method, num_probes=num_probes,
                      blocks=blocks, mode=mode, chunk_size=chunk_size, rng=rng, create_graph=torch.is_grad_enabled(),

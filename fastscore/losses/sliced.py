@@ -14,20 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..ops import Probes, fill_probes, perturb, probe_dot
 from ..rng import Philox, as_philox
 from ..trace import modules
-from ._common import (
-    PARAMETRIZATIONS,
-    REDUCTIONS,
-    Score,
-    half_square,
-    probes_for,
-    products,
-    reduce,
-    score_of,
-)
+from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
 from .dsm import noise_levels
 
 
@@ -123,11 +114,11 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
     equation 6.
     """
     layers = modules.check(score_fn, mode, "score_fn")
-    _check.one_of("conditioning", conditioning, ("labels", "sigma"))
-    _check.keywords(model_kwargs, score_fn, conditioning)
-    _check.one_of("parametrization", parametrization, PARAMETRIZATIONS)
-    _check.one_of("reduction", reduction, REDUCTIONS)
-    weight = _check.number("weight", weight)
+    checks.one_of("conditioning", conditioning, ("labels", "sigma"))
+    checks.keywords(model_kwargs, score_fn, conditioning)
+    checks.one_of("parametrization", parametrization, PARAMETRIZATIONS)
+    checks.one_of("reduction", reduction, REDUCTIONS)
+    weight = checks.number("weight", weight)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
     return reduce(noisy_reduced(score_fn, x, sigma, labels, rng, weight, projection, n_particles, mode,
@@ -169,10 +160,10 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     matching", section 3.
     """
     modules.check(score_fn, "fd", "score_fn")
-    eps = _check.positive("eps", eps)
-    _check.floating("x", x)
+    eps = checks.positive("eps", eps)
+    checks.floating("x", x)
     if x.dtype not in (torch.float32, torch.float64):
-        raise TypeError(f"x must be float32 or float64 for finite differences, got {_check.describe(x)}")
+        raise TypeError(f"x must be float32 or float64 for finite differences, got {checks.describe(x)}")
     score, h = score_of(score_fn, model_kwargs=model_kwargs), eps / max(1, x.shape[1:].numel()) ** 0.5
     probes = probes_for(x, n_particles, rng, projection, reduction=reduction)
     loss = torch.zeros((), dtype=x.dtype, device=x.device)
@@ -204,7 +195,7 @@ def noisy_reduced(score_fn: Callable[..., Tensor], x: Tensor, sigma: Tensor, lab
                   conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None,
                   layers: modules.Layers | None = None) -> Tensor:
     """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``."""
-    sigma = _check.per_sample("sigma", sigma, x)
+    sigma = checks.per_sample("sigma", sigma, x)
     score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)
     x_tilde, _ = perturb(x, sigma, rng)
     probes = probes_for(x_tilde, n_particles, rng, projection, mode)

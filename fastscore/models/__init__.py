@@ -11,11 +11,11 @@ from typing import Any
 
 from torch import nn
 
-from fastscore import _check
-from fastscore.models.mlp import ScoreMLP
-from fastscore.models.ncsn import NCSN, NCSNdeeper
-from fastscore.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
-from fastscore.models.original import load_original_checkpoint
+from .._core import checks
+from .mlp import ScoreMLP
+from .ncsn import NCSN, NCSNdeeper
+from .ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
+from .original import load_original_checkpoint
 
 __all__ = [
     "MODELS", "NCSN", "NCSNdeeper", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest", "ScoreMLP", "build_model",
@@ -37,4 +37,4 @@ def build_model(name: str, **kwargs: Any) -> nn.Module:
     >>> sum(p.numel() for p in build_model("ncsn", channels=1, image_size=8, ngf=8).parameters())
     143505
     """
-    return MODELS[_check.one_of("name", name, MODELS)](**kwargs)
+    return MODELS[checks.one_of("name", name, MODELS)](**kwargs)

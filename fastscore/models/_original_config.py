@@ -16,9 +16,10 @@ from typing import Any
 
 from torch import Tensor
 
-from fastscore import _check, noise
-from fastscore.errors import CheckpointError
-from fastscore.models.layers import ACTIVATIONS
+from .. import schedules
+from .._core import checks
+from .._core.errors import CheckpointError
+from .layers import ACTIVATIONS
 
 #: The options of a network that its weights do not tell, and their published values.
 PUBLISHED: dict[str, Any] = {"nonlinearity": "elu", "rescaled": False, "logit_transform": False}
@@ -54,9 +55,9 @@ def find_options(checkpoint: Path, config: str | os.PathLike[str] | None, given:
     given = {name: value for name, value in given.items() if value is not None}
     for name, value in given.items():
         if name == "nonlinearity":
-            _check.one_of(name, value, ACTIVATIONS)
+            checks.one_of(name, value, ACTIVATIONS)
         elif not isinstance(value, bool):
-            raise TypeError(f"{name} must be True, False or None, got {_check.describe(value)}")
+            raise TypeError(f"{name} must be True, False or None, got {checks.describe(value)}")
     path = Path(config) if config is not None else checkpoint.parent / "config.yml"
     if config is None and (len(given) == len(PUBLISHED) or not path.is_file()):
         return Options({**PUBLISHED, **given}, {name: "given" if name in given else "assumed" for name in PUBLISHED},
@@ -101,7 +102,7 @@ def noise_levels(options: Options, count: int) -> Tensor | None:
     """The noise levels that the config describes, which the weights of NCSN do not hold; None where it does not."""
     model = options.sections.get("model", {})
     begin, end, kind = (model.get(name) for name in ("sigma_begin", "sigma_end", "sigma_dist"))
-    makers = {None: noise.geometric_sigmas, "geometric": noise.geometric_sigmas, "uniform": noise.uniform_sigmas}
+    makers = {None: schedules.geometric_sigmas, "geometric": schedules.geometric_sigmas, "uniform": schedules.uniform_sigmas}
     try:
         return makers[kind](begin, end, count) if kind in makers else None
     except (TypeError, ValueError):

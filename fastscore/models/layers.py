@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastscore import _check
+from .._core import checks
 
 EPS = 1e-5
 
@@ -76,7 +76,7 @@ class InstanceNormPlus(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        width = _check.integer("width", width, low=2)  # the variance over one channel is 0/0
+        width = checks.integer("width", width, low=2)  # the variance over one channel is 0/0
         self.alpha = nn.Parameter(torch.empty(width))
         self.gamma = nn.Parameter(torch.empty(width))
         self.beta = nn.Parameter(torch.zeros(width))
@@ -92,7 +92,7 @@ class ConditionalInstanceNormPlus(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
-        width = _check.integer("width", width, low=2)  # the variance over one channel is 0/0
+        width = checks.integer("width", width, low=2)  # the variance over one channel is 0/0
         self.embed = nn.Embedding(num_classes, 3 * width)
         nn.init.normal_(self.embed.weight[:, : 2 * width], 1.0, 0.02)
         nn.init.zeros_(self.embed.weight[:, 2 * width :])

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fastscore import _check
-from fastscore.models._inputs import check_dtype, is_sigma, sigma_of
+from .._core import checks
+from ._inputs import check_dtype, is_sigma, sigma_of
 
 _FREQUENCIES = 8
 
@@ -54,13 +54,13 @@ class ScoreMLP(nn.Module):
         sigmas: Tensor | Sequence[float] | None = None, data_std: float = 1.0,
     ) -> None:
         super().__init__()
-        self.dim = _check.integer("dim", dim, low=1)
-        hidden = _check.integer("hidden", hidden, low=1)
-        depth = _check.integer("depth", depth, low=1)
-        self.data_std = _check.positive("data_std", data_std)
-        self.num_classes = 10 if num_classes is None else _check.integer("num_classes", num_classes, low=1)
+        self.dim = checks.integer("dim", dim, low=1)
+        hidden = checks.integer("hidden", hidden, low=1)
+        depth = checks.integer("depth", depth, low=1)
+        self.data_std = checks.positive("data_std", data_std)
+        self.num_classes = 10 if num_classes is None else checks.integer("num_classes", num_classes, low=1)
         if sigmas is not None:
-            sigmas = _check.sigmas("sigmas", sigmas).detach().clone()
+            sigmas = checks.sigmas("sigmas", sigmas).detach().clone()
             if num_classes not in (None, len(sigmas)):
                 raise ValueError(
                     f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}"
@@ -91,15 +91,15 @@ class ScoreMLP(nn.Module):
             TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range or a sigma
                 not positive; or sigma was given to a network without ``sigmas``.
         """
-        _check.floating("x", x)
+        checks.floating("x", x)
         if x.dim() != 2 or x.shape[1] != self.dim:
-            raise ValueError(f"x must have shape (B, {self.dim}), got {_check.describe(x)}")
+            raise ValueError(f"x must have shape (B, {self.dim}), got {checks.describe(x)}")
         check_dtype(x, self.begin.weight)
         if self.sigmas is None:
             if is_sigma(labels):
                 raise ValueError("labels must be int64, indices into the noise levels: this network embeds the index; "
-                                 f"build it with sigmas=... to call it with sigma, got {_check.describe(labels)}")
-            return self._network(x, self.embed(_check.labels("labels", labels, x, self.num_classes))).to(x.dtype)
+                                 f"build it with sigmas=... to call it with sigma, got {checks.describe(labels)}")
+            return self._network(x, self.embed(checks.labels("labels", labels, x, self.num_classes))).to(x.dtype)
         sigma = sigma_of(labels, self.sigmas, x).reshape(-1, 1)
         tau = self.data_std**2 + sigma**2
         out = self._network((x / tau.sqrt()).to(x.dtype), _fourier(sigma.log()).to(x.dtype))

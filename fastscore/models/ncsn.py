@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastscore import _check
-from fastscore.models._inputs import is_sigma, label_of
-from fastscore.models.layers import ConditionalInstanceNormPlus
-from fastscore.models.refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
+from .._core import checks
+from ._inputs import is_sigma, label_of
+from .layers import ConditionalInstanceNormPlus
+from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 
 
 class NCSN(ScoreRefineNet):
@@ -48,13 +48,13 @@ class NCSN(ScoreRefineNet):
         sigmas: Tensor | Sequence[float] | None = None, **options: Any,
     ) -> None:
         if sigmas is not None:
-            sigmas = _check.sigmas("sigmas", sigmas).detach().clone()
+            sigmas = checks.sigmas("sigmas", sigmas).detach().clone()
             if num_classes not in (None, len(sigmas)):
                 raise ValueError(
                     f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}"
                 )
             num_classes = len(sigmas)
-        num_classes = 10 if num_classes is None else _check.integer("num_classes", num_classes, low=1)
+        num_classes = 10 if num_classes is None else checks.integer("num_classes", num_classes, low=1)
         norm = partial(ConditionalInstanceNormPlus, num_classes=num_classes)
         super().__init__(
             self._layout, channels, image_size, ngf, norm=norm, refine_norm=norm, pool=nn.AvgPool2d,
@@ -80,11 +80,11 @@ class NCSN(ScoreRefineNet):
         """
         self.check_image(x)
         if not is_sigma(labels):
-            return self.features(x, _check.labels("labels", labels, x, self.num_classes)).to(x.dtype)
+            return self.features(x, checks.labels("labels", labels, x, self.num_classes)).to(x.dtype)
         if self.sigmas is None:
             raise ValueError("labels must be int64, indices into the noise levels: this network embeds the index and "
                              "does not know its levels; build it with sigmas=... (or set net.sigmas) to call it with "
-                             f"sigma, got {_check.describe(labels)}")
+                             f"sigma, got {checks.describe(labels)}")
         labels, known = label_of(labels, self.sigmas, x)
         out = self.features(x, labels).to(x.dtype)
         return torch.where(known.reshape(-1, 1, 1, 1), out, torch.nan)

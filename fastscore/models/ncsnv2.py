@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastscore import _check
-from fastscore.models._inputs import sigma_of
-from fastscore.models.layers import InstanceNormPlus
-from fastscore.models.refinenet import DEEPER, DEEPEST, STANDARD, Layout, ScoreRefineNet
-from fastscore.noise import geometric_sigmas
+from .._core import checks
+from ..schedules import geometric_sigmas
+from ._inputs import sigma_of
+from .layers import InstanceNormPlus
+from .refinenet import DEEPER, DEEPEST, STANDARD, Layout, ScoreRefineNet
 
 
 def _no_norm(width: int) -> None:
@@ -55,7 +55,7 @@ class NCSNv2(ScoreRefineNet):
         size, largest, count = self._published
         if sigmas is None:
             sigmas = geometric_sigmas(largest, 0.01, count).to(torch.get_default_device())
-        sigmas = _check.sigmas("sigmas", sigmas)
+        sigmas = checks.sigmas("sigmas", sigmas)
         super().__init__(
             self._layout, channels, size if image_size is None else image_size, ngf, norm=InstanceNormPlus,
             refine_norm=_no_norm, pool=nn.MaxPool2d, num_classes=len(sigmas), **options,

@@ -13,19 +13,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastscore import _check
-from fastscore.errors import CheckpointError
-from fastscore.models._original_config import (
-    Options,
-    check_fit,
-    find_options,
-    noise_levels,
-    of_the_first_repository,
-)
-from fastscore.models._prefixes import plain_names
-from fastscore.models.ncsn import NCSN, NCSNdeeper
-from fastscore.models.ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
-from fastscore.models.refinenet import ScoreRefineNet
+from .._core import checks
+from .._core.errors import CheckpointError
+from ._original_config import Options, check_fit, find_options, noise_levels, of_the_first_repository
+from ._prefixes import plain_names
+from .ncsn import NCSN, NCSNdeeper
+from .ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
+from .refinenet import ScoreRefineNet
 
 _LOG = logging.getLogger(__name__)
 
@@ -206,7 +200,7 @@ def _compare(
     if surplus := found.keys() - wanted.keys():
         faults.append(f"{what} has {_some(surplus)}, which the network has not")
     wrong = [
-        f"{name} is {_check.describe(found[name])} where the network has shape {tuple(tensor.shape)}"
+        f"{name} is {checks.describe(found[name])} where the network has shape {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
         if name in found and (found[name].shape != tensor.shape or not found[name].is_floating_point())
     ]
@@ -229,4 +223,4 @@ def _outline(value: Any) -> str:
         return f"a dict with {len(value)} keys ({_some({str(key) for key in value})})"
     if isinstance(value, (list, tuple)):
         return f"a {type(value).__name__} of {len(value)} elements"
-    return _check.describe(value)
+    return checks.describe(value)

@@ -7,9 +7,9 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from fastscore import _check
-from fastscore.models._inputs import check_dtype
-from fastscore.models.layers import ACTIVATIONS, Norm, Pool, RefineBlock, ResidualBlock, activate, conv3x3
+from .._core import checks
+from ._inputs import check_dtype
+from .layers import ACTIVATIONS, Norm, Pool, RefineBlock, ResidualBlock, activate, conv3x3
 
 
 @dataclass(frozen=True)
@@ -70,11 +70,11 @@ class ScoreRefineNet(nn.Module):
     ) -> None:
         super().__init__()
         self.layout = layout
-        self.channels = _check.integer("channels", channels, low=1)
-        self.image_size = _check.integer("image_size", image_size, low=layout.smallest)
-        self.ngf = _check.integer("ngf", ngf, low=2)
+        self.channels = checks.integer("channels", channels, low=1)
+        self.image_size = checks.integer("image_size", image_size, low=layout.smallest)
+        self.ngf = checks.integer("ngf", ngf, low=2)
         self.num_classes = num_classes
-        self.nonlinearity = _check.one_of("nonlinearity", nonlinearity, ACTIVATIONS)
+        self.nonlinearity = checks.one_of("nonlinearity", nonlinearity, ACTIVATIONS)
         self.rescaled = _flag("rescaled", rescaled)
         self.logit_transform = _flag("logit_transform", logit_transform)
         self.act = act = ACTIVATIONS[nonlinearity]
@@ -106,12 +106,12 @@ class ScoreRefineNet(nn.Module):
 
     def check_image(self, x: Tensor) -> None:
         """Raise unless x is an image batch that the network takes."""
-        _check.floating("x", x)
+        checks.floating("x", x)
         smallest = self.layout.smallest
         if x.dim() != 4 or x.shape[1] != self.channels or min(x.shape[2:]) < smallest:
             raise ValueError(
                 f"x must have shape (B, {self.channels}, H, W) with H and W at least {smallest}, "
-                f"got {_check.describe(x)}"
+                f"got {checks.describe(x)}"
             )
         check_dtype(x, self.begin_conv.weight)
 
@@ -134,5 +134,5 @@ class ScoreRefineNet(nn.Module):
 
 def _flag(name: str, value: bool) -> bool:
     if not isinstance(value, bool):
-        raise TypeError(f"{name} must be True or False, got {_check.describe(value)}")
+        raise TypeError(f"{name} must be True or False, got {checks.describe(value)}")
     return value

@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check, backends
-from .._functorch import dispatch_modes
-from .._library import written
+from .._core import backends, checks
+from .._core.private_torch import dispatch_modes
+from .._core.registration import written
 from ..rng import Noise, Philox, Stream
 
 if not backends.problem("native"):
@@ -95,7 +95,7 @@ def _number_a_row(value: Any, x: Tensor, *, zero: bool = False) -> Tensor | None
     """A number, or one a row, as a tensor [] or [B]; what a tensor holds is looked at in C++."""
     compute = torch.float64 if x.dtype is torch.float64 else torch.float32
     if type(value) is float:
-        return _check.constant(value, compute, _CPU) if 0 < value < math.inf or (zero and value == 0) else None
+        return checks.constant(value, compute, _CPU) if 0 < value < math.inf or (zero and value == 0) else None
     if type(value) is not Tensor or value.dtype is not compute or not _plain(value):
         return None
     dim = value.dim()

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check, backends
-from .._functorch import forward_rule, is_wrapped
-from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
+from .._core import backends, checks
+from .._core.private_torch import forward_rule, is_wrapped
+from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, regenerated
 from . import _small
 
@@ -39,20 +39,20 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     small = _small.dsm_loss(score, noise, sigma, weight)
     if small is not None:
         return small
-    _check.floating("score", score)
+    checks.floating("score", score)
     if not isinstance(noise, Noise):
         if not isinstance(noise, Tensor):
             raise TypeError(f"noise must be the handle that perturb returned, or a tensor, "
-                            f"got {_check.describe(noise)}")
-        _check.like("noise", noise, "score", score)
+                            f"got {checks.describe(noise)}")
+        checks.like("noise", noise, "score", score)
     elif noise.shape != score.shape or noise.device != score.device:
         raise ValueError(f"noise must have the shape and device of score, {tuple(score.shape)} on {score.device}, "
                          f"got noise of shape {tuple(noise.shape)} on {noise.device}")
-    weight = _check.number("weight", weight)
+    weight = checks.number("weight", weight)
     transformed = backends.transformed()
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("dsm_loss", score.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    sigma = _check.per_sample("sigma", sigma, score, values=not fast)
+    sigma = checks.per_sample("sigma", sigma, score, values=not fast)
     if backend == "reference":
         return reference(score, noise, sigma, weight)
     try:
@@ -62,13 +62,13 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
             return _OnePass.apply(backend, score, sigma, weight, *noise.arguments())
         return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *noise.arguments())[0]
     except RuntimeError:
-        _check.positive_values("sigma", sigma)
+        checks.positive_values("sigma", sigma)
         raise
 
 
 def reference(score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float) -> Tensor:
     """1/2 sigma^weight || score + z / sigma ||^2 in plain torch; ``sigma`` is [] or [B]."""
-    compute = _check.compute_dtype(score)
+    compute = checks.compute_dtype(score)
     z = noise.tensor(compute) if isinstance(noise, Noise) else noise.to(compute)
     residual = (score.to(compute) + z / per_row(sigma, score)).reshape(score.shape[0], score.shape[1:].numel())
     return 0.5 * sigma**weight * residual.square().sum(1)

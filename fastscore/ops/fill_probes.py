@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _check, backends
-from .._library import per_row, raw, register
+from .._core import backends, checks
+from .._core.registration import per_row, raw, register
 from ..rng import Noise, Philox, Stream, as_philox, draw, later
 
 DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
@@ -47,7 +47,7 @@ class Coloring(_Coloring):
 
     def __new__(cls, colors: int, width: int, height: int, a: int, b: int = 0, e: int = 0) -> Coloring:
         given = {"colors": colors, "width": width, "height": height, "a": a, "b": b, "e": e}
-        return super().__new__(cls, *(_check.integer(f"coloring.{name}", value, low=int(name in _Coloring._fields[:3]),
+        return super().__new__(cls, *(checks.integer(f"coloring.{name}", value, low=int(name in _Coloring._fields[:3]),
                                                      high=32768 if name == "colors" else 2**31 - 1)
                                       for name, value in given.items()))
 
@@ -88,16 +88,16 @@ class Probes:
     """
 
     __slots__ = ("_coloring", "_distribution", "_noise", "_num_probes")
-    coloring, distribution, noise, num_probes = map(_check.fixed, ("coloring", "distribution", "noise", "num_probes"))
+    coloring, distribution, noise, num_probes = map(checks.fixed, ("coloring", "distribution", "noise", "num_probes"))
 
     def __init__(self, x: Tensor, num_probes: int, rng: Philox | None = None, *, distribution: str = "rademacher",
                  coloring: Coloring | None = None):
-        _check.floating("x", x)
-        num_probes = _check.integer("num_probes", num_probes, low=1)
-        _check.one_of("distribution", distribution, DISTRIBUTIONS)
+        checks.floating("x", x)
+        num_probes = checks.integer("num_probes", num_probes, low=1)
+        checks.one_of("distribution", distribution, DISTRIBUTIONS)
         if coloring is not None:
             if not isinstance(coloring, Coloring):
-                raise TypeError(f"coloring must be a fastscore.Coloring or None, got {_check.describe(coloring)}")
+                raise TypeError(f"coloring must be a fastscore.Coloring or None, got {checks.describe(coloring)}")
             if distribution == "sphere":
                 raise ValueError("coloring must be None where distribution is 'sphere', whose elements are not "
                                  f"independent, got {coloring}")
@@ -124,9 +124,9 @@ class Probes:
 
     def chunk(self, first: int, count: int | None) -> tuple[int, int]:
         """The first of a number of probes, and the number, checked."""
-        first = _check.integer("first", first, low=0, high=self.num_probes)
+        first = checks.integer("first", first, low=0, high=self.num_probes)
         count = self.num_probes - first if count is None else count
-        return first, _check.integer("count", count, low=0, high=self.num_probes - first)
+        return first, checks.integer("count", count, low=0, high=self.num_probes - first)
 
 
 def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> Tensor:
@@ -145,7 +145,7 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
         [1.0]
     """
     if not isinstance(probes, Probes):
-        raise TypeError(f"probes must be a fastscore.Probes, got {_check.describe(probes)}")
+        raise TypeError(f"probes must be a fastscore.Probes, got {checks.describe(probes)}")
     first, count = probes.chunk(first, count)
     backend = backends.choose("fill_probes", probes.noise.device)
     if backend == "reference":

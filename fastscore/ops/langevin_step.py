@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check, backends
-from .._functorch import forward_rule
-from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
-from ..noise import refuse_other_form
+from .._core import backends, checks
+from .._core.private_torch import forward_rule
+from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
+from ..schedules import refuse_other_form
 from . import _small
 from ._memory import check_written
 
@@ -47,12 +47,12 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     if small is not None:
         return small
     refuse_other_form("alpha", alpha, "alpha")
-    _check.floating("x", x)
-    _check.like("score", score, "x", x)
+    checks.floating("x", x)
+    checks.like("score", score, "x", x)
     transformed = backends.transformed()
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("langevin_step", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
+    alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
     if out is not None:
         _check_out(out, x, score, alpha, noise)
     if noise is None:
@@ -60,9 +60,9 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     elif rng is not None:
         raise ValueError("rng must be None where noise is given: the noise is then not drawn")
     elif isinstance(noise, Tensor):
-        _check.like("noise", noise, "x", x)
+        checks.like("noise", noise, "x", x)
     elif not isinstance(noise, Noise):
-        raise TypeError(f"noise must be a handle, a tensor or None, got {_check.describe(noise)}")
+        raise TypeError(f"noise must be a handle, a tensor or None, got {checks.describe(noise)}")
     elif noise.shape != x.shape or noise.device != x.device:
         raise ValueError(f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
                          f"got noise of shape {tuple(noise.shape)} on {noise.device}")
@@ -72,7 +72,7 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     try:
         return _fused(backend, transformed, x, score, alpha, noise, out)
     except RuntimeError:
-        _check.positive_values("alpha", alpha, zero_allowed=True)
+        checks.positive_values("alpha", alpha, zero_allowed=True)
         raise
 
 
@@ -93,9 +93,9 @@ def _fused(backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Ten
 
 
 def _check_out(out: Any, x: Tensor, score: Tensor, alpha: Tensor, noise: Any) -> None:
-    _check.like("out", out, "x", x)
+    checks.like("out", out, "x", x)
     if out.dtype != x.dtype:
-        raise TypeError(f"out must have the dtype of x, {x.dtype}, got {_check.describe(out)}")
+        raise TypeError(f"out must have the dtype of x, {x.dtype}, got {checks.describe(out)}")
     if torch.is_grad_enabled() and any(t.requires_grad for t in (x, score, alpha, out)):
         raise ValueError("out must be None where gradients are recorded: leave it out, or use torch.no_grad()")
     check_written("out", out, x=x, score=score, alpha=alpha, noise=noise if isinstance(noise, Tensor) else None)
@@ -103,7 +103,7 @@ def _check_out(out: Any, x: Tensor, score: Tensor, alpha: Tensor, noise: Any) ->
 
 def reference(x: Tensor, score: Tensor, alpha: Tensor, noise: Noise | Tensor) -> Tensor:
     """x + alpha/2 score + sqrt(alpha) z in plain torch; ``alpha`` is [] or [B]."""
-    compute = _check.compute_dtype(x)
+    compute = checks.compute_dtype(x)
     z = noise.tensor(compute) if isinstance(noise, Noise) else noise.to(compute)
     alpha = per_row(alpha, x)
     return (x.to(compute) + alpha / 2 * score.to(compute) + alpha.sqrt() * z).to(x.dtype)

@@ -9,9 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .. import _check, backends
-from .._library import wants_grad
-from ..backends import library
+from .._core import backends, checks
+from .._core.backends import library
+from .._core.registration import wants_grad
 
 # name: phi, phi'; in the order in which csrc/activation.h counts them
 ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
@@ -51,13 +51,13 @@ def mlp_divergence(x: Tensor, layers: nn.Sequential | Sequence[Layer], *, activa
         TypeError, ValueError: ``layers`` is another network, shapes do not fit; the message says how.
     """
     pairs, name = _read(layers, activation)
-    _check.floating("x", x)
+    checks.floating("x", x)
     sizes = [pairs[0][0].shape[1], *(weight.shape[0] for weight, _ in pairs)]
     if any(weight.dtype != x.dtype for weight, _ in pairs):
         raise TypeError(f"x must have the dtype of the weights, {', '.join(str(w.dtype)[6:] for w, _ in pairs)}, "
-                        f"got {_check.describe(x)}")
+                        f"got {checks.describe(x)}")
     if x.dim() != 2 or x.shape[1] != sizes[0] or sizes[-1] != sizes[0]:
-        raise ValueError(f"x must be [B, D] and the layers lead from D to D, got {_check.describe(x)} and layers of "
+        raise ValueError(f"x must be [B, D] and the layers lead from D to D, got {checks.describe(x)} and layers of "
                          f"sizes {' -> '.join(map(str, sizes))}")
     phi, slope = ACTIVATIONS[name]
     (w1, b1), *middle, (w_last, b_last) = pairs
@@ -82,7 +82,7 @@ def _slope_dot(a: Tensor, w: Tensor, name: str) -> Tensor:
 
 def reference(a: Tensor, w: Tensor, name: str) -> Tensor:
     """sum_h phi'(a_bh) w_bh in plain torch."""
-    compute = _check.compute_dtype(a)
+    compute = checks.compute_dtype(a)
     return (ACTIVATIONS[name][1](a.to(compute)) * w.to(compute)).sum(1)
 
 
@@ -123,23 +123,23 @@ def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tenso
             raise ValueError("layers must be nn.Linear modules with one kind of activation between them, none at the "
                              f"end, no hooks and no forward of its own, of {', '.join(m.__name__ for m in _MODULES)} "
                              "(with their default parameters), "
-                             f"got {_check.describe(layers)}")
+                             f"got {checks.describe(layers)}")
         if activation not in (None, names[0]):
             raise ValueError(f"activation must be the Sequential's own, {names[0]!r}, or None, got {activation!r}")
         layers, found = modules[::2], names[0]
     if found is None:
         raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))} beside separate layers, "
                          "got None")
-    _check.one_of("activation", found, tuple(ACTIVATIONS))
+    checks.one_of("activation", found, tuple(ACTIVATIONS))
     layers = [(layer.weight, layer.bias) if _is_linear(layer) else layer for layer in layers]
     if len(layers) not in (2, 3) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in layers):
         raise ValueError("layers must be two or three nn.Linear or (weight, bias) pairs (one or two hidden layers; for "
-                         f"deeper networks use fastscore.jacobian_trace), got {_check.describe(layers)}")
+                         f"deeper networks use fastscore.jacobian_trace), got {checks.describe(layers)}")
     for i, (weight, _) in enumerate(layers):
-        _check.floating(f"the weight of layer {i}", weight, batched=False)
+        checks.floating(f"the weight of layer {i}", weight, batched=False)
         if weight.dim() != 2 or (i and weight.shape[1] != layers[i - 1][0].shape[0]):
             raise ValueError(f"the weight of layer {i} must be [out, in] with the layer before's out as its in, "
-                             f"got {_check.describe(weight)}")
+                             f"got {checks.describe(weight)}")
     return layers, found
 
 

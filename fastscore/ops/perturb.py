@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check, backends
-from .._functorch import forward_rule
-from .._library import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
+from .._core import backends, checks
+from .._core.private_torch import forward_rule
+from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
 from ..rng import Noise, Philox, Stream, as_philox, regenerated
 from . import _small
 
@@ -38,12 +38,12 @@ def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
     small = _small.perturb(x, sigma, rng, alpha)
     if small is not None:
         return small
-    _check.floating("x", x)
+    checks.floating("x", x)
     transformed, backend = backends.transformed(), backends.choose("perturb", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    sigma = _check.per_sample("sigma", sigma, x, values=not fast)
+    sigma = checks.per_sample("sigma", sigma, x, values=not fast)
     if alpha is not None:
-        alpha = _check.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
+        alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
     noise = as_philox(rng).noise_for(x, Stream.PERTURB, transformed=transformed, beside=(sigma, alpha))
     if backend == "reference":
         return reference(x, sigma, noise, alpha), noise
@@ -52,15 +52,15 @@ def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
             return _differentiable(backend, x, alpha, sigma, *noise.arguments()), noise
         return raw("perturb", backend)(x, alpha, sigma, *noise.arguments()), noise
     except RuntimeError:
-        _check.positive_values("sigma", sigma)
+        checks.positive_values("sigma", sigma)
         if alpha is not None:
-            _check.positive_values("alpha", alpha, zero_allowed=True)
+            checks.positive_values("alpha", alpha, zero_allowed=True)
         raise
 
 
 def reference(x: Tensor, sigma: Tensor, noise: Noise, alpha: Tensor | None = None) -> Tensor:
     """alpha x + sigma z in plain torch; ``sigma`` and ``alpha`` are [] or [B]."""
-    compute = _check.compute_dtype(x)
+    compute = checks.compute_dtype(x)
     mean = x.to(compute) if alpha is None else per_row(alpha, x) * x.to(compute)
     return (mean + per_row(sigma, x) * noise.tensor(compute)).to(x.dtype)
 

@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check, backends
-from .._functorch import forward_rule
-from .._library import opaque_to_dynamo, raw, register, wants_grad
+from .._core import backends, checks
+from .._core.private_torch import forward_rule
+from .._core.registration import opaque_to_dynamo, raw, register, wants_grad
 from .fill_probes import Probes, filled
 from .fill_probes import reference as fill_reference
 
@@ -33,12 +33,12 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
         TypeError, ValueError: ``product`` is not floating, or not of the shape and device of the probes.
     """
     if not isinstance(probes, Probes):
-        raise TypeError(f"probes must be a fastscore.Probes, got {_check.describe(probes)}")
-    _check.floating("product", product)
+        raise TypeError(f"probes must be a fastscore.Probes, got {checks.describe(probes)}")
+    checks.floating("product", product)
     noise = probes.noise
     if product.dim() == 0 or product.shape[1:] != noise.shape or product.device != noise.device:
         raise ValueError(f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row a probe, "
-                         f"got {_check.describe(product)}")
+                         f"got {checks.describe(product)}")
     first, _ = probes.chunk(first, product.shape[0])
     backend = backends.choose("probe_dot", product.device)
     if backend == "reference":
@@ -51,13 +51,13 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
 
 def reference(product: Tensor, probes: Probes, first: int = 0) -> Tensor:
     """sum v product in plain torch."""
-    compute = _check.compute_dtype(product)
+    compute = checks.compute_dtype(product)
     v = fill_reference(probes, first, product.shape[0], compute)
     return (v * product.to(compute)).reshape(*product.shape[:2], product.shape[2:].numel()).sum(2)
 
 
 def _fake(product: Tensor, *_: Any) -> Tensor:
-    return product.new_empty(product.shape[:2], dtype=_check.compute_dtype(product))
+    return product.new_empty(product.shape[:2], dtype=checks.compute_dtype(product))
 
 
 register("probe_dot", "probe_dot: (Tensor product, int distribution, int first, int[] coloring) -> Tensor", "p...",

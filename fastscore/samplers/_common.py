@@ -9,8 +9,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .. import _check, backends
-from ..errors import require
+from .._core import backends, checks
+from .._core.errors import require
 from ..rng import Philox, Stream
 
 Callback = Callable[[int, Tensor], None]
@@ -30,9 +30,9 @@ class Trajectory:
     """
 
     def __init__(self, every: int = 1, *, samples: int | None = None, max_bytes: int = 1 << 30):
-        self.every = _check.integer("every", every, low=1)
-        self.samples = samples if samples is None else _check.integer("samples", samples, low=1)
-        self.max_bytes = _check.integer("max_bytes", max_bytes, low=1)
+        self.every = checks.integer("every", every, low=1)
+        self.samples = samples if samples is None else checks.integer("samples", samples, low=1)
+        self.max_bytes = checks.integer("max_bytes", max_bytes, low=1)
         self.steps: list[int] = []
         self.frames: list[Tensor] = []
 
@@ -58,13 +58,13 @@ class Watch:
         if trajectory is not None:
             if not isinstance(trajectory, Trajectory):
                 raise TypeError(f"trajectory must be a fastscore.samplers.Trajectory or None, "
-                                f"got {_check.describe(trajectory)}")
+                                f"got {checks.describe(trajectory)}")
             if backends.transformed():
                 raise ValueError("trajectory must be None under torch.func.vmap and torch.compile, from which nothing "
                                  "but what is returned can be kept")
             trajectory.plan(total, x)
         if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be a function callback(step, x), got {_check.describe(callback)}")
+            raise TypeError(f"callback must be a function callback(step, x), got {checks.describe(callback)}")
         self.total, self.step = total, 0
         self.callback, self.trajectory = callback, trajectory
         self.bar = require("tqdm", "train").tqdm(total=total, desc="sampling", unit="step") if progress else None
@@ -99,7 +99,7 @@ def check_shape(shape: Sequence[int]) -> torch.Size:
     try:
         shape = torch.Size(shape)
     except TypeError:
-        raise TypeError(f"shape must be a sequence of integers [B, ...], got {_check.describe(shape)}") from None
+        raise TypeError(f"shape must be a sequence of integers [B, ...], got {checks.describe(shape)}") from None
     if len(shape) == 0 or min(shape) < 1:
         raise ValueError(f"shape must be [B, ...] with every size at least 1, got {tuple(shape)}")
     return shape
@@ -109,15 +109,15 @@ def initial(start: str | Tensor, shape: Sequence[int], sigma_1: float, rng: Phil
             device: torch.device) -> Tensor:
     """Where the chains begin: U[0, 1] ("uniform"), N(0, sigma_1^2 I) ("normal"), or the tensor given."""
     shape = check_shape(shape)
-    if dtype is not None and dtype not in _check.FLOATS:
+    if dtype is not None and dtype not in checks.FLOATS:
         raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, or None, got {dtype}")
     if isinstance(start, Tensor):
-        _check.floating("start", start)
+        checks.floating("start", start)
         if start.shape != shape:
-            raise ValueError(f"start must have shape {tuple(shape)}, got {_check.describe(start)}")
+            raise ValueError(f"start must have shape {tuple(shape)}, got {checks.describe(start)}")
         return start.to(device=device, dtype=dtype or start.dtype, copy=True)
     if not isinstance(start, str) or start not in STARTS:
-        raise ValueError(f"start must be 'uniform', 'normal' or a tensor, got {_check.describe(start)}")
+        raise ValueError(f"start must be 'uniform', 'normal' or a tensor, got {checks.describe(start)}")
     if start == "uniform":
         return rng.rand(shape, stream=Stream.INIT, dtype=dtype, device=device)
     return sigma_1 * rng.randn(shape, stream=Stream.INIT, dtype=dtype, device=device)
@@ -138,7 +138,7 @@ def check_clamp(clamp: tuple[float, float] | None) -> tuple[float, float] | None
 
 def denoised(x: Tensor, score: Tensor, sigma: float) -> Tensor:
     """x + sigma^2 score, the mean of the clean sample given the noisy one; computed and rounded as the operators do."""
-    compute = _check.compute_dtype(x)
+    compute = checks.compute_dtype(x)
     return (x.to(compute) + sigma**2 * score.to(compute)).to(x.dtype)
 
 
@@ -151,5 +151,5 @@ def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
         bad = int((~torch.isfinite(x).reshape(len(x), x.shape[1:].numel()).all(1)).sum())
         if bad:
             warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this "
-                          "score", stacklevel=_check.caller())
+                          "score", stacklevel=checks.caller())
     return x if clamp is None else x.clamp(*clamp)

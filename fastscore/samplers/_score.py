@@ -13,7 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from .. import _check, backends
+from .._core import backends, checks
 from ..trace import modules
 
 
@@ -37,7 +37,7 @@ class Score:
     def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None,
                  *condition: str):
         check_network(score_fn)
-        self.score_fn, self.kwargs = score_fn, _check.keywords(model_kwargs, score_fn, *condition)
+        self.score_fn, self.kwargs = score_fn, checks.keywords(model_kwargs, score_fn, *condition)
         self.copies, self.evaluations = True, 0
 
     def __call__(self, x: Tensor, *condition: Tensor) -> Tensor:
@@ -57,7 +57,7 @@ class Score:
         elif x._version != version:
             raise ValueError(f"score_fn must not change its x in place, as it did at evaluation {self.evaluations} "
                              "though not at the first: let it work on x.clone()")
-        return _check.like("the output of score_fn", value, "x", x)
+        return checks.like("the output of score_fn", value, "x", x)
 
 
 def _changed(given: Tensor, x: Tensor) -> bool:
@@ -70,14 +70,14 @@ def _changed(given: Tensor, x: Tensor) -> bool:
 def conditioned(score_fn: Callable[..., Tensor], sigmas: Sequence[float], conditioning: str,
                 model_kwargs: Mapping[str, Any] | None = None) -> Callable[[Tensor, int], Tensor]:
     """score(x, i) for level i, from a network that takes labels or sigma, [B]; checks what comes back."""
-    _check.one_of("conditioning", conditioning, ("labels", "sigma"))
+    checks.one_of("conditioning", conditioning, ("labels", "sigma"))
     score = Score(score_fn, model_kwargs, conditioning)
 
     def at_level(x: Tensor, i: int) -> Tensor:
         batch = x.shape[:1]
         if conditioning == "labels":
             return score(x, torch.full(batch, i, dtype=torch.int64, device=x.device))
-        return score(x, torch.full(batch, sigmas[i], dtype=_check.compute_dtype(x), device=x.device))
+        return score(x, torch.full(batch, sigmas[i], dtype=checks.compute_dtype(x), device=x.device))
 
     return at_level
 
@@ -85,7 +85,7 @@ def conditioned(score_fn: Callable[..., Tensor], sigmas: Sequence[float], condit
 def check_network(score_fn: Callable[..., Tensor]) -> None:
     """Refuse layers that would mix the samples or learn from them; warn of those that differ from call to call."""
     if not callable(score_fn):
-        raise TypeError(f"score_fn must be callable, got {_check.describe(score_fn)}")
+        raise TypeError(f"score_fn must be callable, got {checks.describe(score_fn)}")
     modules.check(score_fn, "jvp", "score_fn")
     if torch.compiler.is_compiling():
         return
@@ -102,7 +102,7 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
     if fickle:
         warnings.warn(f"score_fn has a network whose {fickle[0]} is in training mode and makes it another function at "
                       "every call: samples then depend on torch's own random state, or on the calls before, not on rng "
-                      "alone. Call .eval() on the network", stacklevel=_check.caller())
+                      "alone. Call .eval() on the network", stacklevel=checks.caller())
 
 
 def _fickle(layer: nn.Module) -> bool:

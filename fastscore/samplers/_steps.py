@@ -11,8 +11,8 @@ from typing import Any
 
 from torch import Tensor
 
-from .. import _check
-from ..noise import refuse_other_form
+from .._core import checks
+from ..schedules import refuse_other_form
 
 StepSize = float | Sequence[float] | Tensor | Callable[[int], float]
 
@@ -47,19 +47,19 @@ def _given(alpha: Any, step_lr: Any) -> tuple[str, Any, float]:
 def _number(form: str, name: str, value: Any) -> float:
     """The step size ``value``, called ``name``, as a Python number."""
     refuse_other_form(name, value, form)
-    return _check.positive(name, value)
+    return checks.positive(name, value)
 
 
 def root(preconditioner: Tensor | None, x: Tensor) -> Tensor | None:
     """sqrt(M) in the dtype of computation, for a diagonal M of ``x``'s shape or of one sample's."""
     if preconditioner is None:
         return None
-    _check.floating("preconditioner", preconditioner, batched=False)
+    checks.floating("preconditioner", preconditioner, batched=False)
     if preconditioner.shape not in (x.shape, x.shape[1:]):
         raise ValueError(f"preconditioner must have the shape of a sample, {tuple(x.shape[1:])}, or of x, "
-                         f"{tuple(x.shape)}, got {_check.describe(preconditioner)}")
+                         f"{tuple(x.shape)}, got {checks.describe(preconditioner)}")
     if preconditioner.device != x.device:
         raise ValueError(f"preconditioner must be on the device of x, {x.device}, "
-                         f"got {_check.describe(preconditioner)}")
-    _check.positive_values("preconditioner", preconditioner)
-    return preconditioner.to(_check.compute_dtype(x)).sqrt()
+                         f"got {checks.describe(preconditioner)}")
+    checks.positive_values("preconditioner", preconditioner)
+    return preconditioner.to(checks.compute_dtype(x)).sqrt()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, as_philox
 from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
@@ -67,9 +67,9 @@ def annealed_langevin(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seque
     Source: Song & Ermon 2019, algorithm 1; Song & Ermon 2020 (denoising).
     """
     alpha = step_size(alpha, step_lr)
-    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
-    levels = _check.sigmas("sigmas", sigmas)
+    levels = checks.sigmas("sigmas", sigmas)
     rng, sigma = as_philox(rng), levels.tolist()
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..rng import Philox, Stream, as_philox
 from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
 from ._score import conditioned
@@ -51,11 +51,11 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
     Source: Jolicoeur-Martineau et al. 2020, "Adversarial score matching and improved sampling for image
     generation", algorithm 2.
     """
-    if _check.positive("eta", eta) > 1:
+    if checks.positive("eta", eta) > 1:
         raise ValueError(f"eta must be greater than 0 and at most 1, got {eta}")
-    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
-    levels = _check.sigmas("sigmas", sigmas)
+    levels = checks.sigmas("sigmas", sigmas)
     if steps_per_level > 1 and conditioning != "sigma":
         raise ValueError(f"steps_per_level must be 1 where conditioning is {conditioning!r}: there are no labels for "
                          f"the levels in between, got {steps_per_level}; use conditioning='sigma'")
@@ -67,7 +67,7 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
-    compute = _check.compute_dtype(x)
+    compute = checks.compute_dtype(x)
     with Watch(len(sigma) - 1, x, callback, trajectory, progress) as watch:
         for i in range(len(sigma) - 1):
             beta = math.sqrt(max(0.0, sigma[i + 1] ** 2 - (1 - eta) ** 2 * sigma[i] ** 2))

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
@@ -44,12 +44,12 @@ def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: T
 
     Source: Song & Ermon 2019, algorithm 2 (appendix B.3).
     """
-    _check.floating("image", image)
+    checks.floating("image", image)
     known = _check_mask(mask, image)
     alpha = step_size(alpha, step_lr)
-    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
-    sigma = _check.sigmas("sigmas", sigmas).tolist()
+    sigma = checks.sigmas("sigmas", sigmas).tolist()
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, image.shape, sigma[0], rng, image.dtype, image.device)
@@ -67,17 +67,17 @@ def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: T
 
 
 def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
-    _check.tensor("mask", mask)
+    checks.tensor("mask", mask)
     if mask.dtype != torch.bool or mask.device != image.device:
         raise TypeError(f"mask must be a bool tensor on {image.device} (True where image is known), "
-                        f"got {_check.describe(mask)}")
+                        f"got {checks.describe(mask)}")
     cures = "pass mask[:, None] for one a sample, alike for its channels, or mask[None] for one alike for all samples"
     many = mask.dim() > 1 and mask.dim() == image.dim() - 1 and mask.shape[0] > 1
     if many and mask.shape[0] == image.shape[0] == image.shape[1]:
         raise ValueError(f"mask must say what its first {len(mask)} are, where image of shape {tuple(image.shape)} has "
-                         f"as many samples as channels, got {_check.describe(mask)}: {cures}")
+                         f"as many samples as channels, got {checks.describe(mask)}: {cures}")
     try:
         return mask.broadcast_to(image.shape)
     except RuntimeError:
         raise ValueError(f"mask must broadcast to the shape of image, {tuple(image.shape)}, got "
-                         f"{_check.describe(mask)}{': ' + cures if many else ''}") from None
+                         f"{checks.describe(mask)}{': ' + cures if many else ''}") from None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, denoised, finish, initial
@@ -49,16 +49,16 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
 
     Source: Song & Ermon 2020, "Improved techniques for training score-based generative models", section 5.
     """
-    n = _check.integer("num_interpolations", num_interpolations, low=1)
+    n = checks.integer("num_interpolations", num_interpolations, low=1)
     alpha = step_size(alpha, step_lr)
-    steps_per_level = _check.integer("steps_per_level", steps_per_level, low=1)
+    steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
-    levels = _check.sigmas("sigmas", sigmas)
+    levels = checks.sigmas("sigmas", sigmas)
     rng, sigma, rows = as_philox(rng), levels.tolist(), check_shape(shape)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, rows, sigma[0], rng, dtype, torch.device(device or levels.device))
     x = x.repeat_interleave(n, 0)
-    compute = _check.compute_dtype(x)
+    compute = checks.compute_dtype(x)
     theta = torch.linspace(0, math.pi / 2, n, dtype=compute, device=x.device).view(n, *[1] * (len(rows) - 1))
     with Watch(len(sigma) * steps_per_level, x, callback, trajectory, progress) as watch:
         for i, sigma_i in enumerate(sigma):

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, as_philox
 from ._common import Callback, Trajectory, Watch, finish
@@ -55,11 +55,11 @@ def langevin(score_fn: Callable[..., Tensor], x: Tensor, *, num_steps: int, alph
     Source: Welling & Teh 2011 (decreasing steps); Song & Ermon 2019, equation 4; Girolami & Calderhead 2011, section 5
     (a constant metric).
     """
-    _check.floating("x", x)
+    checks.floating("x", x)
     if x.dim() == 1:
-        raise ValueError(f"x must have shape [B, D, ...], got {_check.describe(x)}: pass x[None] for one sample of "
+        raise ValueError(f"x must have shape [B, D, ...], got {checks.describe(x)}: pass x[None] for one sample of "
                          f"{len(x)} numbers, or x[:, None] for {len(x)} samples of one")
-    num_steps = _check.integer("num_steps", num_steps, low=1)
+    num_steps = checks.integer("num_steps", num_steps, low=1)
     burn_in, thin = _kept(num_steps, burn_in, thin)
     score = Score(score_fn, model_kwargs)
     alphas, scale, rng = schedule(alpha, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
@@ -85,9 +85,9 @@ def _update(x: Tensor, score: Tensor, alpha: float, scale: Tensor | None, rng: P
 
 def _kept(num_steps: int, burn_in: int, thin: int | None) -> tuple[int, int | None]:
     """``burn_in`` and ``thin``, checked."""
-    burn_in = _check.integer("burn_in", burn_in, low=0)
+    burn_in = checks.integer("burn_in", burn_in, low=0)
     if thin is not None:
-        thin = _check.integer("thin", thin, low=1)
+        thin = checks.integer("thin", thin, low=1)
         if burn_in + thin > num_steps:
             raise ValueError(f"num_steps must be at least burn_in + thin, {burn_in} + {thin}, so that a state is kept, "
                              f"got {num_steps}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..ops import Probes, fill_probes
 from ._plan import Plan
 from .products import Products
@@ -12,7 +12,7 @@ from .products import Products
 
 def columns(v: Tensor, blocks: int) -> Tensor:
     """[blocks k, B, ...] as [blocks, B, D, k], in the dtype of computation."""
-    return v.flatten(2).to(_check.compute_dtype(v)).unflatten(0, (blocks, -1)).permute(0, 2, 3, 1)
+    return v.flatten(2).to(checks.compute_dtype(v)).unflatten(0, (blocks, -1)).permute(0, 2, 3, 1)
 
 
 def normals(x: Tensor, blocks: int, count: int, plan: Plan) -> Tensor:

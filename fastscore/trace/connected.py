@@ -17,8 +17,8 @@ from contextlib import nullcontext
 import torch
 from torch import Tensor
 
-from .. import backends
-from .._functorch import dispatch_modes, is_wrapped, unwrapped
+from .._core import backends
+from .._core.private_torch import dispatch_modes, is_wrapped, unwrapped
 
 _HINTS = {  # what stands in torch's texts: what helps
     "use_reentrant": "pass use_reentrant=False to torch.utils.checkpoint",

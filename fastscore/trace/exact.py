@@ -17,8 +17,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .. import _check
-from .._functorch import is_wrapped
+from .._core import checks
+from .._core.private_torch import is_wrapped
 from ..ops import Coloring, Probes, fill_probes
 from ._plan import Plan
 from .coloring import box
@@ -54,7 +54,7 @@ def unit_directions(products: Products) -> Tensor:
     for first, count in products.chunks(size):
         directions = torch.eye(count, size, dtype=x.dtype, device=x.device).roll(first, 1)
         v = directions.reshape(count, 1, *x.shape[1:]).expand(count, *x.shape)
-        product = products(v).flatten(2).to(_check.compute_dtype(x))
+        product = products(v).flatten(2).to(checks.compute_dtype(x))
         part = (product * directions[:, None]).sum((0, 2))
         value = part if value is None else value + part
     return value
@@ -76,7 +76,7 @@ def check(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> N
     that leaves each sum alone, below the tolerance or antisymmetric, does not disturb the trace either.)
     """
     x, m = products.x, coloring.colors
-    compute, batch = _check.compute_dtype(x), torch.arange(x.shape[0], device=x.device)
+    compute, batch = checks.compute_dtype(x), torch.arange(x.shape[0], device=x.device)
     color = coloring.of(x.shape[1:], x.device)
     signs = Probes(x, -(-m // x.shape[0]), plan.rng)
     for first, count in products.chunks(signs.num_probes):

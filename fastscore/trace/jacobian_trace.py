@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .. import _check
+from .._core import checks
 from ..ops import Coloring
 from ..rng import Philox, as_philox
 from . import modules
@@ -112,15 +112,15 @@ def estimate(words: Words, f: Callable[[Tensor], Tensor], x: Tensor, *, method: 
     layers = modules.check(f, mode, words.name)
     check_x(x)
     method = chosen(x, method, num_probes, coloring)
-    _check.one_of("mode", mode, MODES)
+    checks.one_of("mode", mode, MODES)
     num_probes, blocks, chunk_size = counts(x, method, num_probes, blocks, chunk_size)
     if receptive_field is not None:
         if method != "exact":
             raise ValueError(f"receptive_field must be None where method is not 'exact', got {receptive_field} with "
                              f"method={method!r}")
-        receptive_field = _check.integer("receptive_field", receptive_field, low=0)
+        receptive_field = checks.integer("receptive_field", receptive_field, low=0)
     colors = coloring_for(coloring, tuple(x.shape[1:]), num_probes // blocks) if method == "probing" else None
-    shift = None if shift is None else _check.per_sample("shift", shift, x)
+    shift = None if shift is None else checks.per_sample("shift", shift, x)
     step = finite_step(x, mode, shift, fd_step)
     if rng is None and method == "exact" and receptive_field is None:
         rng = Philox(0)  # never drawn from: torch's own generator stays where it is
@@ -134,8 +134,8 @@ def estimate(words: Words, f: Callable[[Tensor], Tensor], x: Tensor, *, method: 
 def chosen(x: Tensor, method: str, num_probes: int, coloring: str | Coloring) -> str:
     """The method that is meant: ``"auto"`` chooses by the size and shape of a sample."""
     if method != "auto":
-        return _check.one_of("method", method, ("auto", *METHODS))
-    num_probes = _check.integer("num_probes", num_probes, low=1)
+        return checks.one_of("method", method, ("auto", *METHODS))
+    num_probes = checks.integer("num_probes", num_probes, low=1)
     if x.shape[1:].numel() <= num_probes and coloring == "lattice":
         return "exact"
     return "probing" if x.dim() in (3, 4) else "rademacher"
@@ -143,20 +143,20 @@ def chosen(x: Tensor, method: str, num_probes: int, coloring: str | Coloring) ->
 
 def check_x(x: Tensor) -> None:
     """[B, ...] of at least two dimensions, and not empty."""
-    _check.floating("x", x)
+    checks.floating("x", x)
     if x.dim() < 2:
-        raise ValueError(f"x must be [B, ...] with at least 2 dimensions, got {_check.describe(x)}")
+        raise ValueError(f"x must be [B, ...] with at least 2 dimensions, got {checks.describe(x)}")
     if x.numel() == 0:
-        raise ValueError(f"x must have at least one sample and one element a sample, got {_check.describe(x)}")
+        raise ValueError(f"x must have at least one sample and one element a sample, got {checks.describe(x)}")
 
 
 def counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int | None
            ) -> tuple[int, int, int | None]:
     """The integers, once found to be what the method can take."""
-    num_probes = _check.integer("num_probes", num_probes, low=1)
-    blocks = _check.integer("blocks", blocks, low=1)
+    num_probes = checks.integer("num_probes", num_probes, low=1)
+    blocks = checks.integer("blocks", blocks, low=1)
     if chunk_size is not None:
-        chunk_size = _check.integer("chunk_size", chunk_size, low=1)
+        chunk_size = checks.integer("chunk_size", chunk_size, low=1)
     if method not in BLOCKED:
         return num_probes, blocks, chunk_size
     if num_probes % blocks:
@@ -178,11 +178,11 @@ def finite_step(x: Tensor, mode: str, shift: Tensor | None, fd_step: float | Ten
     """How far finite differences reach, [] or [B]; None in the other modes."""
     if mode != "fd":
         if fd_step is not None:
-            raise ValueError(f"fd_step must be None where mode is not 'fd', got {_check.describe(fd_step)} with "
+            raise ValueError(f"fd_step must be None where mode is not 'fd', got {checks.describe(fd_step)} with "
                              f"mode={mode!r}")
         return None
     if fd_step is not None:
-        return _check.per_sample("fd_step", fd_step, x)
+        return checks.per_sample("fd_step", fd_step, x)
     if shift is None:
         raise ValueError("fd_step must be given where mode='fd' and shift is None: a good one is 0.01 sigma")
     return 0.01 * shift.sqrt()

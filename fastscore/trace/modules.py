@@ -16,7 +16,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from .. import _check
+from .._core import checks
 from ..energy import EnergyScore
 
 
@@ -37,7 +37,7 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
     """What f holds; raise if f, an argument called ``name``, is not callable, or (where ``strict``, and f does not
     call ``eval`` itself) has a layer that the estimate cannot bear."""
     if not callable(f):
-        raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {_check.describe(f)}")
+        raise TypeError(f"{name} must be a function of x, [B, ...] -> [B, ...], got {checks.describe(f)}")
     if torch.compiler.is_compiling():
         return NOTHING
     held = list(parts(f))

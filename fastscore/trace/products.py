@@ -5,7 +5,7 @@ Three ways, ``MODES``:
 - ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once a chunk, its
   derivative K times. It needs a forward rule for every operation of f; one from outside torch that lacks it is an
   error (:mod:`~fastscore.trace.foreign`; under ``torch.compile`` it is not looked for, and loses its part in silence).
-  Where gradients are recorded, what torch would differentiate wrongly is mended or refused (:mod:`fastscore._again`).
+  Where gradients are recorded, what torch would differentiate wrongly is mended or refused (``_core.second_derivatives``).
 - ``"vjp"``: reverse mode, J^T V: f is evaluated once, its backward pass K times under ``vmap``. It keeps f's
   activations; for convolutional networks on a CPU it takes about half of forward mode's time. What ``torch.func`` does
   not take goes through ``torch.autograd.grad``, a product at a time.
@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
-from .. import _again, _check, backends
-from .._library import per_row
+from .._core import backends, checks, second_derivatives
+from .._core.registration import per_row
 from . import connected, foreign
 from .modules import NOTHING, Layers, refuse_forward_mode
 from .setting import setting
@@ -97,12 +97,12 @@ class Products:
 
     def f(self, x: Tensor) -> Tensor:
         """f(x), which must be like x, and leave x as it is."""
-        with _again.rightly(self._again, forward=self.mode == "jvp"):
+        with second_derivatives.rightly(self._again, forward=self.mode == "jvp"):
             output = self._f(x)
         try:
             if self._version is not None and self.x._version != self._version:
                 raise ValueError(f"{self.words.name} must not change x in place: give it x.clone() to work on")
-            return _check.like(f"the output of {self.words.name}", output, "x", x)
+            return checks.like(f"the output of {self.words.name}", output, "x", x)
         except (TypeError, ValueError) as error:
             self._refusal = error
             raise
@@ -180,7 +180,7 @@ class Products:
         if isinstance(error, foreign.LostTangent):
             raise NotImplementedError(f"{name} has an operation without a forward-mode rule, {error}, which would lose "
                                       f"its part of the derivative in mode='jvp': pass {other}") from None
-        if isinstance(error, _again.WrongAgain):
+        if isinstance(error, second_derivatives.WrongAgain):
             raise NotImplementedError(f"{name} has an operation, {error}: pass {other}, or record none") from None
         if len(v) > 1:
             with suppress(Exception), setting("jvp", self.layers, torch.is_grad_enabled()):
@@ -277,7 +277,7 @@ class Products:
 
     def _difference(self, v: Tensor) -> Tensor:
         """(f(x + h v) - f(x - h v)) / 2h, where the largest element of h v is ``fd_step``."""
-        x, compute = self.x, _check.compute_dtype(self.x)
+        x, compute = self.x, checks.compute_dtype(self.x)
         largest = v.detach().abs().flatten(1).amax(1).to(compute)
         h = per_row(self.fd_step / torch.where(largest > 0, largest, 1.0), x)
         step = (h * v).to(x.dtype)

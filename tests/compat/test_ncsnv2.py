@@ -14,18 +14,7 @@ import torch
 import fastscore as fs
 from fastscore.compat import ncsnv2
 
-from .cases import (
-    LABELS,
-    SAMPLES,
-    SIGMAS,
-    close,
-    eta_of,
-    inpainting_by_hand,
-    langevin_by_hand,
-    net,
-    noise,
-    signature,
-)
+from .cases import LABELS, SAMPLES, SIGMAS, close, eta_of, inpainting_by_hand, langevin_by_hand, net, noise, signature
 
 
 @pytest.mark.parametrize(("name", "expected"), [

@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.datasets import load_digits
 
-from fastscore import errors
+from fastscore._core import errors
 from fastscore.data import digits
 
 from ..conftest import z_mean

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image, features
 
+from fastscore._core.errors import DataError
 from fastscore.data import folder
-from fastscore.errors import DataError
 
 
 def write(path, pixels: torch.Tensor, **options) -> None:

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 import fastscore.data
+from fastscore._core.errors import DataError
 from fastscore.data import DATASETS, Data, load
-from fastscore.errors import DataError
 
 
 def test_doctests():

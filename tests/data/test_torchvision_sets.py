@@ -7,7 +7,7 @@ import struct
 import pytest
 import torch
 
-from fastscore import errors
+from fastscore._core import errors
 from fastscore.data import cifar10, load, mnist
 
 from ..conftest import optional

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fastscore._sequence import box_muller, numbers
+from fastscore._core.sequence import box_muller, numbers
 
 from ..test_rng import KNOWN_ANSWERS, words
 from .cases import (
@@ -129,7 +129,7 @@ def test_normals_of_extreme_words():
 
 
 def test_normals_are_those_of_the_contract():
-    """The bits of fastscore._sequence where tl.fma rounds once; below 5 ulp from float64 (4.3 seen in 1.6e7)."""
+    """The bits of fastscore._core.sequence where tl.fma rounds once; below 5 ulp from float64 (4.3 seen in 1.6e7)."""
     r, angle = numbers("words", 1, 0, 0, 0, 1, 800_000, torch.device("cpu")).view(-1, 2).unbind(1)
     got = pairs(r, angle)
     assert float(ulps(got, torch.stack(box_muller(r, angle), 1)).max()) <= Z_ULP

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import backends, losses
+from fastscore import losses
+from fastscore._core import backends
 
 from ..conftest import z_mean
 from .cases import PROJECTIONS, A, X, directions, form_variance, gaussian_data, jacobians, net

@@ -7,9 +7,9 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
-from fastscore.config import TrainConfig
+from fastscore.experiment.config import TrainConfig
+from fastscore.experiment.train import make_model
 from fastscore.models import MODELS, NCSN, NCSNdeeper, NCSNv2, NCSNv2Deeper, NCSNv2Deepest, ScoreMLP, build_model
-from fastscore.train import make_model
 
 
 def test_names_give_their_networks():

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastscore.errors import CheckpointError
+from fastscore._core.errors import CheckpointError
 from fastscore.models import NCSN, NCSNv2, load_original_checkpoint
 
 # The options that a checkpoint does not tell have tests of their own: test_original_options.py.

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from fastscore.errors import CheckpointError
+from fastscore._core.errors import CheckpointError
 from fastscore.models import MODELS, NCSN, NCSNv2, load_original_checkpoint
 from fastscore.models._prefixes import plain_names, renamed
 

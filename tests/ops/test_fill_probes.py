@@ -4,8 +4,8 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import backends
-from fastscore._library import raw
+from fastscore._core import backends
+from fastscore._core.registration import raw
 
 from ..conftest import z_mean, z_variance
 from .probe_cases import DTYPES, FORMS, PROBES, every_form, every_probe_case, probes, tensor

@@ -4,12 +4,13 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import _sequence, backends, rng
+from fastscore import rng
+from fastscore._core import backends, sequence
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("kind", _sequence.KINDS)
+@pytest.mark.parametrize("kind", sequence.KINDS)
 def test_numbers_are_the_cpus(kind):
     """Bit for bit, the normals too: one sequence of float32 operations, without contraction."""
     where = fs.Philox(2**63 + 5, step=9, sample_offset=2**31).noise((1000, 3, 33))

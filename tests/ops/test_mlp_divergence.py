@@ -9,7 +9,7 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import jacrev, vmap
 
 import fastscore as fs
-from fastscore import backends
+from fastscore._core import backends
 from fastscore.ops.mlp_divergence import ACTIVATIONS, reference
 
 MODULES = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "silu": nn.SiLU, "elu": nn.ELU}

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import backends
+from fastscore._core import backends
 from fastscore.ops._memory import check_written
 
 PATHS = {  # how langevin_step is served: past the dispatcher, by each backend, or with noise that is given

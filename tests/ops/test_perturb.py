@@ -3,7 +3,7 @@
 import torch
 
 import fastscore as fs
-from fastscore import backends
+from fastscore._core import backends
 
 from ..conftest import z_mean, z_variance
 from .cases import DTYPES, LAYOUTS, every_case, sigma_of, tensor

@@ -6,8 +6,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import grad, jvp, vmap
 
 import fastscore as fs
-from fastscore import backends
-from fastscore._library import raw
+from fastscore._core import backends
+from fastscore._core.registration import raw
 
 from .probe_cases import LAYOUTS, PROBES, every_form, every_probe_case, probes, tensor
 

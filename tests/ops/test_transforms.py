@@ -6,8 +6,8 @@ from torch.autograd import gradcheck, gradgradcheck
 from torch.func import functional_call, grad, hessian, jacfwd, jacrev, jvp, vjp, vmap
 
 import fastscore as fs
-from fastscore import backends
-from fastscore._library import raw
+from fastscore._core import backends
+from fastscore._core.registration import raw
 
 from .cases import BACKENDS, tensor
 

@@ -3,10 +3,9 @@
 import os
 
 import pytest
+from fastscore.kernels.ptx.on_ptx import Compiler, OnPtx, loose
 
 from tests.conftest import optional
-
-from .on_ptx import Compiler, OnPtx, loose
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,9 @@
 
 import numpy as np
 import pytest
-
-from .machine import Unwritten, launch
-from .memory import Fault
-from .parser import UnknownPtx
+from fastscore.kernels.ptx.machine import Unwritten, launch
+from fastscore.kernels.ptx.memory import Fault
+from fastscore.kernels.ptx.parser import UnknownPtx
 
 
 def kernel(body: str, params: str = ".param .u64 out, .param .u64 x, .param .u32 n", shared: int = 0) -> str:

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from fastscore.kernels.ptx.counters import Counters
+from fastscore.kernels.ptx.machine import Unwritten, launch
 
-from .counters import Counters
-from .machine import Unwritten, launch
 from .test_checker import kernel
 
 

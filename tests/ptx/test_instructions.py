@@ -6,9 +6,8 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
-
-from . import values
-from .machine import launch
+from fastscore.kernels.ptx import values
+from fastscore.kernels.ptx.machine import launch
 
 INT32 = [0, 1, 2, 3, 5, 31, 32, 33, 63, 64, 0x7FFFFFFF, 0x80000000, 0x80000001, 0xFFFFFFFF, 0xFFFFFFFE, 0xDEADBEEF,
          0x12345678, 0x0000FFFF]

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import backends
-from fastscore._library import raw
-from fastscore._sequence import KINDS
+from fastscore._core import backends
+from fastscore._core.registration import raw
+from fastscore._core.sequence import KINDS
 from fastscore.ops.dsm_loss import reference as dsm_loss_reference
 from fastscore.ops.langevin_step import reference as langevin_step_reference
 from fastscore.ops.perturb import reference as perturb_reference

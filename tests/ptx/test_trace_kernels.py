@@ -8,13 +8,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from fastscore.kernels.ptx.on_cuda import MANGLED, compile_all, dot, fill, slope_dot, slope_dot_gradient
 
 import fastscore as fs
-from fastscore import backends
+from fastscore._core import backends
 from fastscore.ops.mlp_divergence import ACTIVATIONS, reference
 
 from ..ops.probe_cases import FORMS, PROBES, probes, tensor
-from .on_cuda import MANGLED, compile_all, dot, fill, slope_dot, slope_dot_gradient
 
 SHAPES = [(3, 7), (2, 3, 8, 8), (5, 129), (2, 2051), (1, 33000)]
 CASES = [pytest.param(shape, dtype, id=f"{'x'.join(map(str, shape))}-{str(dtype)[6:]}") for dtype in MANGLED

@@ -2,9 +2,9 @@
 
 import numpy as np
 import pytest
+from fastscore.kernels.ptx.machine import Unwritten, launch
+from fastscore.kernels.ptx.memory import Fault
 
-from .machine import Unwritten, launch
-from .memory import Fault
 from .test_checker import kernel
 
 STORE = "st.global.u32 [%rd4], %r9; ret;"

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore.noise import geometric_sigmas
 from fastscore.samplers import Trajectory, annealed_langevin, consistent_annealed, inpaint, interpolate, langevin
+from fastscore.schedules import geometric_sigmas
 
 from ..conftest import z_mean, z_variance
 

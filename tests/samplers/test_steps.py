@@ -6,8 +6,8 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore.noise import suggest
 from fastscore.samplers import Trajectory, annealed_langevin, inpaint, interpolate, langevin
+from fastscore.schedules import suggest
 
 from ..conftest import z_variance
 
@@ -64,7 +64,7 @@ TAKES = {
     "each of a sequence": lambda: SAMPLERS["langevin"](alpha=[1e-3, FOUND.step_lr, 1e-3]),
     "a function": lambda: SAMPLERS["langevin"](step_lr=lambda step: FOUND.alpha),
     "the operator": lambda: fs.langevin_step(IMAGE, IMAGE, FOUND.step_lr, fs.Philox(0)),
-    "a configuration": lambda: fs.config.TrainConfig(alpha=FOUND.step_lr),
+    "a configuration": lambda: fs.experiment.config.TrainConfig(alpha=FOUND.step_lr),
     "the first repository's toys": lambda: fs.compat.ncsn.langevin_dynamics(torch.neg, IMAGE, FOUND.step_lr, 2),
     "the first repository": lambda: fs.compat.ncsn.baseline_Langevin_dynamics(IMAGE, torch.neg, 2, FOUND.alpha),
     "the second repository": lambda: fs.compat.ncsnv2.anneal_Langevin_dynamics(IMAGE, lambda x, i: -x, SIGMAS, 2,

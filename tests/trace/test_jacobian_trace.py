@@ -8,7 +8,7 @@ import torch
 from torch.func import functional_call, grad, jvp, vmap
 
 import fastscore as fs
-from fastscore import backends
+from fastscore._core import backends
 from fastscore.trace import METHODS
 
 from .cases import linear, matrix, seeds, trace_of

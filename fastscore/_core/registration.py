@@ -1,0 +1,260 @@
+"""How an operator's compiled versions are registered with torch.
+
+Each operator has two, ``fastscore::<name>_native`` (C++, CPU) and ``fastscore::<name>_triton``, of one signature: the
+operator's arguments, then where its noise stands in the random sequence. They are pure functions of these, so that
+torch.compile may move, merge and repeat them. Neither knows autograd: that is written once, in the operator's file.
+
+Under ``torch.func.vmap`` the mapped dimension joins the batch. Which samples a call draws for is decided where the
+noise is made (:func:`first_sample`), and is then an input like any other.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from . import counter
+from .backends import library
+from .private_torch import mapped_everywhere
+from .recomputation import refuse_recomputation
+
+NOISE = "SymInt seed, SymInt step, int stream, SymInt offset, Tensor? state, Tensor? index"
+_raw: dict[tuple[str, str], Callable] = {}
+
+
+def raw(name: str, backend: str) -> Callable:
+    """The compiled version of an operator; without autograd."""
+    return _raw[name, backend]
+
+
+def register(name: str, schema: str, kinds: str, fake: Callable, *, launch: str | None = "launch",
+             mutated: str = "", out_batch: int = 0) -> None:
+    """Register the compiled versions of one operator.
+
+    Args:
+        name: the operator's name; its Triton launcher is ``fastscore.kernels.<file>.<launch>``, the file being
+            the part of ``schema`` before the colon.
+        schema: ``"file: (arguments) -> returns"`` without the noise arguments, which follow the others.
+        kinds: a letter for each of ``arguments``: ``b`` a tensor [B, ...], ``p`` one of [K, B, ...], ``r`` a number a
+            row ([] or [B]), ``.`` anything else. The first ``b`` or ``p`` says what B is.
+        fake: what comes back for fake tensors.
+        launch: the Triton launcher's name; None where the operator has no Triton version.
+        mutated: the schema of an output argument, which comes last.
+        out_batch: which dimension of the results is B.
+    """
+    file, signature = schema.split(": ", 1)
+    arguments, returns = signature.split(" -> ")
+    for backend in ("native", "triton") if launch else ("native",):
+        full = f"{name}_{backend}"
+        library.define(f"{full}({arguments[1:-1]}, {NOISE}{mutated}) -> {returns}", tags=(torch.Tag.needs_exact_strides,
+                                                                               torch.Tag.pt2_compliant_tag))
+        torch.library.register_fake(f"fastscore::{full}", fake, lib=library)
+        op = getattr(torch.ops.fastscore, full).default
+        if not mutated:
+            torch.library.register_vmap(f"fastscore::{full}", _vmap_rule(op, kinds, out_batch), lib=library)
+        _raw[name, backend] = op
+
+    def triton(*args: Any) -> Any:
+        result = getattr(import_module(f"fastscore.kernels.{file}"), launch)(*args)
+        return None if mutated else result
+
+    if launch:
+        library.impl(f"{name}_triton", triton, "CompositeExplicitAutograd")
+
+
+def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
+    """vmap of a registered operator: the mapped dimension and the batch become one batch."""
+    main = next(i for i, kind in enumerate(kinds) if kind in "bp")
+
+    def rule(info: Any, in_dims: tuple, *args: Any) -> tuple:
+        mapped = info.batch_size
+        x, dim = args[main], in_dims[main]
+        at = "bp".index(kinds[main])  # where B stands
+        batch = x.shape[at] if dim is None else x.movedim(dim, 0).shape[1 + at]
+
+        def merge(value: Tensor, dim: int | None, kind: str) -> Tensor:
+            if kind == "r" and dim is None and value.dim() == 0:
+                return value
+            value = value.expand(mapped, *value.shape) if dim is None else value.movedim(dim, 0)
+            if kind == "r" and value.dim() == 1:
+                value = value[:, None].expand(mapped, batch)
+            if kind == "p":
+                return value.movedim(0, 1).flatten(1, 2)
+            value = value.reshape(mapped * batch, *value.shape[2:])
+            return value.contiguous() if kind == "r" else value  # one that was expanded has no stride
+
+        merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a
+                  for a, d, k in zip(args, in_dims, kinds)]
+        *position, offset, state, index = args[len(kinds):]
+        index_dim = in_dims[-1]
+        if index is None:
+            index, index_dim = offset + torch.arange(batch, device=x.device), None
+        index = merge(index, index_dim, "b").contiguous()
+        out = op(*merged, *position, offset, state, index)
+
+        def split(value: Tensor) -> Tensor:
+            if value.shape[out_batch] != mapped * batch:  # the gradient that was not asked for: empty
+                return value.expand(mapped, *value.shape)
+            return value.unflatten(out_batch, (mapped, batch)).movedim(out_batch, 0)
+
+        return (tuple(map(split, out)), (0,) * len(out)) if isinstance(out, tuple) else (split(out), 0)
+
+    return rule
+
+
+def let_steps_vary() -> None:
+    """Have torch.compile take the step of every Philox as an input, also of one that is a global or a network's
+    attribute: the plain numbers of those are constants to it, and it would compile anew at every call."""
+    config = torch.compiler.config
+    if hasattr(config, "dynamic_sources"):
+        config.dynamic_sources = ",".join(filter(None, (config.dynamic_sources, r".*\._philox_step$")))
+
+
+class _WhenDynamoLoads:
+    """Tells torch.compile of Philox, and calls ``torch.compiler.allow_in_graph`` on functions, once torch._dynamo is
+    imported.
+
+    Importing it here would take a second or more from everybody, for the sake of those who compile.
+    """
+
+    def __init__(self) -> None:
+        self.functions: list[Callable] = []
+        self.looking = False
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "torch._dynamo" or self.looking:
+            return None
+        self.looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
+        assert spec is not None and spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def then_allow(module: ModuleType) -> None:  # not at once: who looks a module up need not import it
+            execute(module)
+            sys.meta_path.remove(self)
+            let_steps_vary()
+            for function in self.functions:
+                torch.compiler.allow_in_graph(function)
+
+        spec.loader.exec_module = then_allow
+        return spec
+
+
+_waiting = _WhenDynamoLoads()
+if "torch._dynamo" not in sys.modules:
+    sys.meta_path.insert(0, _waiting)
+else:
+    let_steps_vary()
+
+
+def opaque_to_dynamo(function: Callable) -> Callable:
+    """``torch.compiler.allow_in_graph``, as soon as torch._dynamo is there: torch.compile then does not look inside."""
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.allow_in_graph(function)
+    _waiting.functions.append(function)
+    return function
+
+
+library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool compiled) -> Tensor",
+               tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))  # kept once for each draw
+
+
+@torch.library.impl(library, "first_sample", "CompositeExplicitAutograd")
+def _first_sample(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
+    if compiled:
+        refuse_recomputation(recording=False)
+    counter.rows(offset, rows)  # all of them, of every slice
+    return torch.full((), offset, dtype=torch.int64, device=given[0].device)
+
+
+@torch.library.register_fake("fastscore::first_sample", lib=library)
+def _(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
+    return given[0].new_empty((), dtype=torch.int64)
+
+
+@torch.library.register_vmap("fastscore::first_sample", lib=library)
+def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int, compiled: bool) -> tuple:
+    if info.randomness == "error":
+        raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
+                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'; or draw "
+                           "for tensors that are not mapped by rng.noise(shape, beside=[them]), or outside of vmap")
+    # what is still mapped by an outer vmap matters below, sizes do not
+    if info.randomness == "same":
+        return torch.ops.fastscore.first_sample(given, rows, offset, compiled), None
+    first = torch.ops.fastscore.first_sample(given, rows * info.batch_size, offset, compiled)
+    return first + torch.arange(info.batch_size, device=first.device) * rows, 0
+
+
+library.define("fresh_seed(*, Device device) -> Tensor",
+               tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))
+
+
+@torch.library.impl(library, "fresh_seed", "CompositeExplicitAutograd")
+def _fresh_seed(*, device: torch.device) -> Tensor:
+    return torch.randint(0, 2**63 - 1, (), dtype=torch.int64, device=device)
+
+
+@torch.library.register_fake("fastscore::fresh_seed", lib=library)
+def _(*, device: torch.device) -> Tensor:
+    return torch.empty((), dtype=torch.int64, device=device)
+
+
+def fresh_seed() -> Tensor:
+    """A seed, int64 [], from torch's default generator of the CPU; torch.compile keeps the draw where it is."""
+    return torch.ops.fastscore.fresh_seed(device=torch.device("cpu"))
+
+
+def first_sample(given: Sequence[Tensor], rows: int, offset: int, *, compiled: bool) -> Tensor:
+    """The global index of the first of ``rows`` rows, int64 []: ``offset``, and under vmap one for each slice.
+
+    Slices are told apart by every vmap that maps one of the ``given`` tensors, by its ``randomness``: "different"
+    gives them the rows of one batch in turn (the innermost vmap's next to each other), "same" the same rows, and
+    "error" raises. ``compiled``: the draw is of a function of torch.compile, which looks here whether it is computed
+    again.
+    """
+    return torch.ops.fastscore.first_sample(list(given), rows, offset, compiled)
+
+
+@opaque_to_dynamo
+def first_of_slice(rows: int, offset: int, device: torch.device, compiled: bool) -> Tensor:
+    """:func:`first_sample` of a draw that is for no tensor: every vmap tells its slices apart."""
+    return first_sample([*mapped_everywhere(device), torch.empty((), device=device)], rows, offset, compiled=compiled)
+
+
+def wants_grad(*tensors: Tensor | None) -> bool:
+    """Whether autograd records what is done to any of the tensors."""
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
+    return False
+
+
+def written(out: Tensor) -> Tensor:
+    """``out`` after an operator wrote to it: autograd learns that what it may have saved of it has changed."""
+    if not out.is_inference():
+        torch.autograd.graph.increment_version(out)
+    return out
+
+
+def per_row(value: Tensor, x: Tensor) -> Tensor:
+    """A number a row, [] or [B], in the shape that broadcasts against ``x`` [B, ...]."""
+    return value.reshape((-1,) + (1,) * (x.dim() - 1)) if value.dim() else value
+
+
+def row_sum(value: Tensor, like: Tensor) -> Tensor:
+    """[B, ...] summed to the shape of ``like``, [] or [B]."""
+    if like.dim() == 0:
+        return value.sum()
+    return value.reshape(value.shape[0], value.shape[1:].numel()).sum(1)

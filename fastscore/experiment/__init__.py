@@ -1,0 +1,13 @@
+"""The application: ``fastscore train``, ``sample``, ``evaluate`` and ``doctor``. It knows the library, which never knows it."""
+
+from importlib import import_module as _import_module
+
+__all__ = ["build", "checkpoint", "config", "doctor", "evaluate", "history", "limits", "progress", "sample", "sample_folder",
+           "terminal", "train"]
+
+
+def __getattr__(name: str):
+    """Each module loads when first asked for."""
+    if name in __all__:
+        return _import_module(f"{__name__}.{name}")
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

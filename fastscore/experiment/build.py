@@ -1,0 +1,76 @@
+"""What a config describes: noise levels, data, the network with its first weights, and the device."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .. import data
+from ..models import build_model
+from ..schedules import geometric_sigmas
+from .config import TrainConfig
+
+_GRAY_SCOTT_IMAGES = 1024
+
+
+def make_sigmas(config: TrainConfig) -> Tensor:
+    """The noise levels [L] of a run, float32, largest first."""
+    return geometric_sigmas(config.sigma_begin, config.sigma_end, config.num_levels)
+
+
+def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None:
+    """A run's training data, or its held-out part (None where the data set has none)."""
+    options: dict[str, Any] = {}
+    if config.data == "digits":
+        options = {"split": "heldout" if heldout else "train"}
+    elif config.data in ("mnist", "cifar10"):
+        options = {"root": config.data_dir, "train": not heldout, "download": config.download}
+    elif config.data == "gray_scott":
+        options = {"num_images": _GRAY_SCOTT_IMAGES, "image_size": config.image_size,
+                   "sample_offset": _GRAY_SCOTT_IMAGES if heldout else 0}
+    elif config.data == "folder":
+        options = {"root": config.data_dir, "image_size": config.image_size}
+        if heldout:
+            return None
+    loaded = data.load(config.data, **options)
+    if isinstance(loaded, data.ImageData):
+        return loaded.with_options(dequantize="uniform" if config.dequantize else "none", flips=config.flip)
+    return loaded
+
+
+def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
+    """The run's network with its initial weights, which are a function of ``config.seed`` alone.
+
+    Raises:
+        ValueError: the network and the data do not fit together (an mlp for images, say).
+    """
+    flat = len(sample_shape) == 1
+    if flat != (config.model == "mlp"):
+        raise ValueError(f"model must be 'mlp' for 2-D points and 'ncsn' or 'ncsnv2' for images, got {config.model!r} "
+                         f"for samples of shape {tuple(sample_shape)} ({config.data})")
+    sigmas = make_sigmas(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        if flat:
+            return build_model("mlp", dim=sample_shape[0], hidden=config.width, sigmas=sigmas)
+        size = {"channels": sample_shape[0], "image_size": sample_shape[1], "ngf": config.width}
+        levels = {"num_classes": len(sigmas)} if config.model == "ncsn" else {"sigmas": sigmas}
+        return build_model(config.model, **size, **levels)
+
+
+def pick_device(name: str) -> torch.device:
+    """The device of a config: ``auto`` is CUDA where there is one."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+        if device.type == "meta":
+            raise ValueError("meta tensors hold no numbers")
+    except Exception as error:  # each backend of torch has its own: RuntimeError, AssertionError, ImportError, ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(f"device must be auto, cpu, or a GPU of this machine such as cuda:0, got {name!r} "
+                         f"({reason})") from None
+    return device

@@ -1,0 +1,206 @@
+"""The run folder: whose it is, what is in it, and what must not be touched."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..._core.errors import CheckpointError
+from ...data import Data
+from ..config import TrainConfig, quoted
+from .files import Lock, is_missing, read_signed_json, signed_json, write_atomically
+
+CONFIG, IDENTITY, METRICS, CHANGES = "config.json", "run.json", "metrics.jsonl", "changes.jsonl"
+CHECKPOINTS, LOCK, SAMPLES = "checkpoints", ".lock", "samples"
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What run.json says: the run's random number and the data it is trained on.
+
+    Attributes:
+        run: 32 hexadecimal digits, drawn when the run began.
+        data: name of the data set.
+        count, shape, num_classes, fingerprint: of :class:`fastscore.data.Data`, as it was then.
+        source: the absolute path of the folder it was read from; None where nothing was read.
+    """
+
+    run: str
+    data: str
+    count: int
+    shape: tuple[int, ...]
+    num_classes: int | None
+    fingerprint: str
+    source: str | None
+
+    @classmethod
+    def new(cls, data: Data) -> Identity:
+        """Of a run that begins now."""
+        return cls(secrets.token_hex(16), data.name, len(data), tuple(data.shape), data.num_classes,
+                   data.fingerprint(), data.source)
+
+    def changes(self, data: Data) -> list[str]:
+        """How ``data`` differs from what the run was trained on, as text; where the folder lies does not matter."""
+        pairs = {"shape of a sample": (self.shape, tuple(data.shape)), "number of samples": (self.count, len(data)),
+                 "number of classes": (self.num_classes, data.num_classes)}
+        changed = [f"{name} (was {was}, now {now})" for name, (was, now) in pairs.items() if was != now]
+        if not changed and data.fingerprint() != self.fingerprint:
+            changed = ["content: as many samples of the same shape, but other values, labels or another order"]
+        return changed
+
+
+def begin(run: Path, identity: Identity) -> None:
+    """Write run.json."""
+    write_atomically(run / IDENTITY, lambda path: path.write_text(signed_json(dataclasses.asdict(identity))))
+
+
+def read_identity(run: Path) -> Identity:
+    """What run.json says."""
+    path = run / IDENTITY
+    try:
+        values = read_signed_json(path.read_bytes())
+        return Identity(**values | {"shape": tuple(values["shape"])})
+    except OSError as error:
+        if not is_missing(error):
+            raise
+        raise CheckpointError(f"{run} has no {IDENTITY}, which says whose checkpoints it holds: put it back where it "
+                              "was deleted; a run of an earlier version of fastscore has none and must be trained "
+                              "again, in another folder") from None
+    except (ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{path} is not the identity of a run: {error}") from error
+
+
+def check_free(run: Path) -> None:
+    """Raise unless a new run may be written into ``run`` without touching what is there.
+
+    An empty folder, or none, is free; so is one that holds what a run does not write.
+
+    Raises:
+        CheckpointError: it holds a run, or what a run would overwrite and which is of unknown origin.
+        OSError: it cannot be looked into.
+    """
+    if not os.path.lexists(run):
+        return
+    names = set(os.listdir(run))
+    if CONFIG in names:
+        raise CheckpointError(f"{run} already holds a run: add --resume to go on with it, "
+                              "or choose another folder with --out")
+    taken = [name for name in (METRICS, CHANGES) if name in names]
+    taken += [f"{name}/" for name in (CHECKPOINTS, SAMPLES) if name in names and not _empty(run / name)]
+    if IDENTITY in names:  # our own is what a kill leaves that came before the config was written
+        try:
+            read_identity(run)
+        except (CheckpointError, OSError):
+            taken.append(IDENTITY)
+    if taken:
+        raise CheckpointError(
+            f"{run} has no {CONFIG} but holds {', '.join(taken)}, of unknown origin, which a new run would overwrite: "
+            f"choose another folder with --out, or move {'it' if len(taken) == 1 else 'them'} away"
+            + (f"; where they are a run's whose {CONFIG} is gone, put that back: {_copy_of_config(run)}"
+               if f"{CHECKPOINTS}/" in taken else ""))
+
+
+def _empty(folder: Path) -> bool:
+    """Whether ``folder`` is a folder with nothing in it; a link that leads nowhere is not."""
+    return folder.is_dir() and not os.listdir(folder)
+
+
+def _copy_of_config(run: Path) -> str:
+    found = steps(run)
+    return f"the field 'config' of {found[-1] / 'about.json'} is a copy" if found else "no checkpoint has a copy"
+
+
+def check_there(run: Path, identity: Identity, lock: Lock) -> None:
+    """Raise unless ``run`` is still the folder in which this run began: removed, replaced, or another's by now."""
+    if not lock.still_there():
+        raise CheckpointError(f"{run} was removed, moved or replaced while this run trained in it; nothing more was "
+                              "written there")
+    if not (run / CONFIG).is_file():
+        raise CheckpointError(f"{run / CONFIG} was deleted while this run trained there: put it back, and go on with "
+                              "--resume; nothing more was written there")
+    if read_identity(run).run != identity.run:
+        raise CheckpointError(f"{run / IDENTITY} is another run's by now; nothing more was written there")
+
+
+def read_config(run: Path) -> TrainConfig:
+    """The config of a run folder."""
+    path = run / CONFIG
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        if not is_missing(error):
+            raise
+        found = steps(run)
+        cure = (f"it holds {found[-1].relative_to(run)}: put the {CONFIG} of that run back, of which "
+                f"{_copy_of_config(run)}" if found else
+                "make a run in another folder with: fastscore train PRESET --out RUN" if run.exists() else
+                f"make one with: fastscore train PRESET --out {quoted(run)}")
+        raise CheckpointError(f"{run} is not a run folder: it has no {CONFIG}; {cure}") from None
+    return TrainConfig.from_json(text, path)
+
+
+def steps(run: Path) -> list[Path]:
+    """The whole checkpoints of a run, in the order of their iterations.
+
+    Raises:
+        CheckpointError: checkpoints is a link to what is not there. OSError: it is no folder, or cannot be read.
+    """
+    folder = run / CHECKPOINTS
+    try:
+        names = os.listdir(folder)
+    except OSError as error:
+        if not os.path.lexists(folder) and is_missing(error):
+            return []
+        if os.path.islink(folder) and is_missing(error):
+            raise CheckpointError(f"{folder} is a link to {os.readlink(folder)}, which is not there: mount or restore "
+                                  "it") from None
+        raise
+    return sorted((folder / name for name in names if _number(name) is not None), key=step_of)
+
+
+def step_of(checkpoint: Path) -> int:
+    """The iteration that a checkpoint's name tells."""
+    number = _number(checkpoint.name)
+    if number is None:
+        raise ValueError(f"checkpoint must be named step_00001000, or another number, got {checkpoint.name!r}")
+    return number
+
+
+def _number(name: str) -> int | None:
+    found = re.fullmatch(r"step_([0-9]{8,20})", name)
+    return int(found[1]) if found and name == f"step_{int(found[1]):08d}" else None
+
+
+def latest(run: Path) -> Path:
+    """The newest checkpoint, or an error that says what to do."""
+    found = steps(run)
+    if not found:
+        cure = "go on with its training: the command that began it and --resume" if (run / CONFIG).exists() else \
+            "it is not a run folder"
+        raise CheckpointError(f"{run} has no checkpoint yet; {cure}")
+    return found[-1]
+
+
+def from_latest(run: Path, read: Callable[[Path], T]) -> T:
+    """``read`` of the newest checkpoint; of the then newest where a trainer deleted that one meanwhile."""
+    while True:
+        folder = latest(run)
+        try:
+            return read(folder)
+        except (OSError, CheckpointError):
+            if os.path.lexists(folder):
+                raise
+
+
+def changed_fields(config: TrainConfig, saved: TrainConfig, names: Any) -> dict[str, tuple[Any, Any]]:
+    """field: (saved value, present value) where they differ."""
+    return {name: (getattr(saved, name), getattr(config, name)) for name in names
+            if getattr(saved, name) != getattr(config, name)}

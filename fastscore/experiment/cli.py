@@ -1,0 +1,230 @@
+"""The command line: ``fastscore train | sample | evaluate | doctor``."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from .._core.errors import require
+from . import terminal
+from .config import PRESETS, TrainConfig, quoted
+
+_INTRODUCTION = """\
+Score-based generative models: learn how to turn noise into samples of your data.
+
+A network learns the score, the direction in which a noisy image becomes more likely, at several levels of noise
+(fastscore train). From pure noise, small steps along the score, level after level, lead to new images
+(fastscore sample). Start with:  fastscore train digits"""
+
+
+def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, change: bool = False,
+          quiet: bool = False) -> None:
+    """Train a network, starting from a preset.
+
+    Writes a run folder: config.json, metrics.jsonl (the loss as it falls), training.png, and checkpoints/.
+    Kill it at any moment; the same command with --resume goes on as if nothing had happened.
+
+    Args:
+        preset: what to train; every option below changes one setting of it.
+        out: The run folder; runs/DATA where not given.
+        resume: Go on from the last checkpoint, or start where there is none.
+        change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm or
+            --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
+        quiet: No progress bar.
+    """
+    from .._core import checks
+    from ..data import DATASETS
+    from ..evaluation.plots import save_training_curves
+    from . import limits
+    from .evaluate import evaluate
+    from .sample_folder import check_encodable, check_folder
+    from .train import Trainer, make_sigmas, pick_device, read_metrics
+
+    run = out or Path("runs") / preset.data
+    if change and not resume:
+        raise ValueError("--change needs --resume: a new run is trained as it is told to")
+    checks.one_of("data", preset.data, tuple(DATASETS))
+    limits.check_run(preset, pick_device(preset.device))
+    check_folder("--out", run, make=False)
+    if preset.data in ("mnist", "cifar10", "folder"):
+        check_encodable("--data-dir", Path(preset.data_dir).absolute())
+        terminal.check_readable("--data-dir", Path(preset.data_dir))
+    trainer = Trainer(preset, run, resume=resume, change=change)
+    print(f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
+          f"parameters, on {trainer.device}, into {run}\ndata: {trainer.about_data}")
+    if trainer.changed:
+        print(f"from now on this run samples with {', '.join(trainer.changed)}")
+    if trainer.retuned:
+        print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
+    if trainer.step:
+        print(f"going on at iteration {trainer.step} of {preset.iterations}")
+    try:
+        last = trainer.train(progress=not quiet)
+    except KeyboardInterrupt:
+        print(f"\nstopped at iteration {trainer.step}; "
+              + (f"the last checkpoint is {trainer.last}. " if trainer.last else "no checkpoint was written yet. ")
+              + "Go on with the same command and --resume", file=sys.stderr)
+        sys.exit(130)
+    print(f"trained: {last}")
+    history = read_metrics(run)
+    if history:  # none where the run is shorter than --log-every, or the file was deleted
+        print(f"loss curves: {save_training_curves(history, run / 'training.png', sigmas=make_sigmas(preset))}")
+    if preset.data == "mixture":
+        weights = evaluate(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)["mode_weights"]
+        print(f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
+              f"{_pair(weights['exact'])}; annealed Langevin {_pair(weights['annealed'])}; plain Langevin "
+              f"{_pair(weights['plain'])}")
+    print(f"next: fastscore sample {quoted(run)} --num 100 --out {quoted(run / 'more')}")
+
+
+def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
+           sampler: Literal["annealed", "consistent"] = "annealed", alpha: float | None = None,
+           steps_per_level: int | None = None, denoise: bool = False, no_denoise: bool = False,
+           weights: Literal["auto", "ema", "raw"] = "auto", checkpoint: int | None = None, overwrite: bool = False,
+           batch_size: int = 500, device: str = "auto", quiet: bool = False) -> None:
+    """Draw new samples from a trained run.
+
+    Writes samples.png (the first hundred), samples.npy (all, float32 [N, C, H, W] in [0, 1]), and samples.json (how
+    they were drawn). Samples that are not finite are not written, and what was there stays.
+
+    Args:
+        run: The run folder that training wrote.
+        num: How many samples.
+        out: Where to write; RUN/samples-SEED where not given.
+        seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
+        sampler: annealed: annealed Langevin dynamics (Song & Ermon 2019), the run's steps at each noise level;
+            consistent: consistent annealed sampling (Jolicoeur-Martineau et al. 2020), one step a level, much faster.
+        alpha: Langevin step size at the smallest noise level, for this call; by default the run's, in its config.json.
+        steps_per_level: Langevin updates at each noise level, for this call; by default the run's. annealed only.
+        denoise: For this call, end with the mean of the clean image given the noisy one; by default as the run does.
+        no_denoise: For this call, leave that last step out.
+        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        overwrite: Replace samples of other settings that are in the folder.
+        batch_size: How many at a time: more takes more memory.
+        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        quiet: No progress bar.
+    """
+    from .sample import load_run, sample_into, with_sampling
+    from .sample_folder import ARRAY
+
+    trained = with_sampling(load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler,
+                            alpha=alpha, steps_per_level=steps_per_level, denoise=_either(denoise, no_denoise))
+    picture, array = sample_into(out or run / f"samples-{seed}", trained, run, num, seed=seed, sampler=sampler,
+                                 batch_size=batch_size, overwrite=overwrite, progress=not quiet)
+    print(f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {quoted(run)}"
+          + (f" --out {quoted(run / 'evaluation')}" if (run / ARRAY).exists() else ""))
+
+
+def evaluate(run: Path, /, num: int = 1000, out: Path | None = None,
+             feature: Literal["auto", "pixels", "inception"] = "auto", seed: int = 0,
+             sampler: Literal["annealed", "consistent"] = "annealed", alpha: float | None = None,
+             steps_per_level: int | None = None, denoise: bool = False, no_denoise: bool = False,
+             weights: Literal["auto", "ema", "raw"] = "auto", checkpoint: int | None = None,
+             data_dir: Path | None = None, overwrite: bool = False, batch_size: int = 500, device: str = "auto",
+             quiet: bool = False) -> None:
+    """Measure how good a run's samples are.
+
+    Draws samples and compares them with images that the network was not trained on: Frechet distance (how far apart
+    the two clouds of images are, also to the training images; lower is better), precision (how many samples look
+    real), recall (how much of the real variety they reach), nearest training images (are they copies?), and the
+    classes they belong to. Writes metrics.json, the samples, and pictures.
+
+    Args:
+        run: The run folder that training wrote.
+        num: How many samples to draw.
+        out: The folder to write into; the run folder where not given.
+        feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore[eval]' and a file of
+            weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
+            set: they are 'samples to train' of --feature inception --num 50000.
+        seed: Another seed gives other samples.
+        sampler: annealed or consistent; see fastscore sample --help.
+        alpha: Langevin step size at the smallest noise level, for this call; by default the run's, in its config.json.
+        steps_per_level: Langevin updates at each noise level, for this call; by default the run's. annealed only.
+        denoise: For this call, end with the mean of the clean image given the noisy one; by default as the run does.
+        no_denoise: For this call, leave that last step out.
+        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        data_dir: Folder that holds the data set's files; by default where the run was trained on them.
+        overwrite: Replace samples of other settings that are in the folder.
+        batch_size: How many at a time: more takes more memory.
+        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        quiet: No progress bar.
+    """
+    from . import evaluate as evaluation
+
+    if data_dir is not None:
+        terminal.check_readable("--data-dir", data_dir)
+    report = evaluation.evaluate(run, num=num, feature=feature, seed=seed, sampler=sampler, alpha=alpha,
+                                 steps_per_level=steps_per_level, denoise=_either(denoise, no_denoise),
+                                 weights=weights, step=checkpoint, data_dir=data_dir, out=out,
+                                 overwrite=overwrite, batch_size=batch_size, device=device, progress=not quiet)
+    folder = out or run
+    print(evaluation.table(report))
+    print("\n" + "\n".join(f"look at {path}" for path in sorted(folder.glob("*.png"))))
+    print(f"all numbers: {folder / evaluation.METRICS}")
+    print(f"next: fastscore sample {quoted(run)} --num 1000 --seed 1")
+
+
+def doctor() -> None:
+    """Say what this machine can do: versions, devices, which backend serves which operator, what is missing."""
+    from . import doctor as examination
+
+    print(examination.report())
+
+
+def _either(denoise: bool, no_denoise: bool) -> bool | None:
+    """True, False, or None where neither flag was given."""
+    if denoise and no_denoise:
+        raise ValueError("give one of --denoise and --no-denoise, or neither")
+    return denoise if denoise or no_denoise else None
+
+
+def _pair(weights: list[float]) -> str:
+    return " / ".join(f"{weight:.2f}" for weight in weights)
+
+
+def _commands(tyro: Any) -> dict[str, Any]:
+    """The commands by name, annotated as tyro wants them."""
+    presets: Any = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()}, prefix_names=False)
+    train.__annotations__["preset"] = Annotated[presets, tyro.conf.arg(name="")]
+    kinds = {"out": (Path, "PATH"), "data_dir": (Path, "PATH"), "alpha": (float, "FLOAT"),
+             "steps_per_level": (int, "INT"), "checkpoint": (int, "INT")}  # tyro's own would be "{None}|PATH"
+    for command in (train, sample, evaluate):
+        for name, annotation in command.__annotations__.items():
+            if name in kinds:
+                kind, metavar = kinds[name]
+                command.__annotations__[name] = Annotated[
+                    kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+            elif annotation == "bool":  # a preset's flags come in pairs, --decay and --no-decay; these do not
+                command.__annotations__[name] = Annotated[
+                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+    return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
+    terminal.open_streams()
+    arguments = sys.argv[1:] if arguments is None else arguments
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        terminal.check_text(arguments)
+        tyro = require("tyro", "train")
+        tyro.extras.subcommand_cli_from_dict(_commands(tyro), prog="fastscore", description=_INTRODUCTION,
+                                             args=arguments, config=(tyro.conf.CascadeSubcommandArgs,))
+    except BrokenPipeError:  # the reader of our output went away, as in: fastscore train --help | head
+        sys.stderr.close()
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print("\nstopped", file=sys.stderr)
+        sys.exit(130)
+    except Exception as error:
+        line = terminal.report(error, arguments)
+        if line is None:
+            raise
+        print(f"error: {line}", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,65 @@
+"""What this machine can do: ``fastscore doctor``."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import platform
+from pathlib import Path
+
+import torch
+
+from .. import __version__
+from .._core import backends
+from ..evaluation.features import WEIGHTS
+from ..ops import __all__ as _in_ops
+
+_OPERATORS = [name for name in _in_ops if name.islower()]
+_EXTRAS = {"train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro"),
+           "eval": ("torchmetrics", "torch_fidelity")}
+
+
+def report() -> str:
+    """Versions, devices, which backend serves which operator, and what is missing with how to get it."""
+    lines = [f"fastscore {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+             f"{platform.system()} {platform.machine()}",
+             f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    if torch.cuda.is_available():
+        lines += [f"GPU {i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
+    else:
+        built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is CPU-only"
+        lines.append(f"GPU: none usable ({built}); everything runs on the CPU")
+    trace = [name for name in _OPERATORS if name in backends.TRACE]
+    for names in ([name for name in (*_OPERATORS, "noise") if name not in trace], trace):
+        lines += ["", "operators (" + ", ".join(names) + ")"]
+        lines += [f"  {device:<16} {_served(names[0], torch.device(device))}" for device in ("cpu", "cuda")]
+    native, cuda = backends.problem("native"), backends.problem("native", "cuda", trace[0])
+    lines += ["", "backends",
+              "  reference        plain torch, any device",
+              f"  native           {native or f'C++ for the CPU, with {backends.isa()} instructions'}",
+              f"  native, CUDA     {cuda or 'C++ for CUDA devices: ' + ', '.join(trace)}",
+              f"  triton           {backends.problem('triton', 'cuda') or 'kernels for CUDA devices'}"]
+    lines += ["", "optional packages"]
+    for extra, modules in _EXTRAS.items():
+        for module in modules:
+            lines.append(f"  {module:<16} {_state(module, extra)}")
+    weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
+    lines.append(f"  {'Inception':<16} " + (f"weights at {weights}" if weights.is_file() else
+                                            f"no weights: evaluate --feature inception needs them at {weights}"))
+    return "\n".join(lines)
+
+
+def _served(operator: str, device: torch.device) -> str:
+    """The backend of an operator, and where it is the reference for want of another, that it is slow."""
+    slow = backends.slow(operator, device)
+    return backends.default(device, operator) + (f", 10 to 100 times slower than compiled: {slow}" if slow else "")
+
+
+def _state(module: str, extra: str) -> str:
+    try:
+        found = importlib.import_module(module)
+    except ImportError:
+        return f"missing: run in fastscore's source folder: pip install '.[{extra}]'"
+    except RuntimeError as error:
+        return f"installed, but does not import beside this torch: {error}"
+    return str(getattr(found, "__version__", "installed"))

@@ -1,0 +1,46 @@
+"""Progress on standard error: a bar on a terminal, a plain line now and then in a log file."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from .._core.errors import require
+
+_SECONDS = 30.0  # between two lines of a log
+
+
+class Lines:
+    """What is used here of tqdm's bar, as whole lines: one every half minute, and one at the end."""
+
+    def __init__(self, total: int, desc: str, unit: str, initial: int = 0):
+        self.total, self.desc, self.unit, self.n = total, desc, unit, initial
+        self.first, self.notes = initial, ""
+        self.began = self.told = time.monotonic()
+
+    def update(self, n: int = 1) -> None:
+        self.n += n
+        if time.monotonic() - self.told >= _SECONDS:
+            self._tell()
+
+    def set_postfix(self, **notes: Any) -> None:
+        self.notes = "".join(f", {name} {value}" for name, value in notes.items())
+
+    def close(self) -> None:
+        self._tell()
+
+    def _tell(self) -> None:
+        self.told = time.monotonic()
+        pace = (self.n - self.first) / max(self.told - self.began, 1e-9)
+        share = f" ({100 * self.n // self.total} %)" if self.total else ""
+        print(f"{self.desc}: {self.n} of {self.total} {self.unit}{share}, {pace:.3g} {self.unit}/s{self.notes}",
+              file=sys.stderr, flush=True)
+
+
+def progress_bar(total: int, *, desc: str, unit: str, initial: int = 0) -> Any:
+    """An object with ``update()``, ``set_postfix()`` and ``close()``: tqdm's bar where standard error is a terminal
+    or a notebook, else :class:`Lines`, since a bar in a file is thousands of carriage returns."""
+    if sys.stderr.isatty() or "ipykernel" in sys.modules:
+        return require("tqdm", "train").tqdm(total=total, initial=initial, desc=desc, unit=unit)
+    return Lines(total, desc, unit, initial)

@@ -1,0 +1,428 @@
+"""Training: recipes, resuming bit for bit after a kill at any moment, and what stops a run."""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import fastscore as fs
+from fastscore.experiment import checkpoint
+from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.sample import load_run, sample
+from fastscore.experiment.train import Trainer, learning_rate, make_data, make_model, make_sigmas, read_metrics
+
+TOY = preset("toy", iterations=60, width=16, batch_size=32, checkpoint_every=7, log_every=5, warmup=5)
+TINY = preset("digits", iterations=24, width=4, batch_size=8, checkpoint_every=5, log_every=4, warmup=3)
+CONFIGS = {"mlp": TOY, "ncsn": TINY, "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0),
+           "mlp, ssm": dataclasses.replace(TOY, objective="ssm"),
+           "ncsn, ssm": dataclasses.replace(TINY, objective="ssm")}
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """Every tensor of the last checkpoint: weights, their average, and the optimizer's."""
+    folder = checkpoint.latest(run)
+    found = {f"{file.stem}.{k}": v for file in folder.glob("*.safetensors") for k, v in load_file(file).items()}
+    for index, state in checkpoint.read_state(folder)["optimizer"]["state"].items():
+        found |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+    return found
+
+
+def assert_same_run(a: Path, b: Path) -> None:
+    ours, theirs = weights(a), weights(b)
+    assert ours.keys() == theirs.keys()
+    assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
+    drop = ("images_per_second",)
+    first, second = ([{k: v for k, v in r.items() if k not in drop} for r in read_metrics(run)] for run in (a, b))
+    assert first == second
+
+
+def test_presets_are_the_recipes():
+    """The table of the two papers' code, number for number."""
+    v1, v2 = preset("cifar10-ncsn"), preset("cifar10-ncsnv2")
+    shared = dict(data="cifar10", width=128, batch_size=128, beta1=0.9, beta2=0.999, eps=1e-8, weight=2.0, flip=True,
+                  start="uniform", sigma_end=0.01, clip_norm=0.0, warmup=0, decay=False)
+    one = dict(model="ncsn", sigma_begin=1.0, num_levels=10, lr=1e-3, iterations=200_001, ema=0.0, steps_per_level=100,
+               alpha=2 * 2e-5, denoise=False, dequantize=True)
+    two = dict(model="ncsnv2", sigma_begin=50.0, num_levels=232, lr=1e-4, iterations=300_001, ema=0.999,
+               steps_per_level=5, alpha=2 * 6.2e-6, denoise=True, dequantize=False)
+    for config, expected in ((v1, shared | one), (v2, shared | two)):
+        for name, value in expected.items():
+            assert getattr(config, name) == value, name
+    assert (preset("mnist").data, preset("mnist").width, preset("mnist").model) == ("mnist", 64, "ncsn")
+    with torch.device("meta"):
+        assert sum(p.numel() for p in make_model(v1, (3, 32, 32)).parameters()) == 30_117_635
+    assert sum(p.numel() for p in make_model(v2, (3, 32, 32)).parameters()) == 29_694_083
+    sigmas = make_sigmas(v1)
+    assert len(sigmas) == 10 and float(sigmas[0]) == 1.0 and math.isclose(float(sigmas[-1]), 0.01, rel_tol=1e-6)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_configs_survive_json(name):
+    config = preset(name)
+    assert TrainConfig.from_json(config.to_json()) == config
+
+
+def test_one_iteration_is_the_recipe(tmp_path):
+    """One step of Adam on the mean NCSN loss of the contract's batch, labels and noise; then the moving average."""
+    config = dataclasses.replace(TINY, iterations=1, warmup=0, decay=False, log_every=1, checkpoint_every=1, lr=0.1,
+                                 eps=1.0)  # a large eps: else the step of a gradient that is rounding alone is +-lr
+    run = Trainer(config, tmp_path / "run").train(progress=False)
+    data = make_data(config)
+    model, sigmas = make_model(config, data.shape), make_sigmas(config)
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.1, eps=1.0)
+    x = data.batch(0, 8, seed=0)
+    labels = fs.Philox(0).randint(config.num_levels, 8, stream=fs.Stream.LABELS)
+    z = fs.Philox(0, step=1).randn(x.shape, stream=fs.Stream.PERTURB)
+    sigma = sigmas[labels].view(-1, 1, 1, 1)
+    each = 0.5 * (sigma * model(x + sigma * z, labels) + z).square().sum((1, 2, 3))
+    each.mean().backward()
+    optimizer.step()
+    for name, value in checkpoint.read_weights(run, ema=False).items():
+        torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-5)
+    assert all(torch.equal(v, checkpoint.read_weights(run, ema=False)[k])  # the average starts at the first weights
+               for k, v in checkpoint.read_weights(run, ema=True).items())
+    record = read_metrics(tmp_path / "run")[0]
+    assert math.isclose(record["loss"], each.mean().item(), rel_tol=1e-5)
+    for level in range(config.num_levels):
+        mine = each[labels == level]
+        logged = record["loss_per_sigma"][level]
+        assert (logged is None) == (len(mine) == 0)
+        assert logged is None or math.isclose(logged, float(mine.mean()), rel_tol=1e-4)
+
+
+def test_moving_average(tmp_path):
+    """m <- ema m + (1 - ema) w after every step but the first."""
+    config = dataclasses.replace(TOY, iterations=4, checkpoint_every=1, keep=4, ema=0.9)
+    Trainer(config, tmp_path / "run").train(progress=False)
+    mean = None
+    for folder in checkpoint.steps(tmp_path / "run"):
+        now = checkpoint.read_weights(folder, ema=False)
+        mean = now if mean is None else {k: 0.9 * mean[k] + 0.1 * v for k, v in now.items()}
+        for name, value in checkpoint.read_weights(folder, ema=True).items():
+            torch.testing.assert_close(value, mean[name], rtol=1e-5, atol=1e-7)
+
+
+def test_learning_rate():
+    config = dataclasses.replace(TOY, iterations=100, warmup=10, lr=1.0, decay=False)
+    assert learning_rate(config, 0) == 0.1 and learning_rate(config, 9) == learning_rate(config, 50) == 1.0
+    decayed = dataclasses.replace(config, decay=True)
+    assert math.isclose(learning_rate(decayed, 50), 0.5) and learning_rate(decayed, 99) < 1e-3
+
+
+def test_gradient_clipping(tmp_path, monkeypatch):
+    norms = []
+    step = torch.optim.Adam.step
+
+    def spy(self, *args):
+        norms.append(float(torch.stack([p.grad.norm() for g in self.param_groups for p in g["params"]]).norm()))
+        return step(self, *args)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", spy)
+    Trainer(dataclasses.replace(TOY, iterations=3, clip_norm=0.01), tmp_path / "a").train(progress=False)
+    assert norms == pytest.approx([0.01] * 3, rel=1e-3)
+    assert all(r["grad_norm"] > 0.01 for r in read_metrics(tmp_path / "a"))  # logged as it was before
+
+
+def test_the_loss_falls(tmp_path):
+    Trainer(dataclasses.replace(TOY, iterations=300, width=64, batch_size=128), tmp_path / "run").train(progress=False)
+    losses = [r["loss"] for r in read_metrics(tmp_path / "run")]
+    assert sum(losses[-5:]) < 0.8 * sum(losses[:5])
+    assert all(r["images_per_second"] > 0 for r in read_metrics(tmp_path / "run"))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_stopping_and_resuming_is_not_stopping(name, tmp_path):
+    config = CONFIGS[name]
+    Trainer(config, tmp_path / "whole").train(progress=False)
+    first = Trainer(config, tmp_path / "parts")
+    while first.step < 13:  # stops between two checkpoints and two log lines
+        first._iterate()
+        if first.step % config.log_every == 0:
+            first._log(0.0, 1.0)
+        if first.step % config.checkpoint_every == 0:
+            first._save()
+    first.close()
+    Trainer(config, tmp_path / "parts", resume=True).train(progress=False)
+    ours = read_metrics(tmp_path / "parts")
+    theirs = read_metrics(tmp_path / "whole")
+    assert [r["loss_per_sigma"] for r in ours] == [r["loss_per_sigma"] for r in theirs]
+    a, b = weights(tmp_path / "parts"), weights(tmp_path / "whole")
+    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
+
+
+DRIVER = """
+import os, signal, sys
+from fastscore.experiment.checkpoint import files, store
+from fastscore.experiment.config import TrainConfig
+from fastscore.experiment.train import Trainer
+config, run, kill_at = TrainConfig.from_json(sys.argv[1]), sys.argv[2], int(sys.argv[3])
+calls = 0
+def fatal(original):
+    def call(*args, **kwargs):
+        global calls
+        calls += 1
+        if calls == kill_at:  # inside a checkpoint's write, between two of its steps
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    return call
+trainer = Trainer(config, run, resume=True)
+files.os.fsync, store.flush, os.rename = fatal(os.fsync), fatal(store.flush), fatal(os.rename)
+store.shutil.rmtree = fatal(store.shutil.rmtree)
+print("started", flush=True)
+trainer.train(progress=False)
+"""
+
+
+def start(config: TrainConfig, run: Path, kill_at: int = 0) -> subprocess.Popen:
+    return subprocess.Popen([sys.executable, "-c", DRIVER, config.to_json(), str(run), str(kill_at)],
+                            stdout=subprocess.PIPE, text=True,
+                            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mlp", "ncsn"])
+def test_killed_runs_end_as_if_they_were_not(name, tmp_path):
+    """SIGKILL at random moments, some inside a checkpoint's write; each time resumed; the end is the same."""
+    config = CONFIGS[name]
+    Trainer(config, tmp_path / "whole").train(progress=False)
+    run, dice = tmp_path / "killed", random.Random(name)
+    kills = 0
+    for kill_at in (dice.randint(1, 3), dice.randint(4, 9), dice.randint(2, 20)):
+        process = start(config, run, kill_at)
+        kills += process.wait(timeout=120) == -signal.SIGKILL
+    for _ in range(2):
+        process = start(config, run)
+        assert process.stdout.readline() == "started\n"
+        time.sleep(dice.uniform(0, 0.3))
+        process.kill()
+        kills += process.wait(timeout=120) == -signal.SIGKILL
+    assert kills >= 3
+    assert start(config, run).wait(timeout=120) == 0
+    assert_same_run(run, tmp_path / "whole")
+    assert not list((run / "checkpoints").glob(".*")), "nothing half-written is left"
+
+
+def test_every_prefix_of_a_checkpoint_write_is_harmless(tmp_path, monkeypatch):
+    """Stop a save at each of its steps in turn: what load finds is always a whole checkpoint, old or new."""
+    class Killed(BaseException):
+        pass
+
+    config = dataclasses.replace(TOY, keep=1)
+    trainer = Trainer(config, tmp_path / "run")
+    stop_at = 0
+    for stop_at in range(1, 40):
+        calls = 0
+
+        def dying(original, stop_at=stop_at):
+            def call(*args, **kwargs):
+                nonlocal calls
+                calls += 1
+                if calls == stop_at:
+                    raise Killed
+                return original(*args, **kwargs)
+            return call
+
+        before = checkpoint.steps(tmp_path / "run")
+        trainer._iterate()
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", dying(os.fsync))
+            patch.setattr(os, "rename", dying(os.rename))
+            patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
+            try:
+                trainer._save()
+                break
+            except Killed:
+                pass
+        if before:
+            folder = checkpoint.latest(tmp_path / "run")
+            assert checkpoint.read_state(folder)["step"] == int(folder.name[5:])
+            checkpoint.read_weights(folder, ema=True), checkpoint.read_weights(folder, ema=False)
+    assert stop_at > 6, "the write has several steps, and each was stopped at"
+
+
+def test_the_last_k_checkpoints_stay(tmp_path):
+    Trainer(dataclasses.replace(TOY, keep=2), tmp_path / "run").train(progress=False)
+    assert [p.name for p in checkpoint.steps(tmp_path / "run")] == ["step_00000056", "step_00000060"]
+
+
+def test_foreign_files_beside_the_checkpoints_stay(tmp_path):
+    """Only what a killed save leaves behind is removed."""
+    folder = tmp_path / "run" / "checkpoints"
+    config = dataclasses.replace(TOY, decay=False)
+    Trainer(dataclasses.replace(config, iterations=7), tmp_path / "run").train(progress=False)
+    for name in (".writing_00000003", ".deleting_step_00000001", ".snapshot"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "file").touch()
+    (folder / ".nfs0001").touch()
+    Trainer(dataclasses.replace(config, iterations=14, keep=1), tmp_path / "run", resume=True).train(progress=False)
+    assert sorted(p.name for p in folder.iterdir()) == [".nfs0001", ".snapshot", "step_00000014"]
+    assert (folder / ".snapshot" / "file").exists()
+
+
+HOLDER = """
+import sys
+from pathlib import Path
+from fastscore import checkpoint
+lock = checkpoint.Lock(Path(sys.argv[1]) / checkpoint.LOCK)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_one_process_trains_in_a_folder(tmp_path):
+    """A second trainer is refused and changes nothing; the end of the first, even by a kill, frees the folder."""
+    run, config = tmp_path / "run", dataclasses.replace(TOY, iterations=20, decay=False)
+    Trainer(config, run).train(progress=False)
+    longer = dataclasses.replace(config, iterations=30)
+    with subprocess.Popen([sys.executable, "-c", HOLDER, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(fs.CheckpointError, match=f"another process.*trains in {run}: wait until it ends, or"):
+            Trainer(longer, run, resume=True)
+        assert checkpoint.read_config(run) == config
+        load_run(run, device="cpu")  # sampling goes on meanwhile
+        other.kill()
+    Trainer(longer, run, resume=True).train(progress=False)
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
+
+
+def test_the_folder_is_locked_while_training(tmp_path, monkeypatch):
+    refused = []
+
+    def iterate(self, original=Trainer._iterate):
+        with pytest.raises(fs.CheckpointError, match=r"another process.* trains in") as caught:
+            Trainer(TOY, tmp_path / "run", resume=True)
+        refused.append(caught)
+        return original(self)
+
+    monkeypatch.setattr(Trainer, "_iterate", iterate)
+    Trainer(dataclasses.replace(TOY, iterations=60), tmp_path / "run").train(progress=False)
+    assert len(refused) == 60
+
+
+def test_two_fresh_runs_at_once(tmp_path, monkeypatch):
+    """The second finds the first's run once it has the lock, though the folder was free when it began."""
+    run = tmp_path / "run"
+
+    def slow_data(config):
+        monkeypatch.undo()
+        Trainer(TOY, run).close()
+        return make_data(config)
+
+    monkeypatch.setattr("fastscore.experiment.train.make_data", slow_data)
+    with pytest.raises(fs.CheckpointError, match="already holds a run"):
+        Trainer(dataclasses.replace(TOY, width=8), run)
+    assert checkpoint.read_config(run) == TOY
+
+
+def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
+    def flock(*args):
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    with pytest.warns(UserWarning, match=r"run/.lock cannot be locked .*Operation not supported"):
+        Trainer(dataclasses.replace(TOY, iterations=7), tmp_path / "run").train(progress=False)
+    assert [p.name for p in checkpoint.steps(tmp_path / "run")] == ["step_00000007"]
+
+
+def test_a_half_written_last_line_of_metrics_is_dropped(tmp_path):
+    run = tmp_path / "run"
+    Trainer(dataclasses.replace(TOY, iterations=20, decay=False), run).train(progress=False)
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 25, "lo')
+    Trainer(dataclasses.replace(TOY, iterations=30, decay=False), run, resume=True).train(progress=False)
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
+
+
+def test_a_damaged_line_of_metrics_costs_that_line_alone(tmp_path):
+    run = tmp_path / "run"
+    Trainer(dataclasses.replace(TOY, iterations=20, decay=False), run).train(progress=False)
+    lines = (run / "metrics.jsonl").read_bytes().splitlines()
+    bad = [b"\xff\xfe\x00", b"", b"[1]", b"3", b'{"loss": 1.0}', b'{"step": 6}', b'{"step": "6", "loss": 1.0}',
+           b'{"step": true, "loss": 1.0}', b'{"step": 6, "loss": null}', b'{"step": 6, "lo', b"9" * 5000]
+    (run / "metrics.jsonl").write_bytes(b"\n".join([*bad, lines[0], *bad, *lines[1:], *bad]))
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20]
+    Trainer(dataclasses.replace(TOY, iterations=30, decay=False), run, resume=True).train(progress=False)
+    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
+    kept = [*bad, lines[0], *bad, *lines[1:], *bad[:-1]]  # whose they are is not known: all but the torn last one stay
+    assert (run / "metrics.jsonl").read_bytes().splitlines()[:len(kept)] == kept
+
+
+@pytest.mark.parametrize("lr, clip", [(1e30, 0.0)])
+def test_a_loss_that_is_not_finite_stops_the_run(lr, clip, tmp_path):
+    run = tmp_path / "run"
+    Trainer(dataclasses.replace(TOY, iterations=7, decay=False, warmup=0), run).train(progress=False)
+    good = weights(run)
+    trainer = Trainer(dataclasses.replace(TOY, decay=False, warmup=0), run, resume=True)
+    trainer.config = dataclasses.replace(trainer.config, lr=lr, clip_norm=clip)
+    with pytest.raises(fs.NonFiniteLoss, match=r"loss at iteration \d+ is not finite; loss by sigma.*step_00000007"):
+        trainer.train(progress=False)
+    after = weights(run)
+    assert all(torch.equal(good[k], after[k]) for k in good) and len(checkpoint.steps(run)) == 1
+
+
+def test_weights_that_are_not_finite_are_not_saved(tmp_path):
+    trainer = Trainer(TOY, tmp_path / "run")
+    next(trainer.model.parameters()).data[0] = float("nan")
+    with pytest.raises(fs.NonFiniteLoss, match="not saved"):
+        trainer._save()
+    assert not checkpoint.steps(tmp_path / "run")
+
+
+def test_a_folder_with_a_run_is_not_overwritten(tmp_path):
+    run = tmp_path / "run"
+    Trainer(dataclasses.replace(TOY, iterations=7), run).train(progress=False)
+    with pytest.raises(fs.CheckpointError, match="already holds a run: add --resume"):
+        Trainer(TOY, run)
+    with pytest.raises(fs.CheckpointError, match=r"another config: width \(was 16, now 8\)"):
+        Trainer(dataclasses.replace(TOY, width=8, iterations=7), run, resume=True)
+
+
+def test_global_random_state_is_left_alone(tmp_path):
+    torch.manual_seed(5)
+    before = torch.get_rng_state()
+    Trainer(dataclasses.replace(TOY, iterations=2), tmp_path / "run").train(progress=False)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_samples_are_the_same_in_any_batch_size(tmp_path):
+    """The same noise; the values to rounding, which a convolution's algorithm may change with the batch size."""
+    run = tmp_path / "run"
+    Trainer(dataclasses.replace(TINY, steps_per_level=3), run).train(progress=False)
+    trained = load_run(run, device="cpu")
+    whole = sample(trained, 7, progress=False, batch_size=7)
+    parts = sample(trained, 7, progress=False, batch_size=3)
+    torch.testing.assert_close(whole, parts, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(whole, sample(trained, 7, seed=1, progress=False), atol=1e-2)
+    assert bool((whole >= 0).all()) and bool((whole <= 1).all())
+
+
+def test_sampling_uses_the_moving_average(tmp_path):
+    run = tmp_path / "run"
+    folder = Trainer(dataclasses.replace(TOY, ema=0.5), run).train(progress=False)
+    network = load_run(run, device="cpu").network
+    average = checkpoint.read_weights(folder, ema=True)
+    assert all(torch.equal(v, average[k]) for k, v in network.state_dict().items())
+
+
+def test_grids_while_training(tmp_path):
+    run = tmp_path / "run"
+    Trainer(dataclasses.replace(TINY, iterations=4, sample_every=2, steps_per_level=1), run).train(progress=False)
+    assert [p.name for p in sorted((run / "samples").iterdir())] == ["step_00000002.png", "step_00000004.png"]
+
+
+def test_config_is_saved_with_the_run(tmp_path):
+    Trainer(TOY, tmp_path / "run")
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] == 32
+    assert checkpoint.read_config(tmp_path / "run") == TOY
