@@ -51,8 +51,10 @@ def extensions_and_command() -> tuple[list, dict]:
         import torch
         from torch.utils.cpp_extension import BuildExtension, CppExtension, CUDAExtension
     except ImportError as error:
-        say(f"the extensions are not built: torch cannot be imported here ({error}). "
-            f"Install torch first, then fastscore with: pip install --no-build-isolation .")
+        say(
+            f"the extensions are not built: torch cannot be imported here ({error}). "
+            f"Install torch first, then fastscore with: pip install --no-build-isolation ."
+        )
         return [], {}
 
     class BuildIfPossible(BuildExtension):
@@ -73,23 +75,40 @@ def extensions_and_command() -> tuple[list, dict]:
                 self.extensions = []
             self.extensions = [e for e in self.extensions if e not in getattr(self, "failed", [])]
 
-    cxx = ["-O3", "-g0", "-ffp-contract=off", "-fno-math-errno", "-fvisibility=hidden", "-Wno-maybe-uninitialized",
-           STABLE_ABI_OF_TORCH_2_11]
+    cxx = [
+        "-O3",
+        "-g0",
+        "-ffp-contract=off",
+        "-fno-math-errno",
+        "-fvisibility=hidden",
+        "-Wno-maybe-uninitialized",
+        STABLE_ABI_OF_TORCH_2_11,
+    ]
     shared = {"py_limited_api": True, "depends": files("", "h", "inl", "cuh")}
     extensions = [CppExtension("fastscore._C", files("cpu", "cpp"), extra_compile_args={"cxx": cxx}, **shared)]
     if home and torch.version.cuda:
         nvcc = ["-O3", "--fmad=false", "--expt-relaxed-constexpr", "-DUSE_CUDA", STABLE_ABI_OF_TORCH_2_11]
-        extensions.append(CUDAExtension("fastscore._C_cuda", files("cuda", "cu", "cpp"),
-                                        extra_compile_args={"cxx": cxx, "nvcc": nvcc}, **shared))
+        extensions.append(
+            CUDAExtension(
+                "fastscore._C_cuda", files("cuda", "cu", "cpp"), extra_compile_args={"cxx": cxx, "nvcc": nvcc}, **shared
+            )
+        )
     return extensions, {"build_ext": BuildIfPossible}
 
 
 extensions, commands = extensions_and_command()
 setup(
-    packages=[*find_packages(include=["fastscore", "fastscore.*"], exclude=["fastscore.experiment.launch"]),
-              "fastscore.kernels", "fastscore.kernels.ptx",
-              "fastscore_launch"],
-    package_dir={"fastscore": "fastscore", "fastscore.kernels": "kernels", "fastscore_launch": "fastscore/experiment/launch"},
+    packages=[
+        *find_packages(include=["fastscore", "fastscore.*"], exclude=["fastscore.experiment.launch"]),
+        "fastscore.kernels",
+        "fastscore.kernels.ptx",
+        "fastscore_launch",
+    ],
+    package_dir={
+        "fastscore": "fastscore",
+        "fastscore.kernels": "kernels",
+        "fastscore_launch": "fastscore/experiment/launch",
+    },
     package_data={"fastscore": ["py.typed"]},
     ext_modules=extensions,
     cmdclass=commands,

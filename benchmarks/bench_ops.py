@@ -46,9 +46,16 @@ def time(benchmark, device, provider, case):
         synchronize(device)
 
     served = {"fastscore": lambda: backend_of(work), "compile": lambda: "torch.compile"}.get(provider, lambda: "torch")
-    benchmark.extra_info.update(operator=case.operator, shape=case.shape, device=device, provider=provider,
-                                elements=case.elements, threads=torch.get_num_threads(), torch=torch.__version__,
-                                backend=served())
+    benchmark.extra_info.update(
+        operator=case.operator,
+        shape=case.shape,
+        device=device,
+        provider=provider,
+        elements=case.elements,
+        threads=torch.get_num_threads(),
+        torch=torch.__version__,
+        backend=served(),
+    )
     benchmark.pedantic(run, warmup_rounds=3, rounds=15, iterations=1 if case.elements > 10_000 else 100)
     if benchmark.enabled and provider != "floor":
         benchmark.extra_info["extra_tensors"] = extra_memory(work, device) / (4 * case.elements)

@@ -33,8 +33,14 @@ def _groups(benchmarks: list[Any]) -> dict[tuple[str, str, str], dict[str, Any]]
 def _row(key: tuple[str, str, str], timed: dict[str, Any]) -> dict:
     info = {name: bench.extra_info for name, bench in timed.items()}
     extra = {name: one["extra_tensors"] for name, one in info.items() if "extra_tensors" in one}
-    return row(key[1], key[2], next(iter(info.values()))["elements"], info.get("fastscore", {}).get("backend"),
-               {name: bench.stats.data for name, bench in timed.items()}, extra)
+    return row(
+        key[1],
+        key[2],
+        next(iter(info.values()))["elements"],
+        info.get("fastscore", {}).get("backend"),
+        {name: bench.stats.data for name, bench in timed.items()},
+        extra,
+    )
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -48,7 +54,8 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
                 bench.extra_info["times_fastscore"] = made[name]["times_fastscore"][1]
         if "fastscore" in timed:
             timed["fastscore"].extra_info["ratios"] = {
-                name: made[name]["times_fastscore"][1] for name in timed if name != "fastscore"}
+                name: made[name]["times_fastscore"][1] for name in timed if name != "fastscore"
+            }
 
 
 @pytest.hookimpl(optionalhook=True)

@@ -41,16 +41,31 @@ from benchmarks import gpu_trace
 
 ARCHS = (80, 90, 100)
 # thread instructions that can be issued a second (multiprocessors x 4 schedulers x 32 x clock), bytes a second: nominal
-DEVICES = {"A100": (108 * 128 * 1.41e9, 2.0e12), "H100": (132 * 128 * 1.7e9, 3.35e12),
-           "B200": (148 * 128 * 1.85e9, 8.0e12)}
+DEVICES = {
+    "A100": (108 * 128 * 1.41e9, 2.0e12),
+    "H100": (132 * 128 * 1.7e9, 3.35e12),
+    "B200": (148 * 128 * 1.85e9, 8.0e12),
+}
 # x + alpha/2 score + sqrt(alpha) z by torch without fusion, bytes an element: randn, then two additions with a factor
 TORCH = {"randn": 4, "add (x, alpha/2 score)": 12, "add (sqrt(alpha) z)": 12}
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "gpu_static"
 PLAIN, UPDATE = "plain tl.randn update", "langevin_step"
 SIZES = {"fp32": 4, "fp64": 8, "i64": 8, "fp16": 2, "bf16": 2}
-TYPES = {"seed": "i64", "step": "u32", "stream": "u32", "first": "u32", "rows": "i64", "quads": "i32", "tiles": "i32",
-         "magic": "u32", "shift": "u32", "n": "i32", "a": "fp32", "b": "fp32"}
+TYPES = {
+    "seed": "i64",
+    "step": "u32",
+    "stream": "u32",
+    "first": "u32",
+    "rows": "i64",
+    "quads": "i32",
+    "tiles": "i32",
+    "magic": "u32",
+    "shift": "u32",
+    "n": "i32",
+    "a": "fp32",
+    "b": "fp32",
+}
 
 BLOCK = _launch.BLOCK
 ROWS = {"BLOCK": BLOCK, "QUADS": BLOCK, "PAD": 0, "MASK": False, "WIDE": False}  # long samples, no mask
@@ -61,8 +76,29 @@ SHORT = ROWS | {"QUADS": BLOCK // 4, "MASK": True}  # sums of short samples: fou
 # kinds of instructions by the start of their names; whatever is in none of these is control or data movement
 MEMORY = ("LD", "ST", "ATOM", "RED", "ULDC", "CCTL")
 MOVE = ("IMAD.MOV", "HFMA2")  # HFMA2 only ever loads constants here
-INTEGER = ("IMAD", "UIMAD", "IADD", "UIADD", "VIADD", "LOP3", "ULOP3", "SHF", "USHF", "LEA", "ULEA", "ISETP", "UISETP",
-           "SEL", "USEL", "IMNMX", "VIMNMX", "IABS", "PRMT", "UPRMT", "SGXT")
+INTEGER = (
+    "IMAD",
+    "UIMAD",
+    "IADD",
+    "UIADD",
+    "VIADD",
+    "LOP3",
+    "ULOP3",
+    "SHF",
+    "USHF",
+    "LEA",
+    "ULEA",
+    "ISETP",
+    "UISETP",
+    "SEL",
+    "USEL",
+    "IMNMX",
+    "VIMNMX",
+    "IABS",
+    "PRMT",
+    "UPRMT",
+    "SGXT",
+)
 FLOAT = ("F", "MUFU", "I2F", "UI2F", "UF", "D")
 DOUBLE = re.compile(r"D(ADD|MUL|FMA|SETP|MNMX)|MUFU\.\w+64H|\w+\.F64")
 
@@ -103,8 +139,12 @@ class Variant:
 
 def variants() -> dict[str, Variant]:
     """Every way the operators' kernels are compiled, and the plain one."""
-    p, ls, d, f = (perturb.perturb_kernel, langevin_step.langevin_step_kernel, dsm_loss.dsm_loss_kernel,
-                   fill.fill_kernel)
+    p, ls, d, f = (
+        perturb.perturb_kernel,
+        langevin_step.langevin_step_kernel,
+        dsm_loss.dsm_loss_kernel,
+        fill.fill_kernel,
+    )
     per_row = {"ALPHA_ROWS": True, "SIGMA_ROWS": True, "LOSS_ROWS": True, "GRAD_ROWS": True}
     rows, flat, odd, short = (kind | per_row for kind in (ROWS, FLAT, ODD, SHORT))
     both = "sigma loss_factor grad_factor partial"
@@ -129,8 +169,9 @@ def variants() -> dict[str, Variant]:
     for kind in ("normal", "uniform", "rademacher"):
         table[f"fill {kind}"] = Variant(f, "out", flags=rows | {"KIND": kind})
     table["fill words"] = Variant(f, "out", "", "i64", rows | {"KIND": "words"})
-    table[PLAIN] = Variant(plain_kernel, "out x score", flags={"BLOCK": 1024},
-                                             options={"num_warps": 4, "enable_fp_fusion": True})
+    table[PLAIN] = Variant(
+        plain_kernel, "out x score", flags={"BLOCK": 1024}, options={"num_warps": 4, "enable_fp_fusion": True}
+    )
     return table
 
 
@@ -169,8 +210,10 @@ def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
         code = instructions(run_tool("nvdisasm", "-c", str(cubin)))
     block = variant.flags["BLOCK"] * (1 if variant.kernel is plain_kernel else 4)
     elements = block / (32 * variant.options["num_warps"])
-    kinds = {kind: round(sum(kind_of(name) == kind for name in code) / elements, 2)
-             for kind in ("integer", "float", "memory", "other")}
+    kinds = {
+        kind: round(sum(kind_of(name) == kind for name in code) / elements, 2)
+        for kind in ("integer", "float", "memory", "other")
+    }
     ptx = kernel.asm["ptx"]
     rate, bandwidth = DEVICES["H100"]
     computed = (len(code) / elements / rate, variant.bytes_an_element() / bandwidth)
@@ -238,8 +281,10 @@ def execute(machine: Any, variant: Variant, kernel: Any) -> dict[str, float]:
     (entry,) = module.entries.values()
     arguments += [None] * (len(entry.params) - len(arguments))  # scratch memory, which these kernels lack
     counters = machine.launch(module, grid, 32 * kernel.metadata.num_warps, arguments, shared=kernel.metadata.shared)
-    computed = {f"{name.lower()}_ps": computed_ps(name, 32 * counters.warps / elements, counters.footprint / elements)
-                for name in DEVICES}
+    computed = {
+        f"{name.lower()}_ps": computed_ps(name, 32 * counters.warps / elements, counters.footprint / elements)
+        for name in DEVICES
+    }
     return {k: round(v, 3) for k, v in (counters.an_element(elements) | computed).items()}
 
 
@@ -258,8 +303,13 @@ def collect(archs: Sequence[int] = ARCHS) -> dict[str, Any]:
         if machine is not None and 90 in built:
             executed[name] = execute(machine, variant, built[90])
     trace = gpu_trace.collect(archs, run_tool, computed_ps, list(DEVICES)) if machine is not None else {}
-    return {"triton": triton.__version__, "note": "ps: picoseconds an element, computed, not measured",
-            "kernels": kernels, "executed": executed, "trace": trace}
+    return {
+        "triton": triton.__version__,
+        "note": "ps: picoseconds an element, computed, not measured",
+        "kernels": kernels,
+        "executed": executed,
+        "trace": trace,
+    }
 
 
 def markdown(rows: list[list[str]]) -> list[str]:
@@ -286,12 +336,31 @@ def three_ways(executed: dict[str, dict[str, float]]) -> list[list[str]]:
 
 def all_kernels(results: dict[str, Any]) -> list[list[str]]:
     archs, executed = list(next(iter(results["kernels"].values()))), results["executed"]
-    rows = [["kernel", f"registers {' / '.join(archs)}", "machine instructions (SASS)", "stack, bytes", "shared, bytes",
-             "executed (PTX)", "integer", "float", "special", "moved, bytes", *DEVICES, "bound on an H100 by"]]
+    rows = [
+        [
+            "kernel",
+            f"registers {' / '.join(archs)}",
+            "machine instructions (SASS)",
+            "stack, bytes",
+            "shared, bytes",
+            "executed (PTX)",
+            "integer",
+            "float",
+            "special",
+            "moved, bytes",
+            *DEVICES,
+            "bound on an H100 by",
+        ]
+    ]
     for name, by_arch in results["kernels"].items():
         row, ran = by_arch[archs[len(archs) // 2]], executed.get(name)
-        cells = [name, " / ".join(str(by_arch[a]["registers"]) for a in archs),
-                 " / ".join(f"{by_arch[a]['instructions']:.0f}" for a in archs), str(row["stack"]), str(row["shared"])]
+        cells = [
+            name,
+            " / ".join(str(by_arch[a]["registers"]) for a in archs),
+            " / ".join(f"{by_arch[a]['instructions']:.0f}" for a in archs),
+            str(row["stack"]),
+            str(row["shared"]),
+        ]
         if ran:
             cells += [f"{ran.get(k, 0):.1f}" for k in ("instructions", "integer", "float", "special", "footprint")]
             by_bytes = ran["h100_ps"] <= 1.001 * computed_ps("H100", 0, ran["footprint"])
@@ -302,19 +371,27 @@ def all_kernels(results: dict[str, Any]) -> list[list[str]]:
 
 def table(results: dict[str, Any]) -> str:
     """The results as one screen of Markdown."""
-    rates = "; ".join(f"{name} {rate:.3g} thread instructions and {bandwidth:.3g} bytes a second"
-                      for name, (rate, bandwidth) in DEVICES.items())
+    rates = "; ".join(
+        f"{name} {rate:.3g} thread instructions and {bandwidth:.3g} bytes a second"
+        for name, (rate, bandwidth) in DEVICES.items()
+    )
     lines = [
         f"Triton {results['triton']}; all numbers are for an element. Times, in ps, are **computed, not measured**:",
         f"the larger of instructions over what a GPU can issue and bytes over its bandwidth, both nominal ({rates}).",
         "Latency, caches and what single instructions cost are left out. Instructions, and bytes of 32-byte sectors",
-        "touched, are those that the PTX for sm_90 executes in kernels/ptx; torch's kernels have bytes alone.", ""]
+        "touched, are those that the PTX for sm_90 executes in kernels/ptx; torch's kernels have bytes alone.",
+        "",
+    ]
     lines += markdown(three_ways(results["executed"])) if results["executed"] else []
     lines += markdown(all_kernels(results))
     if results["trace"]:
         spilling = ", ".join(results["trace"]["spilling"]) or "none of them"
-        lines += [f"By nvcc {results['trace']['nvcc']}; kernels, of any type and form, that use a stack or spill: "
-                  f"{spilling}.", "", *markdown(gpu_trace.markdown(results["trace"], list(DEVICES)))]
+        lines += [
+            f"By nvcc {results['trace']['nvcc']}; kernels, of any type and form, that use a stack or spill: "
+            f"{spilling}.",
+            "",
+            *markdown(gpu_trace.markdown(results["trace"], list(DEVICES))),
+        ]
     return "\n".join(lines[:-1]) + "\n"
 
 

@@ -31,8 +31,12 @@ ROWS: dict[str, tuple[str, tuple[str, ...], int]] = {
 }
 
 
-def collect(archs: Sequence[int], tool: Callable[..., str], computed_ps: Callable[[str, float, float], float],
-            devices: Sequence[str]) -> dict[str, Any]:
+def collect(
+    archs: Sequence[int],
+    tool: Callable[..., str],
+    computed_ps: Callable[[str, float, float], float],
+    devices: Sequence[str],
+) -> dict[str, Any]:
     """Registers, stack, spills and wide accesses of each kernel; what the sm_90 PTX executes. {} without nvcc.
 
     ``spilling`` lists the kernels of any type and form that use a stack or spill on any architecture.
@@ -47,8 +51,12 @@ def collect(archs: Sequence[int], tool: Callable[..., str], computed_ps: Callabl
         for arch in archs:
             for operator in on_cuda.OPERATORS:
                 cubin = Path(folder) / f"{operator}.{arch}.cubin"
-                subprocess.run([*nvcc, "-cubin", f"-arch=sm_{arch}", f"csrc/cuda/{operator}.cu", "-o", str(cubin)],
-                               cwd=ROOT, check=True, capture_output=True)
+                subprocess.run(
+                    [*nvcc, "-cubin", f"-arch=sm_{arch}", f"csrc/cuda/{operator}.cu", "-o", str(cubin)],
+                    cwd=ROOT,
+                    check=True,
+                    capture_output=True,
+                )
                 for name, found in _kernels(cubin, tool).items():
                     spilling += [f"{name}, sm_{arch}"] if found["stack"] or found["spills"] else []
                     for title, (of, parts, _) in ROWS.items():
@@ -57,9 +65,15 @@ def collect(archs: Sequence[int], tool: Callable[..., str], computed_ps: Callabl
         find = on_cuda.compile_all(Path(folder))
         executed = {title: _counted(run(find, on_cuda), computed_ps, devices) for title, run in _runs().items()}
     told = subprocess.run(["nvcc", "--version"], check=True, capture_output=True, text=True).stdout
-    return {"nvcc": re.search(r"V([\d.]+)", told)[1], "kernels": rows, "spilling": spilling, "executed": executed,
-            "torch_ps": {title: {d: round(computed_ps(d, 0, moved), 3) for d in devices}
-                         for title, (_, _, moved) in ROWS.items()}}
+    return {
+        "nvcc": re.search(r"V([\d.]+)", told)[1],
+        "kernels": rows,
+        "spilling": spilling,
+        "executed": executed,
+        "torch_ps": {
+            title: {d: round(computed_ps(d, 0, moved), 3) for d in devices} for title, (_, _, moved) in ROWS.items()
+        },
+    }
 
 
 def _kernels(cubin: Path, tool: Callable[..., str]) -> dict[str, dict[str, int]]:
@@ -68,9 +82,16 @@ def _kernels(cubin: Path, tool: Callable[..., str]) -> dict[str, dict[str, int]]
     found = {}
     for name, text in zip(code[1::2], code[2::2]):
         names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?PT?\d*\s+)?([A-Z][A-Z0-9_.]*)", text)
-        count = {key: sum(n.startswith(prefix) for n in names) for key, prefix in (
-            ("spills", ("LDL", "STL")), ("loads", "LDG"), ("stores", "STG"), ("loads_128", "LDG.E.128"),
-            ("stores_128", "STG.E.128"))}
+        count = {
+            key: sum(n.startswith(prefix) for n in names)
+            for key, prefix in (
+                ("spills", ("LDL", "STL")),
+                ("loads", "LDG"),
+                ("stores", "STG"),
+                ("loads_128", "LDG.E.128"),
+                ("stores_128", "STG.E.128"),
+            )
+        }
         registers, stack = (int(re.search(rf"{key}:(\d+)", usage[name])[1]) for key in ("REG", "STACK"))
         found[name] = {"registers": registers, "stack": stack, **count}
     return found
@@ -89,12 +110,23 @@ def _runs() -> dict[str, Callable[..., tuple[Any, int]]]:
     def dot(*form: Any) -> Callable:
         return lambda find, on: (on.dot(find, torch.ones(PROBES, *SHAPE), probes(*form), 0)[1], PROBES * x.numel())
 
-    forms = {"Rademacher": (), "Rademacher, 8 colours": ("rademacher", COLORS), "Gaussian": ("gaussian",),
-             "sphere": ("sphere",)}
-    table = {title: {"fill_probes": fill, "probe_dot": dot}[operator](*forms[title.split(", ", 1)[1]])
-             for title, (operator, _, _) in ROWS.items() if operator != "mlp_divergence"}
-    return table | {"mlp_divergence, tanh": lambda find, on: (
-        on.slope_dot(find, torch.ones(64, 512), torch.ones(512), 0)[1], 64 * 512)}
+    forms = {
+        "Rademacher": (),
+        "Rademacher, 8 colours": ("rademacher", COLORS),
+        "Gaussian": ("gaussian",),
+        "sphere": ("sphere",),
+    }
+    table = {
+        title: {"fill_probes": fill, "probe_dot": dot}[operator](*forms[title.split(", ", 1)[1]])
+        for title, (operator, _, _) in ROWS.items()
+        if operator != "mlp_divergence"
+    }
+    return table | {
+        "mlp_divergence, tanh": lambda find, on: (
+            on.slope_dot(find, torch.ones(64, 512), torch.ones(512), 0)[1],
+            64 * 512,
+        )
+    }
 
 
 def _counted(result: tuple[Any, int], computed_ps: Callable, devices: Sequence[str]) -> dict[str, float]:
@@ -107,15 +139,32 @@ def _counted(result: tuple[Any, int], computed_ps: Callable, devices: Sequence[s
 def markdown(results: dict[str, Any], devices: Sequence[str]) -> list[list[str]]:
     """Rows of cells, the first of them the head."""
     archs = list(next(iter(results["kernels"].values())))
-    rows = [["CUDA extension, float32", f"registers {' / '.join(archs)}", "stack", "loads, of 128 bits",
-             "stores, of 128 bits", "executed (PTX)", "moved, bytes", *devices,
-             *(f"torch's lines, by bytes alone, {d}" for d in devices[1:2])]]
+    rows = [
+        [
+            "CUDA extension, float32",
+            f"registers {' / '.join(archs)}",
+            "stack",
+            "loads, of 128 bits",
+            "stores, of 128 bits",
+            "executed (PTX)",
+            "moved, bytes",
+            *devices,
+            *(f"torch's lines, by bytes alone, {d}" for d in devices[1:2]),
+        ]
+    ]
     for title, by_arch in results["kernels"].items():
         ran, row = results["executed"][title], by_arch[archs[len(archs) // 2]]
-        rows.append([title, " / ".join(str(by_arch[a]["registers"]) for a in archs),
-                     str(max(by_arch[a]["stack"] + by_arch[a]["spills"] for a in archs)),
-                     f"{row['loads']}, {row['loads_128']}", f"{row['stores']}, {row['stores_128']}",
-                     f"{ran['instructions']:.1f}", f"{ran['footprint']:.1f}",
-                     *(f"{ran[d.lower() + '_ps']:.2f}" for d in devices),
-                     f"{results['torch_ps'][title][devices[1]]:.2f}"])
+        rows.append(
+            [
+                title,
+                " / ".join(str(by_arch[a]["registers"]) for a in archs),
+                str(max(by_arch[a]["stack"] + by_arch[a]["spills"] for a in archs)),
+                f"{row['loads']}, {row['loads_128']}",
+                f"{row['stores']}, {row['stores_128']}",
+                f"{ran['instructions']:.1f}",
+                f"{ran['footprint']:.1f}",
+                *(f"{ran[d.lower() + '_ps']:.2f}" for d in devices),
+                f"{results['torch_ps'][title][devices[1]]:.2f}",
+            ]
+        )
     return rows

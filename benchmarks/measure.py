@@ -54,19 +54,35 @@ def measure(case: Case, device: str, seconds: float) -> dict:
                 work()
             synchronize(device)
             times[name].append((time.perf_counter() - start) / calls[name])
-    extra = {name: extra_memory(work, device) / (4 * case.elements)
-             for name, work in case.providers.items() if name != "floor"}
+    extra = {
+        name: extra_memory(work, device) / (4 * case.elements)
+        for name, work in case.providers.items()
+        if name != "floor"
+    }
     return row(case.operator, case.shape, case.elements, backend_of(case.providers["fastscore"]), times, extra)
 
 
-def row(operator: str, shape: str, elements: int, backend: str | None, times: dict[str, list[float]],
-        extra: dict[str, float]) -> dict:
+def row(
+    operator: str,
+    shape: str,
+    elements: int,
+    backend: str | None,
+    times: dict[str, list[float]],
+    extra: dict[str, float],
+) -> dict:
     """A row from the seconds of each provider, round by round; without fastscore's there is no "times_fastscore"."""
-    made: dict = {"operator": operator, "shape": shape, "elements": elements, "backend": backend,
-                  "rounds": max(map(len, times.values()))}
+    made: dict = {
+        "operator": operator,
+        "shape": shape,
+        "elements": elements,
+        "backend": backend,
+        "rounds": max(map(len, times.values())),
+    }
     for name, values in times.items():
-        made[name] = {"microseconds": [t * 1e6 for t in quantiles(values)],
-                      "ns_per_element": [t * 1e9 / elements for t in quantiles(values)]}
+        made[name] = {
+            "microseconds": [t * 1e6 for t in quantiles(values)],
+            "ns_per_element": [t * 1e9 / elements for t in quantiles(values)],
+        }
         if "fastscore" in times:
             made[name]["times_fastscore"] = quantiles([v / f for v, f in zip(values, times["fastscore"])])
         if name in extra:
@@ -103,8 +119,10 @@ def extra_memory(work: Callable[[], object], device: str) -> int:
         work()
         torch.cuda.synchronize()
         return torch.cuda.max_memory_allocated() - before
-    with silence(), torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU],
-                                           profile_memory=True) as profile:
+    with (
+        silence(),
+        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
+    ):
         result = work()
     del result
     held = most = 0
@@ -118,14 +136,21 @@ def extra_memory(work: Callable[[], object], device: str) -> int:
 def processor(device: str) -> str:
     if device == "cuda":
         return torch.cuda.get_device_name()
-    found = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() \
-        else None
+    found = (
+        re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
+    )
     return found.group(1) if found else platform.processor()
 
 
 def about(device: str) -> dict:
     """What a table says at its head: device, threads, versions, and what serves by default."""
     native = device == "cpu" and not backends.problem("native")
-    return {"processor": processor(device), "threads": torch.get_num_threads(), "torch": torch.__version__,
-            "fastscore": __version__, "python": platform.python_version(),
-            "backend": backends.default(torch.device(device)), "instructions": backends.isa() if native else ""}
+    return {
+        "processor": processor(device),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "fastscore": __version__,
+        "python": platform.python_version(),
+        "backend": backends.default(torch.device(device)),
+        "instructions": backends.isa() if native else "",
+    }

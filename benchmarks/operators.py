@@ -61,7 +61,7 @@ def trace_cases(device: str = "cpu", *, compile: bool = True) -> Iterator[Case]:
     plain = fs.Probes(x, 8, fs.Philox(0))
     colored = fs.Probes(x, 8, fs.Philox(0), coloring=fs.Coloring(8, 32, 32, 1, 3, 2))
     v, product = fs.fill_probes(plain), torch.randn(8, *x.shape, device=device)
-    mask = (colored.coloring.of(x.shape[1:], device) == torch.arange(8, device=device).view(8, 1, 1, 1, 1))
+    mask = colored.coloring.of(x.shape[1:], device) == torch.arange(8, device=device).view(8, 1, 1, 1, 1)
     network = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.Tanh(), torch.nn.Linear(512, 64)).to(device)
     network.requires_grad_(False)
     points = torch.randn(1024, 64, device=device)
@@ -90,8 +90,12 @@ def trace_cases(device: str = "cpu", *, compile: bool = True) -> Iterator[Case]:
         providers = {"fastscore": ours, "eager": eager, "floor": floor}
         if compile:
             providers["compile"] = torch.compile(eager, dynamic=False)
-        yield Case(operator, TRACE_SHAPE if operator != "mlp_divergence" else "1024x64", v.numel()
-                   if operator != "mlp_divergence" else points.numel(), providers)
+        yield Case(
+            operator,
+            TRACE_SHAPE if operator != "mlp_divergence" else "1024x64",
+            v.numel() if operator != "mlp_divergence" else points.numel(),
+            providers,
+        )
 
 
 def cases(device: str = "cpu", *, shapes: tuple[str, ...] = tuple(SHAPES), compile: bool = True) -> Iterator[Case]:
@@ -109,27 +113,32 @@ def cases(device: str = "cpu", *, shapes: tuple[str, ...] = tuple(SHAPES), compi
                 "fastscore": lambda x=x, s=score, r=rng: fs.langevin_step(x, s, 0.1, r),
                 "eager": lambda x=x, s=score: langevin_step(x, s, 0.1),
                 "compile": lambda x=x, s=score, f=compiled[langevin_step]: f(x, s, 0.1),
-                "floor": lambda x=x, s=score: torch.add(x, s, alpha=0.05)},
+                "floor": lambda x=x, s=score: torch.add(x, s, alpha=0.05),
+            },
             "perturb": {
                 "fastscore": lambda x=x, o=sigma, r=rng: fs.perturb(x, o, r),
                 "eager": lambda x=x, o=sigma: perturb(x, o),
                 "compile": lambda x=x, o=sigma, f=compiled[perturb]: f(x, o),
-                "floor": lambda x=x: torch.mul(x, 0.5)},
+                "floor": lambda x=x: torch.mul(x, 0.5),
+            },
             "dsm_loss": {
                 "fastscore": lambda s=score, h=handle, o=sigma: fs.dsm_loss(s, h, o),
                 "eager": lambda s=score, z=z, o=sigma: dsm_loss(s, z, o),
                 "compile": lambda s=score, z=z, o=sigma, f=compiled[dsm_loss]: f(s, z, o),
-                "floor": lambda s=score: s.sum()},
+                "floor": lambda s=score: s.sum(),
+            },
             "dsm_loss + gradient": {
                 "fastscore": lambda s=leaf, h=handle, o=sigma: gradient(fs.dsm_loss, s, h, o),
                 "eager": lambda s=leaf, z=z, o=sigma: gradient(dsm_loss, s, z, o),
                 "compile": lambda s=leaf, z=z, o=sigma, f=compiled[dsm_loss]: gradient(f, s, z, o),
-                "floor": lambda s=score: torch.mul(s, 0.5)},
+                "floor": lambda s=score: torch.mul(s, 0.5),
+            },
             "perturb + dsm_loss + gradient": {
                 "fastscore": lambda x=x, o=sigma, r=rng: chain(fs.perturb, fs.dsm_loss, x, o, r),
                 "eager": lambda x=x, o=sigma: chain(perturb, dsm_loss, x, o),
                 "compile": lambda x=x, o=sigma, f=compiled: chain(f[perturb], f[dsm_loss], x, o),
-                "floor": lambda x=x: torch.mul(torch.mul(x, 0.5), 0.5)},
+                "floor": lambda x=x: torch.mul(torch.mul(x, 0.5), 0.5),
+            },
         }
         for operator, providers in table.items():
             if not compile:

@@ -40,11 +40,15 @@ def main() -> None:
     rows = []
     for case in chain(cases(device, compile=not arguments.quick), trace_cases(device, compile=not arguments.quick)):
         rows.append(measure(case, device, arguments.seconds))
-        print(f"{case.operator:<32}{case.shape:<14}{rows[-1]['backend']:<11}"
-              + "  ".join(f"{n} {rows[-1][n]['microseconds'][1]:.1f} us" for n in case.providers), flush=True)
+        print(
+            f"{case.operator:<32}{case.shape:<14}{rows[-1]['backend']:<11}"
+            + "  ".join(f"{n} {rows[-1][n]['microseconds'][1]:.1f} us" for n in case.providers),
+            flush=True,
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^a-z0-9]+", "-", machine["processor"].lower()).strip("-") + (
-        f"-{machine['threads']}-threads" if device == "cpu" else "")
+        f"-{machine['threads']}-threads" if device == "cpu" else ""
+    )
     (arguments.out / f"{name}.json").write_text(json.dumps({"about": machine, "rows": rows}, indent=1) + "\n")
     (arguments.out / f"{name}.md").write_text(markdown(rows, machine))
     print("\n" + markdown(rows, machine) + f"\nwritten to {arguments.out / name}.json and .md")

@@ -8,17 +8,28 @@ WIDTH = 100  # of a terminal
 
 def about_line(about: dict) -> str:
     instructions = f" ({about['instructions']})" if about["instructions"] else ""
-    return (f"{about['processor']}{instructions}, {about['threads']} thread{'s' * (about['threads'] != 1)}, "
-            f"torch {about['torch']}, float32")
+    return (
+        f"{about['processor']}{instructions}, {about['threads']} thread{'s' * (about['threads'] != 1)}, "
+        f"torch {about['torch']}, float32"
+    )
 
 
 def markdown(rows: list[dict], about: dict) -> str:
     """The whole table with the spread over rounds."""
     others = _others(rows)
-    heads = ["operator", "shape", "backend", "fastscore, ns an element", *(HEADS[name] for name in others),
-             f"extra memory, tensors of x's size: {' / '.join(_holders(others))}"]
-    lines = [f"{about_line(about)}; median over rounds [p20, p80]. A ratio is the other's time over fastscore's: more "
-             "is faster.", ""]
+    heads = [
+        "operator",
+        "shape",
+        "backend",
+        "fastscore, ns an element",
+        *(HEADS[name] for name in others),
+        f"extra memory, tensors of x's size: {' / '.join(_holders(others))}",
+    ]
+    lines = [
+        f"{about_line(about)}; median over rounds [p20, p80]. A ratio is the other's time over fastscore's: more "
+        "is faster.",
+        "",
+    ]
     cells = [heads, *(_cells(row, others, " / ", spread=True) for row in rows)]
     made = [f"| {' | '.join(line)} |" for line in cells]
     return "\n".join([*lines, made[0], "|---|---|---|" + "---:|" * (len(heads) - 3), *made[1:]]) + "\n"
@@ -27,20 +38,29 @@ def markdown(rows: list[dict], about: dict) -> str:
 def text(rows: list[dict]) -> list[str]:
     """Lines of at most WIDTH columns, as the operators and shapes go now; a provider that was not timed is "-"."""
     others = tuple(HEADS)
-    cells = [["operator", "shape", "backend", "ns", *others, "memory"],
-             *(_cells(row, others, "/", spread=False) for row in rows)]
+    cells = [
+        ["operator", "shape", "backend", "ns", *others, "memory"],
+        *(_cells(row, others, "/", spread=False) for row in rows),
+    ]
     widths = [max(map(len, column)) for column in zip(*cells)]
     gaps = ["", "  ", "  ", *[" " if sum(widths) + 2 * len(widths) > WIDTH else "  "] * (len(widths) - 3)]
-    return ["".join(gap + (cell.ljust(width) if i < 3 else cell.rjust(width))
-                    for i, (gap, cell, width) in enumerate(zip(gaps, line, widths))).rstrip() for line in cells]
+    return [
+        "".join(
+            gap + (cell.ljust(width) if i < 3 else cell.rjust(width))
+            for i, (gap, cell, width) in enumerate(zip(gaps, line, widths))
+        ).rstrip()
+        for line in cells
+    ]
 
 
 def legend() -> list[str]:
     """What the columns of :func:`text` are."""
-    return ["ns: fastscore's nanoseconds an element. eager, compile, floor: the time of plain torch, of",
-            "torch.compile and of one torch operation that moves the same bytes, over fastscore's; more is",
-            "faster. backend: what served fastscore.",
-            "memory: what one call holds beyond its inputs, in tensors of x's size: fastscore/eager/compile."]
+    return [
+        "ns: fastscore's nanoseconds an element. eager, compile, floor: the time of plain torch, of",
+        "torch.compile and of one torch operation that moves the same bytes, over fastscore's; more is",
+        "faster. backend: what served fastscore.",
+        "memory: what one call holds beyond its inputs, in tensors of x's size: fastscore/eager/compile.",
+    ]
 
 
 def _others(rows: list[dict]) -> tuple[str, ...]:

@@ -169,17 +169,24 @@ def trained(name: str, iterations: int) -> tuple[nn.Module, dict]:
     net.eval().requires_grad_(False)
     with torch.no_grad():
         losses = [fs.losses.dsm(net, part, SIGMA, rng=fs.Philox(1)).item() for part in (images, held)]
-    about = {"network": name, "parameters": sum(p.numel() for p in net.parameters()),
-             "iterations": iterations if name != "kde-1" else 0, "loss_train": losses[0], "loss_heldout": losses[1]}
+    about = {
+        "network": name,
+        "parameters": sum(p.numel() for p in net.parameters()),
+        "iterations": iterations if name != "kde-1" else 0,
+        "loss_train": losses[0],
+        "loss_heldout": losses[1],
+    }
     return net, about
 
 
 def jacobians(net: nn.Module, x: Tensor) -> Tensor:
     """[B, D, D], float64, from float32 products; a sample at a time."""
+
     def columns(one: Tensor) -> Tensor:
         unit = torch.eye(one.numel()).reshape(-1, 1, *one.shape)
         products = fs.trace.products.Products(net, one[None], chunk_size=64)
         return products(unit).flatten(1).T.double()
+
     with torch.no_grad():
         return torch.stack([columns(one) for one in x])
 
@@ -188,8 +195,10 @@ def check_against_network(net: nn.Module, x: Tensor, j: Tensor, options: dict) -
     """The network's own products give what its Jacobian as a linear map gives."""
     flat = j.float()
     for seed in range(2):
-        through, linear = (fs.jacobian_trace(f, x, num_probes=8, rng=fs.Philox(seed), **options).value for f in (
-            net, lambda y: torch.einsum("bij,bj->bi", flat, y.flatten(1)).reshape(y.shape)))
+        through, linear = (
+            fs.jacobian_trace(f, x, num_probes=8, rng=fs.Philox(seed), **options).value
+            for f in (net, lambda y: torch.einsum("bij,bj->bi", flat, y.flatten(1)).reshape(y.shape))
+        )
         scale = j.diagonal(dim1=1, dim2=2).abs().sum(1)
         assert ((through - linear).abs() <= 1e-3 * scale).all(), (options, (through - linear).abs().max())
 
@@ -228,11 +237,18 @@ def measure(name: str, net: nn.Module, samples: int, seeds: int) -> dict:
         check_against_network(net, x[:4], j[:4], options)
     exact = j.diagonal(dim1=1, dim2=2).sum(1)
     symmetric = (j + j.mT) / 2
-    found = {"dimension": j.shape[1], "samples": samples, "seeds": seeds, "trace_mean": exact.mean().item(),
-             "trace_std": exact.std().item(),
-             "asymmetry": ((j - j.mT).norm() / 2 / j.norm()).item(),
-             "off_diagonal": ((symmetric - torch.diag_embed(symmetric.diagonal(dim1=1, dim2=2))).norm()
-                              / symmetric.norm()).item(), "rows": []}
+    found = {
+        "dimension": j.shape[1],
+        "samples": samples,
+        "seeds": seeds,
+        "trace_mean": exact.mean().item(),
+        "trace_std": exact.std().item(),
+        "asymmetry": ((j - j.mT).norm() / 2 / j.norm()).item(),
+        "off_diagonal": (
+            (symmetric - torch.diag_embed(symmetric.diagonal(dim1=1, dim2=2))).norm() / symmetric.norm()
+        ).item(),
+        "rows": [],
+    }
     for m in PRODUCTS:
         base = None
         for row, options in METHODS.items():
@@ -241,32 +257,57 @@ def measure(name: str, net: nn.Module, samples: int, seeds: int) -> dict:
             base = square if base is None else base
             value, uncertainty = ratio(square, base)
             z = (error.mean() / (error.std() / error.numel() ** 0.5)).item()
-            found["rows"].append({"method": row, "products": m, "rms": square.mean().sqrt().item(), "ratio": value,
-                                  "ratio_stderr": uncertainty, "z_of_mean_error": z,
-                                  "rms_stderr_over_rms_error": None if bar.isnan().any() else
-                                  (bar.square().mean() / square.mean()).sqrt().item()})
-            print(f"  {name} m={m:<3} {row:<18} rms {found['rows'][-1]['rms']:8.3f}  ratio {value:6.3f} "
-                  f"+- {uncertainty:.3f}  bias z {z:+.1f}", flush=True)
+            found["rows"].append(
+                {
+                    "method": row,
+                    "products": m,
+                    "rms": square.mean().sqrt().item(),
+                    "ratio": value,
+                    "ratio_stderr": uncertainty,
+                    "z_of_mean_error": z,
+                    "rms_stderr_over_rms_error": None
+                    if bar.isnan().any()
+                    else (bar.square().mean() / square.mean()).sqrt().item(),
+                }
+            )
+            print(
+                f"  {name} m={m:<3} {row:<18} rms {found['rows'][-1]['rms']:8.3f}  ratio {value:6.3f} "
+                f"+- {uncertainty:.3f}  bias z {z:+.1f}",
+                flush=True,
+            )
     return found
 
 
 def table(results: list[dict], about: dict) -> str:
     """Markdown: one table a network."""
-    lines = [f"RMS error of `jacobian_trace` over that of Rademacher probes from as many products (+- one jackknife "
-             f"standard error over the samples); below 1 is better. sigma = {SIGMA}; torch {about['torch']}, "
-             f"{about['processor']}, {about['threads']} threads.", ""]
+    lines = [
+        f"RMS error of `jacobian_trace` over that of Rademacher probes from as many products (+- one jackknife "
+        f"standard error over the samples); below 1 is better. sigma = {SIGMA}; torch {about['torch']}, "
+        f"{about['processor']}, {about['threads']} threads.",
+        "",
+    ]
     for r in results:
-        lines += [f"**{r['network']}**: D = {r['dimension']}, {r['samples']} held-out samples, {r['seeds']} seeds; "
-                  f"tr J = {r['trace_mean']:.0f} +- {r['trace_std']:.0f} over the samples; held-out loss "
-                  f"{r['loss_heldout']:.2f} (training {r['loss_train']:.2f}); off-diagonal share of ||J||: "
-                  f"{r['off_diagonal']:.2f}, antisymmetric: {r['asymmetry']:.2f}", "",
-                  "| method | " + " | ".join(f"m = {m}" for m in PRODUCTS) + " |", "|---|" + "---:|" * len(PRODUCTS)]
+        lines += [
+            f"**{r['network']}**: D = {r['dimension']}, {r['samples']} held-out samples, {r['seeds']} seeds; "
+            f"tr J = {r['trace_mean']:.0f} +- {r['trace_std']:.0f} over the samples; held-out loss "
+            f"{r['loss_heldout']:.2f} (training {r['loss_train']:.2f}); off-diagonal share of ||J||: "
+            f"{r['off_diagonal']:.2f}, antisymmetric: {r['asymmetry']:.2f}",
+            "",
+            "| method | " + " | ".join(f"m = {m}" for m in PRODUCTS) + " |",
+            "|---|" + "---:|" * len(PRODUCTS),
+        ]
         rows = {(row["method"], row["products"]): row for row in r["rows"]}
-        lines.append("| rademacher, RMS error | " + " | ".join(f"{rows['rademacher', m]['rms']:.2f}" for m in PRODUCTS)
-                     + " |")
+        lines.append(
+            "| rademacher, RMS error | " + " | ".join(f"{rows['rademacher', m]['rms']:.2f}" for m in PRODUCTS) + " |"
+        )
         for method in list(METHODS)[1:]:
-            lines.append(f"| {method} | " + " | ".join(
-                f"{rows[method, m]['ratio']:.2f} +- {rows[method, m]['ratio_stderr']:.2f}" for m in PRODUCTS) + " |")
+            lines.append(
+                f"| {method} | "
+                + " | ".join(
+                    f"{rows[method, m]['ratio']:.2f} +- {rows[method, m]['ratio_stderr']:.2f}" for m in PRODUCTS
+                )
+                + " |"
+            )
         lines.append("")
     return "\n".join(lines)
 
@@ -278,8 +319,11 @@ def main() -> None:
     parser.add_argument("--iterations", type=int, default=1500, help="of training, 64 images each (default: 1500)")
     parser.add_argument("--samples", type=int, default=32, help="held-out images (default: 32)")
     parser.add_argument("--seeds", type=int, default=200, help="estimates of each image (default: 200)")
-    parser.add_argument("--quick", action="store_true", help="unet-1 and kde-1, 150 iterations, 8 images, 50 seeds; "
-                                                             "prints and writes nothing")
+    parser.add_argument(
+        "--quick",
+        action="store_true",
+        help="unet-1 and kde-1, 150 iterations, 8 images, 50 seeds; prints and writes nothing",
+    )
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks" / "results", help="folder of the results")
     arguments = parser.parse_args()
     if arguments.quick:

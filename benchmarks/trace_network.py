@@ -46,15 +46,20 @@ def trained(iterations: int) -> tuple[torch.nn.Module, Tensor]:
     return trainer.ema.module.eval().requires_grad_(False), make_sigmas(settings)
 
 
-def ways(score: Callable[[Tensor], Tensor], x: Tensor, tiled_score: Callable[[Tensor], Tensor],
-         one_score: Callable[[Tensor], Tensor]) -> dict[str, Callable[[int], Tensor]]:
+def ways(
+    score: Callable[[Tensor], Tensor],
+    x: Tensor,
+    tiled_score: Callable[[Tensor], Tensor],
+    one_score: Callable[[Tensor], Tensor],
+) -> dict[str, Callable[[int], Tensor]]:
     """name: function of a seed that gives the traces [B]."""
+
     def vjp_loop(seed: int) -> Tensor:
         torch.manual_seed(seed)
         leaf, total = x.detach().requires_grad_(), 0
         for _ in range(PROBES):
             v = torch.randint(0, 2, x.shape) * 2.0 - 1
-            product, = torch.autograd.grad((score(leaf) * v).sum(), leaf)
+            (product,) = torch.autograd.grad((score(leaf) * v).sum(), leaf)
             total = total + (product * v).flatten(1).sum(1)
         return total / PROBES
 
@@ -62,7 +67,7 @@ def ways(score: Callable[[Tensor], Tensor], x: Tensor, tiled_score: Callable[[Te
         torch.manual_seed(seed)
         leaf = x.repeat(PROBES, 1, 1, 1).requires_grad_()
         v = torch.randn_like(leaf).sign()
-        product, = torch.autograd.grad((tiled_score(leaf) * v).sum(), leaf)
+        (product,) = torch.autograd.grad((tiled_score(leaf) * v).sum(), leaf)
         return (product * v).flatten(1).sum(1).view(PROBES, -1).mean(0)
 
     def exact(_: int) -> Tensor:
@@ -72,10 +77,16 @@ def ways(score: Callable[[Tensor], Tensor], x: Tensor, tiled_score: Callable[[Te
     def ours(**options: object) -> Callable[[int], Tensor]:
         return lambda seed: fs.jacobian_trace(score, x, rng=fs.Philox(seed), **options).value
 
-    return {"fastscore": ours(num_probes=PROBES), "fastscore, vjp": ours(num_probes=PROBES, mode="vjp"),
-            "fastscore, Rademacher": ours(num_probes=PROBES, method="rademacher"), "vjp loop": vjp_loop,
-            "tiled batch": tiled, "fastscore, exact": ours(method="exact"),
-            "fastscore, exact, vjp": ours(method="exact", mode="vjp"), "vmap(jacrev), exact": exact}
+    return {
+        "fastscore": ours(num_probes=PROBES),
+        "fastscore, vjp": ours(num_probes=PROBES, mode="vjp"),
+        "fastscore, Rademacher": ours(num_probes=PROBES, method="rademacher"),
+        "vjp loop": vjp_loop,
+        "tiled batch": tiled,
+        "fastscore, exact": ours(method="exact"),
+        "fastscore, exact, vjp": ours(method="exact", mode="vjp"),
+        "vmap(jacrev), exact": exact,
+    }
 
 
 def main() -> None:
@@ -95,21 +106,36 @@ def main() -> None:
 
     table = ways(at(64), x, at(64 * PROBES), lambda one: at(1)(one[None])[0])
     truth = table["vmap(jacrev), exact"](0)
-    errors = {name: float(torch.stack([way(seed) - truth for seed in range(1 if "exact" in name else SEEDS)])
-                          .square().mean().sqrt() / truth.square().mean().sqrt()) for name, way in table.items()}
+    errors = {
+        name: float(
+            torch.stack([way(seed) - truth for seed in range(1 if "exact" in name else SEEDS)]).square().mean().sqrt()
+            / truth.square().mean().sqrt()
+        )
+        for name, way in table.items()
+    }
     case = Case("jacobian_trace", "64x1x8x8", x.numel(), {name: lambda way=way: way(0) for name, way in table.items()})
     row = measure(case, "cpu", arguments.seconds)
-    about = about_machine("cpu") | {"seeds": SEEDS, "level": LEVEL, "sigma": float(sigmas[LEVEL]),
-                                    "iterations": arguments.iterations}
-    lines = [f"NCSN of the digits preset ({arguments.iterations} iterations), 64 x 1 x 8 x 8, sigma "
-             f"{float(sigmas[LEVEL]):.2f}, {PROBES} products; {about['processor']}, {about['threads']} threads, torch "
-             f"{about['torch']}; median over {row['rounds']} rounds in turns [p20, p80].", "",
-             "| way | ms | time over fastscore's | extra memory, MB | relative error |", "|---|---:|---:|---:|---:|"]
+    about = about_machine("cpu") | {
+        "seeds": SEEDS,
+        "level": LEVEL,
+        "sigma": float(sigmas[LEVEL]),
+        "iterations": arguments.iterations,
+    }
+    lines = [
+        f"NCSN of the digits preset ({arguments.iterations} iterations), 64 x 1 x 8 x 8, sigma "
+        f"{float(sigmas[LEVEL]):.2f}, {PROBES} products; {about['processor']}, {about['threads']} threads, torch "
+        f"{about['torch']}; median over {row['rounds']} rounds in turns [p20, p80].",
+        "",
+        "| way | ms | time over fastscore's | extra memory, MB | relative error |",
+        "|---|---:|---:|---:|---:|",
+    ]
     for name in table:
         low, middle, high = row[name]["times_fastscore"]
         megabytes = row[name]["extra_tensors"] * 4 * x.numel() / 1e6
-        lines.append(f"| {name} | {row[name]['microseconds'][1] / 1e3:.1f} | {middle:.2f}x [{low:.2f}, {high:.2f}] | "
-                     f"{megabytes:.0f} | {100 * errors[name]:.2f} % |")
+        lines.append(
+            f"| {name} | {row[name]['microseconds'][1] / 1e3:.1f} | {middle:.2f}x [{low:.2f}, {high:.2f}] | "
+            f"{megabytes:.0f} | {100 * errors[name]:.2f} % |"
+        )
     arguments.out.mkdir(parents=True, exist_ok=True)
     name = re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-") + f"-{about['threads']}-threads-trace"
     results = {"about": about, "row": row, "errors": errors}

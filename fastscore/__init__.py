@@ -28,10 +28,33 @@ except _PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
 __all__ = [
-    "EMA", "BackendUnavailable", "CannotWrite", "CheckpointError", "Coloring", "DataError", "FastscoreError",
-    "MissingDependency", "Noise", "NonFiniteLoss", "NonFiniteSamples", "Philox", "Probes", "Stream", "dsm_loss",
-    "energy_score", "fill_probes", "jacobian_trace", "langevin_step", "losses", "mlp_divergence", "perturb",
-    "probe_dot", "samplers", "schedules", "trace", "use_backend",
+    "EMA",
+    "BackendUnavailable",
+    "CannotWrite",
+    "CheckpointError",
+    "Coloring",
+    "DataError",
+    "FastscoreError",
+    "MissingDependency",
+    "Noise",
+    "NonFiniteLoss",
+    "NonFiniteSamples",
+    "Philox",
+    "Probes",
+    "Stream",
+    "dsm_loss",
+    "energy_score",
+    "fill_probes",
+    "jacobian_trace",
+    "langevin_step",
+    "losses",
+    "mlp_divergence",
+    "perturb",
+    "probe_dot",
+    "samplers",
+    "schedules",
+    "trace",
+    "use_backend",
 ]
 
 

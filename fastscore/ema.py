@@ -63,8 +63,10 @@ class EMA:
                 parameter.data = parameter.data.float()
 
     def __repr__(self) -> str:
-        return (f"EMA({type(self._model).__name__}, decay={self.decay}, warmup={self.warmup}, "
-                f"num_updates={self.num_updates})")
+        return (
+            f"EMA({type(self._model).__name__}, decay={self.decay}, warmup={self.warmup}, "
+            f"num_updates={self.num_updates})"
+        )
 
     def decay_of(self, n: int) -> float:
         """d_n, the decay of update number n; 0 for the first."""
@@ -81,8 +83,10 @@ class EMA:
         """
         held, present = _tensors(self.module), _tensors(self._model)
         if [a.shape for a in held] != [w.shape for w in present]:
-            raise ValueError("model must have the parameters and buffers that it had when the average was made; make "
-                             "another EMA after a change of the network")
+            raise ValueError(
+                "model must have the parameters and buffers that it had when the average was made; make "
+                "another EMA after a change of the network"
+            )
         averages, weights = [], []
         for average, value in zip(held, present):
             number = average.is_floating_point() or average.is_complex()  # there is no mean of two codes
@@ -126,8 +130,12 @@ class EMA:
 
     def state_dict(self) -> dict[str, Any]:
         """What :meth:`load_state_dict` needs: tensors and numbers, loadable with ``weights_only=True``."""
-        return {"decay": self.decay, "warmup": self.warmup, "num_updates": self.num_updates,
-                "module": self.module.state_dict()}
+        return {
+            "decay": self.decay,
+            "warmup": self.warmup,
+            "num_updates": self.num_updates,
+            "module": self.module.state_dict(),
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from a :meth:`state_dict`, with its decay and warm-up.
@@ -140,8 +148,9 @@ class EMA:
             raise ValueError(f"state must be a state_dict of an EMA, got one without {', '.join(sorted(missing))}")
         decay, warmup = checks.number("state['decay']", state["decay"]), state["warmup"]
         if not 0 <= decay < 1 or not isinstance(warmup, bool):
-            raise ValueError(f"state must have a decay from 0 to 1 and a warmup that is True or False, got {decay} and "
-                             f"{warmup!r}")
+            raise ValueError(
+                f"state must have a decay from 0 to 1 and a warmup that is True or False, got {decay} and {warmup!r}"
+            )
         updates = checks.integer("state['num_updates']", state["num_updates"], low=0)
         self.module.load_state_dict(state["module"])
         self.decay, self.warmup, self.num_updates = decay, warmup, updates

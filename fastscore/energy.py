@@ -28,8 +28,10 @@ class EnergyScore(nn.Module):
             with second_derivatives.rightly(record, forward=False):
                 energy = _energies(self.energy(y, *args, **kwargs), y)
             if not torch.compiler.is_compiling() and not energy.requires_grad:
-                raise ValueError("energy_fn must depend on x in a way that autograd records: its result is constant in "
-                                 "x, detached, or computed under no_grad")
+                raise ValueError(
+                    "energy_fn must depend on x in a way that autograd records: its result is constant in "
+                    "x, detached, or computed under no_grad"
+                )
             return energy.sum()
 
         record = torch.is_grad_enabled() or backends.transformed()
@@ -39,7 +41,7 @@ class EnergyScore(nn.Module):
             args, kwargs = tuple(map(_ordinary, args)), {key: _ordinary(value) for key, value in kwargs.items()}
             y = _ordinary(x)
             y = y.view_as(y) if record and y.requires_grad else y.detach().requires_grad_()
-            slope, = torch.autograd.grad(total(y, *args, **kwargs), y, create_graph=record, allow_unused=True)
+            (slope,) = torch.autograd.grad(total(y, *args, **kwargs), y, create_graph=record, allow_unused=True)
         if slope is None:
             raise ValueError("energy_fn must depend on x in a way that autograd records: nothing of x is in its result")
         return -slope
@@ -81,8 +83,10 @@ def _energies(value: Any, x: Tensor) -> Tensor:
     """[B] or [B, 1], checked."""
     checks.floating("the output of energy_fn", value, batched=False)
     if value.shape not in ((len(x),), (len(x), 1)):
-        raise ValueError(f"the output of energy_fn must be one energy a sample, of shape ({len(x)},) or ({len(x)}, 1), "
-                         f"got {checks.describe(value)}")
+        raise ValueError(
+            f"the output of energy_fn must be one energy a sample, of shape ({len(x)},) or ({len(x)}, 1), "
+            f"got {checks.describe(value)}"
+        )
     return value
 
 

@@ -33,8 +33,13 @@ from ._core.recomputation import Replay, refuse_recomputation
 from ._core.registration import first_of_slice, first_sample, fresh_seed, raw, register
 from ._core.sequence import KINDS, numbers
 
-register("fill", "fill: (Tensor like, int kind) -> Tensor", "b.", lambda like, *_: like.new_empty(like.shape),
-         launch="launch_like")
+register(
+    "fill",
+    "fill: (Tensor like, int kind) -> Tensor",
+    "b.",
+    lambda like, *_: like.new_empty(like.shape),
+    launch="launch_like",
+)
 
 
 class Stream(enum.IntEnum):
@@ -70,8 +75,18 @@ class Noise:
     shape, dtype, device = map(checks.fixed, ("shape", "dtype", "device"))
     state, first = map(checks.fixed, ("state", "first"))
 
-    def __init__(self, seed: int, step: int, stream: int, sample_offset: int, shape: Sequence[int], dtype: torch.dtype,
-                 device: torch.device | str, state: Tensor | None = None, first: Tensor | None = None):
+    def __init__(
+        self,
+        seed: int,
+        step: int,
+        stream: int,
+        sample_offset: int,
+        shape: Sequence[int],
+        dtype: torch.dtype,
+        device: torch.device | str,
+        state: Tensor | None = None,
+        first: Tensor | None = None,
+    ):
         self._seed, self._step = counter.seed(seed), counter.word("step", step)
         self._stream = counter.word("stream", stream)
         self._sample_offset = counter.word("sample_offset", sample_offset)
@@ -81,8 +96,10 @@ class Noise:
         counter.rows(self._sample_offset, self._shape[0])
 
     def __repr__(self) -> str:
-        return (f"Noise(seed={self.seed}, step={self.step}, stream={self.stream}, sample_offset={self.sample_offset}, "
-                f"shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})")
+        return (
+            f"Noise(seed={self.seed}, step={self.step}, stream={self.stream}, sample_offset={self.sample_offset}, "
+            f"shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
+        )
 
     def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
         """The noise z ~ N(0, I), of the handle's shape [B, ...] and device, in ``dtype`` (default: the handle's)."""
@@ -100,8 +117,17 @@ class Noise:
         return signed(self._seed), self._step, self._stream, self._sample_offset
 
 
-def _handle(seed: int, step: int, stream: int, sample_offset: int, shape: torch.Size, dtype: torch.dtype,
-            device: torch.device, state: Tensor | None = None, first: Tensor | None = None) -> Noise:
+def _handle(
+    seed: int,
+    step: int,
+    stream: int,
+    sample_offset: int,
+    shape: torch.Size,
+    dtype: torch.dtype,
+    device: torch.device,
+    state: Tensor | None = None,
+    first: Tensor | None = None,
+) -> Noise:
     """A Noise of what was checked before."""
     noise = Noise.__new__(Noise)
     noise._seed, noise._step, noise._stream, noise._sample_offset = seed, step, stream, sample_offset
@@ -113,8 +139,17 @@ def _handle(seed: int, step: int, stream: int, sample_offset: int, shape: torch.
 def later(noise: Noise, steps: int) -> Noise:
     """The handle on what a draw ``steps`` steps after gives."""
     state = None if noise.state is None else noise.state + torch.tensor([0, steps], device=noise.device)
-    return _handle(noise.seed, noise.step + steps, noise.stream, noise.sample_offset, noise.shape, noise.dtype,
-                   noise.device, state, noise.first)
+    return _handle(
+        noise.seed,
+        noise.step + steps,
+        noise.stream,
+        noise.sample_offset,
+        noise.shape,
+        noise.dtype,
+        noise.device,
+        state,
+        noise.first,
+    )
 
 
 def draw(kind: str, where: Noise, dtype: torch.dtype) -> Tensor:
@@ -122,8 +157,16 @@ def draw(kind: str, where: Noise, dtype: torch.dtype) -> Tensor:
     backend = backends.choose("fill", where.device)
     if backend == "reference":
         seed, step = (where.seed, where.step) if where.state is None else where.state.unbind()
-        values = numbers(kind, seed, step, where.stream, where.sample_offset if where.first is None else where.first,
-                       where.shape[0], where.shape[1:].numel(), where.device)
+        values = numbers(
+            kind,
+            seed,
+            step,
+            where.stream,
+            where.sample_offset if where.first is None else where.first,
+            where.shape[0],
+            where.shape[1:].numel(),
+            where.device,
+        )
         return values.to(dtype).reshape(where.shape)
     return _filled(backend, kind, where.shape, dtype, where.device, where.arguments())
 
@@ -133,8 +176,9 @@ def regenerated(backend: str, x: Tensor, dtype: torch.dtype, where: Sequence) ->
     return _filled(backend, "normal", x.shape, dtype, x.device, where)
 
 
-def _filled(backend: str, kind: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, where: Sequence
-            ) -> Tensor:
+def _filled(
+    backend: str, kind: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, where: Sequence
+) -> Tensor:
     like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
     return raw("fill", backend)(like, KINDS.index(kind), *where)
 
@@ -160,8 +204,14 @@ class Philox:
         True
     """
 
-    def __init__(self, seed: int | None = None, *, step: int = 0, sample_offset: int = 0,
-                 device: torch.device | str | None = None):
+    def __init__(
+        self,
+        seed: int | None = None,
+        *,
+        step: int = 0,
+        sample_offset: int = 0,
+        device: torch.device | str | None = None,
+    ):
         # by this name torch.compile knows the step for a number that moves on: _library.let_steps_vary
         self._philox_step, self._offset = counter.word("step", step), counter.word("sample_offset", sample_offset)
         self._state = None
@@ -172,8 +222,9 @@ class Philox:
             return
         self._seed = counter.seed(int(fresh_seed()) if seed is None else seed)
         if device is not None:
-            self._state = torch.tensor([signed(self._seed), self._philox_step], dtype=torch.int64,
-                                       device=counter.indexed(device))
+            self._state = torch.tensor(
+                [signed(self._seed), self._philox_step], dtype=torch.int64, device=counter.indexed(device)
+            )
 
     @property
     def seed(self) -> int:
@@ -225,9 +276,16 @@ class Philox:
         offset = f", sample_offset={self.sample_offset}" if self.sample_offset else ""
         return f"Philox(seed={self.seed}, step={self.step}{offset})"
 
-    def noise(self, shape: Sequence[int], *, stream: int = Stream.USER, sample_offset: int | None = None,
-              dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-              beside: Sequence[Tensor] | None = None) -> Noise:
+    def noise(
+        self,
+        shape: Sequence[int],
+        *,
+        stream: int = Stream.USER,
+        sample_offset: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        beside: Sequence[Tensor] | None = None,
+    ) -> Noise:
         """A handle on N(0, I) noise of ``shape`` [B, ...]; takes one step.
 
         Inside ``torch.func.vmap`` its ``randomness`` says what each slice gets, as for ``torch.randn``: "different",
@@ -241,8 +299,15 @@ class Philox:
         dtype = None if dtype is None else counter.dtype(dtype)
         return self._place(shape, stream, sample_offset, dtype, device, beside)
 
-    def _place(self, shape: Sequence[int], stream: int, sample_offset: int | None, dtype: torch.dtype | None,
-               device: torch.device | str | None, beside: Sequence[Tensor] | None) -> Noise:
+    def _place(
+        self,
+        shape: Sequence[int],
+        stream: int,
+        sample_offset: int | None,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+        beside: Sequence[Tensor] | None,
+    ) -> Noise:
         shape = counter.shape(shape)
         if device is None:  # torch.compile does not know get_default_device
             device = torch.empty(()).device if is_compiling() else torch.get_default_device()
@@ -259,8 +324,9 @@ class Philox:
             noise._first = first_sample(given, shape[0], offset, compiled=watched)
         return noise
 
-    def noise_for(self, x: Tensor, stream: int, *, transformed: bool, steps: int = 1,
-                  beside: Sequence[Tensor | None] = ()) -> Noise:
+    def noise_for(
+        self, x: Tensor, stream: int, *, transformed: bool, steps: int = 1, beside: Sequence[Tensor | None] = ()
+    ) -> Noise:
         """:meth:`noise` of ``x``'s shape, dtype and device, and under ``vmap`` for each slice of ``x``.
 
         Takes ``steps`` steps, of which the noise is the first. Where ``x`` is not mapped but a tensor ``beside`` it is,
@@ -272,8 +338,9 @@ class Philox:
             noise._first = first_sample(given, x.shape[0], noise._sample_offset, compiled=self._watched())
         return noise
 
-    def _next(self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device,
-              steps: int = 1) -> Noise:
+    def _next(
+        self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device, steps: int = 1
+    ) -> Noise:
         if not is_compiling() and backward_pass() != self._task:
             refuse_recomputation(recording=True)
         if offset + shape[0] > STEPS:
@@ -284,8 +351,10 @@ class Philox:
             return _handle(self._seed, 0, stream, offset, shape, dtype, device, state)
         step = self._philox_step
         if step + steps > STEPS:
-            raise ValueError(f"{steps} more would be beyond the 2^32 steps of a Philox, of which this one has taken "
-                             f"{step}: go on with another seed")
+            raise ValueError(
+                f"{steps} more would be beyond the 2^32 steps of a Philox, of which this one has taken "
+                f"{step}: go on with another seed"
+            )
         self._philox_step = step + steps
         return _handle(self._seed, step, stream, offset, shape, dtype, device)
 
@@ -314,31 +383,56 @@ class Philox:
         """Whether a draw is of a function of torch.compile, from a Philox that was there before."""
         return is_compiling() and self._task is not None
 
-    def randn(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-              dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-              beside: Sequence[Tensor] | None = None) -> Tensor:
+    def randn(
+        self,
+        *shape: int | Sequence[int],
+        stream: int = Stream.USER,
+        sample_offset: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        beside: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """N(0, 1) numbers of ``shape`` [B, ...]; takes one step. Inside ``vmap``, see :meth:`noise`."""
-        return self.noise(_flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device,
-                          beside=beside).tensor()
+        return self.noise(
+            _flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device, beside=beside
+        ).tensor()
 
-    def rand(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-             dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-             beside: Sequence[Tensor] | None = None) -> Tensor:
+    def rand(
+        self,
+        *shape: int | Sequence[int],
+        stream: int = Stream.USER,
+        sample_offset: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        beside: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Uniform numbers in [0, 1), multiples of 2^-24, of ``shape`` [B, ...]; takes one step.
 
         In float16 and bfloat16 a value near 1 rounds to 1.
         """
         return self._plain("uniform", shape, stream, sample_offset, dtype, device, beside)
 
-    def rademacher(self, *shape: int | Sequence[int], stream: int = Stream.USER, sample_offset: int | None = None,
-                   dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-                   beside: Sequence[Tensor] | None = None) -> Tensor:
+    def rademacher(
+        self,
+        *shape: int | Sequence[int],
+        stream: int = Stream.USER,
+        sample_offset: int | None = None,
+        dtype: torch.dtype | None = None,
+        device: torch.device | str | None = None,
+        beside: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """Signs, -1 or +1 with probability 1/2, of ``shape`` [B, ...]; takes one step."""
         return self._plain("rademacher", shape, stream, sample_offset, dtype, device, beside)
 
-    def randint(self, high: int, *shape: int | Sequence[int], stream: int = Stream.USER,
-                sample_offset: int | None = None, device: torch.device | str | None = None,
-                beside: Sequence[Tensor] | None = None) -> Tensor:
+    def randint(
+        self,
+        high: int,
+        *shape: int | Sequence[int],
+        stream: int = Stream.USER,
+        sample_offset: int | None = None,
+        device: torch.device | str | None = None,
+        beside: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         """int64 numbers from 0 to ``high`` - 1 (uniform to within high / 2^32), shape [B, ...]; takes one step."""
         high = checks.integer("high", high, low=1, high=2**31 - 1)
         words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
@@ -349,8 +443,16 @@ class Philox:
         words = self._plain("words", (checks.integer("n", n, low=0), 2), stream, 0, torch.int64, "cpu")
         return torch.argsort((words[:, 0] >> 1 << 31) | (words[:, 1] >> 1), stable=True)
 
-    def _plain(self, kind: str, shape: Sequence, stream: int, sample_offset: int | None, dtype: torch.dtype | None,
-               device: torch.device | str | None, beside: Sequence[Tensor] | None = None) -> Tensor:
+    def _plain(
+        self,
+        kind: str,
+        shape: Sequence,
+        stream: int,
+        sample_offset: int | None,
+        dtype: torch.dtype | None,
+        device: torch.device | str | None,
+        beside: Sequence[Tensor] | None = None,
+    ) -> Tensor:
         if dtype is not None and kind != "words":
             counter.dtype(dtype)
         where = self._place(_flat(shape), stream, sample_offset, dtype, device, beside)
@@ -369,4 +471,3 @@ def as_philox(rng: Philox | None) -> Philox:
 def _flat(shape: Sequence) -> Sequence[int]:
     """(2, 3) from randn(2, 3) and from randn((2, 3))."""
     return shape[0] if len(shape) == 1 and isinstance(shape[0], Sequence) else shape
-

@@ -80,8 +80,9 @@ def _levels(values: Tensor, begin: float, end: float) -> Tensor:
     values[-1], values[0] = end, begin
     sigmas = values.float()
     if not bool((sigmas[1:] < sigmas[:-1]).all()):
-        raise ValueError(f"num_levels must leave {begin} to {end} in steps that float32 can tell apart, "
-                         f"got {len(sigmas)}")
+        raise ValueError(
+            f"num_levels must leave {begin} to {end} in steps that float32 can tell apart, got {len(sigmas)}"
+        )
     return sigmas
 
 
@@ -102,8 +103,10 @@ def refuse_other_form(name: str, value: Any, form: str) -> None:
     "alpha" or "step_lr"."""
     if isinstance(value, StepLr if form == "alpha" else Alpha):
         given, factor = ("step_lr", "twice") if form == "alpha" else ("alpha", "half")
-        raise ValueError(f"{name} must be {factor} the {given} that suggest found, got that {given} itself, {value}: "
-                         f"use suggestion.{form}; samplers take **suggestion.sampling() too")
+        raise ValueError(
+            f"{name} must be {factor} the {given} that suggest found, got that {given} itself, {value}: "
+            f"use suggestion.{form}; samplers take **suggestion.sampling() too"
+        )
 
 
 class Suggestion(NamedTuple):
@@ -144,9 +147,17 @@ class Suggestion(NamedTuple):
         return {"sigmas": self.sigmas, "alpha": self.alpha, "steps_per_level": self.steps_per_level}
 
 
-def suggest(data: Tensor | Data, *, sigma_min: float = 0.01, sigma_max: float | None = None,
-            num_levels: int | None = None, steps_per_level: int = 5, overlap: float = PUBLISHED_OVERLAP,
-            max_samples: int | None = None, chunk_size: int = 1024) -> Suggestion:
+def suggest(
+    data: Tensor | Data,
+    *,
+    sigma_min: float = 0.01,
+    sigma_max: float | None = None,
+    num_levels: int | None = None,
+    steps_per_level: int = 5,
+    overlap: float = PUBLISHED_OVERLAP,
+    max_samples: int | None = None,
+    chunk_size: int = 1024,
+) -> Suggestion:
     """Noise levels and a Langevin step size for a data set, by NCSNv2's techniques 1, 2 and 4 (see above).
 
     The paper says that the overlap should be about 0.5. Its published schedules (CIFAR-10 50 -> 0.01 in 232
@@ -177,8 +188,10 @@ def suggest(data: Tensor | Data, *, sigma_min: float = 0.01, sigma_max: float | 
         sigma_max = largest_distance(data, max_samples=max_samples, chunk_size=chunk_size)
     sigma_max = checks.positive("sigma_max", sigma_max, zero_allowed=True)
     if not sigma_max > sigma_min:
-        raise ValueError("sigma_min must be less than sigma_max (by default the largest distance between two "
-                         f"samples), {sigma_max}; got {sigma_min}")
+        raise ValueError(
+            "sigma_min must be less than sigma_max (by default the largest distance between two "
+            f"samples), {sigma_max}; got {sigma_min}"
+        )
     if num_levels is None:
         ratio = level_ratio(data[0].numel(), overlap)
         num_levels = max(2, 1 + round(math.log(sigma_max / sigma_min) / math.log(ratio)))
@@ -186,8 +199,9 @@ def suggest(data: Tensor | Data, *, sigma_min: float = 0.01, sigma_max: float | 
     gamma = (sigma_max / sigma_min) ** (1 / (num_levels - 1))
     step_lr, variance = step_size(sigma_min, gamma, steps_per_level)
     sigmas = geometric_sigmas(sigma_max, sigma_min, num_levels)
-    return Suggestion(sigma_max, sigma_min, num_levels, gamma, sigmas, steps_per_level, StepLr(step_lr),
-                      Alpha(2 * step_lr), variance)
+    return Suggestion(
+        sigma_max, sigma_min, num_levels, gamma, sigmas, steps_per_level, StepLr(step_lr), Alpha(2 * step_lr), variance
+    )
 
 
 def _samples(data: Tensor | Data) -> Tensor:
@@ -287,8 +301,10 @@ def level_ratio(dim: int, overlap: float = PUBLISHED_OVERLAP) -> float:
     if overlap > 0.99:
         raise ValueError(f"overlap must be at most 0.99 (it is 0.997 at gamma = 1), got {overlap}")
     if dim <= 4:
-        raise ValueError(f"num_levels must be given for data of {dim} dimensions: up to 4 dimensions, "
-                         "Technique 2 finds every ratio of noise levels close enough")
+        raise ValueError(
+            f"num_levels must be given for data of {dim} dimensions: up to 4 dimensions, "
+            "Technique 2 finds every ratio of noise levels close enough"
+        )
     low, high = 1.0, 2.0
     while level_overlap(high, dim) > overlap:
         low, high = high, 2 * high

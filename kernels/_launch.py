@@ -57,10 +57,22 @@ def plan(rows: int, width: int, *, whole_rows: bool = False) -> tuple[tuple[int]
     if programs >= 1 << 31:
         raise ValueError(f"too many elements for one launch: {rows} x {width}")
     magic, shift = reciprocal(tiles if places else quads)
-    return (programs,), {
-        "rows": rows, "quads": quads, "tiles": tiles, "magic": magic, "shift": shift, "BLOCK": block, "QUADS": places,
-        "PAD": 4 * quads - width, "MASK": not full, "WIDE": places == 0 and rows * quads + block > WIDE_FROM,
-    }, tiles
+    return (
+        (programs,),
+        {
+            "rows": rows,
+            "quads": quads,
+            "tiles": tiles,
+            "magic": magic,
+            "shift": shift,
+            "BLOCK": block,
+            "QUADS": places,
+            "PAD": 4 * quads - width,
+            "MASK": not full,
+            "WIDE": places == 0 and rows * quads + block > WIDE_FROM,
+        },
+        tiles,
+    )
 
 
 def noise(seed: int, step: int, stream: int, offset: int, state: Tensor | None, index: Tensor | None) -> dict:
@@ -72,9 +84,14 @@ def noise(seed: int, step: int, stream: int, offset: int, state: Tensor | None, 
         state: int64 [2] on the device, (seed, step), read by the kernel in place of the numbers; or None.
         index: int64 [B] on the device, the global index of every row, in place of ``offset`` + row; or None.
     """
-    return {"seed": seed, "step": step, "stream": int(stream), "first": offset,
-            "state": None if state is None else state.contiguous(),
-            "index": None if index is None else index.contiguous()}
+    return {
+        "seed": seed,
+        "step": step,
+        "stream": int(stream),
+        "first": offset,
+        "state": None if state is None else state.contiguous(),
+        "index": None if index is None else index.contiguous(),
+    }
 
 
 def shape2d(x: Tensor) -> tuple[int, int]:

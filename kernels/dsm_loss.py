@@ -12,14 +12,37 @@ from . import _launch, philox
 
 
 @triton.jit(do_not_specialize=_launch.INTEGERS)
-def dsm_loss_kernel(partial, grad, score, sigma, loss_factor, grad_factor, seed: tl.int64, step: tl.uint32,
-                    stream: tl.uint32, first: tl.uint32, state, index, rows: tl.int64, quads: tl.int32,
-                    tiles: tl.int32, magic: tl.uint32, shift: tl.uint32, SIGMA_ROWS: tl.constexpr,
-                    LOSS_ROWS: tl.constexpr, GRAD_ROWS: tl.constexpr, BLOCK: tl.constexpr, QUADS: tl.constexpr,
-                    PAD: tl.constexpr, MASK: tl.constexpr, WIDE: tl.constexpr):
+def dsm_loss_kernel(
+    partial,
+    grad,
+    score,
+    sigma,
+    loss_factor,
+    grad_factor,
+    seed: tl.int64,
+    step: tl.uint32,
+    stream: tl.uint32,
+    first: tl.uint32,
+    state,
+    index,
+    rows: tl.int64,
+    quads: tl.int32,
+    tiles: tl.int32,
+    magic: tl.uint32,
+    shift: tl.uint32,
+    SIGMA_ROWS: tl.constexpr,
+    LOSS_ROWS: tl.constexpr,
+    GRAD_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    QUADS: tl.constexpr,
+    PAD: tl.constexpr,
+    MASK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """partial[b, tile] = 1/2 loss_factor_b sum r^2 and grad = grad_factor_b r, r = score + z / sigma_b."""
-    row, quad, base, offset, exists = philox.place(tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS,
-                                                   PAD, MASK, WIDE)
+    row, quad, base, offset, exists = philox.place(
+        tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
+    )
     inverse = philox.reciprocal(philox.per_sample(sigma, row, SIGMA_ROWS))
     s = tl.load(score + base + offset, mask=exists).to(inverse.dtype)
     z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(inverse.dtype)
@@ -39,8 +62,19 @@ def dsm_loss_kernel(partial, grad, score, sigma, loss_factor, grad_factor, seed:
             tl.store(partial + own, total, mask=own < rows)
 
 
-def launch(score: Tensor, sigma: Tensor, weight: float, scale: float, want_grad: bool, seed: int, step: int,
-           stream: int, offset: int, state: Tensor | None, index: Tensor | None) -> tuple[Tensor, Tensor]:
+def launch(
+    score: Tensor,
+    sigma: Tensor,
+    weight: float,
+    scale: float,
+    want_grad: bool,
+    seed: int,
+    step: int,
+    stream: int,
+    offset: int,
+    state: Tensor | None,
+    index: Tensor | None,
+) -> tuple[Tensor, Tensor]:
     """loss_b = 1/2 sigma_b^weight sum_d (score + z / sigma_b)^2 and grad = scale sigma_b^weight (score + z / sigma_b).
 
     The sum has a fixed order (within a tile, then over the tiles of a sample): the same bits every time.
@@ -64,14 +98,30 @@ def launch(score: Tensor, sigma: Tensor, weight: float, scale: float, want_grad:
     return loss, score.new_empty(0) if grad is None else grad
 
 
-def launch_grad(score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, seed: int, step: int, stream: int,
-                offset: int, state: Tensor | None, index: Tensor | None) -> Tensor:
+def launch_grad(
+    score: Tensor,
+    sigma: Tensor,
+    weight: float,
+    upstream: Tensor,
+    seed: int,
+    step: int,
+    stream: int,
+    offset: int,
+    state: Tensor | None,
+    index: Tensor | None,
+) -> Tensor:
     """upstream_b sigma_b^weight (score + z / sigma_b): the gradient of the loss above under ``upstream`` [] or [B]."""
     sigma, _ = _launch.per_sample(sigma, score)
     upstream, _ = _launch.per_sample(upstream, score)
     grad = torch.empty_like(score)
-    _run(score, sigma, None, grad, _factor(sigma, weight, upstream),
-         _launch.noise(seed, step, stream, offset, state, index))
+    _run(
+        score,
+        sigma,
+        None,
+        grad,
+        _factor(sigma, weight, upstream),
+        _launch.noise(seed, step, stream, offset, state, index),
+    )
     return grad
 
 
@@ -82,8 +132,9 @@ def _factor(sigma: Tensor, weight: float, upstream: Tensor | None = None) -> Ten
     return (power if upstream is None else upstream * power).to(sigma.dtype)
 
 
-def _run(score: Tensor, sigma: Tensor, loss_factor: Tensor | None, grad: Tensor | None, grad_factor: Tensor,
-         noise: dict) -> Tensor | None:
+def _run(
+    score: Tensor, sigma: Tensor, loss_factor: Tensor | None, grad: Tensor | None, grad_factor: Tensor, noise: dict
+) -> Tensor | None:
     """Write ``grad``, where given; return the loss [B] where there is a ``loss_factor``."""
     rows, width = _launch.shape2d(score)
     if score.numel() == 0:
@@ -93,9 +144,20 @@ def _run(score: Tensor, sigma: Tensor, loss_factor: Tensor | None, grad: Tensor 
     grid, where, tiles = _launch.plan(rows, width, whole_rows=wanted)
     partial = sigma.new_empty(rows, tiles) if wanted else None
     with torch.cuda.device_of(score):
-        dsm_loss_kernel[grid](partial, written, score.contiguous(), sigma, loss_factor, grad_factor, **noise,
-                              SIGMA_ROWS=sigma.dim() > 0, LOSS_ROWS=wanted and loss_factor.dim() > 0,
-                              GRAD_ROWS=grad_factor.dim() > 0, **where, **_launch.OPTIONS)
+        dsm_loss_kernel[grid](
+            partial,
+            written,
+            score.contiguous(),
+            sigma,
+            loss_factor,
+            grad_factor,
+            **noise,
+            SIGMA_ROWS=sigma.dim() > 0,
+            LOSS_ROWS=wanted and loss_factor.dim() > 0,
+            GRAD_ROWS=grad_factor.dim() > 0,
+            **where,
+            **_launch.OPTIONS,
+        )
     if grad is not None:
         _launch.finish(grad, written)
     if not wanted:

@@ -12,12 +12,29 @@ from . import _launch, philox
 
 
 @triton.jit(do_not_specialize=_launch.INTEGERS)
-def fill_kernel(out, seed: tl.int64, step: tl.uint32, stream: tl.uint32, first: tl.uint32, state, index,
-                rows: tl.int64, quads: tl.int32, tiles: tl.int32, magic: tl.uint32, shift: tl.uint32,
-                KIND: tl.constexpr, BLOCK: tl.constexpr, QUADS: tl.constexpr, PAD: tl.constexpr, MASK: tl.constexpr,
-                WIDE: tl.constexpr):
-    row, quad, base, offset, exists = philox.place(tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS,
-                                                   PAD, MASK, WIDE)
+def fill_kernel(
+    out,
+    seed: tl.int64,
+    step: tl.uint32,
+    stream: tl.uint32,
+    first: tl.uint32,
+    state,
+    index,
+    rows: tl.int64,
+    quads: tl.int32,
+    tiles: tl.int32,
+    magic: tl.uint32,
+    shift: tl.uint32,
+    KIND: tl.constexpr,
+    BLOCK: tl.constexpr,
+    QUADS: tl.constexpr,
+    PAD: tl.constexpr,
+    MASK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    row, quad, base, offset, exists = philox.place(
+        tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
+    )
     if KIND == "normal":
         value = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK)
     elif KIND == "rademacher":
@@ -37,8 +54,9 @@ def fill_kernel(out, seed: tl.int64, step: tl.uint32, stream: tl.uint32, first: 
     tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)
 
 
-def launch(out: Tensor, kind: str, seed: int, step: int, stream: int, offset: int, state: Tensor | None,
-           index: Tensor | None) -> Tensor:
+def launch(
+    out: Tensor, kind: str, seed: int, step: int, stream: int, offset: int, state: Tensor | None, index: Tensor | None
+) -> Tensor:
     """Fill ``out`` [B, ...], in its logical (contiguous) order, and return it.
 
     Args:
@@ -53,8 +71,9 @@ def launch(out: Tensor, kind: str, seed: int, step: int, stream: int, offset: in
     written = _launch.contiguous(out)
     grid, where, _ = _launch.plan(*_launch.shape2d(out))
     with torch.cuda.device_of(out):
-        fill_kernel[grid](written, **_launch.noise(seed, step, stream, offset, state, index), KIND=kind, **where,
-                          **_launch.OPTIONS)
+        fill_kernel[grid](
+            written, **_launch.noise(seed, step, stream, offset, state, index), KIND=kind, **where, **_launch.OPTIONS
+        )
     return _launch.finish(out, written)
 
 

@@ -9,12 +9,32 @@ from . import _launch, philox
 
 
 @triton.jit(do_not_specialize=_launch.INTEGERS)
-def langevin_step_kernel(out, x, score, alpha, seed: tl.int64, step: tl.uint32, stream: tl.uint32, first: tl.uint32,
-                         state, index, rows: tl.int64, quads: tl.int32, tiles: tl.int32, magic: tl.uint32,
-                         shift: tl.uint32, ALPHA_ROWS: tl.constexpr, BLOCK: tl.constexpr, QUADS: tl.constexpr,
-                         PAD: tl.constexpr, MASK: tl.constexpr, WIDE: tl.constexpr):
-    row, quad, base, offset, exists = philox.place(tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS,
-                                                   PAD, MASK, WIDE)
+def langevin_step_kernel(
+    out,
+    x,
+    score,
+    alpha,
+    seed: tl.int64,
+    step: tl.uint32,
+    stream: tl.uint32,
+    first: tl.uint32,
+    state,
+    index,
+    rows: tl.int64,
+    quads: tl.int32,
+    tiles: tl.int32,
+    magic: tl.uint32,
+    shift: tl.uint32,
+    ALPHA_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    QUADS: tl.constexpr,
+    PAD: tl.constexpr,
+    MASK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    row, quad, base, offset, exists = philox.place(
+        tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
+    )
     a = philox.per_sample(alpha, row, ALPHA_ROWS)
     start = tl.load(x + base + offset, mask=exists).to(a.dtype)
     slope = tl.load(score + base + offset, mask=exists).to(a.dtype)
@@ -24,8 +44,18 @@ def langevin_step_kernel(out, x, score, alpha, seed: tl.int64, step: tl.uint32, 
     tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)
 
 
-def launch(x: Tensor, score: Tensor, alpha: Tensor, seed: int, step: int, stream: int, offset: int,
-           state: Tensor | None, index: Tensor | None, out: Tensor | None = None) -> Tensor:
+def launch(
+    x: Tensor,
+    score: Tensor,
+    alpha: Tensor,
+    seed: int,
+    step: int,
+    stream: int,
+    offset: int,
+    state: Tensor | None,
+    index: Tensor | None,
+    out: Tensor | None = None,
+) -> Tensor:
     """x + alpha_b/2 score + sqrt(alpha_b) z, z ~ N(0, 1), rounded once.
 
     Args:
@@ -44,7 +74,14 @@ def launch(x: Tensor, score: Tensor, alpha: Tensor, seed: int, step: int, stream
     written = _launch.contiguous(out)
     grid, where, _ = _launch.plan(*_launch.shape2d(x))
     with torch.cuda.device_of(x):
-        langevin_step_kernel[grid](written, x.contiguous(), score.contiguous(), alpha,
-                                   **_launch.noise(seed, step, stream, offset, state, index),
-                                   ALPHA_ROWS=alpha_rows, **where, **_launch.OPTIONS)
+        langevin_step_kernel[grid](
+            written,
+            x.contiguous(),
+            score.contiguous(),
+            alpha,
+            **_launch.noise(seed, step, stream, offset, state, index),
+            ALPHA_ROWS=alpha_rows,
+            **where,
+            **_launch.OPTIONS,
+        )
     return _launch.finish(out, written)

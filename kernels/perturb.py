@@ -9,12 +9,33 @@ from . import _launch, philox
 
 
 @triton.jit(do_not_specialize=_launch.INTEGERS)
-def perturb_kernel(out, x, alpha, sigma, seed: tl.int64, step: tl.uint32, stream: tl.uint32, first: tl.uint32, state,
-                   index, rows: tl.int64, quads: tl.int32, tiles: tl.int32, magic: tl.uint32, shift: tl.uint32,
-                   ALPHA_ROWS: tl.constexpr, SIGMA_ROWS: tl.constexpr, BLOCK: tl.constexpr, QUADS: tl.constexpr,
-                   PAD: tl.constexpr, MASK: tl.constexpr, WIDE: tl.constexpr):
-    row, quad, base, offset, exists = philox.place(tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS,
-                                                   PAD, MASK, WIDE)
+def perturb_kernel(
+    out,
+    x,
+    alpha,
+    sigma,
+    seed: tl.int64,
+    step: tl.uint32,
+    stream: tl.uint32,
+    first: tl.uint32,
+    state,
+    index,
+    rows: tl.int64,
+    quads: tl.int32,
+    tiles: tl.int32,
+    magic: tl.uint32,
+    shift: tl.uint32,
+    ALPHA_ROWS: tl.constexpr,
+    SIGMA_ROWS: tl.constexpr,
+    BLOCK: tl.constexpr,
+    QUADS: tl.constexpr,
+    PAD: tl.constexpr,
+    MASK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
+    row, quad, base, offset, exists = philox.place(
+        tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
+    )
     s = philox.per_sample(sigma, row, SIGMA_ROWS)
     mean = tl.load(x + base + offset, mask=exists).to(s.dtype)
     if alpha is not None:
@@ -24,8 +45,17 @@ def perturb_kernel(out, x, alpha, sigma, seed: tl.int64, step: tl.uint32, stream
     tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)
 
 
-def launch(x: Tensor, alpha: Tensor | None, sigma: Tensor, seed: int, step: int, stream: int, offset: int,
-           state: Tensor | None, index: Tensor | None) -> Tensor:
+def launch(
+    x: Tensor,
+    alpha: Tensor | None,
+    sigma: Tensor,
+    seed: int,
+    step: int,
+    stream: int,
+    offset: int,
+    state: Tensor | None,
+    index: Tensor | None,
+) -> Tensor:
     """alpha_b x + sigma_b z, z ~ N(0, 1), rounded once.
 
     Args:
@@ -44,7 +74,15 @@ def launch(x: Tensor, alpha: Tensor | None, sigma: Tensor, seed: int, step: int,
     alpha, alpha_rows = (None, False) if alpha is None else _launch.per_sample(alpha, x)
     grid, where, _ = _launch.plan(*_launch.shape2d(x))
     with torch.cuda.device_of(x):
-        perturb_kernel[grid](written, x.contiguous(), alpha, sigma,
-                             **_launch.noise(seed, step, stream, offset, state, index),
-                             ALPHA_ROWS=alpha_rows, SIGMA_ROWS=sigma_rows, **where, **_launch.OPTIONS)
+        perturb_kernel[grid](
+            written,
+            x.contiguous(),
+            alpha,
+            sigma,
+            **_launch.noise(seed, step, stream, offset, state, index),
+            ALPHA_ROWS=alpha_rows,
+            SIGMA_ROWS=sigma_rows,
+            **where,
+            **_launch.OPTIONS,
+        )
     return _launch.finish(out, written)

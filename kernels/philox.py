@@ -29,8 +29,19 @@ def divide(n, magic, shift):
 
 
 @triton.jit
-def place(pid, rows, quads, tiles, magic, shift, BLOCK: tl.constexpr, QUADS: tl.constexpr, PAD: tl.constexpr,
-          MASK: tl.constexpr, WIDE: tl.constexpr):
+def place(
+    pid,
+    rows,
+    quads,
+    tiles,
+    magic,
+    shift,
+    BLOCK: tl.constexpr,
+    QUADS: tl.constexpr,
+    PAD: tl.constexpr,
+    MASK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """Where program ``pid`` works, for [rows, 4 quads - PAD] elements.
 
     The three ways to share out the quads (``_launch.plan`` chooses):

@@ -41,10 +41,12 @@ def optional(module: str) -> ModuleType:
 def on_backend():
     """use(name, device, operator): the rest of the test runs on that backend; skipped where it is not there."""
     with ExitStack() as stack:
+
         def use(name: str, device: str = "cpu", operator: str = "perturb") -> None:
             if reason := backends.problem(name, device, operator):
                 pytest.skip(reason)
             stack.enter_context(backends.use_backend(name))
+
         yield use
 
 

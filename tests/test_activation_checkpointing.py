@@ -24,8 +24,10 @@ def weight():
 
 def layer(draw):
     """A layer that keeps activations which depend on what it draws."""
+
     def function(w, rng):
         return torch.tanh(draw(torch.tanh(X @ w), rng) @ w).sum()
+
     return function
 
 
@@ -40,8 +42,10 @@ def gradient(function, *arguments):
 def test_replayed(draw, device):
     """The gradient of the function itself, and the Philox moves on as if there were no checkpoint."""
     function, rng, plain = layer(draw), fs.Philox(1, device=device), fs.Philox(1)
-    got = [gradient(lambda w: checkpoint(function, w, rng, use_reentrant=False, context_fn=rng.for_checkpoint))
-           for _ in range(2)]
+    got = [
+        gradient(lambda w: checkpoint(function, w, rng, use_reentrant=False, context_fn=rng.for_checkpoint))
+        for _ in range(2)
+    ]
     torch.testing.assert_close(got, [gradient(function, plain) for _ in range(2)], rtol=0, atol=0)
     assert rng.step == plain.step
 
@@ -66,8 +70,11 @@ def of_two(w, one, other):
 
 def test_several_are_replayed():
     one, other = fs.Philox(1), fs.Philox(2)
-    got = gradient(lambda w: checkpoint(of_two, w, one, other, use_reentrant=False,
-                                        context_fn=functools.partial(one.for_checkpoint, other)))
+    got = gradient(
+        lambda w: checkpoint(
+            of_two, w, one, other, use_reentrant=False, context_fn=functools.partial(one.for_checkpoint, other)
+        )
+    )
     torch.testing.assert_close(got, gradient(of_two, fs.Philox(1), fs.Philox(2)), rtol=0, atol=0)
     assert one.step == other.step == 1
 
@@ -124,8 +131,11 @@ def test_compiled_inside_a_checkpoint(name):
 def test_a_philox_or_a_handle_of_its_own(compiled):
     """What is made inside is made again (for rng=None from torch's seed, which checkpoint keeps); a handle stays."""
     noise, function = fs.Philox(3).noise((4, 3)), layer(DRAWS["perturb"])
-    for f in (lambda w: function(w, fs.Philox(2)), lambda w: function(w, None),
-              lambda w: torch.tanh((X @ w + noise.tensor()) @ w).sum()):
+    for f in (
+        lambda w: function(w, fs.Philox(2)),
+        lambda w: function(w, None),
+        lambda w: torch.tanh((X @ w + noise.tensor()) @ w).sum(),
+    ):
         inside = torch.compile(f, fullgraph=True, backend="aot_eager") if compiled else f
         seen = []
         for one in (f, lambda w, f=inside: checkpoint(f, w, use_reentrant=False)):

@@ -25,12 +25,18 @@ def losses():
     yield "ncsn", lambda: fs.losses.ncsn(score, x, SIGMAS, rng=fs.Philox(1))
     for name in ("annealed_langevin", "consistent_annealed"):
         keyword = {"alpha": 0.01} if name == "annealed_langevin" else {"eta": 0.99}
-        yield name, lambda name=name, keyword=keyword: getattr(fs.samplers, name)(
-            score, x.shape, SIGMAS, rng=fs.Philox(2), start="normal", **keyword)
+        yield (
+            name,
+            lambda name=name, keyword=keyword: getattr(fs.samplers, name)(
+                score, x.shape, SIGMAS, rng=fs.Philox(2), start="normal", **keyword
+            ),
+        )
     yield "langevin", lambda: fs.samplers.langevin(score, x, num_steps=20, alpha=0.1, rng=fs.Philox(3))
     mask = x > 0
-    yield "inpaint", lambda: fs.samplers.inpaint(score, x, mask, SIGMAS, alpha=0.01, steps_per_level=5,
-                                                 rng=fs.Philox(4))
+    yield (
+        "inpaint",
+        lambda: fs.samplers.inpaint(score, x, mask, SIGMAS, alpha=0.01, steps_per_level=5, rng=fs.Philox(4)),
+    )
 
 
 @needs_native
@@ -61,12 +67,16 @@ def test_use_backend_nests_and_restores():
 
 
 def test_a_backend_that_is_not_there_says_what_to_do(monkeypatch):
-    with pytest.raises(ValueError, match="backend must be one of 'reference', 'native', 'triton', got 'cuda'"), \
-            fs.use_backend("cuda"):
+    with (
+        pytest.raises(ValueError, match="backend must be one of 'reference', 'native', 'triton', got 'cuda'"),
+        fs.use_backend("cuda"),
+    ):
         pass
     monkeypatch.setattr(backends, "_native_problem", "the C++ extension is not built")
-    with pytest.raises(fs.BackendUnavailable, match=r"native backend is not there: the C\+\+ extension is not built"), \
-            fs.use_backend("native"):
+    with (
+        pytest.raises(fs.BackendUnavailable, match=r"native backend is not there: the C\+\+ extension is not built"),
+        fs.use_backend("native"),
+    ):
         pass
     assert backends.default(torch.device("cpu")) == "reference"
     fs.perturb(torch.zeros(2, 3), 1.0)
@@ -102,10 +112,12 @@ def without_the_extension(monkeypatch):
 
 
 CALLS = {
-    "perturb": lambda: fs.perturb(torch.zeros(2, 3), 1.0), "fill": lambda: fs.Philox(0).rand(2),
+    "perturb": lambda: fs.perturb(torch.zeros(2, 3), 1.0),
+    "fill": lambda: fs.Philox(0).rand(2),
     "probe_dot": lambda: fs.probe_dot(torch.ones(2, 3), fs.Probes(torch.zeros(3), 2)),
-    "mlp_divergence": lambda: fs.mlp_divergence(torch.ones(2, 1), [torch.nn.Linear(1, 2), torch.nn.Linear(2, 1)],
-                                                activation="tanh"),
+    "mlp_divergence": lambda: fs.mlp_divergence(
+        torch.ones(2, 1), [torch.nn.Linear(1, 2), torch.nn.Linear(2, 1)], activation="tanh"
+    ),
 }
 
 
@@ -117,8 +129,11 @@ def test_slow_by_default_is_said_once(name, monkeypatch):
         warnings.simplefilter("error")
         with fs.use_backend("reference"):
             CALLS[name]()
-    with pytest.warns(UserWarning, match=f"computes {name} on cpu by its plain-torch reference, 10 to 100 times slower"
-                                         r".*use_backend\('reference'\).*not built: run make") as said:
+    with pytest.warns(
+        UserWarning,
+        match=f"computes {name} on cpu by its plain-torch reference, 10 to 100 times slower"
+        r".*use_backend\('reference'\).*not built: run make",
+    ) as said:
         CALLS[name]()
         for call in CALLS.values():
             call()

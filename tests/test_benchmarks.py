@@ -111,8 +111,11 @@ def made(operator: str, shape: str, elements: int, **seconds: list[float]) -> di
 def test_every_table_fits_a_terminal():
     """The longest names beside the longest numbers that were ever seen, on the longest backend."""
     shapes = [*SHAPES, "8x16x3x32x32", "1024x64"]
-    rows = [made(operator, shape, 10, fastscore=[1.2345e-4] * 3, eager=[1.0] * 3, compile=[1.0] * 3, floor=[1e-6] * 3)
-            for operator in (*OPERATORS, *TRACE_OPERATORS) for shape in shapes]
+    rows = [
+        made(operator, shape, 10, fastscore=[1.2345e-4] * 3, eager=[1.0] * 3, compile=[1.0] * 3, floor=[1e-6] * 3)
+        for operator in (*OPERATORS, *TRACE_OPERATORS)
+        for shape in shapes
+    ]
     lines = table.text(rows)
     assert len(lines) == 1 + len(rows) and max(map(len, lines)) <= table.WIDTH
     assert lines[-1].split()[-5:] == ["12345", "8100x", "8100x", "0.01x", "17/1097.2/576"]
@@ -130,11 +133,14 @@ def test_a_row_has_quantiles_of_ratios_within_rounds():
 
 def test_markdown_names_the_backend_and_leaves_out_what_nobody_timed():
     about = {"processor": "Some CPU", "threads": 2, "torch": "2.0", "instructions": "avx2"}
-    lines = table.markdown([made("perturb", "4M", 10, fastscore=[1e-8, 2e-8, 3e-8], eager=[4e-8, 4e-8, 4e-8])],
-                           about).splitlines()
+    lines = table.markdown(
+        [made("perturb", "4M", 10, fastscore=[1e-8, 2e-8, 3e-8], eager=[4e-8, 4e-8, 4e-8])], about
+    ).splitlines()
     assert lines[0].startswith("Some CPU (avx2), 2 threads, torch 2.0, float32; median")
-    assert lines[2] == ("| operator | shape | backend | fastscore, ns an element | vs eager | extra memory, tensors of "
-                        "x's size: fastscore / eager |")
+    assert lines[2] == (
+        "| operator | shape | backend | fastscore, ns an element | vs eager | extra memory, tensors of "
+        "x's size: fastscore / eager |"
+    )
     assert lines[3] == "|---|---|---|---:|---:|---:|"
     assert lines[4] == ("| perturb | 4M | reference | 2.00 [1.40, 2.60] | 2.00x [1.60, 3.20] | 17 / 1097.2 |")
 

@@ -135,13 +135,19 @@ def test_another_philox_does_not_compile_anew(arguments):
     agree(CALLS["perturb"], arguments, calls=5)
 
 
-@pytest.mark.parametrize("function", [
-    lambda rng, alpha: fs.langevin_step(X, SCORE, alpha, rng),
-    lambda rng, sigma: fs.perturb(X.double(), sigma, rng)[0],
-    lambda rng, sigma: fs.losses.dsm(NETWORK, X, sigma, rng=rng)], ids=["langevin_step", "perturb", "dsm"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda rng, alpha: fs.langevin_step(X, SCORE, alpha, rng),
+        lambda rng, sigma: fs.perturb(X.double(), sigma, rng)[0],
+        lambda rng, sigma: fs.losses.dsm(NETWORK, X, sigma, rng=rng),
+    ],
+    ids=["langevin_step", "perturb", "dsm"],
+)
 @pytest.mark.parametrize("dynamic", [None, True])
 def test_other_numbers_do_not_compile_anew(function, dynamic):
     """A sampler's step size, a schedule's sigma: Python numbers that change with every call."""
+
     def arguments():
         rng = fs.Philox(2)
         for k in range(1, 9):
@@ -180,11 +186,18 @@ def test_a_global_philox_does_not_compile_anew():
     assert GLOBAL.step == 10 and counter.frame_count <= 2
 
 
-@pytest.mark.parametrize("function", [
-    lambda x, rng: fs.losses.ism(NETWORK, x, rng=rng), lambda x, rng: fs.losses.ssm_vr(NETWORK, x, rng=rng),
-    lambda x, rng: fs.jacobian_trace(NETWORK, x, mode="vjp", rng=rng).value], ids=["ism", "ssm_vr", "jacobian_trace"])
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda x, rng: fs.losses.ism(NETWORK, x, rng=rng),
+        lambda x, rng: fs.losses.ssm_vr(NETWORK, x, rng=rng),
+        lambda x, rng: fs.jacobian_trace(NETWORK, x, mode="vjp", rng=rng).value,
+    ],
+    ids=["ism", "ssm_vr", "jacobian_trace"],
+)
 def test_other_batch_sizes_do_not_compile_anew(function):
     """In reverse mode: torch's own ``torch.func.jvp`` compiles for each shape."""
+
     def arguments():
         rng = fs.Philox(2)
         for size in range(2, 7):
@@ -224,15 +237,21 @@ def test_gradients():
         ours, counter = compiled(CALLS[name])
         mine, others = fs.Philox(6), fs.Philox(6)
         for _ in range(4):
-            got, expected = (torch.autograd.grad(f(rng), weights, allow_unused=True)
-                             for f, rng in ((ours, mine), (CALLS[name], others)))
+            got, expected = (
+                torch.autograd.grad(f(rng), weights, allow_unused=True)
+                for f, rng in ((ours, mine), (CALLS[name], others))
+            )
             torch.testing.assert_close(got, expected, rtol=0, atol=0)
         assert counter.frame_count <= 2
 
 
 def test_a_look_for_the_compiler_does_not_disturb_it():
     """Other libraries ask whether torch._dynamo can be imported before anybody compiles."""
-    subprocess.run([sys.executable, "-c", """if True:
+    subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            """if True:
         import importlib.util, sys, torch, fastscore as fs
         assert "torch._dynamo" not in sys.modules
         importlib.util.find_spec("torch._dynamo")
@@ -240,4 +259,7 @@ def test_a_look_for_the_compiler_does_not_disturb_it():
         draw = lambda rng: fs.perturb(x, 0.3, rng)[0]
         compiled = torch.compile(draw, fullgraph=True, backend="eager")
         assert torch.equal(compiled(fs.Philox(0)), draw(fs.Philox(0)))
-        """], check=True)
+        """,
+        ],
+        check=True,
+    )

@@ -30,7 +30,7 @@ def test_closed_form(warmup):
     ema = fs.EMA(model, decay, warmup=warmup)
     rates = [0.0] + [min(decay, (1 + n) / (10 + n)) if warmup else decay for n in range(1, last + 1)]
     assert warmup == (rates[3] != decay) and rates[-1] == decay
-    share = [torch.tensor(rates[n + 1:], dtype=torch.float64).prod() * (1 - rates[n]) for n in range(last + 1)]
+    share = [torch.tensor(rates[n + 1 :], dtype=torch.float64).prod() * (1 - rates[n]) for n in range(last + 1)]
     for n in range(last + 1):
         step(model, n)
         ema.update()
@@ -108,13 +108,16 @@ def test_low_precision_several_networks_and_wrappers():
     assert wrapped.module.state_dict().keys() == inner.state_dict().keys()
 
 
-@pytest.mark.parametrize("call, error, message", [
-    (lambda: fs.EMA([nn.Linear(1, 1)]), TypeError, r"model must be a torch.nn.Module .*got list"),
-    (lambda: fs.EMA(nn.Linear(1, 1), 1.0), ValueError, "decay must be at least 0 and less than 1, got 1.0"),
-    (lambda: fs.EMA(nn.Linear(1, 1), warmup=1), TypeError, "warmup must be True or False, got int 1"),
-    (lambda: fs.EMA(nn.Linear(1, 1)).copy_to(nn.Linear(2, 1)), ValueError, "model must have the parameters"),
-    (lambda: fs.EMA(nn.Linear(1, 1)).load_state_dict({"decay": 0.9}), ValueError, "without module, num_"),
-])
+@pytest.mark.parametrize(
+    "call, error, message",
+    [
+        (lambda: fs.EMA([nn.Linear(1, 1)]), TypeError, r"model must be a torch.nn.Module .*got list"),
+        (lambda: fs.EMA(nn.Linear(1, 1), 1.0), ValueError, "decay must be at least 0 and less than 1, got 1.0"),
+        (lambda: fs.EMA(nn.Linear(1, 1), warmup=1), TypeError, "warmup must be True or False, got int 1"),
+        (lambda: fs.EMA(nn.Linear(1, 1)).copy_to(nn.Linear(2, 1)), ValueError, "model must have the parameters"),
+        (lambda: fs.EMA(nn.Linear(1, 1)).load_state_dict({"decay": 0.9}), ValueError, "without module, num_"),
+    ],
+)
 def test_bad_arguments(call, error, message):
     with pytest.raises(error, match=message):
         call()

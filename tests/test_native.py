@@ -17,7 +17,7 @@ SHAPES = [(3, 4099), (5, 7), (1, 1), (1000, 2), (70, 64), (7, 65), (2, 3, 19, 27
 
 
 def available() -> list[str]:
-    return [] if backends.problem("native") else list(backends.ISAS[:backends.ISAS.index(backends.isa()) + 1])
+    return [] if backends.problem("native") else list(backends.ISAS[: backends.ISAS.index(backends.isa()) + 1])
 
 
 def fill(kind: str, shape, seed=-3, step=7, stream=2, offset=5, state=None, index=None, dtype=torch.float32):
@@ -45,15 +45,22 @@ def operators(x, score, sigma):
     x_tilde, noise = fs.perturb(x, sigma, fs.Philox(1))
     leaf = score.detach().requires_grad_()
     loss = fs.dsm_loss(leaf, noise, sigma)
-    return [x_tilde, loss.detach(), *torch.autograd.grad(loss.mean(), leaf),
-            fs.langevin_step(x, score, sigma, fs.Philox(2)), fs.Philox(3).randn(x.shape)]
+    return [
+        x_tilde,
+        loss.detach(),
+        *torch.autograd.grad(loss.mean(), leaf),
+        fs.langevin_step(x, score, sigma, fs.Philox(2)),
+        fs.Philox(3).randn(x.shape),
+    ]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("form", [torch.contiguous_format, torch.channels_last])
 def test_the_operators_bits_depend_on_neither_instruction_set_nor_threads(dtype, form):
-    x, score = (torch.randn(6, 3, 40, 50, generator=torch.Generator().manual_seed(i)).to(dtype).to(memory_format=form)
-                for i in (0, 1))
+    x, score = (
+        torch.randn(6, 3, 40, 50, generator=torch.Generator().manual_seed(i)).to(dtype).to(memory_format=form)
+        for i in (0, 1)
+    )
     sigma = torch.linspace(0.1, 3, 6)
     expected, threads = operators(x, score, sigma), torch.get_num_threads()
     try:
@@ -79,8 +86,9 @@ def test_rounding_to_half_precision(isa):
         with backends.native_isa(isa):
             same = raw("langevin_step", "native")(x, torch.zeros_like(x), zero, 0, 0, 0, 0, None, None)
             factors = torch.ones(1, len(edges), dtype=dtype)
-            rounded = torch.cat([raw("perturb", "native")(factors[:, :1], e, hardly, 0, 0, 0, 0, None, None)
-                                 for e in edges], 1)
+            rounded = torch.cat(
+                [raw("perturb", "native")(factors[:, :1], e, hardly, 0, 0, 0, 0, None, None) for e in edges], 1
+            )
         assert torch.equal(same, x)
         assert torch.equal(rounded[0], edges.to(dtype))
 

@@ -21,10 +21,23 @@ def python(code: str, **kwargs) -> str:
 
 def test_import_needs_torch_and_numpy_alone(tmp_path):
     """Nothing optional is imported; it works from any folder."""
-    optional = ["torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro", "torchmetrics", "scipy",
-                "triton"]
-    loaded = python("import torch, sys; before = set(sys.modules); import fastscore; "
-                    "print(*sorted(m.split('.')[0] for m in set(sys.modules) - before))", cwd=tmp_path).split()
+    optional = [
+        "torchvision",
+        "safetensors",
+        "tqdm",
+        "matplotlib",
+        "PIL",
+        "sklearn",
+        "tyro",
+        "torchmetrics",
+        "scipy",
+        "triton",
+    ]
+    loaded = python(
+        "import torch, sys; before = set(sys.modules); import fastscore; "
+        "print(*sorted(m.split('.')[0] for m in set(sys.modules) - before))",
+        cwd=tmp_path,
+    ).split()
     assert not set(loaded) & set(optional), set(loaded) & set(optional)
     assert "fastscore" in loaded
 
@@ -72,8 +85,10 @@ def test_public_names_exist():
         assert hasattr(fs, name), name
     public = {m.name for m in pkgutil.iter_modules(fs.__path__) if not m.name.startswith("_")} - {"kernels"}
     assert {"compat", "data", "evaluation", "experiment", "models"} < public
-    told = python("import fastscore as fs; names = dir(fs); print(*names); print(*fs._LAZY & set(vars(fs))); "
-                  f"print([getattr(fs, name).__name__ for name in {sorted(public)}])").splitlines()
+    told = python(
+        "import fastscore as fs; names = dir(fs); print(*names); print(*fs._LAZY & set(vars(fs))); "
+        f"print([getattr(fs, name).__name__ for name in {sorted(public)}])"
+    ).splitlines()
     assert public | set(fs.__all__) <= set(told[0].split())
     assert told[1] == ""  # none was loaded before it was asked for
     assert told[2] == str([f"fastscore.{name}" for name in sorted(public)])
@@ -81,8 +96,11 @@ def test_public_names_exist():
         fs.nothing  # noqa: B018
 
 
-@pytest.mark.parametrize("path", sorted(p for folder in ("fastscore", "kernels", "tests", "benchmarks")
-                                        for p in (ROOT / folder).rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "path",
+    sorted(p for folder in ("fastscore", "kernels", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")),
+    ids=lambda p: str(p.relative_to(ROOT)),
+)
 def test_text_speaks_of_the_project_alone(path):
     text = path.read_text()
     for foreign in ("/" + "work/", "/" + "tmp/w/", "/" + "root/"):
@@ -91,7 +109,16 @@ def test_text_speaks_of_the_project_alone(path):
 
 def test_doctests():
     tried = 0
-    for name in ("rng", "noise", "metrics", "features", "data", "losses.implicit", "models.mlp", "models.ncsn"):
+    for name in (
+        "rng",
+        "schedules",
+        "evaluation.metrics",
+        "evaluation.features",
+        "data",
+        "losses.implicit",
+        "models.mlp",
+        "models.ncsn",
+    ):
         result = doctest.testmod(importlib.import_module(f"fastscore.{name}"))
         assert result.failed == 0, name
         tried += result.attempted

@@ -43,7 +43,7 @@ def test_counter_layout():
         for block in range(2):
             counter = [torch.tensor([c]) for c in (block, 40 + row, 3, 2)]
             expected = [int(w) for w in philox4x32(counter, (9, 5))]
-            assert got[row, 4 * block:4 * block + 4].tolist() == expected
+            assert got[row, 4 * block : 4 * block + 4].tolist() == expected
 
 
 def test_normals_follow_from_the_words():
@@ -73,8 +73,9 @@ def test_extreme_words_give_finite_normals():
 def test_batch_split_invariance(kind, shape):
     whole = getattr(fs.Philox(3), kind)(shape)
     for split in (1, 3, 8):
-        parts = [getattr(fs.Philox(3, sample_offset=i), kind)((min(split, 8 - i), *shape[1:]))
-                 for i in range(0, 8, split)]
+        parts = [
+            getattr(fs.Philox(3, sample_offset=i), kind)((min(split, 8 - i), *shape[1:])) for i in range(0, 8, split)
+        ]
         assert torch.equal(torch.cat(parts), whole)
 
 
@@ -213,7 +214,10 @@ def test_empty_draws():
 @pytest.mark.gpu
 def test_the_same_on_a_gpu():
     for kind in ("rand", "rademacher"):
-        assert torch.equal(getattr(fs.Philox(3), kind)(8, 1001, device="cuda").cpu(),
-                           getattr(fs.Philox(3), kind)(8, 1001, device="cpu"))
-    torch.testing.assert_close(fs.Philox(3).randn(8, 1001, device="cuda").cpu(),
-                               fs.Philox(3).randn(8, 1001, device="cpu"), rtol=1e-6, atol=0)
+        assert torch.equal(
+            getattr(fs.Philox(3), kind)(8, 1001, device="cuda").cpu(),
+            getattr(fs.Philox(3), kind)(8, 1001, device="cpu"),
+        )
+    torch.testing.assert_close(
+        fs.Philox(3).randn(8, 1001, device="cuda").cpu(), fs.Philox(3).randn(8, 1001, device="cpu"), rtol=1e-6, atol=0
+    )

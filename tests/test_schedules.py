@@ -28,8 +28,7 @@ def test_doctests():
     assert doctest.testmod(schedules).failed == 0
 
 
-@pytest.mark.parametrize("begin, end, levels", [(1.0, 0.01, 10), (50.0, 0.01, 232), (348.0, 0.01, 2311),
-                                                (0.7, 0.3, 2)])
+@pytest.mark.parametrize("begin, end, levels", [(1.0, 0.01, 10), (50.0, 0.01, 232), (348.0, 0.01, 2311), (0.7, 0.3, 2)])
 def test_geometric_values(begin, end, levels):
     sigmas = schedules.geometric_sigmas(begin, end, levels)
     want = [begin * (end / begin) ** (i / (levels - 1)) for i in range(levels)]
@@ -43,8 +42,10 @@ def test_uniform_values():
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("begin, end, levels", [(1.0, 0.01, 10), (50, 0.1, 2311), (1 / 3, 1 / 7, 100),
-                                                (0.1, 0.1, 1), (256 + 3 * 2**-16, 2**-6 + 2**-30, 50)])
+@pytest.mark.parametrize(
+    "begin, end, levels",
+    [(1.0, 0.01, 10), (50, 0.1, 2311), (1 / 3, 1 / 7, 100), (0.1, 0.1, 1), (256 + 3 * 2**-16, 2**-6 + 2**-30, 50)],
+)
 def test_ends_are_exact_and_levels_decrease(schedule, begin, end, levels):
     sigmas = schedule(begin, end, levels)
     assert sigmas[0] == torch.tensor(begin, dtype=torch.float32)
@@ -54,17 +55,20 @@ def test_ends_are_exact_and_levels_decrease(schedule, begin, end, levels):
 
 
 @pytest.mark.parametrize("schedule", SCHEDULES)
-@pytest.mark.parametrize("arguments, error, text", [
-    ((0.0, 0.01, 10), ValueError, "begin must be finite and greater than 0, got 0.0"),
-    ((1.0, -0.01, 10), ValueError, "end must be finite and greater than 0, got -0.01"),
-    ((1.0, float("nan"), 10), ValueError, "end must be finite"),
-    ((0.01, 1.0, 10), ValueError, "begin must be greater than end, got begin 0.01 and end 1.0"),
-    ((1.0, 1.0, 2), ValueError, "begin must be greater than end"),
-    ((1.0, 0.01, 0), ValueError, "num_levels must be at least 1, got 0"),
-    ((1.0, 0.01, 2.0), TypeError, "num_levels must be an integer"),
-    ((1.0, 0.01, 1), ValueError, "begin and end must be equal where num_levels is 1, got 1.0 and 0.01"),
-    ((1.0, 1.0 - 1e-6, 1000), ValueError, "num_levels must leave 1.0 to 0.999999 in steps that float32"),
-])
+@pytest.mark.parametrize(
+    "arguments, error, text",
+    [
+        ((0.0, 0.01, 10), ValueError, "begin must be finite and greater than 0, got 0.0"),
+        ((1.0, -0.01, 10), ValueError, "end must be finite and greater than 0, got -0.01"),
+        ((1.0, float("nan"), 10), ValueError, "end must be finite"),
+        ((0.01, 1.0, 10), ValueError, "begin must be greater than end, got begin 0.01 and end 1.0"),
+        ((1.0, 1.0, 2), ValueError, "begin must be greater than end"),
+        ((1.0, 0.01, 0), ValueError, "num_levels must be at least 1, got 0"),
+        ((1.0, 0.01, 2.0), TypeError, "num_levels must be an integer"),
+        ((1.0, 0.01, 1), ValueError, "begin and end must be equal where num_levels is 1, got 1.0 and 0.01"),
+        ((1.0, 1.0 - 1e-6, 1000), ValueError, "num_levels must leave 1.0 to 0.999999 in steps that float32"),
+    ],
+)
 def test_schedule_errors(schedule, arguments, error, text):
     with pytest.raises(error, match=text):
         schedule(*arguments)
@@ -130,8 +134,7 @@ def test_the_papers_own_overlap_is_near_the_published_schedule():
     assert found.gamma == pytest.approx(schedules.level_ratio(3072, 0.5), rel=1e-4)
 
 
-@pytest.mark.parametrize("gamma, steps, fraction", [(1.0376, 5, 0.062), (2.0, 1, 0.3), (1.2, 100, 0.9),
-                                                    (1.5, 7, 1e-6)])
+@pytest.mark.parametrize("gamma, steps, fraction", [(1.0376, 5, 0.062), (2.0, 1, 0.3), (1.2, 100, 0.9), (1.5, 7, 1e-6)])
 def test_variance_ratio_is_the_langevin_recursion(gamma, steps, fraction):
     """v <- (1 - eta/s^2)^2 v + 2 eta, from the variance gamma^2 s^2 that the level before left."""
     sigma = 0.01
@@ -225,21 +228,24 @@ def test_suggest_from_data():
     assert scaled.sigma_max == pytest.approx(found.sigma_max, rel=1e-6)
 
 
-@pytest.mark.parametrize("data, options, error, text", [
-    ([1.0], {}, TypeError, "data must be a torch.Tensor or a fastscore.data.Data, got list"),
-    (torch.zeros(5, 3, dtype=torch.int64), {}, TypeError, "data must be float16"),
-    (torch.zeros(5), {}, ValueError, r"data must have shape \[N, ...\] with N >= 2 samples"),
-    (torch.zeros(1, 8), {}, ValueError, "data must have shape"),
-    (torch.zeros(5, 0), {}, ValueError, "data must have shape"),
-    (torch.tensor([[0.0] * 8, [float("inf")] * 8]), {}, ValueError, "data must be finite everywhere"),
-    (torch.ones(5, 8), {}, ValueError, "sigma_min must be less than sigma_max .*, 0.0; got 0.01"),
-    (blob(5, 8), {"sigma_min": 0.0}, ValueError, "sigma_min must be finite and greater than 0"),
-    (blob(5, 8), {"sigma_max": 0.001}, ValueError, "sigma_min must be less than sigma_max"),
-    (blob(5, 8), {"num_levels": 1}, ValueError, "num_levels must be at least 2, got 1"),
-    (blob(5, 8), {"steps_per_level": 0}, ValueError, "steps_per_level must be at least 1, got 0"),
-    (blob(5, 8), {"chunk_size": 0}, ValueError, "chunk_size must be at least 1, got 0"),
-    (blob(5, 8), {"max_samples": 1}, ValueError, "max_samples must be at least 2, got 1"),
-])
+@pytest.mark.parametrize(
+    "data, options, error, text",
+    [
+        ([1.0], {}, TypeError, "data must be a torch.Tensor or a fastscore.data.Data, got list"),
+        (torch.zeros(5, 3, dtype=torch.int64), {}, TypeError, "data must be float16"),
+        (torch.zeros(5), {}, ValueError, r"data must have shape \[N, ...\] with N >= 2 samples"),
+        (torch.zeros(1, 8), {}, ValueError, "data must have shape"),
+        (torch.zeros(5, 0), {}, ValueError, "data must have shape"),
+        (torch.tensor([[0.0] * 8, [float("inf")] * 8]), {}, ValueError, "data must be finite everywhere"),
+        (torch.ones(5, 8), {}, ValueError, "sigma_min must be less than sigma_max .*, 0.0; got 0.01"),
+        (blob(5, 8), {"sigma_min": 0.0}, ValueError, "sigma_min must be finite and greater than 0"),
+        (blob(5, 8), {"sigma_max": 0.001}, ValueError, "sigma_min must be less than sigma_max"),
+        (blob(5, 8), {"num_levels": 1}, ValueError, "num_levels must be at least 2, got 1"),
+        (blob(5, 8), {"steps_per_level": 0}, ValueError, "steps_per_level must be at least 1, got 0"),
+        (blob(5, 8), {"chunk_size": 0}, ValueError, "chunk_size must be at least 1, got 0"),
+        (blob(5, 8), {"max_samples": 1}, ValueError, "max_samples must be at least 2, got 1"),
+    ],
+)
 def test_suggest_errors(data, options, error, text):
     with pytest.raises(error, match=text):
         schedules.suggest(data, **options)

@@ -33,8 +33,10 @@ _told: set[str] = set()  # the devices of which it was said that the reference s
 def _load(name: str, what: str, needs: str) -> str | None:
     """Load an extension, ``fastscore.<name>``; None, or why it is not there."""
     if not sorted(Path(__file__).parents[1].glob(f"{name}.*so")):
-        return (f"the {what} extension is not built. With {needs} installed, run in fastscore's source folder: "
-                "pip install ninja && pip install --no-build-isolation .")
+        return (
+            f"the {what} extension is not built. With {needs} installed, run in fastscore's source folder: "
+            "pip install ninja && pip install --no-build-isolation ."
+        )
     try:
         import_module(f"fastscore.{name}")
     except ImportError as error:
@@ -130,9 +132,11 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
     if is_compiling() or device.type in _told or not (reason := slow(operator, device)):
         return
     _told.add(device.type)
-    warnings.warn(f"fastscore computes {operator} on {device.type} by its plain-torch reference, 10 to 100 times "
-                  f"slower than compiled (said once, and not inside use_backend('reference')): {reason}",
-                  stacklevel=checks.caller())
+    warnings.warn(
+        f"fastscore computes {operator} on {device.type} by its plain-torch reference, 10 to 100 times "
+        f"slower than compiled (said once, and not inside use_backend('reference')): {reason}",
+        stacklevel=checks.caller(),
+    )
 
 
 def serves_natively() -> bool:

@@ -141,8 +141,9 @@ def fixed(name: str) -> property:
         return getattr(self, kept)
 
     def refuse(self: Any, value: Any) -> None:
-        raise AttributeError(f"{name} of a {type(self).__name__} cannot be changed once it is made, got "
-                             f"{describe(value)}: make another")
+        raise AttributeError(
+            f"{name} of a {type(self).__name__} cannot be changed once it is made, got {describe(value)}: make another"
+        )
 
     return property(get, refuse)
 
@@ -163,15 +164,21 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     """
     compute = compute_dtype(x)
     if isinstance(value, np.ndarray) and value.ndim == 1:
-        value = torch.tensor([positive(f"{name}[{i}]", v, zero_allowed=zero_allowed) for i, v in enumerate(value)],
-                             dtype=compute, device=x.device)
+        value = torch.tensor(
+            [positive(f"{name}[{i}]", v, zero_allowed=zero_allowed) for i, v in enumerate(value)],
+            dtype=compute,
+            device=x.device,
+        )
     if not isinstance(value, Tensor):
         number = positive(name, value, zero_allowed=zero_allowed)
         if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:
-            raise ValueError(f"{name} must be finite and {'at least' if zero_allowed else 'greater than'} 0 as the "
-                             f"float32 that is computed with, got {number}")
-        if (torch.compiler.is_compiling() or dispatch_modes()
-                or peek_interpreter_stack() is not None):  # what is made there belongs there
+            raise ValueError(
+                f"{name} must be finite and {'at least' if zero_allowed else 'greater than'} 0 as the "
+                f"float32 that is computed with, got {number}"
+            )
+        if (
+            torch.compiler.is_compiling() or dispatch_modes() or peek_interpreter_stack() is not None
+        ):  # what is made there belongs there
             # the number times one: torch.compile then takes it as an input, and does not compile anew for another
             return torch.ones((), dtype=compute, device=x.device) * number
         return constant(number, compute, x.device)
@@ -220,8 +227,9 @@ def sigmas(name: str, value: Any, *, device: torch.device | None = None) -> Tens
         if not bool((torch.isfinite(value) & (value > 0)).all()):
             raise ValueError(f"{name} must be finite and greater than 0 everywhere, got {value.tolist()}")
         if not bool((value[1:] < value[:-1]).all()):
-            raise ValueError(f"{name} must be strictly decreasing, from the largest noise to the smallest, "
-                             f"got {value.tolist()}")
+            raise ValueError(
+                f"{name} must be strictly decreasing, from the largest noise to the smallest, got {value.tolist()}"
+            )
     return value if device is None else value.to(device)
 
 
@@ -233,8 +241,10 @@ def labels(name: str, value: Any, x: Tensor, num_levels: int) -> Tensor:
     if value.device != x.device:
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {describe(value)}")
     if readable(value) and value.numel() and (int(value.min()) < 0 or int(value.max()) >= num_levels):
-        raise ValueError(f"{name} must be from 0 to {num_levels - 1} (there are {num_levels} noise levels), "
-                         f"got values from {int(value.min())} to {int(value.max())}")
+        raise ValueError(
+            f"{name} must be from 0 to {num_levels - 1} (there are {num_levels} noise levels), "
+            f"got values from {int(value.min())} to {int(value.max())}"
+        )
     return value.long()
 
 
@@ -246,19 +256,24 @@ def keywords(model_kwargs: Any, score_fn: Callable[..., Any], *condition: str) -
     if model_kwargs is None:
         return {}
     if not isinstance(model_kwargs, Mapping) or not all(isinstance(key, str) for key in model_kwargs):
-        raise TypeError("model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
-                        f"got {describe(model_kwargs)}")
+        raise TypeError(
+            "model_kwargs must be a mapping from names of score_fn's arguments to values, or None, "
+            f"got {describe(model_kwargs)}"
+        )
     found = dict(model_kwargs)
     if torch.compiler.is_compiling():
         return found
     try:
-        signature = inspect.signature(score_fn.forward if isinstance(score_fn, torch.nn.Module) else score_fn,
-                                      follow_wrapped=False)
+        signature = inspect.signature(
+            score_fn.forward if isinstance(score_fn, torch.nn.Module) else score_fn, follow_wrapped=False
+        )
     except (TypeError, ValueError):  # of built-in functions, which have none
         return found
     try:
         signature.bind("x", *condition, **found)
     except TypeError as error:
-        raise TypeError(f"model_kwargs must be arguments that score_fn takes beside ({', '.join(('x', *condition))}), "
-                        f"got {', '.join(map(repr, found))} for score_fn{signature}: {error}") from None
+        raise TypeError(
+            f"model_kwargs must be arguments that score_fn takes beside ({', '.join(('x', *condition))}), "
+            f"got {', '.join(map(repr, found))} for score_fn{signature}: {error}"
+        ) from None
     return found

@@ -17,8 +17,16 @@ from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedte
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
 
-__all__ = ["backward_pass", "depth", "dispatch_modes", "forward_rule", "is_wrapped", "mapped_everywhere",
-           "peek_interpreter_stack", "unwrapped"]
+__all__ = [
+    "backward_pass",
+    "depth",
+    "dispatch_modes",
+    "forward_rule",
+    "is_wrapped",
+    "mapped_everywhere",
+    "peek_interpreter_stack",
+    "unwrapped",
+]
 
 
 def is_wrapped(t: Tensor) -> bool:

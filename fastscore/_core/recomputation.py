@@ -20,15 +20,18 @@ def refuse_recomputation(*, recording: bool) -> None:
     the draw is of a compiled function, which does not know of which Philox: then not where one is replayed.
     """
     task = backward_pass()
-    if task == -1 or not (torch.is_grad_enabled() or _in_a_checkpoint() if recording
-                          else task not in replayed and _in_a_checkpoint()):
+    if task == -1 or not (
+        torch.is_grad_enabled() or _in_a_checkpoint() if recording else task not in replayed and _in_a_checkpoint()
+    ):
         return
-    raise RuntimeError("this Philox drew in a function that activation checkpointing now computes again, where it "
-                       "would draw other numbers: pass checkpoint(..., use_reentrant=False, "
-                       "context_fn=rng.for_checkpoint), with functools.partial(rng.for_checkpoint, other) where it "
-                       "draws from several, or draw the noise before and hand it in, or make the Philox inside the "
-                       "function. (To draw in a hook of a backward pass with create_graph, do it under "
-                       "torch.no_grad().)")
+    raise RuntimeError(
+        "this Philox drew in a function that activation checkpointing now computes again, where it "
+        "would draw other numbers: pass checkpoint(..., use_reentrant=False, "
+        "context_fn=rng.for_checkpoint), with functools.partial(rng.for_checkpoint, other) where it "
+        "draws from several, or draw the noise before and hand it in, or make the Philox inside the "
+        "function. (To draw in a hook of a backward pass with create_graph, do it under "
+        "torch.no_grad().)"
+    )
 
 
 def _in_a_checkpoint() -> bool:

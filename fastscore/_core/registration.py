@@ -35,8 +35,16 @@ def raw(name: str, backend: str) -> Callable:
     return _raw[name, backend]
 
 
-def register(name: str, schema: str, kinds: str, fake: Callable, *, launch: str | None = "launch",
-             mutated: str = "", out_batch: int = 0) -> None:
+def register(
+    name: str,
+    schema: str,
+    kinds: str,
+    fake: Callable,
+    *,
+    launch: str | None = "launch",
+    mutated: str = "",
+    out_batch: int = 0,
+) -> None:
     """Register the compiled versions of one operator.
 
     Args:
@@ -54,8 +62,10 @@ def register(name: str, schema: str, kinds: str, fake: Callable, *, launch: str 
     arguments, returns = signature.split(" -> ")
     for backend in ("native", "triton") if launch else ("native",):
         full = f"{name}_{backend}"
-        library.define(f"{full}({arguments[1:-1]}, {NOISE}{mutated}) -> {returns}", tags=(torch.Tag.needs_exact_strides,
-                                                                               torch.Tag.pt2_compliant_tag))
+        library.define(
+            f"{full}({arguments[1:-1]}, {NOISE}{mutated}) -> {returns}",
+            tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag),
+        )
         torch.library.register_fake(f"fastscore::{full}", fake, lib=library)
         op = getattr(torch.ops.fastscore, full).default
         if not mutated:
@@ -91,9 +101,8 @@ def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
             value = value.reshape(mapped * batch, *value.shape[2:])
             return value.contiguous() if kind == "r" else value  # one that was expanded has no stride
 
-        merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a
-                  for a, d, k in zip(args, in_dims, kinds)]
-        *position, offset, state, index = args[len(kinds):]
+        merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a for a, d, k in zip(args, in_dims, kinds)]
+        *position, offset, state, index = args[len(kinds) :]
         index_dim = in_dims[-1]
         if index is None:
             index, index_dim = offset + torch.arange(batch, device=x.device), None
@@ -166,8 +175,10 @@ def opaque_to_dynamo(function: Callable) -> Callable:
     return function
 
 
-library.define("first_sample(Tensor[] given, SymInt rows, SymInt offset, bool compiled) -> Tensor",
-               tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))  # kept once for each draw
+library.define(
+    "first_sample(Tensor[] given, SymInt rows, SymInt offset, bool compiled) -> Tensor",
+    tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag),
+)  # kept once for each draw
 
 
 @torch.library.impl(library, "first_sample", "CompositeExplicitAutograd")
@@ -186,9 +197,11 @@ def _(given: list[Tensor], rows: int, offset: int, compiled: bool) -> Tensor:
 @torch.library.register_vmap("fastscore::first_sample", lib=library)
 def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int, compiled: bool) -> tuple:
     if info.randomness == "error":
-        raise RuntimeError("vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
-                           "own, vmap(..., randomness='different'), or all get the same, randomness='same'; or draw "
-                           "for tensors that are not mapped by rng.noise(shape, beside=[them]), or outside of vmap")
+        raise RuntimeError(
+            "vmap: noise is drawn for a mapped tensor. Say whether each of its slices gets noise of its "
+            "own, vmap(..., randomness='different'), or all get the same, randomness='same'; or draw "
+            "for tensors that are not mapped by rng.noise(shape, beside=[them]), or outside of vmap"
+        )
     # what is still mapped by an outer vmap matters below, sizes do not
     if info.randomness == "same":
         return torch.ops.fastscore.first_sample(given, rows, offset, compiled), None
@@ -196,8 +209,9 @@ def _(info: Any, in_dims: tuple, given: list[Tensor], rows: int, offset: int, co
     return first + torch.arange(info.batch_size, device=first.device) * rows, 0
 
 
-library.define("fresh_seed(*, Device device) -> Tensor",
-               tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag))
+library.define(
+    "fresh_seed(*, Device device) -> Tensor", tags=(torch.Tag.nondeterministic_seeded, torch.Tag.pt2_compliant_tag)
+)
 
 
 @torch.library.impl(library, "fresh_seed", "CompositeExplicitAutograd")

@@ -22,11 +22,24 @@ from torch.autograd import forward_ad
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode, resolve_name
 
-_FACTORED = frozenset((
-    torch.det, torch.linalg.det, Tensor.det, torch.logdet, Tensor.logdet, torch.slogdet, torch.linalg.slogdet,
-    Tensor.slogdet, torch.linalg.solve, torch.linalg.solve_ex, torch.linalg.tensorsolve, torch.orgqr, Tensor.orgqr,
-    torch.linalg.householder_product,
-))
+_FACTORED = frozenset(
+    (
+        torch.det,
+        torch.linalg.det,
+        Tensor.det,
+        torch.logdet,
+        Tensor.logdet,
+        torch.slogdet,
+        torch.linalg.slogdet,
+        Tensor.slogdet,
+        torch.linalg.solve,
+        torch.linalg.solve_ex,
+        torch.linalg.tensorsolve,
+        torch.orgqr,
+        Tensor.orgqr,
+        torch.linalg.householder_product,
+    )
+)
 
 
 class WrongAgain(NotImplementedError):
@@ -57,22 +70,35 @@ class _Rightly(TorchFunctionMode):
 
 
 def _varies(matrix: Any) -> bool:
-    return isinstance(matrix, Tensor) and (
-        matrix.requires_grad or forward_ad.unpack_dual(matrix).tangent is not None)
+    return isinstance(matrix, Tensor) and (matrix.requires_grad or forward_ad.unpack_dual(matrix).tangent is not None)
 
 
-def layer_norm(input: Tensor, normalized_shape: Sequence[int], weight: Tensor | None = None, bias: Tensor | None = None,
-               eps: float = 1e-5, cudnn_enable: bool = True) -> Tensor:
+def layer_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Tensor:
     """As ``torch.nn.functional.layer_norm``: a group for each of the rows."""
     size = torch.Size(normalized_shape)
-    if not input.numel() or input.shape[max(0, input.dim() - len(size)):] != size:
+    if not input.numel() or input.shape[max(0, input.dim() - len(size)) :] != size:
         return functional.layer_norm(input, normalized_shape, weight, bias, eps)
     return _affine(_normed(input, input.numel() // size.numel(), eps), weight, bias)
 
 
-def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var: Tensor | None = None,
-                  weight: Tensor | None = None, bias: Tensor | None = None, use_input_stats: bool = True,
-                  momentum: float = 0.1, eps: float = 1e-5, cudnn_enabled: bool = True) -> Tensor:
+def instance_norm(
+    input: Tensor,
+    running_mean: Tensor | None = None,
+    running_var: Tensor | None = None,
+    weight: Tensor | None = None,
+    bias: Tensor | None = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Tensor:
     """As ``torch.nn.functional.instance_norm``: a group for each sample's channel."""
     arguments = (running_mean, running_var, weight, bias, use_input_stats, momentum, eps)
     if not use_input_stats or not input.numel():
@@ -80,8 +106,11 @@ def instance_norm(input: Tensor, running_mean: Tensor | None = None, running_var
     if running_mean is not None or input.shape[2:].numel() == 1:
         functional.instance_norm(input.detach(), *arguments)  # which learns, or refuses
     each = (-1,) + (1,) * (input.dim() - 2)
-    return _affine(_normed(input, input.shape[:2].numel(), eps), None if weight is None else weight.reshape(each),
-                   None if bias is None else bias.reshape(each))
+    return _affine(
+        _normed(input, input.shape[:2].numel(), eps),
+        None if weight is None else weight.reshape(each),
+        None if bias is None else bias.reshape(each),
+    )
 
 
 def _normed(input: Tensor, groups: int, eps: float) -> Tensor:
@@ -102,5 +131,10 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * b.sigmoid()
 
 
-_COMPOSED = {functional.layer_norm: layer_norm, torch.layer_norm: layer_norm, functional.instance_norm: instance_norm,
-             torch.instance_norm: instance_norm, functional.glu: glu}
+_COMPOSED = {
+    functional.layer_norm: layer_norm,
+    torch.layer_norm: layer_norm,
+    functional.instance_norm: instance_norm,
+    torch.instance_norm: instance_norm,
+    functional.glu: glu,
+}

@@ -37,8 +37,22 @@ def _f32(value: float) -> float:
     return torch.tensor(value, dtype=torch.float32).item()
 
 
-LOG_POLY = tuple(map(_f32, (-0.1744469851255417, 0.2873367965221405, -0.2990453541278839, 0.33124786615371704,
-                             -0.39913666248321533, 0.5000414848327637, -0.6666837334632874, 0.9999997615814209, -2.0)))
+LOG_POLY = tuple(
+    map(
+        _f32,
+        (
+            -0.1744469851255417,
+            0.2873367965221405,
+            -0.2990453541278839,
+            0.33124786615371704,
+            -0.39913666248321533,
+            0.5000414848327637,
+            -0.6666837334632874,
+            0.9999997615814209,
+            -2.0,
+        ),
+    )
+)
 SIN_POLY = tuple(map(_f32, (-0.0001951729936990887, 0.008332177996635437, -0.16666655242443085)))
 COS_POLY = tuple(map(_f32, (2.4390450562350452e-05, -0.0013886763481423259, 0.04166662320494652, -0.5)))
 MINUS_2_LN_2 = _f32(-2 * math.log(2))
@@ -83,15 +97,27 @@ def _scalar(value: int | Tensor, device: torch.device) -> Tensor:
     return value if isinstance(value, Tensor) else torch.full((), value, dtype=torch.int64, device=device)
 
 
-def numbers(kind: str, seed: int | Tensor, step: int | Tensor, stream: int, sample_offset: int | Tensor, rows: int,
-            width: int, device: torch.device) -> Tensor:
+def numbers(
+    kind: str,
+    seed: int | Tensor,
+    step: int | Tensor,
+    stream: int,
+    sample_offset: int | Tensor,
+    rows: int,
+    width: int,
+    device: torch.device,
+) -> Tensor:
     """[rows, width] numbers of one kind by the contract: float32 normals, uniforms, signs, or (``words``) int64."""
     blocks = -(-width // _UNITS_A_BLOCK.get(kind, 4))
     parts = []
     for start in range(0, rows * blocks, _BLOCKS_AT_ONCE):
         index = torch.arange(start, min(start + _BLOCKS_AT_ONCE, rows * blocks), dtype=torch.int64, device=device)
-        counter = (index % blocks, index // blocks + sample_offset, _scalar(step, device) & _MASK,
-                   _scalar(stream, device))
+        counter = (
+            index % blocks,
+            index // blocks + sample_offset,
+            _scalar(step, device) & _MASK,
+            _scalar(stream, device),
+        )
         words = philox4x32(counter, (seed & _MASK, (seed >> 32) & _MASK))
         if kind == "normal":
             values = [*box_muller(words[0], words[1]), *box_muller(words[2], words[3])]

@@ -32,8 +32,9 @@ def annealing(sigmas: Any, n_steps_each: Any, step_lr: Any, name: str = "step_lr
     return torch.as_tensor(sigmas).float(), n_steps_each, step_lr
 
 
-def labels_and_sigmas(samples: Tensor, labels: Any, sigmas: Any, order: str, other: str, rng: Philox
-                      ) -> tuple[Tensor, Tensor]:
+def labels_and_sigmas(
+    samples: Tensor, labels: Any, sigmas: Any, order: str, other: str, rng: Philox
+) -> tuple[Tensor, Tensor]:
     """(labels [B], the sigma of each sample [B]); labels that are None are drawn, by one step of ``rng``.
 
     Args:
@@ -42,25 +43,28 @@ def labels_and_sigmas(samples: Tensor, labels: Any, sigmas: Any, order: str, oth
     """
     swapped = isinstance(labels, Tensor) and labels.is_floating_point()
     if sigmas is None or swapped or (isinstance(sigmas, Tensor) and not sigmas.is_floating_point()):
-        raise TypeError(f"labels must be integers and sigmas floating, in the order {order}, got labels: "
-                        f"{checks.describe(labels)}, sigmas: {checks.describe(sigmas)}; the other order is that of "
-                        f"fastscore.compat.{other}")
+        raise TypeError(
+            f"labels must be integers and sigmas floating, in the order {order}, got labels: "
+            f"{checks.describe(labels)}, sigmas: {checks.describe(sigmas)}; the other order is that of "
+            f"fastscore.compat.{other}"
+        )
     sigmas = torch.as_tensor(sigmas).to(samples.device)
     if labels is None:
-        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device,
-                                    beside=(samples, sigmas))
+        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device, beside=(samples, sigmas))
     labels = checks.labels("labels", torch.as_tensor(labels), samples, len(sigmas))
     return labels, sigmas[labels]
 
 
-def annealed_dsm(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, power: float, rng: Philox
-                 ) -> Tensor:
+def annealed_dsm(
+    scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, power: float, rng: Philox
+) -> Tensor:
     """[B]: 1/2 sigma^power || scorenet(x + sigma z, labels) + z / sigma ||^2."""
     return losses.dsm(lambda x: scorenet(x, labels), samples, sigma, weight=power, reduction="none", rng=rng)
 
 
 def score_of_energy(energy_net: Callable[[Tensor], Tensor]) -> ScoreNet:
     """s(x) = -dE/dx, differentiable in x and in the network's parameters, wherever it is called."""
+
     def score(x: Tensor) -> Tensor:
         with torch.enable_grad():
             if not x.requires_grad:
@@ -70,15 +74,17 @@ def score_of_energy(energy_net: Callable[[Tensor], Tensor]) -> ScoreNet:
     return score
 
 
-def sliced_arguments(score_net: ScoreNet, samples: Tensor, n_particles: int, rng: Philox | None, projection: str
-                     ) -> tuple[ScoreNet, Tensor, Probes]:
+def sliced_arguments(
+    score_net: ScoreNet, samples: Tensor, n_particles: int, rng: Philox | None, projection: str
+) -> tuple[ScoreNet, Tensor, Probes]:
     """The score, the samples and ``n_particles`` directions for each, as the losses take them."""
     checks.floating("samples", samples)
     return score_of(score_net), samples, probes_for(samples, n_particles, rng, projection)
 
 
-def annealed_sliced(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, n_particles: int, rng: Philox
-                    ) -> Tensor:
+def annealed_sliced(
+    scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, n_particles: int, rng: Philox
+) -> Tensor:
     """Mean of sigma^2 (1/2 ||s||^2 + v^T J v) at x + sigma z, v normal."""
     n_particles = checks.integer("n_particles", n_particles, low=1)
     return sliced.noisy_reduced(scorenet, samples, sigma, labels, rng, 2.0, "gaussian", n_particles).mean()
@@ -96,8 +102,14 @@ class Meter:
         sigmas, n_steps_each, step_lr: of the sampler; eta = step_lr (sigma / sigma_L)^2. ``sigmas`` None: one level.
     """
 
-    def __init__(self, scorenet: ScoreNet, line: Callable[[Meter, int, float, Tensor], None], step_lr: float,
-                 sigmas: Tensor | None = None, n_steps_each: int = 1) -> None:
+    def __init__(
+        self,
+        scorenet: ScoreNet,
+        line: Callable[[Meter, int, float, Tensor], None],
+        step_lr: float,
+        sigmas: Tensor | None = None,
+        n_steps_each: int = 1,
+    ) -> None:
         self.scorenet, self.line = scorenet, line
         self.step_lr, self.sigmas, self.n_steps_each = step_lr, sigmas, n_steps_each
         self.x = self.score = torch.empty(0)
@@ -131,17 +143,37 @@ def norm(x: Tensor) -> float:
     return float(x.flatten(1).norm(dim=1).mean())
 
 
-def inpainted(x_mod: Tensor, refer_image: Tensor, scorenet: ScoreNet, sigmas: Any, n_steps_each: Any, step_lr: Any,
-              rng: Philox | None, callback: Callable[[int, Tensor], None] | None = None) -> list[Tensor]:
+def inpainted(
+    x_mod: Tensor,
+    refer_image: Tensor,
+    scorenet: ScoreNet,
+    sigmas: Any,
+    n_steps_each: Any,
+    step_lr: Any,
+    rng: Philox | None,
+    callback: Callable[[int, Tensor], None] | None = None,
+) -> list[Tensor]:
     """The frames of inpainting the right half: [R N, C, H, W] on the CPU, one an update; the last holds the image."""
     if x_mod.dim() != 5 or x_mod.shape[:1] + x_mod.shape[2:] != refer_image.shape:
-        raise ValueError(f"x_mod must be [R, N, C, H, W] beside refer_image [R, C, H, W], got "
-                         f"{checks.describe(x_mod)} and {checks.describe(refer_image)}")
+        raise ValueError(
+            f"x_mod must be [R, N, C, H, W] beside refer_image [R, C, H, W], got "
+            f"{checks.describe(x_mod)} and {checks.describe(refer_image)}"
+        )
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     image = refer_image.repeat_interleave(x_mod.shape[1], 0)
     width = image.shape[-1]
     left = torch.arange(width, device=image.device) < width // 2
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
-    last = samplers.inpaint(scorenet, image, left, sigmas, alpha=2 * step_lr, steps_per_level=n_steps_each,
-                            start=x_mod.reshape(image.shape), rng=rng, callback=callback, trajectory=trajectory)
+    last = samplers.inpaint(
+        scorenet,
+        image,
+        left,
+        sigmas,
+        alpha=2 * step_lr,
+        steps_per_level=n_steps_each,
+        start=x_mod.reshape(image.shape),
+        rng=rng,
+        callback=callback,
+        trajectory=trajectory,
+    )
     return [*trajectory.frames[:-1], last.cpu()]

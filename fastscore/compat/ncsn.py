@@ -47,10 +47,21 @@ from ._common import (
 )
 
 __all__ = [
-    "Langevin_dynamics", "anneal_Langevin_dynamics", "anneal_Langevin_dynamics_inpainting",
-    "anneal_dsm_score_estimation", "anneal_langevin_dynamics", "anneal_sliced_score_estimation_vr",
-    "baseline_Langevin_dynamics", "dsm", "dsm_score_estimation", "langevin_dynamics", "partial_sliced_score_matching",
-    "single_sliced_score_matching", "sliced_score_estimation", "sliced_score_estimation_vr", "sliced_score_matching",
+    "Langevin_dynamics",
+    "anneal_Langevin_dynamics",
+    "anneal_Langevin_dynamics_inpainting",
+    "anneal_dsm_score_estimation",
+    "anneal_langevin_dynamics",
+    "anneal_sliced_score_estimation_vr",
+    "baseline_Langevin_dynamics",
+    "dsm",
+    "dsm_score_estimation",
+    "langevin_dynamics",
+    "partial_sliced_score_matching",
+    "single_sliced_score_matching",
+    "sliced_score_estimation",
+    "sliced_score_estimation_vr",
+    "sliced_score_matching",
     "sliced_score_matching_vr",
 ]
 
@@ -61,19 +72,28 @@ _LABEL = 9  # of AnnealRunner.Langevin_dynamics: the smallest of ten noise level
 
 # losses/dsm.py
 
+
 def dsm(energy_net: EnergyNet, samples: Tensor, sigma: float = 1, *, rng: Philox | None = None) -> Tensor:
     """Mean over the batch of 1/2 sigma^4 || s(x_tilde) + z / sigma ||^2, s = -dE/dx."""
     return losses.dsm(score_of_energy(energy_net), samples, sigma, weight=4.0, rng=rng)
 
 
-def dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, sigma: float = 0.01, *,
-                         rng: Philox | None = None) -> Tensor:
+def dsm_score_estimation(
+    scorenet: ScoreNet, samples: Tensor, sigma: float = 0.01, *, rng: Philox | None = None
+) -> Tensor:
     """Mean over the batch of 1/2 || scorenet(x_tilde) + (x_tilde - x) / sigma^2 ||^2, without a weight."""
     return losses.dsm(scorenet, samples, sigma, weight=0.0, rng=rng)
 
 
-def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigmas: Tensor,
-                                anneal_power: float = 2.0, *, rng: Philox | None = None) -> Tensor:
+def anneal_dsm_score_estimation(
+    scorenet: ScoreNet,
+    samples: Tensor,
+    labels: Tensor,
+    sigmas: Tensor,
+    anneal_power: float = 2.0,
+    *,
+    rng: Philox | None = None,
+) -> Tensor:
     """Mean over the batch of 1/2 sigma^anneal_power || scorenet(x_tilde, labels) + z / sigma ||^2."""
     rng = as_philox(rng)
     labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2", rng)
@@ -82,9 +102,16 @@ def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, labels: Ten
 
 # losses/sliced_sm.py
 
-def single_sliced_score_matching(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None = None,
-                                 detach: bool = False, noise_type: str = "radermacher", *,
-                                 rng: Philox | None = None) -> Three:
+
+def single_sliced_score_matching(
+    energy_net: EnergyNet,
+    samples: Tensor,
+    noise: Tensor | None = None,
+    detach: bool = False,
+    noise_type: str = "radermacher",
+    *,
+    rng: Philox | None = None,
+) -> Three:
     """(loss, s, J^T v): the mean over the batch of 1/2 (v^T s)^2 + v^T J v, s = -dE/dx [B, ...] and J^T v [B, ...].
 
     Args:
@@ -99,9 +126,15 @@ def single_sliced_score_matching(energy_net: EnergyNet, samples: Tensor, noise: 
     return loss.detach() if detach else loss, score, pulled
 
 
-def partial_sliced_score_matching(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None = None,
-                                  detach: bool = False, noise_type: str = "radermacher", *,
-                                  rng: Philox | None = None) -> Three:
+def partial_sliced_score_matching(
+    energy_net: EnergyNet,
+    samples: Tensor,
+    noise: Tensor | None = None,
+    detach: bool = False,
+    noise_type: str = "radermacher",
+    *,
+    rng: Philox | None = None,
+) -> Three:
     """(loss, s, J^T v) with reduced variance: 1/2 ||s||^2 + v^T J v; else as :func:`single_sliced_score_matching`.
 
     ``noise_type`` is "radermacher" or "gaussian".
@@ -112,8 +145,14 @@ def partial_sliced_score_matching(energy_net: EnergyNet, samples: Tensor, noise:
     return loss.detach() if detach else loss, score, pulled
 
 
-def _one_direction(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None, noise_type: str,
-                   allowed: tuple[str, ...], rng: Philox | None) -> Three:
+def _one_direction(
+    energy_net: EnergyNet,
+    samples: Tensor,
+    noise: Tensor | None,
+    noise_type: str,
+    allowed: tuple[str, ...],
+    rng: Philox | None,
+) -> Three:
     """s(x), J^T v and v, where s = -dE/dx."""
     checks.floating("samples", samples)
     if noise is None:
@@ -128,20 +167,23 @@ def _one_direction(energy_net: EnergyNet, samples: Tensor, noise: Tensor | None,
         return score, torch.autograd.grad((score * noise).sum(), x, create_graph=True)[0], noise
 
 
-def sliced_score_matching(energy_net: EnergyNet, samples: Tensor, n_particles: int = 1, *,
-                          rng: Philox | None = None) -> Three:
+def sliced_score_matching(
+    energy_net: EnergyNet, samples: Tensor, n_particles: int = 1, *, rng: Philox | None = None
+) -> Three:
     """:func:`sliced_score_estimation` of the energy's score, s = -dE/dx."""
     return sliced_score_estimation(score_of_energy(energy_net), samples, n_particles, rng=rng)
 
 
-def sliced_score_matching_vr(energy_net: EnergyNet, samples: Tensor, n_particles: int = 1, *,
-                             rng: Philox | None = None) -> Three:
+def sliced_score_matching_vr(
+    energy_net: EnergyNet, samples: Tensor, n_particles: int = 1, *, rng: Philox | None = None
+) -> Three:
     """:func:`sliced_score_estimation_vr` of the energy's score, s = -dE/dx."""
     return sliced_score_estimation_vr(score_of_energy(energy_net), samples, n_particles, rng=rng)
 
 
-def sliced_score_estimation(score_net: ScoreNet, samples: Tensor, n_particles: int = 1, *,
-                            rng: Philox | None = None) -> Three:
+def sliced_score_estimation(
+    score_net: ScoreNet, samples: Tensor, n_particles: int = 1, *, rng: Philox | None = None
+) -> Three:
     """(loss, loss1, loss2) of sliced score matching, v on the unit sphere: 1/2 (v^T s)^2 + v^T grad(v^T s).
 
     With d dimensions its expectation is 1/d of the implicit score matching objective: all three are those of
@@ -153,8 +195,9 @@ def sliced_score_estimation(score_net: ScoreNet, samples: Tensor, n_particles: i
     return (loss1 + loss2).mean(), loss1.mean(), loss2.mean()
 
 
-def sliced_score_estimation_vr(score_net: ScoreNet, samples: Tensor, n_particles: int = 1, *,
-                               rng: Philox | None = None) -> Three:
+def sliced_score_estimation_vr(
+    score_net: ScoreNet, samples: Tensor, n_particles: int = 1, *, rng: Philox | None = None
+) -> Three:
     """(loss, loss1, loss2) of sliced score matching with reduced variance, v normal: 1/2 ||s||^2 + v^T grad(v^T s).
 
     Its expectation is the implicit score matching objective: :func:`fastscore.losses.ssm_vr` with
@@ -164,8 +207,15 @@ def sliced_score_estimation_vr(score_net: ScoreNet, samples: Tensor, n_particles
     return (half + traces).mean(), half.mean(), traces.mean()
 
 
-def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigmas: Tensor,
-                                      n_particles: int = 1, *, rng: Philox | None = None) -> Tensor:
+def anneal_sliced_score_estimation_vr(
+    scorenet: ScoreNet,
+    samples: Tensor,
+    labels: Tensor,
+    sigmas: Tensor,
+    n_particles: int = 1,
+    *,
+    rng: Philox | None = None,
+) -> Tensor:
     """Mean over the batch of sigma^2 (1/2 ||s||^2 + v^T grad(v^T s)) at x_tilde = x + sigma z, v normal."""
     rng = as_philox(rng)
     labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2", rng)
@@ -174,13 +224,16 @@ def anneal_sliced_score_estimation_vr(scorenet: ScoreNet, samples: Tensor, label
 
 # runners/anneal_runner.py and baseline_runner.py
 
-def Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int = 200, step_lr: float = 0.00005, *,
-                      rng: Philox | None = None) -> list[Tensor]:
+
+def Langevin_dynamics(
+    x_mod: Tensor, scorenet: ScoreNet, n_steps: int = 200, step_lr: float = 0.00005, *, rng: Philox | None = None
+) -> list[Tensor]:
     """``AnnealRunner.Langevin_dynamics``: plain Langevin dynamics at label 9, the smallest of ten noise levels.
 
     A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there. For
     another number of levels use :func:`baseline_Langevin_dynamics` with a function that sets the label.
     """
+
     def at_the_last_level(x: Tensor) -> Tensor:
         return scorenet(x, torch.full(x.shape[:1], _LABEL, dtype=torch.int64, device=x.device))
 
@@ -188,8 +241,9 @@ def Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int = 200, ste
 
 
 @torch.no_grad()
-def baseline_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int = 1000, step_lr: float = 0.00002, *,
-                               rng: Philox | None = None) -> list[Tensor]:
+def baseline_Langevin_dynamics(
+    x_mod: Tensor, scorenet: ScoreNet, n_steps: int = 1000, step_lr: float = 0.00002, *, rng: Philox | None = None
+) -> list[Tensor]:
     """``BaselineRunner.Langevin_dynamics``: plain Langevin dynamics with a network that takes x alone.
 
     A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there.
@@ -197,8 +251,15 @@ def baseline_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, n_steps: int =
     step_lr, n_steps = step_size("step_lr", step_lr), checks.integer("n_steps", n_steps, low=1)
     meter = Meter(scorenet, _modulus, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
-    samplers.langevin(meter.network, x_mod, num_steps=n_steps, alpha=2 * step_lr, rng=rng,
-                      callback=meter.callback, trajectory=trajectory)
+    samplers.langevin(
+        meter.network,
+        x_mod,
+        num_steps=n_steps,
+        alpha=2 * step_lr,
+        rng=rng,
+        callback=meter.callback,
+        trajectory=trajectory,
+    )
     return _clamped(trajectory.frames)
 
 
@@ -208,20 +269,43 @@ def _modulus(meter: Meter, level: int, eta: float, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def anneal_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_steps_each: int = 100,
-                             step_lr: float = 0.00002, *, rng: Philox | None = None) -> list[Tensor]:
+def anneal_Langevin_dynamics(
+    x_mod: Tensor,
+    scorenet: ScoreNet,
+    sigmas: Any,
+    n_steps_each: int = 100,
+    step_lr: float = 0.00002,
+    *,
+    rng: Philox | None = None,
+) -> list[Tensor]:
     """``AnnealRunner.anneal_Langevin_dynamics``: a list of CPU tensors clamped to [0, 1], one an update."""
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
-    samplers.annealed_langevin(scorenet, x_mod.shape, sigmas, alpha=2 * step_lr, steps_per_level=n_steps_each,
-                               start=x_mod, device=x_mod.device, rng=rng, trajectory=trajectory)
+    samplers.annealed_langevin(
+        scorenet,
+        x_mod.shape,
+        sigmas,
+        alpha=2 * step_lr,
+        steps_per_level=n_steps_each,
+        start=x_mod,
+        device=x_mod.device,
+        rng=rng,
+        trajectory=trajectory,
+    )
     return _clamped(trajectory.frames)
 
 
 @torch.no_grad()
-def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scorenet: ScoreNet, sigmas: Any,
-                                        n_steps_each: int = 100, step_lr: float = 0.000008, *,
-                                        rng: Philox | None = None) -> list[Tensor]:
+def anneal_Langevin_dynamics_inpainting(
+    x_mod: Tensor,
+    refer_image: Tensor,
+    scorenet: ScoreNet,
+    sigmas: Any,
+    n_steps_each: int = 100,
+    step_lr: float = 0.000008,
+    *,
+    rng: Philox | None = None,
+) -> list[Tensor]:
     """``AnnealRunner.anneal_Langevin_dynamics_inpainting``: complete the right half of each image.
 
     Args:
@@ -241,15 +325,18 @@ def _clamped(frames: list[Tensor]) -> list[Tensor]:
 
 # runners/toy_runner.py
 
-def langevin_dynamics(score: ScoreNet, init: Tensor, lr: float = 0.1, step: int = 1000, *,
-                      rng: Philox | None = None) -> Tensor:
+
+def langevin_dynamics(
+    score: ScoreNet, init: Tensor, lr: float = 0.1, step: int = 1000, *, rng: Philox | None = None
+) -> Tensor:
     """``ToyRunner.langevin_dynamics``: ``step`` times x + lr/2 s(x) + sqrt(lr) z; the last state."""
     step, lr = checks.integer("step", step, low=1), step_size("lr", lr)
     return samplers.langevin(score, init, num_steps=step, alpha=lr, rng=rng)
 
 
-def anneal_langevin_dynamics(score: ScoreNet, init: Tensor, sigmas: Any, lr: float = 0.1, n_steps_each: int = 100, *,
-                             rng: Philox | None = None) -> Tensor:
+def anneal_langevin_dynamics(
+    score: ScoreNet, init: Tensor, sigmas: Any, lr: float = 0.1, n_steps_each: int = 100, *, rng: Philox | None = None
+) -> Tensor:
     """``ToyRunner.anneal_langevin_dynamics``: x + alpha_i/2 s(x, sigma_i) + sqrt(alpha_i) z; the last state.
 
     alpha_i = lr (sigma_i / sigma_L)^2. ``score(x, sigma)`` is called with a number, one of ``sigmas``.
@@ -257,5 +344,12 @@ def anneal_langevin_dynamics(score: ScoreNet, init: Tensor, sigmas: Any, lr: flo
     levels, n_steps_each, lr = annealing(sigmas, n_steps_each, lr, "lr")
     calls = iter(sigma for sigma in levels.tolist() for _ in range(n_steps_each))
     return samplers.annealed_langevin(
-        lambda x, labels: score(x, next(calls)), init.shape, levels, alpha=lr,
-        steps_per_level=n_steps_each, start=init, device=init.device, rng=rng)
+        lambda x, labels: score(x, next(calls)),
+        init.shape,
+        levels,
+        alpha=lr,
+        steps_per_level=n_steps_each,
+        start=init,
+        device=init.device,
+        rng=rng,
+    )

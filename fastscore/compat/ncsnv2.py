@@ -27,16 +27,28 @@ from ..rng import Philox, as_philox
 from ._common import UNLIMITED, Meter, ScoreNet, annealed_dsm, annealing, inpainted, labels_and_sigmas, norm
 
 __all__ = [
-    "anneal_Langevin_dynamics", "anneal_Langevin_dynamics_inpainting", "anneal_Langevin_dynamics_interpolation",
-    "anneal_dsm_score_estimation", "get_optimizer", "get_sigmas",
+    "anneal_Langevin_dynamics",
+    "anneal_Langevin_dynamics_inpainting",
+    "anneal_Langevin_dynamics_interpolation",
+    "anneal_dsm_score_estimation",
+    "get_optimizer",
+    "get_sigmas",
 ]
 
 
 # losses/
 
-def anneal_dsm_score_estimation(scorenet: ScoreNet, samples: Tensor, sigmas: Tensor, labels: Tensor | None = None,
-                                anneal_power: float = 2.0, hook: Callable[[Tensor, Tensor], Any] | None = None, *,
-                                rng: Philox | None = None) -> Tensor:
+
+def anneal_dsm_score_estimation(
+    scorenet: ScoreNet,
+    samples: Tensor,
+    sigmas: Tensor,
+    labels: Tensor | None = None,
+    anneal_power: float = 2.0,
+    hook: Callable[[Tensor, Tensor], Any] | None = None,
+    *,
+    rng: Philox | None = None,
+) -> Tensor:
     """Mean over the batch of 1/2 sigma^anneal_power || scorenet(x_tilde, labels) + z / sigma ||^2.
 
     Labels that are None are drawn uniformly. ``hook(loss, labels)`` sees the loss of each sample.
@@ -55,14 +67,21 @@ def get_optimizer(config: Any, parameters: Iterable[Tensor]) -> torch.optim.Opti
     if optim.optimizer not in kinds:
         raise NotImplementedError(f"config.optim.optimizer must be one of {', '.join(kinds)}, got {optim.optimizer!r}")
     if optim.optimizer == "Adam":
-        return torch.optim.Adam(parameters, lr=optim.lr, weight_decay=optim.weight_decay, betas=(optim.beta1, 0.999),
-                                amsgrad=optim.amsgrad, eps=optim.eps)
+        return torch.optim.Adam(
+            parameters,
+            lr=optim.lr,
+            weight_decay=optim.weight_decay,
+            betas=(optim.beta1, 0.999),
+            amsgrad=optim.amsgrad,
+            eps=optim.eps,
+        )
     if optim.optimizer == "RMSProp":
         return torch.optim.RMSprop(parameters, lr=optim.lr, weight_decay=optim.weight_decay)
     return torch.optim.SGD(parameters, lr=optim.lr, momentum=0.9)
 
 
 # models/__init__.py
+
 
 def get_sigmas(config: Any) -> Tensor:
     """The noise levels of a configuration: float32 [L] on ``config.device``.
@@ -72,16 +91,26 @@ def get_sigmas(config: Any) -> Tensor:
     model = config.model
     makers = {"geometric": schedules.geometric_sigmas, "uniform": schedules.uniform_sigmas}
     if model.sigma_dist not in makers:
-        raise NotImplementedError(f"config.model.sigma_dist must be one of {', '.join(makers)}, "
-                                  f"got {model.sigma_dist!r}")
+        raise NotImplementedError(
+            f"config.model.sigma_dist must be one of {', '.join(makers)}, got {model.sigma_dist!r}"
+        )
     make = makers[model.sigma_dist]
     return make(model.sigma_begin, model.sigma_end, model.num_classes).to(config.device)
 
 
 @torch.no_grad()
-def anneal_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_steps_each: int = 200,
-                             step_lr: float = 0.000008, final_only: bool = False, verbose: bool = False,
-                             denoise: bool = True, *, rng: Philox | None = None) -> list[Tensor]:
+def anneal_Langevin_dynamics(
+    x_mod: Tensor,
+    scorenet: ScoreNet,
+    sigmas: Any,
+    n_steps_each: int = 200,
+    step_lr: float = 0.000008,
+    final_only: bool = False,
+    verbose: bool = False,
+    denoise: bool = True,
+    *,
+    rng: Philox | None = None,
+) -> list[Tensor]:
     """Annealed Langevin dynamics from ``x_mod``; a list of CPU tensors, one an update (and the denoised one last).
 
     ``final_only`` keeps the last alone. ``verbose`` prints a line an update: mean norms of the score and the image, the
@@ -91,9 +120,18 @@ def anneal_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_s
     trajectory = None if final_only else samplers.Trajectory(max_bytes=UNLIMITED)
     meter = Meter(scorenet, _annealing_line, step_lr, sigmas, n_steps_each) if verbose else None
     last = samplers.annealed_langevin(
-        meter.network if meter else scorenet, x_mod.shape, sigmas, alpha=2 * step_lr, steps_per_level=n_steps_each,
-        start=x_mod, denoise=denoise, device=x_mod.device, rng=rng, trajectory=trajectory,
-        callback=meter.callback if meter else None)
+        meter.network if meter else scorenet,
+        x_mod.shape,
+        sigmas,
+        alpha=2 * step_lr,
+        steps_per_level=n_steps_each,
+        start=x_mod,
+        denoise=denoise,
+        device=x_mod.device,
+        rng=rng,
+        trajectory=trajectory,
+        callback=meter.callback if meter else None,
+    )
     if trajectory is None:
         return [last.cpu()]
     return trajectory.frames + ([last.cpu()] if denoise else [])
@@ -101,22 +139,33 @@ def anneal_Langevin_dynamics(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_s
 
 def _annealing_line(meter: Meter, level: int, eta: float, x: Tensor) -> None:
     mean = float(meter.score.mean(0).norm() * meter.sigmas[level]) ** 2
-    print(f"level: {level}, step_size: {eta}, grad_norm: {meter.grad_norm()}, image_norm: {norm(x)}, "
-          f"snr: {meter.snr(eta, x)}, grad_mean_norm: {mean}")
+    print(
+        f"level: {level}, step_size: {eta}, grad_norm: {meter.grad_norm()}, image_norm: {norm(x)}, "
+        f"snr: {meter.snr(eta, x)}, grad_mean_norm: {mean}"
+    )
 
 
 @torch.no_grad()
-def anneal_Langevin_dynamics_inpainting(x_mod: Tensor, refer_image: Tensor, scorenet: ScoreNet, sigmas: Any,
-                                        image_size: int, n_steps_each: int = 100, step_lr: float = 0.000008, *,
-                                        rng: Philox | None = None) -> list[Tensor]:
+def anneal_Langevin_dynamics_inpainting(
+    x_mod: Tensor,
+    refer_image: Tensor,
+    scorenet: ScoreNet,
+    sigmas: Any,
+    image_size: int,
+    n_steps_each: int = 100,
+    step_lr: float = 0.000008,
+    *,
+    rng: Philox | None = None,
+) -> list[Tensor]:
     """Complete the right half of each ``refer_image`` [R, C, S, S] in every chain of ``x_mod`` [R, N, C, S, S].
 
     A list of CPU tensors [R N, C, S, S], one an update; in the last, the left half is the given image. Prints the mean
     and largest |s| at each update, as there. For any other mask use :func:`fastscore.samplers.inpaint`.
     """
     if refer_image.shape[-2:] != (image_size,) * 2:
-        raise ValueError(f"image_size must be the side of refer_image, got {image_size} and "
-                         f"{checks.describe(refer_image)}")
+        raise ValueError(
+            f"image_size must be the side of refer_image, got {image_size} and {checks.describe(refer_image)}"
+        )
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     meter = Meter(scorenet, _inpainting_line, step_lr, sigmas, n_steps_each)
     return inpainted(x_mod, refer_image, meter.network, sigmas, n_steps_each, step_lr, rng, meter.callback)
@@ -128,10 +177,18 @@ def _inpainting_line(meter: Meter, level: int, eta: float, x: Tensor) -> None:
 
 
 @torch.no_grad()
-def anneal_Langevin_dynamics_interpolation(x_mod: Tensor, scorenet: ScoreNet, sigmas: Any, n_interpolations: int,
-                                           n_steps_each: int = 200, step_lr: float = 0.000008,
-                                           final_only: bool = False, verbose: bool = False, *,
-                                           rng: Philox | None = None) -> list[Tensor]:
+def anneal_Langevin_dynamics_interpolation(
+    x_mod: Tensor,
+    scorenet: ScoreNet,
+    sigmas: Any,
+    n_interpolations: int,
+    n_steps_each: int = 200,
+    step_lr: float = 0.000008,
+    final_only: bool = False,
+    verbose: bool = False,
+    *,
+    rng: Philox | None = None,
+) -> list[Tensor]:
     """Rows of ``n_interpolations`` samples from each start in ``x_mod`` [R, ...]; a list of CPU tensors [R n, ...].
 
     ``verbose`` prints a line an update, as :func:`anneal_Langevin_dynamics` (the image's norm is that before it).
@@ -140,12 +197,23 @@ def anneal_Langevin_dynamics_interpolation(x_mod: Tensor, scorenet: ScoreNet, si
     trajectory = None if final_only else samplers.Trajectory(max_bytes=UNLIMITED)
     meter = Meter(scorenet, _interpolation_line, step_lr, sigmas, n_steps_each) if verbose else None
     last = samplers.interpolate(
-        meter.network if meter else scorenet, x_mod.shape, sigmas, num_interpolations=n_interpolations,
-        alpha=2 * step_lr, steps_per_level=n_steps_each, start=x_mod, device=x_mod.device, rng=rng,
-        trajectory=trajectory, callback=meter.callback if meter else None)
+        meter.network if meter else scorenet,
+        x_mod.shape,
+        sigmas,
+        num_interpolations=n_interpolations,
+        alpha=2 * step_lr,
+        steps_per_level=n_steps_each,
+        start=x_mod,
+        device=x_mod.device,
+        rng=rng,
+        trajectory=trajectory,
+        callback=meter.callback if meter else None,
+    )
     return [last.flatten(0, 1).cpu()] if trajectory is None else trajectory.frames
 
 
 def _interpolation_line(meter: Meter, level: int, eta: float, x: Tensor) -> None:
-    print(f"level: {level}, step_size: {eta}, image_norm: {norm(meter.x)}, grad_norm: {meter.grad_norm()}, "
-          f"snr: {meter.snr(eta, x)}")
+    print(
+        f"level: {level}, step_size: {eta}, image_norm: {norm(meter.x)}, grad_norm: {meter.grad_norm()}, "
+        f"snr: {meter.snr(eta, x)}"
+    )

@@ -29,20 +29,44 @@ from .toys import (
 )
 
 __all__ = [
-    "DATASETS", "Data", "GaussianMixture", "ImageData", "PointData", "checkerboard", "cifar10", "dequantize",
-    "digits", "folder", "gray_scott", "load", "mnist", "swiss_roll", "to_float", "two_moons",
+    "DATASETS",
+    "Data",
+    "GaussianMixture",
+    "ImageData",
+    "PointData",
+    "checkerboard",
+    "cifar10",
+    "dequantize",
+    "digits",
+    "folder",
+    "gray_scott",
+    "load",
+    "mnist",
+    "swiss_roll",
+    "to_float",
+    "two_moons",
 ]
 
 
 def _mixture(*, size: int = 10_000) -> PointData:
     mixture = GaussianMixture()
-    return PointData(mixture.sample_with_labels, name="mixture", size=size, num_classes=len(mixture.weights),
-                     definition=repr(mixture))
+    return PointData(
+        mixture.sample_with_labels,
+        name="mixture",
+        size=size,
+        num_classes=len(mixture.weights),
+        definition=repr(mixture),
+    )
 
 
 def _two_moons(*, noise: float = 0.1, size: int = 10_000) -> PointData:
-    return PointData(lambda n, rng: labelled_moons(n, rng, noise=noise), name="two_moons", size=size, num_classes=2,
-                     definition=f"two_moons(noise={noise!r})")
+    return PointData(
+        lambda n, rng: labelled_moons(n, rng, noise=noise),
+        name="two_moons",
+        size=size,
+        num_classes=2,
+        definition=f"two_moons(noise={noise!r})",
+    )
 
 
 def _checkerboard(*, size: int = 10_000) -> PointData:
@@ -50,8 +74,12 @@ def _checkerboard(*, size: int = 10_000) -> PointData:
 
 
 def _swiss_roll(*, noise: float = 0.05, size: int = 10_000) -> PointData:
-    return PointData(lambda n, rng: swiss_roll(n, rng, noise=noise), name="swiss_roll", size=size,
-                     definition=f"swiss_roll(noise={noise!r})")
+    return PointData(
+        lambda n, rng: swiss_roll(n, rng, noise=noise),
+        name="swiss_roll",
+        size=size,
+        definition=f"swiss_roll(noise={noise!r})",
+    )
 
 
 DATASETS: dict[str, Callable[..., Data]] = {

@@ -34,8 +34,16 @@ class Data(Protocol):
         """How many samples make one epoch."""
         ...
 
-    def batch(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
-              global_batch_size: int | None = None, device: torch.device | str | None = None) -> Tensor:
+    def batch(
+        self,
+        iteration: int,
+        batch_size: int,
+        *,
+        seed: int,
+        sample_offset: int = 0,
+        global_batch_size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The batch of ``iteration``, float32 [``batch_size``, ...]: a pure function of the arguments.
 
         Args:
@@ -48,9 +56,16 @@ class Data(Protocol):
         """
         ...
 
-    def batch_with_labels(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
-                          global_batch_size: int | None = None,
-                          device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    def batch_with_labels(
+        self,
+        iteration: int,
+        batch_size: int,
+        *,
+        seed: int,
+        sample_offset: int = 0,
+        global_batch_size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """:meth:`batch` of the same arguments, bit for bit, and the labels of its rows, int64 [B] on its device.
 
         Raises:
@@ -71,8 +86,9 @@ class Data(Protocol):
         ...
 
 
-def check_batch(iteration: int, batch_size: int, seed: int, sample_offset: int,
-                global_batch_size: int | None) -> tuple[int, int, int, int, int]:
+def check_batch(
+    iteration: int, batch_size: int, seed: int, sample_offset: int, global_batch_size: int | None
+) -> tuple[int, int, int, int, int]:
     """The first four, and the size of the whole batch, after the checks that every data set makes.
 
     Raises:
@@ -86,8 +102,10 @@ def check_batch(iteration: int, batch_size: int, seed: int, sample_offset: int,
     if global_batch_size is not None:
         whole = checks.integer("global_batch_size", global_batch_size, low=1)
     if sample_offset + batch_size > whole:
-        raise ValueError(f"global_batch_size must be at least sample_offset + batch_size, "
-                         f"{sample_offset} + {batch_size}, got {global_batch_size}")
+        raise ValueError(
+            f"global_batch_size must be at least sample_offset + batch_size, "
+            f"{sample_offset} + {batch_size}, got {global_batch_size}"
+        )
     return iteration, batch_size, seed, sample_offset, whole
 
 
@@ -104,6 +122,8 @@ def fingerprint(words: str, tensors: Iterable[Tensor | None] = ()) -> str:
 def wrong_labels(labels: Tensor, num_classes: int) -> str:
     """Which of ``labels`` are not from 0 to ``num_classes`` - 1: "77 (once), 200 (3 times)"; "" where all are."""
     bad, counts = labels[(labels < 0) | (labels >= num_classes)].unique(return_counts=True)
-    shown = [f"{value} ({'once' if count == 1 else f'{count:,} times'})"
-             for value, count in zip(bad[:5].tolist(), counts[:5].tolist())]
+    shown = [
+        f"{value} ({'once' if count == 1 else f'{count:,} times'})"
+        for value, count in zip(bad[:5].tolist(), counts[:5].tolist())
+    ]
     return ", ".join(shown + ([f"and {len(bad) - 5} other values"] if len(bad) > 5 else []))

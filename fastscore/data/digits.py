@@ -41,5 +41,6 @@ def digits(split: str = "train", *, dequantize: str = "none", flips: bool = Fals
         half = len(images) // 2
         kept = order[:half] if split == "train" else order[half:]
         images, labels = images[kept], labels[kept]
-    return ImageData(images, labels, name=f"digits-{split}", num_values=17, dequantize=dequantize,
-                     flips=flips, num_classes=10)
+    return ImageData(
+        images, labels, name=f"digits-{split}", num_values=17, dequantize=dequantize, flips=flips, num_classes=10
+    )

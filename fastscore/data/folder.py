@@ -21,8 +21,9 @@ _FORMATS = ("PNG", "JPEG", "MPO", "BMP", "DIB", "GIF", "WEBP", "TIFF", "PPM")
 _OTHER_ENDING = "with another ending"
 
 
-def folder(root: str | os.PathLike, image_size: int, *, channels: int = 3, dequantize: str = "none",
-           flips: bool = False) -> ImageData:
+def folder(
+    root: str | os.PathLike, image_size: int, *, channels: int = 3, dequantize: str = "none", flips: bool = False
+) -> ImageData:
     """All images in and below ``root``, in the order of their paths: uint8 [N, channels, image_size, image_size].
 
     Links to files and to folders are followed, each folder is read once, and a link back to a folder that it lies in
@@ -50,13 +51,17 @@ def folder(root: str | os.PathLike, image_size: int, *, channels: int = 3, dequa
     require("PIL.Image", "train")
     base = Path(root)
     if not base.is_dir():
-        raise DataError(f"root (fastscore train: --data-dir) must be a folder of images; there is no folder "
-                        f"{os.path.abspath(base)!r}")
+        raise DataError(
+            f"root (fastscore train: --data-dir) must be a folder of images; there is no folder "
+            f"{os.path.abspath(base)!r}"
+        )
     paths, left_out = _search(base)
     notes = _notes(left_out)
     if not paths:
-        raise DataError(f"the folder {os.path.abspath(base)!r} has no image in it or below it; "
-                        f"files with these endings are read: {', '.join(SUFFIXES)}" + (f"; {notes}" if notes else ""))
+        raise DataError(
+            f"the folder {os.path.abspath(base)!r} has no image in it or below it; "
+            f"files with these endings are read: {', '.join(SUFFIXES)}" + (f"; {notes}" if notes else "")
+        )
     images = torch.empty(len(paths), channels, image_size, image_size, dtype=torch.uint8)
     for i, path in enumerate(paths):
         images[i] = _read(path, image_size, "RGB" if channels == 3 else "L")
@@ -108,8 +113,9 @@ def _no_file(path: Path) -> str | None:
 
 
 def _unreadable(error: OSError) -> None:
-    raise DataError(f"{error.filename!r} does not read ({error.strerror}): make it readable, or take it out of the "
-                    "folder of images") from error
+    raise DataError(
+        f"{error.filename!r} does not read ({error.strerror}): make it readable, or take it out of the folder of images"
+    ) from error
 
 
 def _notes(left_out: Counter[tuple[str, str]]) -> str:
@@ -119,8 +125,11 @@ def _notes(left_out: Counter[tuple[str, str]]) -> str:
         counts[reason] += count
     endings = Counter({ending: count for (reason, ending), count in left_out.items() if reason == _OTHER_ENDING})
     shown = [f"{ending} {count}" for ending, count in _by_count(endings)[:4]] + ["..."] * (len(endings) > 4)
-    parts = [f"{count:,} {reason}" + (f" ({', '.join(shown)})" if reason == _OTHER_ENDING else "")
-             for reason, count in _by_count(counts) if count]
+    parts = [
+        f"{count:,} {reason}" + (f" ({', '.join(shown)})" if reason == _OTHER_ENDING else "")
+        for reason, count in _by_count(counts)
+        if count
+    ]
     return f"left out: {', '.join(parts)}" if parts else ""
 
 
@@ -150,12 +159,16 @@ def _read(path: Path, size: int, mode: str) -> Tensor:
     try:
         with Image.open(path) as image:
             if image.format not in _FORMATS:
-                raise DataError(f"the image {str(path)!r} is in truth a file of the format {image.format}, whose depth "
-                                "is not known here: convert it to PNG or JPEG, 8 bits a channel")
+                raise DataError(
+                    f"the image {str(path)!r} is in truth a file of the format {image.format}, whose depth "
+                    "is not known here: convert it to PNG or JPEG, 8 bits a channel"
+                )
             if image.mode.startswith(("I", "F")) or (bits := _bits(path, image)) > 8:
                 what = f"pillow's mode {image.mode!r}" if image.mode.startswith(("I", "F")) else f"{bits} bits"
-                raise DataError(f"the image {str(path)!r} has more than 8 bits a channel ({what}), which would be "
-                                "lost: convert it to 8 bits a channel, or take it out of the folder")
+                raise DataError(
+                    f"the image {str(path)!r} has more than 8 bits a channel ({what}), which would be "
+                    "lost: convert it to 8 bits a channel, or take it out of the folder"
+                )
             image = ImageOps.exif_transpose(image).convert(mode)
         side = min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
@@ -165,7 +178,8 @@ def _read(path: Path, size: int, mode: str) -> Tensor:
     except PermissionError as error:
         _unreadable(error)
     except Exception as error:  # pillow raises OSError, SyntaxError, ValueError, struct.error, ...
-        raise DataError(f"the image {str(path)!r} does not read ({type(error).__name__}: {error}): "
-                        "replace or remove it") from error
+        raise DataError(
+            f"the image {str(path)!r} does not read ({type(error).__name__}: {error}): replace or remove it"
+        ) from error
     pixels = torch.frombuffer(bytearray(image.tobytes()), dtype=torch.uint8)
     return pixels.view(size, size, -1).permute(2, 0, 1)

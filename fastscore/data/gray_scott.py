@@ -44,8 +44,9 @@ def laplacian(x: Tensor) -> Tensor:
     return x.roll(1, -1) + x.roll(-1, -1) + x.roll(1, -2) + x.roll(-1, -2) - 4 * x
 
 
-def rates(u: Tensor, v: Tensor, feed: Tensor | float, kill: Tensor | float, *, d_u: float = D_U,
-          d_v: float = D_V) -> tuple[Tensor, Tensor]:
+def rates(
+    u: Tensor, v: Tensor, feed: Tensor | float, kill: Tensor | float, *, d_u: float = D_U, d_v: float = D_V
+) -> tuple[Tensor, Tensor]:
     """(du/dt, dv/dt) of the equations above, as they are written: the reference of :func:`simulate`.
 
     Args:
@@ -53,8 +54,7 @@ def rates(u: Tensor, v: Tensor, feed: Tensor | float, kill: Tensor | float, *, d
         feed, kill: F and k, numbers or tensors that broadcast against the fields.
     """
     reaction = u * v * v
-    return (d_u * laplacian(u) - reaction + feed * (1 - u),
-            d_v * laplacian(v) + reaction - (feed + kill) * v)
+    return (d_u * laplacian(u) - reaction + feed * (1 - u), d_v * laplacian(v) + reaction - (feed + kill) * v)
 
 
 def steady_states(feed: float, kill: float) -> list[tuple[float, float]]:
@@ -75,8 +75,17 @@ def steady_states(feed: float, kill: float) -> list[tuple[float, float]]:
 
 
 @torch.no_grad()
-def simulate(u: Tensor, v: Tensor, feed: Tensor | float, kill: Tensor | float, steps: int, *,
-             d_u: float = D_U, d_v: float = D_V, dt: float = DT) -> tuple[Tensor, Tensor]:
+def simulate(
+    u: Tensor,
+    v: Tensor,
+    feed: Tensor | float,
+    kill: Tensor | float,
+    steps: int,
+    *,
+    d_u: float = D_U,
+    d_v: float = D_V,
+    dt: float = DT,
+) -> tuple[Tensor, Tensor]:
     """``steps`` explicit Euler steps of the equations above, all images at once, in place on padded copies:
 
         u <- (1 - 4 dt D_u - dt F) u + dt D_u (sum of the four neighbours) - dt u v^2 + dt F
@@ -101,11 +110,14 @@ def simulate(u: Tensor, v: Tensor, feed: Tensor | float, kill: Tensor | float, s
     w = torch.nn.functional.pad(fields, (1, 1, 1, 1))
     centre, up, down = w[..., 1:-1, 1:-1], w[..., :-2, 1:-1], w[..., 2:, 1:-1]
     left, right = w[..., 1:-1, :-2], w[..., 1:-1, 2:]
-    edges = [(w[..., 0, :], w[..., -2, :]), (w[..., -1, :], w[..., 1, :]),
-             (w[..., 0], w[..., -2]), (w[..., -1], w[..., 1])]
+    edges = [
+        (w[..., 0, :], w[..., -2, :]),
+        (w[..., -1, :], w[..., 1, :]),
+        (w[..., 0], w[..., -2]),
+        (w[..., -1], w[..., 1]),
+    ]
     diffusion = fields.new_tensor([d_u * dt, d_v * dt]).view(2, 1, 1, 1)
-    feed, kill = (torch.as_tensor(rate, dtype=u.dtype, device=u.device).reshape(-1, 1, 1)
-                  for rate in (feed, kill))
+    feed, kill = (torch.as_tensor(rate, dtype=u.dtype, device=u.device).reshape(-1, 1, 1) for rate in (feed, kill))
     kept = 1 - 4 * diffusion - torch.stack([feed, feed + kill]) * dt
     feed = feed * dt
     neighbours, reaction = torch.empty_like(fields), torch.empty_like(fields[0])
@@ -122,9 +134,17 @@ def simulate(u: Tensor, v: Tensor, feed: Tensor | float, kill: Tensor | float, s
     return centre[0].clone(), centre[1].clone()
 
 
-def gray_scott(num_images: int = 512, image_size: int = 32, *, seed: int = 0, sample_offset: int = 0,
-               fields: str = "v", steps: int = STEPS, dequantize: str = "none",
-               flips: bool = False) -> ImageData:
+def gray_scott(
+    num_images: int = 512,
+    image_size: int = 32,
+    *,
+    seed: int = 0,
+    sample_offset: int = 0,
+    fields: str = "v",
+    steps: int = STEPS,
+    dequantize: str = "none",
+    flips: bool = False,
+) -> ImageData:
     """A data set of Gray-Scott patterns; image k depends on ``seed``, k, ``image_size`` and ``steps`` alone.
 
     Each image starts from (1, 0) with a few discs of (0.5, 0.25) and a little noise, drawn from the stream
@@ -166,9 +186,10 @@ def gray_scott(num_images: int = 512, image_size: int = 32, *, seed: int = 0, sa
 def _start(rows: int, size: int, seed: int, sample_offset: int) -> tuple[Tensor, Tensor]:
     """The two fields [rows, size, size] that the images ``sample_offset`` .. start from."""
     discs = -(-6 * size * size // 32**2)
-    draws = Philox(seed, sample_offset=sample_offset).rand(rows, 3 * discs + size * size, stream=Stream.DATA,
-                                                           dtype=torch.float32, device="cpu")
-    x, y, radius = (draws[:, :3 * discs].view(rows, 3, discs, 1) * size).unbind(1)
+    draws = Philox(seed, sample_offset=sample_offset).rand(
+        rows, 3 * discs + size * size, stream=Stream.DATA, dtype=torch.float32, device="cpu"
+    )
+    x, y, radius = (draws[:, : 3 * discs].view(rows, 3, discs, 1) * size).unbind(1)
     radius = 1.5 + radius * (2.5 / size)  # pixels
     inside = torch.zeros(rows, size, size, dtype=torch.bool, device="cpu")
     grid = torch.arange(size, dtype=torch.float32, device="cpu")
@@ -176,5 +197,5 @@ def _start(rows: int, size: int, seed: int, sample_offset: int) -> tuple[Tensor,
     for d in range(discs):
         squared = gap_y[:, d, :, None].square() + gap_x[:, d, None, :].square()
         inside |= squared < radius[:, d, :, None].square()
-    noise = draws[:, 3 * discs:].view(rows, size, size) * 0.02
+    noise = draws[:, 3 * discs :].view(rows, size, size) * 0.02
     return 1 - 0.5 * inside - noise, 0.25 * inside + noise

@@ -69,18 +69,29 @@ class ImageData:
         TypeError, ValueError: an argument of another type, shape or range.
     """
 
-    def __init__(self, images: Tensor, labels: Tensor | None = None, *, name: str = "images",
-                 num_values: int = 256, dequantize: str = "none", flips: bool = False, num_classes: int | None = None,
-                 source: str | os.PathLike | None = None, notes: str = "") -> None:
+    def __init__(
+        self,
+        images: Tensor,
+        labels: Tensor | None = None,
+        *,
+        name: str = "images",
+        num_values: int = 256,
+        dequantize: str = "none",
+        flips: bool = False,
+        num_classes: int | None = None,
+        source: str | os.PathLike | None = None,
+        notes: str = "",
+    ) -> None:
         if checks.tensor("images", images).dtype != torch.uint8:
             raise TypeError(f"images must be uint8, got {checks.describe(images)}")
         if images.dim() != 4 or images.numel() == 0:
-            raise ValueError("images must have shape [N, C, H, W] and not be empty, "
-                             f"got {checks.describe(images)}")
-        if labels is not None and (checks.tensor("labels", labels).dtype != torch.int64
-                                   or labels.shape != images.shape[:1]):
-            raise ValueError(f"labels must be an int64 tensor of shape ({len(images)},), one an image, "
-                             f"got {checks.describe(labels)}")
+            raise ValueError(f"images must have shape [N, C, H, W] and not be empty, got {checks.describe(images)}")
+        if labels is not None and (
+            checks.tensor("labels", labels).dtype != torch.int64 or labels.shape != images.shape[:1]
+        ):
+            raise ValueError(
+                f"labels must be an int64 tensor of shape ({len(images)},), one an image, got {checks.describe(labels)}"
+            )
         self.images = images
         self.labels = labels
         self.num_classes = _classes(labels, num_classes)
@@ -98,8 +109,10 @@ class ImageData:
 
     def __repr__(self) -> str:
         labels = "no labels" if self.labels is None else "labels"
-        return (f"ImageData({self.name!r}, {len(self)} images of {self.shape}, {labels}, "
-                f"dequantize={self.dequantize!r}, flips={self.flips})")
+        return (
+            f"ImageData({self.name!r}, {len(self)} images of {self.shape}, {labels}, "
+            f"dequantize={self.dequantize!r}, flips={self.flips})"
+        )
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -116,21 +129,37 @@ class ImageData:
         other._orders = {}
         return other
 
-    def indices(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
-                global_batch_size: int | None = None) -> Tensor:
+    def indices(
+        self,
+        iteration: int,
+        batch_size: int,
+        *,
+        seed: int,
+        sample_offset: int = 0,
+        global_batch_size: int | None = None,
+    ) -> Tensor:
         """Which images :meth:`batch` of the same arguments holds: int64 [B] on the CPU.
 
         Of the same arguments: ``data.labels[data.indices(...)]`` are what :meth:`batch_with_labels` returns.
         """
-        iteration, batch_size, seed, sample_offset, whole = check_batch(iteration, batch_size, seed, sample_offset,
-                                                                        global_batch_size)
+        iteration, batch_size, seed, sample_offset, whole = check_batch(
+            iteration, batch_size, seed, sample_offset, global_batch_size
+        )
         start = iteration * whole + sample_offset
         stop, n = start + batch_size, len(self)
         epochs = range(start // n, (stop - 1) // n + 1)
-        return torch.cat([self._order(seed, e)[max(start - e * n, 0):stop - e * n] for e in epochs])
+        return torch.cat([self._order(seed, e)[max(start - e * n, 0) : stop - e * n] for e in epochs])
 
-    def batch(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
-              global_batch_size: int | None = None, device: torch.device | str | None = None) -> Tensor:
+    def batch(
+        self,
+        iteration: int,
+        batch_size: int,
+        *,
+        seed: int,
+        sample_offset: int = 0,
+        global_batch_size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The batch of ``iteration``: float32 [B, C, H, W] in [0, 1], dequantised and flipped as set.
 
         Args:
@@ -144,13 +173,21 @@ class ImageData:
         Raises:
             TypeError, ValueError: an argument out of its range, or rows beyond the whole batch.
         """
-        index = self.indices(iteration, batch_size, seed=seed, sample_offset=sample_offset,
-                             global_batch_size=global_batch_size)
+        index = self.indices(
+            iteration, batch_size, seed=seed, sample_offset=sample_offset, global_batch_size=global_batch_size
+        )
         return self._gather(index, iteration, seed, sample_offset, device)
 
-    def batch_with_labels(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
-                          global_batch_size: int | None = None,
-                          device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    def batch_with_labels(
+        self,
+        iteration: int,
+        batch_size: int,
+        *,
+        seed: int,
+        sample_offset: int = 0,
+        global_batch_size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """:meth:`batch` of the same arguments, bit for bit, and the labels of its rows.
 
         Returns:
@@ -161,8 +198,9 @@ class ImageData:
         """
         if self.labels is None:
             raise ValueError(f"the data set {self.name!r} has no labels: use batch()")
-        index = self.indices(iteration, batch_size, seed=seed, sample_offset=sample_offset,
-                             global_batch_size=global_batch_size)
+        index = self.indices(
+            iteration, batch_size, seed=seed, sample_offset=sample_offset, global_batch_size=global_batch_size
+        )
         images = self._gather(index, iteration, seed, sample_offset, device)
         return images, self.labels[index.to(self.labels.device)].to(images.device)
 
@@ -179,11 +217,15 @@ class ImageData:
     def describe(self) -> str:
         """One line: "photos: 812 images of (3, 64, 64), from /data/photos; left out: 3 files ..."."""
         classes = "" if self.num_classes is None else f" in {self.num_classes} classes"
-        return (f"{self.name}: {len(self):,} image{'s' * (len(self) != 1)} of {self.shape}{classes}"
-                + ("" if self.source is None else f", from {self.source}") + (f"; {self.notes}" if self.notes else ""))
+        return (
+            f"{self.name}: {len(self):,} image{'s' * (len(self) != 1)} of {self.shape}{classes}"
+            + ("" if self.source is None else f", from {self.source}")
+            + (f"; {self.notes}" if self.notes else "")
+        )
 
-    def _gather(self, index: Tensor, iteration: int, seed: int, sample_offset: int,
-                device: torch.device | str | None) -> Tensor:
+    def _gather(
+        self, index: Tensor, iteration: int, seed: int, sample_offset: int, device: torch.device | str | None
+    ) -> Tensor:
         """The images of ``index`` as a batch."""
         images = self.images[index.to(self.images.device)].to(device or self.images.device)
 

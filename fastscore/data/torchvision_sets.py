@@ -31,8 +31,14 @@ Halves = dict[str, tuple[Tensor, Tensor]]  # "train" and "test": uint8 images [N
 Faults = dict[str, str]  # file name -> what is wrong with it
 
 
-def mnist(root: str | os.PathLike = "data", *, train: bool = True, download: bool = False,
-          dequantize: str = "none", flips: bool = False) -> ImageData:
+def mnist(
+    root: str | os.PathLike = "data",
+    *,
+    train: bool = True,
+    download: bool = False,
+    dequantize: str = "none",
+    flips: bool = False,
+) -> ImageData:
     """MNIST: 60,000 training or 10,000 test images [N, 1, 28, 28], with labels 0 to 9.
 
     Args:
@@ -50,15 +56,35 @@ def mnist(root: str | os.PathLike = "data", *, train: bool = True, download: boo
     """
     cls = require("torchvision.datasets", "train").MNIST
     place = Path(root) / "MNIST" / "raw"
-    data = _load("mnist", cls, root, place, download, lambda: _mnist_halves(place),
-                 f"unpacked from the .gz files of the same names at {_MNIST_URL}")
+    data = _load(
+        "mnist",
+        cls,
+        root,
+        place,
+        download,
+        lambda: _mnist_halves(place),
+        f"unpacked from the .gz files of the same names at {_MNIST_URL}",
+    )
     images, labels = data["train" if train else "test"]
-    return ImageData(images.clone(), labels, name="mnist" if train else "mnist-test", dequantize=dequantize,
-                     flips=flips, num_classes=_CLASSES, source=root)
+    return ImageData(
+        images.clone(),
+        labels,
+        name="mnist" if train else "mnist-test",
+        dequantize=dequantize,
+        flips=flips,
+        num_classes=_CLASSES,
+        source=root,
+    )
 
 
-def cifar10(root: str | os.PathLike = "data", *, train: bool = True, download: bool = False,
-            dequantize: str = "none", flips: bool = False) -> ImageData:
+def cifar10(
+    root: str | os.PathLike = "data",
+    *,
+    train: bool = True,
+    download: bool = False,
+    dequantize: str = "none",
+    flips: bool = False,
+) -> ImageData:
     """CIFAR-10: 50,000 training or 10,000 test images [N, 3, 32, 32], with labels 0 to 9.
 
     Args:
@@ -73,15 +99,30 @@ def cifar10(root: str | os.PathLike = "data", *, train: bool = True, download: b
     """
     cls = require("torchvision.datasets", "train").CIFAR10
     place = Path(root) / cls.base_folder
-    data = _load("cifar10", cls, root, place, download, lambda: _cifar10_halves(place, cls),
-                 f"unpacked from {_CIFAR10_URL}")
+    data = _load(
+        "cifar10", cls, root, place, download, lambda: _cifar10_halves(place, cls), f"unpacked from {_CIFAR10_URL}"
+    )
     images, labels = data["train" if train else "test"]
-    return ImageData(images, labels, name="cifar10" if train else "cifar10-test", dequantize=dequantize, flips=flips,
-                     num_classes=_CLASSES, source=root)
+    return ImageData(
+        images,
+        labels,
+        name="cifar10" if train else "cifar10-test",
+        dequantize=dequantize,
+        flips=flips,
+        num_classes=_CLASSES,
+        source=root,
+    )
 
 
-def _load(name: str, cls: Any, root: str | os.PathLike, place: Path, download: bool,
-          read: Callable[[], tuple[Halves, Faults]], origin: str) -> Halves:
+def _load(
+    name: str,
+    cls: Any,
+    root: str | os.PathLike,
+    place: Path,
+    download: bool,
+    read: Callable[[], tuple[Halves, Faults]],
+    origin: str,
+) -> Halves:
     """What ``read`` finds in ``place``, after a download where that is wanted, or an error that names the files."""
     halves, faults = read()
     problem = "the data set does not read"
@@ -95,12 +136,22 @@ def _load(name: str, cls: Any, root: str | os.PathLike, place: Path, download: b
         return halves
     missing = [file for file, fault in faults.items() if fault == _MISSING]
     damaged = [f"{file} ({fault})" for file, fault in faults.items() if fault != _MISSING]
-    state = [f"these files are {kind}: {', '.join(files)}"
-             for kind, files in (("missing", missing), ("damaged", damaged)) if files]
-    advice = "" if download else (f"; or {'delete what is damaged and ' if damaged else ''}pass download=True to fetch "
-                                  "them, or the root that has them (fastscore train: --download, --data-dir)")
-    raise DataError(f"{name}: {problem}. In {os.path.abspath(place)} {'; '.join(state)}. Put them there, "
-                    f"{origin}{advice}")
+    state = [
+        f"these files are {kind}: {', '.join(files)}"
+        for kind, files in (("missing", missing), ("damaged", damaged))
+        if files
+    ]
+    advice = (
+        ""
+        if download
+        else (
+            f"; or {'delete what is damaged and ' if damaged else ''}pass download=True to fetch "
+            "them, or the root that has them (fastscore train: --download, --data-dir)"
+        )
+    )
+    raise DataError(
+        f"{name}: {problem}. In {os.path.abspath(place)} {'; '.join(state)}. Put them there, {origin}{advice}"
+    )
 
 
 def _mnist_halves(place: Path) -> tuple[Halves, Faults]:
@@ -128,7 +179,8 @@ def _mnist_halves(place: Path) -> tuple[Halves, Faults]:
             sizes = {"train": train.shape, "t10k": test.shape}
             faults[f"{odd}-images-idx3-ubyte"] = (
                 f"its images are {sizes[odd][2]} x {sizes[odd][3]}, and those of {other}-images-idx3-ubyte "
-                f"{sizes[other][2]} x {sizes[other][3]}")
+                f"{sizes[other][2]} x {sizes[other][3]}"
+            )
     return halves, faults
 
 
@@ -143,13 +195,16 @@ def _idx(path: Path, dims: int) -> Tensor:
         header = file.read(head)
     magic = bytes([0, 0, 8, dims])  # 8: uint8
     if header[:4] != magic or len(header) < head:
-        raise ValueError(f"it must begin with {magic.hex()} and {dims} size{'s' * (dims > 1)}, got {size:,} bytes that "
-                         f"begin with {header[:4].hex() or 'nothing'}")
-    shape = [int.from_bytes(header[i:i + 4], "big") for i in range(4, head, 4)]
+        raise ValueError(
+            f"it must begin with {magic.hex()} and {dims} size{'s' * (dims > 1)}, got {size:,} bytes that "
+            f"begin with {header[:4].hex() or 'nothing'}"
+        )
+    shape = [int.from_bytes(header[i : i + 4], "big") for i in range(4, head, 4)]
     wanted = head + int(np.prod(shape, dtype=object))
     if size != wanted or not all(shape):
-        raise ValueError(f"its header says {' x '.join(map(str, shape))} values, {wanted:,} bytes in all, "
-                         f"and it has {size:,}")
+        raise ValueError(
+            f"its header says {' x '.join(map(str, shape))} values, {wanted:,} bytes in all, and it has {size:,}"
+        )
     values = np.memmap(path, np.uint8, mode="c", offset=head, shape=tuple(shape))  # "c": torch wants it writable
     return torch.from_numpy(values)
 

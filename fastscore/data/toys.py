@@ -51,25 +51,31 @@ class GaussianMixture:
         TypeError, ValueError: values out of their range, or counts that disagree.
     """
 
-    def __init__(self, weights: Sequence[float] | Tensor = (0.2, 0.8),
-                 means: Sequence[Sequence[float]] | Tensor = ((5.0, 5.0), (-5.0, -5.0)),
-                 stds: float | Sequence[float] | Tensor = 1.0):
-        self.weights, self.means, stds = (_table(*item) for item in (("weights", weights), ("means", means),
-                                                                     ("stds", stds)))
+    def __init__(
+        self,
+        weights: Sequence[float] | Tensor = (0.2, 0.8),
+        means: Sequence[Sequence[float]] | Tensor = ((5.0, 5.0), (-5.0, -5.0)),
+        stds: float | Sequence[float] | Tensor = 1.0,
+    ):
+        self.weights, self.means, stds = (
+            _table(*item) for item in (("weights", weights), ("means", means), ("stds", stds))
+        )
         if self.means.dim() != 2 or self.means.numel() == 0 or not bool(self.means.isfinite().all()):
             raise ValueError(f"means must be finite and have shape [K, D], got {checks.describe(means)}")
         for name, value in (("weights", self.weights), ("stds", stds)):
             if value.shape != self.means.shape[:1] and (name == "weights" or value.dim()):
-                raise ValueError(f"{name} must have shape ({len(self.means)},), one a mean, "
-                                 f"got {checks.describe(value)}")
+                raise ValueError(
+                    f"{name} must have shape ({len(self.means)},), one a mean, got {checks.describe(value)}"
+                )
             if not bool((value.isfinite() & (value > 0)).all()):
                 raise ValueError(f"{name} must be finite and greater than 0, got {value.tolist()}")
         self.weights = self.weights / self.weights.sum()
         self.stds = stds.expand(len(self.means)).clone()
 
     def __repr__(self) -> str:
-        return (f"GaussianMixture(weights={self.weights.tolist()}, means={self.means.tolist()}, "
-                f"stds={self.stds.tolist()})")
+        return (
+            f"GaussianMixture(weights={self.weights.tolist()}, means={self.means.tolist()}, stds={self.stds.tolist()})"
+        )
 
     @property
     def dim(self) -> int:
@@ -192,8 +198,16 @@ class PointData:
 
     source: str | None = None  # nothing is read
 
-    def __init__(self, sample: Callable[[int, Philox], Tensor | tuple[Tensor, Tensor]], *, name: str, dim: int = 2,
-                 size: int = 10_000, num_classes: int | None = None, definition: str | None = None) -> None:
+    def __init__(
+        self,
+        sample: Callable[[int, Philox], Tensor | tuple[Tensor, Tensor]],
+        *,
+        name: str,
+        dim: int = 2,
+        size: int = 10_000,
+        num_classes: int | None = None,
+        definition: str | None = None,
+    ) -> None:
         self.sample = sample
         self.name = name
         self.num_classes = None if num_classes is None else checks.integer("num_classes", num_classes, low=1)
@@ -212,8 +226,16 @@ class PointData:
         """(D,)."""
         return (self._dim,)
 
-    def batch(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
-              global_batch_size: int | None = None, device: torch.device | str | None = None) -> Tensor:
+    def batch(
+        self,
+        iteration: int,
+        batch_size: int,
+        *,
+        seed: int,
+        sample_offset: int = 0,
+        global_batch_size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> Tensor:
         """The points of ``iteration``: float32 [B, D], drawn from (seed, step = iteration) at the samples
         ``sample_offset`` .. of the whole batch.
 
@@ -221,9 +243,16 @@ class PointData:
         """
         return self._draw(iteration, batch_size, seed, sample_offset, global_batch_size)[0].to(device or "cpu")
 
-    def batch_with_labels(self, iteration: int, batch_size: int, *, seed: int, sample_offset: int = 0,
-                          global_batch_size: int | None = None,
-                          device: torch.device | str | None = None) -> tuple[Tensor, Tensor]:
+    def batch_with_labels(
+        self,
+        iteration: int,
+        batch_size: int,
+        *,
+        seed: int,
+        sample_offset: int = 0,
+        global_batch_size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> tuple[Tensor, Tensor]:
         """:meth:`batch` of the same arguments, bit for bit, and the labels of its rows, int64 [B]: the mixture's
         component, the moon, or the checkerboard's square that each point was drawn from.
 
@@ -247,25 +276,32 @@ class PointData:
         classes = "" if self.num_classes is None else f" in {self.num_classes} classes"
         return f"{self.name}: points of {self.shape}{classes}, drawn anew in every batch, {len(self):,} an epoch"
 
-    def _draw(self, iteration: int, batch_size: int, seed: int, sample_offset: int,
-              global_batch_size: int | None) -> tuple[Tensor, Tensor | None]:
+    def _draw(
+        self, iteration: int, batch_size: int, seed: int, sample_offset: int, global_batch_size: int | None
+    ) -> tuple[Tensor, Tensor | None]:
         """The points of a batch, and their labels where there are any; what ``sample`` returned is checked."""
-        iteration, batch_size, seed, sample_offset, _ = check_batch(iteration, batch_size, seed, sample_offset,
-                                                                    global_batch_size)
+        iteration, batch_size, seed, sample_offset, _ = check_batch(
+            iteration, batch_size, seed, sample_offset, global_batch_size
+        )
         drawn = self.sample(batch_size, Philox(seed, step=iteration, sample_offset=sample_offset))
         if self.num_classes is not None and not (isinstance(drawn, tuple) and len(drawn) == 2):
-            raise ValueError("sample must return points and labels where num_classes is given, "
-                             f"got {checks.describe(drawn)}")
+            raise ValueError(
+                f"sample must return points and labels where num_classes is given, got {checks.describe(drawn)}"
+            )
         points, labels = drawn if self.num_classes is not None else (drawn, None)
         if not isinstance(points, Tensor) or points.shape != (batch_size, self._dim) or points.dtype != torch.float32:
-            raise ValueError(f"sample must return a float32 tensor of shape ({batch_size}, {self._dim}), "
-                             f"got {checks.describe(points)}")
+            raise ValueError(
+                f"sample must return a float32 tensor of shape ({batch_size}, {self._dim}), "
+                f"got {checks.describe(points)}"
+            )
         if self.num_classes is None:
             return points, None
         if not isinstance(labels, Tensor) or labels.shape != (batch_size,) or labels.dtype != torch.int64:
-            raise ValueError(f"sample must return labels as an int64 tensor of shape ({batch_size},), "
-                             f"got {checks.describe(labels)}")
+            raise ValueError(
+                f"sample must return labels as an int64 tensor of shape ({batch_size},), got {checks.describe(labels)}"
+            )
         if wrong := wrong_labels(labels, self.num_classes):
-            raise ValueError(f"sample must return labels from 0 to num_classes - 1, {self.num_classes - 1}, "
-                             f"got {wrong}")
+            raise ValueError(
+                f"sample must return labels from 0 to num_classes - 1, {self.num_classes - 1}, got {wrong}"
+            )
         return points, labels

@@ -80,12 +80,15 @@ class ClassifierFeatures:
         images = _images("images", images)
         checks.tensor("labels", labels)
         if labels.dtype not in (torch.int64, torch.int32) or labels.shape != images.shape[:1]:
-            raise ValueError(f"labels must be an int64 tensor of shape ({len(images)},), one an image, got "
-                             f"{checks.describe(labels)}")
+            raise ValueError(
+                f"labels must be an int64 tensor of shape ({len(images)},), one an image, got {checks.describe(labels)}"
+            )
         counts = torch.bincount(labels.clamp(min=0))
         if int(labels.min()) < 0 or len(counts) < 2 or int(counts.min()) < _FOLDS:
-            raise ValueError(f"labels must hold each class 0, 1, ..., K-1 (K >= 2) at least {_FOLDS} times, "
-                             f"got counts {counts.tolist()} and a lowest label of {int(labels.min())}")
+            raise ValueError(
+                f"labels must hold each class 0, 1, ..., K-1 (K >= 2) at least {_FOLDS} times, "
+                f"got counts {counts.tolist()} and a lowest label of {int(labels.min())}"
+            )
         return images.flatten(1).double().cpu().numpy(), labels.long().cpu().numpy()
 
     @staticmethod
@@ -97,8 +100,10 @@ class ClassifierFeatures:
     def __call__(self, images: Tensor) -> Tensor:
         """[N, K] float64: the signed distances of images [N, C, H, W] in [0, 1], on the images' device."""
         if _images("images", images).shape[1:] != self.shape:
-            raise ValueError(f"images must have the training images' shape after N, {tuple(self.shape)}, got "
-                             f"{checks.describe(images)}")
+            raise ValueError(
+                f"images must have the training images' shape after N, {tuple(self.shape)}, got "
+                f"{checks.describe(images)}"
+            )
         x = images.detach().flatten(1).double().cpu().numpy()
         return self._columns(self._model.decision_function(x)).to(images.device)
 
@@ -116,6 +121,7 @@ class ClassifierFeatures:
 
 def _temperature(values: Tensor, labels: Tensor) -> float:
     """T > 0 that minimises the mean of -log softmax(values / T)[label], by golden-section search on log T."""
+
     def loss(log_t: float) -> float:
         return float(torch.nn.functional.cross_entropy(values * torch.tensor(-log_t).double().exp(), labels))
 
@@ -167,8 +173,9 @@ class InceptionFeatures:
         return torch.softmax(features.to(weight) @ weight.T, 1).to(features.device)
 
 
-def inception_features(*, weights: str | Path | None = None, batch_size: int = 64,
-                       device: torch.device | str = "cpu") -> InceptionFeatures:
+def inception_features(
+    *, weights: str | Path | None = None, batch_size: int = 64, device: torch.device | str = "cpu"
+) -> InceptionFeatures:
     """Inception's 2048 pool features for the FID, and its class probabilities for the Inception score.
 
     The network is torchmetrics' (``NoTrainInceptionV3``, ``antialias=False``: TensorFlow's resizing, as
@@ -195,18 +202,25 @@ def inception_features(*, weights: str | Path | None = None, batch_size: int = 6
         raise MissingDependency(
             f"Inception features need {' and '.join(missing)}, not installed: "
             "run in fastscore's source folder: pip install '.[eval]'"
-            + (f"; they also need the network's weights: {advice}" if advice else ""))
+            + (f"; they also need the network's weights: {advice}" if advice else "")
+        )
     if advice:
         raise DataError(f"Inception features need the network's weights, not on this machine: {advice}")
     fid = require("torchmetrics.image.fid", "eval")
     try:
         torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run pickled code
-        net = fid.NoTrainInceptionV3(name="inception-v3-compat", features_list=["2048"], antialias=False,
-                                     feature_extractor_weights_path=str(path))
+        net = fid.NoTrainInceptionV3(
+            name="inception-v3-compat",
+            features_list=["2048"],
+            antialias=False,
+            feature_extractor_weights_path=str(path),
+        )
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(f"the Inception weights at {path} do not load ({reason}); the file may be damaged: "
-                        f"replace it with {WEIGHTS_URL}") from error
+        raise DataError(
+            f"the Inception weights at {path} do not load ({reason}); the file may be damaged: "
+            f"replace it with {WEIGHTS_URL}"
+        ) from error
     return InceptionFeatures(net, batch_size, torch.device(device))
 
 

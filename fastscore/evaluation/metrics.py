@@ -23,19 +23,23 @@ class Gaussian(NamedTuple):
     mean: Tensor
     covariance: Tensor
 
+
 class PrecisionRecall(NamedTuple):
     precision: float
     recall: float
 
+
 class InceptionScore(NamedTuple):
     mean: float
     std: float
+
 
 class HistogramDistance(NamedTuple):
     total_variation: float
     chi_square: float
     degrees: int
     p_value: float
+
 
 class Neighbours(NamedTuple):
     indices: Tensor
@@ -50,8 +54,10 @@ def _pair(rows: int, **named: Tensor) -> list[Tensor]:
         if value.dim() != 2 or value.shape[0] < rows or value.shape[1] < 1:
             raise ValueError(f"{name} must be [N, D] with N >= {rows}, D >= 1, got {checks.describe(value)}")
         if value.shape[1] != first.shape[1] or value.device != first.device:
-            raise ValueError(f"{name} must have the width {first.shape[1]} and the device {first.device} of "
-                             f"{first_name}, got {checks.describe(value)}")
+            raise ValueError(
+                f"{name} must have the width {first.shape[1]} and the device {first.device} of "
+                f"{first_name}, got {checks.describe(value)}"
+            )
         bad = int((~torch.isfinite(value)).any(1).sum())
         if bad:
             raise ValueError(f"{name} must be finite, got NaN or infinity in {bad} of {len(value)} rows")
@@ -125,8 +131,10 @@ def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
     for name, (mean, covariance) in (("a", a), ("b", b)):
         shaped = mean.shape == (width,) and covariance.shape == (width, width)
         if not shaped or not bool(torch.isfinite(mean).all() & torch.isfinite(covariance).all()):
-            raise ValueError(f"{name} must have finite mean [D], covariance [D, D], one D for a and b, got "
-                             f"{checks.describe(mean)} and {checks.describe(covariance)}")
+            raise ValueError(
+                f"{name} must have finite mean [D], covariance [D, D], one D for a and b, got "
+                f"{checks.describe(mean)} and {checks.describe(covariance)}"
+            )
     mean_a, cov_a, mean_b, cov_b = (moment.double() for moment in (*a, *b))
     cross = torch.linalg.svdvals(_root(cov_b) @ _root(cov_a)).sum()
     return max(0.0, float((mean_a - mean_b).square().sum() + cov_a.trace() + cov_b.trace() - 2 * cross))
@@ -212,8 +220,10 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> InceptionScore:
     splits = checks.integer("splits", splits, low=1, high=len(p))
     low, sums = float(p.min()), p.sum(1)
     if low < 0 or float((sums - 1).abs().max()) > 1e-3:
-        raise ValueError(f"probabilities must be at least 0, rows summing to 1 (not logits), got {low:.4g} "
-                         f"and sums from {float(sums.min()):.4g} to {float(sums.max()):.4g}")
+        raise ValueError(
+            f"probabilities must be at least 0, rows summing to 1 (not logits), got {low:.4g} "
+            f"and sums from {float(sums.min()):.4g} to {float(sums.max()):.4g}"
+        )
     entropy = torch.special.entr
     scores = [(entropy(q.mean(0)).sum() - entropy(q).sum(1).mean()).exp() for q in p.tensor_split(splits)]
     return InceptionScore(float(torch.stack(scores).mean()), float(torch.stack(scores).std(correction=0)))
@@ -231,8 +241,7 @@ def class_histogram(labels: Tensor, num_classes: int) -> Tensor:
         raise ValueError(f"labels must be an int64 tensor of shape [N], got {checks.describe(labels)}")
     counts = torch.bincount(labels.clamp(0, num_classes), minlength=num_classes)
     if len(counts) > num_classes or bool((labels < 0).any()):
-        raise ValueError(f"labels must be from 0 to {num_classes - 1}, got {int(labels.min())} to "
-                         f"{int(labels.max())}")
+        raise ValueError(f"labels must be from 0 to {num_classes - 1}, got {int(labels.min())} to {int(labels.max())}")
     return counts
 
 
@@ -255,8 +264,9 @@ def histogram_distance(a: Tensor, b: Tensor) -> HistogramDistance:
     for name, counts in (("a", a), ("b", b)):
         shaped = checks.tensor(name, counts).dim() == 1 and counts.shape == a.shape
         if not shaped or not (bool((counts >= 0).all()) and 0 < float(counts.sum()) < float("inf")):
-            raise ValueError(f"{name} must be counts [K], one K for a and b, finite, at least 0, not all 0, "
-                             f"got {counts.tolist()}")
+            raise ValueError(
+                f"{name} must be counts [K], one K for a and b, finite, at least 0, not all 0, got {counts.tolist()}"
+            )
     a, b = a.detach().double().cpu(), b.detach().double().cpu()
     pooled = (a + b) / (a.sum() + b.sum())
     seen = pooled > 0

@@ -89,7 +89,7 @@ def _grid(images: Tensor, columns: int, padding: int, value: float) -> Tensor:
     grid = images.new_full((3, math.ceil(n / columns) * h + padding, columns * w + padding), value)
     for i, image in enumerate(images):
         y, x = i // columns * h, i % columns * w
-        grid[:, y + padding:y + h, x + padding:x + w] = image
+        grid[:, y + padding : y + h, x + padding : x + w] = image
     return grid
 
 
@@ -175,11 +175,11 @@ def _plain(axis: Any, marks: Sequence[int]) -> None:
 def _mosaic(tiles: Tensor, labels: Sequence[str], gaps: Sequence[int], path: Path, title: str) -> Path:
     """Tiles [R, K, 3, h, w] as a table, a label over each column, ``gaps[j]`` pixels left of column j."""
     rows, _, _, h, w = tiles.shape
-    lefts = [sum(gaps[:j + 1]) + j * w for j in range(len(gaps))]
+    lefts = [sum(gaps[: j + 1]) + j * w for j in range(len(gaps))]
     canvas = torch.full((3, rows * (h + 3) - 3, lefts[-1] + w), _GAP)
     for i, row in enumerate(tiles):
         for left, tile in zip(lefts, row):
-            canvas[:, i * (h + 3):i * (h + 3) + h, left:left + w] = tile
+            canvas[:, i * (h + 3) : i * (h + 3) + h, left : left + w] = tile
     margin, top = 12, 48
     height = canvas.shape[1] + top + margin
     width = max(canvas.shape[2], math.ceil(1.07 * _DPI * _inches(title, 7))) + 2 * margin
@@ -190,8 +190,16 @@ def _mosaic(tiles: Tensor, labels: Sequence[str], gaps: Sequence[int], path: Pat
     ax.imshow(canvas.permute(1, 2, 0).numpy(), interpolation="none", aspect="auto")
     ax.set_axis_off()
     for left, label in zip(lefts, labels):
-        ax.annotate(label, (left + w / 2, 0), (0, 2), textcoords="offset points", ha="center", fontsize=5.5,
-                    color=_INK, annotation_clip=False)
+        ax.annotate(
+            label,
+            (left + w / 2, 0),
+            (0, 2),
+            textcoords="offset points",
+            ha="center",
+            fontsize=5.5,
+            color=_INK,
+            annotation_clip=False,
+        )
     figure.text(margin / width, 1 - 6 / height, title, va="top", fontsize=7, color=_INK)
     return _save_figure(figure, path)
 
@@ -211,16 +219,20 @@ def save_trajectory(frames: Sequence[Tensor], sigmas: Tensor | Sequence[float], 
     """
     path, levels = _target(path), checks.sigmas("sigmas", sigmas).tolist()
     if len(frames) not in (len(levels), len(levels) + 1):
-        raise ValueError(f"frames must be one a noise level ({len(levels)}), or one more, got {len(frames)}: of T "
-                         "updates at each level, Trajectory(every=T) keeps the last")
+        raise ValueError(
+            f"frames must be one a noise level ({len(levels)}), or one more, got {len(frames)}: of T "
+            "updates at each level, Trajectory(every=T) keeps the last"
+        )
     labels = [f"{level:.3g}" for level in levels] + ["denoised"] * (len(frames) - len(levels))
     count = min(len(frames), _COLUMNS)
     chosen = [round(i * (len(frames) - 1) / max(1, count - 1)) for i in range(count)]
     shown = [_enlarge(_rgb(f"frames[{i}]", frames[i])) for i in chosen]
     for i in chosen:
         if frames[i].shape != frames[0].shape:
-            raise ValueError(f"frames[{i}] must have the shape of frames[0], {tuple(frames[0].shape)}, got "
-                             f"{checks.describe(frames[i])}")
+            raise ValueError(
+                f"frames[{i}] must have the shape of frames[0], {tuple(frames[0].shape)}, got "
+                f"{checks.describe(frames[i])}"
+            )
     title = f"From σ = {levels[0]:.3g} to σ = {levels[-1]:.3g} in {len(levels)} noise levels"
     return _mosaic(torch.stack(shown, 1), [labels[i] for i in chosen], [0] + [3] * (count - 1), path, title)
 
@@ -239,8 +251,10 @@ def save_neighbours(samples: Tensor, neighbours: Tensor, path: PathLike) -> Path
     path, left = _target(path), _enlarge(_rgb("samples", samples))
     shape = checks.floating("neighbours", neighbours).shape
     if len(shape) != 5 or (shape[0], *shape[2:]) != tuple(samples.shape) or shape[1] == 0:
-        raise ValueError(f"neighbours must be [n, k, C, H, W] with the n, C, H, W of samples, "
-                         f"{tuple(samples.shape)}, got {checks.describe(neighbours)}")
+        raise ValueError(
+            f"neighbours must be [n, k, C, H, W] with the n, C, H, W of samples, "
+            f"{tuple(samples.shape)}, got {checks.describe(neighbours)}"
+        )
     right = _enlarge(_rgb("neighbours", neighbours.flatten(0, 1))).unflatten(0, shape[:2])
     tiles = torch.cat([left[:, None], right], 1)
     rows, k = min(len(tiles), _ROWS), shape[1]
@@ -268,8 +282,10 @@ def save_bars(histograms: Mapping[str, Sequence[float]], path: PathLike, title: 
     path = _target(path)
     if not histograms:
         raise ValueError("histograms must hold at least one histogram, got none")
-    counts = {name: [checks.positive(f"histograms[{name!r}][{i}]", v, zero_allowed=True)
-                     for i, v in enumerate(values)] for name, values in histograms.items()}
+    counts = {
+        name: [checks.positive(f"histograms[{name!r}][{i}]", v, zero_allowed=True) for i, v in enumerate(values)]
+        for name, values in histograms.items()
+    }
     classes = len(next(iter(counts.values())))
     for name, values in counts.items():
         if len(values) != classes or sum(values) == 0:
@@ -281,9 +297,15 @@ def save_bars(histograms: Mapping[str, Sequence[float]], path: PathLike, title: 
     for j, (name, values) in enumerate(counts.items()):
         total = sum(values)
         shares = [v / total for v in values]
-        ax.bar([i + (j - (len(counts) - 1) / 2) * width for i in range(classes)], shares, 0.92 * width,
-               yerr=[math.sqrt(p * (1 - p) / total) for p in shares], color=_BARS[j % len(_BARS)],
-               label=labels[name], error_kw={"elinewidth": 0.8, "ecolor": _INK})
+        ax.bar(
+            [i + (j - (len(counts) - 1) / 2) * width for i in range(classes)],
+            shares,
+            0.92 * width,
+            yerr=[math.sqrt(p * (1 - p) / total) for p in shares],
+            color=_BARS[j % len(_BARS)],
+            label=labels[name],
+            error_kw={"elinewidth": 0.8, "ecolor": _INK},
+        )
     _style(ax, title, "class", "share")
     ax.grid(False, axis="x")
     ax.set_xticks(range(classes))

@@ -29,9 +29,13 @@ def _history(history: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor, Tens
     width = max(lengths)
     if lengths - {0, width}:
         raise ValueError(f"history must have 'loss_per_sigma' of one length, got lengths {sorted(lengths)}")
-    numbers = torch.tensor([[max(1, row["step"]), row["loss"], row.get("images_per_second") or math.nan,
-                             *(level or [math.nan] * width)] for row, level in zip(rows, levels)],
-                           dtype=torch.float64)
+    numbers = torch.tensor(
+        [
+            [max(1, row["step"]), row["loss"], row.get("images_per_second") or math.nan, *(level or [math.nan] * width)]
+            for row, level in zip(rows, levels)
+        ],
+        dtype=torch.float64,
+    )
     numbers.nan_to_num_(math.nan, math.nan, math.nan)  # infinite losses are left out like missing ones
     return numbers[:, 0], numbers[:, 1], numbers[:, 3:], float(numbers[:, 2].nanmedian())
 
@@ -51,8 +55,9 @@ def _bins(steps: Tensor, values: Tensor, log: bool) -> tuple[Tensor, Tensor]:
     return centres, torch.stack([_spread(values[index == i]) for i in used], 1)
 
 
-def save_training_curves(history: Sequence[Mapping[str, Any]], path: PathLike, *,
-                         sigmas: Tensor | Sequence[float] | None = None) -> Path:
+def save_training_curves(
+    history: Sequence[Mapping[str, Any]], path: PathLike, *, sigmas: Tensor | Sequence[float] | None = None
+) -> Path:
     """The loss over the steps, in all and at each noise level, and the last tenth's loss against the level.
 
     Args:
@@ -76,8 +81,14 @@ def save_training_curves(history: Sequence[Mapping[str, Any]], path: PathLike, *
     if many:
         axes[0].plot(steps, loss, color=_ACCENT, alpha=0.25, linewidth=0.6)
         axes[0].fill_between(centres, low, high, color=_ACCENT, alpha=0.2, linewidth=0, label="10 % to 90 %")
-    axes[0].plot(centres, middle, color=_ACCENT, linewidth=1.8, marker="o" if len(steps) < 3 else "",
-                 label="median" if many else "loss")
+    axes[0].plot(
+        centres,
+        middle,
+        color=_ACCENT,
+        linewidth=1.8,
+        marker="o" if len(steps) < 3 else "",
+        label="median" if many else "loss",
+    )
     axes[0].legend(fontsize=8, frameon=False)
     pace = f", {speed:,.0f} images/s" if math.isfinite(speed) else ""
     _style(axes[0], f"Loss ({int(steps[-1]):,} steps{pace})", "step", "loss per sample")
@@ -91,8 +102,9 @@ def save_training_curves(history: Sequence[Mapping[str, Any]], path: PathLike, *
     return _save_figure(figure, path)
 
 
-def _level_panels(figure: Any, axes: Any, steps: Tensor, levels: Tensor,
-                  sigmas: Tensor | Sequence[float] | None, log_steps: bool) -> None:
+def _level_panels(
+    figure: Any, axes: Any, steps: Tensor, levels: Tensor, sigmas: Tensor | Sequence[float] | None, log_steps: bool
+) -> None:
     """The loss of each level over the steps, coloured by the level, and its last tenth against the level."""
     matplotlib, colors, cm = (require(f"matplotlib{part}", "train") for part in ("", ".colors", ".cm"))
     noise, name = torch.arange(1, levels.shape[1] + 1.0), "noise level (1: the most noise)"
@@ -100,8 +112,9 @@ def _level_panels(figure: Any, axes: Any, steps: Tensor, levels: Tensor,
         noise, name = checks.sigmas("sigmas", sigmas).double().cpu(), "noise level σ (units of the data)"
     scale = colors.Normalize if sigmas is None else colors.LogNorm
     viridis = matplotlib.colormaps["viridis"](torch.linspace(0, 0.93, 256).numpy())  # its end is too light
-    shade = cm.ScalarMappable(scale(float(noise.min()), float(noise.max()) * (1 + 1e-6)),
-                              colors.ListedColormap(viridis))
+    shade = cm.ScalarMappable(
+        scale(float(noise.min()), float(noise.max()) * (1 + 1e-6)), colors.ListedColormap(viridis)
+    )
     centres, (_, middle, _) = _bins(steps, levels, log_steps)
     for j in range(len(noise)):
         seen = middle[:, j].isfinite()
@@ -113,19 +126,26 @@ def _level_panels(figure: Any, axes: Any, steps: Tensor, levels: Tensor,
         bar.ax.tick_params(which="both", labelsize=8, colors=_INK)
         if sigmas is not None:
             _plain(bar.ax.yaxis, (1, 2, 5) if noise[0] < 100 * noise[-1] else (1,))
-    low, middle, high = _spread(levels[-max(1, len(levels) // 10):])
+    low, middle, high = _spread(levels[-max(1, len(levels) // 10) :])
     axes[2].fill_between(noise, low, high, color=_ACCENT, alpha=0.2, linewidth=0)
-    axes[2].plot(noise, middle, color=_ACCENT, linewidth=1.2, marker="o" if len(noise) <= 40 else "",
-                 markersize=3)
+    axes[2].plot(noise, middle, color=_ACCENT, linewidth=1.2, marker="o" if len(noise) <= 40 else "", markersize=3)
     _style(axes[2], "Loss against the noise level (last tenth)", name, "loss per sample")
     if sigmas is not None:
         _log(axes[2], "x")
 
 
-def save_score_field(learned: Field, exact: Field, path: PathLike, *,
-                     samples_plain: Tensor | None = None, samples_annealed: Tensor | None = None,
-                     samples_data: Tensor | None = None, limits: tuple[float, float] = (-8, 8),
-                     log_density: Field | None = None, modes: Tensor | None = None) -> Path:
+def save_score_field(
+    learned: Field,
+    exact: Field,
+    path: PathLike,
+    *,
+    samples_plain: Tensor | None = None,
+    samples_annealed: Tensor | None = None,
+    samples_data: Tensor | None = None,
+    limits: tuple[float, float] = (-8, 8),
+    log_density: Field | None = None,
+    modes: Tensor | None = None,
+) -> Path:
     """Learned and exact score of a 2-D density, the length of their difference, and samples of it below.
 
     Arrows point along the score s and are as long as log(1 + |s|), on one scale: the large scores far out
@@ -147,8 +167,7 @@ def save_score_field(learned: Field, exact: Field, path: PathLike, *,
     path = _target(path)
     if not limits[0] < limits[1]:
         raise ValueError(f"limits must be (low, high) with low < high, got {limits}")
-    clouds = {"samples_data": samples_data, "samples_plain": samples_plain,
-              "samples_annealed": samples_annealed}
+    clouds = {"samples_data": samples_data, "samples_plain": samples_plain, "samples_annealed": samples_annealed}
     for name, value in {**clouds, "modes": modes}.items():
         if value is not None and (checks.floating(name, value).dim() != 2 or value.shape[1:] != (2,)):
             raise ValueError(f"{name} must have shape [N, 2], got {checks.describe(value)}")
@@ -158,7 +177,7 @@ def save_score_field(learned: Field, exact: Field, path: PathLike, *,
     _field_panels(figure, axes[0], learned, exact, limits, log_density)
     for ax, (name, value) in zip(axes[1:].flat, clouds.items()):
         _cloud_panel(ax, name, value, limits, modes)
-    for ax in axes[1:].flat[len(clouds):]:
+    for ax in axes[1:].flat[len(clouds) :]:
         ax.set_axis_off()
     for ax in axes.flat:
         ax.set(xlim=limits, ylim=limits, aspect="equal")
@@ -171,14 +190,18 @@ def _centres(limits: tuple[float, float], n: int) -> Tensor:
 
 
 @torch.no_grad()
-def _field_panels(figure: Any, axes: Any, learned: Field, exact: Field, limits: tuple[float, float],
-                  log_density: Field | None) -> None:
+def _field_panels(
+    figure: Any, axes: Any, learned: Field, exact: Field, limits: tuple[float, float], log_density: Field | None
+) -> None:
     """Arrows of both fields on one scale, and a map of the length of their difference."""
+
     def lattice(name: str, function: Field, n: int, *shape: int) -> Tensor:
         values = function(torch.cartesian_prod(*[_centres(limits, n)] * 2)).detach().float().cpu()
         if values.shape != (n * n, *shape) or not bool(values.isfinite().all()):
-            raise ValueError(f"{name} must give finite values of shape {(n * n, *shape)} for {n * n} points, "
-                             f"got {checks.describe(values)}")
+            raise ValueError(
+                f"{name} must give finite values of shape {(n * n, *shape)} for {n * n} points, "
+                f"got {checks.describe(values)}"
+            )
         return values.unflatten(0, (n, n)).transpose(0, 1)  # [y, x], as matplotlib has it
 
     coarse, fine = _centres(limits, 22).numpy(), _centres(limits, 120).numpy()
@@ -192,8 +215,17 @@ def _field_panels(figure: Any, axes: Any, learned: Field, exact: Field, limits: 
             ax.contourf(fine, fine, density, 13, cmap="Blues", vmin=-12, vmax=8)
         length = field.norm(dim=-1, keepdim=True)
         arrow = field / length.clamp(min=1e-12) * length.log1p() / longest * pitch
-        ax.quiver(coarse, coarse, *arrow.unbind(-1), angles="xy", scale_units="xy", scale=1,
-                  pivot="mid", color=_INK, width=0.004)
+        ax.quiver(
+            coarse,
+            coarse,
+            *arrow.unbind(-1),
+            angles="xy",
+            scale_units="xy",
+            scale=1,
+            pivot="mid",
+            color=_INK,
+            width=0.004,
+        )
         _style(ax, title)
     error = (lattice("learned", learned, 120, 2) - lattice("exact", exact, 120, 2)).norm(dim=-1)
     top = float(error.max()) or 1.0
@@ -203,8 +235,7 @@ def _field_panels(figure: Any, axes: Any, learned: Field, exact: Field, limits: 
     figure.colorbar(image, ax=axes[2], shrink=0.85).ax.tick_params(which="both", labelsize=8, colors=_INK)
 
 
-def _cloud_panel(ax: Any, name: str, samples: Tensor, limits: tuple[float, float],
-                 modes: Tensor | None) -> None:
+def _cloud_panel(ax: Any, name: str, samples: Tensor, limits: tuple[float, float], modes: Tensor | None) -> None:
     """Samples as points; the title gives each mode's share and how many lie outside the picture."""
     samples = samples.detach().float().cpu()
     inside = ((samples >= limits[0]) & (samples <= limits[1])).all(1)  # NaN is outside

@@ -2,8 +2,20 @@
 
 from importlib import import_module as _import_module
 
-__all__ = ["build", "checkpoint", "config", "doctor", "evaluate", "history", "limits", "progress", "sample", "sample_folder",
-           "terminal", "train"]
+__all__ = [
+    "build",
+    "checkpoint",
+    "config",
+    "doctor",
+    "evaluate",
+    "history",
+    "limits",
+    "progress",
+    "sample",
+    "sample_folder",
+    "terminal",
+    "train",
+]
 
 
 def __getattr__(name: str):

@@ -28,8 +28,11 @@ def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None
     elif config.data in ("mnist", "cifar10"):
         options = {"root": config.data_dir, "train": not heldout, "download": config.download}
     elif config.data == "gray_scott":
-        options = {"num_images": _GRAY_SCOTT_IMAGES, "image_size": config.image_size,
-                   "sample_offset": _GRAY_SCOTT_IMAGES if heldout else 0}
+        options = {
+            "num_images": _GRAY_SCOTT_IMAGES,
+            "image_size": config.image_size,
+            "sample_offset": _GRAY_SCOTT_IMAGES if heldout else 0,
+        }
     elif config.data == "folder":
         options = {"root": config.data_dir, "image_size": config.image_size}
         if heldout:
@@ -48,8 +51,10 @@ def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
     """
     flat = len(sample_shape) == 1
     if flat != (config.model == "mlp"):
-        raise ValueError(f"model must be 'mlp' for 2-D points and 'ncsn' or 'ncsnv2' for images, got {config.model!r} "
-                         f"for samples of shape {tuple(sample_shape)} ({config.data})")
+        raise ValueError(
+            f"model must be 'mlp' for 2-D points and 'ncsn' or 'ncsnv2' for images, got {config.model!r} "
+            f"for samples of shape {tuple(sample_shape)} ({config.data})"
+        )
     sigmas = make_sigmas(config)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
@@ -71,6 +76,7 @@ def pick_device(name: str) -> torch.device:
             raise ValueError("meta tensors hold no numbers")
     except Exception as error:  # each backend of torch has its own: RuntimeError, AssertionError, ImportError, ...
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ValueError(f"device must be auto, cpu, or a GPU of this machine such as cuda:0, got {name!r} "
-                         f"({reason})") from None
+        raise ValueError(
+            f"device must be auto, cpu, or a GPU of this machine such as cuda:0, got {name!r} ({reason})"
+        ) from None
     return device

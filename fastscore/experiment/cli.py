@@ -19,8 +19,9 @@ A network learns the score, the direction in which a noisy image becomes more li
 (fastscore sample). Start with:  fastscore train digits"""
 
 
-def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, change: bool = False,
-          quiet: bool = False) -> None:
+def train(
+    preset: TrainConfig, out: Path | None = None, resume: bool = False, change: bool = False, quiet: bool = False
+) -> None:
     """Train a network, starting from a preset.
 
     Writes a run folder: config.json, metrics.jsonl (the loss as it falls), training.png, and checkpoints/.
@@ -52,8 +53,10 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, ch
         check_encodable("--data-dir", Path(preset.data_dir).absolute())
         terminal.check_readable("--data-dir", Path(preset.data_dir))
     trainer = Trainer(preset, run, resume=resume, change=change)
-    print(f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
-          f"parameters, on {trainer.device}, into {run}\ndata: {trainer.about_data}")
+    print(
+        f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
+        f"parameters, on {trainer.device}, into {run}\ndata: {trainer.about_data}"
+    )
     if trainer.changed:
         print(f"from now on this run samples with {', '.join(trainer.changed)}")
     if trainer.retuned:
@@ -63,9 +66,12 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, ch
     try:
         last = trainer.train(progress=not quiet)
     except KeyboardInterrupt:
-        print(f"\nstopped at iteration {trainer.step}; "
-              + (f"the last checkpoint is {trainer.last}. " if trainer.last else "no checkpoint was written yet. ")
-              + "Go on with the same command and --resume", file=sys.stderr)
+        print(
+            f"\nstopped at iteration {trainer.step}; "
+            + (f"the last checkpoint is {trainer.last}. " if trainer.last else "no checkpoint was written yet. ")
+            + "Go on with the same command and --resume",
+            file=sys.stderr,
+        )
         sys.exit(130)
     print(f"trained: {last}")
     history = read_metrics(run)
@@ -73,17 +79,32 @@ def train(preset: TrainConfig, out: Path | None = None, resume: bool = False, ch
         print(f"loss curves: {save_training_curves(history, run / 'training.png', sigmas=make_sigmas(preset))}")
     if preset.data == "mixture":
         weights = evaluate(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)["mode_weights"]
-        print(f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
-              f"{_pair(weights['exact'])}; annealed Langevin {_pair(weights['annealed'])}; plain Langevin "
-              f"{_pair(weights['plain'])}")
+        print(
+            f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
+            f"{_pair(weights['exact'])}; annealed Langevin {_pair(weights['annealed'])}; plain Langevin "
+            f"{_pair(weights['plain'])}"
+        )
     print(f"next: fastscore sample {quoted(run)} --num 100 --out {quoted(run / 'more')}")
 
 
-def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
-           sampler: Literal["annealed", "consistent"] = "annealed", alpha: float | None = None,
-           steps_per_level: int | None = None, denoise: bool = False, no_denoise: bool = False,
-           weights: Literal["auto", "ema", "raw"] = "auto", checkpoint: int | None = None, overwrite: bool = False,
-           batch_size: int = 500, device: str = "auto", quiet: bool = False) -> None:
+def sample(
+    run: Path,
+    /,
+    num: int = 100,
+    out: Path | None = None,
+    seed: int = 0,
+    sampler: Literal["annealed", "consistent"] = "annealed",
+    alpha: float | None = None,
+    steps_per_level: int | None = None,
+    denoise: bool = False,
+    no_denoise: bool = False,
+    weights: Literal["auto", "ema", "raw"] = "auto",
+    checkpoint: int | None = None,
+    overwrite: bool = False,
+    batch_size: int = 500,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
     """Draw new samples from a trained run.
 
     Writes samples.png (the first hundred), samples.npy (all, float32 [N, C, H, W] in [0, 1]), and samples.json (how
@@ -110,21 +131,50 @@ def sample(run: Path, /, num: int = 100, out: Path | None = None, seed: int = 0,
     from .sample import load_run, sample_into, with_sampling
     from .sample_folder import ARRAY
 
-    trained = with_sampling(load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler,
-                            alpha=alpha, steps_per_level=steps_per_level, denoise=_either(denoise, no_denoise))
-    picture, array = sample_into(out or run / f"samples-{seed}", trained, run, num, seed=seed, sampler=sampler,
-                                 batch_size=batch_size, overwrite=overwrite, progress=not quiet)
-    print(f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {quoted(run)}"
-          + (f" --out {quoted(run / 'evaluation')}" if (run / ARRAY).exists() else ""))
+    trained = with_sampling(
+        load_run(run, device=device, weights=weights, step=checkpoint),
+        sampler=sampler,
+        alpha=alpha,
+        steps_per_level=steps_per_level,
+        denoise=_either(denoise, no_denoise),
+    )
+    picture, array = sample_into(
+        out or run / f"samples-{seed}",
+        trained,
+        run,
+        num,
+        seed=seed,
+        sampler=sampler,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        progress=not quiet,
+    )
+    print(
+        f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {quoted(run)}"
+        + (f" --out {quoted(run / 'evaluation')}" if (run / ARRAY).exists() else "")
+    )
 
 
-def evaluate(run: Path, /, num: int = 1000, out: Path | None = None,
-             feature: Literal["auto", "pixels", "inception"] = "auto", seed: int = 0,
-             sampler: Literal["annealed", "consistent"] = "annealed", alpha: float | None = None,
-             steps_per_level: int | None = None, denoise: bool = False, no_denoise: bool = False,
-             weights: Literal["auto", "ema", "raw"] = "auto", checkpoint: int | None = None,
-             data_dir: Path | None = None, overwrite: bool = False, batch_size: int = 500, device: str = "auto",
-             quiet: bool = False) -> None:
+def evaluate(
+    run: Path,
+    /,
+    num: int = 1000,
+    out: Path | None = None,
+    feature: Literal["auto", "pixels", "inception"] = "auto",
+    seed: int = 0,
+    sampler: Literal["annealed", "consistent"] = "annealed",
+    alpha: float | None = None,
+    steps_per_level: int | None = None,
+    denoise: bool = False,
+    no_denoise: bool = False,
+    weights: Literal["auto", "ema", "raw"] = "auto",
+    checkpoint: int | None = None,
+    data_dir: Path | None = None,
+    overwrite: bool = False,
+    batch_size: int = 500,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
     """Measure how good a run's samples are.
 
     Draws samples and compares them with images that the network was not trained on: Frechet distance (how far apart
@@ -157,10 +207,24 @@ def evaluate(run: Path, /, num: int = 1000, out: Path | None = None,
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)
-    report = evaluation.evaluate(run, num=num, feature=feature, seed=seed, sampler=sampler, alpha=alpha,
-                                 steps_per_level=steps_per_level, denoise=_either(denoise, no_denoise),
-                                 weights=weights, step=checkpoint, data_dir=data_dir, out=out,
-                                 overwrite=overwrite, batch_size=batch_size, device=device, progress=not quiet)
+    report = evaluation.evaluate(
+        run,
+        num=num,
+        feature=feature,
+        seed=seed,
+        sampler=sampler,
+        alpha=alpha,
+        steps_per_level=steps_per_level,
+        denoise=_either(denoise, no_denoise),
+        weights=weights,
+        step=checkpoint,
+        data_dir=data_dir,
+        out=out,
+        overwrite=overwrite,
+        batch_size=batch_size,
+        device=device,
+        progress=not quiet,
+    )
     folder = out or run
     print(evaluation.table(report))
     print("\n" + "\n".join(f"look at {path}" for path in sorted(folder.glob("*.png"))))
@@ -190,19 +254,28 @@ def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     presets: Any = tyro.extras.subcommand_type_from_defaults(
         {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()}, prefix_names=False)
+        {name: text for name, (text, _) in PRESETS.items()},
+        prefix_names=False,
+    )
     train.__annotations__["preset"] = Annotated[presets, tyro.conf.arg(name="")]
-    kinds = {"out": (Path, "PATH"), "data_dir": (Path, "PATH"), "alpha": (float, "FLOAT"),
-             "steps_per_level": (int, "INT"), "checkpoint": (int, "INT")}  # tyro's own would be "{None}|PATH"
+    kinds = {
+        "out": (Path, "PATH"),
+        "data_dir": (Path, "PATH"),
+        "alpha": (float, "FLOAT"),
+        "steps_per_level": (int, "INT"),
+        "checkpoint": (int, "INT"),
+    }  # tyro's own would be "{None}|PATH"
     for command in (train, sample, evaluate):
         for name, annotation in command.__annotations__.items():
             if name in kinds:
                 kind, metavar = kinds[name]
                 command.__annotations__[name] = Annotated[
-                    kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+                    kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+                ]
             elif annotation == "bool":  # a preset's flags come in pairs, --decay and --no-decay; these do not
                 command.__annotations__[name] = Annotated[
-                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")]
+                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
+                ]
     return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
 
 
@@ -214,8 +287,13 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         terminal.check_text(arguments)
         tyro = require("tyro", "train")
-        tyro.extras.subcommand_cli_from_dict(_commands(tyro), prog="fastscore", description=_INTRODUCTION,
-                                             args=arguments, config=(tyro.conf.CascadeSubcommandArgs,))
+        tyro.extras.subcommand_cli_from_dict(
+            _commands(tyro),
+            prog="fastscore",
+            description=_INTRODUCTION,
+            args=arguments,
+            config=(tyro.conf.CascadeSubcommandArgs,),
+        )
     except BrokenPipeError:  # the reader of our output went away, as in: fastscore train --help | head
         sys.stderr.close()
         sys.exit(1)

@@ -21,9 +21,19 @@ _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
 # lowest and highest value; what the machine has no memory for, fastscore.experiment.limits tells
 _COUNTS = {
-    "batch_size": (1, None), "iterations": (1, _STEPS), "num_levels": (1, 2**31 - 1), "image_size": (1, None),
-    "width": (1, None), "steps_per_level": (1, None), "log_every": (1, _STEPS), "checkpoint_every": (1, _STEPS),
-    "keep": (1, _STEPS), "warmup": (0, _STEPS), "sample_every": (0, _STEPS), "seed": (0, 2**63 - 1)}
+    "batch_size": (1, None),
+    "iterations": (1, _STEPS),
+    "num_levels": (1, 2**31 - 1),
+    "image_size": (1, None),
+    "width": (1, None),
+    "steps_per_level": (1, None),
+    "log_every": (1, _STEPS),
+    "checkpoint_every": (1, _STEPS),
+    "keep": (1, _STEPS),
+    "warmup": (0, _STEPS),
+    "sample_every": (0, _STEPS),
+    "seed": (0, 2**63 - 1),
+}
 _REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "alpha")
 
 
@@ -118,12 +128,15 @@ class TrainConfig:
             object.__setattr__(self, name, _real(name, getattr(self, name)))
         for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
             if not _SMALLEST <= checks.positive(name, getattr(self, name)) <= _LARGEST:
-                raise ValueError(f"{name} must be from {_SMALLEST} to {_LARGEST}, which float32 holds, "
-                                 f"got {getattr(self, name)}")
+                raise ValueError(
+                    f"{name} must be from {_SMALLEST} to {_LARGEST}, which float32 holds, got {getattr(self, name)}"
+                )
         for name in ("sigma_begin", "sigma_end"):
             if not 1e-18 < getattr(self, name) < 1e18:
-                raise ValueError(f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got "
-                                 f"{getattr(self, name):g}")
+                raise ValueError(
+                    f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got "
+                    f"{getattr(self, name):g}"
+                )
         checks.positive("clip_norm", self.clip_norm, zero_allowed=True)
         checks.number("weight", self.weight)
         for name in ("beta1", "beta2", "ema"):
@@ -137,37 +150,48 @@ class TrainConfig:
                 raise TypeError(f"{name} must be a text, got {checks.describe(getattr(self, name))}")
         for name, words in (("model", _MODELS), ("objective", tuple(DRAWS)), ("start", ("uniform", "normal"))):
             if not isinstance(getattr(self, name), str):  # a list, say, which cannot be looked up
-                raise TypeError(f"{name} must be one of {', '.join(words)}, got "
-                                f"{checks.describe(getattr(self, name))}")
+                raise TypeError(f"{name} must be one of {', '.join(words)}, got {checks.describe(getattr(self, name))}")
             checks.one_of(name, getattr(self, name), words)
         self._check_together()
 
     def _check_together(self) -> None:
         """The bounds that hold for fields together."""
         if self.num_levels == 1 and self.sigma_begin != self.sigma_end:
-            raise ValueError(f"sigma_begin and sigma_end must be equal where num_levels is 1 (--sigma-begin, "
-                             f"--sigma-end, --num-levels), got {self.sigma_begin} and {self.sigma_end}")
+            raise ValueError(
+                f"sigma_begin and sigma_end must be equal where num_levels is 1 (--sigma-begin, "
+                f"--sigma-end, --num-levels), got {self.sigma_begin} and {self.sigma_end}"
+            )
         if self.num_levels > 1 and self.sigma_begin <= self.sigma_end:
             raise ValueError(f"sigma_begin must be greater than sigma_end, got {self.sigma_begin} and {self.sigma_end}")
         most = _STEPS // DRAWS[self.objective]
         if self.iterations > most:
-            raise ValueError(f"iterations must be at most {most:,} where objective is {self.objective!r}: an iteration "
-                             f"takes {DRAWS[self.objective]} of the 2^32 steps of a seed's random numbers, got "
-                             f"{self.iterations:,}")
+            raise ValueError(
+                f"iterations must be at most {most:,} where objective is {self.objective!r}: an iteration "
+                f"takes {DRAWS[self.objective]} of the 2^32 steps of a seed's random numbers, got "
+                f"{self.iterations:,}"
+            )
         if self.num_levels * self.steps_per_level >= _STEPS:
-            raise ValueError("steps_per_level times num_levels must be less than 2^32, got "
-                             f"{_short(self.steps_per_level)} times {_short(self.num_levels)}: an update takes one of "
-                             "the steps of a seed's random numbers")
+            raise ValueError(
+                "steps_per_level times num_levels must be less than 2^32, got "
+                f"{_short(self.steps_per_level)} times {_short(self.num_levels)}: an update takes one of "
+                "the steps of a seed's random numbers"
+            )
         for sigma in (self.sigma_begin, self.sigma_end):
             if abs(self.weight * math.log(sigma)) > math.log(_LARGEST) - 1:
-                raise ValueError(f"weight must keep sigma^weight between {_SMALLEST} and {_LARGEST}, which float32 "
-                                 f"holds, got {self.weight} for sigma = {sigma}")
+                raise ValueError(
+                    f"weight must keep sigma^weight between {_SMALLEST} and {_LARGEST}, which float32 "
+                    f"holds, got {self.weight} for sigma = {sigma}"
+                )
         if self.lr / (1 - self.beta1) > _LARGEST:
-            raise ValueError(f"lr must be at most (1 - beta1) {_LARGEST}, since Adam divides by 1 - beta1, got "
-                             f"{self.lr} and beta1 {self.beta1}")
+            raise ValueError(
+                f"lr must be at most (1 - beta1) {_LARGEST}, since Adam divides by 1 - beta1, got "
+                f"{self.lr} and beta1 {self.beta1}"
+            )
         if self.alpha * (self.sigma_begin / self.sigma_end) ** 2 > _LARGEST:
-            raise ValueError(f"alpha (sigma_begin / sigma_end)^2, the step size at the largest noise level, must be at "
-                             f"most {_LARGEST}, got alpha {self.alpha}")
+            raise ValueError(
+                f"alpha (sigma_begin / sigma_end)^2, the step size at the largest noise level, must be at "
+                f"most {_LARGEST}, got alpha {self.alpha}"
+            )
 
     def to_json(self) -> str:
         """One indented JSON object, a field a line."""
@@ -221,35 +245,124 @@ def _short(value: int) -> str:
 #: How a run's samples are drawn.
 SAMPLING = ("alpha", "steps_per_level", "denoise", "start")
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
-MAY_CHANGE = frozenset({"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep",
-                        "sample_every", *SAMPLING})
+MAY_CHANGE = frozenset(
+    {"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep", "sample_every", *SAMPLING}
+)
 #: What may be changed on the way where that is asked for (``--change``): how the optimizer steps, and nothing else.
 CHANGEABLE = ("lr", "beta1", "beta2", "eps", "warmup", "decay", "clip_norm", "iterations")
 
 _DIGITS = TrainConfig(
-    data="digits", dequantize=False, width=16, sigma_begin=1.0, sigma_end=0.02, num_levels=20, batch_size=128,
-    iterations=1400, lr=2e-3, warmup=100, decay=True, ema=0.99, alpha=2.4e-4, steps_per_level=5, denoise=True,
-    log_every=20, checkpoint_every=200)
+    data="digits",
+    dequantize=False,
+    width=16,
+    sigma_begin=1.0,
+    sigma_end=0.02,
+    num_levels=20,
+    batch_size=128,
+    iterations=1400,
+    lr=2e-3,
+    warmup=100,
+    decay=True,
+    ema=0.99,
+    alpha=2.4e-4,
+    steps_per_level=5,
+    denoise=True,
+    log_every=20,
+    checkpoint_every=200,
+)
 _CIFAR10_NCSN = TrainConfig(
-    data="cifar10", flip=True, width=128, iterations=200_001, lr=1e-3, sigma_begin=1.0, sigma_end=0.01, num_levels=10,
-    alpha=4e-5, steps_per_level=100, log_every=100, checkpoint_every=5000, sample_every=5000)
+    data="cifar10",
+    flip=True,
+    width=128,
+    iterations=200_001,
+    lr=1e-3,
+    sigma_begin=1.0,
+    sigma_end=0.01,
+    num_levels=10,
+    alpha=4e-5,
+    steps_per_level=100,
+    log_every=100,
+    checkpoint_every=5000,
+    sample_every=5000,
+)
 
 PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "digits": ("handwritten digits, 8x8, from scikit-learn: minutes on two CPU cores (make demo)", _DIGITS),
-    "toy": ("a 2-D mixture of two Gaussians, weights 0.8 and 0.2: about a minute on a CPU", TrainConfig(
-        data="mixture", model="mlp", width=128, dequantize=False, sigma_begin=20.0, sigma_end=0.5, num_levels=12,
-        batch_size=512, iterations=2000, lr=1e-3, warmup=100, decay=True, ema=0.99, alpha=0.05, steps_per_level=100,
-        denoise=True, start="normal", checkpoint_every=500, log_every=50)),
-    "gray-scott": ("reaction-diffusion patterns, 32x32, simulated on the spot", TrainConfig(
-        data="gray_scott", flip=True, width=32, batch_size=64, iterations=20_000, lr=1e-3, warmup=500, decay=True,
-        ema=0.999, alpha=4e-5, steps_per_level=50, denoise=True, checkpoint_every=1000, sample_every=5000)),
-    "mnist": ("MNIST, 28x28, as in the NCSN paper: wants a GPU", TrainConfig(
-        data="mnist", image_size=28, width=64, iterations=200_001, lr=1e-3, alpha=4e-5, steps_per_level=100,
-        log_every=100, checkpoint_every=5000, sample_every=5000)),
+    "toy": (
+        "a 2-D mixture of two Gaussians, weights 0.8 and 0.2: about a minute on a CPU",
+        TrainConfig(
+            data="mixture",
+            model="mlp",
+            width=128,
+            dequantize=False,
+            sigma_begin=20.0,
+            sigma_end=0.5,
+            num_levels=12,
+            batch_size=512,
+            iterations=2000,
+            lr=1e-3,
+            warmup=100,
+            decay=True,
+            ema=0.99,
+            alpha=0.05,
+            steps_per_level=100,
+            denoise=True,
+            start="normal",
+            checkpoint_every=500,
+            log_every=50,
+        ),
+    ),
+    "gray-scott": (
+        "reaction-diffusion patterns, 32x32, simulated on the spot",
+        TrainConfig(
+            data="gray_scott",
+            flip=True,
+            width=32,
+            batch_size=64,
+            iterations=20_000,
+            lr=1e-3,
+            warmup=500,
+            decay=True,
+            ema=0.999,
+            alpha=4e-5,
+            steps_per_level=50,
+            denoise=True,
+            checkpoint_every=1000,
+            sample_every=5000,
+        ),
+    ),
+    "mnist": (
+        "MNIST, 28x28, as in the NCSN paper: wants a GPU",
+        TrainConfig(
+            data="mnist",
+            image_size=28,
+            width=64,
+            iterations=200_001,
+            lr=1e-3,
+            alpha=4e-5,
+            steps_per_level=100,
+            log_every=100,
+            checkpoint_every=5000,
+            sample_every=5000,
+        ),
+    ),
     "cifar10-ncsn": ("CIFAR-10 by the recipe of NCSN (Song & Ermon 2019): wants a GPU", _CIFAR10_NCSN),
-    "cifar10-ncsnv2": ("CIFAR-10 by the recipe of NCSNv2 (Song & Ermon 2020): wants a GPU", dataclasses.replace(
-        _CIFAR10_NCSN, model="ncsnv2", dequantize=False, sigma_begin=50.0, num_levels=232, lr=1e-4, ema=0.999,
-        iterations=300_001, alpha=2 * 6.2e-6, steps_per_level=5, denoise=True)),
+    "cifar10-ncsnv2": (
+        "CIFAR-10 by the recipe of NCSNv2 (Song & Ermon 2020): wants a GPU",
+        dataclasses.replace(
+            _CIFAR10_NCSN,
+            model="ncsnv2",
+            dequantize=False,
+            sigma_begin=50.0,
+            num_levels=232,
+            lr=1e-4,
+            ema=0.999,
+            iterations=300_001,
+            alpha=2 * 6.2e-6,
+            steps_per_level=5,
+            denoise=True,
+        ),
+    ),
 }
 
 
@@ -265,6 +378,7 @@ def preset(name: str, **changes: Any) -> TrainConfig:
 
 def command_line(config: TrainConfig, run: str | Path, *options: str) -> str:
     """The command that trains ``config`` in ``run``: the nearest preset, what differs from it, and ``options``."""
+
     def changed(name: str) -> list[str]:
         ours, theirs = dataclasses.asdict(config), dataclasses.asdict(PRESETS[name][1])
         return [field for field in ours if ours[field] != theirs[field]]

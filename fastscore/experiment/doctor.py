@@ -15,15 +15,19 @@ from ..evaluation.features import WEIGHTS
 from ..ops import __all__ as _in_ops
 
 _OPERATORS = [name for name in _in_ops if name.islower()]
-_EXTRAS = {"train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro"),
-           "eval": ("torchmetrics", "torch_fidelity")}
+_EXTRAS = {
+    "train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro"),
+    "eval": ("torchmetrics", "torch_fidelity"),
+}
 
 
 def report() -> str:
     """Versions, devices, which backend serves which operator, and what is missing with how to get it."""
-    lines = [f"fastscore {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
-             f"{platform.system()} {platform.machine()}",
-             f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} threads"]
+    lines = [
+        f"fastscore {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{platform.system()} {platform.machine()}",
+        f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+    ]
     if torch.cuda.is_available():
         lines += [f"GPU {i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
     else:
@@ -34,18 +38,27 @@ def report() -> str:
         lines += ["", "operators (" + ", ".join(names) + ")"]
         lines += [f"  {device:<16} {_served(names[0], torch.device(device))}" for device in ("cpu", "cuda")]
     native, cuda = backends.problem("native"), backends.problem("native", "cuda", trace[0])
-    lines += ["", "backends",
-              "  reference        plain torch, any device",
-              f"  native           {native or f'C++ for the CPU, with {backends.isa()} instructions'}",
-              f"  native, CUDA     {cuda or 'C++ for CUDA devices: ' + ', '.join(trace)}",
-              f"  triton           {backends.problem('triton', 'cuda') or 'kernels for CUDA devices'}"]
+    lines += [
+        "",
+        "backends",
+        "  reference        plain torch, any device",
+        f"  native           {native or f'C++ for the CPU, with {backends.isa()} instructions'}",
+        f"  native, CUDA     {cuda or 'C++ for CUDA devices: ' + ', '.join(trace)}",
+        f"  triton           {backends.problem('triton', 'cuda') or 'kernels for CUDA devices'}",
+    ]
     lines += ["", "optional packages"]
     for extra, modules in _EXTRAS.items():
         for module in modules:
             lines.append(f"  {module:<16} {_state(module, extra)}")
     weights = Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    lines.append(f"  {'Inception':<16} " + (f"weights at {weights}" if weights.is_file() else
-                                            f"no weights: evaluate --feature inception needs them at {weights}"))
+    lines.append(
+        f"  {'Inception':<16} "
+        + (
+            f"weights at {weights}"
+            if weights.is_file()
+            else f"no weights: evaluate --feature inception needs them at {weights}"
+        )
+    )
     return "\n".join(lines)
 
 

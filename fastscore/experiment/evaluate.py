@@ -30,11 +30,25 @@ _FID_SAMPLES = 50_000
 _LEAST = 4  # images of a data set: an image and its three nearest neighbours
 
 
-def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: int = 0, sampler: str = "annealed",
-             batch_size: int = 500, alpha: float | None = None, steps_per_level: int | None = None,
-             denoise: bool | None = None, weights: str = "auto", step: int | None = None,
-             data_dir: str | Path | None = None, out: str | Path | None = None, overwrite: bool = False,
-             device: str = "auto", progress: bool = True) -> dict[str, Any]:
+def evaluate(
+    run: str | Path,
+    *,
+    num: int = 1000,
+    feature: str = "auto",
+    seed: int = 0,
+    sampler: str = "annealed",
+    batch_size: int = 500,
+    alpha: float | None = None,
+    steps_per_level: int | None = None,
+    denoise: bool | None = None,
+    weights: str = "auto",
+    step: int | None = None,
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    overwrite: bool = False,
+    device: str = "auto",
+    progress: bool = True,
+) -> dict[str, Any]:
     """Sample from a run and compare with its data set; writes metrics.json, samples and pictures.
 
     Args:
@@ -64,8 +78,13 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     num = checks.integer("num", num, low=20)
     checks.one_of("feature", feature, ("auto", "pixels", "inception"))
     checks.one_of("sampler", sampler, SAMPLERS)
-    trained = with_sampling(load_run(run, device=device, weights=weights, step=step), sampler=sampler, alpha=alpha,
-                            steps_per_level=steps_per_level, denoise=denoise)
+    trained = with_sampling(
+        load_run(run, device=device, weights=weights, step=step),
+        sampler=sampler,
+        alpha=alpha,
+        steps_per_level=steps_per_level,
+        denoise=denoise,
+    )
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     limits.check_kept(num, trained.shape)
@@ -73,17 +92,32 @@ def evaluate(run: str | Path, *, num: int = 1000, feature: str = "auto", seed: i
     run = Path(run)
     out = run if out is None else Path(out)
     report: dict[str, Any] = {
-        "run": str(run), "step": trained.step, "weights": trained.weights, "data": trained.config.data, "samples": num,
+        "run": str(run),
+        "step": trained.step,
+        "weights": trained.weights,
+        "data": trained.config.data,
+        "samples": num,
         "seed": seed,
-        "sampler": sampler, "alpha": trained.config.alpha,
+        "sampler": sampler,
+        "alpha": trained.config.alpha,
         "steps_per_level": trained.config.steps_per_level if sampler == "annealed" else 1,
         "denoise": trained.config.denoise,
         "network_evaluations_a_sample": num_updates(trained.config, sampler) + trained.config.denoise,
     }
 
     def drawn(trajectory: samplers.Trajectory | None = None) -> Tensor:
-        sample_into(out, trained, run, num, seed=seed, sampler=sampler, batch_size=batch_size, overwrite=overwrite,
-                    progress=progress, trajectory=trajectory)
+        sample_into(
+            out,
+            trained,
+            run,
+            num,
+            seed=seed,
+            sampler=sampler,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            progress=progress,
+            trajectory=trajectory,
+        )
         return read_samples(out)
 
     if len(trained.shape) == 1:
@@ -100,19 +134,26 @@ def _resolve(feature: str, trained: TrainedRun, num: int) -> str:
     """What ``feature`` means for this run; what cannot work is refused before hours of sampling."""
     if len(trained.shape) == 1:
         if feature == "inception":
-            raise ValueError(f"feature must be 'auto' or 'pixels' for points such as {trained.config.data}: Inception "
-                             "is a network for images, got 'inception'")
+            raise ValueError(
+                f"feature must be 'auto' or 'pixels' for points such as {trained.config.data}: Inception "
+                "is a network for images, got 'inception'"
+            )
         return "pixels"
     if feature == "auto":
         feature = "inception" if trained.config.data == "cifar10" else "pixels"
     size = math.prod(trained.shape)
     if feature == "pixels" and size > _PIXEL_LIMIT:
-        raise ValueError(f"feature must be 'inception' for images of {tuple(trained.shape)}, got 'pixels': the "
-                         f"covariance of {size:,} pixel values takes {size**2 * 8 / 2**30:,.1f} GiB, several times "
-                         f"over (the limit is {_PIXEL_LIMIT:,} values)")
+        raise ValueError(
+            f"feature must be 'inception' for images of {tuple(trained.shape)}, got 'pixels': the "
+            f"covariance of {size:,} pixel values takes {size**2 * 8 / 2**30:,.1f} GiB, several times "
+            f"over (the limit is {_PIXEL_LIMIT:,} values)"
+        )
     if feature == "inception" and num < _FID_SAMPLES:
-        warnings.warn(f"published FIDs compare {_FID_SAMPLES:,} samples with the training set: the Frechet distance of "
-                      f"{num:,} samples is larger, and not comparable with them", stacklevel=3)
+        warnings.warn(
+            f"published FIDs compare {_FID_SAMPLES:,} samples with the training set: the Frechet distance of "
+            f"{num:,} samples is larger, and not comparable with them",
+            stacklevel=3,
+        )
     return feature
 
 
@@ -122,18 +163,29 @@ def _draw_training(run: Path, out: Path, trained: TrainedRun) -> None:
         plots.save_training_curves(history, out / "training.png", sigmas=make_sigmas(trained.config))
 
 
-def _evaluate_images(trained: TrainedRun, run: Path, out: Path, drawn: Callable[[samplers.Trajectory], Tensor],
-                     feature: str, sampler: str) -> dict[str, Any]:
+def _evaluate_images(
+    trained: TrainedRun,
+    run: Path,
+    out: Path,
+    drawn: Callable[[samplers.Trajectory], Tensor],
+    feature: str,
+    sampler: str,
+) -> dict[str, Any]:
     config = trained.config
     train, heldout = make_data(config), make_data(config, heldout=True)
     if changes := checkpoint.read_identity(run).changes(train):
-        warnings.warn(f"{run} was trained on other data than what is compared with here, {train.describe()}: "
-                      f"{', '.join(changes)}", stacklevel=3)
+        warnings.warn(
+            f"{run} was trained on other data than what is compared with here, {train.describe()}: "
+            f"{', '.join(changes)}",
+            stacklevel=3,
+        )
     assert isinstance(train, data.ImageData)
     for images in (train, heldout):
         if images is not None and len(images) < _LEAST:
-            raise DataError(f"{images.name} has {len(images)} images, and evaluation needs at least {_LEAST}: it looks "
-                            "for the neighbours of each")
+            raise DataError(
+                f"{images.name} has {len(images)} images, and evaluation needs at least {_LEAST}: it looks "
+                "for the neighbours of each"
+            )
     extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
     updates = num_updates(config, sampler)
     trajectory = samplers.Trajectory(max(1, updates // config.num_levels), samples=8)
@@ -158,16 +210,25 @@ def _distances(extract: features.Features, images: Tensor, real: Tensor, heldout
     to_train = metrics.frechet_distance(fake, train)
     if not isinstance(heldout, data.ImageData):
         neighbours = metrics.precision_recall(train, fake)
-        return {"frechet_distance": {"samples_to_train": to_train},
-                "precision": neighbours.precision, "recall": neighbours.recall}
+        return {
+            "frechet_distance": {"samples_to_train": to_train},
+            "precision": neighbours.precision,
+            "recall": neighbours.recall,
+        }
     test = extract(data.to_float(heldout.images))
     to_heldout, floor = metrics.frechet_distance(fake, test), metrics.frechet_distance(train, test)
     neighbours, ideal = metrics.precision_recall(test, fake), metrics.precision_recall(test, train)
     return {
-        "frechet_distance": {"samples_to_train": to_train, "samples_to_heldout": to_heldout, "train_to_heldout": floor,
-                             "ratio": to_heldout / floor},
-        "precision": neighbours.precision, "recall": neighbours.recall,
-        "precision_of_train": ideal.precision, "recall_of_train": ideal.recall,
+        "frechet_distance": {
+            "samples_to_train": to_train,
+            "samples_to_heldout": to_heldout,
+            "train_to_heldout": floor,
+            "ratio": to_heldout / floor,
+        },
+        "precision": neighbours.precision,
+        "recall": neighbours.recall,
+        "precision_of_train": ideal.precision,
+        "recall_of_train": ideal.recall,
     }
 
 
@@ -189,8 +250,9 @@ def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, o
     return result
 
 
-def _evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int,
-                     sampler: str) -> dict[str, Any]:
+def _evaluate_points(
+    trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int, sampler: str
+) -> dict[str, Any]:
     """2-D points: Frechet distance, and for the mixture the weights of its modes and both score fields."""
     points, source = drawn(), make_data(trained.config)
     real = source.batch(0, num, seed=seed + 1)
@@ -200,8 +262,9 @@ def _evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor]
     return result
 
 
-def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, seed: int,
-                  sampler: str) -> dict[str, Any]:
+def _draw_mixture(
+    trained: TrainedRun, out: Path, points: Tensor, real: Tensor, seed: int, sampler: str
+) -> dict[str, Any]:
     """score_field.png, and the weights that ``sampler`` (the points) and plain Langevin dynamics find.
 
     Plain Langevin dynamics uses the network at its smallest noise level and as many updates as annealing.
@@ -217,9 +280,16 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
     rng = Philox(seed)
     start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)
     plain = samplers.langevin(learned, start, num_steps=num_updates(config), alpha=config.alpha, rng=rng).cpu()
-    plots.save_score_field(lambda x: learned(x).cpu(), lambda x: mixture.score(x, sigma), out / "score_field.png",
-                           samples_plain=plain, samples_annealed=points if sampler == "annealed" else None,
-                           samples_data=real, log_density=lambda x: mixture.log_prob(x, sigma), modes=mixture.means)
+    plots.save_score_field(
+        lambda x: learned(x).cpu(),
+        lambda x: mixture.score(x, sigma),
+        out / "score_field.png",
+        samples_plain=plain,
+        samples_annealed=points if sampler == "annealed" else None,
+        samples_data=real,
+        log_density=lambda x: mixture.log_prob(x, sigma),
+        modes=mixture.means,
+    )
     field = mixture.score(real, sigma)
     error = (learned(real).cpu() - field).square().sum() / field.square().sum()
 
@@ -228,8 +298,15 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
         nearest = torch.cdist(x[x.isfinite().all(1)].double(), mixture.means.double()).argmin(1)
         return (metrics.class_histogram(nearest, 2) / len(x)).tolist()
 
-    return {"mode_weights": {"exact": mixture.weights.tolist(), "data": weights(real), sampler: weights(points),
-                             "plain": weights(plain)}, "score_error": float(error.sqrt())}
+    return {
+        "mode_weights": {
+            "exact": mixture.weights.tolist(),
+            "data": weights(real),
+            sampler: weights(points),
+            "plain": weights(plain),
+        },
+        "score_error": float(error.sqrt()),
+    }
 
 
 def table(report: dict[str, Any]) -> str:

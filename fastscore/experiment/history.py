@@ -39,7 +39,7 @@ def drop_after(run: Path, step: int) -> None:
     path = run / checkpoint.METRICS
     lines = _lines(path)
     kept = [line for line in lines if line.endswith(b"\n") and not _step_of(line) > step]
-    if lines[:len(kept)] != kept:
+    if lines[: len(kept)] != kept:
         checkpoint.write_atomically(path, lambda temporary: temporary.write_bytes(b"".join(kept)))
     elif len(kept) < len(lines):
         os.truncate(path, sum(map(len, kept)))  # needs no room, which a full disk does not have
@@ -54,8 +54,10 @@ def check_continues(config: TrainConfig, saved: TrainConfig, run: Path, change: 
     if change:
         changed = {name: values for name, values in changed.items() if name not in CHANGEABLE}
     if changed:
-        words = ", ".join(f"{name} (was {was}, now {now}{'; it sets the decay' if name == 'iterations' else ''})"
-                          for name, (was, now) in changed.items())
+        words = ", ".join(
+            f"{name} (was {was}, now {now}{'; it sets the decay' if name == 'iterations' else ''})"
+            for name, (was, now) in changed.items()
+        )
         cure = "leave these as they were, or choose another folder with --out"
         if changed.keys() <= set(CHANGEABLE):
             cure += "; with --change the run goes on with them, and records it"
@@ -69,8 +71,10 @@ def check_checkpoints_are_there(run: Path, saved: TrainConfig) -> None:
     """
     last = max(map(_step_of, _lines(run / checkpoint.METRICS)), default=0)
     if last > saved.checkpoint_every:
-        raise CheckpointError(f"{run} has no checkpoint, though its {checkpoint.METRICS} goes to iteration {last}: put "
-                              f"{checkpoint.CHECKPOINTS}/ back, or train again in another folder with --out")
+        raise CheckpointError(
+            f"{run} has no checkpoint, though its {checkpoint.METRICS} goes to iteration {last}: put "
+            f"{checkpoint.CHECKPOINTS}/ back, or train again in another folder with --out"
+        )
 
 
 def record_changes(run: Path, step: int, trained: TrainConfig, config: TrainConfig) -> list[str]:

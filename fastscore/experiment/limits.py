@@ -66,8 +66,10 @@ def check_run(config: TrainConfig, device: torch.device) -> None:
 def _fits(name: str, value: int, what: str, size: int, device: torch.device) -> None:
     there = memory(device)
     if size > there:
-        raise ValueError(f"{name} must be smaller: with {_short(value)}, {what} take at least {_gigabytes(size)}, and "
-                         f"{device} has {_gigabytes(there)}")
+        raise ValueError(
+            f"{name} must be smaller: with {_short(value)}, {what} take at least {_gigabytes(size)}, and "
+            f"{device} has {_gigabytes(there)}"
+        )
 
 
 def _gigabytes(size: int) -> str:

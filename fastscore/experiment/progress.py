@@ -34,8 +34,11 @@ class Lines:
         self.told = time.monotonic()
         pace = (self.n - self.first) / max(self.told - self.began, 1e-9)
         share = f" ({100 * self.n // self.total} %)" if self.total else ""
-        print(f"{self.desc}: {self.n} of {self.total} {self.unit}{share}, {pace:.3g} {self.unit}/s{self.notes}",
-              file=sys.stderr, flush=True)
+        print(
+            f"{self.desc}: {self.n} of {self.total} {self.unit}{share}, {pace:.3g} {self.unit}/s{self.notes}",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 def progress_bar(total: int, *, desc: str, unit: str, initial: int = 0) -> Any:

@@ -59,8 +59,9 @@ def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", st
     checks.one_of("weights", weights, WEIGHTS)
     config = checkpoint.read_config(run)
     if weights == "ema" and not config.ema:
-        raise ValueError(f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), "
-                         "got 'ema'")
+        raise ValueError(
+            f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), got 'ema'"
+        )
     weights = "ema" if config.ema and weights != "raw" else "raw"
     where = pick_device(device)
 
@@ -71,21 +72,36 @@ def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", st
     network = make_model(config, about.sample_shape)
     checkpoint.load_into(network, values, folder)
     network.requires_grad_(False)
-    return TrainedRun(config, network.to(where).eval(), about.sample_shape, where, about.step, weights, about.run,
-                      about.checksum(ema=weights == "ema"))
+    return TrainedRun(
+        config,
+        network.to(where).eval(),
+        about.sample_shape,
+        where,
+        about.step,
+        weights,
+        about.run,
+        about.checksum(ema=weights == "ema"),
+    )
 
 
 def _checkpoint_of(run: Path, step: int) -> Path:
     checkpoint.latest(run)  # says what to do where there is none
     found = {checkpoint.step_of(folder): folder for folder in checkpoint.steps(run)}
     if step not in found:
-        raise CheckpointError(f"{run} has no checkpoint of iteration {step} (--checkpoint); it has those of "
-                              f"{', '.join(map(str, found))}")
+        raise CheckpointError(
+            f"{run} has no checkpoint of iteration {step} (--checkpoint); it has those of {', '.join(map(str, found))}"
+        )
     return found[step]
 
 
-def with_sampling(trained: TrainedRun, *, sampler: str = "annealed", alpha: float | None = None,
-                  steps_per_level: int | None = None, denoise: bool | None = None) -> TrainedRun:
+def with_sampling(
+    trained: TrainedRun,
+    *,
+    sampler: str = "annealed",
+    alpha: float | None = None,
+    steps_per_level: int | None = None,
+    denoise: bool | None = None,
+) -> TrainedRun:
     """``trained`` with other sampling settings; those that are None stay as its config has them.
 
     Args:
@@ -97,36 +113,50 @@ def with_sampling(trained: TrainedRun, *, sampler: str = "annealed", alpha: floa
         ValueError: a number out of its range, or ``steps_per_level`` for another sampler.
     """
     if steps_per_level is not None and sampler != "annealed":
-        raise ValueError(f"steps_per_level must be left out where sampler is {sampler!r}, which makes one step a noise "
-                         f"level, got {steps_per_level}")
+        raise ValueError(
+            f"steps_per_level must be left out where sampler is {sampler!r}, which makes one step a noise "
+            f"level, got {steps_per_level}"
+        )
     given = {"alpha": alpha, "steps_per_level": steps_per_level, "denoise": denoise}
     changes = {name: value for name, value in given.items() if value is not None}
     return dataclasses.replace(trained, config=dataclasses.replace(trained.config, **changes))
 
 
-def draw(config: TrainConfig, network: nn.Module, shape: tuple[int, ...], rng: Philox, *, device: torch.device,
-         sampler: str = "annealed", trajectory: samplers.Trajectory | None = None,
-         callback: samplers._common.Callback | None = None) -> Tensor:
+def draw(
+    config: TrainConfig,
+    network: nn.Module,
+    shape: tuple[int, ...],
+    rng: Philox,
+    *,
+    device: torch.device,
+    sampler: str = "annealed",
+    trajectory: samplers.Trajectory | None = None,
+    callback: samplers._common.Callback | None = None,
+) -> Tensor:
     """Samples [B, ...] by the settings of ``config``; images are clamped to [0, 1] at the very end.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
     checks.one_of("sampler", sampler, SAMPLERS)
-    common = dict(rng=rng, start=config.start, denoise=config.denoise, device=device, trajectory=trajectory,
-                  callback=callback)
+    common = dict(
+        rng=rng, start=config.start, denoise=config.denoise, device=device, trajectory=trajectory, callback=callback
+    )
     sigmas = make_sigmas(config)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         if sampler == "annealed":
-            x = samplers.annealed_langevin(network, shape, sigmas, alpha=config.alpha,
-                                           steps_per_level=config.steps_per_level, **common)
+            x = samplers.annealed_langevin(
+                network, shape, sigmas, alpha=config.alpha, steps_per_level=config.steps_per_level, **common
+            )
         else:
             x = samplers.consistent_annealed(network, shape, sigmas, eta=_least_eta(config, sigmas), **common)
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     if bad:
-        raise NonFiniteSamples(f"{bad} of {len(x)} samples are not finite: alpha, {config.alpha:g}, is too large a "
-                               "step size for this network; sample with a smaller --alpha, or train longer")
+        raise NonFiniteSamples(
+            f"{bad} of {len(x)} samples are not finite: alpha, {config.alpha:g}, is too large a "
+            "step size for this network; sample with a smaller --alpha, or train longer"
+        )
     return x.clamp(0, 1) if len(shape) == 4 else x
 
 
@@ -141,8 +171,16 @@ def num_updates(config: TrainConfig, sampler: str = "annealed") -> int:
     return config.num_levels * config.steps_per_level if sampler == "annealed" else config.num_levels - 1
 
 
-def sample(trained: TrainedRun, num: int, *, seed: int = 0, sampler: str = "annealed", batch_size: int = 500,
-           progress: bool = True, trajectory: samplers.Trajectory | None = None) -> Tensor:
+def sample(
+    trained: TrainedRun,
+    num: int,
+    *,
+    seed: int = 0,
+    sampler: str = "annealed",
+    batch_size: int = 500,
+    progress: bool = True,
+    trajectory: samplers.Trajectory | None = None,
+) -> Tensor:
     """``num`` samples on the CPU, float32. Sample k has the same noise whatever ``num`` and ``batch_size`` are.
 
     Args:
@@ -159,12 +197,31 @@ def sample(trained: TrainedRun, num: int, *, seed: int = 0, sampler: str = "anne
         ValueError: a number out of its range, or an unknown sampler; the message names it.
         NonFiniteSamples: some samples are NaN or infinite.
     """
-    return torch.cat(list(batches(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress,
-                                  trajectory=trajectory)))
+    return torch.cat(
+        list(
+            batches(
+                trained,
+                num,
+                seed=seed,
+                sampler=sampler,
+                batch_size=batch_size,
+                progress=progress,
+                trajectory=trajectory,
+            )
+        )
+    )
 
 
-def batches(trained: TrainedRun, num: int, *, seed: int = 0, sampler: str = "annealed", batch_size: int = 500,
-            progress: bool = True, trajectory: samplers.Trajectory | None = None) -> Iterator[Tensor]:
+def batches(
+    trained: TrainedRun,
+    num: int,
+    *,
+    seed: int = 0,
+    sampler: str = "annealed",
+    batch_size: int = 500,
+    progress: bool = True,
+    trajectory: samplers.Trajectory | None = None,
+) -> Iterator[Tensor]:
     """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call."""
     config = trained.config
     limits.check_num(checks.integer("num", num, low=1))
@@ -182,9 +239,20 @@ def batches(trained: TrainedRun, num: int, *, seed: int = 0, sampler: str = "ann
             for first in firsts:
                 rng = Philox(seed + _SAMPLING_SEED, sample_offset=first)
                 shape = (min(batch_size, num - first), *trained.shape)
-                yield draw(config, trained.network, shape, rng, device=trained.device, sampler=sampler,
-                           trajectory=trajectory if first == 0 else None,
-                           callback=None if bar is None else lambda step, x: bar.update()).float().cpu()
+                yield (
+                    draw(
+                        config,
+                        trained.network,
+                        shape,
+                        rng,
+                        device=trained.device,
+                        sampler=sampler,
+                        trajectory=trajectory if first == 0 else None,
+                        callback=None if bar is None else lambda step, x: bar.update(),
+                    )
+                    .float()
+                    .cpu()
+                )
         finally:
             if bar is not None:
                 bar.close()
@@ -196,17 +264,36 @@ def settings(trained: TrainedRun, run: Path, num: int, seed: int, sampler: str) 
     """What samples.json says: all that decides what the samples are, and what drew them."""
     config = trained.config
     return {
-        "run": str(run.resolve()), "identity": trained.identity, "step": trained.step, "weights": trained.weights,
-        "sha256": trained.sha256, "num": num, "seed": seed,
-        "sampler": sampler, "alpha": config.alpha,
-        "steps_per_level": config.steps_per_level if sampler == "annealed" else 1, "denoise": config.denoise,
-        "start": config.start, "shape": list(trained.shape), "versions": sample_folder.versions(),
+        "run": str(run.resolve()),
+        "identity": trained.identity,
+        "step": trained.step,
+        "weights": trained.weights,
+        "sha256": trained.sha256,
+        "num": num,
+        "seed": seed,
+        "sampler": sampler,
+        "alpha": config.alpha,
+        "steps_per_level": config.steps_per_level if sampler == "annealed" else 1,
+        "denoise": config.denoise,
+        "start": config.start,
+        "shape": list(trained.shape),
+        "versions": sample_folder.versions(),
     }
 
 
-def sample_into(out: Path, trained: TrainedRun, run: Path, num: int, *, seed: int = 0, sampler: str = "annealed",
-                batch_size: int = 500, overwrite: bool = False, progress: bool = True,
-                trajectory: samplers.Trajectory | None = None) -> list[Path]:
+def sample_into(
+    out: Path,
+    trained: TrainedRun,
+    run: Path,
+    num: int,
+    *,
+    seed: int = 0,
+    sampler: str = "annealed",
+    batch_size: int = 500,
+    overwrite: bool = False,
+    progress: bool = True,
+    trajectory: samplers.Trajectory | None = None,
+) -> list[Path]:
     """:func:`sample` into the folder ``out``: the paths of samples.png and samples.npy, beside samples.json.
 
     Raises:
@@ -214,8 +301,9 @@ def sample_into(out: Path, trained: TrainedRun, run: Path, num: int, *, seed: in
         NonFiniteSamples, OSError: and what was there stays; see :func:`sample_folder.write_samples`.
         ValueError: as :func:`sample`. All that can be is told before it samples.
     """
-    parts = batches(trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress,
-                    trajectory=trajectory)
+    parts = batches(
+        trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress, trajectory=trajectory
+    )
     how = settings(trained, run, num, seed, sampler)
     sample_folder.check_folder("--out", out, make=False)
     if not overwrite:

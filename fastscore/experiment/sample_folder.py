@@ -56,8 +56,9 @@ def check_folder(name: str, folder: Path, *, make: bool = True) -> None:
             probe.touch()
             probe.unlink()
     except OSError as error:
-        raise OSError(error.errno, f"{name} must be a folder that can be written, got {str(folder)!r}: "
-                                   f"{error.strerror}") from error
+        raise OSError(
+            error.errno, f"{name} must be a folder that can be written, got {str(folder)!r}: {error.strerror}"
+        ) from error
 
 
 def _nearest(folder: Path) -> Path:
@@ -94,10 +95,10 @@ def check_replaceable(folder: Path, settings: dict[str, Any], *, tell: bool = Tr
         if not isinstance(before, dict):
             raise ValueError("it must hold a JSON object")
     except (FileNotFoundError, ValueError, RecursionError):
-        raise FastscoreError(f"{folder} holds samples without a readable {SETTINGS}, so of unknown settings: "
-                             f"{ways}") from None
-    changed = [name for name, value in settings.items()
-               if name not in _NOT_SETTINGS and before.get(name) != value]
+        raise FastscoreError(
+            f"{folder} holds samples without a readable {SETTINGS}, so of unknown settings: {ways}"
+        ) from None
+    changed = [name for name, value in settings.items() if name not in _NOT_SETTINGS and before.get(name) != value]
     if "sha256" not in changed:  # the very same weights: a copy of the run, say
         changed = [name for name in changed if name not in ("identity", "step")]
     elif {"identity", "step"} & set(changed):
@@ -123,8 +124,9 @@ def _is_more(before: Any, now: int) -> bool:
     return isinstance(before, int) and before < now
 
 
-def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any], *,
-                  overwrite: bool = False) -> list[Path]:
+def write_samples(
+    parts: Iterable[Tensor], folder: Path, settings: dict[str, Any], *, overwrite: bool = False
+) -> list[Path]:
     """Draw ``parts``, and put them in ``folder``: the paths of picture and array.
 
     Args:
@@ -165,8 +167,9 @@ def write_samples(parts: Iterable[Tensor], folder: Path, settings: dict[str, Any
         if done:
             _keep(array, folder, done, settings)
         if isinstance(error, OSError):
-            raise OSError(error.errno, f"the samples cannot be written into {folder}: {error.strerror or error}"
-                          ) from error
+            raise OSError(
+                error.errno, f"the samples cannot be written into {folder}: {error.strerror or error}"
+            ) from error
         raise
     finally:
         array.unlink(missing_ok=True)
@@ -215,8 +218,9 @@ def _keep(array: Path, folder: Path, done: int, settings: dict[str, Any]) -> Non
         warnings.warn(f"the first {done} of {settings['num']} samples are kept in {kept}", stacklevel=3)
         kept.with_suffix(".json").write_text(json.dumps(settings | {"num": done}, indent=2) + "\n")
     except OSError as error:
-        warnings.warn(f"{kept if kept.exists() else 'what was drawn so far'} could not be kept whole: {error}",
-                      stacklevel=3)
+        warnings.warn(
+            f"{kept if kept.exists() else 'what was drawn so far'} could not be kept whole: {error}", stacklevel=3
+        )
 
 
 def _header(shape: tuple[int, ...]) -> bytes:

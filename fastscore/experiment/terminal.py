@@ -46,8 +46,9 @@ def check_readable(option: str, folder: Path) -> None:
     except FileNotFoundError:
         return
     except OSError as error:
-        raise OSError(error.errno, f"{option} must be a folder that can be read, got {str(folder)!r}: "
-                                   f"{error.strerror}") from error
+        raise OSError(
+            error.errno, f"{option} must be a folder that can be read, got {str(folder)!r}: {error.strerror}"
+        ) from error
 
 
 def report(error: Exception, arguments: list[str]) -> str | None:
@@ -78,15 +79,19 @@ def _plain(error: Exception, arguments: list[str]) -> str:
     if error.filename is None:
         return error.strerror
     path = os.path.abspath(os.fsdecode(error.filename))
-    options = [name for name, value in _options(arguments) if name in ("--out", "--data-dir")
-               and Path(path).is_relative_to(os.path.abspath(value))]
+    options = [
+        name
+        for name, value in _options(arguments)
+        if name in ("--out", "--data-dir") and Path(path).is_relative_to(os.path.abspath(value))
+    ]
     return f"{error.filename}: {error.strerror}" + "".join(f" ({name})" for name in options)
 
 
 def _options(arguments: list[str]) -> list[tuple[str, str]]:
     """The options and their values, also of ``--name=value``; a flag has what follows."""
-    pairs = [a.split("=", 1) if "=" in a else [a, b] for a, b in zip(arguments, [*arguments[1:], ""])
-             if a.startswith("--")]
+    pairs = [
+        a.split("=", 1) if "=" in a else [a, b] for a, b in zip(arguments, [*arguments[1:], ""]) if a.startswith("--")
+    ]
     return [(name.replace("_", "-"), value) for name, value in pairs]
 
 

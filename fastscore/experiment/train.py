@@ -124,9 +124,11 @@ class Trainer:
         self._build()
         if changes := self.identity.changes(self.data):
             source = f"; it was read from {self.identity.source}" if self.identity.source else ""
-            raise CheckpointError(f"{self.run} was trained on other data: {', '.join(changes)}{source}. What is "
-                                  f"there now is {self.about_data}. Put the data back as it was, or choose another "
-                                  "folder with --out")
+            raise CheckpointError(
+                f"{self.run} was trained on other data: {', '.join(changes)}{source}. What is "
+                f"there now is {self.about_data}. Put the data back as it was, or choose another "
+                "folder with --out"
+            )
         self._clear_leftovers()
         trained = self.config
         if checkpoint.steps(self.run):
@@ -134,8 +136,10 @@ class Trainer:
         else:
             history.check_checkpoints_are_there(self.run, saved)
         history.drop_after(self.run, self.step)
-        self.changed = [f"{name} (was {was}, now {now})" for name, (was, now) in
-                        checkpoint.changed_fields(self.config, saved, SAMPLING).items()]
+        self.changed = [
+            f"{name} (was {was}, now {now})"
+            for name, (was, now) in checkpoint.changed_fields(self.config, saved, SAMPLING).items()
+        ]
         self.retuned = history.record_changes(self.run, self.step, trained, self.config)
         if self.config != saved:  # last: until then the run is what it was
             self._write_config()
@@ -147,13 +151,16 @@ class Trainer:
         self.data = make_data(config)
         epochs = config.iterations * config.batch_size / len(self.data)
         if epochs >= 2**32:
-            raise ValueError(f"iterations times batch_size must be less than 2^32 epochs of {len(self.data):,} "
-                             f"samples, since each is shuffled by a number of its own, got {epochs:.3g} epochs")
+            raise ValueError(
+                f"iterations times batch_size must be less than 2^32 epochs of {len(self.data):,} "
+                f"samples, since each is shuffled by a number of its own, got {epochs:.3g} epochs"
+            )
         self.sigmas = make_sigmas(config).to(self.device)
         self.model = make_model(config, self.data.shape).to(self.device)
         self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
-        self.optimizer = torch.optim.Adam(self.model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2),
-                                          eps=config.eps)
+        self.optimizer = torch.optim.Adam(
+            self.model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps
+        )
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=self.device)  # loss and count a level
 
     def _clear_leftovers(self) -> None:
@@ -174,8 +181,10 @@ class Trainer:
             while self.step < config.iterations:
                 grad_norm = self._iterate()
                 seen += config.batch_size
-                due = [self.step % every == 0 or self.step == config.iterations if every else False
-                       for every in (config.log_every, config.checkpoint_every, config.sample_every)]
+                due = [
+                    self.step % every == 0 or self.step == config.iterations if every else False
+                    for every in (config.log_every, config.checkpoint_every, config.sample_every)
+                ]
                 if bar is not None:
                     bar.update()
                 if due[0]:
@@ -222,16 +231,22 @@ class Trainer:
         seen = ", ".join(f"{sigma:.3g}: {loss:.4g}" for sigma, loss in zip(self.sigmas.tolist(), self._means()))
         raise NonFiniteLoss(
             f"the loss at iteration {it + 1} is not finite; loss by sigma since the last log: {seen}; learning rate "
-            f"{learning_rate(self.config, it):.3g}; {self._way_on()}")
+            f"{learning_rate(self.config, it):.3g}; {self._way_on()}"
+        )
 
     def _way_on(self) -> str:
         """The checkpoint to go on from, and the command that does, with smaller steps."""
         saved = checkpoint.last_good(self.run)
-        gentler = dataclasses.replace(self.config, lr=max(float(f"{self.config.lr / 10:.3g}"), 1e-37),
-                                      clip_norm=min(self.config.clip_norm or 1.0, 1.0))
-        return ((f"the last good checkpoint is {saved}. Go on from it" if saved else
-                 "no checkpoint was written yet. Begin again")
-                + f" with smaller steps: {command_line(gentler, self.run, '--resume', '--change')}")
+        gentler = dataclasses.replace(
+            self.config,
+            lr=max(float(f"{self.config.lr / 10:.3g}"), 1e-37),
+            clip_norm=min(self.config.clip_norm or 1.0, 1.0),
+        )
+        return (
+            f"the last good checkpoint is {saved}. Go on from it"
+            if saved
+            else "no checkpoint was written yet. Begin again"
+        ) + f" with smaller steps: {command_line(gentler, self.run, '--resume', '--change')}"
 
     def _means(self) -> list[float]:
         return (self.sums[0] / self.sums[1]).tolist()
@@ -239,9 +254,11 @@ class Trainer:
     def _log(self, grad_norm: float, images_per_second: float) -> dict[str, Any]:
         """Append the mean losses since the last line to metrics.jsonl."""
         record = {
-            "step": self.step, "loss": float(self.sums[0].sum() / self.sums[1].sum()),
+            "step": self.step,
+            "loss": float(self.sums[0].sum() / self.sums[1].sum()),
             "loss_per_sigma": [None if math.isnan(mean) else mean for mean in self._means()],
-            "lr": learning_rate(self.config, self.step - 1), "grad_norm": grad_norm,
+            "lr": learning_rate(self.config, self.step - 1),
+            "grad_norm": grad_norm,
             "images_per_second": images_per_second,
         }
         self.sums.zero_()
@@ -254,12 +271,22 @@ class Trainer:
         moments = [value for state in self.optimizer.state.values() for value in state.values()]
         held = [*self.model.state_dict().values(), *ema.values(), *moments]
         if not all(bool(value.isfinite().all()) for value in held):  # an infinite gradient of a finite loss
-            raise NonFiniteLoss(f"the weights at iteration {self.step}, or the optimizer's averages of their "
-                                f"gradients, are not finite and were not saved; {self._way_on()}")
+            raise NonFiniteLoss(
+                f"the weights at iteration {self.step}, or the optimizer's averages of their "
+                f"gradients, are not finite and were not saved; {self._way_on()}"
+            )
         state = {"step": self.step, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
         with self._writing():
-            self.last = checkpoint.save(self.run, self.step, self.model.state_dict(), ema or None, state,
-                                        shape=tuple(self.data.shape), identity=self.identity.run, config=self.config)
+            self.last = checkpoint.save(
+                self.run,
+                self.step,
+                self.model.state_dict(),
+                ema or None,
+                state,
+                shape=tuple(self.data.shape),
+                identity=self.identity.run,
+                config=self.config,
+            )
             checkpoint.prune(self.run, self.last, identity=self.identity.run, keep=self.config.keep)
 
     @contextmanager
@@ -270,18 +297,23 @@ class Trainer:
             yield
         except OSError as error:
             checkpoint.check_there(self.run, self.identity, self._lock)
-            text = error if isinstance(error, CannotWrite) else checkpoint.cannot_write(
-                error.filename or self.run, error)
-            raise CannotWrite(f"{text}; the checkpoints that were written stay. Once that is mended, go on "
-                              f"with: {command_line(self.config, self.run, '--resume')}", error.errno,
-                              error.filename) from error
+            text = (
+                error if isinstance(error, CannotWrite) else checkpoint.cannot_write(error.filename or self.run, error)
+            )
+            raise CannotWrite(
+                f"{text}; the checkpoints that were written stay. Once that is mended, go on "
+                f"with: {command_line(self.config, self.run, '--resume')}",
+                error.errno,
+                error.filename,
+            ) from error
 
     def _load(self, folder: Path) -> TrainConfig:
         """Take over the checkpoint ``folder``; returns the config that led to it."""
         about, state = checkpoint.read_about(folder), checkpoint.read_state(folder)
         if about.sample_shape != tuple(self.data.shape):
-            raise CheckpointError(f"{folder} is of samples of shape {about.sample_shape}, and the data has "
-                                  f"{tuple(self.data.shape)}")
+            raise CheckpointError(
+                f"{folder} is of samples of shape {about.sample_shape}, and the data has {tuple(self.data.shape)}"
+            )
         checkpoint.load_into(self.model, checkpoint.read_weights(folder, ema=False), folder)
         if self.ema is not None:
             checkpoint.load_into(self.ema.module, checkpoint.read_weights(folder, ema=True), folder)

@@ -25,6 +25,17 @@ from .penalty import gradient_penalty
 from .sliced import annealed_ssm_vr, fd_ssm, ssm, ssm_vr
 
 __all__ = [
-    "MODES", "PARAMETRIZATIONS", "REDUCTIONS", "annealed_ssm_vr", "draw_labels", "dsm", "fd_ssm", "gradient_penalty",
-    "ism", "ncsn", "reduce", "ssm", "ssm_vr",
+    "MODES",
+    "PARAMETRIZATIONS",
+    "REDUCTIONS",
+    "annealed_ssm_vr",
+    "draw_labels",
+    "dsm",
+    "fd_ssm",
+    "gradient_penalty",
+    "ism",
+    "ncsn",
+    "reduce",
+    "ssm",
+    "ssm_vr",
 ]

@@ -32,9 +32,14 @@ def reduce(loss: Tensor, reduction: str) -> Tensor:
     return loss.mean() if reduction == "mean" else loss.sum()
 
 
-def score_of(score_fn: Callable[..., Tensor], sigma: Tensor | None = None, labels: Tensor | None = None,
-             conditioning: str = "none", parametrization: str = "score", model_kwargs: Mapping[str, Any] | None = None
-             ) -> Score:
+def score_of(
+    score_fn: Callable[..., Tensor],
+    sigma: Tensor | None = None,
+    labels: Tensor | None = None,
+    conditioning: str = "none",
+    parametrization: str = "score",
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> Score:
     """The score as a function of x alone, its output checked. ``sigma`` [] or [B]; see the package's text."""
     keywords = checks.keywords(model_kwargs, score_fn, *([] if conditioning == "none" else [conditioning]))
 
@@ -45,16 +50,21 @@ def score_of(score_fn: Callable[..., Tensor], sigma: Tensor | None = None, label
             output = score_fn(x, labels if conditioning == "labels" else sigma.expand(x.shape[0]), **keywords)
         checks.like("the output of score_fn", output, "x", x)
         return output if parametrization == "score" else -output / per_row(sigma, x)
+
     return score
 
 
-def probes_for(x: Tensor, n_particles: int, rng: Philox | None, projection: str, mode: str = "vjp",
-               reduction: str = "none") -> Probes:
+def probes_for(
+    x: Tensor, n_particles: int, rng: Philox | None, projection: str, mode: str = "vjp", reduction: str = "none"
+) -> Probes:
     """The handle on ``n_particles`` directions a sample, all arguments checked; takes as many steps of ``rng``."""
     checks.floating("x", x)
     n_particles = checks.integer("n_particles", n_particles, low=1)
-    for name, value, allowed in (("projection", projection, DISTRIBUTIONS), ("mode", mode, MODES),
-                                 ("reduction", reduction, REDUCTIONS)):
+    for name, value, allowed in (
+        ("projection", projection, DISTRIBUTIONS),
+        ("mode", mode, MODES),
+        ("reduction", reduction, REDUCTIONS),
+    ):
         checks.one_of(name, value, allowed)
     return Probes(x, n_particles, rng, distribution=projection)
 
@@ -70,8 +80,9 @@ def square(value: Tensor) -> Tensor:
     return value.reshape(value.shape[0], value.shape[1:].numel()).square().sum(1)
 
 
-def products(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
-             ) -> tuple[Tensor, Tensor]:
+def products(
+    score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
+) -> tuple[Tensor, Tensor]:
     """s(x) and its Jacobian's products with the probes, from ONE evaluation of ``score``.
 
     Args:

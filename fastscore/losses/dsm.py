@@ -14,9 +14,19 @@ from ..rng import Philox, Stream, as_philox
 from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce, score_of
 
 
-def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rng: Philox | None = None,
-        alpha: float | Tensor | None = None, weight: float = 2.0, parametrization: str = "score",
-        conditioning: str = "none", model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean") -> Tensor:
+def dsm(
+    score_fn: Callable[..., Tensor],
+    x: Tensor,
+    sigma: float | Tensor,
+    *,
+    rng: Philox | None = None,
+    alpha: float | Tensor | None = None,
+    weight: float = 2.0,
+    parametrization: str = "score",
+    conditioning: str = "none",
+    model_kwargs: Mapping[str, Any] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """Denoising score matching at one noise level: E 1/2 sigma^weight || s(x_tilde) + z / sigma ||^2.
 
     Args:
@@ -38,14 +48,24 @@ def dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, *, rn
     Source: Vincent 2011; Ho et al. 2020, equation 14 (epsilon).
     """
     checks.one_of("conditioning", conditioning, ("none", "sigma"))
-    return _dsm(score_fn, x, sigma, None, as_philox(rng), alpha, weight, parametrization, conditioning, model_kwargs,
-                reduction)
+    return _dsm(
+        score_fn, x, sigma, None, as_philox(rng), alpha, weight, parametrization, conditioning, model_kwargs, reduction
+    )
 
 
-def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Philox | None = None,
-         labels: Tensor | None = None, weight: float = 2.0, parametrization: str = "score",
-         conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean"
-         ) -> Tensor:
+def ncsn(
+    score_fn: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    rng: Philox | None = None,
+    labels: Tensor | None = None,
+    weight: float = 2.0,
+    parametrization: str = "score",
+    conditioning: str = "labels",
+    model_kwargs: Mapping[str, Any] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """The multi-scale objective of NCSN: a noise level i ~ U{0..L-1} a sample, and DSM at sigma_i.
 
     ``loss_b = 1/2 sigma_i^weight || s(x_b + sigma_i z_b, i) + z_b / sigma_i ||^2``
@@ -68,8 +88,7 @@ def ncsn(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Phi
     checks.keywords(model_kwargs, score_fn, conditioning)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
-    return _dsm(score_fn, x, sigma, labels, rng, None, weight, parametrization, conditioning,
-                model_kwargs, reduction)
+    return _dsm(score_fn, x, sigma, labels, rng, None, weight, parametrization, conditioning, model_kwargs, reduction)
 
 
 def noise_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None, rng: Philox) -> tuple[Tensor, Tensor]:
@@ -82,8 +101,14 @@ def noise_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None, rng: Philox) 
     return sigmas[labels], labels
 
 
-def draw_labels(num_levels: int, batch_size: int, rng: Philox, *, device: torch.device | str | None = None,
-                beside: Sequence[Tensor] | None = None) -> Tensor:
+def draw_labels(
+    num_levels: int,
+    batch_size: int,
+    rng: Philox,
+    *,
+    device: torch.device | str | None = None,
+    beside: Sequence[Tensor] | None = None,
+) -> Tensor:
     """Uniform noise-level labels, int64 [B] from 0 to ``num_levels`` - 1; takes one step of ``rng``.
 
     ``beside``: the tensors that they are for, which matter under ``torch.func.vmap``: see :meth:`Philox.noise`.
@@ -91,9 +116,19 @@ def draw_labels(num_levels: int, batch_size: int, rng: Philox, *, device: torch.
     return rng.randint(num_levels, batch_size, stream=Stream.LABELS, device=device, beside=beside)
 
 
-def _dsm(score_fn: Callable[..., Tensor], x: Tensor, sigma: float | Tensor, labels: Tensor | None, rng: Philox,
-         alpha: float | Tensor | None, weight: float, parametrization: str, conditioning: str,
-         model_kwargs: Mapping[str, Any] | None, reduction: str) -> Tensor:
+def _dsm(
+    score_fn: Callable[..., Tensor],
+    x: Tensor,
+    sigma: float | Tensor,
+    labels: Tensor | None,
+    rng: Philox,
+    alpha: float | Tensor | None,
+    weight: float,
+    parametrization: str,
+    conditioning: str,
+    model_kwargs: Mapping[str, Any] | None,
+    reduction: str,
+) -> Tensor:
     checks.one_of("parametrization", parametrization, PARAMETRIZATIONS)
     checks.one_of("reduction", reduction, REDUCTIONS)
     weight = checks.number("weight", weight)

@@ -15,9 +15,20 @@ from ..trace.jacobian_trace import estimate
 from ._common import MODES, REDUCTIONS, WORDS, half_square, reduce, score_of
 
 
-def ism(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "exact", num_probes: int = 1, blocks: int = 1,
-        mode: str = "vjp", chunk_size: int | None = None, rng: Philox | None = None,
-        model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean", **options: Any) -> Tensor:
+def ism(
+    score_fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    method: str = "exact",
+    num_probes: int = 1,
+    blocks: int = 1,
+    mode: str = "vjp",
+    chunk_size: int | None = None,
+    rng: Philox | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    reduction: str = "mean",
+    **options: Any,
+) -> Tensor:
     """Implicit score matching: 1/2 E ||s - grad log p||^2 up to a constant, by integration by parts.
 
     ``loss_b = 1/2 ||s(x_b)||^2 + tr (ds/dx)(x_b)``
@@ -53,7 +64,17 @@ def ism(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "exact
     checks.one_of("mode", mode, MODES)
     checks.one_of("reduction", reduction, REDUCTIONS)
     score = score_of(score_fn, model_kwargs=model_kwargs)
-    found = estimate(WORDS._replace(single="chunk_size=1"), score, x, method=method, num_probes=num_probes,
-                     blocks=blocks, mode=mode, chunk_size=chunk_size, rng=rng, create_graph=torch.is_grad_enabled(),
-                     **options)
+    found = estimate(
+        WORDS._replace(single="chunk_size=1"),
+        score,
+        x,
+        method=method,
+        num_probes=num_probes,
+        blocks=blocks,
+        mode=mode,
+        chunk_size=chunk_size,
+        rng=rng,
+        create_graph=torch.is_grad_enabled(),
+        **options,
+    )
     return reduce(half_square(found.output) + found.value, reduction)

@@ -12,9 +12,17 @@ from ..trace import modules
 from ._common import probes_for, products, reduce, score_of, square
 
 
-def gradient_penalty(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None,
-                     projection: str = "rademacher", n_particles: int = 1, mode: str = "vjp",
-                     model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean") -> Tensor:
+def gradient_penalty(
+    score_fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    rng: Philox | None = None,
+    projection: str = "rademacher",
+    n_particles: int = 1,
+    mode: str = "vjp",
+    model_kwargs: Mapping[str, Any] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """An unbiased estimate of ||ds/dx||_F^2, which keeps a score smooth where it is added to a loss.
 
     With J = ds/dx and E[v v^T] = I, E ||J v||^2 = tr(J E[v v^T] J^T) = ||J||_F^2, and so is E ||J^T v||^2::

@@ -22,9 +22,17 @@ from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_fo
 from .dsm import noise_levels
 
 
-def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None, projection: str = "rademacher",
-        n_particles: int = 1, mode: str = "vjp", model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean"
-        ) -> Tensor:
+def ssm(
+    score_fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    rng: Philox | None = None,
+    projection: str = "rademacher",
+    n_particles: int = 1,
+    mode: str = "vjp",
+    model_kwargs: Mapping[str, Any] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """Sliced score matching: both terms along random directions v.
 
     ``loss_b = mean over v of 1/2 (v^T s(x_b))^2 + v^T (ds/dx)(x_b) v``
@@ -65,9 +73,17 @@ def ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None =
     return reduce((0.5 * along.square() + traces).mean(0), reduction)
 
 
-def ssm_vr(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | None = None,
-           projection: str = "rademacher", n_particles: int = 1, mode: str = "vjp",
-           model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean") -> Tensor:
+def ssm_vr(
+    score_fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    rng: Philox | None = None,
+    projection: str = "rademacher",
+    n_particles: int = 1,
+    mode: str = "vjp",
+    model_kwargs: Mapping[str, Any] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """Sliced score matching with reduced variance: E (v^T s)^2 = ||s||^2 is known, so only the trace is sliced.
 
     ``loss_b = 1/2 ||s(x_b)||^2 + mean over v of v^T (ds/dx)(x_b) v``
@@ -83,11 +99,22 @@ def ssm_vr(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, rng: Philox | Non
     return reduce(half + traces.mean(0), reduction)
 
 
-def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, *, rng: Philox | None = None,
-                    labels: Tensor | None = None, weight: float = 2.0, projection: str = "rademacher",
-                    n_particles: int = 1, mode: str = "vjp", parametrization: str = "score",
-                    conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None,
-                    reduction: str = "mean") -> Tensor:
+def annealed_ssm_vr(
+    score_fn: Callable[..., Tensor],
+    x: Tensor,
+    sigmas: Tensor,
+    *,
+    rng: Philox | None = None,
+    labels: Tensor | None = None,
+    weight: float = 2.0,
+    projection: str = "rademacher",
+    n_particles: int = 1,
+    mode: str = "vjp",
+    parametrization: str = "score",
+    conditioning: str = "labels",
+    model_kwargs: Mapping[str, Any] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """NCSN by sliced score matching: a noise level i ~ U{0..L-1} a sample, and :func:`ssm_vr` at the noisy sample.
 
     ``loss_b = sigma_i^weight (1/2 ||s(x_tilde, i)||^2 + v^T (ds/dx)(x_tilde, i) v)``, ``x_tilde = x_b + sigma_i z_b``
@@ -121,13 +148,38 @@ def annealed_ssm_vr(score_fn: Callable[..., Tensor], x: Tensor, sigmas: Tensor, 
     weight = checks.number("weight", weight)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
-    return reduce(noisy_reduced(score_fn, x, sigma, labels, rng, weight, projection, n_particles, mode,
-                                parametrization, conditioning, model_kwargs, layers), reduction)
+    return reduce(
+        noisy_reduced(
+            score_fn,
+            x,
+            sigma,
+            labels,
+            rng,
+            weight,
+            projection,
+            n_particles,
+            mode,
+            parametrization,
+            conditioning,
+            model_kwargs,
+            layers,
+        ),
+        reduction,
+    )
 
 
-def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1, variance_reduced: bool = False,
-           rng: Philox | None = None, projection: str = "rademacher", n_particles: int = 1,
-           model_kwargs: Mapping[str, Any] | None = None, reduction: str = "mean") -> Tensor:
+def fd_ssm(
+    score_fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    eps: float = 0.1,
+    variance_reduced: bool = False,
+    rng: Philox | None = None,
+    projection: str = "rademacher",
+    n_particles: int = 1,
+    model_kwargs: Mapping[str, Any] | None = None,
+    reduction: str = "mean",
+) -> Tensor:
     """Sliced score matching by finite differences: network evaluations alone, and a plain backward for the gradient.
 
     With h = eps / sqrt(D), so that the step h v is of length eps, and s+ = s(x + h v), s- = s(x - h v)::
@@ -176,24 +228,37 @@ def fd_ssm(score_fn: Callable[[Tensor], Tensor], x: Tensor, *, eps: float = 0.1,
     return reduce(loss / probes.num_probes, reduction)
 
 
-def sliced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
-                 ) -> tuple[Tensor, Tensor]:
+def sliced_terms(
+    score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
+) -> tuple[Tensor, Tensor]:
     """v^T s and v^T J v, both [K, B]."""
     output, rows = products(score, x, probes, mode, layers)
     return probe_dot(output.expand(probes.num_probes, *output.shape), probes), probe_dot(rows, probes)
 
 
-def reduced_terms(score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
-                  ) -> tuple[Tensor, Tensor]:
+def reduced_terms(
+    score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
+) -> tuple[Tensor, Tensor]:
     """1/2 ||s||^2 [B] and v^T J v [K, B]."""
     output, rows = products(score, x, probes, mode, layers)
     return half_square(output), probe_dot(rows, probes)
 
 
-def noisy_reduced(score_fn: Callable[..., Tensor], x: Tensor, sigma: Tensor, labels: Tensor, rng: Philox, weight: float,
-                  projection: str, n_particles: int, mode: str = "vjp", parametrization: str = "score",
-                  conditioning: str = "labels", model_kwargs: Mapping[str, Any] | None = None,
-                  layers: modules.Layers | None = None) -> Tensor:
+def noisy_reduced(
+    score_fn: Callable[..., Tensor],
+    x: Tensor,
+    sigma: Tensor,
+    labels: Tensor,
+    rng: Philox,
+    weight: float,
+    projection: str,
+    n_particles: int,
+    mode: str = "vjp",
+    parametrization: str = "score",
+    conditioning: str = "labels",
+    model_kwargs: Mapping[str, Any] | None = None,
+    layers: modules.Layers | None = None,
+) -> Tensor:
     """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``."""
     sigma = checks.per_sample("sigma", sigma, x)
     score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)

@@ -18,13 +18,24 @@ from .ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from .original import load_original_checkpoint
 
 __all__ = [
-    "MODELS", "NCSN", "NCSNdeeper", "NCSNv2", "NCSNv2Deeper", "NCSNv2Deepest", "ScoreMLP", "build_model",
+    "MODELS",
+    "NCSN",
+    "NCSNdeeper",
+    "NCSNv2",
+    "NCSNv2Deeper",
+    "NCSNv2Deepest",
+    "ScoreMLP",
+    "build_model",
     "load_original_checkpoint",
 ]
 
 MODELS: dict[str, type[nn.Module]] = {
-    "ncsn": NCSN, "ncsndeeper": NCSNdeeper, "ncsnv2": NCSNv2, "ncsnv2deeper": NCSNv2Deeper,
-    "ncsnv2deepest": NCSNv2Deepest, "mlp": ScoreMLP,
+    "ncsn": NCSN,
+    "ncsndeeper": NCSNdeeper,
+    "ncsnv2": NCSNv2,
+    "ncsnv2deeper": NCSNv2Deeper,
+    "ncsnv2deepest": NCSNv2Deepest,
+    "mlp": ScoreMLP,
 }
 
 

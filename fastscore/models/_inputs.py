@@ -12,8 +12,7 @@ def check_dtype(x: Tensor, weight: Tensor) -> None:
     """Raise TypeError where ``x`` is not of the network's dtype and no autocast would make it so."""
     if x.dtype != weight.dtype and (x.is_meta or not torch.is_autocast_enabled(x.device.type)):
         raise TypeError(
-            f"x must have the network's dtype, {weight.dtype} (or run under torch.autocast), "
-            f"got {checks.describe(x)}"
+            f"x must have the network's dtype, {weight.dtype} (or run under torch.autocast), got {checks.describe(x)}"
         )
 
 
@@ -51,13 +50,17 @@ def label_of(sigma: Tensor, sigmas: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
     if coarser > 1e-4 and len(sigmas) > 1 and checks.readable(sigmas):
         gap = float((1 - sigmas[1:].double() / sigmas[:-1].double()).min())
         if gap < 2 * coarser:
-            raise ValueError(f"sigma must be float32 or float64, in a network of such levels, to tell apart "
-                             f"{len(sigmas)} noise levels of which two differ by {100 * gap:.2g} %, got "
-                             f"{checks.describe(sigma)} and levels in {sigmas.dtype}: pass labels")
+            raise ValueError(
+                f"sigma must be float32 or float64, in a network of such levels, to tell apart "
+                f"{len(sigmas)} noise levels of which two differ by {100 * gap:.2g} %, got "
+                f"{checks.describe(sigma)} and levels in {sigmas.dtype}: pass labels"
+            )
     apart, labels = (sigma[:, None] / sigmas - 1).abs().min(dim=1)
     known = apart <= max(1e-5, 2 * coarser)
     if checks.readable(known) and not bool(known.all()):
         nearest = sigmas[labels[~known][0]].item()
-        raise ValueError(f"sigma must be one of this network's {len(sigmas)} noise levels, whose embeddings it has "
-                         f"learned, got {sigma[~known][0].item()} (the nearest is {nearest})")
+        raise ValueError(
+            f"sigma must be one of this network's {len(sigmas)} noise levels, whose embeddings it has "
+            f"learned, got {sigma[~known][0].item()} (the nearest is {nearest})"
+        )
     return labels, known

@@ -60,8 +60,9 @@ def find_options(checkpoint: Path, config: str | os.PathLike[str] | None, given:
             raise TypeError(f"{name} must be True, False or None, got {checks.describe(value)}")
     path = Path(config) if config is not None else checkpoint.parent / "config.yml"
     if config is None and (len(given) == len(PUBLISHED) or not path.is_file()):
-        return Options({**PUBLISHED, **given}, {name: "given" if name in given else "assumed" for name in PUBLISHED},
-                       {}, None)
+        return Options(
+            {**PUBLISHED, **given}, {name: "given" if name in given else "assumed" for name in PUBLISHED}, {}, None
+        )
     sections = _read(path)
     _refuse_unknown(path, sections)
     named = {name: sections[_SECTION[name]][name] for name in PUBLISHED if name in sections[_SECTION[name]]}
@@ -80,29 +81,42 @@ def of_the_first_repository(options: Options) -> Options:
     fixed = {"nonlinearity", "rescaled"}
     if options.path is None or not all(name not in options.sections[_SECTION[name]] for name in fixed):
         return options
-    return replace(options, sources={name: str(options.path) if source == "assumed" and name in fixed else source
-                                     for name, source in options.sources.items()})
+    return replace(
+        options,
+        sources={
+            name: str(options.path) if source == "assumed" and name in fixed else source
+            for name, source in options.sources.items()
+        },
+    )
 
 
 def check_fit(options: Options, sizes: Mapping[str, int], sigmas: Tensor | None) -> None:
     """Raise CheckpointError where the config is of another network than the weights (of these sizes and levels)."""
     stated = {**options.sections.get("data", {}), **options.sections.get("model", {})}
-    wrong = [f"{name} is {stated[name]} there and {size} in the weights" for name, size in sizes.items()
-             if name in stated and stated[name] != size]
+    wrong = [
+        f"{name} is {stated[name]} there and {size} in the weights"
+        for name, size in sizes.items()
+        if name in stated and stated[name] != size
+    ]
     if sigmas is not None:
         for name, value in (("sigma_begin", float(sigmas[0])), ("sigma_end", float(sigmas[-1]))):
             if isinstance(stated.get(name), (int, float)) and abs(stated[name] - value) > 1e-4 * abs(value):
                 wrong.append(f"{name} is {stated[name]} there and {value:.6g} in the weights")
     if wrong:
-        raise CheckpointError(f"{options.path} is not the configuration of this checkpoint: {'; '.join(wrong)}; "
-                              f"{_CURE}")
+        raise CheckpointError(
+            f"{options.path} is not the configuration of this checkpoint: {'; '.join(wrong)}; {_CURE}"
+        )
 
 
 def noise_levels(options: Options, count: int) -> Tensor | None:
     """The noise levels that the config describes, which the weights of NCSN do not hold; None where it does not."""
     model = options.sections.get("model", {})
     begin, end, kind = (model.get(name) for name in ("sigma_begin", "sigma_end", "sigma_dist"))
-    makers = {None: schedules.geometric_sigmas, "geometric": schedules.geometric_sigmas, "uniform": schedules.uniform_sigmas}
+    makers = {
+        None: schedules.geometric_sigmas,
+        "geometric": schedules.geometric_sigmas,
+        "uniform": schedules.uniform_sigmas,
+    }
     try:
         return makers[kind](begin, end, count) if kind in makers else None
     except (TypeError, ValueError):
@@ -128,8 +142,10 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
             pairs = [(key, value) for indent, key, value in lines if indent == lines[0][0]]
         sections[name] = {key: _scalar(value) for key, value in pairs}
     if not sections["data"] or not sections["model"]:
-        raise CheckpointError(f"{path} is no configuration of ermongroup/ncsn or ncsnv2: it must have the sections "
-                              f"data and model; {_CURE}")
+        raise CheckpointError(
+            f"{path} is no configuration of ermongroup/ncsn or ncsnv2: it must have the sections "
+            f"data and model; {_CURE}"
+        )
     return sections
 
 
@@ -152,8 +168,12 @@ def _refuse_unknown(path: Path, sections: Mapping[str, Mapping[str, Any]]) -> No
     model = sections["model"]
     norm = model.get("normalization", "InstanceNorm++")
     if norm != "InstanceNorm++":
-        raise CheckpointError(f"{path}: normalization is {norm!r}; the networks here have InstanceNorm++ alone, as "
-                              "every published configuration")
+        raise CheckpointError(
+            f"{path}: normalization is {norm!r}; the networks here have InstanceNorm++ alone, as "
+            "every published configuration"
+        )
     if model.get("spec_norm", False) is not False:
-        raise CheckpointError(f"{path}: spec_norm is {model['spec_norm']!r}; the networks here have no spectral "
-                              "normalization, as no published configuration has")
+        raise CheckpointError(
+            f"{path}: spec_norm is {model['spec_norm']!r}; the networks here have no spectral "
+            "normalization, as no published configuration has"
+        )

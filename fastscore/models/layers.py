@@ -31,7 +31,10 @@ def _swish(x: Tensor, inplace: bool = False) -> Tensor:
 
 #: By the originals' names; each is called as ``act(x)`` or ``act(x, inplace=True)``.
 ACTIVATIONS: dict[str, Activation] = {
-    "elu": F.elu, "relu": F.relu, "lrelu": partial(F.leaky_relu, negative_slope=0.2), "swish": _swish,
+    "elu": F.elu,
+    "relu": F.relu,
+    "lrelu": partial(F.leaky_relu, negative_slope=0.2),
+    "swish": _swish,
 }
 
 
@@ -135,7 +138,13 @@ class ResidualBlock(nn.Module):
     """
 
     def __init__(
-        self, width_in: int, width_out: int, norm: Norm, *, down: bool = False, dilation: int = 1,
+        self,
+        width_in: int,
+        width_out: int,
+        norm: Norm,
+        *,
+        down: bool = False,
+        dilation: int = 1,
         act: Activation = F.elu,
     ) -> None:
         super().__init__()
@@ -215,7 +224,13 @@ class RefineBlock(nn.Module):
     """RCU of each input, MSF where there are two, CRP, RCU: [B, width, H, W] at the first input's size."""
 
     def __init__(
-        self, widths_in: Sequence[int], width: int, norm: Norm, pool: Pool, *, out_blocks: int = 1,
+        self,
+        widths_in: Sequence[int],
+        width: int,
+        norm: Norm,
+        pool: Pool,
+        *,
+        out_blocks: int = 1,
         act: Activation = F.elu,
     ) -> None:
         super().__init__()

@@ -50,8 +50,13 @@ class ScoreMLP(nn.Module):
     sigmas: Tensor | None
 
     def __init__(
-        self, dim: int = 2, hidden: int = 128, depth: int = 3, num_classes: int | None = None,
-        sigmas: Tensor | Sequence[float] | None = None, data_std: float = 1.0,
+        self,
+        dim: int = 2,
+        hidden: int = 128,
+        depth: int = 3,
+        num_classes: int | None = None,
+        sigmas: Tensor | Sequence[float] | None = None,
+        data_std: float = 1.0,
     ) -> None:
         super().__init__()
         self.dim = checks.integer("dim", dim, low=1)
@@ -62,9 +67,7 @@ class ScoreMLP(nn.Module):
         if sigmas is not None:
             sigmas = checks.sigmas("sigmas", sigmas).detach().clone()
             if num_classes not in (None, len(sigmas)):
-                raise ValueError(
-                    f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}"
-                )
+                raise ValueError(f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}")
             self.num_classes = len(sigmas)
             width = 2 * _FREQUENCIES
         else:
@@ -97,8 +100,10 @@ class ScoreMLP(nn.Module):
         check_dtype(x, self.begin.weight)
         if self.sigmas is None:
             if is_sigma(labels):
-                raise ValueError("labels must be int64, indices into the noise levels: this network embeds the index; "
-                                 f"build it with sigmas=... to call it with sigma, got {checks.describe(labels)}")
+                raise ValueError(
+                    "labels must be int64, indices into the noise levels: this network embeds the index; "
+                    f"build it with sigmas=... to call it with sigma, got {checks.describe(labels)}"
+                )
             return self._network(x, self.embed(checks.labels("labels", labels, x, self.num_classes))).to(x.dtype)
         sigma = sigma_of(labels, self.sigmas, x).reshape(-1, 1)
         tau = self.data_std**2 + sigma**2

@@ -44,21 +44,32 @@ class NCSN(ScoreRefineNet):
     sigmas: Tensor | None
 
     def __init__(
-        self, channels: int = 3, image_size: int = 32, ngf: int = 128, num_classes: int | None = None, *,
-        sigmas: Tensor | Sequence[float] | None = None, **options: Any,
+        self,
+        channels: int = 3,
+        image_size: int = 32,
+        ngf: int = 128,
+        num_classes: int | None = None,
+        *,
+        sigmas: Tensor | Sequence[float] | None = None,
+        **options: Any,
     ) -> None:
         if sigmas is not None:
             sigmas = checks.sigmas("sigmas", sigmas).detach().clone()
             if num_classes not in (None, len(sigmas)):
-                raise ValueError(
-                    f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}"
-                )
+                raise ValueError(f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}")
             num_classes = len(sigmas)
         num_classes = 10 if num_classes is None else checks.integer("num_classes", num_classes, low=1)
         norm = partial(ConditionalInstanceNormPlus, num_classes=num_classes)
         super().__init__(
-            self._layout, channels, image_size, ngf, norm=norm, refine_norm=norm, pool=nn.AvgPool2d,
-            num_classes=num_classes, **options,
+            self._layout,
+            channels,
+            image_size,
+            ngf,
+            norm=norm,
+            refine_norm=norm,
+            pool=nn.AvgPool2d,
+            num_classes=num_classes,
+            **options,
         )
         self.register_buffer("sigmas", sigmas, persistent=False)
 
@@ -82,9 +93,11 @@ class NCSN(ScoreRefineNet):
         if not is_sigma(labels):
             return self.features(x, checks.labels("labels", labels, x, self.num_classes)).to(x.dtype)
         if self.sigmas is None:
-            raise ValueError("labels must be int64, indices into the noise levels: this network embeds the index and "
-                             "does not know its levels; build it with sigmas=... (or set net.sigmas) to call it with "
-                             f"sigma, got {checks.describe(labels)}")
+            raise ValueError(
+                "labels must be int64, indices into the noise levels: this network embeds the index and "
+                "does not know its levels; build it with sigmas=... (or set net.sigmas) to call it with "
+                f"sigma, got {checks.describe(labels)}"
+            )
         labels, known = label_of(labels, self.sigmas, x)
         out = self.features(x, labels).to(x.dtype)
         return torch.where(known.reshape(-1, 1, 1, 1), out, torch.nan)

@@ -49,16 +49,27 @@ class NCSNv2(ScoreRefineNet):
     sigmas: Tensor
 
     def __init__(
-        self, channels: int = 3, image_size: int | None = None, ngf: int = 128,
-        sigmas: Tensor | Sequence[float] | None = None, **options: Any,
+        self,
+        channels: int = 3,
+        image_size: int | None = None,
+        ngf: int = 128,
+        sigmas: Tensor | Sequence[float] | None = None,
+        **options: Any,
     ) -> None:
         size, largest, count = self._published
         if sigmas is None:
             sigmas = geometric_sigmas(largest, 0.01, count).to(torch.get_default_device())
         sigmas = checks.sigmas("sigmas", sigmas)
         super().__init__(
-            self._layout, channels, size if image_size is None else image_size, ngf, norm=InstanceNormPlus,
-            refine_norm=_no_norm, pool=nn.MaxPool2d, num_classes=len(sigmas), **options,
+            self._layout,
+            channels,
+            size if image_size is None else image_size,
+            ngf,
+            norm=InstanceNormPlus,
+            refine_norm=_no_norm,
+            pool=nn.MaxPool2d,
+            num_classes=len(sigmas),
+            **options,
         )
         self.register_buffer("sigmas", sigmas.detach().clone())
 

@@ -31,8 +31,13 @@ _EMA_PLACE = 4  # [score, optimizer, epoch, step, EMA shadow]
 
 
 def load_original_checkpoint(
-    path: str | os.PathLike[str], model: nn.Module | None = None, *, ema: bool = True,
-    config: str | os.PathLike[str] | None = None, nonlinearity: str | None = None, rescaled: bool | None = None,
+    path: str | os.PathLike[str],
+    model: nn.Module | None = None,
+    *,
+    ema: bool = True,
+    config: str | os.PathLike[str] | None = None,
+    nonlinearity: str | None = None,
+    rescaled: bool | None = None,
     logit_transform: bool | None = None,
 ) -> nn.Module:
     """The network of a checkpoint (.pth) of the original NCSN or NCSNv2.
@@ -65,8 +70,9 @@ def load_original_checkpoint(
         TypeError, ValueError: an option is not one that the networks have.
     """
     path = Path(path)
-    options = find_options(path, config, {
-        "nonlinearity": nonlinearity, "rescaled": rescaled, "logit_transform": logit_transform})
+    options = find_options(
+        path, config, {"nonlinearity": nonlinearity, "rescaled": rescaled, "logit_transform": logit_transform}
+    )
     saved = _read(path)
     if not isinstance(saved, (list, tuple)) or len(saved) < 2:
         raise CheckpointError(f"{path} holds {_outline(saved)}; {_EXPECTED}")
@@ -78,8 +84,12 @@ def load_original_checkpoint(
     if ema and len(saved) > _EMA_PLACE:
         shadow = _tensors(path, "its fifth element, the EMA shadow,", saved[_EMA_PLACE])
         parameters = dict(network.named_parameters())
-        _compare(path, shadow, {name: parameters[given] for name, given in own.items() if given in parameters},
-                 what="the EMA shadow")
+        _compare(
+            path,
+            shadow,
+            {name: parameters[given] for name, given in own.items() if given in parameters},
+            what="the EMA shadow",
+        )
         weights = {**weights, **shadow}
     inner = next((module for module in network.modules() if isinstance(module, ScoreRefineNet)), None)
     if type(inner) is NCSN:
@@ -126,7 +136,8 @@ def _report(path: Path, options: Options, network: ScoreRefineNet) -> None:
     why = f"{options.path} does not say" if options.path else "there is no config.yml beside it"
     warnings.warn(
         f"{path}: {why}, so {taken} was assumed. Had it been trained otherwise, the outputs would be wrong: pass these "
-        "options, or config=PATH of the run's config.yml", stacklevel=3
+        "options, or config=PATH of the run's config.yml",
+        stacklevel=3,
     )
 
 
@@ -158,9 +169,7 @@ def _tensors(path: Path, what: str, value: Any) -> dict[str, Tensor]:
     if not isinstance(value, Mapping) or not all(
         isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
     ):
-        raise CheckpointError(
-            f"{path}: {what} must map names to tensors, but is {_outline(value)}; {_EXPECTED}"
-        )
+        raise CheckpointError(f"{path}: {what} must map names to tensors, but is {_outline(value)}; {_EXPECTED}")
     return {name: value[given] for name, given in plain_names(value).items()}
 
 
@@ -190,9 +199,7 @@ def _build(path: Path, weights: Mapping[str, Tensor], options: Options) -> Score
         raise CheckpointError(f"{path} describes a network that cannot be built: {error}") from error
 
 
-def _compare(
-    path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, what: str = "it"
-) -> None:
+def _compare(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tensor], *, what: str = "it") -> None:
     """Raise where names or shapes differ or a tensor is not floating, saying which."""
     faults = []
     if missing := wanted.keys() - found.keys():

@@ -65,8 +65,19 @@ class ScoreRefineNet(nn.Module):
     """
 
     def __init__(
-        self, layout: Layout, channels: int, image_size: int, ngf: int, *, norm: Norm, refine_norm: Norm, pool: Pool,
-        num_classes: int, nonlinearity: str = "elu", rescaled: bool = False, logit_transform: bool = False,
+        self,
+        layout: Layout,
+        channels: int,
+        image_size: int,
+        ngf: int,
+        *,
+        norm: Norm,
+        refine_norm: Norm,
+        pool: Pool,
+        num_classes: int,
+        nonlinearity: str = "elu",
+        rescaled: bool = False,
+        logit_transform: bool = False,
     ) -> None:
         super().__init__()
         self.layout = layout

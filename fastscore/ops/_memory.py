@@ -19,15 +19,19 @@ def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
     if torch.compiler.is_compiling() or _address(out) is None:
         return
     if _overlaps_itself(out):
-        raise ValueError(f"{name} must have memory of its own for every element, got {checks.describe(out)} with "
-                         f"strides {out.stride()}: use {name}.contiguous(), or leave {name} out")
+        raise ValueError(
+            f"{name} must have memory of its own for every element, got {checks.describe(out)} with "
+            f"strides {out.stride()}: use {name}.contiguous(), or leave {name} out"
+        )
     for other_name, other in read.items():
         if other is None or other is out or _address(other) is None or not out.numel() or not other.numel():
             continue
         if _same_place(out, other) or not _overlap(out, other):
             continue
-        raise ValueError(f"{name} must be {other_name} itself or share no memory with it, got {checks.describe(out)} "
-                         f"that overlaps {other_name} partly: give {name} memory of its own, or leave it out")
+        raise ValueError(
+            f"{name} must be {other_name} itself or share no memory with it, got {checks.describe(out)} "
+            f"that overlaps {other_name} partly: give {name} memory of its own, or leave it out"
+        )
 
 
 def _address(t: Tensor) -> int | None:

@@ -33,9 +33,18 @@ def perturb(x: Any, sigma: Any, rng: Any, alpha: Any) -> tuple[Tensor, Noise] | 
     if sigma is None or (factor is None and alpha is not None):
         return None
     noise, out, rows = rng.noise_for(x, Stream.PERTURB, transformed=False), torch.empty_like(x), x.size(0)
-    if not _C.perturb(_TYPES[x.dtype], x.data_ptr(), out.data_ptr(), sigma.data_ptr(), sigma.dim(),
-                      0 if factor is None else factor.data_ptr(), 0 if factor is None else factor.dim(), rows,
-                      x.numel() // rows, *noise.place()):
+    if not _C.perturb(
+        _TYPES[x.dtype],
+        x.data_ptr(),
+        out.data_ptr(),
+        sigma.data_ptr(),
+        sigma.dim(),
+        0 if factor is None else factor.data_ptr(),
+        0 if factor is None else factor.dim(),
+        rows,
+        x.numel() // rows,
+        *noise.place(),
+    ):
         rng._philox_step -= 1
         return None
     backends.last["perturb"] = "native"
@@ -50,8 +59,17 @@ def langevin_step(x: Any, score: Any, alpha: Any, rng: Any, out: Any) -> Tensor 
         return None
     noise, rows = rng.noise_for(x, Stream.LANGEVIN, transformed=False), x.size(0)
     target = torch.empty_like(x) if out is None else out
-    if not _C.langevin_step(_TYPES[x.dtype], x.data_ptr(), score.data_ptr(), target.data_ptr(), alpha.data_ptr(),
-                            alpha.dim(), rows, x.numel() // rows, *noise.place()):
+    if not _C.langevin_step(
+        _TYPES[x.dtype],
+        x.data_ptr(),
+        score.data_ptr(),
+        target.data_ptr(),
+        alpha.data_ptr(),
+        alpha.dim(),
+        rows,
+        x.numel() // rows,
+        *noise.place(),
+    ):
         rng._philox_step -= 1
         return None
     backends.last["langevin_step"] = "native"
@@ -68,8 +86,17 @@ def dsm_loss(score: Any, noise: Any, sigma: Any, weight: Any) -> Tensor | None:
         return None
     rows = score.size(0)
     loss = torch.empty(rows, dtype=torch.float64 if score.dtype is torch.float64 else torch.float32)
-    if not _C.dsm_loss(_TYPES[score.dtype], score.data_ptr(), loss.data_ptr(), sigma.data_ptr(), sigma.dim(), weight,
-                       rows, score.numel() // rows, *noise.place()):
+    if not _C.dsm_loss(
+        _TYPES[score.dtype],
+        score.data_ptr(),
+        loss.data_ptr(),
+        sigma.data_ptr(),
+        sigma.dim(),
+        weight,
+        rows,
+        score.numel() // rows,
+        *noise.place(),
+    ):
         return None
     backends.last["dsm_loss"] = "native"
     return loss
@@ -77,14 +104,20 @@ def dsm_loss(score: Any, noise: Any, sigma: Any, weight: Any) -> Tensor | None:
 
 def _ready(x: Any) -> bool:
     """Whether plain eager code asks for the native backend, with samples that it takes by address."""
-    return (not backends.transformed() and type(x) is Tensor and backends.serves_natively()
-            and not dispatch_modes() and _plain(x) and x.dtype in _TYPES
-            and x.dim() > 0 and 0 < x.numel() <= _MOST)
+    return (
+        not backends.transformed()
+        and type(x) is Tensor
+        and backends.serves_natively()
+        and not dispatch_modes()
+        and _plain(x)
+        and x.dtype in _TYPES
+        and x.dim() > 0
+        and 0 < x.numel() <= _MOST
+    )
 
 
 def _plain(t: Tensor) -> bool:
-    return (t.is_cpu and t.is_contiguous() and not t.is_neg()
-            and not (t.requires_grad and torch.is_grad_enabled()))
+    return t.is_cpu and t.is_contiguous() and not t.is_neg() and not (t.requires_grad and torch.is_grad_enabled())
 
 
 def _like(t: Any, x: Tensor) -> bool:

@@ -42,12 +42,15 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     checks.floating("score", score)
     if not isinstance(noise, Noise):
         if not isinstance(noise, Tensor):
-            raise TypeError(f"noise must be the handle that perturb returned, or a tensor, "
-                            f"got {checks.describe(noise)}")
+            raise TypeError(
+                f"noise must be the handle that perturb returned, or a tensor, got {checks.describe(noise)}"
+            )
         checks.like("noise", noise, "score", score)
     elif noise.shape != score.shape or noise.device != score.device:
-        raise ValueError(f"noise must have the shape and device of score, {tuple(score.shape)} on {score.device}, "
-                         f"got noise of shape {tuple(noise.shape)} on {noise.device}")
+        raise ValueError(
+            f"noise must have the shape and device of score, {tuple(score.shape)} on {score.device}, "
+            f"got noise of shape {tuple(noise.shape)} on {noise.device}"
+        )
     weight = checks.number("weight", weight)
     transformed = backends.transformed()
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("dsm_loss", score.device)
@@ -75,13 +78,23 @@ def reference(score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float
 
 
 # with_gradient: also scale sigma^weight (score + z / sigma), in the same pass; else an empty tensor in its place
-register("dsm_loss", "dsm_loss: (Tensor score, Tensor sigma, float weight, float scale, bool with_gradient) -> "
-         "(Tensor, Tensor)", "br...",
-         lambda score, sigma, weight, scale, with_gradient, *_: (
-             sigma.new_empty(score.shape[0]), torch.empty_like(score) if with_gradient else score.new_empty(0)))
+register(
+    "dsm_loss",
+    "dsm_loss: (Tensor score, Tensor sigma, float weight, float scale, bool with_gradient) -> (Tensor, Tensor)",
+    "br...",
+    lambda score, sigma, weight, scale, with_gradient, *_: (
+        sigma.new_empty(score.shape[0]),
+        torch.empty_like(score) if with_gradient else score.new_empty(0),
+    ),
+)
 # upstream_b sigma_b^weight (score_b + z_b / sigma_b)
-register("dsm_loss_gradient", "dsm_loss: (Tensor score, Tensor sigma, float weight, Tensor upstream) -> Tensor", "br.r",
-         lambda score, *_: torch.empty_like(score), launch="launch_grad")
+register(
+    "dsm_loss_gradient",
+    "dsm_loss: (Tensor score, Tensor sigma, float weight, Tensor upstream) -> Tensor",
+    "br.r",
+    lambda score, *_: torch.empty_like(score),
+    launch="launch_grad",
+)
 
 
 @lru_cache(maxsize=64)
@@ -203,14 +216,26 @@ class _DsmLossGradient(torch.autograd.Function):
         _, needs_score, needs_sigma, _, needs_upstream, *rest = ctx.needs_input_grad
         factor, r, slope = _DsmLossGradient._parts(ctx)
         u = per_row(upstream, score)
-        return (None, (grad * u * factor).to(score.dtype) if needs_score else None,
-                row_sum(grad * u * slope, sigma) if needs_sigma else None, None,
-                row_sum(grad * factor * r, upstream) if needs_upstream else None, *(None for _ in rest))
+        return (
+            None,
+            (grad * u * factor).to(score.dtype) if needs_score else None,
+            row_sum(grad * u * slope, sigma) if needs_sigma else None,
+            None,
+            row_sum(grad * factor * r, upstream) if needs_upstream else None,
+            *(None for _ in rest),
+        )
 
     @staticmethod
     @forward_rule
-    def jvp(ctx: Any, _: None, score_t: Tensor | None, sigma_t: Tensor | None, __: None, upstream_t: Tensor | None,
-            *rest: None) -> Tensor:
+    def jvp(
+        ctx: Any,
+        _: None,
+        score_t: Tensor | None,
+        sigma_t: Tensor | None,
+        __: None,
+        upstream_t: Tensor | None,
+        *rest: None,
+    ) -> Tensor:
         score, _, upstream, _, _ = ctx.saved_tensors
         factor, r, slope = _DsmLossGradient._parts(ctx)
         u, tangent = per_row(upstream, score), torch.zeros_like(r)

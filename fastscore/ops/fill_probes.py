@@ -47,9 +47,18 @@ class Coloring(_Coloring):
 
     def __new__(cls, colors: int, width: int, height: int, a: int, b: int = 0, e: int = 0) -> Coloring:
         given = {"colors": colors, "width": width, "height": height, "a": a, "b": b, "e": e}
-        return super().__new__(cls, *(checks.integer(f"coloring.{name}", value, low=int(name in _Coloring._fields[:3]),
-                                                     high=32768 if name == "colors" else 2**31 - 1)
-                                      for name, value in given.items()))
+        return super().__new__(
+            cls,
+            *(
+                checks.integer(
+                    f"coloring.{name}",
+                    value,
+                    low=int(name in _Coloring._fields[:3]),
+                    high=32768 if name == "colors" else 2**31 - 1,
+                )
+                for name, value in given.items()
+            ),
+        )
 
     @classmethod
     def _make(cls, values: Iterable[int]) -> Coloring:  # what _replace calls
@@ -90,8 +99,15 @@ class Probes:
     __slots__ = ("_coloring", "_distribution", "_noise", "_num_probes")
     coloring, distribution, noise, num_probes = map(checks.fixed, ("coloring", "distribution", "noise", "num_probes"))
 
-    def __init__(self, x: Tensor, num_probes: int, rng: Philox | None = None, *, distribution: str = "rademacher",
-                 coloring: Coloring | None = None):
+    def __init__(
+        self,
+        x: Tensor,
+        num_probes: int,
+        rng: Philox | None = None,
+        *,
+        distribution: str = "rademacher",
+        coloring: Coloring | None = None,
+    ):
         checks.floating("x", x)
         num_probes = checks.integer("num_probes", num_probes, low=1)
         checks.one_of("distribution", distribution, DISTRIBUTIONS)
@@ -99,11 +115,14 @@ class Probes:
             if not isinstance(coloring, Coloring):
                 raise TypeError(f"coloring must be a fastscore.Coloring or None, got {checks.describe(coloring)}")
             if distribution == "sphere":
-                raise ValueError("coloring must be None where distribution is 'sphere', whose elements are not "
-                                 f"independent, got {coloring}")
+                raise ValueError(
+                    "coloring must be None where distribution is 'sphere', whose elements are not "
+                    f"independent, got {coloring}"
+                )
             if num_probes % coloring.colors:
-                raise ValueError(f"num_probes must be a multiple of the coloring's {coloring.colors} colors, "
-                                 f"got {num_probes}")
+                raise ValueError(
+                    f"num_probes must be a multiple of the coloring's {coloring.colors} colors, got {num_probes}"
+                )
         self._num_probes, self._distribution, self._coloring = num_probes, distribution, coloring
         self._noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
 
@@ -113,14 +132,18 @@ class Probes:
         return self.num_probes // (1 if self.coloring is None else self.coloring.colors)
 
     def __repr__(self) -> str:
-        return (f"Probes(num_probes={self.num_probes}, distribution={self.distribution!r}, coloring={self.coloring}, "
-                f"{self.noise!r})")
+        return (
+            f"Probes(num_probes={self.num_probes}, distribution={self.distribution!r}, coloring={self.coloring}, "
+            f"{self.noise!r})"
+        )
 
     def form(self) -> tuple[int, list[int]]:
         """The distribution and the colouring as the compiled operators take them."""
         c = self.coloring  # taken apart by name: torch.compile cannot iterate over it
-        return (DISTRIBUTIONS.index(self.distribution),
-                [] if c is None else [c.colors, c.width, c.height, c.a, c.b, c.e])
+        return (
+            DISTRIBUTIONS.index(self.distribution),
+            [] if c is None else [c.colors, c.width, c.height, c.a, c.b, c.e],
+        )
 
     def chunk(self, first: int, count: int | None) -> tuple[int, int]:
         """The first of a number of probes, and the number, checked."""
@@ -150,8 +173,15 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
     backend = backends.choose("fill_probes", probes.noise.device)
     if backend == "reference":
         return reference(probes, first, count)
-    return filled(backend, probes.noise.shape, probes.noise.dtype, probes.noise.device, first, count,
-                  (*probes.form(), *probes.noise.arguments()))
+    return filled(
+        backend,
+        probes.noise.shape,
+        probes.noise.dtype,
+        probes.noise.device,
+        first,
+        count,
+        (*probes.form(), *probes.noise.arguments()),
+    )
 
 
 def reference(probes: Probes, first: int, count: int, dtype: torch.dtype | None = None) -> Tensor:
@@ -178,8 +208,9 @@ def _draw(distribution: str, noise: Noise, j: int) -> Tensor:
     return z * per_row((noise.shape[1:].numel() / squares).sqrt().to(compute), z)
 
 
-def filled(backend: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, first: int, count: int,
-           where: Sequence) -> Tensor:
+def filled(
+    backend: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, first: int, count: int, where: Sequence
+) -> Tensor:
     """What a compiled version gives; ``where`` is the form of the probes and their place."""
     like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
     distribution, coloring, *place = where
@@ -190,5 +221,11 @@ def _fake(like: Tensor, distribution: int, first: int, count: int, *_: Any) -> T
     return like.new_empty((count, *like.shape))
 
 
-register("fill_probes", "fill_probes: (Tensor like, int distribution, int first, int count, int[] coloring) -> Tensor",
-         "b....", _fake, launch=None, out_batch=1)
+register(
+    "fill_probes",
+    "fill_probes: (Tensor like, int distribution, int first, int count, int[] coloring) -> Tensor",
+    "b....",
+    _fake,
+    launch=None,
+    out_batch=1,
+)

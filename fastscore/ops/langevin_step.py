@@ -16,8 +16,15 @@ from . import _small
 from ._memory import check_written
 
 
-def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox | None = None, *,
-                  noise: Noise | Tensor | None = None, out: Tensor | None = None) -> Tensor:
+def langevin_step(
+    x: Tensor,
+    score: Tensor,
+    alpha: float | Tensor,
+    rng: Philox | None = None,
+    *,
+    noise: Noise | Tensor | None = None,
+    out: Tensor | None = None,
+) -> Tensor:
     """One step of (unadjusted) Langevin dynamics, uphill along the score.
 
     ``x'_b = x_b + alpha_b/2 score_b + sqrt(alpha_b) z_b``. In the form x + tau s + sqrt(2 tau) z, alpha = 2 tau;
@@ -64,8 +71,10 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
     elif not isinstance(noise, Noise):
         raise TypeError(f"noise must be a handle, a tensor or None, got {checks.describe(noise)}")
     elif noise.shape != x.shape or noise.device != x.device:
-        raise ValueError(f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
-                         f"got noise of shape {tuple(noise.shape)} on {noise.device}")
+        raise ValueError(
+            f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
+            f"got noise of shape {tuple(noise.shape)} on {noise.device}"
+        )
     if backend == "reference":
         value = reference(x, score, alpha, noise)
         return value if out is None else out.copy_(value)
@@ -76,8 +85,9 @@ def langevin_step(x: Tensor, score: Tensor, alpha: float | Tensor, rng: Philox |
         raise
 
 
-def _fused(backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Tensor, noise: Noise, out: Tensor | None
-           ) -> Tensor:
+def _fused(
+    backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Tensor, noise: Noise, out: Tensor | None
+) -> Tensor:
     if score.dtype != x.dtype:  # computed in the wider of the two, rounded once
         wide = torch.promote_types(x.dtype, score.dtype)
         alpha = alpha.to(torch.float64 if wide == torch.float64 else torch.float32)
@@ -109,10 +119,19 @@ def reference(x: Tensor, score: Tensor, alpha: Tensor, noise: Noise | Tensor) ->
     return (x.to(compute) + alpha / 2 * score.to(compute) + alpha.sqrt() * z).to(x.dtype)
 
 
-register("langevin_step", "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> Tensor", "bbr",
-         lambda x, *_: torch.empty_like(x))
-register("langevin_step_out", "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> ()", "bbr",
-         lambda *_: None, mutated=", Tensor(a!) out")
+register(
+    "langevin_step",
+    "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> Tensor",
+    "bbr",
+    lambda x, *_: torch.empty_like(x),
+)
+register(
+    "langevin_step_out",
+    "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> ()",
+    "bbr",
+    lambda *_: None,
+    mutated=", Tensor(a!) out",
+)
 
 
 class _LangevinStep(torch.autograd.Function):
@@ -145,8 +164,9 @@ class _LangevinStep(torch.autograd.Function):
 
     @staticmethod
     @forward_rule
-    def jvp(ctx: Any, _: None, x_t: Tensor | None, score_t: Tensor | None, alpha_t: Tensor | None, *rest: None
-            ) -> Tensor:
+    def jvp(
+        ctx: Any, _: None, x_t: Tensor | None, score_t: Tensor | None, alpha_t: Tensor | None, *rest: None
+    ) -> Tensor:
         score, alpha, _, _ = ctx.saved_tensors
         tangent = torch.zeros_like(score, dtype=alpha.dtype)
         if x_t is not None:

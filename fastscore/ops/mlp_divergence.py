@@ -25,8 +25,9 @@ _MODULES = {nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.Softplus: "softplus", nn.
 Layer = nn.Linear | tuple[Tensor, Tensor | None]
 
 
-def mlp_divergence(x: Tensor, layers: nn.Sequential | Sequence[Layer], *, activation: str | None = None
-                   ) -> tuple[Tensor, Tensor]:
+def mlp_divergence(
+    x: Tensor, layers: nn.Sequential | Sequence[Layer], *, activation: str | None = None
+) -> tuple[Tensor, Tensor]:
     """An MLP's output and the exact trace of its Jacobian, for one or two hidden layers.
 
     With a_1 = W_1 x + b_1 and a_2 = W_2 phi(a_1) + b_2, elementwise products written o,
@@ -54,11 +55,15 @@ def mlp_divergence(x: Tensor, layers: nn.Sequential | Sequence[Layer], *, activa
     checks.floating("x", x)
     sizes = [pairs[0][0].shape[1], *(weight.shape[0] for weight, _ in pairs)]
     if any(weight.dtype != x.dtype for weight, _ in pairs):
-        raise TypeError(f"x must have the dtype of the weights, {', '.join(str(w.dtype)[6:] for w, _ in pairs)}, "
-                        f"got {checks.describe(x)}")
+        raise TypeError(
+            f"x must have the dtype of the weights, {', '.join(str(w.dtype)[6:] for w, _ in pairs)}, "
+            f"got {checks.describe(x)}"
+        )
     if x.dim() != 2 or x.shape[1] != sizes[0] or sizes[-1] != sizes[0]:
-        raise ValueError(f"x must be [B, D] and the layers lead from D to D, got {checks.describe(x)} and layers of "
-                         f"sizes {' -> '.join(map(str, sizes))}")
+        raise ValueError(
+            f"x must be [B, D] and the layers lead from D to D, got {checks.describe(x)} and layers of "
+            f"sizes {' -> '.join(map(str, sizes))}"
+        )
     phi, slope = ACTIVATIONS[name]
     (w1, b1), *middle, (w_last, b_last) = pairs
     a = F.linear(x, w1, b1)
@@ -87,8 +92,9 @@ def reference(a: Tensor, w: Tensor, name: str) -> Tensor:
 
 
 library.define("mlp_divergence_native(Tensor a, Tensor w, int activation) -> Tensor")
-library.define("mlp_divergence_gradient_native(Tensor a, Tensor w, Tensor upstream, int activation) -> "
-               "(Tensor, Tensor)")
+library.define(
+    "mlp_divergence_gradient_native(Tensor a, Tensor w, Tensor upstream, int activation) -> (Tensor, Tensor)"
+)
 
 
 class _SlopeDot(torch.autograd.Function):
@@ -118,34 +124,46 @@ def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tenso
         modules = list(layers)
         names = [_name(module) for module in modules[1::2]]
         plain = type(layers).forward is nn.Sequential.forward and not any(map(_has_hooks, (layers, *modules)))
-        if (len(set(names)) != 1 or None in names or len(modules) % 2 == 0 or not all(map(_is_linear, modules[::2]))
-                or not plain):
-            raise ValueError("layers must be nn.Linear modules with one kind of activation between them, none at the "
-                             f"end, no hooks and no forward of its own, of {', '.join(m.__name__ for m in _MODULES)} "
-                             "(with their default parameters), "
-                             f"got {checks.describe(layers)}")
+        if (
+            len(set(names)) != 1
+            or None in names
+            or len(modules) % 2 == 0
+            or not all(map(_is_linear, modules[::2]))
+            or not plain
+        ):
+            raise ValueError(
+                "layers must be nn.Linear modules with one kind of activation between them, none at the "
+                f"end, no hooks and no forward of its own, of {', '.join(m.__name__ for m in _MODULES)} "
+                "(with their default parameters), "
+                f"got {checks.describe(layers)}"
+            )
         if activation not in (None, names[0]):
             raise ValueError(f"activation must be the Sequential's own, {names[0]!r}, or None, got {activation!r}")
         layers, found = modules[::2], names[0]
     if found is None:
-        raise ValueError(f"activation must be one of {', '.join(map(repr, ACTIVATIONS))} beside separate layers, "
-                         "got None")
+        raise ValueError(
+            f"activation must be one of {', '.join(map(repr, ACTIVATIONS))} beside separate layers, got None"
+        )
     checks.one_of("activation", found, tuple(ACTIVATIONS))
     layers = [(layer.weight, layer.bias) if _is_linear(layer) else layer for layer in layers]
     if len(layers) not in (2, 3) or not all(isinstance(pair, (tuple, list)) and len(pair) == 2 for pair in layers):
-        raise ValueError("layers must be two or three nn.Linear or (weight, bias) pairs (one or two hidden layers; for "
-                         f"deeper networks use fastscore.jacobian_trace), got {checks.describe(layers)}")
+        raise ValueError(
+            "layers must be two or three nn.Linear or (weight, bias) pairs (one or two hidden layers; for "
+            f"deeper networks use fastscore.jacobian_trace), got {checks.describe(layers)}"
+        )
     for i, (weight, _) in enumerate(layers):
         checks.floating(f"the weight of layer {i}", weight, batched=False)
         if weight.dim() != 2 or (i and weight.shape[1] != layers[i - 1][0].shape[0]):
-            raise ValueError(f"the weight of layer {i} must be [out, in] with the layer before's out as its in, "
-                             f"got {checks.describe(weight)}")
+            raise ValueError(
+                f"the weight of layer {i} must be [out, in] with the layer before's out as its in, "
+                f"got {checks.describe(weight)}"
+            )
     return layers, found
 
 
 def _is_linear(layer: Any) -> bool:
     """Whether a layer is ``nn.Linear`` in what it does; subclasses that only make its weight are."""
-    return (isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward and not _has_hooks(layer))
+    return isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward and not _has_hooks(layer)
 
 
 def _has_hooks(module: nn.Module) -> bool:

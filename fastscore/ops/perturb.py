@@ -14,8 +14,9 @@ from ..rng import Noise, Philox, Stream, as_philox, regenerated
 from . import _small
 
 
-def perturb(x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *,
-            alpha: float | Tensor | None = None) -> tuple[Tensor, Noise]:
+def perturb(
+    x: Tensor, sigma: float | Tensor, rng: Philox | None = None, *, alpha: float | Tensor | None = None
+) -> tuple[Tensor, Noise]:
     """Add Gaussian noise: a draw from p(x_tilde | x) = N(alpha x, sigma^2 I).
 
     ``x_tilde_b = alpha_b x_b + sigma_b z_b``, computed in float32 (float64 for a float64 ``x``) and rounded once.
@@ -65,8 +66,9 @@ def reference(x: Tensor, sigma: Tensor, noise: Noise, alpha: Tensor | None = Non
     return (mean + per_row(sigma, x) * noise.tensor(compute)).to(x.dtype)
 
 
-register("perturb", "perturb: (Tensor x, Tensor? alpha, Tensor sigma) -> Tensor", "brr",
-         lambda x, *_: torch.empty_like(x))
+register(
+    "perturb", "perturb: (Tensor x, Tensor? alpha, Tensor sigma) -> Tensor", "brr", lambda x, *_: torch.empty_like(x)
+)
 
 
 class _Perturb(torch.autograd.Function):
@@ -100,8 +102,9 @@ class _Perturb(torch.autograd.Function):
 
     @staticmethod
     @forward_rule
-    def jvp(ctx: Any, _: None, x_t: Tensor | None, alpha_t: Tensor | None, sigma_t: Tensor | None, *rest: None
-            ) -> Tensor:
+    def jvp(
+        ctx: Any, _: None, x_t: Tensor | None, alpha_t: Tensor | None, sigma_t: Tensor | None, *rest: None
+    ) -> Tensor:
         x, alpha, sigma, _, _ = ctx.saved_tensors
         tangent = torch.zeros_like(x, dtype=sigma.dtype)
         if x_t is not None:

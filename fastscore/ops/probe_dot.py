@@ -37,8 +37,10 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
     checks.floating("product", product)
     noise = probes.noise
     if product.dim() == 0 or product.shape[1:] != noise.shape or product.device != noise.device:
-        raise ValueError(f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row a probe, "
-                         f"got {checks.describe(product)}")
+        raise ValueError(
+            f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row a probe, "
+            f"got {checks.describe(product)}"
+        )
     first, _ = probes.chunk(first, product.shape[0])
     backend = backends.choose("probe_dot", product.device)
     if backend == "reference":
@@ -60,8 +62,14 @@ def _fake(product: Tensor, *_: Any) -> Tensor:
     return product.new_empty(product.shape[:2], dtype=checks.compute_dtype(product))
 
 
-register("probe_dot", "probe_dot: (Tensor product, int distribution, int first, int[] coloring) -> Tensor", "p...",
-         _fake, launch=None, out_batch=1)
+register(
+    "probe_dot",
+    "probe_dot: (Tensor product, int distribution, int first, int[] coloring) -> Tensor",
+    "p...",
+    _fake,
+    launch=None,
+    out_batch=1,
+)
 
 
 class _ProbeDot(torch.autograd.Function):
@@ -71,10 +79,22 @@ class _ProbeDot(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, product: Tensor, first: int, distribution: int, seed: int, step: int, stream: int,
-                offset: int, state: Tensor | None, index: Tensor | None, *coloring: int) -> Tensor:
-        return raw("probe_dot", backend)(product, distribution, first, list(coloring), seed, step, stream, offset,
-                                         state, index)
+    def forward(
+        backend: str,
+        product: Tensor,
+        first: int,
+        distribution: int,
+        seed: int,
+        step: int,
+        stream: int,
+        offset: int,
+        state: Tensor | None,
+        index: Tensor | None,
+        *coloring: int,
+    ) -> Tensor:
+        return raw("probe_dot", backend)(
+            product, distribution, first, list(coloring), seed, step, stream, offset, state, index
+        )
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -86,8 +106,15 @@ class _ProbeDot(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
         product, state, index = ctx.saved_tensors
-        v = filled(ctx.backend, product.shape[1:], grad.dtype, product.device, ctx.first, product.shape[0],
-                   (ctx.distribution, ctx.coloring, *ctx.place, state, index))
+        v = filled(
+            ctx.backend,
+            product.shape[1:],
+            grad.dtype,
+            product.device,
+            ctx.first,
+            product.shape[0],
+            (ctx.distribution, ctx.coloring, *ctx.place, state, index),
+        )
         scaled = v * grad.reshape(*grad.shape, *[1] * (product.dim() - 2))
         return None, scaled.to(product.dtype), *(None for _ in range(8 + len(ctx.coloring)))
 
@@ -95,8 +122,9 @@ class _ProbeDot(torch.autograd.Function):
     @forward_rule
     def jvp(ctx: Any, _: None, tangent: Tensor, *rest: None) -> Tensor:
         _, state, index = ctx.saved_tensors
-        return _differentiable(ctx.backend, tangent, ctx.first, ctx.distribution, *ctx.place, state, index,
-                               *ctx.coloring)
+        return _differentiable(
+            ctx.backend, tangent, ctx.first, ctx.distribution, *ctx.place, state, index, *ctx.coloring
+        )
 
 
 @opaque_to_dynamo

@@ -40,8 +40,10 @@ class Trajectory:
         """Raise if ``total`` steps of samples like ``x`` would take more than ``max_bytes``."""
         needed = -(-total // self.every) * x[: self.samples].numel() * x.element_size()
         if needed > self.max_bytes:
-            raise ValueError(f"trajectory would take {needed:,} bytes, more than its max_bytes={self.max_bytes:,}: "
-                             f"raise every (now {self.every}), keep fewer samples, or raise max_bytes")
+            raise ValueError(
+                f"trajectory would take {needed:,} bytes, more than its max_bytes={self.max_bytes:,}: "
+                f"raise every (now {self.every}), keep fewer samples, or raise max_bytes"
+            )
 
     def add(self, step: int, total: int, x: Tensor) -> None:
         """Keep ``x`` where ``step`` is due."""
@@ -53,15 +55,17 @@ class Trajectory:
 class Watch:
     """Shows progress, calls ``callback(step, x)`` and fills the trajectory after each update; step 1 is the first."""
 
-    def __init__(self, total: int, x: Tensor, callback: Callback | None, trajectory: Trajectory | None,
-                 progress: bool):
+    def __init__(self, total: int, x: Tensor, callback: Callback | None, trajectory: Trajectory | None, progress: bool):
         if trajectory is not None:
             if not isinstance(trajectory, Trajectory):
-                raise TypeError(f"trajectory must be a fastscore.samplers.Trajectory or None, "
-                                f"got {checks.describe(trajectory)}")
+                raise TypeError(
+                    f"trajectory must be a fastscore.samplers.Trajectory or None, got {checks.describe(trajectory)}"
+                )
             if backends.transformed():
-                raise ValueError("trajectory must be None under torch.func.vmap and torch.compile, from which nothing "
-                                 "but what is returned can be kept")
+                raise ValueError(
+                    "trajectory must be None under torch.func.vmap and torch.compile, from which nothing "
+                    "but what is returned can be kept"
+                )
             trajectory.plan(total, x)
         if callback is not None and not callable(callback):
             raise TypeError(f"callback must be a function callback(step, x), got {checks.describe(callback)}")
@@ -105,8 +109,14 @@ def check_shape(shape: Sequence[int]) -> torch.Size:
     return shape
 
 
-def initial(start: str | Tensor, shape: Sequence[int], sigma_1: float, rng: Philox, dtype: torch.dtype | None,
-            device: torch.device) -> Tensor:
+def initial(
+    start: str | Tensor,
+    shape: Sequence[int],
+    sigma_1: float,
+    rng: Philox,
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> Tensor:
     """Where the chains begin: U[0, 1] ("uniform"), N(0, sigma_1^2 I) ("normal"), or the tensor given."""
     shape = check_shape(shape)
     if dtype is not None and dtype not in checks.FLOATS:
@@ -150,6 +160,8 @@ def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
     if not backends.transformed():
         bad = int((~torch.isfinite(x).reshape(len(x), x.shape[1:].numel()).all(1)).sum())
         if bad:
-            warnings.warn(f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this "
-                          "score", stacklevel=checks.caller())
+            warnings.warn(
+                f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this score",
+                stacklevel=checks.caller(),
+            )
     return x if clamp is None else x.clamp(*clamp)

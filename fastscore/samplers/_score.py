@@ -34,8 +34,7 @@ class Score:
         ValueError: a layer of ``score_fn``'s networks would mix the samples, or learn from them.
     """
 
-    def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None,
-                 *condition: str):
+    def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None, *condition: str):
         check_network(score_fn)
         self.score_fn, self.kwargs = score_fn, checks.keywords(model_kwargs, score_fn, *condition)
         self.copies, self.evaluations = True, 0
@@ -49,14 +48,17 @@ class Score:
                 raise RuntimeError(
                     "score_fn takes a gradient with respect to x, but samplers evaluate it under torch.no_grad(), "
                     "which records none: give it as fastscore.energy_score(energy), or take the gradient inside `with "
-                    f"torch.enable_grad():`, of x.detach().requires_grad_(). Torch says: {error}") from error
+                    f"torch.enable_grad():`, of x.detach().requires_grad_(). Torch says: {error}"
+                ) from error
             raise
         self.evaluations += 1
         if version is None:
             self.copies = self.evaluations > 1 or _changed(given, x)
         elif x._version != version:
-            raise ValueError(f"score_fn must not change its x in place, as it did at evaluation {self.evaluations} "
-                             "though not at the first: let it work on x.clone()")
+            raise ValueError(
+                f"score_fn must not change its x in place, as it did at evaluation {self.evaluations} "
+                "though not at the first: let it work on x.clone()"
+            )
         return checks.like("the output of score_fn", value, "x", x)
 
 
@@ -67,8 +69,12 @@ def _changed(given: Tensor, x: Tensor) -> bool:
     return given._version > 0 or not torch.equal(given, x)
 
 
-def conditioned(score_fn: Callable[..., Tensor], sigmas: Sequence[float], conditioning: str,
-                model_kwargs: Mapping[str, Any] | None = None) -> Callable[[Tensor, int], Tensor]:
+def conditioned(
+    score_fn: Callable[..., Tensor],
+    sigmas: Sequence[float],
+    conditioning: str,
+    model_kwargs: Mapping[str, Any] | None = None,
+) -> Callable[[Tensor, int], Tensor]:
     """score(x, i) for level i, from a network that takes labels or sigma, [B]; checks what comes back."""
     checks.one_of("conditioning", conditioning, ("labels", "sigma"))
     score = Score(score_fn, model_kwargs, conditioning)
@@ -95,14 +101,19 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
             which = f"{modules.kind(layer)} {where!r}"
             learned = getattr(layer, "running_mean", None)
             if modules.is_a(layer, _InstanceNorm) and layer.training and learned is not None:
-                raise ValueError("score_fn must leave its network as it is while sampling, got a network whose "
-                                 f"{which} learns running statistics: call .eval() on the network")
+                raise ValueError(
+                    "score_fn must leave its network as it is while sampling, got a network whose "
+                    f"{which} learns running statistics: call .eval() on the network"
+                )
             if layer.training and _fickle(layer):
                 fickle.append(which)
     if fickle:
-        warnings.warn(f"score_fn has a network whose {fickle[0]} is in training mode and makes it another function at "
-                      "every call: samples then depend on torch's own random state, or on the calls before, not on rng "
-                      "alone. Call .eval() on the network", stacklevel=checks.caller())
+        warnings.warn(
+            f"score_fn has a network whose {fickle[0]} is in training mode and makes it another function at "
+            "every call: samples then depend on torch's own random state, or on the calls before, not on rng "
+            "alone. Call .eval() on the network",
+            stacklevel=checks.caller(),
+        )
 
 
 def _fickle(layer: nn.Module) -> bool:
@@ -112,7 +123,8 @@ def _fickle(layer: nn.Module) -> bool:
     if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
         return layer.dropout > 0 and getattr(layer, "num_layers", 2) > 1
     return isinstance(layer, (nn.RReLU, _SpectralNorm)) or any(
-        isinstance(hook, SpectralNorm) for hook in layer._forward_pre_hooks.values())
+        isinstance(hook, SpectralNorm) for hook in layer._forward_pre_hooks.values()
+    )
 
 
 def _wants_gradients(error: RuntimeError) -> bool:

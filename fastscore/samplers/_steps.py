@@ -32,15 +32,18 @@ def schedule(alpha: StepSize | None, step_lr: StepSize | None, num_steps: int) -
     if not isinstance(values, (list, tuple)):
         return [factor * _number(name, name, values)] * num_steps
     if len(values) != num_steps:
-        raise ValueError(f"{name} must be a number, a function of the step, or have num_steps={num_steps} values, "
-                         f"got {len(values)}")
+        raise ValueError(
+            f"{name} must be a number, a function of the step, or have num_steps={num_steps} values, got {len(values)}"
+        )
     return [factor * _number(name, f"{name}[{i}]", v) for i, v in enumerate(values)]
 
 
 def _given(alpha: Any, step_lr: Any) -> tuple[str, Any, float]:
     if (alpha is None) == (step_lr is None):
-        raise ValueError("give exactly one of alpha (x + alpha/2 s + sqrt(alpha) z) and step_lr (x + step_lr s + "
-                         f"sqrt(2 step_lr) z, so alpha = 2 step_lr), got alpha={alpha}, step_lr={step_lr}")
+        raise ValueError(
+            "give exactly one of alpha (x + alpha/2 s + sqrt(alpha) z) and step_lr (x + step_lr s + "
+            f"sqrt(2 step_lr) z, so alpha = 2 step_lr), got alpha={alpha}, step_lr={step_lr}"
+        )
     return ("alpha", alpha, 1.0) if step_lr is None else ("step_lr", step_lr, 2.0)
 
 
@@ -56,10 +59,13 @@ def root(preconditioner: Tensor | None, x: Tensor) -> Tensor | None:
         return None
     checks.floating("preconditioner", preconditioner, batched=False)
     if preconditioner.shape not in (x.shape, x.shape[1:]):
-        raise ValueError(f"preconditioner must have the shape of a sample, {tuple(x.shape[1:])}, or of x, "
-                         f"{tuple(x.shape)}, got {checks.describe(preconditioner)}")
+        raise ValueError(
+            f"preconditioner must have the shape of a sample, {tuple(x.shape[1:])}, or of x, "
+            f"{tuple(x.shape)}, got {checks.describe(preconditioner)}"
+        )
     if preconditioner.device != x.device:
-        raise ValueError(f"preconditioner must be on the device of x, {x.device}, "
-                         f"got {checks.describe(preconditioner)}")
+        raise ValueError(
+            f"preconditioner must be on the device of x, {x.device}, got {checks.describe(preconditioner)}"
+        )
     checks.positive_values("preconditioner", preconditioner)
     return preconditioner.to(checks.compute_dtype(x)).sqrt()

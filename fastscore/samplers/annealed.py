@@ -17,15 +17,26 @@ from ._steps import step_size
 
 
 @torch.no_grad()
-def annealed_langevin(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int],
-                      sigmas: Tensor | Sequence[float], *, alpha: float | None = None,
-                      step_lr: float | None = None, steps_per_level: int = 100, rng: Philox | None = None,
-                      start: str | Tensor = "uniform", denoise: bool = False,
-                      clamp: tuple[float, float] | None = None, conditioning: str = "labels",
-                      model_kwargs: Mapping[str, Any] | None = None,
-                      dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-                      callback: Callback | None = None, trajectory: Trajectory | None = None,
-                      progress: bool = False) -> Tensor:
+def annealed_langevin(
+    score_fn: Callable[[Tensor, Tensor], Tensor],
+    shape: Sequence[int],
+    sigmas: Tensor | Sequence[float],
+    *,
+    alpha: float | None = None,
+    step_lr: float | None = None,
+    steps_per_level: int = 100,
+    rng: Philox | None = None,
+    start: str | Tensor = "uniform",
+    denoise: bool = False,
+    clamp: tuple[float, float] | None = None,
+    conditioning: str = "labels",
+    model_kwargs: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    callback: Callback | None = None,
+    trajectory: Trajectory | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Sample from the largest noise level to the smallest, with Langevin dynamics at each.
 
     For i = 1..L, ``steps_per_level`` times: x <- x + alpha_i/2 s(x, i) + sqrt(alpha_i) z, with

@@ -17,14 +17,25 @@ from ._score import conditioned
 
 
 @torch.no_grad()
-def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int],
-                        sigmas: Tensor | Sequence[float], *, eta: float, steps_per_level: int = 1,
-                        rng: Philox | None = None, start: str | Tensor = "normal", denoise: bool = True,
-                        clamp: tuple[float, float] | None = None, conditioning: str = "labels",
-                        model_kwargs: Mapping[str, Any] | None = None,
-                        dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-                        callback: Callback | None = None, trajectory: Trajectory | None = None,
-                        progress: bool = False) -> Tensor:
+def consistent_annealed(
+    score_fn: Callable[[Tensor, Tensor], Tensor],
+    shape: Sequence[int],
+    sigmas: Tensor | Sequence[float],
+    *,
+    eta: float,
+    steps_per_level: int = 1,
+    rng: Philox | None = None,
+    start: str | Tensor = "normal",
+    denoise: bool = True,
+    clamp: tuple[float, float] | None = None,
+    conditioning: str = "labels",
+    model_kwargs: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    callback: Callback | None = None,
+    trajectory: Trajectory | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Each update removes a fraction ``eta`` of the noise and adds back what the next, smaller level lacks.
 
     ``x <- x + eta sigma_i^2 s(x, sigma_i) + beta_i z`` with ``beta_i^2 = sigma_{i+1}^2 - (1 - eta)^2 sigma_i^2``: for a
@@ -57,13 +68,17 @@ def consistent_annealed(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Seq
     clamp = check_clamp(clamp)
     levels = checks.sigmas("sigmas", sigmas)
     if steps_per_level > 1 and conditioning != "sigma":
-        raise ValueError(f"steps_per_level must be 1 where conditioning is {conditioning!r}: there are no labels for "
-                         f"the levels in between, got {steps_per_level}; use conditioning='sigma'")
+        raise ValueError(
+            f"steps_per_level must be 1 where conditioning is {conditioning!r}: there are no labels for "
+            f"the levels in between, got {steps_per_level}; use conditioning='sigma'"
+        )
     sigma = _refine(levels.tolist(), steps_per_level)
     steepest = 1 - min((b / a for a, b in pairwise(sigma)), default=1.0)
     if eta < steepest:
-        raise ValueError(f"eta must be at least {steepest:.6g} to reach the next level of these sigmas, got {eta}; "
-                         "raise it, or use more levels")
+        raise ValueError(
+            f"eta must be at least {steepest:.6g} to reach the next level of these sigmas, got {eta}; "
+            "raise it, or use more levels"
+        )
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))

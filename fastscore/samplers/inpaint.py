@@ -17,13 +17,25 @@ from ._steps import step_size
 
 
 @torch.no_grad()
-def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: Tensor,
-            sigmas: Tensor | Sequence[float], *, alpha: float | None = None, step_lr: float | None = None,
-            steps_per_level: int = 100, rng: Philox | None = None, start: str | Tensor = "uniform",
-            denoise: bool = False, clamp: tuple[float, float] | None = None, conditioning: str = "labels",
-            model_kwargs: Mapping[str, Any] | None = None,
-            callback: Callback | None = None, trajectory: Trajectory | None = None,
-            progress: bool = False) -> Tensor:
+def inpaint(
+    score_fn: Callable[[Tensor, Tensor], Tensor],
+    image: Tensor,
+    mask: Tensor,
+    sigmas: Tensor | Sequence[float],
+    *,
+    alpha: float | None = None,
+    step_lr: float | None = None,
+    steps_per_level: int = 100,
+    rng: Philox | None = None,
+    start: str | Tensor = "uniform",
+    denoise: bool = False,
+    clamp: tuple[float, float] | None = None,
+    conditioning: str = "labels",
+    model_kwargs: Mapping[str, Any] | None = None,
+    callback: Callback | None = None,
+    trajectory: Trajectory | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Complete ``image`` where ``mask`` is False, by annealed Langevin dynamics.
 
     At each level i the known part is y_i = image + sigma_i z (one z a level); before and after every Langevin update
@@ -69,15 +81,20 @@ def inpaint(score_fn: Callable[[Tensor, Tensor], Tensor], image: Tensor, mask: T
 def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
     checks.tensor("mask", mask)
     if mask.dtype != torch.bool or mask.device != image.device:
-        raise TypeError(f"mask must be a bool tensor on {image.device} (True where image is known), "
-                        f"got {checks.describe(mask)}")
+        raise TypeError(
+            f"mask must be a bool tensor on {image.device} (True where image is known), got {checks.describe(mask)}"
+        )
     cures = "pass mask[:, None] for one a sample, alike for its channels, or mask[None] for one alike for all samples"
     many = mask.dim() > 1 and mask.dim() == image.dim() - 1 and mask.shape[0] > 1
     if many and mask.shape[0] == image.shape[0] == image.shape[1]:
-        raise ValueError(f"mask must say what its first {len(mask)} are, where image of shape {tuple(image.shape)} has "
-                         f"as many samples as channels, got {checks.describe(mask)}: {cures}")
+        raise ValueError(
+            f"mask must say what its first {len(mask)} are, where image of shape {tuple(image.shape)} has "
+            f"as many samples as channels, got {checks.describe(mask)}: {cures}"
+        )
     try:
         return mask.broadcast_to(image.shape)
     except RuntimeError:
-        raise ValueError(f"mask must broadcast to the shape of image, {tuple(image.shape)}, got "
-                         f"{checks.describe(mask)}{': ' + cures if many else ''}") from None
+        raise ValueError(
+            f"mask must broadcast to the shape of image, {tuple(image.shape)}, got "
+            f"{checks.describe(mask)}{': ' + cures if many else ''}"
+        ) from None

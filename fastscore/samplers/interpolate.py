@@ -18,15 +18,27 @@ from ._steps import step_size
 
 
 @torch.no_grad()
-def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int],
-                sigmas: Tensor | Sequence[float], *, num_interpolations: int, alpha: float | None = None,
-                step_lr: float | None = None, steps_per_level: int = 100, rng: Philox | None = None,
-                start: str | Tensor = "uniform", denoise: bool = False,
-                clamp: tuple[float, float] | None = None, conditioning: str = "labels",
-                model_kwargs: Mapping[str, Any] | None = None,
-                dtype: torch.dtype | None = None, device: torch.device | str | None = None,
-                callback: Callback | None = None, trajectory: Trajectory | None = None,
-                progress: bool = False) -> Tensor:
+def interpolate(
+    score_fn: Callable[[Tensor, Tensor], Tensor],
+    shape: Sequence[int],
+    sigmas: Tensor | Sequence[float],
+    *,
+    num_interpolations: int,
+    alpha: float | None = None,
+    step_lr: float | None = None,
+    steps_per_level: int = 100,
+    rng: Philox | None = None,
+    start: str | Tensor = "uniform",
+    denoise: bool = False,
+    clamp: tuple[float, float] | None = None,
+    conditioning: str = "labels",
+    model_kwargs: Mapping[str, Any] | None = None,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str | None = None,
+    callback: Callback | None = None,
+    trajectory: Trajectory | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Rows of samples that pass smoothly from one to another.
 
     A row's chains share their start and two noise sequences p and q; chain j of n is driven by
@@ -64,8 +76,9 @@ def interpolate(score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[in
         for i, sigma_i in enumerate(sigma):
             alpha_i = alpha * (sigma_i / sigma[-1]) ** 2
             for _ in range(steps_per_level):
-                p, q = (rng.randn(rows, stream=Stream.LANGEVIN, dtype=compute, device=x.device)[:, None]
-                        for _ in range(2))
+                p, q = (
+                    rng.randn(rows, stream=Stream.LANGEVIN, dtype=compute, device=x.device)[:, None] for _ in range(2)
+                )
                 z = (theta.cos() * p + theta.sin() * q).reshape(x.shape)
                 x = langevin_step(x, score(x, i), alpha_i, noise=z)
                 watch(x)

@@ -17,10 +17,22 @@ from ._steps import StepSize, root, schedule
 
 
 @torch.no_grad()
-def langevin(score_fn: Callable[..., Tensor], x: Tensor, *, num_steps: int, alpha: StepSize | None = None,
-             step_lr: StepSize | None = None, preconditioner: Tensor | None = None, burn_in: int = 0,
-             thin: int | None = None, model_kwargs: Mapping[str, Any] | None = None, rng: Philox | None = None,
-             callback: Callback | None = None, trajectory: Trajectory | None = None, progress: bool = False) -> Tensor:
+def langevin(
+    score_fn: Callable[..., Tensor],
+    x: Tensor,
+    *,
+    num_steps: int,
+    alpha: StepSize | None = None,
+    step_lr: StepSize | None = None,
+    preconditioner: Tensor | None = None,
+    burn_in: int = 0,
+    thin: int | None = None,
+    model_kwargs: Mapping[str, Any] | None = None,
+    rng: Philox | None = None,
+    callback: Callback | None = None,
+    trajectory: Trajectory | None = None,
+    progress: bool = False,
+) -> Tensor:
     """Unadjusted Langevin dynamics: ``num_steps`` times x <- x + alpha/2 M s(x) + sqrt(alpha M) z, where M = 1 unless
     there is a ``preconditioner``.
 
@@ -57,8 +69,10 @@ def langevin(score_fn: Callable[..., Tensor], x: Tensor, *, num_steps: int, alph
     """
     checks.floating("x", x)
     if x.dim() == 1:
-        raise ValueError(f"x must have shape [B, D, ...], got {checks.describe(x)}: pass x[None] for one sample of "
-                         f"{len(x)} numbers, or x[:, None] for {len(x)} samples of one")
+        raise ValueError(
+            f"x must have shape [B, D, ...], got {checks.describe(x)}: pass x[None] for one sample of "
+            f"{len(x)} numbers, or x[:, None] for {len(x)} samples of one"
+        )
     num_steps = checks.integer("num_steps", num_steps, low=1)
     burn_in, thin = _kept(num_steps, burn_in, thin)
     score = Score(score_fn, model_kwargs)
@@ -89,9 +103,12 @@ def _kept(num_steps: int, burn_in: int, thin: int | None) -> tuple[int, int | No
     if thin is not None:
         thin = checks.integer("thin", thin, low=1)
         if burn_in + thin > num_steps:
-            raise ValueError(f"num_steps must be at least burn_in + thin, {burn_in} + {thin}, so that a state is kept, "
-                             f"got {num_steps}")
+            raise ValueError(
+                f"num_steps must be at least burn_in + thin, {burn_in} + {thin}, so that a state is kept, "
+                f"got {num_steps}"
+            )
     elif burn_in:
-        raise ValueError(f"burn_in must be 0 where thin is None, which returns the last state alone, got {burn_in}: "
-                         "give thin too")
+        raise ValueError(
+            f"burn_in must be 0 where thin is None, which returns the last state alone, got {burn_in}: give thin too"
+        )
     return burn_in, thin

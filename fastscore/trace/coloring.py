@@ -62,7 +62,7 @@ lattice._dynamo_marked_constant = True  # as torch.compiler.assume_constant_resu
 def _search(channels: int, height: int, width: int, m: int) -> Coloring:
     apart = max(math.sqrt(m), m / min(height, width))  # about how far pairs of one colour can be
     dx, dy = _offsets(width, 2 * math.ceil(apart) + 2), _offsets(height, 2 * math.ceil(apart) + 2)
-    squared = dy[:, None] ** 2 + dx ** 2
+    squared = dy[:, None] ** 2 + dx**2
     pairs = (height - np.abs(dy))[:, None] * (width - np.abs(dx))
     same = np.exp(-DECAY * np.sqrt(squared)) * pairs * channels
     same[squared == 0] = 0  # an element and itself
@@ -83,8 +83,9 @@ def _search(channels: int, height: int, width: int, m: int) -> Coloring:
     return found
 
 
-def _costs(same_rows: np.ndarray, other_rows: np.ndarray, dy: np.ndarray, dc_bins: np.ndarray, b: np.ndarray,
-           e: np.ndarray) -> np.ndarray:
+def _costs(
+    same_rows: np.ndarray, other_rows: np.ndarray, dy: np.ndarray, dc_bins: np.ndarray, b: np.ndarray, e: np.ndarray
+) -> np.ndarray:
     """The prior's sum over pairs of one colour for every (b, e), from its rows [dy, colour difference of dx]."""
     m, row = same_rows.shape[1], np.arange(len(dy))
     shift = -b[:, None] * dy % m  # the difference of dx that makes up for b dy

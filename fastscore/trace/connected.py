@@ -42,12 +42,19 @@ def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: 
         beside = made(here.detach() + near(here.detach()))
         first, second = f(here).detach(), f(beside).detach()
     changed = (first != second) & ~(first.isnan() & second.isnan())
-    cut, other = (("detach, .data", "mode='vjp'")
-                  if mode == "jvp" else ("detach, .data, no_grad, autograd.grad without create_graph=True",
-                                         "mode='jvp', which looks through no_grad,"))
-    text = (f"{name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, but "
-            f"the derivative is cut off. Take away what cuts it ({cut}); for the gradient of an energy, use "
-            f"fastscore.energy_score; or pass {other} or {differences}")
+    cut, other = (
+        ("detach, .data", "mode='vjp'")
+        if mode == "jvp"
+        else (
+            "detach, .data, no_grad, autograd.grad without create_graph=True",
+            "mode='jvp', which looks through no_grad,",
+        )
+    )
+    text = (
+        f"{name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, but "
+        f"the derivative is cut off. Take away what cuts it ({cut}); for the gradient of an energy, use "
+        f"fastscore.energy_score; or pass {other} or {differences}"
+    )
     if compiling:  # in the graph, where the values will be
         torch._assert_async(~changed.any(), text)
         return 2

@@ -91,4 +91,5 @@ def check(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> N
             raise ValueError(
                 f"receptive_field={plan.receptive_field} does not hold: in sample {row}, elements more than "
                 f"{plan.receptive_field} apart are coupled (the sum over such a set changed with their signs from "
-                f"{float(before[j, row]):.6g} to {float(again[j, row]):.6g}). Give a larger receptive_field, or None")
+                f"{float(before[j, row]):.6g} to {float(again[j, row]):.6g}). Give a larger receptive_field, or None"
+            )

@@ -17,12 +17,43 @@ from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
 # what `list(torch.ops)` has without any extension, and ours, whose rules are tested
-_OWN = frozenset((
-    "aten", "prim", "prims", "rngprims", "debugprims", "profiler", "inductor", "_inductor_test", "quantized",
-    "_quantized", "quantized_decomposed", "coor", "export", "debug_mode_ops", "mkldnn", "mkl", "onednn", "_native",
-    "fastscore", "_c10d_functional", "_c10d_functional_autograd", "c10d_functional", "_dtensor", "symm_mem", "fsdp",
-    "flex_lib", "mempool", "streams", "onnx", "onnx_symbolic", "_test", "sparse", "tr_c10d",
-))
+_OWN = frozenset(
+    (
+        "aten",
+        "prim",
+        "prims",
+        "rngprims",
+        "debugprims",
+        "profiler",
+        "inductor",
+        "_inductor_test",
+        "quantized",
+        "_quantized",
+        "quantized_decomposed",
+        "coor",
+        "export",
+        "debug_mode_ops",
+        "mkldnn",
+        "mkl",
+        "onednn",
+        "_native",
+        "fastscore",
+        "_c10d_functional",
+        "_c10d_functional_autograd",
+        "c10d_functional",
+        "_dtensor",
+        "symm_mem",
+        "fsdp",
+        "flex_lib",
+        "mempool",
+        "streams",
+        "onnx",
+        "onnx_symbolic",
+        "_test",
+        "sparse",
+        "tr_c10d",
+    )
+)
 _OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 

@@ -29,5 +29,9 @@ def hutchinson(products: Products, plan: Plan) -> tuple[Tensor, Tensor]:
 
 def quadratic_forms(products: Products, probes: Probes) -> Tensor:
     """v_k^T J v_k for every probe of a handle, [K, B]; directions live only as long as their chunk."""
-    return cat([probe_dot(products(fill_probes(probes, first=first, count=count)), probes, first=first)
-                for first, count in products.chunks(probes.num_probes)])
+    return cat(
+        [
+            probe_dot(products(fill_probes(probes, first=first, count=count)), probes, first=first)
+            for first, count in products.chunks(probes.num_probes)
+        ]
+    )

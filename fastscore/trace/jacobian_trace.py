@@ -21,8 +21,15 @@ from .probing import probing
 from .products import MODES, WORDS, Products, Words
 from .xtrace import xtrace
 
-METHODS = {"rademacher": hutchinson, "gaussian": hutchinson, "sphere": hutchinson, "probing": probing,
-           "hutchpp": hutchpp, "xtrace": xtrace, "exact": exact}
+METHODS = {
+    "rademacher": hutchinson,
+    "gaussian": hutchinson,
+    "sphere": hutchinson,
+    "probing": probing,
+    "hutchpp": hutchpp,
+    "xtrace": xtrace,
+    "exact": exact,
+}
 BLOCKED = ("probing", "hutchpp", "xtrace")  # those whose error is judged from blocks
 
 
@@ -45,11 +52,22 @@ class Trace(NamedTuple):
     evaluations: int
 
 
-def jacobian_trace(f: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "auto", num_probes: int = 8,
-                   blocks: int = 2, coloring: str | Coloring = "lattice", mode: str = "jvp",
-                   shift: float | Tensor | None = None, chunk_size: int | None = None, rng: Philox | None = None,
-                   create_graph: bool = False, receptive_field: int | None = None,
-                   fd_step: float | Tensor | None = None) -> Trace:
+def jacobian_trace(
+    f: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    method: str = "auto",
+    num_probes: int = 8,
+    blocks: int = 2,
+    coloring: str | Coloring = "lattice",
+    mode: str = "jvp",
+    shift: float | Tensor | None = None,
+    chunk_size: int | None = None,
+    rng: Philox | None = None,
+    create_graph: bool = False,
+    receptive_field: int | None = None,
+    fd_step: float | Tensor | None = None,
+) -> Trace:
     """tr(df/dx)(x_b) for every sample b, with an error bar: the divergence of a vector field, as of a score.
 
     Args:
@@ -99,15 +117,41 @@ def jacobian_trace(f: Callable[[Tensor], Tensor], x: Tensor, *, method: str = "a
         >>> t.value, t.evaluations
         (tensor([-150., -150.]), 9)
     """
-    return estimate(WORDS, f, x, method=method, num_probes=num_probes, blocks=blocks, coloring=coloring, mode=mode,
-                    shift=shift, chunk_size=chunk_size, rng=rng, create_graph=create_graph,
-                    receptive_field=receptive_field, fd_step=fd_step)
+    return estimate(
+        WORDS,
+        f,
+        x,
+        method=method,
+        num_probes=num_probes,
+        blocks=blocks,
+        coloring=coloring,
+        mode=mode,
+        shift=shift,
+        chunk_size=chunk_size,
+        rng=rng,
+        create_graph=create_graph,
+        receptive_field=receptive_field,
+        fd_step=fd_step,
+    )
 
 
-def estimate(words: Words, f: Callable[[Tensor], Tensor], x: Tensor, *, method: str, num_probes: int, mode: str,
-             chunk_size: int | None, rng: Philox | None, create_graph: bool, blocks: int = 2,
-             coloring: str | Coloring = "lattice", shift: float | Tensor | None = None,
-             receptive_field: int | None = None, fd_step: float | Tensor | None = None) -> Trace:
+def estimate(
+    words: Words,
+    f: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    method: str,
+    num_probes: int,
+    mode: str,
+    chunk_size: int | None,
+    rng: Philox | None,
+    create_graph: bool,
+    blocks: int = 2,
+    coloring: str | Coloring = "lattice",
+    shift: float | Tensor | None = None,
+    receptive_field: int | None = None,
+    fd_step: float | Tensor | None = None,
+) -> Trace:
     """:func:`jacobian_trace` of a function that messages call by other ``words``."""
     layers = modules.check(f, mode, words.name)
     check_x(x)
@@ -116,8 +160,10 @@ def estimate(words: Words, f: Callable[[Tensor], Tensor], x: Tensor, *, method: 
     num_probes, blocks, chunk_size = counts(x, method, num_probes, blocks, chunk_size)
     if receptive_field is not None:
         if method != "exact":
-            raise ValueError(f"receptive_field must be None where method is not 'exact', got {receptive_field} with "
-                             f"method={method!r}")
+            raise ValueError(
+                f"receptive_field must be None where method is not 'exact', got {receptive_field} with "
+                f"method={method!r}"
+            )
         receptive_field = checks.integer("receptive_field", receptive_field, low=0)
     colors = coloring_for(coloring, tuple(x.shape[1:]), num_probes // blocks) if method == "probing" else None
     shift = None if shift is None else checks.per_sample("shift", shift, x)
@@ -150,8 +196,7 @@ def check_x(x: Tensor) -> None:
         raise ValueError(f"x must have at least one sample and one element a sample, got {checks.describe(x)}")
 
 
-def counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int | None
-           ) -> tuple[int, int, int | None]:
+def counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int | None) -> tuple[int, int, int | None]:
     """The integers, once found to be what the method can take."""
     num_probes = checks.integer("num_probes", num_probes, low=1)
     blocks = checks.integer("blocks", blocks, low=1)
@@ -163,14 +208,19 @@ def counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int
         raise ValueError(f"num_probes must be a multiple of blocks={blocks}, got {num_probes}")
     size, each = x.shape[1:].numel(), num_probes // blocks
     if num_probes > size:
-        raise ValueError(f"num_probes must be at most the {size} elements of a sample for method={method!r}, "
-                         f"got {num_probes}: method='exact' takes {size}")
+        raise ValueError(
+            f"num_probes must be at most the {size} elements of a sample for method={method!r}, "
+            f"got {num_probes}: method='exact' takes {size}"
+        )
     if method == "hutchpp" and each < 3:
-        raise ValueError(f"num_probes must be at least 3 for each of blocks={blocks} where method='hutchpp' "
-                         f"(a range, its trace, and the rest), got {num_probes}")
+        raise ValueError(
+            f"num_probes must be at least 3 for each of blocks={blocks} where method='hutchpp' "
+            f"(a range, its trace, and the rest), got {num_probes}"
+        )
     if method == "xtrace" and each % 2:
-        raise ValueError(f"num_probes must be an even number for each of blocks={blocks} where method='xtrace', "
-                         f"got {num_probes}")
+        raise ValueError(
+            f"num_probes must be an even number for each of blocks={blocks} where method='xtrace', got {num_probes}"
+        )
     return num_probes, blocks, chunk_size
 
 
@@ -178,8 +228,9 @@ def finite_step(x: Tensor, mode: str, shift: Tensor | None, fd_step: float | Ten
     """How far finite differences reach, [] or [B]; None in the other modes."""
     if mode != "fd":
         if fd_step is not None:
-            raise ValueError(f"fd_step must be None where mode is not 'fd', got {checks.describe(fd_step)} with "
-                             f"mode={mode!r}")
+            raise ValueError(
+                f"fd_step must be None where mode is not 'fd', got {checks.describe(fd_step)} with mode={mode!r}"
+            )
         return None
     if fd_step is not None:
         return checks.per_sample("fd_step", fd_step, x)

@@ -61,8 +61,9 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
 
 def sets_mode(held: Iterable[Any]) -> bool:
     """Whether one of these :func:`parts` puts a network in eval mode: the mode that it has before says nothing then."""
-    return any(inspect.isfunction(part) and not _of_a_library(part.__module__) and "eval" in mentioned(part)
-               for part in held)
+    return any(
+        inspect.isfunction(part) and not _of_a_library(part.__module__) and "eval" in mentioned(part) for part in held
+    )
 
 
 def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
@@ -70,11 +71,14 @@ def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
     which = f"a network whose {kind(layer)} {where!r}"
     if is_a(layer, _BatchNorm) and (layer.training or getattr(layer, "running_mean", None) is None):
         advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
-        raise ValueError(f"{name} must act on each sample by itself, got {which} normalises by statistics of the "
-                         f"batch: {advice}")
+        raise ValueError(
+            f"{name} must act on each sample by itself, got {which} normalises by statistics of the batch: {advice}"
+        )
     if is_a(layer, _DropoutNd) and layer.training and getattr(layer, "p", 1) > 0 and mode == "fd":
-        raise ValueError(f"{name} must be the same function at every call for finite differences, got {which} draws a "
-                         "mask: call .eval() on the network")
+        raise ValueError(
+            f"{name} must be the same function at every call for finite differences, got {which} draws a "
+            "mask: call .eval() on the network"
+        )
 
 
 def kind(layer: torch.nn.Module) -> str:
@@ -93,12 +97,16 @@ def refuse_forward_mode(layers: Layers, name: str) -> None:
     """Raise for wrappers that forward mode cannot enter, and for TorchScript, which loses tangents in silence from its
     second call on."""
     if layers.parallel:
-        raise ValueError(f"{name} must not be in a DistributedDataParallel for mode='jvp', which its forward pass does "
-                         "not take: pass mode='vjp', or the network inside, its .module (whose gradients are then not "
-                         "averaged over the ranks)")
+        raise ValueError(
+            f"{name} must not be in a DistributedDataParallel for mode='jvp', which its forward pass does "
+            "not take: pass mode='vjp', or the network inside, its .module (whose gradients are then not "
+            "averaged over the ranks)"
+        )
     if layers.scripted:
-        raise ValueError(f"{name} must not hold TorchScript for mode='jvp', which its executor does not differentiate: "
-                         "pass mode='vjp', or the network before it was scripted")
+        raise ValueError(
+            f"{name} must not hold TorchScript for mode='jvp', which its executor does not differentiate: "
+            "pass mode='vjp', or the network before it was scripted"
+        )
 
 
 def networks(f: Any) -> list[torch.nn.Module]:
@@ -193,8 +201,10 @@ def _names(code: CodeType) -> _Names:
     loads = [(step.opname, step.argval) for step in dis.get_instructions(code) if step.opname.startswith("LOAD_")]
     variables = {name for kind, name in loads if kind in ("LOAD_GLOBAL", "LOAD_NAME")}
     attributes = {name for kind, name in loads if kind in ("LOAD_ATTR", "LOAD_METHOD", "LOAD_SUPER_ATTR")}
-    return _Names(frozenset(variables).union(*(part.variables for part in inner)),
-                  frozenset(attributes).union(*(part.attributes for part in inner)))
+    return _Names(
+        frozenset(variables).union(*(part.variables for part in inner)),
+        frozenset(attributes).union(*(part.attributes for part in inner)),
+    )
 
 
 def contents(cell: Any) -> list[Any]:

@@ -74,9 +74,18 @@ class Products:
         output: f(x), once there was a product.
     """
 
-    def __init__(self, f: Callable[[Tensor], Tensor], x: Tensor, *, mode: str = "jvp", chunk_size: int | None = None,
-                 fd_step: Tensor | None = None, layers: Layers = NOTHING, words: Words = WORDS,
-                 plainly: bool = False):
+    def __init__(
+        self,
+        f: Callable[[Tensor], Tensor],
+        x: Tensor,
+        *,
+        mode: str = "jvp",
+        chunk_size: int | None = None,
+        fd_step: Tensor | None = None,
+        layers: Layers = NOTHING,
+        words: Words = WORDS,
+        plainly: bool = False,
+    ):
         if any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape)):
             x = x.contiguous()  # forward mode writes beside x, and cannot where elements share memory
         self.x, self.mode, self.fd_step, self.layers, self.words = x, mode, fd_step, layers, words
@@ -125,7 +134,7 @@ class Products:
         """J v for [K, B, ...]; with ``record=False`` autograd does not see it."""
         self.count += v.shape[0]
         with torch.set_grad_enabled(record and torch.is_grad_enabled()):
-            found = [self._product(v[a:a + n], keep=record) for a, n in self.chunks(v.shape[0])]
+            found = [self._product(v[a : a + n], keep=record) for a, n in self.chunks(v.shape[0])]
             return found[0] if len(found) == 1 else torch.cat(found)
 
     def _product(self, v: Tensor, keep: bool) -> Tensor:
@@ -171,15 +180,16 @@ class Products:
         return output[0], product
 
     def _explain(self, error: Exception, push: Callable, v: Tensor) -> NoReturn:
-        """Raise what is to be said of an error in forward mode: f's own as it is, else what torch lacks, and the cure.
-        """
+        """Raise what is to be said of an error in forward mode: f's own as it is, else what torch lacks, and the cure."""
         if error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
             raise error
         connected.plainly(self._f, self.x, error)
         (name, single, other, _), alone = self.words, False
         if isinstance(error, foreign.LostTangent):
-            raise NotImplementedError(f"{name} has an operation without a forward-mode rule, {error}, which would lose "
-                                      f"its part of the derivative in mode='jvp': pass {other}") from None
+            raise NotImplementedError(
+                f"{name} has an operation without a forward-mode rule, {error}, which would lose "
+                f"its part of the derivative in mode='jvp': pass {other}"
+            ) from None
         if isinstance(error, second_derivatives.WrongAgain):
             raise NotImplementedError(f"{name} has an operation, {error}: pass {other}, or record none") from None
         if len(v) > 1:
@@ -187,10 +197,13 @@ class Products:
                 push(v[0])
                 alone = True
         if alone:
-            raise NotImplementedError(f"{name} has an operation that does not work under vmap: pass {single}. "
-                                      f"Torch said: {error}") from error
-        raise NotImplementedError(f"{name} has an operation without a forward-mode rule, which mode='jvp' needs: pass "
-                                  f"{other}{connected.hint(error)}. Torch said: {error}") from error
+            raise NotImplementedError(
+                f"{name} has an operation that does not work under vmap: pass {single}. Torch said: {error}"
+            ) from error
+        raise NotImplementedError(
+            f"{name} has an operation without a forward-mode rule, which mode='jvp' needs: pass "
+            f"{other}{connected.hint(error)}. Torch said: {error}"
+        ) from error
 
     def _reverse(self, plainly: bool) -> tuple[Tensor, Pull]:
         """f(x), and v -> (J^T v,)."""
@@ -253,15 +266,17 @@ class Products:
             try:
                 with torch.inference_mode(False):
                     v = v.clone() if v.is_inference() else v
-                    found, = torch.autograd.grad(output, x, v, retain_graph=True, create_graph=torch.is_grad_enabled(),
-                                                 allow_unused=True)
+                    (found,) = torch.autograd.grad(
+                        output, x, v, retain_graph=True, create_graph=torch.is_grad_enabled(), allow_unused=True
+                    )
             except _OUT_OF_MEMORY:
                 raise
             except Exception as error:
                 said = f" Torch.func said: {self._said}" if self._said else ""
-                raise RuntimeError(f"{self.words.name} cannot be differentiated in reverse mode: pass "
-                                   f"{self.words.differences}{connected.hint(error)}. Torch said: {error}{said}"
-                                   ) from error
+                raise RuntimeError(
+                    f"{self.words.name} cannot be differentiated in reverse mode: pass "
+                    f"{self.words.differences}{connected.hint(error)}. Torch said: {error}{said}"
+                ) from error
             if found is None:
                 self._unconnected()
                 found = torch.zeros_like(v)
@@ -291,6 +306,8 @@ class Products:
             if torch.is_grad_enabled() or backends.transformed() or isinstance(error, _OUT_OF_MEMORY):
                 raise
             connected.plainly(self._f, self.x, error)
-            raise RuntimeError(f"{self.words.name} takes a gradient itself, and none is recorded where it is called: "
-                               "use fastscore.energy_score for the gradient of an energy, or pass create_graph=True. "
-                               f"Torch said: {error}") from error
+            raise RuntimeError(
+                f"{self.words.name} takes a gradient itself, and none is recorded where it is called: "
+                "use fastscore.energy_score for the gradient of an energy, or pass create_graph=True. "
+                f"Torch said: {error}"
+            ) from error

@@ -17,8 +17,9 @@ from torch.backends import cuda
 
 from .modules import Layers
 
-_RECOMPUTED = ("saved tensor hooks (as of activation checkpointing, or save_on_cpu) do not record what forward mode "
-               "computes")
+_RECOMPUTED = (
+    "saved tensor hooks (as of activation checkpointing, or save_on_cpu) do not record what forward mode computes"
+)
 
 
 def setting(mode: str, layers: Layers, record: bool) -> Any:
@@ -42,8 +43,13 @@ def _setting(mode: str, layers: Layers, record: bool) -> Iterator[None]:
         if mode == "jvp" and record:
             with suppress(RuntimeError):  # where the caller's own are in force
                 stack.enter_context(torch.autograd.graph.disable_saved_tensors_hooks(_RECOMPUTED))
-        before = (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled(),
-                  cuda.math_sdp_enabled(), torch.backends.mha.get_fastpath_enabled())
+        before = (
+            cuda.flash_sdp_enabled(),
+            cuda.mem_efficient_sdp_enabled(),
+            cuda.cudnn_sdp_enabled(),
+            cuda.math_sdp_enabled(),
+            torch.backends.mha.get_fastpath_enabled(),
+        )
         try:
             _choose(False, False, False, True, False)
             yield

@@ -54,6 +54,7 @@ def _triton(request: dict) -> dict:
     import triton
     from triton.backends.compiler import GPUTarget
     from triton.compiler import ASTSource
+
     kernel = getattr(importlib.import_module(request["module"]), request["kernel"])
     attributes = {(i,): [["tt.divisibility", 16]] for i in request["aligned"]}
     source = ASTSource(kernel, request["signature"], request["constants"], attributes)
@@ -63,6 +64,7 @@ def _triton(request: dict) -> dict:
 
 def main() -> None:
     from triton.backends.nvidia.compiler import CUDABackend
+
     CUDABackend.make_cubin = lambda *_: b""
     answers, sys.stdout = sys.stdout, sys.stderr
     for line in sys.stdin:

@@ -33,11 +33,15 @@ class Counters:
     def an_element(self, elements: int) -> dict[str, float]:
         """The counts divided by the number of elements worked on."""
         counts = {kind: count / elements for kind, count in sorted(self.threads.items())}
-        return {"instructions": self.instructions / elements, **counts,
-                "bytes": (self.loaded + self.stored) / elements, "footprint": self.footprint / elements,
-                "sector_bytes": 32 * (self.load_sectors + self.store_sectors) / elements,
-                "bank_conflicts": self.bank_conflicts / elements,
-                "divergent_share": self.partial / max(self.warps, 1)}
+        return {
+            "instructions": self.instructions / elements,
+            **counts,
+            "bytes": (self.loaded + self.stored) / elements,
+            "footprint": self.footprint / elements,
+            "sector_bytes": 32 * (self.load_sectors + self.store_sectors) / elements,
+            "bank_conflicts": self.bank_conflicts / elements,
+            "divergent_share": self.partial / max(self.warps, 1),
+        }
 
     def global_access(self, addresses: np.ndarray, warp: np.ndarray, size: int, store: bool) -> None:
         sectors = len(np.unique(addresses.astype(np.int64) // 32 | warp << 43))  # addresses have 47 bits

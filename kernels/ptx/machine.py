@@ -39,8 +39,15 @@ class Unwritten:
 Program = namedtuple("Program", "entry steps grid block params symbols sizes memory counters")
 
 
-def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[int], args: Sequence[Any], *,
-           entry: str | None = None, shared: int = 0) -> Counters:
+def launch(
+    ptx: str | Module,
+    grid: int | Sequence[int],
+    block: int | Sequence[int],
+    args: Sequence[Any],
+    *,
+    entry: str | None = None,
+    shared: int = 0,
+) -> Counters:
     """Run a kernel over a whole grid, and count.
 
     Args:
@@ -62,10 +69,16 @@ def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[i
     if len(args) != len(kernel.params):
         raise ValueError(f"{kernel.name} takes {len(kernel.params)} arguments, got {len(args)}")
     members = [(p.name, m) for p, a in zip(kernel.params, args) for m in (a if isinstance(a, tuple) else (a,))]
-    arrays = [(name, m.array if isinstance(m, Unwritten) else m, isinstance(m, np.ndarray))
-              for name, m in members if isinstance(m, (np.ndarray, Unwritten))]
-    constants = [(v.name, np.frombuffer(bytearray(v.data.ljust(v.size, b"\0")), np.uint8), True)
-                 for v in module.variables if v.space in ("global", "const")]
+    arrays = [
+        (name, m.array if isinstance(m, Unwritten) else m, isinstance(m, np.ndarray))
+        for name, m in members
+        if isinstance(m, (np.ndarray, Unwritten))
+    ]
+    constants = [
+        (v.name, np.frombuffer(bytearray(v.data.ljust(v.size, b"\0")), np.uint8), True)
+        for v in module.variables
+        if v.space in ("global", "const")
+    ]
     space, addresses = memory.lay_out(arrays + constants)
     symbols, sizes = _variables(kernel, module, shared)
     symbols |= {name: addresses[array.ctypes.data] for name, array, _ in constants}
@@ -79,7 +92,7 @@ def launch(ptx: str | Module, grid: int | Sequence[int], block: int | Sequence[i
     for _, m in members:
         if isinstance(m, Unwritten) and m.array.size:
             start = addresses[m.array.ctypes.data] - memory.GLOBAL_BASE
-            m.written = space.state[start:start + m.array.nbytes] == 2
+            m.written = space.state[start : start + m.array.nbytes] == 2
     program.counters.footprint = space.reads.sectors() + space.writes.sectors()
     return program.counters
 
@@ -122,9 +135,17 @@ class Blocks:
         self.local_block = np.repeat(np.arange(len(numbers)), size)
         self.thread, self.warps = block * self.padded + inside, len(numbers) * (self.padded // 32)
         self.lane, self.warp = inside % 32, self.local_block * (self.padded // 32) + inside // 32
-        special = {"tid.x": inside % bx, "tid.y": inside // bx % by, "tid.z": inside // (bx * by),
-                   "ctaid.x": block % gx, "ctaid.y": block // gx % gy, "ctaid.z": block // (gx * gy),
-                   "laneid": self.lane, "warpid": inside // 32, "lanemask_lt": (1 << self.lane) - 1}
+        special = {
+            "tid.x": inside % bx,
+            "tid.y": inside // bx % by,
+            "tid.z": inside // (bx * by),
+            "ctaid.x": block % gx,
+            "ctaid.y": block // gx % gy,
+            "ctaid.z": block // (gx * gy),
+            "laneid": self.lane,
+            "warpid": inside // 32,
+            "lanemask_lt": (1 << self.lane) - 1,
+        }
         for c, threads, blocks in zip("xyz", program.block, program.grid):
             special |= {f"ntid.{c}": np.array([threads]), f"nctaid.{c}": np.array([blocks])}
         self.known = {f"%{name}": value for name, value in special.items()}  # special registers, addresses of variables
@@ -150,8 +171,11 @@ class Blocks:
                     self._advance(pc, threads)
                     break
             else:
-                raise Fault("barrier", f"only {(self.pc == pc).sum()} of {self.n} threads reach "
-                                       f"`{self.program.entry.code[pc].text}`, the others wait elsewhere or have ended")
+                raise Fault(
+                    "barrier",
+                    f"only {(self.pc == pc).sum()} of {self.n} threads reach "
+                    f"`{self.program.entry.code[pc].text}`, the others wait elsewhere or have ended",
+                )
         counters = self.program.counters
         counters.approx_tolerance = max(counters.approx_tolerance, float(self.errors.max()))
 
@@ -169,7 +193,7 @@ class Blocks:
 
     def lanes(self, threads: np.ndarray) -> np.ndarray:
         """For every warp the mask of the lanes of ``threads`` in it."""
-        weights = np.bincount(self.warp[threads], weights=2.0**self.lane[threads], minlength=self.warps)
+        weights = np.bincount(self.warp[threads], weights=2.0 ** self.lane[threads], minlength=self.warps)
         return weights.astype(np.uint64)
 
     def _advance(self, pc: int, threads: np.ndarray) -> None:
@@ -260,5 +284,6 @@ class Blocks:
             places = np.where(inside, places + owner * store_.size, -1)
         if space == "shared":
             self.program.counters.shared_access(address, warp, self.lane[index], size)
-        return store_, Access(places, address, size, self.thread[index], self.epoch[index], self.warp_epoch[index],
-                              self.padded, self.text)
+        return store_, Access(
+            places, address, size, self.thread[index], self.epoch[index], self.warp_epoch[index], self.padded, self.text
+        )

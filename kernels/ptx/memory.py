@@ -45,8 +45,10 @@ class Touched:
 
         def all_in(size: int) -> np.ndarray:
             return (first // size == thread // size) & (last // size == thread // size)
-        before = (all_in(a.block_size) & (self.epoch[cells] < a.epoch[:, None])
-                  | all_in(32) & (self.warp_epoch[cells] < a.warp_epoch[:, None]))
+
+        before = all_in(a.block_size) & (self.epoch[cells] < a.epoch[:, None]) | all_in(32) & (
+            self.warp_epoch[cells] < a.warp_epoch[:, None]
+        )
         return (first >= 0) & ~before & ~all_in(1)
 
     def enter(self, cells: np.ndarray, a: Access, beside: np.ndarray | bool = False) -> None:
@@ -76,14 +78,16 @@ class Memory:
 
     def place(self, name: str, start: int, array: np.ndarray, written: bool) -> None:
         """Make ``array`` (its bytes, copied) an allocation at ``start``."""
-        self.data[start:start + array.nbytes] = array.reshape(-1).view(np.uint8)
-        self.state[start:start + array.nbytes] = 2 if written else 1
+        self.data[start : start + array.nbytes] = array.reshape(-1).view(np.uint8)
+        self.state[start : start + array.nbytes] = 2 if written else 1
         self.regions.append(Region(name, start, array))
 
     def copy_back(self) -> None:
         for region in self.regions:
             if region.array.flags.writeable:
-                region.array.reshape(-1).view(np.uint8)[:] = self.data[region.start:region.start + region.array.nbytes]
+                region.array.reshape(-1).view(np.uint8)[:] = self.data[
+                    region.start : region.start + region.array.nbytes
+                ]
 
     # -- access
 
@@ -105,8 +109,11 @@ class Memory:
         where = f"byte {place % self.size}"
         if near:
             where = f"{near.name}[byte {place - near.start} of {near.array.nbytes}]"
-        raise Fault(kind, f"{what}, {self.space} {where}, thread {thread % a.block_size} of block "
-                          f"{thread // a.block_size}, in `{a.text}`")
+        raise Fault(
+            kind,
+            f"{what}, {self.space} {where}, thread {thread % a.block_size} of block "
+            f"{thread // a.block_size}, in `{a.text}`",
+        )
 
     def load(self, a: Access) -> np.ndarray:
         """[threads, size] bytes."""
@@ -146,8 +153,8 @@ class Memory:
             self.atomic[cells] = True
         old = np.zeros(len(cells), dtype)
         for k, row in enumerate(cells):
-            old[k:k + 1] = self.data[row].view(dtype)
-            self.data[row] = change(k, old[k:k + 1]).astype(dtype).view(np.uint8)
+            old[k : k + 1] = self.data[row].view(dtype)
+            self.data[row] = change(k, old[k : k + 1]).astype(dtype).view(np.uint8)
         return old
 
 

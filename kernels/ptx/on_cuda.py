@@ -18,8 +18,13 @@ from .on_ptx import host_array
 
 THREADS, SIGNS, CHUNK = 256, 128, 256 * 128  # kThreads, kSigns, kChunk
 OPERATORS = ("fill_probes", "probe_dot", "mlp_divergence")
-FLAGS = ["-O3", "--expt-relaxed-constexpr", "-DUSE_CUDA", "-DTORCH_TARGET_VERSION=0x020b000000000000",
-         f"-I{Path(torch.__file__).parent / 'include'}"]  # as setup.py's, beside compile.NVCC
+FLAGS = [
+    "-O3",
+    "--expt-relaxed-constexpr",
+    "-DUSE_CUDA",
+    "-DTORCH_TARGET_VERSION=0x020b000000000000",
+    f"-I{Path(torch.__file__).parent / 'include'}",
+]  # as setup.py's, beside compile.NVCC
 MANGLED = {torch.float32: "f", torch.float64: "d", torch.float16: "6__half", torch.bfloat16: "13__nv_bfloat16"}
 Find = Callable[..., tuple]
 
@@ -27,22 +32,48 @@ Find = Callable[..., tuple]
 def compile_all(folder: Path) -> Find:
     """find(operator, *parts): an operator's PTX and its one entry whose mangled name holds all the parts."""
     with ThreadPoolExecutor() as pool:
-        modules = dict(zip(OPERATORS, pool.map(
-            lambda name: compile.cuda(compile.CSRC / "cuda" / f"{name}.cu", folder, options=FLAGS), OPERATORS)))
+        modules = dict(
+            zip(
+                OPERATORS,
+                pool.map(
+                    lambda name: compile.cuda(compile.CSRC / "cuda" / f"{name}.cu", folder, options=FLAGS), OPERATORS
+                ),
+            )
+        )
     return lambda operator, *parts: (modules[operator], compile.named(modules[operator], *parts))
 
 
-def form_of(handle: fs.Probes, tensor: torch.Tensor, first: int, state: np.ndarray | None = None,
-            index: np.ndarray | None = None) -> tuple:
+def form_of(
+    handle: fs.Probes,
+    tensor: torch.Tensor,
+    first: int,
+    state: np.ndarray | None = None,
+    index: np.ndarray | None = None,
+) -> tuple:
     """struct Form of csrc/cuda/probes.cuh, for a tensor [count, B, ...]."""
     seed, step, stream, offset = handle.noise.place()
     coloring = list(handle.coloring or (0, 1, 1, 0, 0, 0))
     width = tensor.shape[2:].numel()
     fours = width % 4 == 0 and tensor.data_ptr() % 16 == 0
     first_draw = first // max(coloring[0], 1)
-    return ("<6q6I?7x5I4xQQ", first, tensor.shape[0], tensor.shape[1], width, first_draw,
-            draws(handle, first, tensor.shape[0]), *coloring, fours, seed & 0xFFFFFFFF, (seed >> 32) & 0xFFFFFFFF,
-            step, stream, offset, state, index)
+    return (
+        "<6q6I?7x5I4xQQ",
+        first,
+        tensor.shape[0],
+        tensor.shape[1],
+        width,
+        first_draw,
+        draws(handle, first, tensor.shape[0]),
+        *coloring,
+        fours,
+        seed & 0xFFFFFFFF,
+        (seed >> 32) & 0xFFFFFFFF,
+        step,
+        stream,
+        offset,
+        state,
+        index,
+    )
 
 
 def draws(handle: fs.Probes, first: int, count: int) -> int:
@@ -69,8 +100,9 @@ def fill(find: Find, handle: fs.Probes, first: int, count: int, **where: np.ndar
     return out, counters
 
 
-def dot(find: Find, product: torch.Tensor, handle: fs.Probes, first: int, **where: np.ndarray
-        ) -> tuple[torch.Tensor, Counters]:
+def dot(
+    find: Find, product: torch.Tensor, handle: fs.Probes, first: int, **where: np.ndarray
+) -> tuple[torch.Tensor, Counters]:
     """As launch() in probe_dot.cu, both stages: the sums, and what was counted in the first."""
     count, batch, dtype, width = *product.shape[:2], product.dtype, product.shape[2:].numel()
     rows, chunks = count * batch, -(-width // CHUNK)
@@ -84,8 +116,13 @@ def dot(find: Find, product: torch.Tensor, handle: fs.Probes, first: int, **wher
         arguments.append(Unwritten(squares) if sphere else None)
     first_stage = launch(module, (rows, chunks), THREADS, arguments, entry=entry)
     module, entry = find("probe_dot", "10add_chunks", f"I{MANGLED[result]}E")
-    launch(module, -(-rows // THREADS), THREADS, [partial, squares if sphere else None, rows, chunks, width,
-                                                  Unwritten(host_array(out))], entry=entry)
+    launch(
+        module,
+        -(-rows // THREADS),
+        THREADS,
+        [partial, squares if sphere else None, rows, chunks, width, Unwritten(host_array(out))],
+        entry=entry,
+    )
     return out.view(count, batch), first_stage
 
 
@@ -93,16 +130,35 @@ def slope_dot(find: Find, a: torch.Tensor, w: torch.Tensor, kind: int) -> tuple[
     """As mlp_divergence() in mlp_divergence.cu."""
     out = torch.empty(len(a), dtype=a.dtype)
     module, entry = find("mlp_divergence", "9slope_dotI", f"I{MANGLED[a.dtype]}LNS_10ActivationE{kind}E")
-    counters = launch(module, len(a), THREADS, [host_array(a), host_array(w), w.dim() == 2, a.shape[1],
-                                                Unwritten(host_array(out))], entry=entry)
+    counters = launch(
+        module,
+        len(a),
+        THREADS,
+        [host_array(a), host_array(w), w.dim() == 2, a.shape[1], Unwritten(host_array(out))],
+        entry=entry,
+    )
     return out, counters
 
 
-def slope_dot_gradient(find: Find, a: torch.Tensor, w: torch.Tensor, upstream: torch.Tensor, kind: int
-                       ) -> tuple[torch.Tensor, torch.Tensor]:
+def slope_dot_gradient(
+    find: Find, a: torch.Tensor, w: torch.Tensor, upstream: torch.Tensor, kind: int
+) -> tuple[torch.Tensor, torch.Tensor]:
     """As mlp_divergence_gradient() in mlp_divergence.cu."""
     to_a, to_w = torch.empty_like(a), torch.empty_like(a)
     module, entry = find("mlp_divergence", "18slope_dot_gradientI", f"I{MANGLED[a.dtype]}LNS_10ActivationE{kind}E")
-    launch(module, len(a), THREADS, [host_array(a), host_array(w), w.dim() == 2, host_array(upstream), a.shape[1],
-                                     Unwritten(host_array(to_a)), Unwritten(host_array(to_w))], entry=entry)
+    launch(
+        module,
+        len(a),
+        THREADS,
+        [
+            host_array(a),
+            host_array(w),
+            w.dim() == 2,
+            host_array(upstream),
+            a.shape[1],
+            Unwritten(host_array(to_a)),
+            Unwritten(host_array(to_w)),
+        ],
+        entry=entry,
+    )
     return to_a, to_w

@@ -18,8 +18,14 @@ from .machine import Unwritten, launch
 from .parser import Module, parse
 
 ROOT = Path(__file__).resolve().parents[2]
-POINTERS = {torch.float32: "fp32", torch.float64: "fp64", torch.float16: "fp16", torch.bfloat16: "bf16",
-            torch.int64: "i64", torch.int32: "i32"}
+POINTERS = {
+    torch.float32: "fp32",
+    torch.float64: "fp64",
+    torch.float16: "fp16",
+    torch.bfloat16: "bf16",
+    torch.int64: "i64",
+    torch.int32: "i32",
+}
 NUMBERS = {"int64": "i64", "uint64": "u64", "int32": "i32", "uint32": "u32", "float32": "fp32"}
 RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 RESULTS = ("out", "grad", "partial")  # arguments that a kernel writes, and must not read
@@ -30,11 +36,21 @@ class Compiler:
 
     def __init__(self, cache: Path):
         environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
-        environment |= {"TRITON_CACHE_DIR": str(cache / "triton"), "TRITON_DISABLE_LINE_INFO": "1",
-                        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+        environment |= {
+            "TRITON_CACHE_DIR": str(cache / "triton"),
+            "TRITON_DISABLE_LINE_INFO": "1",
+            "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+        }
         self.errors = open(cache / "compiler.txt", "w+")  # noqa: SIM115
-        self.process = subprocess.Popen([sys.executable, "-m", "tests.ptx.compile"], stdin=subprocess.PIPE, cwd=ROOT,
-                                        stdout=subprocess.PIPE, stderr=self.errors, text=True, env=environment)
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "tests.ptx.compile"],
+            stdin=subprocess.PIPE,
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            stderr=self.errors,
+            text=True,
+            env=environment,
+        )
         self.known: dict[str, tuple[Module, dict]] = {}
 
     def __call__(self, request: dict) -> tuple[Module, dict]:
@@ -65,9 +81,13 @@ def loose(module: Module) -> list[str]:
 
     These are the approximate ones, and sums and products that do not say how they round: ptxas may make an fma of two.
     """
-    return [i.text for entry in module.entries.values() for i in entry.code
-            if {"approx", "full", "ftz"} & set(i.mods) or (
-                i.op in ("add", "sub", "mul") and i.mods[-1] in ("f32", "f64") and "rn" not in i.mods)]
+    return [
+        i.text
+        for entry in module.entries.values()
+        for i in entry.code
+        if {"approx", "full", "ftz"} & set(i.mods)
+        or (i.op in ("add", "sub", "mul") and i.mods[-1] in ("f32", "f64") and "rn" not in i.mods)
+    ]
 
 
 class OnPtx:
@@ -83,6 +103,7 @@ class OnPtx:
             signature = inspect.signature(self.function)
             options = {k: named.pop(k) for k in list(named) if k not in signature.parameters}
             self._launch(grid, dict(signature.bind(*args, **named).arguments), options)
+
         return run
 
     def _launch(self, grid: tuple, values: dict[str, Any], options: dict) -> None:
@@ -101,9 +122,16 @@ class OnPtx:
             else:
                 types[name] = NUMBERS[str(getattr(annotation, "name", annotation))]
                 given.append(value)
-        module, answer = self.compiler({
-            "module": self.function.__module__, "kernel": self.function.__name__, "signature": types,
-            "constants": constants, "aligned": aligned, "options": options})
+        module, answer = self.compiler(
+            {
+                "module": self.function.__module__,
+                "kernel": self.function.__name__,
+                "signature": types,
+                "constants": constants,
+                "aligned": aligned,
+                "options": options,
+            }
+        )
         self.modules.append(module)
         entry = next(iter(module.entries.values()))
         given += [None] * (len(entry.params) - len(given))  # Triton's own: scratch memory that these kernels lack

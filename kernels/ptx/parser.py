@@ -61,16 +61,24 @@ class Module:
     entries: dict[str, Entry] = field(default_factory=dict)
 
 
-_DROPPED = re.compile(r"/\*.*?\*/|//[^\n]*|^[ \t]*\.(?:loc|file|version|address_size|target)[ \t][^\n]*$|"
-                      r"^[ \t]*\.section\s[^{]*\{[^}]*\}", re.S | re.M)
-_TOKEN = re.compile(r"(?P<entry>(?:\.visible\s+|\.weak\s+)?\.entry\s[^{]*)|(?P<brace>[{}])|"
-                    r"(?P<label>[\w$%.]+)\s*:(?!:)|(?P<statement>[^;{}][^;]*);|;")
+_DROPPED = re.compile(
+    r"/\*.*?\*/|//[^\n]*|^[ \t]*\.(?:loc|file|version|address_size|target)[ \t][^\n]*$|"
+    r"^[ \t]*\.section\s[^{]*\{[^}]*\}",
+    re.S | re.M,
+)
+_TOKEN = re.compile(
+    r"(?P<entry>(?:\.visible\s+|\.weak\s+)?\.entry\s[^{]*)|(?P<brace>[{}])|"
+    r"(?P<label>[\w$%.]+)\s*:(?!:)|(?P<statement>[^;{}][^;]*);|;"
+)
 _SPACE = re.compile(r"\s*")
-_DECLARATION = re.compile(r"(\.extern\s+)?(?:\.(?:visible|weak|common)\s+)?"
-                          r"\.(global|const|shared|local|param)\s+((?:\.\w+\s+(?:\d+\s+)?)*?)"
-                          r"\.([subf](?:8|16|32|64))\s+"
-                          r"(?:\.ptr\s+)?(?:\.(?:global|shared|const)\s+)?(?:\.align\s+\d+\s+)?"
-                          r"([\w$.]+)\s*(\[\s*\d*\s*\])?(?:\s*=\s*(.*))?$", re.S)
+_DECLARATION = re.compile(
+    r"(\.extern\s+)?(?:\.(?:visible|weak|common)\s+)?"
+    r"\.(global|const|shared|local|param)\s+((?:\.\w+\s+(?:\d+\s+)?)*?)"
+    r"\.([subf](?:8|16|32|64))\s+"
+    r"(?:\.ptr\s+)?(?:\.(?:global|shared|const)\s+)?(?:\.align\s+\d+\s+)?"
+    r"([\w$.]+)\s*(\[\s*\d*\s*\])?(?:\s*=\s*(.*))?$",
+    re.S,
+)
 
 
 def parse(text: str) -> Module:
@@ -79,7 +87,7 @@ def parse(text: str) -> Module:
     while at < len(text):
         token = _TOKEN.match(text, at)
         if not token:
-            raise UnknownPtx(text[at:at + 80])
+            raise UnknownPtx(text[at : at + 80])
         at = _SPACE.match(text, token.end()).end()
         if token["entry"]:
             name, params = re.search(r"\.entry\s+([\w$.]+)\s*\((.*?)\)", token["entry"], re.S).groups()
@@ -87,7 +95,7 @@ def parse(text: str) -> Module:
         elif token["statement"] and body is None:
             module.variables.append(_variable(token["statement"]))
         elif body is None:
-            raise UnknownPtx(text[token.start():token.start() + 80])
+            raise UnknownPtx(text[token.start() : token.start() + 80])
         elif body.take(token):
             module.entries[body.entry.name], body = body.entry, None
     if body is not None:

@@ -20,17 +20,33 @@ if TYPE_CHECKING:
     from .machine import Blocks
 
 WINDOWS = {"global": 0, "const": 0, "shared": 1 << 48, "local": 1 << 50}  # where generic addresses of a space begin
-CACHE_HINTS = re.compile(r"nc|c[agsv]|lu|w[bt]|volatile|weak|relaxed|acquire|release|acq_rel|cta|gpu|sys|L[12]::\w+|"
-                         r"level|unified|noftz")
+CACHE_HINTS = re.compile(
+    r"nc|c[agsv]|lu|w[bt]|volatile|weak|relaxed|acquire|release|acq_rel|cta|gpu|sys|L[12]::\w+|"
+    r"level|unified|noftz"
+)
 Index = slice | np.ndarray
 Step = Callable[["Blocks", Index], str]
 
 
 def step_of(i: Instruction) -> Step:
     """The instruction as a function; an error that names it if it is not known."""
-    special = {"mov": _move, "ld": _load, "st": _store, "setp": _setp, "selp": _selp, "shfl": _shuffle, "vote": _vote,
-               "activemask": _vote, "atom": _atomic, "red": _atomic, "cvta": _cvta, "bar": _barrier,
-               "barrier": _barrier, "ldmatrix": _matrix, "stmatrix": _matrix}
+    special = {
+        "mov": _move,
+        "ld": _load,
+        "st": _store,
+        "setp": _setp,
+        "selp": _selp,
+        "shfl": _shuffle,
+        "vote": _vote,
+        "activemask": _vote,
+        "atom": _atomic,
+        "red": _atomic,
+        "cvta": _cvta,
+        "bar": _barrier,
+        "barrier": _barrier,
+        "ldmatrix": _matrix,
+        "stmatrix": _matrix,
+    }
     if i.op in ("bra", "ret", "exit", "membar", "fence", "nanosleep"):
         return lambda b, index: "control"
     try:
@@ -55,6 +71,7 @@ def _compute(i: Instruction, function: Alu | None = None) -> Step:
             b.approximate(i.op, function.error, index)
         b.write(i.operands[0], value, index)
         return function.kind
+
     return step
 
 
@@ -64,7 +81,7 @@ def _parts(operand: Any) -> tuple:
 
 def _move(i: Instruction) -> Step:
     target, source = i.operands
-    t, = i.mods
+    (t,) = i.mods
     known(t in BITS and not isinstance(source, Address))
 
     def step(b: Blocks, index: Index) -> str:
@@ -78,6 +95,7 @@ def _move(i: Instruction) -> Step:
         for k, piece in enumerate(_parts(target)):
             b.write(piece, bits if part == BITS[t] else (bits >> k * part).astype(UINT[part]), index)
         return "move"
+
     return step
 
 
@@ -97,7 +115,7 @@ def _load(i: Instruction) -> Step:
 
     def step(b: Blocks, index: Index) -> str:
         if space == "param":
-            raw = b.program.params[address.base.name][address.offset:address.offset + size]
+            raw = b.program.params[address.base.name][address.offset : address.offset + size]
             if len(raw) != size or address.offset < 0:
                 raise Fault("out of bounds", f"parameter {address.base.name} in `{i.text}`")
             rows, kind = np.frombuffer(raw, dtype)[None], "move"
@@ -109,6 +127,7 @@ def _load(i: Instruction) -> Step:
             signed = t[0] == "s" and width > BITS[t]  # a wider register is filled with the sign
             b.write(target, rows[:, k].view(SINT[BITS[t]]).astype(SINT[width]) if signed else rows[:, k], index)
         return kind
+
     return step
 
 
@@ -121,6 +140,7 @@ def _store(i: Instruction) -> Step:
         columns = [np.broadcast_to(b.read(s, t, index), access.places.shape) for s in _parts(i.operands[1])]
         memory.store(access, np.stack(columns, 1).view(np.uint8))
         return f"{memory.space} store"
+
     return step
 
 
@@ -152,6 +172,7 @@ def _matrix(i: Instruction) -> Step:
         for k, part in enumerate(_parts(registers) if load else ()):
             b.write(part, tiles.view(np.uint32)[:, k].reshape(-1), index)
         return f"shared {'load' if load else 'store'}"
+
     return step
 
 
@@ -173,11 +194,12 @@ def _setp(i: Instruction) -> Step:
         for register, result in zip(targets, tuple(results)):
             b.write(register, result, index)
         return "float" if t in FLOATS else "integer"
+
     return step
 
 
 def _selp(i: Instruction) -> Step:
-    t, = i.mods
+    (t,) = i.mods
     return _compute(i, Alu(lambda yes, no, pick: np.where(pick, yes, no), (t, t, "pred"), "integer"))
 
 
@@ -193,6 +215,7 @@ def _barrier(i: Instruction) -> Step:
     def step(b: Blocks, index: Index) -> str:
         (b.warp_epoch if "warp" in i.mods else b.epoch)[index] += 1
         return "barrier"
+
     return step
 
 
@@ -206,8 +229,9 @@ def _shuffle(i: Instruction) -> Step:
         value, by, clamp, mask = (np.broadcast_to(b.read(o, "b32", index), lane.shape) for o in i.operands[1:])
         by, clamp, segment = (by & 31).astype(int), (clamp & 31).astype(int), (clamp >> 8 & 31).astype(int)
         top = lane & segment | clamp & ~segment & 31
-        source = {"up": lane - by, "down": lane + by, "bfly": lane ^ by,
-                  "idx": lane & segment | by & ~segment & 31}[mode]
+        source = {"up": lane - by, "down": lane + by, "bfly": lane ^ by, "idx": lane & segment | by & ~segment & 31}[
+            mode
+        ]
         inside = source >= top if mode == "up" else source <= top
         everyone = np.full(b.warps * 32, -1)
         everyone[warp * 32 + lane] = np.arange(len(threads))
@@ -218,6 +242,7 @@ def _shuffle(i: Instruction) -> Step:
         b.write(predicate, inside, index)
         b.warp_epoch[index] += 1
         return "shuffle"
+
     return step
 
 
@@ -231,19 +256,30 @@ def _vote(i: Instruction) -> Step:
         yes, everyone = np.broadcast_to(yes, warp.shape), np.arange(b.n)[index]
         number, agree = (np.bincount(w, minlength=b.warps)[warp] for w in (warp, warp[yes]))
         ballot = b.lanes(everyone[yes])[warp]
-        b.write(i.operands[0], {"all": agree == number, "any": agree > 0, "uni": (agree == 0) | (agree == number),
-                                "ballot": ballot, "active": ballot}[mode], index)
+        b.write(
+            i.operands[0],
+            {
+                "all": agree == number,
+                "any": agree > 0,
+                "uni": (agree == 0) | (agree == number),
+                "ballot": ballot,
+                "active": ballot,
+            }[mode],
+            index,
+        )
         return "shuffle"
+
     return step
 
 
 def _atomic(i: Instruction) -> Step:
-    operation, = (m for m in i.mods if m in ("add", "min", "max", "and", "or", "xor", "exch", "cas"))
+    (operation,) = (m for m in i.mods if m in ("add", "min", "max", "and", "or", "xor", "exch", "cas"))
     space, vector, t = _space(tuple(m for m in i.mods if m != operation))
     known(vector == 1)
     target, address, *sources = i.operands if i.op == "atom" else [None, *i.operands]
     size, dtype = BITS[t] // 8, UINT[BITS[t]]
     if operation in ("exch", "cas"):
+
         def change(old: np.ndarray, *given: np.ndarray) -> np.ndarray:
             return np.where(old == given[0], given[1], old) if operation == "cas" else given[0]
     else:
@@ -252,7 +288,8 @@ def _atomic(i: Instruction) -> Step:
     def step(b: Blocks, index: Index) -> str:
         memory, access = b.access(space, address, index, size, store=True)
         given = [np.broadcast_to(b.read(s, t, index), access.places.shape) for s in sources]
-        old = memory.update(access, dtype, lambda k, value: change(value, *(g[k:k + 1] for g in given)))
+        old = memory.update(access, dtype, lambda k, value: change(value, *(g[k : k + 1] for g in given)))
         b.write(target, old, index)
         return "atomic"
+
     return step

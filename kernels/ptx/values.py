@@ -16,14 +16,24 @@ import numpy as np
 UINT = {1: np.bool_, 8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
 SINT = {8: np.int8, 16: np.int16, 32: np.int32, 64: np.int64}
 BITS = {"pred": 1, "f16": 16, "bf16": 16, "f32": 32, "f64": 64, "f16x2": 32, "bf16x2": 32} | {
-    f"{kind}{n}": n for kind in "bsu" for n in (8, 16, 32, 64)}
+    f"{kind}{n}": n for kind in "bsu" for n in (8, 16, 32, 64)
+}
 FLOATS = ("f16", "bf16", "f32", "f64")
 ROUND = {"rni": np.rint, "rzi": np.trunc, "rmi": np.floor, "rpi": np.ceil}
 # the greatest error of the approximate float32 instructions that the PTX manual states: relative, but absolute for lg2
 # of (1/2, 2), and for sin and cos, of [-2 pi, 2 pi]; they are evaluated exactly here, so what is compared with a device
 # has to allow for it: see counters.approx_tolerance
-APPROX_ERROR = {"ex2": 2.0**-22, "lg2": 2.0**-22, "rcp": 2.0**-23, "rsqrt": 2.0**-22.4, "sqrt": 2.0**-23,
-                "sin": 2.0**-20.5, "cos": 2.0**-20.5, "tanh": 2.0**-11, "div": 2.0**-22}
+APPROX_ERROR = {
+    "ex2": 2.0**-22,
+    "lg2": 2.0**-22,
+    "rcp": 2.0**-23,
+    "rsqrt": 2.0**-22.4,
+    "sqrt": 2.0**-23,
+    "sin": 2.0**-20.5,
+    "cos": 2.0**-20.5,
+    "tanh": 2.0**-11,
+    "div": 2.0**-22,
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +54,7 @@ def known(condition: bool) -> None:
 
 
 # ---- floats
+
 
 def decode(t: str, bits: np.ndarray) -> np.ndarray:
     """The values that bits of type ``t`` stand for."""
@@ -118,12 +129,22 @@ _ONE = np.ones(1)
 FLOAT: dict[str, Callable] = {  # functions of the type and the values
     "add": lambda t, a, b: a + b if t in ("f32", "f64") else fma(t, a, _ONE, b),
     "sub": lambda t, a, b: a - b if t in ("f32", "f64") else fma(t, a, _ONE, -b),
-    "mul": lambda t, a, b: a * b, "fma": fma, "mad": fma, "div": lambda t, a, b: a / b,
-    "min": lambda t, a, b: _least(a, b), "max": lambda t, a, b: -_least(-a, -b),
-    "min.NaN": lambda t, a, b: _least(a, b, True), "max.NaN": lambda t, a, b: -_least(-a, -b, True),
-    "rcp": lambda t, a: 1 / a, "sqrt": lambda t, a: np.sqrt(a), "rsqrt": lambda t, a: 1 / np.sqrt(a),
-    "ex2": lambda t, a: np.exp2(a), "lg2": lambda t, a: np.log2(a), "sin": lambda t, a: np.sin(a),
-    "cos": lambda t, a: np.cos(a), "tanh": lambda t, a: np.tanh(a),
+    "mul": lambda t, a, b: a * b,
+    "fma": fma,
+    "mad": fma,
+    "div": lambda t, a, b: a / b,
+    "min": lambda t, a, b: _least(a, b),
+    "max": lambda t, a, b: -_least(-a, -b),
+    "min.NaN": lambda t, a, b: _least(a, b, True),
+    "max.NaN": lambda t, a, b: -_least(-a, -b, True),
+    "rcp": lambda t, a: 1 / a,
+    "sqrt": lambda t, a: np.sqrt(a),
+    "rsqrt": lambda t, a: 1 / np.sqrt(a),
+    "ex2": lambda t, a: np.exp2(a),
+    "lg2": lambda t, a: np.log2(a),
+    "sin": lambda t, a: np.sin(a),
+    "cos": lambda t, a: np.cos(a),
+    "tanh": lambda t, a: np.tanh(a),
 }
 
 
@@ -146,11 +167,14 @@ def _float(op: str, flags: set[str], t: str) -> Alu:
 
 # ---- integers
 
+
 def _each(bits: int, function: Callable) -> Callable:
     """A function of whole numbers, value by value in exact arithmetic; the result is cut to ``bits``."""
+
     def each(*columns: np.ndarray) -> np.ndarray:
         rows = zip(*(c.tolist() for c in np.broadcast_arrays(*columns)))
         return np.array([function(*row) % (1 << bits) for row in rows], UINT[bits])
+
     return each
 
 
@@ -176,9 +200,11 @@ def _shift(left: bool, t: str, a: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 def _divide(t: str, a: np.ndarray, b: np.ndarray, remainder: bool) -> np.ndarray:
     """Truncating division; by zero all ones, as the hardware has it (PTX leaves it open)."""
+
     def exact(x: int, y: int) -> int:
         quotient = abs(x) // abs(y) * (1 if (x < 0) == (y < 0) else -1) if y else -1
         return x if remainder and not y else x - quotient * y if remainder else quotient
+
     return _each(BITS[t], exact)(a, b)
 
 
@@ -219,23 +245,41 @@ def _insert(t: str, a: np.ndarray, b: np.ndarray, start: np.ndarray, length: np.
 
 INTEGER: dict[str, tuple[str, str, Callable]] = {  # operands and result (t: the type named, w: one twice as wide,
     # n: u32), and the function of the type and the values
-    **{name: ("tt", "t", lambda t, a, b, f=f: f(a, b)) for name, f in {
-        "add": np.add, "sub": np.subtract, "mul.lo": np.multiply, "min": np.minimum, "max": np.maximum,
-        "and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}.items()},
-    **{name: ("t", "t", lambda t, a, f=f: f(a)) for name, f in {
-        "neg": np.negative, "abs": np.abs, "not": np.invert, "cnot": np.logical_not}.items()},
-    "mul.hi": ("tt", "t", _high), "mul.wide": ("tt", "w", _wide),
-    "mad.lo": ("ttt", "t", lambda t, a, b, c: a * b + c), "mad.hi": ("ttt", "t", lambda t, a, b, c: _high(t, a, b) + c),
+    **{
+        name: ("tt", "t", lambda t, a, b, f=f: f(a, b))
+        for name, f in {
+            "add": np.add,
+            "sub": np.subtract,
+            "mul.lo": np.multiply,
+            "min": np.minimum,
+            "max": np.maximum,
+            "and": np.bitwise_and,
+            "or": np.bitwise_or,
+            "xor": np.bitwise_xor,
+        }.items()
+    },
+    **{
+        name: ("t", "t", lambda t, a, f=f: f(a))
+        for name, f in {"neg": np.negative, "abs": np.abs, "not": np.invert, "cnot": np.logical_not}.items()
+    },
+    "mul.hi": ("tt", "t", _high),
+    "mul.wide": ("tt", "w", _wide),
+    "mad.lo": ("ttt", "t", lambda t, a, b, c: a * b + c),
+    "mad.hi": ("ttt", "t", lambda t, a, b, c: _high(t, a, b) + c),
     "mad.wide": ("ttw", "w", lambda t, a, b, c: _wide(t, a, b) + c),
     "div": ("tt", "t", lambda t, a, b: _divide(t, a, b, False)),
     "rem": ("tt", "t", lambda t, a, b: _divide(t, a, b, True)),
     "shl": ("tn", "t", lambda t, a, n: _shift(True, t, a, n)),
     "shr": ("tn", "t", lambda t, a, n: _shift(False, t, a, n)),
     **{f"shf.{way}.wrap": ("ttt", "t", lambda t, a, b, n, way=way: _funnel(way, a, b, n & 31)) for way in "lr"},
-    **{f"shf.{way}.clamp": ("ttt", "t", lambda t, a, b, n, way=way: _funnel(way, a, b, np.minimum(n, 32)))
-       for way in "lr"},
-    "lop3": ("tttt", "t", _lop3), "prmt": ("ttt", "t", _prmt),
-    "bfe": ("tnn", "t", _extract), "bfi": ("ttnn", "t", _insert),
+    **{
+        f"shf.{way}.clamp": ("ttt", "t", lambda t, a, b, n, way=way: _funnel(way, a, b, np.minimum(n, 32)))
+        for way in "lr"
+    },
+    "lop3": ("tttt", "t", _lop3),
+    "prmt": ("ttt", "t", _prmt),
+    "bfe": ("tnn", "t", _extract),
+    "bfi": ("ttnn", "t", _insert),
     "popc": ("t", "n", lambda t, a: _each(32, lambda x: bin(x).count("1"))(a)),
     "clz": ("t", "n", lambda t, a: _each(32, lambda x: BITS[t] - x.bit_length())(a)),
     "bfind": ("t", "n", lambda t, a: _each(32, lambda x: x.bit_length() - 1)(a)),
@@ -267,16 +311,28 @@ def _integer(op: str, flags: list[str], t: str) -> Alu:
     known(op not in ("shf", "lop3", "prmt") or t == "b32")
     types = {"t": t, "n": "u32", "w": t[0] + str(2 * BITS[t])}
     sources = tuple(types[o] for o in operands)
-    return Alu(lambda *bits: encode(types[result], compute(t, *(decode(s, b) for s, b in zip(sources, bits)))), sources,
-               "integer")
+    return Alu(
+        lambda *bits: encode(types[result], compute(t, *(decode(s, b) for s, b in zip(sources, bits)))),
+        sources,
+        "integer",
+    )
 
 
 # ---- comparison and conversion
 
+
 def compare(name: str, t: str) -> Callable:
     """``setp``'s comparison on bits; the unordered ones are true beside a NaN."""
-    ordered = {"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater,
-               "ge": np.greater_equal, "num": lambda x, y: True, "nan": lambda x, y: False}
+    ordered = {
+        "eq": np.equal,
+        "ne": np.not_equal,
+        "lt": np.less,
+        "le": np.less_equal,
+        "gt": np.greater,
+        "ge": np.greater_equal,
+        "num": lambda x, y: True,
+        "nan": lambda x, y: False,
+    }
     plain = name if name in ordered else name.removesuffix("u")
     known(plain in ordered and (t in FLOATS or (plain == name and name not in ("num", "nan"))))
     unordered = name == "nan" or plain != name
@@ -286,6 +342,7 @@ def compare(name: str, t: str) -> Callable:
         if t not in FLOATS:
             return ordered[plain](x, y)
         return np.where(np.isnan(x) | np.isnan(y), unordered, ordered[plain](x, y))
+
     return function
 
 
@@ -312,6 +369,7 @@ def _convert(flags: set[str], result: str, source: str) -> Alu:
         if source not in FLOATS:
             value = value.astype(np.float32 if result == "f32" else np.float64)
         return finished(result, value, flags)
+
     return Alu(function, (source,), "convert")
 
 
@@ -329,6 +387,7 @@ def alu(op: str, mods: tuple[str, ...]) -> Alu:
         def signs(a: np.ndarray) -> np.ndarray:
             a = encode(t, flush(t, decode(t, a))) if flags else a
             return a ^ sign if op == "neg" else a & ~sign
+
         return Alu(signs, (t,), "float")
     if t in FLOATS:
         return _float(op, set(flags), t)

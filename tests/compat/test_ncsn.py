@@ -14,24 +14,30 @@ from ..conftest import z_mean
 from .cases import LABELS, MATRIX, SAMPLES, SIGMAS, close, net, noise, signature
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("dsm", "energy_net, samples, sigma=1"),
-    ("dsm_score_estimation", "scorenet, samples, sigma=0.01"),
-    ("anneal_dsm_score_estimation", "scorenet, samples, labels, sigmas, anneal_power=2.0"),
-    ("single_sliced_score_matching", "energy_net, samples, noise=None, detach=False, noise_type='radermacher'"),
-    ("partial_sliced_score_matching", "energy_net, samples, noise=None, detach=False, noise_type='radermacher'"),
-    ("sliced_score_matching", "energy_net, samples, n_particles=1"),
-    ("sliced_score_matching_vr", "energy_net, samples, n_particles=1"),
-    ("sliced_score_estimation", "score_net, samples, n_particles=1"),
-    ("sliced_score_estimation_vr", "score_net, samples, n_particles=1"),
-    ("anneal_sliced_score_estimation_vr", "scorenet, samples, labels, sigmas, n_particles=1"),
-    ("Langevin_dynamics", "x_mod, scorenet, n_steps=200, step_lr=5e-05"),
-    ("baseline_Langevin_dynamics", "x_mod, scorenet, n_steps=1000, step_lr=2e-05"),
-    ("anneal_Langevin_dynamics", "x_mod, scorenet, sigmas, n_steps_each=100, step_lr=2e-05"),
-    ("anneal_Langevin_dynamics_inpainting", "x_mod, refer_image, scorenet, sigmas, n_steps_each=100, step_lr=8e-06"),
-    ("langevin_dynamics", "score, init, lr=0.1, step=1000"),
-    ("anneal_langevin_dynamics", "score, init, sigmas, lr=0.1, n_steps_each=100"),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("dsm", "energy_net, samples, sigma=1"),
+        ("dsm_score_estimation", "scorenet, samples, sigma=0.01"),
+        ("anneal_dsm_score_estimation", "scorenet, samples, labels, sigmas, anneal_power=2.0"),
+        ("single_sliced_score_matching", "energy_net, samples, noise=None, detach=False, noise_type='radermacher'"),
+        ("partial_sliced_score_matching", "energy_net, samples, noise=None, detach=False, noise_type='radermacher'"),
+        ("sliced_score_matching", "energy_net, samples, n_particles=1"),
+        ("sliced_score_matching_vr", "energy_net, samples, n_particles=1"),
+        ("sliced_score_estimation", "score_net, samples, n_particles=1"),
+        ("sliced_score_estimation_vr", "score_net, samples, n_particles=1"),
+        ("anneal_sliced_score_estimation_vr", "scorenet, samples, labels, sigmas, n_particles=1"),
+        ("Langevin_dynamics", "x_mod, scorenet, n_steps=200, step_lr=5e-05"),
+        ("baseline_Langevin_dynamics", "x_mod, scorenet, n_steps=1000, step_lr=2e-05"),
+        ("anneal_Langevin_dynamics", "x_mod, scorenet, sigmas, n_steps_each=100, step_lr=2e-05"),
+        (
+            "anneal_Langevin_dynamics_inpainting",
+            "x_mod, refer_image, scorenet, sigmas, n_steps_each=100, step_lr=8e-06",
+        ),
+        ("langevin_dynamics", "score, init, lr=0.1, step=1000"),
+        ("anneal_langevin_dynamics", "score, init, sigmas, lr=0.1, n_steps_each=100"),
+    ],
+)
 def test_signatures(name, expected):
     assert signature(getattr(ncsn, name)) == expected
 
@@ -103,15 +109,19 @@ def test_detach_cuts_the_loss_alone(name):
 def test_gradients_of_the_energy_forms():
     w = torch.full((), 0.5, dtype=torch.float64, requires_grad=True)
     x = SAMPLES[:2]
-    for loss in (lambda f: ncsn.dsm(f, x, 0.3, rng=fs.Philox(5)),
-                 lambda f: ncsn.sliced_score_matching(f, x, rng=fs.Philox(5))[0],
-                 lambda f: ncsn.sliced_score_matching_vr(f, x, rng=fs.Philox(5))[0],
-                 lambda f: ncsn.single_sliced_score_matching(f, x, rng=fs.Philox(5))[0]):
+    for loss in (
+        lambda f: ncsn.dsm(f, x, 0.3, rng=fs.Philox(5)),
+        lambda f: ncsn.sliced_score_matching(f, x, rng=fs.Philox(5))[0],
+        lambda f: ncsn.sliced_score_matching_vr(f, x, rng=fs.Philox(5))[0],
+        lambda f: ncsn.single_sliced_score_matching(f, x, rng=fs.Philox(5))[0],
+    ):
         assert torch.autograd.gradcheck(lambda w, loss=loss: loss(lambda y: energy(w * y)), (w,))
     with torch.no_grad():  # as in a validation loop
         assert not ncsn.dsm(energy, x, 0.3).requires_grad
-        close(ncsn.sliced_score_matching_vr(energy, x, rng=fs.Philox(5))[0],
-              ncsn.sliced_score_estimation_vr(energy_score, x, rng=fs.Philox(5))[0])
+        close(
+            ncsn.sliced_score_matching_vr(energy, x, rng=fs.Philox(5))[0],
+            ncsn.sliced_score_estimation_vr(energy_score, x, rng=fs.Philox(5))[0],
+        )
 
 
 def test_dsm_score_estimation():
@@ -137,8 +147,10 @@ def test_levels_of_numpy_and_labels_of_another_kind(loss):
     for sigmas in (SIGMAS.numpy(), SIGMAS.tolist(), list(SIGMAS.numpy())):
         for labels in (LABELS.int(), LABELS.numpy(), LABELS.tolist()):
             close(loss(net, SAMPLES, labels, sigmas, rng=fs.Philox(5)), expected)
-    close(loss(net, SAMPLES, LABELS, SIGMAS, np.int64(2), rng=fs.Philox(5)),
-          loss(net, SAMPLES, LABELS, SIGMAS, 2, rng=fs.Philox(5)))
+    close(
+        loss(net, SAMPLES, LABELS, SIGMAS, np.int64(2), rng=fs.Philox(5)),
+        loss(net, SAMPLES, LABELS, SIGMAS, 2, rng=fs.Philox(5)),
+    )
 
 
 @pytest.mark.parametrize("loss", [ncsn.anneal_dsm_score_estimation, ncsn.anneal_sliced_score_estimation_vr])
@@ -190,15 +202,23 @@ def test_anneal_sliced_score_estimation_vr(n):
     expected = torch.zeros(4, dtype=torch.float64)
     for k in range(n):
         for b in range(4):
-            loss1, _, loss2 = sliced_terms(lambda y, b=b: net(y, LABELS[b:b + 1]), perturbed[b:b + 1],
-                                           v[4 * k + b:4 * k + b + 1])
+            loss1, _, loss2 = sliced_terms(
+                lambda y, b=b: net(y, LABELS[b : b + 1]), perturbed[b : b + 1], v[4 * k + b : 4 * k + b + 1]
+            )
             expected[b] += (loss1 + loss2)[0] / n * SIGMAS[LABELS[b]] ** 2
     close(ncsn.anneal_sliced_score_estimation_vr(net, SAMPLES, LABELS, SIGMAS, n, rng=fs.Philox(5)), expected.mean())
 
 
-@pytest.mark.parametrize("loss", [ncsn.sliced_score_estimation, ncsn.sliced_score_estimation_vr,
-                                  lambda *a, **k: (ncsn.anneal_sliced_score_estimation_vr(
-                                      a[0], a[1], torch.zeros(len(a[1])).long(), SIGMAS, a[2], **k),)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        ncsn.sliced_score_estimation,
+        ncsn.sliced_score_estimation_vr,
+        lambda *a, **k: (
+            ncsn.anneal_sliced_score_estimation_vr(a[0], a[1], torch.zeros(len(a[1])).long(), SIGMAS, a[2], **k),
+        ),
+    ],
+)
 def test_sliced_losses_of_a_split_batch(loss):
     """Whatever the number of particles, the parts draw what the whole draws, and the network is called once."""
     calls = []
@@ -209,7 +229,7 @@ def test_sliced_losses_of_a_split_batch(loss):
 
     whole = loss(counted, SAMPLES, 3, rng=fs.Philox(5))
     assert calls == [SAMPLES.shape]
-    parts = [loss(net, SAMPLES[k:k + 2], 3, rng=fs.Philox(5, sample_offset=k)) for k in (0, 2)]
+    parts = [loss(net, SAMPLES[k : k + 2], 3, rng=fs.Philox(5, sample_offset=k)) for k in (0, 2)]
     for a, b, c in zip(whole, *parts):
         close(a, (b + c) / 2)
 
@@ -228,26 +248,39 @@ def test_sliced_losses_against_implicit_score_matching():
 
 def test_gradients_reach_the_network():
     w = torch.full((), 0.5, dtype=torch.float64, requires_grad=True)
-    for loss in (lambda f: ncsn.dsm_score_estimation(f, SAMPLES, rng=fs.Philox(5)),
-                 lambda f: ncsn.sliced_score_estimation(f, SAMPLES, rng=fs.Philox(5))[0],
-                 lambda f: ncsn.sliced_score_estimation_vr(f, SAMPLES, rng=fs.Philox(5))[0]):
+    for loss in (
+        lambda f: ncsn.dsm_score_estimation(f, SAMPLES, rng=fs.Philox(5)),
+        lambda f: ncsn.sliced_score_estimation(f, SAMPLES, rng=fs.Philox(5))[0],
+        lambda f: ncsn.sliced_score_estimation_vr(f, SAMPLES, rng=fs.Philox(5))[0],
+    ):
         assert torch.autograd.gradcheck(lambda w, loss=loss: loss(lambda x: w * torch.sin(x)), (w,))
 
 
-@pytest.mark.parametrize("loss", [
-    lambda f, x: ncsn.sliced_score_estimation(f, x, 2, rng=fs.Philox(5))[0],
-    lambda f, x: ncsn.sliced_score_estimation_vr(f, x, 2, rng=fs.Philox(5))[0],
-    lambda f, x: ncsn.anneal_sliced_score_estimation_vr(lambda x, labels: f(x), x, LABELS, SIGMAS, 2, rng=fs.Philox(5)),
-])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda f, x: ncsn.sliced_score_estimation(f, x, 2, rng=fs.Philox(5))[0],
+        lambda f, x: ncsn.sliced_score_estimation_vr(f, x, 2, rng=fs.Philox(5))[0],
+        lambda f, x: ncsn.anneal_sliced_score_estimation_vr(
+            lambda x, labels: f(x), x, LABELS, SIGMAS, 2, rng=fs.Philox(5)
+        ),
+    ],
+)
 def test_gradients_reach_the_samples(loss):
     """As in the originals: samples that a generator made can be learned from."""
     assert torch.autograd.gradcheck(lambda x: loss(torch.sin, x), (SAMPLES.clone().requires_grad_(),))
 
 
-@pytest.mark.parametrize(("call", "text"), [
-    (lambda: ncsn.sliced_score_matching(energy, SAMPLES, 0), "n_particles must be at least 1"),
-    (lambda: ncsn.single_sliced_score_matching(energy, SAMPLES, SAMPLES[:2]), "noise must have the shape of samples"),
-])
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: ncsn.sliced_score_matching(energy, SAMPLES, 0), "n_particles must be at least 1"),
+        (
+            lambda: ncsn.single_sliced_score_matching(energy, SAMPLES, SAMPLES[:2]),
+            "noise must have the shape of samples",
+        ),
+    ],
+)
 def test_bad_arguments_are_named(call, text):
     with pytest.raises(ValueError, match=text):
         call()

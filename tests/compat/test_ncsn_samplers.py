@@ -17,14 +17,16 @@ def test_langevin_dynamics(capsys):
         score = net(x, torch.full((4,), 9))
         x = x + 0.01 * score + 0.02**0.5 * noise(step, fs.Stream.LANGEVIN)
         expected.append(x.clamp(0, 1))
-        printed.append(f"modulus of grad components: mean {score.abs().mean().item():.9f}, max "
-                       f"{score.abs().max().item():.9f}")
+        printed.append(
+            f"modulus of grad components: mean {score.abs().mean().item():.9f}, max {score.abs().max().item():.9f}"
+        )
     got = ncsn.Langevin_dynamics(SAMPLES, net, 3, 0.01, rng=fs.Philox(5))
     lines = capsys.readouterr().out.splitlines()
     assert len(got) == 3 and [line[:38] for line in lines] == [line[:38] for line in printed]
     assert [line.partition("max ")[2][:7] for line in lines] == [line.partition("max ")[2][:7] for line in printed]
-    plain = ncsn.baseline_Langevin_dynamics(SAMPLES, lambda x: net(x, torch.full((4,), 9)), np.int32(3),
-                                            np.float32(0.01), rng=fs.Philox(5))
+    plain = ncsn.baseline_Langevin_dynamics(
+        SAMPLES, lambda x: net(x, torch.full((4,), 9)), np.int32(3), np.float32(0.01), rng=fs.Philox(5)
+    )
     for a, b, c in zip(got, plain, expected, strict=True):
         close(a, c), close(b, c)
     assert got[0].min() == 0 and got[0].max() == 1
@@ -74,12 +76,15 @@ def test_toy_samplers():
     close(ncsn.anneal_langevin_dynamics(toy_score, SAMPLES, SIGMAS.numpy(), 1e-3, 3, rng=fs.Philox(5)), x)
 
 
-@pytest.mark.parametrize(("call", "text"), [
-    (lambda: ncsn.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 2, -1e-5), "step_lr must be finite and greater"),
-    (lambda: ncsn.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 0), "n_steps_each must be at least 1, got 0"),
-    (lambda: ncsn.Langevin_dynamics(SAMPLES, net, 0), "n_steps must be at least 1, got 0"),
-    (lambda: ncsn.langevin_dynamics(toy_score, SAMPLES, 0.0), "lr must be finite and greater than 0"),
-])
+@pytest.mark.parametrize(
+    ("call", "text"),
+    [
+        (lambda: ncsn.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 2, -1e-5), "step_lr must be finite and greater"),
+        (lambda: ncsn.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 0), "n_steps_each must be at least 1, got 0"),
+        (lambda: ncsn.Langevin_dynamics(SAMPLES, net, 0), "n_steps must be at least 1, got 0"),
+        (lambda: ncsn.langevin_dynamics(toy_score, SAMPLES, 0.0), "lr must be finite and greater than 0"),
+    ],
+)
 def test_bad_arguments_are_named(call, text):
     with pytest.raises(ValueError, match=text):
         call()

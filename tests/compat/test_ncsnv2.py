@@ -17,17 +17,27 @@ from fastscore.compat import ncsnv2
 from .cases import LABELS, SAMPLES, SIGMAS, close, eta_of, inpainting_by_hand, langevin_by_hand, net, noise, signature
 
 
-@pytest.mark.parametrize(("name", "expected"), [
-    ("anneal_dsm_score_estimation", "scorenet, samples, sigmas, labels=None, anneal_power=2.0, hook=None"),
-    ("get_optimizer", "config, parameters"),
-    ("get_sigmas", "config"),
-    ("anneal_Langevin_dynamics", "x_mod, scorenet, sigmas, n_steps_each=200, step_lr=8e-06, final_only=False, "
-                                 "verbose=False, denoise=True"),
-    ("anneal_Langevin_dynamics_inpainting", "x_mod, refer_image, scorenet, sigmas, image_size, n_steps_each=100, "
-                                            "step_lr=8e-06"),
-    ("anneal_Langevin_dynamics_interpolation", "x_mod, scorenet, sigmas, n_interpolations, n_steps_each=200, "
-                                               "step_lr=8e-06, final_only=False, verbose=False"),
-])
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("anneal_dsm_score_estimation", "scorenet, samples, sigmas, labels=None, anneal_power=2.0, hook=None"),
+        ("get_optimizer", "config, parameters"),
+        ("get_sigmas", "config"),
+        (
+            "anneal_Langevin_dynamics",
+            "x_mod, scorenet, sigmas, n_steps_each=200, step_lr=8e-06, final_only=False, verbose=False, denoise=True",
+        ),
+        (
+            "anneal_Langevin_dynamics_inpainting",
+            "x_mod, refer_image, scorenet, sigmas, image_size, n_steps_each=100, step_lr=8e-06",
+        ),
+        (
+            "anneal_Langevin_dynamics_interpolation",
+            "x_mod, scorenet, sigmas, n_interpolations, n_steps_each=200, "
+            "step_lr=8e-06, final_only=False, verbose=False",
+        ),
+    ],
+)
 def test_signatures(name, expected):
     assert name in ncsnv2.__all__ and signature(getattr(ncsnv2, name)) == expected
 
@@ -40,8 +50,9 @@ def test_anneal_dsm_score_estimation(power):
     each = 0.5 * ((net(perturbed, LABELS) - target) ** 2).flatten(1).sum(1) * used.flatten() ** float(power)
     seen = []
     for sigmas in (SIGMAS, SIGMAS.numpy(), SIGMAS.tolist()):
-        got = ncsnv2.anneal_dsm_score_estimation(net, SAMPLES, sigmas, LABELS, power, lambda *a: seen.append(a),
-                                                 rng=fs.Philox(5))
+        got = ncsnv2.anneal_dsm_score_estimation(
+            net, SAMPLES, sigmas, LABELS, power, lambda *a: seen.append(a), rng=fs.Philox(5)
+        )
         close(got, each.mean())
     close(seen[0][0], each)
     assert torch.equal(seen[0][1], LABELS)
@@ -49,8 +60,9 @@ def test_anneal_dsm_score_estimation(power):
 
 def test_labels_are_drawn_where_there_are_none():
     hook = []
-    first = ncsnv2.anneal_dsm_score_estimation(net, SAMPLES, SIGMAS, None, 2.0, lambda *a: hook.append(a),
-                                               rng=fs.Philox(5))
+    first = ncsnv2.anneal_dsm_score_estimation(
+        net, SAMPLES, SIGMAS, None, 2.0, lambda *a: hook.append(a), rng=fs.Philox(5)
+    )
     assert torch.equal(first, ncsnv2.anneal_dsm_score_estimation(net, samples=SAMPLES, sigmas=SIGMAS, rng=fs.Philox(5)))
     assert torch.equal(hook[0][1], fs.losses.draw_labels(3, 4, fs.Philox(5)))
     torch.manual_seed(0)
@@ -70,12 +82,14 @@ def test_anneal_langevin_dynamics(denoise, as_given):
     expected = langevin_by_hand(SAMPLES, 1e-3, 2)[0]
     if denoise:
         expected.append(expected[-1] + SIGMAS[-1] ** 2 * net(expected[-1], torch.full((4,), 2)))
-    got = ncsnv2.anneal_Langevin_dynamics(SAMPLES, net, as_given(SIGMAS), 2, 1e-3, False, False, denoise,
-                                          rng=fs.Philox(5))
+    got = ncsnv2.anneal_Langevin_dynamics(
+        SAMPLES, net, as_given(SIGMAS), 2, 1e-3, False, False, denoise, rng=fs.Philox(5)
+    )
     for a, b in zip(got, expected, strict=True):
         close(a, b)
-    final = ncsnv2.anneal_Langevin_dynamics(SAMPLES, net, as_given(SIGMAS), 2, 1e-3, True, False, denoise,
-                                            rng=fs.Philox(5))
+    final = ncsnv2.anneal_Langevin_dynamics(
+        SAMPLES, net, as_given(SIGMAS), 2, 1e-3, True, False, denoise, rng=fs.Philox(5)
+    )
     assert len(final) == 1 and torch.equal(final[0], got[-1])
 
 
@@ -97,9 +111,14 @@ def test_verbose(capsys):
     for i, (line, x, score, z) in enumerate(zip(lines, *langevin_by_hand(SAMPLES, 1e-3, 2), strict=True)):
         sigma = SIGMAS[i // 2].item()
         eta = 1e-3 * (sigma / 0.1) ** 2
-        expected = {"level": i // 2, "step_size": eta, "grad_norm": size(score), "image_norm": size(x),
-                    "snr": math.sqrt(eta / 2) * size(score) / size(z),
-                    "grad_mean_norm": sigma**2 * score.mean(0).square().sum().item()}
+        expected = {
+            "level": i // 2,
+            "step_size": eta,
+            "grad_norm": size(score),
+            "image_norm": size(x),
+            "snr": math.sqrt(eta / 2) * size(score) / size(z),
+            "grad_mean_norm": sigma**2 * score.mean(0).square().sum().item(),
+        }
         assert list(line) == list(expected) and line == pytest.approx(expected, rel=1e-5)
 
 
@@ -109,8 +128,13 @@ def test_verbose_interpolation(capsys):
     lines = [numbers(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["level"] for line in lines] == [0, 0, 1, 1, 2, 2]
     score, z = net(SAMPLES, torch.zeros(4)), noise(0, fs.Stream.LANGEVIN)
-    expected = {"level": 0, "step_size": 0.1, "image_norm": size(SAMPLES), "grad_norm": size(score),
-                "snr": math.sqrt(0.05) * size(score) / size(z)}
+    expected = {
+        "level": 0,
+        "step_size": 0.1,
+        "image_norm": size(SAMPLES),
+        "grad_norm": size(score),
+        "snr": math.sqrt(0.05) * size(score) / size(z),
+    }
     assert list(lines[0]) == list(expected) and lines[0] == pytest.approx(expected, rel=1e-5)
 
 
@@ -118,11 +142,13 @@ def test_verbose_interpolation(capsys):
 def test_numbers_of_numpy_and_torch(number, capsys):
     step_lr, two = number(2.0**-10), np.int64(2)  # exact in float32 too
     refer, x_mod = SAMPLES[:2], SAMPLES[:2, None]
-    for call in (lambda s, n: ncsnv2.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, n, s, True, rng=fs.Philox(5)),
-                 lambda s, n: ncsnv2.anneal_Langevin_dynamics_inpainting(x_mod, refer, net, SIGMAS, n, n, s,
-                                                                         rng=fs.Philox(5)),
-                 lambda s, n: ncsnv2.anneal_Langevin_dynamics_interpolation(SAMPLES, net, SIGMAS, n, n, s, True,
-                                                                            rng=fs.Philox(5))):
+    for call in (
+        lambda s, n: ncsnv2.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, n, s, True, rng=fs.Philox(5)),
+        lambda s, n: ncsnv2.anneal_Langevin_dynamics_inpainting(x_mod, refer, net, SIGMAS, n, n, s, rng=fs.Philox(5)),
+        lambda s, n: ncsnv2.anneal_Langevin_dynamics_interpolation(
+            SAMPLES, net, SIGMAS, n, n, s, True, rng=fs.Philox(5)
+        ),
+    ):
         assert torch.equal(call(step_lr, two)[-1], call(2.0**-10, 2)[-1])
 
 
@@ -167,16 +193,20 @@ def test_one_interpolation_is_the_first_of_several():
 
 def test_published_step_lr_maps_to_alpha():
     """step_lr = 2e-5 is alpha = 4e-5."""
-    ours = fs.samplers.annealed_langevin(net, SAMPLES.shape, SIGMAS.float(), alpha=4e-5, steps_per_level=3,
-                                         start=SAMPLES, rng=fs.Philox(1))
+    ours = fs.samplers.annealed_langevin(
+        net, SAMPLES.shape, SIGMAS.float(), alpha=4e-5, steps_per_level=3, start=SAMPLES, rng=fs.Philox(1)
+    )
     theirs = ncsnv2.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 3, 2e-5, True, False, False, rng=fs.Philox(1))[0]
     assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize(("kind", "expected"), [
-    ("geometric", [50 ** (1 - i / 4) * 0.01 ** (i / 4) for i in range(5)]),
-    ("uniform", [50 + (0.01 - 50) * i / 4 for i in range(5)]),
-])
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("geometric", [50 ** (1 - i / 4) * 0.01 ** (i / 4) for i in range(5)]),
+        ("uniform", [50 + (0.01 - 50) * i / 4 for i in range(5)]),
+    ],
+)
 def test_get_sigmas(kind, expected):
     model = Namespace(sigma_dist=kind, sigma_begin=50, sigma_end=0.01, num_classes=5)
     sigmas = ncsnv2.get_sigmas(Namespace(model=model, device=torch.device("cpu")))
@@ -193,7 +223,12 @@ def test_get_optimizer():
     adam = ncsnv2.get_optimizer(Namespace(optim=optim), parameters)
     assert type(adam) is torch.optim.Adam
     assert {k: adam.defaults[k] for k in ("lr", "betas", "eps", "weight_decay", "amsgrad")} == {
-        "lr": 0.1, "betas": (0.8, 0.999), "eps": 1e-6, "weight_decay": 0.01, "amsgrad": True}
+        "lr": 0.1,
+        "betas": (0.8, 0.999),
+        "eps": 1e-6,
+        "weight_decay": 0.01,
+        "amsgrad": True,
+    }
     optim.optimizer = "RMSProp"
     assert type(ncsnv2.get_optimizer(Namespace(optim=optim), parameters)) is torch.optim.RMSprop
     optim.optimizer = "SGD"

@@ -25,8 +25,9 @@ def test_methods_are_replaced(block):
 
 def test_all_samplers_of_the_runners_are_there():
     replaced = set(re.findall(r"_fastscore\.(\w+)\)", TEXT))
-    assert len(BLOCKS) == 3 and replaced == {name for name in ncsn.__all__ if name.lower().endswith(
-        ("langevin_dynamics", "langevin_dynamics_inpainting"))}
+    assert len(BLOCKS) == 3 and replaced == {
+        name for name in ncsn.__all__ if name.lower().endswith(("langevin_dynamics", "langevin_dynamics_inpainting"))
+    }
 
 
 def test_new_import_lines_name_what_there_is():

@@ -24,8 +24,7 @@ def plain(height: int, width: int, colour: tuple[int, int, int]) -> torch.Tensor
 
 def test_order_formats_and_colours(tmp_path):
     """All formats, in folders below too, sorted by path; other files and hidden ones are left out."""
-    colours = {"b.png": (255, 0, 0), "a/z.bmp": (0, 255, 0), "a/deep/er/x.PPM": (0, 0, 255),
-               "c.webp": (9, 99, 199)}
+    colours = {"b.png": (255, 0, 0), "a/z.bmp": (0, 255, 0), "a/deep/er/x.PPM": (0, 0, 255), "c.webp": (9, 99, 199)}
     for name, colour in colours.items():
         write(tmp_path / name, plain(9, 9, colour), **({"lossless": True} if name.endswith("webp") else {}))
     (tmp_path / "notes.txt").write_text("not an image")
@@ -53,7 +52,7 @@ def test_centre_crop_without_resize(tmp_path, height, width):
     pixels = torch.randint(0, 256, (height, width, 3), generator=generator).to(torch.uint8)
     write(tmp_path / "x.png", pixels)
     top, left = (height - 8) // 2, (width - 8) // 2
-    want = pixels[top:top + 8, left:left + 8].permute(2, 0, 1)
+    want = pixels[top : top + 8, left : left + 8].permute(2, 0, 1)
     assert torch.equal(folder(tmp_path, 8).images[0], want)
 
 
@@ -122,7 +121,7 @@ def test_truncated_image_is_named(tmp_path):
     noise = torch.randint(0, 256, (64, 64, 3), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     write(tmp_path / "cut.png", noise)
     whole = (tmp_path / "cut.png").read_bytes()
-    (tmp_path / "cut.png").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "cut.png").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(DataError, match=r"cut\.png' does not read"):
         folder(tmp_path, 4)
 
@@ -135,31 +134,54 @@ def test_sixteen_bits_are_refused(tmp_path):
 
 def png(depth: int, colour_type: int, samples: int, size: int = 4) -> bytes:
     """A PNG of zeros, of any depth: pillow writes none of 16 bits in colour."""
+
     def chunk(kind: bytes, content: bytes) -> bytes:
         return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     line = bytes(1 + (size * samples * depth + 7) // 8)
     palette = chunk(b"PLTE", bytes(range(12))) if colour_type == 3 else b""
-    return (b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", size, size, depth, colour_type, 0, 0, 0))
-            + palette + chunk(b"IDAT", zlib.compress(line * size)) + chunk(b"IEND", b""))
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", struct.pack(">IIBBBBB", size, size, depth, colour_type, 0, 0, 0))
+        + palette
+        + chunk(b"IDAT", zlib.compress(line * size))
+        + chunk(b"IEND", b"")
+    )
 
 
 def tiff(bits: tuple[int, ...], photometric: int, size: int = 4) -> bytes:
     """An uncompressed little-endian TIFF of zeros with these bits a channel."""
     count, content = len(bits), bytes(size * size * sum(bits) // 8)
     ifd = 8 + 2 + 9 * 12 + 4
-    tags = [(256, 3, 1, size), (257, 3, 1, size), (258, 3, count, ifd if count > 2 else bits[0]), (259, 3, 1, 1),
-            (262, 3, 1, photometric), (273, 4, 1, ifd + 2 * count), (277, 3, 1, count), (278, 3, 1, size),
-            (279, 4, 1, len(content))]
-    return (struct.pack("<2sHIH", b"II", 42, 8, 9) + b"".join(struct.pack("<HHII", *tag) for tag in tags)
-            + bytes(4) + struct.pack(f"<{count}H", *bits) + content)
+    tags = [
+        (256, 3, 1, size),
+        (257, 3, 1, size),
+        (258, 3, count, ifd if count > 2 else bits[0]),
+        (259, 3, 1, 1),
+        (262, 3, 1, photometric),
+        (273, 4, 1, ifd + 2 * count),
+        (277, 3, 1, count),
+        (278, 3, 1, size),
+        (279, 4, 1, len(content)),
+    ]
+    return (
+        struct.pack("<2sHIH", b"II", 42, 8, 9)
+        + b"".join(struct.pack("<HHII", *tag) for tag in tags)
+        + bytes(4)
+        + struct.pack(f"<{count}H", *bits)
+        + content
+    )
 
 
 DEEP = {
-    "rgb.png": (png(16, 2, 3), "16 bits"), "rgba.png": (png(16, 6, 4), "16 bits"), "la.png": (png(16, 4, 2), "16 bits"),
+    "rgb.png": (png(16, 2, 3), "16 bits"),
+    "rgba.png": (png(16, 6, 4), "16 bits"),
+    "la.png": (png(16, 4, 2), "16 bits"),
     "grey.png": (png(16, 0, 1), "pillow's mode 'I;16'"),
-    "rgb.tif": (tiff((16, 16, 16), 2), "16 bits"), "cmyk.tiff": (tiff((16, 16, 16, 16), 5), "16 bits"),
-    "twelve.ppm": (b"P6 4 4 4095\n" + bytes(96), "12 bits"), "deep.ppm": (b"P6 4 4 65535\n" + bytes(96), "16 bits"),
+    "rgb.tif": (tiff((16, 16, 16), 2), "16 bits"),
+    "cmyk.tiff": (tiff((16, 16, 16, 16), 5), "16 bits"),
+    "twelve.ppm": (b"P6 4 4 4095\n" + bytes(96), "12 bits"),
+    "deep.ppm": (b"P6 4 4 65535\n" + bytes(96), "16 bits"),
     "text.ppm": (b"P3 4 4 1023\n" + b"0 " * 48, "10 bits"),
     "misnamed.jpg": (png(16, 2, 3), "16 bits"),
 }
@@ -181,11 +203,21 @@ def test_float_tiff_is_refused(tmp_path):
         folder(tmp_path, 4)
 
 
-@pytest.mark.parametrize("name, content", [
-    ("rgb.png", png(8, 2, 3)), ("rgba.png", png(8, 6, 4)), ("la.png", png(8, 4, 2)), ("grey.png", png(8, 0, 1)),
-    ("two.png", png(2, 0, 1)), ("one.png", png(1, 0, 1)), ("rgb.tif", tiff((8, 8, 8), 2)),
-    ("small.ppm", b"P6 4 4 31\n" + bytes(48)), ("plain.pgm", b"P2 4 4 255\n" + b"0 " * 16),
-    ("bits.pgm", b"P1 4 4\n" + b"1 " * 16)])
+@pytest.mark.parametrize(
+    "name, content",
+    [
+        ("rgb.png", png(8, 2, 3)),
+        ("rgba.png", png(8, 6, 4)),
+        ("la.png", png(8, 4, 2)),
+        ("grey.png", png(8, 0, 1)),
+        ("two.png", png(2, 0, 1)),
+        ("one.png", png(1, 0, 1)),
+        ("rgb.tif", tiff((8, 8, 8), 2)),
+        ("small.ppm", b"P6 4 4 31\n" + bytes(48)),
+        ("plain.pgm", b"P2 4 4 255\n" + b"0 " * 16),
+        ("bits.pgm", b"P1 4 4\n" + b"1 " * 16),
+    ],
+)
 def test_eight_bits_and_fewer_are_read(tmp_path, name, content):
     (tmp_path / name).write_bytes(content)
     assert not folder(tmp_path, 4).images.any()
@@ -221,8 +253,10 @@ def test_links_are_followed_once_and_not_in_circles(tmp_path):
     data = folder(base, 4)
     # a.png, file.png, first/b.png, first/in/c.png (or second/c.png), real/d.png
     assert data.images[:, 0, 0, 0].tolist() == [0, 1, 1, 2, 3]
-    assert data.notes.startswith("left out: 3 links to folders that they lie in, 2 links to folders that were read "
-                                 "already, 1 hidden, 1 links to files that are not there")
+    assert data.notes.startswith(
+        "left out: 3 links to folders that they lie in, 2 links to folders that were read "
+        "already, 1 hidden, 1 links to files that are not there"
+    )
 
 
 def test_what_was_read_and_left_out_is_told(tmp_path):
@@ -234,7 +268,8 @@ def test_what_was_read_and_left_out_is_told(tmp_path):
     write(tmp_path / "y.png", plain(4, 4, (1, 2, 3)))
     assert folder(tmp_path, 4).describe() == (
         f"{tmp_path.name}: 2 images of (3, 4, 4), from {tmp_path}; left out: 5 with another ending (.heic 3, "
-        ".txt 1, none 1), 1 hidden, 1 pipes, sockets or devices")
+        ".txt 1, none 1), 1 hidden, 1 pipes, sockets or devices"
+    )
     (tmp_path / "x.png").unlink()
     (tmp_path / "y.png").unlink()
     with pytest.raises(DataError, match=r"has no image in it .*left out: 5 with another ending \(\.heic 3"):
@@ -276,10 +311,13 @@ def test_a_looping_link_is_no_folder(tmp_path):
         folder(tmp_path / "loop", 4)
 
 
-@pytest.mark.parametrize("size, options, text", [
-    (0, {}, "image_size must be at least 1, got 0"),
-    (8, {"channels": 4}, r"channels must be 1 \(grey\) or 3 \(RGB\), got int 4"),
-])
+@pytest.mark.parametrize(
+    "size, options, text",
+    [
+        (0, {}, "image_size must be at least 1, got 0"),
+        (8, {"channels": 4}, r"channels must be 1 \(grey\) or 3 \(RGB\), got int 4"),
+    ],
+)
 def test_argument_errors(tmp_path, size, options, text):
     with pytest.raises(ValueError, match=text):
         folder(tmp_path, size, **options)

@@ -130,8 +130,10 @@ def test_small_waves_grow_as_the_linearised_equations_say(wave):
     size, steps = 1e-8, 40
     u, v = simulate(u0 + size * shape, v0 + 0 * shape, feed, kill, steps)
     eigenvalue = 2 * math.cos(2 * math.pi * wave / GRID) - 2
-    jacobian = torch.tensor([[-(v0**2) - feed + D_U * eigenvalue, -2 * u0 * v0],
-                             [v0**2, 2 * u0 * v0 - (feed + kill) + D_V * eigenvalue]], dtype=torch.float64)
+    jacobian = torch.tensor(
+        [[-(v0**2) - feed + D_U * eigenvalue, -2 * u0 * v0], [v0**2, 2 * u0 * v0 - (feed + kill) + D_V * eigenvalue]],
+        dtype=torch.float64,
+    )
     step = torch.eye(2, dtype=torch.float64) + jacobian
     want = torch.linalg.matrix_power(step, steps) @ torch.tensor([size, 0.0], dtype=torch.float64)
     torch.testing.assert_close(u - u0, want[0] * shape, rtol=1e-5, atol=1e-14)
@@ -144,8 +146,8 @@ def test_image_k_is_the_same_however_many_are_made():
     assert len(whole) == 40 and whole.images.dtype == torch.uint8 and whole.images.nbytes == 40 * 32 * 32
     for first, count in ((0, 1), (17, 1), (13, 20), (39, 1)):
         part = gray_scott(count, seed=3, steps=300, sample_offset=first)
-        assert torch.equal(part.images, whole.images[first:first + count])
-        assert torch.equal(part.labels, whole.labels[first:first + count])
+        assert torch.equal(part.images, whole.images[first : first + count])
+        assert torch.equal(part.labels, whole.labels[first : first + count])
     threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
@@ -226,14 +228,17 @@ def test_options_reach_the_batches():
     assert data.dequantize == "uniform" and data.flips
 
 
-@pytest.mark.parametrize("options, error, text", [
-    ({"num_images": 0}, ValueError, "num_images must be at least 1, got 0"),
-    ({"num_images": 1, "image_size": 16}, ValueError, "image_size must be at least 24, got 16"),
-    ({"num_images": 1, "seed": -1}, ValueError, "seed must be from 0"),
-    ({"num_images": 1, "steps": -1}, ValueError, "steps must be at least 0, got -1"),
-    ({"num_images": 1, "fields": "u"}, ValueError, "fields must be one of 'v', 'uv', got 'u'"),
-    ({"num_images": 2, "sample_offset": 2**32 - 1}, ValueError, "sample_offset must be from 0 to 4294967294"),
-])
+@pytest.mark.parametrize(
+    "options, error, text",
+    [
+        ({"num_images": 0}, ValueError, "num_images must be at least 1, got 0"),
+        ({"num_images": 1, "image_size": 16}, ValueError, "image_size must be at least 24, got 16"),
+        ({"num_images": 1, "seed": -1}, ValueError, "seed must be from 0"),
+        ({"num_images": 1, "steps": -1}, ValueError, "steps must be at least 0, got -1"),
+        ({"num_images": 1, "fields": "u"}, ValueError, "fields must be one of 'v', 'uv', got 'u'"),
+        ({"num_images": 2, "sample_offset": 2**32 - 1}, ValueError, "sample_offset must be from 0 to 4294967294"),
+    ],
+)
 def test_argument_errors(options, error, text):
     with pytest.raises(error, match=text):
         gray_scott(**options)

@@ -39,7 +39,7 @@ def test_every_image_once_an_epoch(n, batch):
     data = numbered(n)
     epochs = 6
     iterations = -(-n * epochs // batch)
-    rows = torch.cat([data.indices(i, batch, seed=3) for i in range(iterations)])[:n * epochs].view(epochs, n)
+    rows = torch.cat([data.indices(i, batch, seed=3) for i in range(iterations)])[: n * epochs].view(epochs, n)
     assert torch.equal(rows.sort(1).values, torch.arange(n).expand(epochs, n))
     if n > 1:
         assert len({tuple(row.tolist()) for row in rows}) > 1  # the order changes from epoch to epoch
@@ -71,8 +71,11 @@ def test_a_batch_is_a_pure_function(options):
 @pytest.mark.parametrize("parts", [(4, 4), (1, 7), (3, 3, 2), (8,)])
 def test_rank_split_gives_the_whole_batch(parts):
     """Whatever the split: images that straddle epochs, noise and flips are those of the whole batch."""
-    data = ImageData(torch.randint(0, 256, (11, 3, 4, 5), generator=torch.Generator().manual_seed(0))
-                     .to(torch.uint8), dequantize="uniform", flips=True)
+    data = ImageData(
+        torch.randint(0, 256, (11, 3, 4, 5), generator=torch.Generator().manual_seed(0)).to(torch.uint8),
+        dequantize="uniform",
+        flips=True,
+    )
     for iteration in range(5):
         whole = data.batch(iteration, 8, seed=9)
         split, offset = [], 0
@@ -166,39 +169,52 @@ def test_to_float_errors():
 IMAGES = torch.zeros(3, 1, 2, 2, dtype=torch.uint8)
 
 
-@pytest.mark.parametrize("arguments, options, error, text", [
-    ((IMAGES.float(),), {}, TypeError, "images must be uint8, got a float32 tensor"),
-    (([1, 2],), {}, TypeError, "images must be a torch.Tensor, got list"),
-    ((IMAGES[0],), {}, ValueError, r"images must have shape \[N, C, H, W\] and not be empty"),
-    ((IMAGES[:0],), {}, ValueError, "not be empty"),
-    ((IMAGES, torch.zeros(2).long()), {}, ValueError, r"labels must be an int64 tensor of shape \(3,\)"),
-    ((IMAGES, torch.zeros(3)), {}, ValueError, "labels must be an int64 tensor"),
-    ((IMAGES, torch.tensor([0, 9, -1])), {}, ValueError, r"labels must be from 0 .*, got -1 \(once\)"),
-    ((IMAGES, torch.tensor([7, 3, 7])), {"num_classes": 4}, ValueError,
-     r"labels must be from 0 to num_classes - 1, 3, got 7 \(2 times\)"),
-    ((IMAGES, torch.zeros(3).long()), {"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
-    ((IMAGES,), {"num_classes": 4}, ValueError, "num_classes must be None without labels, got 4"),
-    ((IMAGES,), {"dequantize": "x"}, ValueError, "dequantize must be one of 'none', 'uniform', got 'x'"),
-    ((IMAGES,), {"num_values": 1}, ValueError, "num_values must be from 2 to 256, got 1"),
-])
+@pytest.mark.parametrize(
+    "arguments, options, error, text",
+    [
+        ((IMAGES.float(),), {}, TypeError, "images must be uint8, got a float32 tensor"),
+        (([1, 2],), {}, TypeError, "images must be a torch.Tensor, got list"),
+        ((IMAGES[0],), {}, ValueError, r"images must have shape \[N, C, H, W\] and not be empty"),
+        ((IMAGES[:0],), {}, ValueError, "not be empty"),
+        ((IMAGES, torch.zeros(2).long()), {}, ValueError, r"labels must be an int64 tensor of shape \(3,\)"),
+        ((IMAGES, torch.zeros(3)), {}, ValueError, "labels must be an int64 tensor"),
+        ((IMAGES, torch.tensor([0, 9, -1])), {}, ValueError, r"labels must be from 0 .*, got -1 \(once\)"),
+        (
+            (IMAGES, torch.tensor([7, 3, 7])),
+            {"num_classes": 4},
+            ValueError,
+            r"labels must be from 0 to num_classes - 1, 3, got 7 \(2 times\)",
+        ),
+        ((IMAGES, torch.zeros(3).long()), {"num_classes": 0}, ValueError, "num_classes must be at least 1, got 0"),
+        ((IMAGES,), {"num_classes": 4}, ValueError, "num_classes must be None without labels, got 4"),
+        ((IMAGES,), {"dequantize": "x"}, ValueError, "dequantize must be one of 'none', 'uniform', got 'x'"),
+        ((IMAGES,), {"num_values": 1}, ValueError, "num_values must be from 2 to 256, got 1"),
+    ],
+)
 def test_image_data_errors(arguments, options, error, text):
     with pytest.raises(error, match=text):
         ImageData(*arguments, **options)
 
 
 @pytest.mark.parametrize("data", [numbered(5), PointData(two_moons, name="two_moons")])
-@pytest.mark.parametrize("options, error, text", [
-    ({"iteration": -1}, ValueError, "iteration must be from 0 to 4294967295, got -1"),
-    ({"iteration": 1.0}, TypeError, "iteration must be an integer"),
-    ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
-    ({"seed": None}, TypeError, "seed must be an integer from 0 to .*, got NoneType None"),
-    ({"seed": -1}, ValueError, "seed must be from 0 to"),
-    ({"sample_offset": -1}, ValueError, "sample_offset must be at least 0, got -1"),
-    ({"sample_offset": 1}, ValueError,
-     r"global_batch_size must be at least sample_offset \+ batch_size, 1 \+ 2, got None"),
-    ({"sample_offset": 3, "global_batch_size": 4}, ValueError, r"3 \+ 2, got 4"),
-    ({"global_batch_size": 0}, ValueError, "global_batch_size must be at least 1, got 0"),
-])
+@pytest.mark.parametrize(
+    "options, error, text",
+    [
+        ({"iteration": -1}, ValueError, "iteration must be from 0 to 4294967295, got -1"),
+        ({"iteration": 1.0}, TypeError, "iteration must be an integer"),
+        ({"batch_size": 0}, ValueError, "batch_size must be at least 1, got 0"),
+        ({"seed": None}, TypeError, "seed must be an integer from 0 to .*, got NoneType None"),
+        ({"seed": -1}, ValueError, "seed must be from 0 to"),
+        ({"sample_offset": -1}, ValueError, "sample_offset must be at least 0, got -1"),
+        (
+            {"sample_offset": 1},
+            ValueError,
+            r"global_batch_size must be at least sample_offset \+ batch_size, 1 \+ 2, got None",
+        ),
+        ({"sample_offset": 3, "global_batch_size": 4}, ValueError, r"3 \+ 2, got 4"),
+        ({"global_batch_size": 0}, ValueError, "global_batch_size must be at least 1, got 0"),
+    ],
+)
 def test_batch_errors(data, options, error, text):
     with pytest.raises(error, match=text):
         data.batch(**{"iteration": 0, "batch_size": 2, "seed": 0, **options})
@@ -220,9 +236,16 @@ def test_a_fingerprint_sees_every_change():
     labels = torch.tensor([2, 0, 1])
     changed = images.clone()
     changed[2, 0, 3, 3] += 1
-    sets = [(images, labels), (changed, labels), (images.flip(0), labels.flip(0)), (images, labels.flip(0)),
-            (images, None), (images.view(3, 1, 2, 8), labels), (images.view(3, 4, 2, 2), labels),
-            (images[:2], labels[:2])]
+    sets = [
+        (images, labels),
+        (changed, labels),
+        (images.flip(0), labels.flip(0)),
+        (images, labels.flip(0)),
+        (images, None),
+        (images.view(3, 1, 2, 8), labels),
+        (images.view(3, 4, 2, 2), labels),
+        (images[:2], labels[:2]),
+    ]
     found = [ImageData(*pair).fingerprint() for pair in sets]
     assert len(set(found)) == len(sets)
     strided = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)

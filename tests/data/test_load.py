@@ -17,17 +17,29 @@ def test_doctests():
 
 
 def test_names():
-    assert list(DATASETS) == ["checkerboard", "cifar10", "digits", "folder", "gray_scott", "mixture", "mnist",
-                              "swiss_roll", "two_moons"]
+    assert list(DATASETS) == [
+        "checkerboard",
+        "cifar10",
+        "digits",
+        "folder",
+        "gray_scott",
+        "mixture",
+        "mnist",
+        "swiss_roll",
+        "two_moons",
+    ]
 
 
-@pytest.mark.parametrize("name, options, shape, length", [
-    ("digits", {}, (1, 8, 8), 898),
-    ("digits", {"split": "heldout"}, (1, 8, 8), 899),
-    ("gray_scott", {"num_images": 7, "steps": 10}, (1, 32, 32), 7),
-    ("mixture", {}, (2,), 10_000),
-    ("checkerboard", {"size": 5}, (2,), 5),
-])
+@pytest.mark.parametrize(
+    "name, options, shape, length",
+    [
+        ("digits", {}, (1, 8, 8), 898),
+        ("digits", {"split": "heldout"}, (1, 8, 8), 899),
+        ("gray_scott", {"num_images": 7, "steps": 10}, (1, 32, 32), 7),
+        ("mixture", {}, (2,), 10_000),
+        ("checkerboard", {"size": 5}, (2,), 5),
+    ],
+)
 def test_load(name, options, shape, length):
     data = load(name, **options)
     assert isinstance(data, Data) and tuple(data.shape) == shape and len(data) == length
@@ -40,8 +52,10 @@ def test_unknown_name_lists_the_names():
 
 
 def test_unknown_option_lists_the_options():
-    with pytest.raises(TypeError, match="data set 'digits': got an unexpected keyword argument 'half'; its "
-                                        "options are split, dequantize, flips"):
+    with pytest.raises(
+        TypeError,
+        match="data set 'digits': got an unexpected keyword argument 'half'; its options are split, dequantize, flips",
+    ):
         load("digits", half=1)
     with pytest.raises(TypeError, match="data set 'folder': missing a required argument: 'root'; its"):
         load("folder")
@@ -55,16 +69,28 @@ def test_errors_from_inside_are_not_renamed(tmp_path):
 
 
 def test_optional_packages_load_when_first_needed():
-    code = ("import sys, fastscore.data as d; d.load('mixture').batch(0, 2, seed=0); "
-            "d.load('gray_scott', num_images=1, steps=1); "
-            "print([m for m in ('torchvision', 'sklearn', 'PIL', 'scipy') if m in sys.modules])")
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True,
-                          cwd=fastscore.data.__file__.rsplit("/fastscore/", 1)[0])
+    code = (
+        "import sys, fastscore.data as d; d.load('mixture').batch(0, 2, seed=0); "
+        "d.load('gray_scott', num_images=1, steps=1); "
+        "print([m for m in ('torchvision', 'sklearn', 'PIL', 'scipy') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=fastscore.data.__file__.rsplit("/fastscore/", 1)[0],
+    )
     assert done.stdout.strip() == "[]"
 
 
-LABELLED = [("digits", {}, 10), ("gray_scott", {"num_images": 9, "steps": 3}, 6), ("mixture", {}, 2),
-            ("two_moons", {}, 2), ("checkerboard", {}, 8)]
+LABELLED = [
+    ("digits", {}, 10),
+    ("gray_scott", {"num_images": 9, "steps": 3}, 6),
+    ("mixture", {}, 2),
+    ("two_moons", {}, 2),
+    ("checkerboard", {}, 8),
+]
 
 
 @pytest.mark.parametrize("name, options, classes", LABELLED)
@@ -77,23 +103,32 @@ def test_labels_beside_a_batch(name, options, classes):
         assert torch.equal(x, data.batch(iteration, 80, seed=4))
         assert labels.dtype == torch.int64 and labels.shape == (80,)
         assert set(labels.tolist()) == set(range(classes))
-        parts = [data.batch_with_labels(iteration, n, seed=4, sample_offset=at, global_batch_size=80)
-                 for n, at in ((33, 0), (47, 33))]
+        parts = [
+            data.batch_with_labels(iteration, n, seed=4, sample_offset=at, global_batch_size=80)
+            for n, at in ((33, 0), (47, 33))
+        ]
         assert torch.equal(torch.cat([part[0] for part in parts]), x)
         assert torch.equal(torch.cat([part[1] for part in parts]), labels)
 
 
-@pytest.mark.parametrize("data", [load("swiss_roll"), fastscore.data.ImageData(torch.zeros(2, 1, 2, 2).byte())],
-                         ids=lambda data: data.name)
+@pytest.mark.parametrize(
+    "data", [load("swiss_roll"), fastscore.data.ImageData(torch.zeros(2, 1, 2, 2).byte())], ids=lambda data: data.name
+)
 def test_a_set_without_labels_says_so(data):
     assert data.num_classes is None
     with pytest.raises(ValueError, match=rf"the data set '{data.name}' has no labels: use batch\(\)"):
         data.batch_with_labels(0, 2, seed=0)
 
 
-@pytest.mark.parametrize("name, options, other", [
-    ("digits", {}, {"split": "heldout"}), ("gray_scott", {"num_images": 3, "steps": 3}, {"sample_offset": 3}),
-    ("two_moons", {}, {"noise": 0.2}), ("swiss_roll", {}, {"noise": 0.2})])
+@pytest.mark.parametrize(
+    "name, options, other",
+    [
+        ("digits", {}, {"split": "heldout"}),
+        ("gray_scott", {"num_images": 3, "steps": 3}, {"sample_offset": 3}),
+        ("two_moons", {}, {"noise": 0.2}),
+        ("swiss_roll", {}, {"noise": 0.2}),
+    ],
+)
 def test_a_fingerprint_is_of_the_distribution(name, options, other):
     """The same when made again, and whatever batches do to the samples; another for other samples."""
     first = load(name, **options)
@@ -111,8 +146,12 @@ def test_fingerprints_of_toys_differ():
     assert len({load(name).fingerprint() for name in toys}) == len(toys)
 
 
-@pytest.mark.parametrize("name, text", [
-    ("digits", "digits-train: 898 images of (1, 8, 8) in 10 classes"),
-    ("checkerboard", "checkerboard: points of (2,) in 8 classes, drawn anew in every batch, 10,000 an epoch")])
+@pytest.mark.parametrize(
+    "name, text",
+    [
+        ("digits", "digits-train: 898 images of (1, 8, 8) in 10 classes"),
+        ("checkerboard", "checkerboard: points of (2,) in 8 classes, drawn anew in every batch, 10,000 an epoch"),
+    ],
+)
 def test_description(name, text):
     assert load(name).describe() == text

@@ -30,9 +30,9 @@ def mnist_root(tmp_path):
     for part, count in (("train", 7), ("t10k", 3)):
         images, labels = pixels(count, 28, 28), pixels(count) % 10
         (folder / f"{part}-images-idx3-ubyte").write_bytes(
-            struct.pack(">IIII", 0x0803, count, 28, 28) + images.numpy().tobytes())
-        (folder / f"{part}-labels-idx1-ubyte").write_bytes(
-            struct.pack(">II", 0x0801, count) + labels.numpy().tobytes())
+            struct.pack(">IIII", 0x0803, count, 28, 28) + images.numpy().tobytes()
+        )
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">II", 0x0801, count) + labels.numpy().tobytes())
         made[part] = images, labels.long()
     return tmp_path, made
 
@@ -83,12 +83,17 @@ def test_options_reach_the_batches(cifar_root):
     assert (data.dequantize, data.flips, data.num_values) == ("uniform", True, 256)
 
 
-@pytest.mark.parametrize("name, folder, files", [
-    ("mnist", "MNIST/raw", ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte",
-                            "t10k-labels-idx1-ubyte"]),
-    ("cifar10", "cifar-10-batches-py", [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch",
-                                        "batches.meta"]),
-])
+@pytest.mark.parametrize(
+    "name, folder, files",
+    [
+        (
+            "mnist",
+            "MNIST/raw",
+            ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"],
+        ),
+        ("cifar10", "cifar-10-batches-py", [*(f"data_batch_{i}" for i in range(1, 6)), "test_batch", "batches.meta"]),
+    ],
+)
 def test_missing_data_says_what_to_put_where(tmp_path, name, folder, files):
     with pytest.raises(errors.DataError) as caught:
         load(name, root=tmp_path)
@@ -110,8 +115,9 @@ def test_only_the_missing_file_is_named(mnist_root):
 def test_damaged_cifar_file_is_named(cifar_root, name):
     root, _ = cifar_root
     (root / "cifar-10-batches-py" / name).write_bytes(b"damaged")
-    with pytest.raises(errors.DataError,
-                       match=rf"these files are damaged: {name} \(its MD5 checksum is .{{32}}, not .{{32}}\)\. Put"):
+    with pytest.raises(
+        errors.DataError, match=rf"these files are damaged: {name} \(its MD5 checksum is .{{32}}, not .{{32}}\)\. Put"
+    ):
         cifar10(root)
 
 
@@ -119,8 +125,11 @@ def test_damaged_cifar_file_is_named(cifar_root, name):
 def test_damaged_mnist_says_so(mnist_root, content):
     root, _ = mnist_root
     (root / "MNIST" / "raw" / "train-images-idx3-ubyte").write_bytes(content)
-    with pytest.raises(errors.DataError, match=r"the data set does not read.*these files are damaged: "
-                                                r"train-images-idx3-ubyte \([^)]*\)\. Put them there"):
+    with pytest.raises(
+        errors.DataError,
+        match=r"the data set does not read.*these files are damaged: "
+        r"train-images-idx3-ubyte \([^)]*\)\. Put them there",
+    ):
         mnist(root)
 
 
@@ -160,13 +169,16 @@ def idx(dims: tuple[int, ...], values: bytes) -> bytes:
 
 @pytest.mark.parametrize("train", [True, False])
 @pytest.mark.parametrize("damaged", FILES)
-@pytest.mark.parametrize("damage, fault", [
-    (lambda content: content[:-1], r"its header says [\dx ]+ values, [\d,]+ bytes in all, and it has [\d,]+"),
-    (lambda content: content + b"x", r"its header says"),
-    (lambda content: b"\x1f\x8b\x08\x00" + content[4:], r"it must begin with 0000080\d and .* begin with 1f8b0800"),
-    (lambda content: content[:6], r"it must begin with 0000080\d and .* got 6 bytes"),
-    (lambda content: content[:4] + bytes(4) + content[8:], r"its header says 0"),
-])
+@pytest.mark.parametrize(
+    "damage, fault",
+    [
+        (lambda content: content[:-1], r"its header says [\dx ]+ values, [\d,]+ bytes in all, and it has [\d,]+"),
+        (lambda content: content + b"x", r"its header says"),
+        (lambda content: b"\x1f\x8b\x08\x00" + content[4:], r"it must begin with 0000080\d and .* begin with 1f8b0800"),
+        (lambda content: content[:6], r"it must begin with 0000080\d and .* got 6 bytes"),
+        (lambda content: content[:4] + bytes(4) + content[8:], r"its header says 0"),
+    ],
+)
 def test_one_damaged_mnist_file_names_itself_alone(mnist_root, train, damaged, damage, fault):
     path = mnist_root[0] / "MNIST" / "raw" / damaged
     path.write_bytes(damage(path.read_bytes()))
@@ -190,8 +202,11 @@ def test_labels_that_are_none(mnist_root, train, half):
     count = {"train": 7, "t10k": 3}[half]
     path = mnist_root[0] / "MNIST" / "raw" / f"{half}-labels-idx1-ubyte"
     path.write_bytes(idx((count,), bytes([113, 10, 113] + [9] * (count - 3))))
-    with pytest.raises(errors.DataError, match=rf"damaged: {half}-labels-idx1-ubyte \(labels must be from 0 to 9, got "
-                                               r"10 \(once\), 113 \(2 times\)\)\. Put"):
+    with pytest.raises(
+        errors.DataError,
+        match=rf"damaged: {half}-labels-idx1-ubyte \(labels must be from 0 to 9, got "
+        r"10 \(once\), 113 \(2 times\)\)\. Put",
+    ):
         mnist(mnist_root[0], train=train)
 
 
@@ -206,9 +221,13 @@ def test_labels_are_one_an_image(mnist_root):
 def test_halves_of_different_sizes(mnist_root, odd, other):
     count = {"train": 7, "t10k": 3}[odd]
     (mnist_root[0] / "MNIST" / "raw" / f"{odd}-images-idx3-ubyte").write_bytes(
-        idx((count, 28, 31), bytes(count * 28 * 31)))
-    with pytest.raises(errors.DataError, match=rf"damaged: {odd}-images-idx3-ubyte \(its images are 28 x 31, and those "
-                                               rf"of {other}-images-idx3-ubyte 28 x 28\)"):
+        idx((count, 28, 31), bytes(count * 28 * 31))
+    )
+    with pytest.raises(
+        errors.DataError,
+        match=rf"damaged: {odd}-images-idx3-ubyte \(its images are 28 x 31, and those "
+        rf"of {other}-images-idx3-ubyte 28 x 28\)",
+    ):
         mnist(mnist_root[0])
 
 

@@ -11,8 +11,12 @@ from fastscore.rng import Philox, Stream
 from ..conftest import z_mean
 
 N = 40_000
-SAMPLERS = {"mixture": GaussianMixture().sample, "two_moons": two_moons, "checkerboard": checkerboard,
-            "swiss_roll": swiss_roll}
+SAMPLERS = {
+    "mixture": GaussianMixture().sample,
+    "two_moons": two_moons,
+    "checkerboard": checkerboard,
+    "swiss_roll": swiss_roll,
+}
 UNEVEN = GaussianMixture(weights=[1, 2, 5], means=[[0, 0, 1], [3, -1, 0], [-2, 2, 2]], stds=[0.5, 1.0, 2.0])
 
 
@@ -40,8 +44,9 @@ def test_batches_are_the_contracts(name):
     assert isinstance(data, PointData) and data.shape == (2,) and len(data) == 10_000 and data.name == name
     whole = data.batch(6, 12, seed=2)
     assert torch.equal(whole, SAMPLERS[name](12, Philox(2, step=6)))
-    parts = [data.batch(6, n, seed=2, sample_offset=offset, global_batch_size=12)
-             for n, offset in ((5, 0), (3, 5), (4, 8))]
+    parts = [
+        data.batch(6, n, seed=2, sample_offset=offset, global_batch_size=12) for n, offset in ((5, 0), (3, 5), (4, 8))
+    ]
     assert torch.equal(torch.cat(parts), whole)
     assert not torch.equal(data.batch(7, 12, seed=2), whole)
     assert not torch.equal(data.batch(6, 12, seed=3), whole)
@@ -95,7 +100,7 @@ def test_density_integrates_to_one():
 @pytest.mark.parametrize("sigma", [0.0, 0.5, 20.0])
 def test_score_is_the_gradient(mixture, d, sigma):
     x = points(40, d, 6.0).requires_grad_()
-    gradient, = torch.autograd.grad(mixture.log_prob(x, sigma).sum(), x)
+    (gradient,) = torch.autograd.grad(mixture.log_prob(x, sigma).sum(), x)
     torch.testing.assert_close(mixture.score(x, sigma).detach(), gradient, rtol=1e-10, atol=1e-10)
 
 
@@ -116,8 +121,7 @@ def test_sigma_per_sample_and_far_points():
     torch.testing.assert_close(GaussianMixture().score(far), torch.tensor([[-995.0, -995.0]]))
 
 
-@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2),
-                                              (torch.float64, 0)])
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float32, 1e-5), (torch.bfloat16, 2e-2), (torch.float64, 0)])
 def test_dtype_is_kept(dtype, tolerance):
     x = points(20, 2).to(dtype)
     for function in (GaussianMixture().score, GaussianMixture().log_prob):
@@ -135,28 +139,34 @@ def test_stein_identity():
     assert float(z.abs().max()) < 4
 
 
-@pytest.mark.parametrize("arguments, error, text", [
-    (([1.0], [[0.0, 0.0], [1.0, 1.0]]), ValueError, r"weights must have shape \(2,\), one a mean"),
-    (([1.0, 1.0], [[0.0], [1.0]], [1.0, 1.0, 1.0]), ValueError, r"stds must have shape \(2,\)"),
-    (([1.0, 0.0], [[0.0], [1.0]]), ValueError, r"weights must be finite and greater than 0, got \[1"),
-    (([1.0], [[0.0]], -1.0), ValueError, "stds must be finite and greater than 0"),
-    (([1.0], [0.0]), ValueError, r"means must be finite and have shape \[K, D\]"),
-    (([1.0], [[float("nan")]]), ValueError, "means must be finite"),
-    (([1.0, 1.0], [[0.0], [1.0, 2.0]]), TypeError, "means must be numbers in a regular table"),
-    (("ab", [[0.0]]), TypeError, "weights must be numbers"),
-])
+@pytest.mark.parametrize(
+    "arguments, error, text",
+    [
+        (([1.0], [[0.0, 0.0], [1.0, 1.0]]), ValueError, r"weights must have shape \(2,\), one a mean"),
+        (([1.0, 1.0], [[0.0], [1.0]], [1.0, 1.0, 1.0]), ValueError, r"stds must have shape \(2,\)"),
+        (([1.0, 0.0], [[0.0], [1.0]]), ValueError, r"weights must be finite and greater than 0, got \[1"),
+        (([1.0], [[0.0]], -1.0), ValueError, "stds must be finite and greater than 0"),
+        (([1.0], [0.0]), ValueError, r"means must be finite and have shape \[K, D\]"),
+        (([1.0], [[float("nan")]]), ValueError, "means must be finite"),
+        (([1.0, 1.0], [[0.0], [1.0, 2.0]]), TypeError, "means must be numbers in a regular table"),
+        (("ab", [[0.0]]), TypeError, "weights must be numbers"),
+    ],
+)
 def test_mixture_errors(arguments, error, text):
     with pytest.raises(error, match=text):
         GaussianMixture(*arguments)
 
 
-@pytest.mark.parametrize("x, sigma, error, text", [
-    (torch.zeros(4, 3), 0.0, ValueError, r"x must have shape \[B, 2\], got"),
-    (torch.zeros(2), 0.0, ValueError, r"x must have shape \[B, 2\]"),
-    (torch.zeros(4, 2).long(), 0.0, TypeError, "x must be float16"),
-    (torch.zeros(4, 2), -1.0, ValueError, "sigma must be finite and at least 0"),
-    (torch.zeros(4, 2), torch.ones(3), ValueError, "sigma must be a number or have shape"),
-])
+@pytest.mark.parametrize(
+    "x, sigma, error, text",
+    [
+        (torch.zeros(4, 3), 0.0, ValueError, r"x must have shape \[B, 2\], got"),
+        (torch.zeros(2), 0.0, ValueError, r"x must have shape \[B, 2\]"),
+        (torch.zeros(4, 2).long(), 0.0, TypeError, "x must be float16"),
+        (torch.zeros(4, 2), -1.0, ValueError, "sigma must be finite and at least 0"),
+        (torch.zeros(4, 2), torch.ones(3), ValueError, "sigma must be a number or have shape"),
+    ],
+)
 def test_score_errors(x, sigma, error, text):
     with pytest.raises(error, match=text):
         GaussianMixture().score(x, sigma)
@@ -258,11 +268,14 @@ def test_labels_are_the_modes_that_points_were_drawn_from():
     assert torch.equal(x.floor().long(), torch.stack([column, row], 1) - 2)
 
 
-@pytest.mark.parametrize("labels, text", [
-    (None, "sample must return points and labels where num_classes is given, got"),
-    (lambda n: torch.zeros(n), r"sample must return labels as an int64 tensor of shape \(4,\), got a float32"),
-    (lambda n: torch.full((n,), 3), r"sample must return labels from 0 to num_classes - 1, 2, got 3 \(4 times\)"),
-])
+@pytest.mark.parametrize(
+    "labels, text",
+    [
+        (None, "sample must return points and labels where num_classes is given, got"),
+        (lambda n: torch.zeros(n), r"sample must return labels as an int64 tensor of shape \(4,\), got a float32"),
+        (lambda n: torch.full((n,), 3), r"sample must return labels from 0 to num_classes - 1, 2, got 3 \(4 times\)"),
+    ],
+)
 def test_labels_of_a_toy_are_checked(labels, text):
     def sample(n, rng):
         points = rng.randn(n, 2)
@@ -276,12 +289,16 @@ def test_labels_of_a_toy_are_checked(labels, text):
 
 def test_the_fingerprint_of_a_toy_of_ones_own():
     """Without a definition its points are hashed, labels too."""
+
     def shifted(by: float, label: int, **options) -> str:
         def sample(n, rng):
             return rng.randn(n, 2) + by, torch.full((n,), label)
+
         return PointData(sample, name="mine", num_classes=2, **options).fingerprint()
 
     assert shifted(0, 0) == shifted(0, 0)
-    assert len({shifted(0, 0), shifted(1, 0), shifted(0, 1), shifted(0, 0, definition="a"),
-                shifted(0, 0, definition="b")}) == 5
+    assert (
+        len({shifted(0, 0), shifted(1, 0), shifted(0, 1), shifted(0, 0, definition="a"), shifted(0, 0, definition="b")})
+        == 5
+    )
     assert shifted(0, 0, definition="a") == shifted(1, 1, definition="a")

@@ -35,14 +35,17 @@ def test_registry_names_what_there_is_and_takes_more(monkeypatch):
     assert features.make("mean", scale=2.0)(torch.ones(1, 3, 2, 2)).tolist() == [[2, 2, 2]]
 
 
-@pytest.mark.parametrize("images, kind, text", [
-    (torch.zeros(2, 8, 8), ValueError, r"images must be \[N, C, H, W\] and not empty, got.*\(2, 8, 8\)"),
-    (torch.zeros(0, 1, 8, 8), ValueError, r"not empty, got.*\(0, 1, 8, 8\)"),
-    (torch.full((1, 1, 2, 2), 1.5), ValueError, r"in \[0, 1\] \(clamp samples first\), got 1.5 to 1.5"),
-    (torch.full((1, 1, 2, 2), -0.1), ValueError, r"images must be in \[0, 1\]"),
-    (torch.full((1, 1, 2, 2), math.nan), ValueError, r"images must be in \[0, 1\].*nan"),
-    (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), TypeError, "images must be float16.*uint8"),
-])
+@pytest.mark.parametrize(
+    "images, kind, text",
+    [
+        (torch.zeros(2, 8, 8), ValueError, r"images must be \[N, C, H, W\] and not empty, got.*\(2, 8, 8\)"),
+        (torch.zeros(0, 1, 8, 8), ValueError, r"not empty, got.*\(0, 1, 8, 8\)"),
+        (torch.full((1, 1, 2, 2), 1.5), ValueError, r"in \[0, 1\] \(clamp samples first\), got 1.5 to 1.5"),
+        (torch.full((1, 1, 2, 2), -0.1), ValueError, r"images must be in \[0, 1\]"),
+        (torch.full((1, 1, 2, 2), math.nan), ValueError, r"images must be in \[0, 1\].*nan"),
+        (torch.zeros(1, 1, 2, 2, dtype=torch.uint8), TypeError, "images must be float16.*uint8"),
+    ],
+)
 def test_images_are_checked(images, kind, text):
     with pytest.raises(kind, match=text):
         features.make("pixels")(images)
@@ -132,14 +135,17 @@ def test_temperature_is_where_the_log_loss_is_least():
     assert 0.01 < certain < 0.1  # the largest T at which nothing is left to gain
 
 
-@pytest.mark.parametrize("change, text", [
-    (lambda x, y: (x, y.float()), r"labels must be an int64 tensor of shape \(898,\).*float32"),
-    (lambda x, y: (x, y[1:]), r"labels must be .*\(898,\).*\(897,\)"),
-    (lambda x, y: (x, y - 1), "labels must hold each class.*a lowest label of -1"),
-    (lambda x, y: (x, y * 2), r"labels must hold each class.*counts \[\d+, 0, "),
-    (lambda x, y: (x, y * 0), r"K >= 2.*counts \[898\]"),
-    (lambda x, y: (2 * x, y), r"images must be in \[0, 1\]"),
-])
+@pytest.mark.parametrize(
+    "change, text",
+    [
+        (lambda x, y: (x, y.float()), r"labels must be an int64 tensor of shape \(898,\).*float32"),
+        (lambda x, y: (x, y[1:]), r"labels must be .*\(898,\).*\(897,\)"),
+        (lambda x, y: (x, y - 1), "labels must hold each class.*a lowest label of -1"),
+        (lambda x, y: (x, y * 2), r"labels must hold each class.*counts \[\d+, 0, "),
+        (lambda x, y: (x, y * 0), r"K >= 2.*counts \[898\]"),
+        (lambda x, y: (2 * x, y), r"images must be in \[0, 1\]"),
+    ],
+)
 def test_classifier_refuses(digits, change, text):
     with pytest.raises(ValueError, match=text):
         features.classifier_features(*change(*digits[0]))
@@ -164,6 +170,7 @@ def test_classifier_without_sklearn_says_what_to_install(digits, monkeypatch):
 @pytest.fixture
 def offline(monkeypatch, tmp_path):
     """An empty torch hub folder, and sockets that fail the test where anything tries to download."""
+
     def refuse(*_):
         raise AssertionError("something tried to reach the network")
 
@@ -176,8 +183,11 @@ def offline(monkeypatch, tmp_path):
 def pretend(monkeypatch, **present):
     """importlib.util.find_spec as on a machine that has, or lacks, the named packages."""
     real = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: (
-        (types.SimpleNamespace() if present[name] else None) if name in present else real(name, *a)))
+    monkeypatch.setattr(
+        importlib.util,
+        "find_spec",
+        lambda name, *a: (types.SimpleNamespace() if present[name] else None) if name in present else real(name, *a),
+    )
 
 
 def test_inception_without_packages_and_weights_names_both(monkeypatch, offline):
@@ -203,8 +213,10 @@ def test_inception_without_weights_says_which_file_goes_where(monkeypatch, offli
     pretend(monkeypatch, torch_fidelity=True, torchmetrics=True)
     with pytest.raises(errors.DataError) as caught:
         features.inception_features()
-    assert str(caught.value) == ("Inception features need the network's weights, not on this machine: "
-                                 f"download {features.WEIGHTS_URL} (91 MB) anywhere and put it at {offline}")
+    assert str(caught.value) == (
+        "Inception features need the network's weights, not on this machine: "
+        f"download {features.WEIGHTS_URL} (91 MB) anywhere and put it at {offline}"
+    )
     with pytest.raises(errors.DataError, match=r"put it at /nowhere/w\.pth"):
         features.inception_features(weights="/nowhere/w.pth")
 
@@ -244,8 +256,12 @@ def stub(monkeypatch, offline):
 
 def test_inception_gives_the_network_rounded_8_bit_images(stub):
     net = features.inception_features(batch_size=2)
-    assert net._net.options == {"name": "inception-v3-compat", "features_list": ["2048"], "antialias": False,
-                                "feature_extractor_weights_path": str(stub)}
+    assert net._net.options == {
+        "name": "inception-v3-compat",
+        "features_list": ["2048"],
+        "antialias": False,
+        "feature_extractor_weights_path": str(stub),
+    }
     eight_bit = torch.arange(256, dtype=torch.uint8)[:255].reshape(5, 3, 1, 17)
     z = net(eight_bit / 255)  # every 8-bit value comes back: truncation would lose one from some
     assert torch.equal(torch.cat(net._net.seen), eight_bit)

@@ -115,14 +115,17 @@ def test_frechet_distance_agrees_with_torchmetrics_where_that_is_accurate():
     assert metrics.frechet_distance(x[:898], x[898:]) == pytest.approx(float(metric.compute()), rel=1e-8)
 
 
-@pytest.mark.parametrize("a, b, kind, text", [
-    (torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2), TypeError, "a must be float16.*int64"),
-    (torch.zeros(1, 2), torch.zeros(3, 2), ValueError, r"a must be \[N, D\] with N >= 2.*\(1, 2\)"),
-    (torch.zeros(3, 2, 2), torch.zeros(3, 2), ValueError, r"a must be \[N, D\].*\(3, 2, 2\)"),
-    (torch.zeros(3, 2), torch.zeros(3, 4), ValueError, r"b must have the width 2.*of a, got.*\(3, 4\)"),
-    (torch.zeros(3, 2), torch.tensor([[0.0, math.nan], [1, 1]]), ValueError, "b must be finite.*in 1 of 2"),
-    ([[1.0]], torch.zeros(3, 2), TypeError, "a must be a torch.Tensor"),
-])
+@pytest.mark.parametrize(
+    "a, b, kind, text",
+    [
+        (torch.zeros(3, 2, dtype=torch.int64), torch.zeros(3, 2), TypeError, "a must be float16.*int64"),
+        (torch.zeros(1, 2), torch.zeros(3, 2), ValueError, r"a must be \[N, D\] with N >= 2.*\(1, 2\)"),
+        (torch.zeros(3, 2, 2), torch.zeros(3, 2), ValueError, r"a must be \[N, D\].*\(3, 2, 2\)"),
+        (torch.zeros(3, 2), torch.zeros(3, 4), ValueError, r"b must have the width 2.*of a, got.*\(3, 4\)"),
+        (torch.zeros(3, 2), torch.tensor([[0.0, math.nan], [1, 1]]), ValueError, "b must be finite.*in 1 of 2"),
+        ([[1.0]], torch.zeros(3, 2), TypeError, "a must be a torch.Tensor"),
+    ],
+)
 def test_frechet_distance_refuses(a, b, kind, text):
     with pytest.raises(kind, match=text):
         metrics.frechet_distance(a, b)
@@ -141,6 +144,7 @@ def test_gaussian_distance_refuses_shapes_that_do_not_agree():
 
 def naive_precision_recall(real, fake, k):
     """The definition, one pair after another, on exact differences."""
+
     def radius(x):
         distance = (x[:, None] - x[None]).norm(dim=-1)
         return distance.sort(1).values[:, k]
@@ -192,10 +196,14 @@ def test_precision_recall_of_copies_far_from_the_origin():
     assert metrics.precision_recall(real, fake) == (1.0, 1 / 50)
 
 
-@pytest.mark.parametrize("k, kind, text", [
-    (0, ValueError, "k must be at least 1"), (1.5, TypeError, "k must be an integer"),
-    (5, ValueError, r"fake must be \[N, D\] with N >= 6"),
-])
+@pytest.mark.parametrize(
+    "k, kind, text",
+    [
+        (0, ValueError, "k must be at least 1"),
+        (1.5, TypeError, "k must be an integer"),
+        (5, ValueError, r"fake must be \[N, D\] with N >= 6"),
+    ],
+)
 def test_precision_recall_refuses(k, kind, text):
     with pytest.raises(kind, match=text):
         metrics.precision_recall(randn(9, 2), randn(5, 2), k)
@@ -231,13 +239,16 @@ def test_inception_score_equals_the_kl_definition():
     assert metrics.inception_score(p) == pytest.approx((np.mean(scores), np.std(scores)), rel=1e-12)
 
 
-@pytest.mark.parametrize("p, splits, text", [
-    (randn(20, 3), 2, "probabilities must be at least 0.*not logits"),
-    (torch.full((20, 3), 0.2), 2, r"rows summing to 1 \(not logits\), got 0.2 and sums from 0.6 to 0.6"),
-    (torch.full((4, 2), 0.5), 5, "splits must be from 1 to 4, got 5"),
-    (torch.full((4, 2), math.nan), 2, "probabilities must be finite"),
-    (torch.full((4,), 0.5), 2, r"probabilities must be \[N, D\]"),
-])
+@pytest.mark.parametrize(
+    "p, splits, text",
+    [
+        (randn(20, 3), 2, "probabilities must be at least 0.*not logits"),
+        (torch.full((20, 3), 0.2), 2, r"rows summing to 1 \(not logits\), got 0.2 and sums from 0.6 to 0.6"),
+        (torch.full((4, 2), 0.5), 5, "splits must be from 1 to 4, got 5"),
+        (torch.full((4, 2), math.nan), 2, "probabilities must be finite"),
+        (torch.full((4,), 0.5), 2, r"probabilities must be \[N, D\]"),
+    ],
+)
 def test_inception_score_refuses(p, splits, text):
     with pytest.raises(ValueError, match=text):
         metrics.inception_score(p, splits)
@@ -286,8 +297,16 @@ def test_histogram_distance_p_value_is_uniform_under_equal_shares():
     assert abs(small / 2000 - 0.1) < 4 * math.sqrt(0.1 * 0.9 / 2000)
 
 
-@pytest.mark.parametrize("b", [torch.tensor([1, 2]), torch.tensor([0, 0, 0]), torch.tensor([1, -1, 5]),
-                               torch.tensor([1, math.nan, 1]), torch.tensor([[1, 2, 3]])])
+@pytest.mark.parametrize(
+    "b",
+    [
+        torch.tensor([1, 2]),
+        torch.tensor([0, 0, 0]),
+        torch.tensor([1, -1, 5]),
+        torch.tensor([1, math.nan, 1]),
+        torch.tensor([[1, 2, 3]]),
+    ],
+)
 def test_histogram_distance_refuses(b):
     with pytest.raises(ValueError, match=r"b must be counts \[K\].*got \["):
         metrics.histogram_distance(torch.tensor([1, 2, 3]), b)
@@ -319,13 +338,16 @@ def test_nearest_neighbours_finds_copies_far_from_the_origin():
     assert metrics.nearest_neighbours(train[:3], twins, 2).indices.tolist() == [[0, 3], [1, 4], [2, 5]]
 
 
-@pytest.mark.parametrize("samples, train, k, kind, text", [
-    (torch.zeros(2, 3), torch.zeros(4, 5), 1, ValueError, r"samples must be \[N, ...\].*\(2, 3\)"),
-    (torch.zeros(2, 3), torch.zeros(4, 3), 5, ValueError, "k must be from 1 to 4, got 5"),
-    (torch.zeros(0, 3), torch.zeros(4, 3), 1, ValueError, r"samples must be .*\(0, 3\)"),
-    (torch.zeros(2, 3), torch.full((4, 3), math.inf), 1, ValueError, "train must be finite.*in 4 of 4 rows"),
-    (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(4, 3), 1, TypeError, "samples must be float16"),
-])
+@pytest.mark.parametrize(
+    "samples, train, k, kind, text",
+    [
+        (torch.zeros(2, 3), torch.zeros(4, 5), 1, ValueError, r"samples must be \[N, ...\].*\(2, 3\)"),
+        (torch.zeros(2, 3), torch.zeros(4, 3), 5, ValueError, "k must be from 1 to 4, got 5"),
+        (torch.zeros(0, 3), torch.zeros(4, 3), 1, ValueError, r"samples must be .*\(0, 3\)"),
+        (torch.zeros(2, 3), torch.full((4, 3), math.inf), 1, ValueError, "train must be finite.*in 4 of 4 rows"),
+        (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(4, 3), 1, TypeError, "samples must be float16"),
+    ],
+)
 def test_nearest_neighbours_refuses(samples, train, k, kind, text):
     with pytest.raises(kind, match=text):
         metrics.nearest_neighbours(samples, train, k)

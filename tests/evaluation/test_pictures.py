@@ -80,13 +80,22 @@ def test_grid_puts_every_pixel_where_it_belongs(both_grids, tmp_path):
     for i, image in enumerate(images):
         y, x = i // 3 * tile + 3, i % 3 * tile + 3
         block = image.mul(255).round().int().permute(1, 2, 0)
-        expected[y:y + 48, x:x + 48] = block.repeat_interleave(6, 0).repeat_interleave(6, 1)
+        expected[y : y + 48, x : x + 48] = block.repeat_interleave(6, 0).repeat_interleave(6, 1)
     assert torch.equal(pixels, expected)
     assert os.listdir(path.parent) == ["grid.png"]
 
 
-@pytest.mark.parametrize("shape, columns", [((1, 1, 8, 8), None), ((1, 3, 4, 6), 5), ((7, 1, 8, 8), None),
-                                            ((4, 3, 100, 60), 9), ((2, 2, 8, 8), 1), ((6, 1, 1, 1), 2)])
+@pytest.mark.parametrize(
+    "shape, columns",
+    [
+        ((1, 1, 8, 8), None),
+        ((1, 3, 4, 6), 5),
+        ((7, 1, 8, 8), None),
+        ((4, 3, 100, 60), 9),
+        ((2, 2, 8, 8), 1),
+        ((6, 1, 1, 1), 2),
+    ],
+)
 def test_grid_in_plain_torch_equals_torchvisions(shape, columns, tmp_path, monkeypatch):
     optional("torchvision")
     images = Philox(seed=1).rand(*shape)
@@ -118,14 +127,17 @@ def test_grid_scale_makes_small_images_visible_and_leaves_large_ones(tmp_path):
     assert sixteen.shape[:2] == (4 * 51 + 3, 4 * 51 + 3)  # the default is a square
 
 
-@pytest.mark.parametrize("images, options, kind, text", [
-    (torch.zeros(8, 8), {}, ValueError, r"images must be \[N, C, H, W\] and not empty, got.*\(8, 8\)"),
-    (torch.zeros(0, 1, 8, 8), {}, ValueError, "not empty"),
-    (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), {}, TypeError, "images must be float16.*uint8"),
-    (torch.tensor([0, math.nan, 1, math.inf]).reshape(4, 1, 1, 1), {}, ValueError, "in 2 of 4 images"),
-    (torch.zeros(2, 1, 8, 8), {"columns": 0}, ValueError, "columns must be at least 1, got 0"),
-    (torch.zeros(2, 1, 8, 8), {"scale": 1.5}, TypeError, "scale must be an integer"),
-])
+@pytest.mark.parametrize(
+    "images, options, kind, text",
+    [
+        (torch.zeros(8, 8), {}, ValueError, r"images must be \[N, C, H, W\] and not empty, got.*\(8, 8\)"),
+        (torch.zeros(0, 1, 8, 8), {}, ValueError, "not empty"),
+        (torch.zeros(2, 1, 8, 8, dtype=torch.uint8), {}, TypeError, "images must be float16.*uint8"),
+        (torch.tensor([0, math.nan, 1, math.inf]).reshape(4, 1, 1, 1), {}, ValueError, "in 2 of 4 images"),
+        (torch.zeros(2, 1, 8, 8), {"columns": 0}, ValueError, "columns must be at least 1, got 0"),
+        (torch.zeros(2, 1, 8, 8), {"scale": 1.5}, TypeError, "scale must be an integer"),
+    ],
+)
 def test_grid_refuses(images, options, kind, text, tmp_path):
     with pytest.raises(kind, match=text):
         pictures.save_grid(images, tmp_path / "a.png", **options)
@@ -148,6 +160,7 @@ def test_failed_write_leaves_the_old_picture_and_nothing_else(save, tmp_path, mo
     path = save(tmp_path / "a.png")
     old = path.read_bytes()
     for error in (PermissionError(13, "Permission denied"), OSError(28, "No space")):
+
         def fail(*_, error=error):
             raise error
 
@@ -203,10 +216,12 @@ def test_same_input_same_bytes_and_umask(tmp_path):
 
 
 def test_imports_are_late_and_pyplot_never_comes(tmp_path):
-    code = ("import sys, fastscore.evaluation.pictures as p\n"
-            "assert not {'matplotlib', 'PIL', 'torchvision'} & set(sys.modules)\n"
-            "p.save_bars({'a': [1]}, sys.argv[1])\n"
-            "assert 'matplotlib.pyplot' not in sys.modules; print('fine')")
+    code = (
+        "import sys, fastscore.evaluation.pictures as p\n"
+        "assert not {'matplotlib', 'PIL', 'torchvision'} & set(sys.modules)\n"
+        "p.save_bars({'a': [1]}, sys.argv[1])\n"
+        "assert 'matplotlib.pyplot' not in sys.modules; print('fine')"
+    )
     command, root = [sys.executable, "-c", code, str(tmp_path / "a.png")], Path(pictures.__file__).parents[2]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=root)
     assert done.stdout == "fine\n", done.stderr
@@ -226,7 +241,7 @@ def test_missing_packages_are_named(module, save, tmp_path, monkeypatch):
 def tile(pixels, row, left, size=48):
     """The pixels of one tile of a table: 12 pixels of margin, 48 above, tiles 3 apart."""
     y, x = 48 + row * (size + 3), 12 + left
-    return pixels[y:y + size, x:x + size]
+    return pixels[y : y + size, x : x + size]
 
 
 def blown_up(image):
@@ -240,7 +255,7 @@ def test_trajectory_shows_each_frame_crisply(tmp_path, figures):
     for j, frame in enumerate(frames):
         for i, image in enumerate(frame):
             assert (tile(pixels, i, 51 * j) - blown_up(image)).abs().max() <= 1
-    assert bool((pixels[48:147, 12 + 48:12 + 51] - GAP).abs().max() <= 1)  # the gap between two columns
+    assert bool((pixels[48:147, 12 + 48 : 12 + 51] - GAP).abs().max() <= 1)  # the gap between two columns
     labels = [text.get_text() for text in figures[0].axes[0].texts]
     assert labels == ["1", "0.1", "0.0123", "denoised"]
     assert figures[0].texts[0].get_text() == "From σ = 1 to σ = 0.0123 in 3 noise levels"
@@ -258,11 +273,14 @@ def test_trajectory_of_many_levels_shows_twelve_with_first_and_last(tmp_path, fi
         assert (tile(pixels, 0, 51 * j) - round(i / 231 * 255)).abs().max() <= 1
 
 
-@pytest.mark.parametrize("count, sigmas, text", [
-    (2, [1.0, 0.5, 0.1], r"frames must be one a noise level \(3\), or one more, got 2"),
-    (6, [1.0, 0.5, 0.1], r"or one more, got 6: of T updates at each level, Trajectory\(every=T\) keeps the last"),
-    (2, [0.1, 1.0], "sigmas must be strictly decreasing"),
-])
+@pytest.mark.parametrize(
+    "count, sigmas, text",
+    [
+        (2, [1.0, 0.5, 0.1], r"frames must be one a noise level \(3\), or one more, got 2"),
+        (6, [1.0, 0.5, 0.1], r"or one more, got 6: of T updates at each level, Trajectory\(every=T\) keeps the last"),
+        (2, [0.1, 1.0], "sigmas must be strictly decreasing"),
+    ],
+)
 def test_trajectory_refuses(count, sigmas, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         pictures.save_trajectory([torch.zeros(1, 1, 8, 8)] * count, sigmas, tmp_path / "a.png")
@@ -298,14 +316,25 @@ def boxes(figure):
     return [(text.get_text(), text.get_window_extent(renderer).extents) for text in texts]
 
 
-@pytest.mark.parametrize("draw", [
-    lambda path: pictures.save_neighbours(torch.zeros(2, 1, 9, 9), torch.zeros(2, 1, 1, 9, 9), path),
-    lambda path: pictures.save_trajectory([torch.zeros(1, 1, 9, 9)], [0.00123], path),
-    lambda path: pictures.save_bars({"a" * 30: [1, 2], "b" * 25: [2, 3]}, path, title="More than a word or two"),
-    lambda path: plots.save_points(torch.rand(9, 2), path, title="W" * 30 + " " + "M" * 30 + " and more words " * 4),
-    lambda path: plots.save_score_field(torch.neg, torch.neg, path, samples_data=torch.randn(9, 2),
-                                        samples_plain=torch.randn(9, 2), modes=torch.randn(9, 2)),
-])
+@pytest.mark.parametrize(
+    "draw",
+    [
+        lambda path: pictures.save_neighbours(torch.zeros(2, 1, 9, 9), torch.zeros(2, 1, 1, 9, 9), path),
+        lambda path: pictures.save_trajectory([torch.zeros(1, 1, 9, 9)], [0.00123], path),
+        lambda path: pictures.save_bars({"a" * 30: [1, 2], "b" * 25: [2, 3]}, path, title="More than a word or two"),
+        lambda path: plots.save_points(
+            torch.rand(9, 2), path, title="W" * 30 + " " + "M" * 30 + " and more words " * 4
+        ),
+        lambda path: plots.save_score_field(
+            torch.neg,
+            torch.neg,
+            path,
+            samples_data=torch.randn(9, 2),
+            samples_plain=torch.randn(9, 2),
+            modes=torch.randn(9, 2),
+        ),
+    ],
+)
 def test_no_text_is_cut_off_or_lies_on_another(draw, tmp_path, figures):
     with Image.open(draw(tmp_path / "a.png")) as picture:
         width, height = picture.size
@@ -337,12 +366,15 @@ def test_bars_are_shares_with_their_standard_errors(tmp_path, figures):
     assert {(154, 165, 177), (59, 111, 182)} <= colours and path.stat().st_size > 5000
 
 
-@pytest.mark.parametrize("histograms, text", [
-    ({}, "histograms must hold at least one"),
-    ({"a": [1, 2], "b": [1]}, r"histograms\['b'\] must have 2 counts"),
-    ({"a": [0, 0]}, "not all zero"),
-    ({"a": [1, -1]}, r"histograms\['a'\]\[1\] must be finite and at least 0"),
-])
+@pytest.mark.parametrize(
+    "histograms, text",
+    [
+        ({}, "histograms must hold at least one"),
+        ({"a": [1, 2], "b": [1]}, r"histograms\['b'\] must have 2 counts"),
+        ({"a": [0, 0]}, "not all zero"),
+        ({"a": [1, -1]}, r"histograms\['a'\]\[1\] must be finite and at least 0"),
+    ],
+)
 def test_bars_refuse(histograms, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         pictures.save_bars(histograms, tmp_path / "a.png")

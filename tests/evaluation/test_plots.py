@@ -40,8 +40,10 @@ def figures(monkeypatch):
 
 
 def test_curves_of_a_short_run_are_the_records(tmp_path, figures):
-    history = [{"step": s, "loss": 100 / s, "loss_per_sigma": [50 / s, None, 1 / s], "images_per_second": r}
-               for s, r in ((30, 900.0), (10, 1000.0), (20, 5000.0))]  # in any order
+    history = [
+        {"step": s, "loss": 100 / s, "loss_per_sigma": [50 / s, None, 1 / s], "images_per_second": r}
+        for s, r in ((30, 900.0), (10, 1000.0), (20, 5000.0))
+    ]  # in any order
     path = plots.save_training_curves(history, tmp_path / "a.png", sigmas=[1.0, 0.1, 0.01])
     total, levels, last, bar = figures[0].axes
     assert total.lines[0].get_xdata().tolist() == [10, 20, 30]
@@ -54,8 +56,12 @@ def test_curves_of_a_short_run_are_the_records(tmp_path, figures):
     assert {ax.get_xlabel() for ax in (total, levels)} == {"step"}
     assert last.get_xlabel() == bar.get_ylabel() == "noise level σ (units of the data)"
     assert {ax.get_ylabel() for ax in (total, levels, last)} == {"loss per sample"}
-    assert (total.get_yscale(), levels.get_yscale(), last.get_xscale(), total.get_xscale()) == \
-        ("log", "log", "log", "linear")
+    assert (total.get_yscale(), levels.get_yscale(), last.get_xscale(), total.get_xscale()) == (
+        "log",
+        "log",
+        "log",
+        "linear",
+    )
     pixels = read(path)
     assert pixels.shape == (510, 2130, 3) and path.stat().st_size > 20_000
     assert pixels[0, 0].tolist() == [255, 255, 255] and (pixels < 100).all(-1).any()
@@ -63,8 +69,10 @@ def test_curves_of_a_short_run_are_the_records(tmp_path, figures):
 
 def test_curves_of_a_long_run_are_medians_coloured_by_sigma(tmp_path, figures):
     noise = Philox(seed=0).randn(6000, dtype=torch.float64)
-    history = [{"step": i + 1, "loss": float(noise[i].exp()), "loss_per_sigma": [float(noise[i].exp())] * 10}
-               for i in range(6000)]
+    history = [
+        {"step": i + 1, "loss": float(noise[i].exp()), "loss_per_sigma": [float(noise[i].exp())] * 10}
+        for i in range(6000)
+    ]
     sigmas = torch.logspace(0, -2, 10)
     plots.save_training_curves(history, tmp_path / "a.png", sigmas=sigmas)
     total, levels, last, _ = figures[0].axes
@@ -83,15 +91,18 @@ def test_curves_of_a_long_run_are_medians_coloured_by_sigma(tmp_path, figures):
     assert last.lines[0].get_ydata()[0] == pytest.approx(float(noise[-600:].exp().quantile(0.5)))
 
 
-@pytest.mark.parametrize("history, sigmas", [
-    ([{"step": 0, "loss": 1.0}], None),
-    ([{"step": 5, "loss": math.nan, "loss_per_sigma": [None, None]}], [1.0, 0.1]),
-    ([{"step": i, "loss": i - 1.0, "loss_per_sigma": [-1.0, None, 2.0]} for i in range(300)], [1, 0.1, 0.01]),
-    ([{"step": i, "loss": math.inf if i % 7 else 2.0} for i in range(300)], None),
-    ([{"step": i, "loss": 1.0, "loss_per_sigma": None if i % 9 else [1.0, 2.0]} for i in range(99)], None),
-    ([{"step": i, "loss": 1.0, "loss_per_sigma": [1.0]} for i in range(3)], torch.tensor([0.5])),
-    ([{"step": i, "loss": 1.0} for i in range(3)], [1.0, 0.5]),
-])
+@pytest.mark.parametrize(
+    "history, sigmas",
+    [
+        ([{"step": 0, "loss": 1.0}], None),
+        ([{"step": 5, "loss": math.nan, "loss_per_sigma": [None, None]}], [1.0, 0.1]),
+        ([{"step": i, "loss": i - 1.0, "loss_per_sigma": [-1.0, None, 2.0]} for i in range(300)], [1, 0.1, 0.01]),
+        ([{"step": i, "loss": math.inf if i % 7 else 2.0} for i in range(300)], None),
+        ([{"step": i, "loss": 1.0, "loss_per_sigma": None if i % 9 else [1.0, 2.0]} for i in range(99)], None),
+        ([{"step": i, "loss": 1.0, "loss_per_sigma": [1.0]} for i in range(3)], torch.tensor([0.5])),
+        ([{"step": i, "loss": 1.0} for i in range(3)], [1.0, 0.5]),
+    ],
+)
 def test_curves_of_odd_runs_are_drawn_without_a_warning(history, sigmas, tmp_path, figures):
     assert plots.save_training_curves(history, tmp_path / "a.png", sigmas=sigmas).stat().st_size > 5000
     drawn = figures[0].axes[0].lines[-1].get_ydata()
@@ -102,12 +113,15 @@ def test_curves_of_odd_runs_are_drawn_without_a_warning(history, sigmas, tmp_pat
     assert figures[0].axes[0].get_yscale() == ("log" if log else "linear")
 
 
-@pytest.mark.parametrize("history, sigmas, text", [
-    ([], None, "history must hold records"),
-    ([{"step": 1}], None, "history must hold records with 'step' and 'loss'"),
-    ([{"step": 1, "loss": 1.0, "loss_per_sigma": [1.0] * n} for n in (2, 3)], None, r"got lengths \[2, 3\]"),
-    ([{"step": 1, "loss": 1.0, "loss_per_sigma": [1.0] * 2}], [1, 0.5, 0.1], "sigmas must be one .*2, got 3"),
-])
+@pytest.mark.parametrize(
+    "history, sigmas, text",
+    [
+        ([], None, "history must hold records"),
+        ([{"step": 1}], None, "history must hold records with 'step' and 'loss'"),
+        ([{"step": 1, "loss": 1.0, "loss_per_sigma": [1.0] * n} for n in (2, 3)], None, r"got lengths \[2, 3\]"),
+        ([{"step": 1, "loss": 1.0, "loss_per_sigma": [1.0] * 2}], [1, 0.5, 0.1], "sigmas must be one .*2, got 3"),
+    ],
+)
 def test_curves_refuse(history, sigmas, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         plots.save_training_curves(history, tmp_path / "a.png", sigmas=sigmas)
@@ -127,13 +141,21 @@ def test_score_field_arrows_errors_and_weights(tmp_path, figures):
     plain = modes.repeat_interleave(torch.tensor([50, 50]), 0)
     annealed = torch.cat([data, torch.tensor([[-9.0, 0.0], [math.nan, 0.0]])])
     path = plots.save_score_field(
-        lambda x: pull(x) + torch.tensor([0.0, 0.5]), pull, tmp_path / "a.png", samples_plain=plain,
-        samples_annealed=annealed, samples_data=data, modes=modes,
-        log_density=lambda x: -pull(x).square().sum(1) / 2)
+        lambda x: pull(x) + torch.tensor([0.0, 0.5]),
+        pull,
+        tmp_path / "a.png",
+        samples_plain=plain,
+        samples_annealed=annealed,
+        samples_data=data,
+        modes=modes,
+        log_density=lambda x: -pull(x).square().sum(1) / 2,
+    )
     learned, exact, error, *clouds, _ = figures[0].axes
     assert [ax.get_title("left") for ax in clouds] == [
-        "Data: mode weights 0.80 / 0.20", "Plain Langevin: mode weights 0.50 / 0.50",
-        "Annealed Langevin: mode weights 0.79 / 0.20\n2 of 102 outside the picture"]
+        "Data: mode weights 0.80 / 0.20",
+        "Plain Langevin: mode weights 0.50 / 0.50",
+        "Annealed Langevin: mode weights 0.79 / 0.20\n2 of 102 outside the picture",
+    ]
     arrows = next(c for c in exact.collections if hasattr(c, "U"))
     points = torch.from_numpy(np.stack([arrows.X, arrows.Y], 1)).float()
     score = pull(points)
@@ -152,15 +174,20 @@ def test_score_field_arrows_errors_and_weights(tmp_path, figures):
 
 def test_score_field_density_is_shaded_at_its_place(tmp_path, figures):
     """The mode is at (2, 0) of the data's coordinates: x and y are not exchanged, nor up and down."""
-    path = plots.save_score_field(pull, pull, tmp_path / "a.png", limits=(-4, 4), log_density=lambda x: -(
-        x - torch.tensor([2.0, 0.5])).square().sum(1) * 3)
+    path = plots.save_score_field(
+        pull,
+        pull,
+        tmp_path / "a.png",
+        limits=(-4, 4),
+        log_density=lambda x: -(x - torch.tensor([2.0, 0.5])).square().sum(1) * 3,
+    )
     pixels = read(path)
 
     def shade(ax, x, y):
         """The red of the most common colour near a point, whatever the arrows: less in darker blue."""
         column, up = (int(value) for value in ax.transData.transform((x, y)))
         row = pixels.shape[0] - up
-        return pixels[row - 8:row + 9, column - 8:column + 9, 0].flatten().mode().values.item()
+        return pixels[row - 8 : row + 9, column - 8 : column + 9, 0].flatten().mode().values.item()
 
     for ax in figures[0].axes[:2]:
         assert shade(ax, 2.1, 0.6) < 110 < shade(ax, 3.2, 0.6) < 235
@@ -175,14 +202,17 @@ def test_score_field_without_samples_or_with_one_kind(tmp_path, figures):
     assert panels[3].get_title("left") == "Annealed Langevin"
 
 
-@pytest.mark.parametrize("learned, options, text", [
-    (pull, {"limits": (3, 3)}, r"limits must be \(low, high\) with low < high"),
-    (pull, {"samples_plain": torch.zeros(3, 3)}, r"samples_plain must have shape \[N, 2\].*\(3, 3\)"),
-    (pull, {"modes": torch.zeros(2)}, r"modes must have shape \[N, 2\]"),
-    (lambda x: x.sum(1), {}, r"learned must give finite values of shape \(484, 2\)"),
-    (lambda x: x / 0, {}, "learned must give finite values"),
-    (pull, {"log_density": pull}, r"log_density must give finite values of shape \(14400,\)"),
-])
+@pytest.mark.parametrize(
+    "learned, options, text",
+    [
+        (pull, {"limits": (3, 3)}, r"limits must be \(low, high\) with low < high"),
+        (pull, {"samples_plain": torch.zeros(3, 3)}, r"samples_plain must have shape \[N, 2\].*\(3, 3\)"),
+        (pull, {"modes": torch.zeros(2)}, r"modes must have shape \[N, 2\]"),
+        (lambda x: x.sum(1), {}, r"learned must give finite values of shape \(484, 2\)"),
+        (lambda x: x / 0, {}, "learned must give finite values"),
+        (pull, {"log_density": pull}, r"log_density must give finite values of shape \(14400,\)"),
+    ],
+)
 def test_score_field_refuses(learned, options, text, tmp_path):
     with pytest.raises(ValueError, match=text):
         plots.save_score_field(learned, pull, tmp_path / "a.png", **options)

@@ -23,14 +23,52 @@ from fastscore.experiment.train import Trainer
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cli") / "digits"
-    cli.main(["train", "digits", "--out", str(folder), "--iterations", "6", "--width", "4", "--batch-size", "16",
-              "--log-every", "2", "--checkpoint-every", "3", "--steps-per-level", "2", "--quiet"])
+    cli.main(
+        [
+            "train",
+            "digits",
+            "--out",
+            str(folder),
+            "--iterations",
+            "6",
+            "--width",
+            "4",
+            "--batch-size",
+            "16",
+            "--log-every",
+            "2",
+            "--checkpoint-every",
+            "3",
+            "--steps-per-level",
+            "2",
+            "--quiet",
+        ]
+    )
     return folder
 
 
 def test_train_says_what_it_wrote(run, capsys):
-    cli.main(["train", "digits", "--out", str(run), "--iterations", "6", "--width", "4", "--batch-size", "16",
-              "--log-every", "2", "--checkpoint-every", "3", "--steps-per-level", "2", "--resume"])
+    cli.main(
+        [
+            "train",
+            "digits",
+            "--out",
+            str(run),
+            "--iterations",
+            "6",
+            "--width",
+            "4",
+            "--batch-size",
+            "16",
+            "--log-every",
+            "2",
+            "--checkpoint-every",
+            "3",
+            "--steps-per-level",
+            "2",
+            "--resume",
+        ]
+    )
     out = capsys.readouterr().out
     assert "going on at iteration 6 of 6" in out and "training.png" in out and f"next: fastscore sample {run}" in out
     assert (run / "training.png").stat().st_size > 10_000
@@ -41,8 +79,26 @@ def test_a_finished_run_without_metrics_resumes(tmp_path, capsys):
     config = preset("toy", data="two_moons", iterations=2, width=8, batch_size=8, log_every=1)
     Trainer(config, run).train(progress=False)
     (run / "metrics.jsonl").unlink()
-    cli.main(["train", "toy", "--data", "two_moons", "--iterations", "2", "--width", "8", "--batch-size", "8",
-              "--log-every", "1", "--out", str(run), "--resume", "--quiet"])
+    cli.main(
+        [
+            "train",
+            "toy",
+            "--data",
+            "two_moons",
+            "--iterations",
+            "2",
+            "--width",
+            "8",
+            "--batch-size",
+            "8",
+            "--log-every",
+            "1",
+            "--out",
+            str(run),
+            "--resume",
+            "--quiet",
+        ]
+    )
     out = capsys.readouterr().out
     assert f"trained: {run}/checkpoints/step_00000002" in out and "loss curves" not in out
     assert not (run / "training.png").exists()
@@ -52,8 +108,26 @@ def test_train_by_sliced_score_matching(tmp_path):
     for preset_name, folder in (("toy", "points"), ("digits", "images")):
         run = tmp_path / folder
         data = ["--data", "two_moons"] if preset_name == "toy" else []
-        cli.main(["train", preset_name, *data, "--objective", "ssm", "--out", str(run), "--iterations", "3", "--width",
-                  "4", "--batch-size", "8", "--log-every", "1", "--quiet"])
+        cli.main(
+            [
+                "train",
+                preset_name,
+                *data,
+                "--objective",
+                "ssm",
+                "--out",
+                str(run),
+                "--iterations",
+                "3",
+                "--width",
+                "4",
+                "--batch-size",
+                "8",
+                "--log-every",
+                "1",
+                "--quiet",
+            ]
+        )
         assert json.loads((run / "config.json").read_text())["objective"] == "ssm"
         assert (run / "training.png").exists()
 
@@ -100,15 +174,21 @@ def test_sampling_settings_of_one_call(run, tmp_path, capsys):
     cli.main(["evaluate", str(run), "--num", "20", "--overwrite", *options])
     report = json.loads((run / "metrics.json").read_text())
     assert [report[k] for k in ("alpha", "steps_per_level", "denoise", "network_evaluations_a_sample")] == [
-        1e-4, 3, False, 60]
+        1e-4,
+        3,
+        False,
+        60,
+    ]
     cli.main(["evaluate", str(run), "--num", "20", "--denoise", "--sampler", "consistent", "--overwrite", "--quiet"])
     report = json.loads((run / "metrics.json").read_text())
     assert [report[k] for k in ("alpha", "steps_per_level", "denoise")] == [trained.config.alpha, 1, True]
     assert (run / "config.json").read_text() == before
     capsys.readouterr()
-    for wrong, message in ((["--denoise", "--no-denoise"], "give one of --denoise and --no-denoise"),
-                           (["--alpha", "-1"], "alpha must be finite and greater than 0, got -1.0"),
-                           (["--sampler", "consistent", "--steps-per-level", "3"], "steps_per_level must be left out")):
+    for wrong, message in (
+        (["--denoise", "--no-denoise"], "give one of --denoise and --no-denoise"),
+        (["--alpha", "-1"], "alpha must be finite and greater than 0, got -1.0"),
+        (["--sampler", "consistent", "--steps-per-level", "3"], "steps_per_level must be left out"),
+    ):
         for command in ("sample", "evaluate"):
             with pytest.raises(SystemExit):
                 cli.main([command, str(run), *wrong])
@@ -116,18 +196,34 @@ def test_sampling_settings_of_one_call(run, tmp_path, capsys):
 
 
 def test_resuming_says_which_sampling_settings_change(tmp_path, capsys):
-    toy = ["train", "toy", "--data", "two_moons", "--iterations", "2", "--width", "8", "--batch-size", "8",
-           "--out", str(tmp_path / "run"), "--quiet"]
+    toy = [
+        "train",
+        "toy",
+        "--data",
+        "two_moons",
+        "--iterations",
+        "2",
+        "--width",
+        "8",
+        "--batch-size",
+        "8",
+        "--out",
+        str(tmp_path / "run"),
+        "--quiet",
+    ]
     cli.main([*toy, "--alpha", "0.1"])
     cli.main([*toy, "--alpha", "0.1", "--resume"])
     assert "from now on" not in capsys.readouterr().out
     cli.main([*toy, "--steps-per-level", "7", "--resume"])
-    assert ("from now on this run samples with alpha (was 0.1, now 0.05), steps_per_level (was 100, now 7)\n"
-            in capsys.readouterr().out)
+    assert (
+        "from now on this run samples with alpha (was 0.1, now 0.05), steps_per_level (was 100, now 7)\n"
+        in capsys.readouterr().out
+    )
 
 
 def test_few_samples_are_no_published_fid(run, capsys, monkeypatch):
     """--feature inception says so below 50,000 samples; the distance to the training set stands in metrics.json."""
+
     def pooled(images):
         return images.flatten(2).mean(2).expand(-1, 4) * torch.arange(1.0, 5)
 
@@ -138,8 +234,9 @@ def test_few_samples_are_no_published_fid(run, capsys, monkeypatch):
     report = json.loads((run / "metrics.json").read_text())
     fake, real = torch.from_numpy(np.load(run / "samples.npy")), data.to_float(data.load("digits").images)
     assert report["features"] == "inception"
-    assert math.isclose(report["frechet_distance"]["samples_to_train"],
-                        metrics.frechet_distance(pooled(fake), pooled(real)))
+    assert math.isclose(
+        report["frechet_distance"]["samples_to_train"], metrics.frechet_distance(pooled(fake), pooled(real))
+    )
     with pytest.warns(UserWarning, match="the Frechet distance of 49,999 samples is larger"):
         evaluation._resolve("inception", load_run(run), 49_999)
     with warnings.catch_warnings():
@@ -159,8 +256,27 @@ def test_too_many_pixels_are_refused_before_sampling(tmp_path, monkeypatch):
 def test_toy_draws_both_score_fields(tmp_path, capsys, monkeypatch):
     run, devices = tmp_path / "toy", []
     monkeypatch.setattr(evaluation, "load_run", lambda run, device, **k: devices.append(device) or load_run(run))
-    cli.main(["train", "toy", "--out", str(run), "--iterations", "4", "--width", "8", "--batch-size", "32",
-              "--log-every", "2", "--steps-per-level", "2", "--device", "cpu", "--quiet"])
+    cli.main(
+        [
+            "train",
+            "toy",
+            "--out",
+            str(run),
+            "--iterations",
+            "4",
+            "--width",
+            "8",
+            "--batch-size",
+            "32",
+            "--log-every",
+            "2",
+            "--steps-per-level",
+            "2",
+            "--device",
+            "cpu",
+            "--quiet",
+        ]
+    )
     assert devices == ["cpu"]
     out = capsys.readouterr().out
     assert "score_field.png" in out and "exact 0.20 / 0.80" in out and (run / "score_field.png").exists()
@@ -205,16 +321,53 @@ def test_doctor(capsys):
         assert f"{device:<16} {backends.default(torch.device(device))}" in out
 
 
-@pytest.mark.parametrize("arguments, words", [
-    ([], ["train", "sample", "evaluate", "doctor", "fastscore train digits"]),
-    (["train"], [*PRESETS, "--resume", "--out"]),
-    (["train", "digits"], ["--sigma-begin", "--out", "--resume", "Largest noise level", "--objective {dsm,ssm}",
-                            "denoising score matching", "sliced score matching"]),
-    (["sample"], ["--num", "--seed", "--sampler", "consistent", "--alpha FLOAT", "--steps-per-level INT", "--denoise",
-                  "--no-denoise", "--out PATH"]),
-    (["evaluate"], ["Frechet", "precision", "recall", "--feature", "50,000 samples with the training set",
-                    "--alpha FLOAT", "--steps-per-level INT", "--denoise", "--no-denoise"]),
-])
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ([], ["train", "sample", "evaluate", "doctor", "fastscore train digits"]),
+        (["train"], [*PRESETS, "--resume", "--out"]),
+        (
+            ["train", "digits"],
+            [
+                "--sigma-begin",
+                "--out",
+                "--resume",
+                "Largest noise level",
+                "--objective {dsm,ssm}",
+                "denoising score matching",
+                "sliced score matching",
+            ],
+        ),
+        (
+            ["sample"],
+            [
+                "--num",
+                "--seed",
+                "--sampler",
+                "consistent",
+                "--alpha FLOAT",
+                "--steps-per-level INT",
+                "--denoise",
+                "--no-denoise",
+                "--out PATH",
+            ],
+        ),
+        (
+            ["evaluate"],
+            [
+                "Frechet",
+                "precision",
+                "recall",
+                "--feature",
+                "50,000 samples with the training set",
+                "--alpha FLOAT",
+                "--steps-per-level INT",
+                "--denoise",
+                "--no-denoise",
+            ],
+        ),
+    ],
+)
 def test_help(arguments, words, capsys):
     with pytest.raises(SystemExit) as stop:
         cli.main([*arguments, "--help"])

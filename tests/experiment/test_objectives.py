@@ -18,8 +18,18 @@ from .test_train import CONFIGS, TOY, weights
 
 def test_one_iteration_of_sliced_score_matching(tmp_path):
     """Labels by step 0, noise by step 1, signs by step 2: sigma^2 (1/2 ||s||^2 + v^T J v), and its gradient."""
-    config = dataclasses.replace(TOY, objective="ssm", iterations=1, warmup=0, decay=False, log_every=1, ema=0.0,
-                                 checkpoint_every=1, lr=0.1, eps=1.0)
+    config = dataclasses.replace(
+        TOY,
+        objective="ssm",
+        iterations=1,
+        warmup=0,
+        decay=False,
+        log_every=1,
+        ema=0.0,
+        checkpoint_every=1,
+        lr=0.1,
+        eps=1.0,
+    )
     run = Trainer(config, tmp_path / "run").train(progress=False)
     data = make_data(config)
     model, sigmas = make_model(config, data.shape), make_sigmas(config)
@@ -29,7 +39,7 @@ def test_one_iteration_of_sliced_score_matching(tmp_path):
     x = x + sigma * fs.Philox(0, step=1).randn(x.shape, stream=fs.Stream.PERTURB)
     v = fs.Philox(0, step=2).rademacher(x.shape, stream=fs.Stream.PROBE)
     score, product = torch.func.jvp(lambda y: model(y, labels), (x,), (v,))
-    each = sigma[:, 0]**2 * (score.square().sum(1) / 2 + (v * product).sum(1))
+    each = sigma[:, 0] ** 2 * (score.square().sum(1) / 2 + (v * product).sum(1))
     each.mean().backward()
     torch.optim.Adam(model.parameters(), lr=0.1, eps=1.0).step()
     for name, value in checkpoint.read_weights(run, ema=False).items():
@@ -73,6 +83,7 @@ def test_a_run_from_before_there_was_a_choice_of_objective_resumes(tmp_path):
 @pytest.mark.slow
 def test_both_objectives_teach_the_same_score(tmp_path):
     """A short run on the mixture: the mean error of the score over the noise levels, in units of 1 / sigma."""
+
     def error(objective):
         config = dataclasses.replace(TOY, iterations=400, width=64, batch_size=256, objective=objective)
         run = Trainer(config, tmp_path / objective).train(progress=False)

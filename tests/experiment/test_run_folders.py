@@ -22,8 +22,9 @@ from fastscore.experiment.train import Trainer, read_metrics
 from ..conftest import optional
 from .test_damaged_runs import resign
 
-CONFIG = preset("toy", data="two_moons", iterations=6, width=8, batch_size=8, checkpoint_every=2, log_every=1,
-                decay=False, keep=2)
+CONFIG = preset(
+    "toy", data="two_moons", iterations=6, width=8, batch_size=8, checkpoint_every=2, log_every=1, decay=False, keep=2
+)
 
 
 def train(run: Path, **changes) -> Path:
@@ -32,8 +33,11 @@ def train(run: Path, **changes) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes | str]:
     """Every file's bytes and every link's target; .lock aside, which is empty."""
-    return {str(p.relative_to(folder)): os.readlink(p) if p.is_symlink() else p.read_bytes() if p.is_file() else ""
-            for p in folder.rglob("*") if p.name != ".lock"}
+    return {
+        str(p.relative_to(folder)): os.readlink(p) if p.is_symlink() else p.read_bytes() if p.is_file() else ""
+        for p in folder.rglob("*")
+        if p.name != ".lock"
+    }
 
 
 def refuse(run: Path, message: str, error=fs.CheckpointError, **changes) -> str:
@@ -93,9 +97,13 @@ def test_a_folder_that_vanishes_is_not_made_again(again, tmp_path, monkeypatch):
     assert [p.name for p in run.iterdir()] == [".lock"] if again else not run.exists()
 
 
-@pytest.mark.parametrize("where, message", [
-    ("", "was removed, moved or replaced while this run trained in it"),
-    ("checkpoints", r"checkpoints cannot be written: File exists; the checkpoints .* go on with: fastscore train")])
+@pytest.mark.parametrize(
+    "where, message",
+    [
+        ("", "was removed, moved or replaced while this run trained in it"),
+        ("checkpoints", r"checkpoints cannot be written: File exists; the checkpoints .* go on with: fastscore train"),
+    ],
+)
 def test_a_file_in_the_place_of_a_folder(where, message, tmp_path):
     trainer = Trainer(CONFIG, tmp_path / "run")
     trainer._iterate()
@@ -147,14 +155,23 @@ def link(run):
     (run / "checkpoints").symlink_to("mounted")
 
 
-@pytest.mark.parametrize("lose, error, message", [
-    (link, fs.CheckpointError, "checkpoints is a link to mounted, which is not there"),
-    (lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()), NotADirectoryError,
-     "Not a directory: .*checkpoints"),
-    (lambda run: shutil.rmtree(run / "checkpoints"), fs.CheckpointError,
-     "has no checkpoint, though its metrics.jsonl goes to iteration 6: put checkpoints/ back"),
-    (lambda run: (run / "run.json").unlink(), fs.CheckpointError, "has no run.json, which says whose checkpoints"),
-])
+@pytest.mark.parametrize(
+    "lose, error, message",
+    [
+        (link, fs.CheckpointError, "checkpoints is a link to mounted, which is not there"),
+        (
+            lambda run: (shutil.rmtree(run / "checkpoints"), (run / "checkpoints").touch()),
+            NotADirectoryError,
+            "Not a directory: .*checkpoints",
+        ),
+        (
+            lambda run: shutil.rmtree(run / "checkpoints"),
+            fs.CheckpointError,
+            "has no checkpoint, though its metrics.jsonl goes to iteration 6: put checkpoints/ back",
+        ),
+        (lambda run: (run / "run.json").unlink(), fs.CheckpointError, "has no run.json, which says whose checkpoints"),
+    ],
+)
 def test_lost_checkpoints_do_not_cost_the_history(lose, error, message, tmp_path):
     train(tmp_path)
     lose(tmp_path)
@@ -193,8 +210,17 @@ def pictures(folder: Path, count: int) -> Path:
 def test_changed_data_is_refused_and_a_moved_folder_is_not(tmp_path, monkeypatch):
     photos = pictures(tmp_path / "photos", 4)
     monkeypatch.chdir(tmp_path)
-    config = preset("digits", data="folder", data_dir="photos", image_size=8, iterations=2, width=4, batch_size=2,
-                    checkpoint_every=2, decay=False)
+    config = preset(
+        "digits",
+        data="folder",
+        data_dir="photos",
+        image_size=8,
+        iterations=2,
+        width=4,
+        batch_size=2,
+        checkpoint_every=2,
+        decay=False,
+    )
     trainer = Trainer(config, tmp_path / "run")
     assert trainer.about_data.startswith(f"photos: 4 images of (3, 8, 8), from {photos}")
     trainer.train(progress=False)
@@ -207,8 +233,11 @@ def test_changed_data_is_refused_and_a_moved_folder_is_not(tmp_path, monkeypatch
         return Trainer(longer, tmp_path / "run", resume=True)
 
     pictures(photos, 5)
-    with pytest.raises(fs.CheckpointError, match=rf"other data: number of samples \(was 4, now 5\); it was read from "
-                                                 rf"{photos}. What is there now is photos: 5 images"):
+    with pytest.raises(
+        fs.CheckpointError,
+        match=rf"other data: number of samples \(was 4, now 5\); it was read from "
+        rf"{photos}. What is there now is photos: 5 images",
+    ):
         go_on(photos)
     with pytest.warns(UserWarning, match=r"trained on other data than .*photos: 5 images.*samples \(was 4, now 5\)"):
         evaluate(tmp_path / "run", num=20, steps_per_level=1, progress=False)
@@ -272,6 +301,7 @@ def two_runs(tmp_path_factory):
 def swap(name):
     def damage(run, other):
         shutil.copy(checkpoint.latest(other) / name, checkpoint.latest(run) / name)
+
     return damage
 
 
@@ -281,6 +311,7 @@ def flip(name):
         data = bytearray(file.read_bytes())
         data[-9] ^= 4
         file.write_bytes(data)
+
     return damage
 
 
@@ -297,6 +328,7 @@ def edit(**values):
     def damage(run, other):
         old = json.loads((run / "config.json").read_text())
         (run / "config.json").write_text(json.dumps(old | values))
+
     return damage
 
 
@@ -310,14 +342,20 @@ def not_finite(run, other):
 
 ALTERED = {
     "ema of another seed": (swap("ema.safetensors"), "ema.safetensors is damaged or another checkpoint's"),
-    "model for ema": (lambda run, other: shutil.copy(
-        checkpoint.latest(run) / "model.safetensors", checkpoint.latest(run) / "ema.safetensors"), "ema.safetensors"),
+    "model for ema": (
+        lambda run, other: shutil.copy(
+            checkpoint.latest(run) / "model.safetensors", checkpoint.latest(run) / "ema.safetensors"
+        ),
+        "ema.safetensors",
+    ),
     "checkpoint of another seed": (swap_all, "step_00000006 belongs to another run"),
     "about of another seed": (swap("about.json"), "step_00000006 belongs to another run"),
     "run.json of another seed": (lambda run, other: shutil.copy(other / "run.json", run), "belongs to another run"),
     "renamed": (rename, "step_00000060 is the checkpoint of iteration 6, renamed"),
-    "renamed copy": (lambda run, other: shutil.copytree(
-        checkpoint.latest(run), run / "checkpoints" / "step_00000060"), "iteration 6, renamed: move it away"),
+    "renamed copy": (
+        lambda run, other: shutil.copytree(checkpoint.latest(run), run / "checkpoints" / "step_00000060"),
+        "iteration 6, renamed: move it away",
+    ),
     "bit of ema": (flip("ema.safetensors"), "ema.safetensors is damaged"),
     "bit of about": (flip("about.json"), r"about.json does not describe a checkpoint: (its checksum is wrong|.)"),
     "another noise": (edit(sigma_begin=10), r"sigma_begin \(was 20.0, now 10.0\); put these back"),
@@ -335,10 +373,15 @@ def test_what_was_altered_or_is_another_runs_is_not_sampled(case, two_runs, tmp_
         load_run(tmp_path / "a")
 
 
-@pytest.mark.parametrize("damage, message", [
-    (swap("state.pt"), "state.pt is damaged"), (flip("state.pt"), "state.pt is damaged"),
-    (flip("model.safetensors"), "model.safetensors is damaged"), (swap("model.safetensors"), "model.safetensors is"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (swap("state.pt"), "state.pt is damaged"),
+        (flip("state.pt"), "state.pt is damaged"),
+        (flip("model.safetensors"), "model.safetensors is damaged"),
+        (swap("model.safetensors"), "model.safetensors is"),
+    ],
+)
 def test_what_was_altered_is_not_resumed(damage, message, two_runs, tmp_path):
     shutil.copytree(two_runs / "a", tmp_path / "a")
     damage(tmp_path / "a", two_runs / "b")

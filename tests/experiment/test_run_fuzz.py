@@ -18,8 +18,28 @@ from fastscore.experiment.train import Trainer, read_metrics
 from .test_damaged_runs import resign
 from .test_run_folders import CONFIG, train
 
-ABSURD = [10**20, 10**400, -10**20, -1, 0, 1e308, 5e-324, float("nan"), float("inf"), True, None, "", "x", [],
-          [float("inf")], {}, {"a": 1}, "\ud800", 2**63, 0.5]
+ABSURD = [
+    10**20,
+    10**400,
+    -(10**20),
+    -1,
+    0,
+    1e308,
+    5e-324,
+    float("nan"),
+    float("inf"),
+    True,
+    None,
+    "",
+    "x",
+    [],
+    [float("inf")],
+    {},
+    {"a": 1},
+    "\ud800",
+    2**63,
+    0.5,
+]
 DEEP = "[" * 10_000 + "]" * 10_000
 
 
@@ -65,8 +85,11 @@ def mutate(run: Path, dice: random.Random) -> str:
 def explore(run: Path) -> str:
     """Sample and resume: each works or is refused in words."""
     outcome = []
-    for use in (lambda: load_run(run), lambda: Trainer(dataclasses.replace(CONFIG, iterations=7), run, resume=True)
-                .train(progress=False), lambda: read_metrics(run)):
+    for use in (
+        lambda: load_run(run),
+        lambda: Trainer(dataclasses.replace(CONFIG, iterations=7), run, resume=True).train(progress=False),
+        lambda: read_metrics(run),
+    ):
         try:
             use()
             outcome.append("ran")

@@ -21,16 +21,23 @@ from .test_run_folders import CONFIG, not_finite, train
 from .test_train import weights
 
 
-@pytest.mark.parametrize("changes, message", [
-    ({"iterations": 2**31 + 1}, "iterations must be at most 2,147,483,648 where objective is 'dsm'"),
-    ({"iterations": 1_431_655_766, "objective": "ssm"}, "at most 1,431,655,765 where objective is 'ssm'"),
-    ({"iterations": int("7" * 400)}, "iterations must be from 1 to 4294967296, got a number of 400 digits"),
-    ({"steps_per_level": 10**9}, r"steps_per_level times num_levels must be less than 2\^32.*got 1000000000 times 12"),
-    ({"lr": 1e308}, "lr must be from 1.2e-38 to 3.4e[+]38, which float32 holds, got 1e[+]308"),
-    ({"lr": 10**400}, "lr must be a number that float32 holds, got a number of 401 digits"),
-    ({"lr": 1e30, "beta1": 1 - 1e-12}, "lr must be at most"), ({"weight": 60.0}, "weight must keep sigma"),
-    ({"alpha": 1e37}, "alpha .*must be at most"),
-])
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"iterations": 2**31 + 1}, "iterations must be at most 2,147,483,648 where objective is 'dsm'"),
+        ({"iterations": 1_431_655_766, "objective": "ssm"}, "at most 1,431,655,765 where objective is 'ssm'"),
+        ({"iterations": int("7" * 400)}, "iterations must be from 1 to 4294967296, got a number of 400 digits"),
+        (
+            {"steps_per_level": 10**9},
+            r"steps_per_level times num_levels must be less than 2\^32.*got 1000000000 times 12",
+        ),
+        ({"lr": 1e308}, "lr must be from 1.2e-38 to 3.4e[+]38, which float32 holds, got 1e[+]308"),
+        ({"lr": 10**400}, "lr must be a number that float32 holds, got a number of 401 digits"),
+        ({"lr": 1e30, "beta1": 1 - 1e-12}, "lr must be at most"),
+        ({"weight": 60.0}, "weight must keep sigma"),
+        ({"alpha": 1e37}, "alpha .*must be at most"),
+    ],
+)
 def test_bounds_of_a_config(changes, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(CONFIG, **changes)
@@ -75,8 +82,10 @@ def test_the_way_on_after_a_loss_that_is_not_finite_can_be_followed(tmp_path, mo
     cli.main([*shlex.split(command)[1:], "--quiet"])
     assert "from iteration 4 on it trains with lr (was 0.001, now 0.0001)" in capsys.readouterr().out
     changes = [json.loads(line) for line in (run / "changes.jsonl").read_text().splitlines()]
-    assert changes == [{"step": 4, "field": "lr", "old": 0.001, "new": 0.0001},
-                       {"step": 4, "field": "clip_norm", "old": 0.0, "new": 1.0}]
+    assert changes == [
+        {"step": 4, "field": "lr", "old": 0.001, "new": 0.0001},
+        {"step": 4, "field": "clip_norm", "old": 0.0, "new": 1.0},
+    ]
     assert [r["lr"] for r in read_metrics(run)][-2:] == [CONFIG.lr / 10 * (n / CONFIG.warmup) for n in (5, 6)]
     before = weights(run)
     cli.main([*shlex.split(command)[1:], "--quiet"])  # from its own checkpoint there is nothing to change
@@ -92,6 +101,7 @@ def test_change_is_about_the_optimizer_alone(tmp_path):
 
 def test_changes_of_iterations_that_are_made_again_go(tmp_path):
     """changes.jsonl is what led to the weights, also after a checkpoint was given up; a plain resume keeps it."""
+
     def go_on(lr, iterations, change=True):
         config = dataclasses.replace(CONFIG, keep=9, lr=lr, iterations=iterations)
         Trainer(config, tmp_path, resume=True, change=change).train(progress=False)
@@ -112,12 +122,21 @@ def test_a_checkpoint_with_nan_is_not_called_good(tmp_path):
     assert store.last_good(tmp_path).name == "step_00000004"
 
 
-@pytest.mark.parametrize("config", [
-    CONFIG, preset("digits", decay=False, flip=True, data_dir="it's", lr=1e-4), preset("cifar10-ncsnv2", seed=3),
-    preset("toy", weight=-1.5e-5), dataclasses.replace(preset("mnist"), ema_warmup=True, ema=0.9, dequantize=False)])
+@pytest.mark.parametrize(
+    "config",
+    [
+        CONFIG,
+        preset("digits", decay=False, flip=True, data_dir="it's", lr=1e-4),
+        preset("cifar10-ncsnv2", seed=3),
+        preset("toy", weight=-1.5e-5),
+        dataclasses.replace(preset("mnist"), ema_warmup=True, ema=0.9, dequantize=False),
+    ],
+)
 def test_command_lines_say_the_config(config, monkeypatch):
     said = []
-    monkeypatch.setattr("fastscore.experiment.train.Trainer", lambda config, run, **k: said.append((config, run)) or 1 / 0)
+    monkeypatch.setattr(
+        "fastscore.experiment.train.Trainer", lambda config, run, **k: said.append((config, run)) or 1 / 0
+    )
     with pytest.raises(ZeroDivisionError):
         cli.main(shlex.split(command_line(config, "-x  y", "--resume"))[1:])
     assert said == [(config, Path("-x  y"))]
@@ -150,8 +169,13 @@ def test_a_killed_writers_files_go_before_anything_is_written(tmp_path, monkeypa
     left[1].mkdir()
     (tmp_path / ".mine.tmp").touch()
     seen = []
-    monkeypatch.setattr(files, "flush", lambda path, flush=files.flush: seen.append(
-        [p.exists() for p in (*left, tmp_path / ".mine.tmp")]) or flush(path))
+    monkeypatch.setattr(
+        files,
+        "flush",
+        lambda path, flush=files.flush: (
+            seen.append([p.exists() for p in (*left, tmp_path / ".mine.tmp")]) or flush(path)
+        ),
+    )
     Trainer(dataclasses.replace(CONFIG, iterations=5), tmp_path, resume=True)
     assert seen and seen[0] == [False, False, True]
 

@@ -27,8 +27,18 @@ from fastscore.experiment.train import Trainer
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory) -> Path:
     """A run of 2-D points with checkpoints of iterations 2 and 3."""
-    config = preset("toy", data="two_moons", iterations=3, width=8, batch_size=8, checkpoint_every=2, log_every=1,
-                    num_levels=4, steps_per_level=1, ema=0.9)
+    config = preset(
+        "toy",
+        data="two_moons",
+        iterations=3,
+        width=8,
+        batch_size=8,
+        checkpoint_every=2,
+        log_every=1,
+        num_levels=4,
+        steps_per_level=1,
+        ema=0.9,
+    )
     folder = tmp_path_factory.mktemp("trained") / "run"
     Trainer(config, folder).train(progress=False)
     return folder
@@ -57,8 +67,19 @@ def refused(arguments, capsys) -> str:
 def test_the_settings_stand_beside_the_samples(run):
     cli.main(["sample", str(run), "--num", "7", "--seed", "5", "--alpha", "0.01", "--no-denoise", "--quiet"])
     said = json.loads((run / "samples-5" / "samples.json").read_text())
-    expected = {"run": str(run), "step": 3, "weights": "ema", "num": 7, "seed": 5, "sampler": "annealed", "alpha": 0.01,
-                "steps_per_level": 1, "denoise": False, "start": "normal", "shape": [2]}
+    expected = {
+        "run": str(run),
+        "step": 3,
+        "weights": "ema",
+        "num": 7,
+        "seed": 5,
+        "sampler": "annealed",
+        "alpha": 0.01,
+        "steps_per_level": 1,
+        "denoise": False,
+        "start": "normal",
+        "shape": [2],
+    }
     assert {name: said[name] for name in expected} == expected
     assert said["versions"]["torch"] == torch.__version__
 
@@ -67,12 +88,14 @@ def test_samples_of_other_settings_are_not_replaced(run, capsys):
     folder, draw = run / "samples-0", ["sample", run, "--num", 30]
     cli.main([*map(str, draw), "--quiet"])
     before = contents(folder)
-    for option, differs in ((["--alpha", "0.02"], "alpha (was 0.05, now 0.02)"),
-                            (["--steps-per-level", "2"], "steps_per_level (was 1, now 2)"),
-                            (["--num", "25"], "num (was 30, now 25)"),
-                            (["--no-denoise"], "denoise (was True, now False)"),
-                            (["--weights", "raw"], "weights (was ema, now raw)"),
-                            (["--checkpoint", "2"], "step (was 3, now 2)")):
+    for option, differs in (
+        (["--alpha", "0.02"], "alpha (was 0.05, now 0.02)"),
+        (["--steps-per-level", "2"], "steps_per_level (was 1, now 2)"),
+        (["--num", "25"], "num (was 30, now 25)"),
+        (["--no-denoise"], "denoise (was True, now False)"),
+        (["--weights", "raw"], "weights (was ema, now raw)"),
+        (["--checkpoint", "2"], "step (was 3, now 2)"),
+    ):
         line = refused([*draw, *option], capsys)
         assert differs in line and "--out" in line and "--overwrite" in line
     assert contents(folder) == before
@@ -113,11 +136,13 @@ def test_a_moved_run_is_the_same_run_and_another_is_not(run, tmp_path, capsys):
     Trainer(dataclasses.replace(checkpoint.read_config(moved), seed=9), other).train(progress=False)
     draw = ["sample", moved, "--num", "4", "--out", tmp_path / "out"]
     assert f"run (was {twin}, now {other})" in refused(
-        ["sample", other, "--num", "4", "--out", moved / "samples-0"], capsys)
+        ["sample", other, "--num", "4", "--out", moved / "samples-0"], capsys
+    )
     cli.main([*map(str, draw), "--quiet"])
     shutil.rmtree(moved)
     other.rename(moved)
     assert f"run (was {moved}, now another one in that place)" in refused(draw, capsys)
+
 
 def test_samples_that_came_meanwhile_are_not_replaced(run, tmp_path):
     """Two commands that draw into one folder at the same time: the second to end keeps its samples elsewhere."""
@@ -129,8 +154,10 @@ def test_samples_that_came_meanwhile_are_not_replaced(run, tmp_path):
         yield from parts
         sampling.sample_into(folder, first, run, 6, progress=False)
 
-    with (pytest.warns(UserWarning, match="the first 6 of 6 samples are kept in"),
-          pytest.raises(fs.FastscoreError, match=r"alpha \(was 0.01, now 0.02\)")):
+    with (
+        pytest.warns(UserWarning, match="the first 6 of 6 samples are kept in"),
+        pytest.raises(fs.FastscoreError, match=r"alpha \(was 0.01, now 0.02\)"),
+    ):
         write_samples(slow(), folder, sampling.settings(second, run, 6, 0, "annealed"))
     assert torch.equal(read_samples(folder), sampling.sample(first, 6, progress=False))
     kept = torch.from_numpy(np.load(folder / "samples.partial.npy"))
@@ -189,14 +216,18 @@ def fails_after(batches: int, error: BaseException):
         if left[0] < 0:
             raise error
         return draw(*arguments, **options)
+
     return draw
 
 
-@pytest.mark.parametrize("error, code, line", [
-    (OSError(5, "Input/output error"), 2, "error: the samples cannot be written into {out}: Input/output error\n"),
-    (KeyboardInterrupt(), 130, "\nstopped\n"),
-    (torch.OutOfMemoryError("no memory"), 2, "error: out of memory: use a smaller --batch-size"),
-])
+@pytest.mark.parametrize(
+    "error, code, line",
+    [
+        (OSError(5, "Input/output error"), 2, "error: the samples cannot be written into {out}: Input/output error\n"),
+        (KeyboardInterrupt(), 130, "\nstopped\n"),
+        (torch.OutOfMemoryError("no memory"), 2, "error: out of memory: use a smaller --batch-size"),
+    ],
+)
 def test_what_was_drawn_is_kept(error, code, line, run, tmp_path, monkeypatch, capsys):
     """As a .npy file of the first samples, twice under two names; what was there before stays."""
     out = tmp_path / "out"
@@ -299,13 +330,20 @@ def test_evaluation_into_another_folder_leaves_the_run_alone(run, tmp_path):
     cli.main(["evaluate", str(run), "--num", "20", "--out", str(tmp_path / "other"), "--quiet"])
     assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
     assert {"metrics.json", "samples.npy", "samples.json", "samples.png", "training.png"} == set(
-        contents(tmp_path / "other"))
+        contents(tmp_path / "other")
+    )
 
 
-@pytest.mark.parametrize("name, place, reason", [
-    ("a file", "file", "is a file"), ("below a file", "file/x/y", "is a file"), ("a loop", "loop/x", "symbolic links"),
-    ("a link to nothing", "nothing", "No such file"), ("a long name", "n" * 300, "File name too long"),
-])
+@pytest.mark.parametrize(
+    "name, place, reason",
+    [
+        ("a file", "file", "is a file"),
+        ("below a file", "file/x/y", "is a file"),
+        ("a loop", "loop/x", "symbolic links"),
+        ("a link to nothing", "nothing", "No such file"),
+        ("a long name", "n" * 300, "File name too long"),
+    ],
+)
 @pytest.mark.parametrize("command", ["train", "sample"])
 def test_places_that_are_no_folder_are_told_by_the_option(command, name, place, reason, run, tmp_path, capsys):
     (tmp_path / "file").touch()
@@ -321,12 +359,14 @@ def test_sizes_beyond_the_machine_are_refused(monkeypatch):
     cpu, images, points = torch.device("cpu"), preset("cifar10-ncsn", width=8), preset("toy")
     limits.check_run(images, cpu)
     limits.check_batch(images, (3, 32, 32), 1 << 14, cpu)  # 4 (3 + 8) 1024 bytes each: 704 MiB
-    for changes, message in (({"batch_size": 1 << 15}, "batch_size must be smaller: with 32768, .* at least 1 GiB"),
-                             ({"width": 1 << 13}, "width must be smaller: with 8192"),
-                             ({"num_levels": 1 << 28, "steps_per_level": 1}, "num_levels must be smaller"),
-                             ({"data": "folder", "image_size": 1 << 15}, "image_size must be smaller: with 32768"),
-                             ({"steps_per_level": 10**40}, r"less than 2\^32, got a number of 41 digits times 10"),
-                             ({"sigma_begin": 1e30}, "sigma_begin must be between 1e-18 and 1e18")):
+    for changes, message in (
+        ({"batch_size": 1 << 15}, "batch_size must be smaller: with 32768, .* at least 1 GiB"),
+        ({"width": 1 << 13}, "width must be smaller: with 8192"),
+        ({"num_levels": 1 << 28, "steps_per_level": 1}, "num_levels must be smaller"),
+        ({"data": "folder", "image_size": 1 << 15}, "image_size must be smaller: with 32768"),
+        ({"steps_per_level": 10**40}, r"less than 2\^32, got a number of 41 digits times 10"),
+        ({"sigma_begin": 1e30}, "sigma_begin must be between 1e-18 and 1e18"),
+    ):
         with pytest.raises(ValueError, match=message):
             limits.check_run(dataclasses.replace(images, **changes), cpu)
     limits.check_run(dataclasses.replace(points, width=1 << 12, batch_size=1 << 14), cpu)

@@ -40,14 +40,31 @@ def absurd_line(choose: random.Random, folder: Path) -> list[str]:
     values = {"INT": INTEGERS, "FLOAT": FLOATS, "STR": TEXTS, "PATH": PATHS}
     if choose.random() < 0.5:
         line = ["train", "toy", "--data", "two_moons", "--iterations", "1", "--width", "4", "--batch-size", "4"]
-        options = {"STR": ("data", "data-dir", "model", "objective", "start", "device"), "PATH": ("out",),
-                   "FLOAT": ("lr", "eps", "beta1", "beta2", "ema", "alpha", "sigma-begin", "sigma-end", "clip-norm"),
-                   "INT": ("iterations", "batch-size", "width", "num-levels", "warmup", "keep", "seed", "log-every",
-                           "steps-per-level", "checkpoint-every")}
+        options = {
+            "STR": ("data", "data-dir", "model", "objective", "start", "device"),
+            "PATH": ("out",),
+            "FLOAT": ("lr", "eps", "beta1", "beta2", "ema", "alpha", "sigma-begin", "sigma-end", "clip-norm"),
+            "INT": (
+                "iterations",
+                "batch-size",
+                "width",
+                "num-levels",
+                "warmup",
+                "keep",
+                "seed",
+                "log-every",
+                "steps-per-level",
+                "checkpoint-every",
+            ),
+        }
     else:
         line = ["sample", choose.choice(PATHS) if choose.random() < 0.2 else "run", "--num", "2"]
-        options = {"STR": ("sampler", "weights", "device"), "PATH": ("out",), "FLOAT": ("alpha",),
-                   "INT": ("num", "seed", "steps-per-level", "checkpoint", "batch-size")}
+        options = {
+            "STR": ("sampler", "weights", "device"),
+            "PATH": ("out",),
+            "FLOAT": ("alpha",),
+            "INT": ("num", "seed", "steps-per-level", "checkpoint", "batch-size"),
+        }
     for _ in range(choose.choice((1, 2))):
         kind = choose.choice(list(options))
         line += [f"--{choose.choice(options[kind])}", choose.choice(values[kind])]
@@ -73,23 +90,36 @@ def test_absurd_command_lines(seed, place, tmp_path, monkeypatch, capsys):
         assert len(err) < 10_000 and "Traceback" not in err and "[Errno" not in err, (line, err)
 
 
-@pytest.mark.parametrize("line, message", [
-    (["train", "digits", "--out", ""], "--out must not be empty"),
-    (["train", "digits", "--data-dir="], "--data-dir must not be empty"),
-    (["sample", ""], "argument 2 must not be empty"),
-    (["sample", "caf\udce9"], r"argument 2 must be valid UTF-8, got b'caf\xe9'"),
-    (["train", "digits", "--out", "caf\udce9"], r"--out must be valid UTF-8, got b'caf\xe9'"),
-    (["evaluate", "run", "--out", "a\0b"], r"--out must not hold a zero byte, got 'a\x00b'"),
-    (["train", "mnist", "--data-dir", "loop"], "--data-dir must be a folder that can be read, got 'loop': Too many "
-                                               "levels of symbolic links"),
-    (["train", "mnist", "--data-dir", "file"], "--data-dir must be a folder that can be read, got 'file': Not a dir"),
-    (["train", "toy", "--data", "moons"], "data must be one of 'checkerboard'"),
-    (["train", "toy", "--batch-size", "20000000000"], "batch_size must be smaller: with 20000000000"),
-    (["train", "digits", "--width", HUGE], f"width must be smaller: with {HUGE}, weights take at least 2^179 bytes"),
-    (["sample", "run", "--num", HUGE], f"num must be at most 2^32, the samples of one seed, got {HUGE}"),
-    (["sample", "run", "--steps-per-level", MANY],
-     "steps_per_level times num_levels must be less than 2^32, got a number of 400 digi"),
-])
+@pytest.mark.parametrize(
+    "line, message",
+    [
+        (["train", "digits", "--out", ""], "--out must not be empty"),
+        (["train", "digits", "--data-dir="], "--data-dir must not be empty"),
+        (["sample", ""], "argument 2 must not be empty"),
+        (["sample", "caf\udce9"], r"argument 2 must be valid UTF-8, got b'caf\xe9'"),
+        (["train", "digits", "--out", "caf\udce9"], r"--out must be valid UTF-8, got b'caf\xe9'"),
+        (["evaluate", "run", "--out", "a\0b"], r"--out must not hold a zero byte, got 'a\x00b'"),
+        (
+            ["train", "mnist", "--data-dir", "loop"],
+            "--data-dir must be a folder that can be read, got 'loop': Too many levels of symbolic links",
+        ),
+        (
+            ["train", "mnist", "--data-dir", "file"],
+            "--data-dir must be a folder that can be read, got 'file': Not a dir",
+        ),
+        (["train", "toy", "--data", "moons"], "data must be one of 'checkerboard'"),
+        (["train", "toy", "--batch-size", "20000000000"], "batch_size must be smaller: with 20000000000"),
+        (
+            ["train", "digits", "--width", HUGE],
+            f"width must be smaller: with {HUGE}, weights take at least 2^179 bytes",
+        ),
+        (["sample", "run", "--num", HUGE], f"num must be at most 2^32, the samples of one seed, got {HUGE}"),
+        (
+            ["sample", "run", "--steps-per-level", MANY],
+            "steps_per_level times num_levels must be less than 2^32, got a number of 400 digi",
+        ),
+    ],
+)
 def test_one_line_names_the_option(line, message, place, monkeypatch, capsys):
     monkeypatch.chdir(place)
     before = sorted(place.rglob("*"))
@@ -100,19 +130,30 @@ def test_one_line_names_the_option(line, message, place, monkeypatch, capsys):
     assert sorted(place.rglob("*")) == before
 
 
-@pytest.mark.parametrize("error, arguments, line", [
-    (OSError(13, "Permission denied", "/data/a/b"), ["--out", "/data/a"], "/data/a/b: Permission denied (--out)"),
-    (OSError(13, "Permission denied", "/data/ab"), ["--out=/data/a"], "/data/ab: Permission denied"),
-    (OSError(28, "No space left on device"), [], "No space left on device"),
-    (ValueError("one\n  two"), [], "one two"),
-    (ValueError("go on with: fastscore train toy --out 'a  b'"), [], "go on with: fastscore train toy --out 'a  b'"),
-    (ValueError("a" * 900 + "b" * 900), [], "a" * 700 + " ... " + "b" * 700),
-    (OverflowError("too large"), ["--lr", "1e308", "--keep", "3"], "a number is too large: --lr 1e308 (too large)"),
-    (RuntimeError("overflow\nat 0x7f"), [f"--width={MANY}"], "a number is too large: --width (400 digits) (overflow)"),
-    (RuntimeError("shapes do not agree"), ["--keep", "3"], None),
-    (ZeroDivisionError(), [], None),
-    (KeyError("x"), ["--lr", "1e308"], None),
-])
+@pytest.mark.parametrize(
+    "error, arguments, line",
+    [
+        (OSError(13, "Permission denied", "/data/a/b"), ["--out", "/data/a"], "/data/a/b: Permission denied (--out)"),
+        (OSError(13, "Permission denied", "/data/ab"), ["--out=/data/a"], "/data/ab: Permission denied"),
+        (OSError(28, "No space left on device"), [], "No space left on device"),
+        (ValueError("one\n  two"), [], "one two"),
+        (
+            ValueError("go on with: fastscore train toy --out 'a  b'"),
+            [],
+            "go on with: fastscore train toy --out 'a  b'",
+        ),
+        (ValueError("a" * 900 + "b" * 900), [], "a" * 700 + " ... " + "b" * 700),
+        (OverflowError("too large"), ["--lr", "1e308", "--keep", "3"], "a number is too large: --lr 1e308 (too large)"),
+        (
+            RuntimeError("overflow\nat 0x7f"),
+            [f"--width={MANY}"],
+            "a number is too large: --width (400 digits) (overflow)",
+        ),
+        (RuntimeError("shapes do not agree"), ["--keep", "3"], None),
+        (ZeroDivisionError(), [], None),
+        (KeyError("x"), ["--lr", "1e308"], None),
+    ],
+)
 def test_reports(error, arguments, line):
     """None: a fault of the program, which keeps its traceback."""
     assert terminal.report(error, arguments) == line
@@ -120,8 +161,27 @@ def test_reports(error, arguments, line):
 
 def test_next_lines_can_be_pasted(tmp_path, capsys):
     folder = tmp_path / "it's a run; $HOME"
-    cli.main(["train", "toy", "--data", "two_moons", "--iterations", "1", "--width", "4", "--batch-size", "4",
-              "--steps-per-level", "1", "--num-levels", "3", "--out", str(folder), "--quiet"])
+    cli.main(
+        [
+            "train",
+            "toy",
+            "--data",
+            "two_moons",
+            "--iterations",
+            "1",
+            "--width",
+            "4",
+            "--batch-size",
+            "4",
+            "--steps-per-level",
+            "1",
+            "--num-levels",
+            "3",
+            "--out",
+            str(folder),
+            "--quiet",
+        ]
+    )
     for _ in range(3):  # train, sample and evaluate each name the next command
         following = capsys.readouterr().out.rstrip().splitlines()[-1].removeprefix("next: fastscore ")
         arguments = shlex.split(following)
@@ -131,8 +191,24 @@ def test_next_lines_can_be_pasted(tmp_path, capsys):
 
 def test_next_lines_can_be_pasted_after_a_toy_which_is_evaluated_at_once(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    cli.main(["train", "toy", "--iterations", "1", "--width", "4", "--batch-size", "4", "--steps-per-level", "1",
-              "--num-levels", "3", "--out=-dash", "--quiet"])
+    cli.main(
+        [
+            "train",
+            "toy",
+            "--iterations",
+            "1",
+            "--width",
+            "4",
+            "--batch-size",
+            "4",
+            "--steps-per-level",
+            "1",
+            "--num-levels",
+            "3",
+            "--out=-dash",
+            "--quiet",
+        ]
+    )
     for command in ("sample ./-dash", "evaluate ./-dash", "sample ./-dash"):
         following = capsys.readouterr().out.rstrip().splitlines()[-1].removeprefix("next: fastscore ")
         assert following.startswith(command)
@@ -180,10 +256,14 @@ def program(tmp_path):
         folder.mkdir(parents=True)
         (folder.parent / "__init__.py").touch()
         (folder / "__init__.py").touch()
-        (folder / "cli.py").write_text(
-            f"import sys, time\n{module}\ndef main():\n    {main}\n")
-        process = subprocess.Popen([sys.executable, launch.__file__], env=os.environ | {"PYTHONPATH": str(tmp_path)},
-                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        (folder / "cli.py").write_text(f"import sys, time\n{module}\ndef main():\n    {main}\n")
+        process = subprocess.Popen(
+            [sys.executable, launch.__file__],
+            env=os.environ | {"PYTHONPATH": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
         started.append(process)
         assert process.stdout.readline() == "now\n"
         return process
@@ -206,8 +286,10 @@ def test_ctrl_c_while_the_package_is_imported(program):
 
 @pytest.mark.parametrize("number, code, seen", [(signal.SIGINT, 3, "KeyboardInterrupt"), (signal.SIGTERM, 143, "Exit")])
 def test_signals_in_a_command_unwind_it(number, code, seen, program):
-    body = ("try:\n        " + NAP + "\n    except KeyboardInterrupt:\n        print('KeyboardInterrupt'); sys.exit(3)"
-            "\n    except SystemExit:\n        print('Exit'); raise")
+    body = (
+        "try:\n        " + NAP + "\n    except KeyboardInterrupt:\n        print('KeyboardInterrupt'); sys.exit(3)"
+        "\n    except SystemExit:\n        print('Exit'); raise"
+    )
     process = program("", body)
     process.send_signal(number)
     assert process.communicate(timeout=20)[0] == f"{seen}\n" and process.returncode == code
@@ -237,8 +319,10 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, capsys):
         bar.update()
     bar.close()
     assert capsys.readouterr().err.splitlines() == [
-        "training: 100 of 200 it (50 %), 2 it/s", "training: 160 of 200 it (80 %), 2 it/s, loss 0.25",
-        "training: 200 of 200 it (100 %), 2 it/s, loss 0.25"]
+        "training: 100 of 200 it (50 %), 2 it/s",
+        "training: 160 of 200 it (80 %), 2 it/s, loss 0.25",
+        "training: 200 of 200 it (100 %), 2 it/s, loss 0.25",
+    ]
     screen = io.StringIO()
     screen.isatty = lambda: True
     monkeypatch.setattr(sys, "stderr", screen)

@@ -24,9 +24,13 @@ from fastscore.experiment.train import Trainer, learning_rate, make_data, make_m
 
 TOY = preset("toy", iterations=60, width=16, batch_size=32, checkpoint_every=7, log_every=5, warmup=5)
 TINY = preset("digits", iterations=24, width=4, batch_size=8, checkpoint_every=5, log_every=4, warmup=3)
-CONFIGS = {"mlp": TOY, "ncsn": TINY, "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0),
-           "mlp, ssm": dataclasses.replace(TOY, objective="ssm"),
-           "ncsn, ssm": dataclasses.replace(TINY, objective="ssm")}
+CONFIGS = {
+    "mlp": TOY,
+    "ncsn": TINY,
+    "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0),
+    "mlp, ssm": dataclasses.replace(TOY, objective="ssm"),
+    "ncsn, ssm": dataclasses.replace(TINY, objective="ssm"),
+}
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
@@ -50,12 +54,45 @@ def assert_same_run(a: Path, b: Path) -> None:
 def test_presets_are_the_recipes():
     """The table of the two papers' code, number for number."""
     v1, v2 = preset("cifar10-ncsn"), preset("cifar10-ncsnv2")
-    shared = dict(data="cifar10", width=128, batch_size=128, beta1=0.9, beta2=0.999, eps=1e-8, weight=2.0, flip=True,
-                  start="uniform", sigma_end=0.01, clip_norm=0.0, warmup=0, decay=False)
-    one = dict(model="ncsn", sigma_begin=1.0, num_levels=10, lr=1e-3, iterations=200_001, ema=0.0, steps_per_level=100,
-               alpha=2 * 2e-5, denoise=False, dequantize=True)
-    two = dict(model="ncsnv2", sigma_begin=50.0, num_levels=232, lr=1e-4, iterations=300_001, ema=0.999,
-               steps_per_level=5, alpha=2 * 6.2e-6, denoise=True, dequantize=False)
+    shared = dict(
+        data="cifar10",
+        width=128,
+        batch_size=128,
+        beta1=0.9,
+        beta2=0.999,
+        eps=1e-8,
+        weight=2.0,
+        flip=True,
+        start="uniform",
+        sigma_end=0.01,
+        clip_norm=0.0,
+        warmup=0,
+        decay=False,
+    )
+    one = dict(
+        model="ncsn",
+        sigma_begin=1.0,
+        num_levels=10,
+        lr=1e-3,
+        iterations=200_001,
+        ema=0.0,
+        steps_per_level=100,
+        alpha=2 * 2e-5,
+        denoise=False,
+        dequantize=True,
+    )
+    two = dict(
+        model="ncsnv2",
+        sigma_begin=50.0,
+        num_levels=232,
+        lr=1e-4,
+        iterations=300_001,
+        ema=0.999,
+        steps_per_level=5,
+        alpha=2 * 6.2e-6,
+        denoise=True,
+        dequantize=False,
+    )
     for config, expected in ((v1, shared | one), (v2, shared | two)):
         for name, value in expected.items():
             assert getattr(config, name) == value, name
@@ -75,8 +112,9 @@ def test_configs_survive_json(name):
 
 def test_one_iteration_is_the_recipe(tmp_path):
     """One step of Adam on the mean NCSN loss of the contract's batch, labels and noise; then the moving average."""
-    config = dataclasses.replace(TINY, iterations=1, warmup=0, decay=False, log_every=1, checkpoint_every=1, lr=0.1,
-                                 eps=1.0)  # a large eps: else the step of a gradient that is rounding alone is +-lr
+    config = dataclasses.replace(
+        TINY, iterations=1, warmup=0, decay=False, log_every=1, checkpoint_every=1, lr=0.1, eps=1.0
+    )  # a large eps: else the step of a gradient that is rounding alone is +-lr
     run = Trainer(config, tmp_path / "run").train(progress=False)
     data = make_data(config)
     model, sigmas = make_model(config, data.shape), make_sigmas(config)
@@ -90,8 +128,10 @@ def test_one_iteration_is_the_recipe(tmp_path):
     optimizer.step()
     for name, value in checkpoint.read_weights(run, ema=False).items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-5)
-    assert all(torch.equal(v, checkpoint.read_weights(run, ema=False)[k])  # the average starts at the first weights
-               for k, v in checkpoint.read_weights(run, ema=True).items())
+    assert all(
+        torch.equal(v, checkpoint.read_weights(run, ema=False)[k])  # the average starts at the first weights
+        for k, v in checkpoint.read_weights(run, ema=True).items()
+    )
     record = read_metrics(tmp_path / "run")[0]
     assert math.isclose(record["loss"], each.mean().item(), rel_tol=1e-5)
     for level in range(config.num_levels):
@@ -185,9 +225,12 @@ trainer.train(progress=False)
 
 
 def start(config: TrainConfig, run: Path, kill_at: int = 0) -> subprocess.Popen:
-    return subprocess.Popen([sys.executable, "-c", DRIVER, config.to_json(), str(run), str(kill_at)],
-                            stdout=subprocess.PIPE, text=True,
-                            env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())})
+    return subprocess.Popen(
+        [sys.executable, "-c", DRIVER, config.to_json(), str(run), str(kill_at)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
+    )
 
 
 @pytest.mark.slow
@@ -215,6 +258,7 @@ def test_killed_runs_end_as_if_they_were_not(name, tmp_path):
 
 def test_every_prefix_of_a_checkpoint_write_is_harmless(tmp_path, monkeypatch):
     """Stop a save at each of its steps in turn: what load finds is always a whole checkpoint, old or new."""
+
     class Killed(BaseException):
         pass
 
@@ -231,6 +275,7 @@ def test_every_prefix_of_a_checkpoint_write_is_harmless(tmp_path, monkeypatch):
                 if calls == stop_at:
                     raise Killed
                 return original(*args, **kwargs)
+
             return call
 
         before = checkpoint.steps(tmp_path / "run")
@@ -273,7 +318,7 @@ def test_foreign_files_beside_the_checkpoints_stay(tmp_path):
 HOLDER = """
 import sys
 from pathlib import Path
-from fastscore import checkpoint
+from fastscore.experiment import checkpoint
 lock = checkpoint.Lock(Path(sys.argv[1]) / checkpoint.LOCK)
 print("held", flush=True)
 sys.stdin.read()
@@ -285,8 +330,9 @@ def test_one_process_trains_in_a_folder(tmp_path):
     run, config = tmp_path / "run", dataclasses.replace(TOY, iterations=20, decay=False)
     Trainer(config, run).train(progress=False)
     longer = dataclasses.replace(config, iterations=30)
-    with subprocess.Popen([sys.executable, "-c", HOLDER, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                          text=True) as other:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLDER, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
         assert other.stdout.readline() == "held\n"
         with pytest.raises(fs.CheckpointError, match=f"another process.*trains in {run}: wait until it ends, or"):
             Trainer(longer, run, resume=True)
@@ -349,14 +395,25 @@ def test_a_damaged_line_of_metrics_costs_that_line_alone(tmp_path):
     run = tmp_path / "run"
     Trainer(dataclasses.replace(TOY, iterations=20, decay=False), run).train(progress=False)
     lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    bad = [b"\xff\xfe\x00", b"", b"[1]", b"3", b'{"loss": 1.0}', b'{"step": 6}', b'{"step": "6", "loss": 1.0}',
-           b'{"step": true, "loss": 1.0}', b'{"step": 6, "loss": null}', b'{"step": 6, "lo', b"9" * 5000]
+    bad = [
+        b"\xff\xfe\x00",
+        b"",
+        b"[1]",
+        b"3",
+        b'{"loss": 1.0}',
+        b'{"step": 6}',
+        b'{"step": "6", "loss": 1.0}',
+        b'{"step": true, "loss": 1.0}',
+        b'{"step": 6, "loss": null}',
+        b'{"step": 6, "lo',
+        b"9" * 5000,
+    ]
     (run / "metrics.jsonl").write_bytes(b"\n".join([*bad, lines[0], *bad, *lines[1:], *bad]))
     assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20]
     Trainer(dataclasses.replace(TOY, iterations=30, decay=False), run, resume=True).train(progress=False)
     assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
     kept = [*bad, lines[0], *bad, *lines[1:], *bad[:-1]]  # whose they are is not known: all but the torn last one stay
-    assert (run / "metrics.jsonl").read_bytes().splitlines()[:len(kept)] == kept
+    assert (run / "metrics.jsonl").read_bytes().splitlines()[: len(kept)] == kept
 
 
 @pytest.mark.parametrize("lr, clip", [(1e30, 0.0)])

@@ -62,8 +62,14 @@ def noise(shape: tuple, on_device: bool, kind: str = "normal") -> tuple[tuple, t
     rows, width = shape[0], math.prod(shape[1:])
     if on_device:  # the tensors replace the numbers, which are therefore wrong here
         index = [(7919 * row * row + 2**32 - 5) % 2**32 for row in range(rows)]
-        arguments = (1, 1, STREAM, 1, torch.tensor([SEED, STEP], device=DEVICE),
-                     torch.tensor(index, dtype=torch.int64, device=DEVICE))
+        arguments = (
+            1,
+            1,
+            STREAM,
+            1,
+            torch.tensor([SEED, STEP], device=DEVICE),
+            torch.tensor(index, dtype=torch.int64, device=DEVICE),
+        )
     else:
         index = list(range(2**32 - rows, 2**32))
         arguments = (SEED, STEP, STREAM, 2**32 - max(rows, 1), None, None)

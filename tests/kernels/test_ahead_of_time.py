@@ -18,25 +18,63 @@ COMMITTED = ROOT / "benchmarks" / "results" / "gpu_static.json"
 ARCHS = ["sm_80", "sm_90", "sm_100"]
 PLAIN = "plain tl.randn update"
 NAMES = [
-    "perturb", "perturb, alpha", "perturb, short rows", "perturb, bf16", "langevin_step",
-    "langevin_step, seed on device", "langevin_step, short rows", "langevin_step, odd rows", "langevin_step, bf16",
-    "langevin_step, fp16", "langevin_step, fp64", "dsm_loss", "dsm_loss + grad", "dsm_loss + grad, short rows",
-    "dsm_loss + grad, bf16", "dsm_loss, grad alone", "fill normal", "fill uniform", "fill rademacher", "fill words",
+    "perturb",
+    "perturb, alpha",
+    "perturb, short rows",
+    "perturb, bf16",
+    "langevin_step",
+    "langevin_step, seed on device",
+    "langevin_step, short rows",
+    "langevin_step, odd rows",
+    "langevin_step, bf16",
+    "langevin_step, fp16",
+    "langevin_step, fp64",
+    "dsm_loss",
+    "dsm_loss + grad",
+    "dsm_loss + grad, short rows",
+    "dsm_loss + grad, bf16",
+    "dsm_loss, grad alone",
+    "fill normal",
+    "fill uniform",
+    "fill rademacher",
+    "fill words",
 ]
 ODD = "langevin_step, odd rows"  # 4 does not divide a row: no access is aligned, threads exchange what they load
 REDUCES = [name for name in NAMES if name.startswith("dsm_loss") and "alone" not in name]
 DOUBLE = ["langevin_step, fp64"]
 EIGHT_BYTES = [*DOUBLE, "fill words"]  # 16 bytes hold half a quad: neighbours exchange halves
 # (loads, stores) of 128 bits a thread, of two quads: two for each float32 tensor of the samples' size
-WIDE = {name: (2 * loads, 2 * stores) for names, loads, stores in [
-    (["perturb", "perturb, alpha", "perturb, short rows", "dsm_loss + grad", "dsm_loss + grad, short rows",
-      "dsm_loss, grad alone"], 1, 1),
-    (["langevin_step", "langevin_step, seed on device", "langevin_step, short rows"], 2, 1),
-    (["dsm_loss"], 1, 0), (["fill normal", "fill uniform", "fill rademacher"], 0, 1)] for name in names}
+WIDE = {
+    name: (2 * loads, 2 * stores)
+    for names, loads, stores in [
+        (
+            [
+                "perturb",
+                "perturb, alpha",
+                "perturb, short rows",
+                "dsm_loss + grad",
+                "dsm_loss + grad, short rows",
+                "dsm_loss, grad alone",
+            ],
+            1,
+            1,
+        ),
+        (["langevin_step", "langevin_step, seed on device", "langevin_step, short rows"], 2, 1),
+        (["dsm_loss"], 1, 0),
+        (["fill normal", "fill uniform", "fill rademacher"], 0, 1),
+    ]
+    for name in names
+}
 # true fma in a thread's two quads: 34 a quad in Box-Muller (u, nine for the radius, three for sin, four for cos, twice)
 # and those of the update; one more or less would be a contraction, or an fma lost
-FMA = {"perturb": 2 * (34 + 4), "langevin_step": 2 * (34 + 8), "dsm_loss, grad alone": 2 * (34 + 4),
-       "fill normal": 2 * 34, "langevin_step, fp64": 2 * 34, "fill uniform": 0}
+FMA = {
+    "perturb": 2 * (34 + 4),
+    "langevin_step": 2 * (34 + 8),
+    "dsm_loss, grad alone": 2 * (34 + 4),
+    "fill normal": 2 * 34,
+    "langevin_step, fp64": 2 * 34,
+    "fill uniform": 0,
+}
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +88,13 @@ def results(tmp_path_factory) -> dict:
         pytest.skip(f"triton's CUDA tools are not there: {', '.join(map(str, tools))}")
     out = tmp_path_factory.mktemp("gpu_static") / "results"
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    run = subprocess.run([sys.executable, str(ROOT / "benchmarks" / "gpu_static.py"), "--out", str(out)],
-                         env=environment | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, cwd=ROOT)
+    run = subprocess.run(
+        [sys.executable, str(ROOT / "benchmarks" / "gpu_static.py"), "--out", str(out)],
+        env=environment | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+    )
     assert run.returncode == 0, run.stderr
     assert Path(f"{out}.md").read_text() == run.stdout
     return json.loads(Path(f"{out}.json").read_text())

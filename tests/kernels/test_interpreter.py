@@ -26,8 +26,10 @@ from .cases import (
     ulps,
 )
 
-reference = {name: importlib.import_module(f"fastscore.ops.{name}").reference
-             for name in ("perturb", "dsm_loss", "langevin_step")}
+reference = {
+    name: importlib.import_module(f"fastscore.ops.{name}").reference
+    for name in ("perturb", "dsm_loss", "langevin_step")
+}
 
 
 @pytest.fixture(params=["default", "tiles", "line", "wide"])
@@ -41,8 +43,12 @@ def sharing(request, monkeypatch) -> str:
 
 
 def both_forms(test):
-    for name, values, ids in [("on_device", [False, True], None), ("per_row", [False, True], None),
-                              ("shape", SHAPES, str), ("dtype", DTYPES, None)]:
+    for name, values, ids in [
+        ("on_device", [False, True], None),
+        ("per_row", [False, True], None),
+        ("shape", SHAPES, str),
+        ("dtype", DTYPES, None),
+    ]:
         test = pytest.mark.parametrize(name, values, ids=ids)(test)
     return test
 
@@ -79,7 +85,8 @@ def check_dsm(shape: tuple, dtype: torch.dtype, per_row: bool, on_device: bool, 
     score, sigma = tensor(shape, dtype, 1), scalars(shape, dtype, per_row, 0.3)
     upstream = scalars(shape, dtype, not per_row, 0.5)
     (loss, nothing), (same, grad) = (
-        dsm_loss.launch(*on(DEVICE, score, sigma), weight, 0.3, want, *arguments) for want in (False, True))
+        dsm_loss.launch(*on(DEVICE, score, sigma), weight, 0.3, want, *arguments) for want in (False, True)
+    )
     other = dsm_loss.launch_grad(*on(DEVICE, score, sigma), weight, upstream.to(DEVICE), *arguments)
     assert torch.equal(loss, same) and nothing.numel() == 0 and nothing.dtype == grad.dtype == other.dtype == dtype
 
@@ -91,8 +98,9 @@ def check_dsm(shape: tuple, dtype: torch.dtype, per_row: bool, on_device: bool, 
         assert_close(got, factor * residual, 3 * (factor * size), factor * scaled)
     # each term's error is 2 |r| times that of r; then the sum's and the factor's rounding, at most 32 in a row
     eps = torch.finfo(loss.dtype).eps
-    off = (residual.abs() * (2 * eps * size + Z_ULP * 2.0**-23 * scaled.abs())).reshape(shape[0], -1 if 0 not in shape
-                                                                                       else 0)
+    off = (residual.abs() * (2 * eps * size + Z_ULP * 2.0**-23 * scaled.abs())).reshape(
+        shape[0], -1 if 0 not in shape else 0
+    )
     bound = 2 * sigma.double() ** weight * off.sum(1) + 32 * eps * exact
     assert loss.dtype == sigma.dtype and loss.shape == (shape[0],)
     assert bool(((loss.cpu().double() - exact).abs() <= bound).all())
@@ -108,8 +116,9 @@ def test_dsm_weights(weight):
     check_dsm((3, 5), torch.float32, True, False, weight)
 
 
-@pytest.mark.parametrize("shape", [(1, 1), (5, 3), (70, 7), (6, 128), (6, 129), (3, 1029), (1, 4099), (300, 4)],
-                         ids=str)
+@pytest.mark.parametrize(
+    "shape", [(1, 1), (5, 3), (70, 7), (6, 128), (6, 129), (3, 1029), (1, 4099), (300, 4)], ids=str
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dsm_sums_of_many_tiles(monkeypatch, shape, dtype):
     """Rows packed into programs, a row a program, many programs a row: the sums are right, and the same each time."""
@@ -140,7 +149,7 @@ LAYOUTS = {
     "transposed": lambda x: x.transpose(1, 3).contiguous().transpose(1, 3),
     "batch inside": lambda x: x.movedim(0, -1).contiguous().movedim(-1, 0),
     "expanded": lambda x: x[:, :1].expand(-1, 3, -1, -1),
-    "slice": lambda x: torch.cat([x, x], 3)[..., 1:1 + x.shape[3]],
+    "slice": lambda x: torch.cat([x, x], 3)[..., 1 : 1 + x.shape[3]],
 }
 
 
@@ -152,14 +161,19 @@ def test_layouts(layout):
     x, score = (LAYOUTS[layout](tensor(shape, torch.float32, seed)).to(DEVICE) for seed in (1, 2))
     sigma = scalars(shape, torch.float32, True, 0.1).to(DEVICE)
     plain = x.clone(memory_format=torch.contiguous_format), score.clone(memory_format=torch.contiguous_format)
-    for run in (lambda x, s: perturb.launch(x, None, sigma, *arguments),
-                lambda x, s: langevin_step.launch(x, s, sigma, *arguments),
-                lambda x, s: langevin_step.launch(x.contiguous(), x, sigma, *arguments),
-                lambda x, s: dsm_loss.launch(x, sigma, 2.0, 1.0, True, *arguments)[1],
-                lambda x, s: dsm_loss.launch_grad(x, sigma, 2.0, sigma, *arguments)):
+    for run in (
+        lambda x, s: perturb.launch(x, None, sigma, *arguments),
+        lambda x, s: langevin_step.launch(x, s, sigma, *arguments),
+        lambda x, s: langevin_step.launch(x.contiguous(), x, sigma, *arguments),
+        lambda x, s: dsm_loss.launch(x, sigma, 2.0, 1.0, True, *arguments)[1],
+        lambda x, s: dsm_loss.launch_grad(x, sigma, 2.0, sigma, *arguments),
+    ):
         assert torch.equal(run(x, score), run(*plain))
-    for got in (perturb.launch(x, None, sigma, *arguments), langevin_step.launch(x, score, sigma, *arguments),
-                dsm_loss.launch(x, sigma, 2.0, 1.0, True, *arguments)[1]):
+    for got in (
+        perturb.launch(x, None, sigma, *arguments),
+        langevin_step.launch(x, score, sigma, *arguments),
+        dsm_loss.launch(x, sigma, 2.0, 1.0, True, *arguments)[1],
+    ):
         assert got.stride() == torch.empty_like(x).stride()
 
 
@@ -186,9 +200,11 @@ def test_scalars_of_other_layouts():
     x = tensor(shape, torch.float32, 1).to(DEVICE)
     many = torch.linspace(0.1, 1, 8, device=DEVICE)
     for sigma in (many[::2], many[3].expand(4)):
-        assert torch.equal(perturb.launch(x, None, sigma, *arguments),
-                           perturb.launch(x, None, sigma.contiguous(), *arguments))
+        assert torch.equal(
+            perturb.launch(x, None, sigma, *arguments), perturb.launch(x, None, sigma.contiguous(), *arguments)
+        )
     index = arguments[-1].repeat_interleave(2)[::2]
     assert not index.is_contiguous()
-    assert torch.equal(perturb.launch(x, None, many[0], *arguments[:-1], index),
-                       perturb.launch(x, None, many[0], *arguments))
+    assert torch.equal(
+        perturb.launch(x, None, many[0], *arguments[:-1], index), perturb.launch(x, None, many[0], *arguments)
+    )

@@ -41,19 +41,30 @@ def words_kernel(out, word, quad):
 @triton.jit
 def pair_kernel(out, r, angle, n, BLOCK: tl.constexpr):
     i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    first, second = philox.box_muller(tl.load(r + i, mask=i < n).to(tl.uint32),
-                                      tl.load(angle + i, mask=i < n).to(tl.uint32))
+    first, second = philox.box_muller(
+        tl.load(r + i, mask=i < n).to(tl.uint32), tl.load(angle + i, mask=i < n).to(tl.uint32)
+    )
     tl.store(out + 2 * i, first, mask=i < n)
     tl.store(out + 2 * i + 1, second, mask=i < n)
 
 
 @triton.jit(do_not_specialize=("pid", *_launch.INTEGERS))
-def place_kernel(out, pid: tl.int32, rows: tl.int64, quads: tl.int32, tiles: tl.int32, magic: tl.uint32,
-                 shift: tl.uint32, BLOCK: tl.constexpr, QUADS: tl.constexpr, PAD: tl.constexpr, MASK: tl.constexpr,
-                 WIDE: tl.constexpr):
+def place_kernel(
+    out,
+    pid: tl.int32,
+    rows: tl.int64,
+    quads: tl.int32,
+    tiles: tl.int32,
+    magic: tl.uint32,
+    shift: tl.uint32,
+    BLOCK: tl.constexpr,
+    QUADS: tl.constexpr,
+    PAD: tl.constexpr,
+    MASK: tl.constexpr,
+    WIDE: tl.constexpr,
+):
     """Row, quad, element, existence of every place of one program, as int64 [4, BLOCK, 4]."""
-    row, quad, base, offset, exists = philox.place(pid, rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK,
-                                                   WIDE)
+    row, quad, base, offset, exists = philox.place(pid, rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE)
     zero = tl.zeros([BLOCK, 4], tl.int64)
     at = out + 4 * tl.arange(0, BLOCK)[:, None] + tl.arange(0, 4)[None, :]
     tl.store(at, zero + row)
@@ -161,10 +172,19 @@ def places(pid: int, rows: int, width: int, whole_rows: bool = False, block: int
     return out.cpu(), where
 
 
-@pytest.mark.parametrize("rows, width, whole_rows, way", [
-    (3, 2**32, False, "tiles"), (3, 2**32 - 3, False, "tiles"), (2**26, 4096, False, "tiles"),
-    (2**31 - 64, 4, False, "line"), (2**29, 13, False, "wide"), (2**32, 1, False, "wide"), (2**32, 2, True, "packed"),
-    (2**31, 29, True, "packed")])
+@pytest.mark.parametrize(
+    "rows, width, whole_rows, way",
+    [
+        (3, 2**32, False, "tiles"),
+        (3, 2**32 - 3, False, "tiles"),
+        (2**26, 4096, False, "tiles"),
+        (2**31 - 64, 4, False, "line"),
+        (2**29, 13, False, "wide"),
+        (2**32, 1, False, "wide"),
+        (2**32, 2, True, "packed"),
+        (2**31, 29, True, "packed"),
+    ],
+)
 def test_more_than_2_to_31_elements(monkeypatch, rows, width, whole_rows, way):
     """The first, a middle and the last program of tensors far beyond 2^31 elements, without the memory for them."""
     small_blocks(monkeypatch, 64)

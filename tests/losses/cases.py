@@ -9,7 +9,10 @@ A = torch.randn(4, 4, dtype=torch.float64, generator=torch.Generator().manual_se
 X = torch.randn(5, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
 PROJECTIONS = ("rademacher", "gaussian", "sphere")
 LOSSES = {  # name: loss(score_fn, x, **options), for those that need the Jacobian of one score
-    "ism": losses.ism, "ssm": losses.ssm, "ssm_vr": losses.ssm_vr, "gradient_penalty": losses.gradient_penalty,
+    "ism": losses.ism,
+    "ssm": losses.ssm,
+    "ssm_vr": losses.ssm_vr,
+    "gradient_penalty": losses.gradient_penalty,
 }
 
 

@@ -116,7 +116,7 @@ def test_an_energy(name, score, mode):
         return losses.ssm_vr(f, X, rng=fs.Philox(4), mode=mode)
 
     weight = f.energy[0].first.weight
-    got, = torch.autograd.grad(loss(), weight)
+    (got,) = torch.autograd.grad(loss(), weight)
     step = 1e-5 * torch.cos(torch.arange(48, dtype=torch.float64)).reshape(12, 4)
     weight.data += step
     plus = float(loss().detach())

@@ -48,12 +48,18 @@ def switched_on_again(y):
     return y @ W
 
 
-CUT = {"vjp": [detached_energy, energy_without_graph, stopped, by_data, without_gradients, switched_on_again],
-       "jvp": [stopped, by_data]}
-CONSTANT = {"zeros": torch.zeros_like, "a parameter": lambda y: W[0].expand_as(y), "one returned": lambda y: W[:5, :4],
-            "labels": lambda y: torch.arange(5.0).double()[:, None].expand_as(y),
-            "the nearest of a code book": lambda y: W.detach()[(y[:, None] - W).square().sum(2).argmin(1)],
-            "not finite": lambda y: torch.full_like(y, float("nan"))}
+CUT = {
+    "vjp": [detached_energy, energy_without_graph, stopped, by_data, without_gradients, switched_on_again],
+    "jvp": [stopped, by_data],
+}
+CONSTANT = {
+    "zeros": torch.zeros_like,
+    "a parameter": lambda y: W[0].expand_as(y),
+    "one returned": lambda y: W[:5, :4],
+    "labels": lambda y: torch.arange(5.0).double()[:, None].expand_as(y),
+    "the nearest of a code book": lambda y: W.detach()[(y[:, None] - W).square().sum(2).argmin(1)],
+    "not finite": lambda y: torch.full_like(y, float("nan")),
+}
 WAYS = [*LOSSES, "annealed_ssm_vr", "ism estimated", "exact", "rademacher", "hutchpp", "in chunks"]
 
 
@@ -69,8 +75,9 @@ def run(way, f, mode, x=X):
     return fs.jacobian_trace(f, x, mode=mode, num_probes=3, blocks=1, rng=rng, **options).value
 
 
-@pytest.mark.parametrize("mode, f", [(mode, f) for mode, cut in CUT.items() for f in cut],
-                         ids=lambda v: getattr(v, "__name__", v))
+@pytest.mark.parametrize(
+    "mode, f", [(mode, f) for mode, cut in CUT.items() for f in cut], ids=lambda v: getattr(v, "__name__", v)
+)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_cut_score_is_refused(way, mode, f):
     cure = "mode='jvp', which looks through no_grad" if mode == "vjp" else "mode='vjp'"
@@ -142,6 +149,7 @@ def test_a_saturated_score_is_connected():
 
 def test_what_is_cut_in_part():
     """s = sin(x) + 3 c x: the part c is a constant to both modes where it is detached; to vjp alone under no_grad."""
+
     def detached(y):
         return torch.sin(y) + 3 * y.detach()
 
@@ -162,6 +170,7 @@ def test_what_is_cut_in_part():
 @pytest.mark.parametrize("mode", losses.MODES)
 def test_inside_transforms(mode):
     """vmap, a gradient, and the gradient of each sample: cut scores are found, constant ones have a Jacobian of 0."""
+
     def trace(f):
         return torch.func.vmap(lambda x: fs.jacobian_trace(f, x[None], mode=mode).value[0])(X)
 
@@ -169,11 +178,19 @@ def test_inside_transforms(mode):
         return torch.func.grad(lambda w: losses.ssm_vr(lambda y: f(w, y), X, mode=mode, rng=fs.Philox(0)))(W[0, 0])
 
     def gradients(f):
-        return torch.func.vmap(torch.func.grad(lambda w, x: losses.gradient_penalty(
-            lambda y: f(w, y), x[None], mode=mode, rng=fs.Philox(0))), (None, 0), randomness="different")(W[0, 0], X)
+        return torch.func.vmap(
+            torch.func.grad(
+                lambda w, x: losses.gradient_penalty(lambda y: f(w, y), x[None], mode=mode, rng=fs.Philox(0))
+            ),
+            (None, 0),
+            randomness="different",
+        )(W[0, 0], X)
 
-    for cut in (lambda: trace(stopped), lambda: gradient(lambda w, y: w * y.detach().sin()),
-                lambda: gradients(lambda w, y: w * y.detach().sin())):
+    for cut in (
+        lambda: trace(stopped),
+        lambda: gradient(lambda w, y: w * y.detach().sin()),
+        lambda: gradients(lambda w, y: w * y.detach().sin()),
+    ):
         with pytest.raises(ValueError, match="must depend on x in a way that autograd records"):
             cut()
     constant = A[:1].exp()
@@ -185,10 +202,12 @@ def test_inside_transforms(mode):
 @pytest.mark.parametrize("mode", losses.MODES)
 def test_under_compile(mode):
     """A cut score is found as the compiled function runs, with gradients recorded and without."""
+
     def compiled(f):
         torch.compiler.reset()
-        return torch.compile(lambda: losses.ssm_vr(f, X, mode=mode, rng=fs.Philox(0)), fullgraph=True,
-                             backend="aot_eager")
+        return torch.compile(
+            lambda: losses.ssm_vr(f, X, mode=mode, rng=fs.Philox(0)), fullgraph=True, backend="aot_eager"
+        )
 
     loss = compiled(stopped)
     for recorded in (True, False):
@@ -205,5 +224,9 @@ def test_x_stays_as_it_is(mode):
     y = x.clone().requires_grad_() * 1
     with pytest.raises((ValueError, RuntimeError), match=r"must not change x in place|in-place operation"):
         losses.ssm(lambda y: y.mul_(2).sin(), y, mode="vjp")
-    torch.testing.assert_close(fs.jacobian_trace(lambda y: y.clone().mul_(2).sin(), X, mode=mode, fd_step=1e-4 if
-                                                 mode == "fd" else None).value, 2 * (2 * X).cos().sum(1))
+    torch.testing.assert_close(
+        fs.jacobian_trace(
+            lambda y: y.clone().mul_(2).sin(), X, mode=mode, fd_step=1e-4 if mode == "fd" else None
+        ).value,
+        2 * (2 * X).cos().sum(1),
+    )

@@ -53,7 +53,7 @@ def test_ncsn_is_its_formula(conditioning):
     sigma = SIGMAS[labels]
     z = draw(9, x.shape, step=1)
     shaped = sigma.double()[:, None, None]
-    exact = 0.5 * sigma.double()**2 * (2 * (x + shaped * z) + z / shaped).square().sum((1, 2))
+    exact = 0.5 * sigma.double() ** 2 * (2 * (x + shaped * z) + z / shaped).square().sum((1, 2))
     torch.testing.assert_close(got.double(), exact, rtol=1e-5, atol=1e-6)
     assert torch.equal(seen[0], labels if conditioning == "labels" else sigma)
 
@@ -68,8 +68,9 @@ def test_ncsn_takes_given_labels():
 def test_zero_network_costs_half_the_dimension_at_every_level():
     n, d = 30_000, 20
     labels = torch.arange(n) % 3
-    got = losses.ncsn(lambda y, i: torch.zeros_like(y), torch.zeros(n, d), SIGMAS, labels=labels, rng=fs.Philox(1),
-                      reduction="none")
+    got = losses.ncsn(
+        lambda y, i: torch.zeros_like(y), torch.zeros(n, d), SIGMAS, labels=labels, rng=fs.Philox(1), reduction="none"
+    )
     for level in range(3):
         assert abs(z_mean(got[labels == level], d / 2, d / 2)) < 4
 
@@ -90,8 +91,10 @@ def test_minimum_is_at_the_true_score():
 def test_split_batches_draw_what_the_whole_draws():
     x = torch.randn(8, 5, generator=torch.Generator().manual_seed(0))
     whole = losses.ncsn(lambda y, i: -y, x, SIGMAS, rng=fs.Philox(4), reduction="none")
-    parts = [losses.ncsn(lambda y, i: -y, x[k:k + 4], SIGMAS, rng=fs.Philox(4, sample_offset=k), reduction="none")
-             for k in (0, 4)]
+    parts = [
+        losses.ncsn(lambda y, i: -y, x[k : k + 4], SIGMAS, rng=fs.Philox(4, sample_offset=k), reduction="none")
+        for k in (0, 4)
+    ]
     assert torch.equal(torch.cat(parts), whole)
 
 
@@ -99,4 +102,5 @@ def test_gradient_reaches_the_network():
     weight = torch.full((), 0.5, dtype=torch.float64, requires_grad=True)
     x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     assert torch.autograd.gradcheck(
-        lambda w: losses.ncsn(lambda y, i: w * y, x, SIGMAS.double(), rng=fs.Philox(4)), (weight,))
+        lambda w: losses.ncsn(lambda y, i: w * y, x, SIGMAS.double(), rng=fs.Philox(4)), (weight,)
+    )

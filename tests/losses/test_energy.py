@@ -66,8 +66,10 @@ def test_traces(method, mode):
     options = dict(method=method, num_probes=4, blocks=1, mode=mode, fd_step=1e-4 if mode == "fd" else None)
     for context in (torch.enable_grad, torch.no_grad, torch.inference_mode):
         with context():
-            one, other = (fs.jacobian_trace(f, X.clone(), rng=fs.Philox(0), **options)
-                          for f in (fs.energy_score(mixture), mixture_score))
+            one, other = (
+                fs.jacobian_trace(f, X.clone(), rng=fs.Philox(0), **options)
+                for f in (fs.energy_score(mixture), mixture_score)
+            )
             torch.testing.assert_close(one.value, other.value, rtol=1e-5, atol=1e-5)
             torch.testing.assert_close(one.output, other.output)
 
@@ -77,11 +79,13 @@ def test_traces(method, mode):
 def test_losses_and_their_gradients(name, mode):
     net = Net()
     options = {} if name == "fd_ssm" else {"mode": mode}
-    loss, expected = (getattr(losses, name)(f, X, rng=fs.Philox(0), **options) for f in (fs.energy_score(net),
-                                                                                         by_hand(net)))
+    loss, expected = (
+        getattr(losses, name)(f, X, rng=fs.Philox(0), **options) for f in (fs.energy_score(net), by_hand(net))
+    )
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(value, net.layers.parameters(), materialize_grads=True)
-                                 for value in (loss, expected)))
+    torch.testing.assert_close(
+        *(torch.autograd.grad(value, net.layers.parameters(), materialize_grads=True) for value in (loss, expected))
+    )
 
 
 def test_it_learns_the_precision_of_gaussian_data():
@@ -138,9 +142,10 @@ def test_annealed_with_labels(context):
     """The embedding saves its labels, which inference mode forbids for tensors made there."""
     net, options = Net(), dict(alpha=1e-2, steps_per_level=3, start="normal", dtype=torch.float64)
     with context():
-        got, expected = (fs.samplers.annealed_langevin(f, (5, 4), torch.tensor([2.0, 1.0, 0.5]), rng=fs.Philox(1),
-                                                       **options)
-                         for f in (fs.energy_score(net), lambda x, i: by_hand(net)(x, i)))
+        got, expected = (
+            fs.samplers.annealed_langevin(f, (5, 4), torch.tensor([2.0, 1.0, 0.5]), rng=fs.Philox(1), **options)
+            for f in (fs.energy_score(net), lambda x, i: by_hand(net)(x, i))
+        )
         s = fs.energy_score(net)(X.clone(), torch.tensor([0, 1, 2, 0, 1]))
     torch.testing.assert_close(got, expected)
     assert not s.requires_grad and not got.requires_grad
@@ -186,14 +191,21 @@ def test_compiles():
     torch.testing.assert_close(torch.compile(lambda y: score(y), fullgraph=True, backend="aot_eager")(X), score(X))
 
 
-@pytest.mark.parametrize("f, error, text", [
-    (lambda y: y.sum(), ValueError, r"one energy a sample, of shape \(5,\) or \(5, 1\), got a float64 .* shape \(\)"),
-    (lambda y: y, ValueError, r"one energy a sample.*\(5, 4\)"),
-    (lambda y: 1.0, TypeError, "the output of energy_fn must be a torch.Tensor, got float"),
-    (lambda y: y.detach().sum(1), ValueError, "energy_fn must depend on x .*detached, or computed under no_grad"),
-    (torch.no_grad()(lambda y: y.sum(1)), ValueError, "energy_fn must depend on x .*under no_grad"),
-    (lambda y: A.clone().requires_grad_().sum().expand(5), ValueError, "energy_fn must depend on x .*nothing of x"),
-])
+@pytest.mark.parametrize(
+    "f, error, text",
+    [
+        (
+            lambda y: y.sum(),
+            ValueError,
+            r"one energy a sample, of shape \(5,\) or \(5, 1\), got a float64 .* shape \(\)",
+        ),
+        (lambda y: y, ValueError, r"one energy a sample.*\(5, 4\)"),
+        (lambda y: 1.0, TypeError, "the output of energy_fn must be a torch.Tensor, got float"),
+        (lambda y: y.detach().sum(1), ValueError, "energy_fn must depend on x .*detached, or computed under no_grad"),
+        (torch.no_grad()(lambda y: y.sum(1)), ValueError, "energy_fn must depend on x .*under no_grad"),
+        (lambda y: A.clone().requires_grad_().sum().expand(5), ValueError, "energy_fn must depend on x .*nothing of x"),
+    ],
+)
 def test_bad_energies(f, error, text):
     for context in (torch.enable_grad, torch.no_grad):
         with context(), pytest.raises(error, match=text):

@@ -70,8 +70,9 @@ class Transformer(nn.Module):
 
     def plain(self, y):
         h, layer = self.first(y[..., None]), self.layer
-        q, k, v = (F.linear(h, *p) for p in zip(layer.self_attn.in_proj_weight.chunk(3),
-                                               layer.self_attn.in_proj_bias.chunk(3)))
+        q, k, v = (
+            F.linear(h, *p) for p in zip(layer.self_attn.in_proj_weight.chunk(3), layer.self_attn.in_proj_bias.chunk(3))
+        )
         q, k, v = (t.unflatten(-1, (2, 4)).transpose(1, 2) for t in (q, k, v))
         mixed = (torch.softmax(q @ k.mT / 2, -1) @ v).transpose(1, 2).flatten(2)
         h = layer.norm1(h + layer.self_attn.out_proj(mixed))
@@ -94,9 +95,15 @@ class Energy(nn.Module):
         return -torch.func.grad(lambda z: self.e(z).sum())(y)
 
 
-NETWORKS = {"checkpointed": lambda: Checkpointed(False), "reentrant": lambda: Checkpointed(True),
-            "LSTM": lambda: Recurrent(nn.LSTM), "RNN": lambda: Recurrent(nn.RNN), "attention": Attention,
-            "transformer": Transformer, "energy": Energy}
+NETWORKS = {
+    "checkpointed": lambda: Checkpointed(False),
+    "reentrant": lambda: Checkpointed(True),
+    "LSTM": lambda: Recurrent(nn.LSTM),
+    "RNN": lambda: Recurrent(nn.RNN),
+    "attention": Attention,
+    "transformer": Transformer,
+    "energy": Energy,
+}
 REFUSED = {  # (network, mode): what is said; first where the trace alone is asked for, then where it is to be learnt by
     ("checkpointed", "jvp"): (None, "mode='vjp'.*leave activation checkpointing"),
     ("reentrant", "jvp"): ("mode='vjp'.*use_reentrant=False", "mode='vjp'.*use_reentrant=False"),
@@ -134,8 +141,10 @@ def test_value_and_gradient_or_the_cure(name, kind, mode):
             expected = run(name, network.plain, mode, record)
         torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
         if record:
-            found, wanted = (torch.autograd.grad(value, list(network.parameters()), materialize_grads=True,
-                                                 allow_unused=True) for value in (got, expected))
+            found, wanted = (
+                torch.autograd.grad(value, list(network.parameters()), materialize_grads=True, allow_unused=True)
+                for value in (got, expected)
+            )
             torch.testing.assert_close(found, wanted, rtol=1e-3, atol=1e-5)
 
 
@@ -146,9 +155,15 @@ def test_a_reverse_mode_error_has_both_texts():
 
 def settings():
     cuda = torch.backends.cuda
-    return (cuda.flash_sdp_enabled(), cuda.mem_efficient_sdp_enabled(), cuda.cudnn_sdp_enabled(),
-            cuda.math_sdp_enabled(), torch.backends.mha.get_fastpath_enabled(), torch.backends.mkldnn.enabled,
-            torch.backends.cudnn.enabled)
+    return (
+        cuda.flash_sdp_enabled(),
+        cuda.mem_efficient_sdp_enabled(),
+        cuda.cudnn_sdp_enabled(),
+        cuda.math_sdp_enabled(),
+        torch.backends.mha.get_fastpath_enabled(),
+        torch.backends.mkldnn.enabled,
+        torch.backends.cudnn.enabled,
+    )
 
 
 @pytest.mark.parametrize("fails", [False, True])

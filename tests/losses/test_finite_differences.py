@@ -36,8 +36,10 @@ def test_the_error_of_value_and_gradient_is_of_second_order(reduced):
         return torch.stack([loss, torch.autograd.grad(loss, w)[0]]).detach()
 
     exact = both(FORMS[reduced](score, X, rng=fs.Philox(5)))
-    errors = [both(losses.fd_ssm(score, X, eps=eps, variance_reduced=reduced, rng=fs.Philox(5))) - exact
-              for eps in (0.08, 0.04, 0.02)]
+    errors = [
+        both(losses.fd_ssm(score, X, eps=eps, variance_reduced=reduced, rng=fs.Philox(5))) - exact
+        for eps in (0.08, 0.04, 0.02)
+    ]
     assert errors[2].abs().max() < 1e-2
     for coarse, fine in pairwise(errors):
         torch.testing.assert_close(coarse / fine, torch.full((2,), 4.0, dtype=torch.float64), rtol=0.05, atol=0)
@@ -71,6 +73,7 @@ def test_the_step_has_length_eps(projection):
 
 def test_no_forward_or_double_backward_is_needed():
     """A network that torch cannot differentiate twice, nor in forward mode."""
+
     class Once(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x, w):
@@ -99,5 +102,5 @@ def test_float32_at_the_default_eps():
 def test_split_batches_draw_what_the_whole_draws():
     options = dict(n_particles=2, reduction="none")
     whole = losses.fd_ssm(torch.sin, X, rng=fs.Philox(4), **options)
-    parts = [losses.fd_ssm(torch.sin, X[k:k + 3], rng=fs.Philox(4, sample_offset=k), **options) for k in (0, 3)]
+    parts = [losses.fd_ssm(torch.sin, X[k : k + 3], rng=fs.Philox(4, sample_offset=k), **options) for k in (0, 3)]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-12, atol=1e-12)

@@ -19,8 +19,9 @@ def test_on_a_device(name, projection, mode):
     found = []
     for device in ("cpu", "cuda"):
         w = torch.ones((), dtype=torch.float64, device=device, requires_grad=True)
-        loss = getattr(losses, name)(lambda y, w=w: torch.sin(w * y) * y.flip(1), X.to(device), rng=fs.Philox(3),
-                                     **options)
+        loss = getattr(losses, name)(
+            lambda y, w=w: torch.sin(w * y) * y.flip(1), X.to(device), rng=fs.Philox(3), **options
+        )
         loss.backward()
         found.append(torch.stack([loss.detach(), w.grad]).cpu())
     torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)

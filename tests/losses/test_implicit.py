@@ -32,7 +32,7 @@ def test_minimum_is_at_the_true_score():
     x = gaussian_data(c, n, d)
     x = x * (c * c / x.square().mean()).sqrt()
     a = torch.tensor(1 / c**2, dtype=torch.float64, requires_grad=True)
-    slope, = torch.autograd.grad(losses.ism(lambda y: -a * y, x), a, create_graph=True)
+    (slope,) = torch.autograd.grad(losses.ism(lambda y: -a * y, x), a, create_graph=True)
     assert abs(slope.item()) < 1e-12
     assert torch.autograd.grad(slope, a)[0].item() == pytest.approx(d * c * c)  # positive: a minimum
 
@@ -61,8 +61,9 @@ def test_probing_on_images():
 def test_sketches_of_a_jacobian_of_rank_one(method, num_probes):
     """s = u (w^T x): these find the trace of a low-rank Jacobian exactly."""
     u, w = X[0], X[1]
-    got = losses.ism(lambda y: (y @ w)[:, None] * u, X, method=method, num_probes=num_probes, rng=fs.Philox(0),
-                     reduction="none")
+    got = losses.ism(
+        lambda y: (y @ w)[:, None] * u, X, method=method, num_probes=num_probes, rng=fs.Philox(0), reduction="none"
+    )
     torch.testing.assert_close(got, (X @ w).square() * (u @ u) / 2 + u @ w)
 
 

@@ -52,12 +52,16 @@ def first(x, labels=None):
     raise AssertionError("score_fn was called before the arguments were checked")
 
 
-@pytest.mark.parametrize("value, error, text", [
-    ([("a", 1)], TypeError, r"model_kwargs must be a mapping .*got list"), (3, TypeError, "a mapping .*got int 3"),
-    ({1: 2}, TypeError, "from names of score_fn's arguments .*got dict"),
-    ({"x": 1}, TypeError, r"beside \(x(, labels)?\), got 'x' for score_fn\(x, labels=None\): multiple values for"),
-    ({"colour": 1}, TypeError, "got 'colour' for .*: got an unexpected keyword argument 'colour'"),
-])
+@pytest.mark.parametrize(
+    "value, error, text",
+    [
+        ([("a", 1)], TypeError, r"model_kwargs must be a mapping .*got list"),
+        (3, TypeError, "a mapping .*got int 3"),
+        ({1: 2}, TypeError, "from names of score_fn's arguments .*got dict"),
+        ({"x": 1}, TypeError, r"beside \(x(, labels)?\), got 'x' for score_fn\(x, labels=None\): multiple values for"),
+        ({"colour": 1}, TypeError, "got 'colour' for .*: got an unexpected keyword argument 'colour'"),
+    ],
+)
 @pytest.mark.parametrize("name", [*PLAIN, *CONDITIONED])
 def test_bad_ones(name, value, error, text):
     rng = fs.Philox(0)

@@ -40,8 +40,10 @@ def test_both_modes_give_the_same_value_and_gradient(name, n):
     network = perceptron()
     score_fn = network
     if name == "gradient_penalty":  # the two modes agree where the Jacobian is symmetric
+
         def score_fn(y):
             return torch.func.grad(lambda z: network(z).square().sum())(y)
+
     particles = {} if name == "ism" else {"n_particles": n}
     vjp, jvp = (call(name, score_fn, mode=mode, **particles) for mode in losses.MODES)
     torch.testing.assert_close(vjp, jvp, rtol=1e-10, atol=1e-10)
@@ -109,8 +111,9 @@ def test_under_func_grad(name, mode):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name, mode, n", [("ssm_vr", "jvp", 1), ("ssm", "jvp", 2), ("ssm_vr", "vjp", 2),
-                                           ("annealed_ssm_vr", "jvp", 1)])
+@pytest.mark.parametrize(
+    "name, mode, n", [("ssm_vr", "jvp", 1), ("ssm", "jvp", 2), ("ssm_vr", "vjp", 2), ("annealed_ssm_vr", "jvp", 1)]
+)
 def test_compiled_whole(name, mode, n):
     """The loss with the network in it, in one graph: the gradient of the eager loss."""
     network, x = perceptron(torch.float32), X.float()
@@ -124,9 +127,14 @@ def test_compiled_whole(name, mode, n):
 
 @pytest.mark.parametrize("mode", losses.MODES)
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("dtype, out, tolerance", [
-    (torch.float64, torch.float64, 1e-12), (torch.float32, torch.float32, 1e-4), (torch.bfloat16, torch.float32, 0.1),
-])
+@pytest.mark.parametrize(
+    "dtype, out, tolerance",
+    [
+        (torch.float64, torch.float64, 1e-12),
+        (torch.float32, torch.float32, 1e-4),
+        (torch.bfloat16, torch.float32, 0.1),
+    ],
+)
 def test_dtypes(dtype, out, tolerance, name, mode):
     """The network's own dtype, and a loss in the dtype of computation."""
     network = perceptron()
@@ -168,8 +176,9 @@ def test_particles_share_what_the_network_draws(mode):
     """One evaluation, one dropout mask: for signs and s = mask x each particle's v^T J v is the mask's sum."""
     torch.manual_seed(0)
     with torch.no_grad():
-        got = losses.gradient_penalty(nn.Dropout(0.5), torch.ones(50, 8), rng=fs.Philox(0), n_particles=3, mode=mode,
-                                      reduction="none")
+        got = losses.gradient_penalty(
+            nn.Dropout(0.5), torch.ones(50, 8), rng=fs.Philox(0), n_particles=3, mode=mode, reduction="none"
+        )
     assert torch.equal(got / 4, (got / 4).round())  # 4 for each element that is kept, not the mean of three masks
 
 
@@ -191,6 +200,7 @@ def test_a_network_that_ignores_x_has_no_jacobian():
 @pytest.mark.parametrize("name", LOSSES)
 def test_compatible_with_modules_that_torch_func_refuses(name):
     """An autograd.Function of the older kind, as many networks hold: mode vjp takes it as it is."""
+
     class Sine(torch.autograd.Function):
         @staticmethod
         def forward(ctx, x):

@@ -18,8 +18,9 @@ def test_it_is_its_formula(projection, n, mode):
     rows = torch.einsum("kbi,bij->kbj" if mode == "vjp" else "kbj,bij->kbi", v, jacobian)
     exact = rows.square().sum(2).mean(0)
     for reduction, expected in (("none", exact), ("sum", exact.sum()), ("mean", exact.mean())):
-        got = losses.gradient_penalty(net, X, rng=fs.Philox(5), projection=projection, n_particles=n, mode=mode,
-                                      reduction=reduction)
+        got = losses.gradient_penalty(
+            net, X, rng=fs.Philox(5), projection=projection, n_particles=n, mode=mode, reduction=reduction
+        )
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
@@ -28,8 +29,14 @@ def test_it_is_its_formula(projection, n, mode):
 def test_its_mean_for_a_linear_score(projection, mode):
     """s = A x: ||A||_F^2, with the variance of v^T A A^T v (of v^T A^T A v for jvp)."""
     n = 40_000
-    each = losses.gradient_penalty(lambda y: y @ A.T, torch.zeros(n, 4, dtype=torch.float64), rng=fs.Philox(1),
-                                   projection=projection, mode=mode, reduction="none")
+    each = losses.gradient_penalty(
+        lambda y: y @ A.T,
+        torch.zeros(n, 4, dtype=torch.float64),
+        rng=fs.Philox(1),
+        projection=projection,
+        mode=mode,
+        reduction="none",
+    )
     square = A @ A.T if mode == "vjp" else A.T @ A
     assert abs(z_mean(each, float(A.square().sum()), form_variance(square, projection))) < 4
 

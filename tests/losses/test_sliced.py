@@ -34,8 +34,14 @@ def test_directions_are_the_probes_of_the_contract():
     losses.ssm(lambda y: y, x, rng=rng, n_particles=2, projection="gaussian", reduction="none")
     assert rng.step == 6
     for projection, kind in (("gaussian", "randn"), ("rademacher", "rademacher")):
-        got = losses.ssm_vr(lambda y: y * torch.arange(1.0, 6), x, rng=fs.Philox(7, step=4, sample_offset=6),
-                            n_particles=2, projection=projection, reduction="none")
+        got = losses.ssm_vr(
+            lambda y: y * torch.arange(1.0, 6),
+            x,
+            rng=fs.Philox(7, step=4, sample_offset=6),
+            n_particles=2,
+            projection=projection,
+            reduction="none",
+        )
         v = [getattr(fs.Philox(7, step=4 + k, sample_offset=6), kind)(3, 2, 5, stream=fs.Stream.PROBE) for k in (0, 1)]
         seen.append((torch.stack(v).square() * torch.arange(1.0, 6)).sum((2, 3)).mean(0))
         torch.testing.assert_close(got, seen[-1])
@@ -71,12 +77,12 @@ def test_value_and_gradient_are_implicit_score_matchings_in_expectation(projecti
     n, x = 40_000, X[:1]
     w = torch.ones((), dtype=torch.float64, requires_grad=True)
     implicit = losses.ism(lambda y: net(y, w), x)
-    slope, = torch.autograd.grad(implicit, w)
+    (slope,) = torch.autograd.grad(implicit, w)
     got = losses.ssm_vr(lambda y: net(y, w), x.expand(n, -1), rng=fs.Philox(3), projection=projection, reduction="none")
     variance = form_variance(jacobians(net, x)[0], projection)
     assert abs(z_mean(got.detach(), float(implicit), variance)) < 4
     # d/dw (w^2/2 ||s||^2 + w v^T J v) at w = 1 has the variance of v^T J v
-    mean_slope, = torch.autograd.grad(got.mean(), w)
+    (mean_slope,) = torch.autograd.grad(got.mean(), w)
     assert abs(float(mean_slope - slope)) < 4 * (variance / n) ** 0.5
 
 
@@ -105,10 +111,14 @@ def test_annealed_is_its_formula(weight, n, mode, parametrization, conditioning)
     x_tilde = X + sigma[:, None] * fs.Philox(9, step=1).randn(5, 4, stream=fs.Stream.PERTURB, dtype=torch.float64)
     condition = {"labels": labels.double(), "sigma": sigma}[conditioning]
     factor = 1.0 if parametrization == "score" else -1 / sigma
-    each = [lambda y, b=b: factor[b] * (net(y) * (1 + condition[b])) if parametrization == "epsilon"
-            else net(y) * (1 + condition[b]) for b in range(5)]
-    s = torch.cat([f(x_tilde[b:b + 1]) for b, f in enumerate(each)])
-    jacobian = torch.cat([jacobians(f, x_tilde[b:b + 1]) for b, f in enumerate(each)])
+    each = [
+        lambda y, b=b: (
+            factor[b] * (net(y) * (1 + condition[b])) if parametrization == "epsilon" else net(y) * (1 + condition[b])
+        )
+        for b in range(5)
+    ]
+    s = torch.cat([f(x_tilde[b : b + 1]) for b, f in enumerate(each)])
+    jacobian = torch.cat([jacobians(f, x_tilde[b : b + 1]) for b, f in enumerate(each)])
     v = fs.fill_probes(fs.Probes(X, n, fs.Philox(9, step=2)))
     exact = sigma**weight * (s.square().sum(1) / 2 + torch.einsum("kbi,bij,kbj->kb", v, jacobian, v).mean(0))
     seen = []
@@ -131,8 +141,14 @@ def test_annealed_at_the_true_score():
     """s = -x / tau at x_tilde ~ N(0, tau I): sigma^2 (chi^2_d / 2 - d) / tau, mean -sigma^2 d / (2 tau)."""
     c, d, n = 0.8, 5, 60_000
     labels = torch.arange(n) % 3
-    each = losses.annealed_ssm_vr(lambda y, i: -y / (c * c + SIGMAS[i] ** 2)[:, None], gaussian_data(c, n, d), SIGMAS,
-                                  labels=labels, rng=fs.Philox(4), reduction="none")
+    each = losses.annealed_ssm_vr(
+        lambda y, i: -y / (c * c + SIGMAS[i] ** 2)[:, None],
+        gaussian_data(c, n, d),
+        SIGMAS,
+        labels=labels,
+        rng=fs.Philox(4),
+        reduction="none",
+    )
     for level, sigma in enumerate(SIGMAS.tolist()):
         ratio = sigma**2 / (c * c + sigma**2)
         assert abs(z_mean(each[labels == level], -ratio * d / 2, ratio**2 * d / 2)) < 4
@@ -143,8 +159,9 @@ def test_annealed_is_the_denoising_objective_less_a_constant():
     n, d, sigmas = 50_000, 4, torch.tensor([0.5], dtype=torch.float64)
     x = gaussian_data(1.0, n, d)
     for a in (0.3, 0.8):
-        gap = (losses.ncsn(lambda y, i, a=a: -a * y, x, sigmas, rng=fs.Philox(6), reduction="none")
-               - losses.annealed_ssm_vr(lambda y, i, a=a: -a * y, x, sigmas, rng=fs.Philox(6), reduction="none"))
+        gap = losses.ncsn(
+            lambda y, i, a=a: -a * y, x, sigmas, rng=fs.Philox(6), reduction="none"
+        ) - losses.annealed_ssm_vr(lambda y, i, a=a: -a * y, x, sigmas, rng=fs.Philox(6), reduction="none")
         # sigma^2 (-a x_tilde.z / sigma + a d) + z^2/2: variance of -a sigma x.z + (1/2 - a sigma^2) z^2, summed over d
         variance = d * (a * a * 0.25 + 2 * (0.5 - a * 0.25) ** 2)
         assert abs(z_mean(gap, d / 2, variance)) < 4
@@ -158,7 +175,7 @@ def test_split_batches_and_particles_draw_what_the_whole_draws(loss, mode):
 
     options = dict(mode=mode, reduction="none")
     whole = loss(score, X, rng=fs.Philox(4), n_particles=3, **options)
-    parts = [loss(score, X[k:k + 2], rng=fs.Philox(4, sample_offset=k), n_particles=3, **options) for k in (0, 2, 4)]
+    parts = [loss(score, X[k : k + 2], rng=fs.Philox(4, sample_offset=k), n_particles=3, **options) for k in (0, 2, 4)]
     torch.testing.assert_close(torch.cat(parts), whole, rtol=1e-13, atol=1e-13)
     one_by_one = [loss(score, X, rng=fs.Philox(4, step=k), n_particles=1, **options) for k in range(3)]
     torch.testing.assert_close(torch.stack(one_by_one).mean(0), whole, rtol=1e-13, atol=1e-13)

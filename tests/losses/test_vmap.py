@@ -30,8 +30,10 @@ def unconditional(loss, **options):
 
 def conditional(loss, **options):
     def call(f, x, labels, rng):
-        return loss(lambda y, i: f(y) * (1 + i[:, None]), x, SIGMAS, labels=labels, rng=rng, reduction="none",
-                    **options)
+        return loss(
+            lambda y, i: f(y) * (1 + i[:, None]), x, SIGMAS, labels=labels, rng=rng, reduction="none", **options
+        )
+
     return call
 
 
@@ -41,17 +43,23 @@ def trace(**options):
 
 CASES = {
     "dsm": lambda f, x, labels, rng: losses.dsm(f, x, 0.5, rng=rng, reduction="none"),
-    "ncsn": conditional(losses.ncsn), "fd_ssm": unconditional(losses.fd_ssm, n_particles=2),
-    **{f"{name} {mode}": case for mode in losses.MODES for name, case in {
-        "ism": unconditional(losses.ism, mode=mode),
-        "ism estimated": unconditional(losses.ism, mode=mode, method="sphere", num_probes=2),
-        "ssm": unconditional(losses.ssm, mode=mode, n_particles=2),
-        "ssm_vr": unconditional(losses.ssm_vr, mode=mode, projection="gaussian"),
-        "annealed_ssm_vr": conditional(losses.annealed_ssm_vr, mode=mode),
-        "gradient_penalty": unconditional(losses.gradient_penalty, mode=mode),
-        "trace": trace(mode=mode), "rademacher": trace(mode=mode, method="rademacher", num_probes=2),
-        "hutchpp": trace(mode=mode, method="hutchpp", num_probes=3, blocks=1),
-    }.items()},
+    "ncsn": conditional(losses.ncsn),
+    "fd_ssm": unconditional(losses.fd_ssm, n_particles=2),
+    **{
+        f"{name} {mode}": case
+        for mode in losses.MODES
+        for name, case in {
+            "ism": unconditional(losses.ism, mode=mode),
+            "ism estimated": unconditional(losses.ism, mode=mode, method="sphere", num_probes=2),
+            "ssm": unconditional(losses.ssm, mode=mode, n_particles=2),
+            "ssm_vr": unconditional(losses.ssm_vr, mode=mode, projection="gaussian"),
+            "annealed_ssm_vr": conditional(losses.annealed_ssm_vr, mode=mode),
+            "gradient_penalty": unconditional(losses.gradient_penalty, mode=mode),
+            "trace": trace(mode=mode),
+            "rademacher": trace(mode=mode, method="rademacher", num_probes=2),
+            "hutchpp": trace(mode=mode, method="hutchpp", num_probes=3, blocks=1),
+        }.items()
+    },
 }
 
 
@@ -72,7 +80,8 @@ def test_per_sample_gradients(name):
     rows = vmap(lambda x, i: one_by_one(name, None, x, i), randomness="different")(X, LABELS)
     torch.testing.assert_close(rows, value)
     got = vmap(grad(lambda p, x, i: one_by_one(name, p, x, i)), in_dims=(None, 0, 0), randomness="different")(
-        PARAMETERS, X, LABELS)
+        PARAMETERS, X, LABELS
+    )
     for b in range(len(X)):
         rows = torch.autograd.grad(value[b], list(NET.parameters()), retain_graph=True, materialize_grads=True)
         for found, row in zip(got.values(), rows):

@@ -112,6 +112,7 @@ def test_compiled_stays_compiled_for_a_trace_without_gradient():
         def counted(*args):
             runs.append(1)
             return graph(*args)
+
         return counted
 
     compiled = torch.compile(Net(), backend=backend)

@@ -13,8 +13,14 @@ from fastscore.models import MODELS, NCSN, NCSNdeeper, NCSNv2, NCSNv2Deeper, NCS
 
 
 def test_names_give_their_networks():
-    assert dict(MODELS) == {"ncsn": NCSN, "ncsndeeper": NCSNdeeper, "ncsnv2": NCSNv2, "ncsnv2deeper": NCSNv2Deeper,
-                            "ncsnv2deepest": NCSNv2Deepest, "mlp": ScoreMLP}
+    assert dict(MODELS) == {
+        "ncsn": NCSN,
+        "ncsndeeper": NCSNdeeper,
+        "ncsnv2": NCSNv2,
+        "ncsnv2deeper": NCSNv2Deeper,
+        "ncsnv2deepest": NCSNv2Deepest,
+        "mlp": ScoreMLP,
+    }
     net = build_model("ncsn", channels=1, image_size=8, ngf=2, num_classes=3)
     assert type(net) is NCSN
     assert (net.channels, net.image_size, net.ngf, net.num_classes) == (1, 8, 2, 3)

@@ -82,9 +82,7 @@ def test_norm_reverse_derivative_of_its_forward_derivative():
     torch.testing.assert_close(curvature(instance_norm_plus), curvature(plain), rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize(
-    ("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.bfloat16, 0.03), (torch.float16, 4e-3)]
-)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 2e-4), (torch.bfloat16, 0.03), (torch.float16, 4e-3)])
 def test_norm_in_low_precision_far_from_zero(dtype, tolerance):
     """A mean of many standard deviations costs digits of the mean, not all of them: sums are float32."""
     offset = 100.0 if dtype == torch.float32 else 16.0

@@ -57,8 +57,15 @@ def lively(net: torch.nn.Module) -> torch.nn.Module:
 
 @pytest.mark.parametrize(
     ("file", "channels", "size"),
-    [("ncsn_32", 3, 32), ("ncsn_28", 1, 28), ("ncsn_8", 1, 8), ("ncsnv2_32", 3, 32), ("ncsndeeper_32", 3, 32),
-     ("ncsnv2deeper_32", 3, 32), ("ncsnv2deepest_64", 3, 64)],
+    [
+        ("ncsn_32", 3, 32),
+        ("ncsn_28", 1, 28),
+        ("ncsn_8", 1, 8),
+        ("ncsnv2_32", 3, 32),
+        ("ncsndeeper_32", 3, 32),
+        ("ncsnv2deeper_32", 3, 32),
+        ("ncsnv2deepest_64", 3, 64),
+    ],
 )
 def test_golden_output(file, channels, size):
     golden = {name: torch.from_numpy(array) for name, array in np.load(GOLDEN / f"{file}.npz").items()}
@@ -84,10 +91,14 @@ def test_cifar10_names_shapes_and_count(cls, file, count):
     assert sum(p.numel() for p in net.parameters()) == count
 
 
-@pytest.mark.parametrize(("name", "file", "count"), [
-    ("ncsndeeper", "ncsndeeper_32_state_dict", None), ("ncsnv2deeper", "ncsnv2deeper_32_state_dict", 83_445_379),
-    ("ncsnv2deepest", "ncsnv2deepest_64_state_dict", 94_132_611),
-])
+@pytest.mark.parametrize(
+    ("name", "file", "count"),
+    [
+        ("ncsndeeper", "ncsndeeper_32_state_dict", None),
+        ("ncsnv2deeper", "ncsnv2deeper_32_state_dict", 83_445_379),
+        ("ncsnv2deepest", "ncsnv2deepest_64_state_dict", 94_132_611),
+    ],
+)
 def test_deeper_names_shapes_and_count(name, file, count):
     with torch.device("meta"):
         check_names_and_shapes(MODELS[name](ngf=8), file)

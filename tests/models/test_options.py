@@ -96,20 +96,32 @@ def test_smallest_size(cls, smallest):
         cls(1, smallest - 1, 2, sigmas=SIGMAS.float())
 
 
-@pytest.mark.parametrize(("cls", "size", "ends", "count"), [
-    (NCSNv2, 32, (50, 0.01), 232), (NCSNv2Deeper, 64, (140, 0.01), 788), (NCSNv2Deepest, 256, (348, 0.01), 2311),
-])
+@pytest.mark.parametrize(
+    ("cls", "size", "ends", "count"),
+    [
+        (NCSNv2, 32, (50, 0.01), 232),
+        (NCSNv2Deeper, 64, (140, 0.01), 788),
+        (NCSNv2Deepest, 256, (348, 0.01), 2311),
+    ],
+)
 def test_published_sizes_and_levels_are_the_defaults(cls, size, ends, count):
     net = cls(ngf=2)
     assert net.image_size == size and len(net.sigmas) == net.num_classes == count
     assert (net.sigmas[0].item(), net.sigmas[-1].item()) == pytest.approx(ends)
 
 
-@pytest.mark.parametrize(("kwargs", "error", "text"), [
-    ({"nonlinearity": "gelu"}, ValueError, "nonlinearity must be one of 'elu', 'relu', 'lrelu', 'swish', got 'gelu'"),
-    ({"rescaled": 1}, TypeError, "rescaled must be True or False, got int 1"),
-    ({"logit_transform": "no"}, TypeError, "logit_transform must be True or False, got str 'no'"),
-])
+@pytest.mark.parametrize(
+    ("kwargs", "error", "text"),
+    [
+        (
+            {"nonlinearity": "gelu"},
+            ValueError,
+            "nonlinearity must be one of 'elu', 'relu', 'lrelu', 'swish', got 'gelu'",
+        ),
+        ({"rescaled": 1}, TypeError, "rescaled must be True or False, got int 1"),
+        ({"logit_transform": "no"}, TypeError, "logit_transform must be True or False, got str 'no'"),
+    ],
+)
 def test_bad_options_are_named(kwargs, error, text):
     for cls in (NCSN, NCSNv2):
         with pytest.raises(error, match=text):
@@ -174,14 +186,17 @@ def test_unknown_sigma_of_ncsn():
 
 
 @pytest.mark.parametrize("name", ["ncsn", "ncsnv2", "mlp"])
-@pytest.mark.parametrize(("sigma", "text"), [
-    (torch.zeros(2), r"sigma \(labels are integers\) must be finite and greater than 0 everywhere, got 0.0"),
-    (torch.tensor([1.0, float("nan")]), "sigma .* must be finite"),
-    (torch.ones(3), r"sigma must have shape \(2,\), one a sample, got a float32 tensor of shape \(3,\)"),
-    (torch.ones(2, 1), r"sigma must have shape \(2,\)"),
-    (torch.ones(()), r"sigma must have shape \(2,\)"),
-    (torch.ones(2, device="meta"), "sigma must be on the device of the samples, cpu"),
-])
+@pytest.mark.parametrize(
+    ("sigma", "text"),
+    [
+        (torch.zeros(2), r"sigma \(labels are integers\) must be finite and greater than 0 everywhere, got 0.0"),
+        (torch.tensor([1.0, float("nan")]), "sigma .* must be finite"),
+        (torch.ones(3), r"sigma must have shape \(2,\), one a sample, got a float32 tensor of shape \(3,\)"),
+        (torch.ones(2, 1), r"sigma must have shape \(2,\)"),
+        (torch.ones(()), r"sigma must have shape \(2,\)"),
+        (torch.ones(2, device="meta"), "sigma must be on the device of the samples, cpu"),
+    ],
+)
 def test_bad_sigma_is_named(name, sigma, text):
     net, x = build(name), images(name)
     with pytest.raises(ValueError, match=text):
@@ -201,8 +216,12 @@ def test_conditioning_by_sigma_equals_conditioning_by_labels(name):
     net, x = build(name), images(name)
     losses = [fs.losses.ncsn(net, x, SIGMAS, rng=fs.Philox(3), conditioning=word) for word in ("labels", "sigma")]
     torch.testing.assert_close(*losses, rtol=1e-10, atol=0)
-    chains = [fs.samplers.annealed_langevin(net, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2, start=x,
-                                            rng=fs.Philox(4), conditioning=word) for word in ("labels", "sigma")]
+    chains = [
+        fs.samplers.annealed_langevin(
+            net, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2, start=x, rng=fs.Philox(4), conditioning=word
+        )
+        for word in ("labels", "sigma")
+    ]
     torch.testing.assert_close(*chains, rtol=1e-9, atol=1e-9)
 
 
@@ -210,8 +229,9 @@ def test_conditioning_by_sigma_equals_conditioning_by_labels(name):
 def test_consistent_sampling_with_several_steps(name):
     """It visits levels that have no label."""
     net, x = build(name), images(name)
-    out = fs.samplers.consistent_annealed(net, x.shape, SIGMAS, eta=0.6, steps_per_level=2, rng=fs.Philox(0),
-                                          conditioning="sigma", dtype=torch.float64)
+    out = fs.samplers.consistent_annealed(
+        net, x.shape, SIGMAS, eta=0.6, steps_per_level=2, rng=fs.Philox(0), conditioning="sigma", dtype=torch.float64
+    )
     assert out.shape == x.shape and torch.isfinite(out).all()
 
 

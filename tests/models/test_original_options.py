@@ -89,16 +89,21 @@ def test_config_beside_the_file_is_read(tmp_path, caplog):
     assert "nonlinearity='lrelu'" in caplog.text and "config.yml" in caplog.text
 
 
-@pytest.mark.parametrize("edit", [
-    lambda text: text.replace("!!python/object:argparse.Namespace", "").lstrip(),
-    lambda text: text.replace("lrelu", "'LReLU'  # slope 0.2").replace("true", "yes"),
-    lambda text: text.replace("  dataset", "#  channels: 3\n  # rescaled: false\n  dataset"),
-    lambda text: text.replace("data: ", "data: &id001 ").replace("\n", "\r\n"),
-    lambda text: "model: {ngf: 4, nonlinearity: lrelu,\n  num_classes: 3}\ndata: {channels: 2, rescaled: true, "
-                 "image_size: 24, logit_transform: false}\n",
-    lambda text: text.replace("rescaled: true", "rescaled: true\n  nested:\n    rescaled: false"),
-    lambda text: "rescaled: false\ntraining:\n  rescaled: false\n" + text.partition("\n")[2],
-])
+@pytest.mark.parametrize(
+    "edit",
+    [
+        lambda text: text.replace("!!python/object:argparse.Namespace", "").lstrip(),
+        lambda text: text.replace("lrelu", "'LReLU'  # slope 0.2").replace("true", "yes"),
+        lambda text: text.replace("  dataset", "#  channels: 3\n  # rescaled: false\n  dataset"),
+        lambda text: text.replace("data: ", "data: &id001 ").replace("\n", "\r\n"),
+        lambda text: (
+            "model: {ngf: 4, nonlinearity: lrelu,\n  num_classes: 3}\ndata: {channels: 2, rescaled: true, "
+            "image_size: 24, logit_transform: false}\n"
+        ),
+        lambda text: text.replace("rescaled: true", "rescaled: true\n  nested:\n    rescaled: false"),
+        lambda text: "rescaled: false\ntraining:\n  rescaled: false\n" + text.partition("\n")[2],
+    ],
+)
 def test_other_forms_of_a_config(edit, tmp_path):
     found = quietly(write(tmp_path, make(nonlinearity="lrelu", rescaled=True), edit(DUMP)))
     assert (found.nonlinearity, found.rescaled, found.logit_transform, found.image_size) == ("lrelu", True, False, 24)
@@ -106,9 +111,11 @@ def test_other_forms_of_a_config(edit, tmp_path):
 
 def test_config_of_the_first_repository(tmp_path):
     """It has no nonlinearity and no rescaled, but noise levels, which the weights of NCSN do not hold."""
-    config = ("!!python/object:argparse.Namespace\ndata: !!python/object:argparse.Namespace\n  image_size: 28\n"
-              "  logit_transform: true\nmodel: !!python/object:argparse.Namespace\n  ngf: 4\n  num_classes: 3\n"
-              "  sigma_begin: 9\n  sigma_end: 0.25\n")
+    config = (
+        "!!python/object:argparse.Namespace\ndata: !!python/object:argparse.Namespace\n  image_size: 28\n"
+        "  logit_transform: true\nmodel: !!python/object:argparse.Namespace\n  ngf: 4\n  num_classes: 3\n"
+        "  sigma_begin: 9\n  sigma_end: 0.25\n"
+    )
     net = make("ncsn", logit_transform=True)
     found = quietly(write(tmp_path, net, config))
     assert (found.nonlinearity, found.rescaled, found.logit_transform, found.image_size) == ("elu", False, True, 28)
@@ -126,8 +133,11 @@ def test_given_options_go_before_the_config(tmp_path):
     file = write(tmp_path, make(nonlinearity="relu", rescaled=True), DUMP)
     found = quietly(file, nonlinearity="relu")
     assert (found.nonlinearity, found.rescaled) == ("relu", True)
-    assert found.options_from == {"nonlinearity": "given", "rescaled": str(tmp_path / "config.yml"),
-                                  "logit_transform": str(tmp_path / "config.yml")}
+    assert found.options_from == {
+        "nonlinearity": "given",
+        "rescaled": str(tmp_path / "config.yml"),
+        "logit_transform": str(tmp_path / "config.yml"),
+    }
 
 
 def test_config_elsewhere(tmp_path):
@@ -139,10 +149,13 @@ def test_config_elsewhere(tmp_path):
         load_original_checkpoint(file, config=tmp_path / "none.yml")
 
 
-@pytest.mark.parametrize(("given", "assumed", "not_assumed"), [
-    ({}, ["nonlinearity='elu'", "rescaled=False", "logit_transform=False"], []),
-    ({"rescaled": True}, ["nonlinearity='elu'", "logit_transform=False"], ["rescaled="]),
-])
+@pytest.mark.parametrize(
+    ("given", "assumed", "not_assumed"),
+    [
+        ({}, ["nonlinearity='elu'", "rescaled=False", "logit_transform=False"], []),
+        ({"rescaled": True}, ["nonlinearity='elu'", "logit_transform=False"], ["rescaled="]),
+    ],
+)
 def test_what_is_assumed_is_said(given, assumed, not_assumed, tmp_path):
     with pytest.warns(UserWarning, match=r"no config\.yml beside it") as caught:
         found = load_original_checkpoint(write(tmp_path, make()), **given)
@@ -150,7 +163,8 @@ def test_what_is_assumed_is_said(given, assumed, not_assumed, tmp_path):
     text = str(caught[0].message)
     assert all(word in text for word in assumed) and not any(word in text for word in not_assumed)
     assert [name for name, source in found.options_from.items() if source == "assumed"] == [
-        word.partition("=")[0] for word in assumed]
+        word.partition("=")[0] for word in assumed
+    ]
 
 
 @pytest.mark.parametrize("lost", [("rescaled",), ("rescaled", "nonlinearity")])
@@ -169,8 +183,11 @@ def test_a_given_network_must_have_the_options(tmp_path):
     file = write(tmp_path, make(nonlinearity="lrelu", rescaled=True), DUMP)
     mine = make(seed=1, rescaled=True)
     before = mine.begin_conv.weight.clone()
-    with pytest.raises(CheckpointError, match=r"trained with nonlinearity='lrelu' \(.*config.yml\), but the network "
-                                              r"given has nonlinearity='elu': build it with nonlinearity='lrelu'"):
+    with pytest.raises(
+        CheckpointError,
+        match=r"trained with nonlinearity='lrelu' \(.*config.yml\), but the network "
+        r"given has nonlinearity='elu': build it with nonlinearity='lrelu'",
+    ):
         load_original_checkpoint(file, mine)
     assert torch.equal(mine.begin_conv.weight, before)
     with pytest.raises(CheckpointError, match=r"trained with logit_transform=True \(given\)"):
@@ -182,18 +199,21 @@ def test_a_given_network_must_have_the_options(tmp_path):
         load_original_checkpoint(file, mine)
 
 
-@pytest.mark.parametrize(("old", "new", "text"), [
-    ("ngf: 4", "ngf: 128", "is not the configuration of this checkpoint: ngf is 128 there and 4 in the weights"),
-    ("channels: 2", "channels: 3", "channels is 3 there and 2 in the weights"),
-    ("num_classes: 3", "num_classes: 232", "num_classes is 232 there and 3 in the weights"),
-    ("sigma_begin: 9", "sigma_begin: 50", "sigma_begin is 50 there and 9 in the weights"),
-    ("lrelu", "gelu", "nonlinearity is 'gelu', which no network here has"),
-    ("rescaled: true", "rescaled: maybe", "rescaled is 'maybe', which no network here has"),
-    ("InstanceNorm++", "BatchNorm", r"normalization is 'BatchNorm'; the networks here have InstanceNorm\+\+ alone"),
-    ("spec_norm: false", "spec_norm: true", "spec_norm is True; the networks here have no spectral normalization"),
-    ("model:", "network:", "is no configuration of ermongroup/ncsn or ncsnv2"),
-    ("image_size: 24", "image_size: 2", "image_size must be at least 4, got 2"),
-])
+@pytest.mark.parametrize(
+    ("old", "new", "text"),
+    [
+        ("ngf: 4", "ngf: 128", "is not the configuration of this checkpoint: ngf is 128 there and 4 in the weights"),
+        ("channels: 2", "channels: 3", "channels is 3 there and 2 in the weights"),
+        ("num_classes: 3", "num_classes: 232", "num_classes is 232 there and 3 in the weights"),
+        ("sigma_begin: 9", "sigma_begin: 50", "sigma_begin is 50 there and 9 in the weights"),
+        ("lrelu", "gelu", "nonlinearity is 'gelu', which no network here has"),
+        ("rescaled: true", "rescaled: maybe", "rescaled is 'maybe', which no network here has"),
+        ("InstanceNorm++", "BatchNorm", r"normalization is 'BatchNorm'; the networks here have InstanceNorm\+\+ alone"),
+        ("spec_norm: false", "spec_norm: true", "spec_norm is True; the networks here have no spectral normalization"),
+        ("model:", "network:", "is no configuration of ermongroup/ncsn or ncsnv2"),
+        ("image_size: 24", "image_size: 2", "image_size must be at least 4, got 2"),
+    ],
+)
 def test_configs_that_do_not_fit(old, new, text, tmp_path):
     file = write(tmp_path, make(nonlinearity="lrelu", rescaled=True), DUMP.replace(old, new, 1))
     with pytest.raises(CheckpointError, match=text):
@@ -215,10 +235,13 @@ def test_damaged_configs(config, tmp_path):
         load_original_checkpoint(write(tmp_path, make(), config))
 
 
-@pytest.mark.parametrize(("given", "error", "text"), [
-    ({"nonlinearity": "tanh"}, ValueError, "nonlinearity must be one of 'elu', .*got 'tanh'"),
-    ({"rescaled": "yes"}, TypeError, "rescaled must be True, False or None, got str 'yes'"),
-])
+@pytest.mark.parametrize(
+    ("given", "error", "text"),
+    [
+        ({"nonlinearity": "tanh"}, ValueError, "nonlinearity must be one of 'elu', .*got 'tanh'"),
+        ({"rescaled": "yes"}, TypeError, "rescaled must be True, False or None, got str 'yes'"),
+    ],
+)
 def test_bad_arguments_are_named(given, error, text, tmp_path):
     with pytest.raises(error, match=text):
         load_original_checkpoint(write(tmp_path, make()), **given)
@@ -242,10 +265,13 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.parametrize(("prefix", "network"), [
-    *[(prefix, "plain") for prefix in ("", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.")],
-    *[(prefix, network) for prefix in ("", "module._orig_mod.") for network in WRAPPERS if network != "plain"],
-])
+@pytest.mark.parametrize(
+    ("prefix", "network"),
+    [
+        *[(prefix, "plain") for prefix in ("", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.")],
+        *[(prefix, network) for prefix in ("", "module._orig_mod.") for network in WRAPPERS if network != "plain"],
+    ],
+)
 def test_prefixes_on_either_side(prefix, network, tmp_path):
     net, mine = make(), make(seed=1)
     file = tmp_path / "checkpoint.pth"

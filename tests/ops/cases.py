@@ -5,9 +5,23 @@ import torch
 
 BACKENDS = ("reference", "native")  # those that take part in every test here
 DTYPES = {torch.float64: 1e-14, torch.float32: 2e-6, torch.bfloat16: 2e-2, torch.float16: 2e-3}  # dtype: relative error
-SHAPES = [(4,), (4, 1), (1, 5), (3, 7), (2, 3, 8, 8), (2, 2, 3, 2, 5), (5, 129), (0, 3), (3, 0),
-          (300, 2), (70, 30), (2, 2051), (2, 3, 19, 27), (1, 70, 3, 3),  # the native backend's groups, blocks, tails
-          (2, 1024)]  # programs of the Triton kernels that are full: no mask
+SHAPES = [
+    (4,),
+    (4, 1),
+    (1, 5),
+    (3, 7),
+    (2, 3, 8, 8),
+    (2, 2, 3, 2, 5),
+    (5, 129),
+    (0, 3),
+    (3, 0),
+    (300, 2),
+    (70, 30),
+    (2, 2051),
+    (2, 3, 19, 27),
+    (1, 70, 3, 3),  # the native backend's groups, blocks, tails
+    (2, 1024),
+]  # programs of the Triton kernels that are full: no mask
 LAYOUTS = {
     "contiguous": lambda x: x,
     "channels_last": lambda x: x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x,
@@ -30,8 +44,17 @@ def table() -> list:
             for dtype in DTYPES:
                 for layout in ("contiguous", "channels_last") if interpreted else LAYOUTS:
                     name = f"{backend}-{device}-{'x'.join(map(str, shape))}-{str(dtype)[6:]}-{layout}"
-                    rows.append(pytest.param(backend, device, shape, dtype, layout, id=name,
-                                             marks=pytest.mark.gpu if device == "cuda" else ()))
+                    rows.append(
+                        pytest.param(
+                            backend,
+                            device,
+                            shape,
+                            dtype,
+                            layout,
+                            id=name,
+                            marks=pytest.mark.gpu if device == "cuda" else (),
+                        )
+                    )
     return rows
 
 
@@ -46,10 +69,18 @@ def compiled_table() -> list:
     rows += [(small, dtype, "contiguous", "numbers") for dtype in DTYPES if dtype != plain]
     rows += [(shape, dtype, "contiguous", "numbers") for dtype in DTYPES if dtype != plain for shape in (full, tail)]
     rows += [((2, 3, 8, 8), plain, layout, "numbers") for layout in LAYOUTS if layout != "contiguous"]
-    rows += [(shape, dtype, "contiguous", how) for how, shape, dtype in [
-        ("on device", full, plain), ("on device", small, plain), ("on device", tail, torch.float64),
-        ("index", full, plain), ("index", (70, 30), torch.bfloat16), ("misaligned", full, plain),
-        ("misaligned", (2, 3, 8, 8), torch.float16)]]
+    rows += [
+        (shape, dtype, "contiguous", how)
+        for how, shape, dtype in [
+            ("on device", full, plain),
+            ("on device", small, plain),
+            ("on device", tail, torch.float64),
+            ("index", full, plain),
+            ("index", (70, 30), torch.bfloat16),
+            ("misaligned", full, plain),
+            ("misaligned", (2, 3, 8, 8), torch.float16),
+        ]
+    ]
     return [pytest.param(*row, id=f"{'x'.join(map(str, row[0]))}-{str(row[1])[6:]}-{row[2]}-{row[3]}") for row in rows]
 
 
@@ -63,5 +94,8 @@ def tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int, device: str = 
 
 def sigma_of(kind: str, batch: int, device: str = "cpu") -> float | torch.Tensor:
     """A number, a 0-dim tensor, or one value a sample."""
-    return {"number": 0.7, "0-dim": torch.tensor(0.7, device=device),
-            "per sample": torch.linspace(0.3, 2.0, batch, device=device)}[kind]
+    return {
+        "number": 0.7,
+        "0-dim": torch.tensor(0.7, device=device),
+        "per sample": torch.linspace(0.3, 2.0, batch, device=device),
+    }[kind]

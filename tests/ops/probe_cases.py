@@ -7,8 +7,11 @@ import fastscore as fs
 from .cases import DTYPES, LAYOUTS, SHAPES, tensor
 
 FORMS = {  # name: distribution, and colours (None: no colouring)
-    "rademacher": ("rademacher", None), "gaussian": ("gaussian", None), "sphere": ("sphere", None),
-    "rademacher in 3 colors": ("rademacher", 3), "gaussian in 2 colors": ("gaussian", 2),
+    "rademacher": ("rademacher", None),
+    "gaussian": ("gaussian", None),
+    "sphere": ("sphere", None),
+    "rademacher in 3 colors": ("rademacher", 3),
+    "gaussian in 2 colors": ("gaussian", 2),
 }
 PROBES = 6
 
@@ -29,8 +32,11 @@ def table() -> list:
         for shape in SHAPES:
             for dtype in DTYPES:
                 name = f"{backend}-{device}-{'x'.join(map(str, shape))}-{str(dtype)[6:]}"
-                rows.append(pytest.param(backend, device, shape, dtype, id=name,
-                                         marks=pytest.mark.gpu if device == "cuda" else ()))
+                rows.append(
+                    pytest.param(
+                        backend, device, shape, dtype, id=name, marks=pytest.mark.gpu if device == "cuda" else ()
+                    )
+                )
     return rows
 
 

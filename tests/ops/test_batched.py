@@ -34,8 +34,9 @@ OPERATORS = {  # of samples, other samples and a number a row; each draws the sa
     "langevin_step, noise": lambda x, s, v: fs.langevin_step(x, s, v, noise=handle(x)),
     "dsm_loss": lambda x, s, v: fs.dsm_loss(x + s * s, handle(x), v),
     "dsm_loss, weight": lambda x, s, v: fs.dsm_loss(x * s, handle(x), v, 0.5),
-    "probe_dot": lambda x, s, v: fs.probe_dot(torch.stack([x * s, s.sin()]), probe(x)).T * (
-        v[:, None] if v.dim() else v),
+    "probe_dot": lambda x, s, v: (
+        fs.probe_dot(torch.stack([x * s, s.sin()]), probe(x)).T * (v[:, None] if v.dim() else v)
+    ),
     "mlp_divergence": lambda x, s, v: fs.mlp_divergence(x * s, LAYERS, activation="tanh")[1] * v,
 }
 every_operator = pytest.mark.parametrize("name", OPERATORS)
@@ -43,21 +44,31 @@ every_operator = pytest.mark.parametrize("name", OPERATORS)
 # batch a slice; the shapes of the three arguments with N = 3 where mapped, and where
 N = 3
 FORMS = {
-    "all": (2, (0, 0, 0), "row"), "slices of one sample": (1, (0, 0, 0), "row"),
-    "one sample, [1] not mapped": (1, (0, 0, None), "row"), "one sample, 0-dim not mapped": (1, (0, 0, None), "0-dim"),
-    "[B] not mapped": (2, (0, 0, None), "row"), "0-dim not mapped": (2, (0, 0, None), "0-dim"),
-    "0-dim mapped": (2, (0, 0, 0), "0-dim"), "only the 0-dim": (2, (None, None, 0), "0-dim"),
-    "only [B]": (2, (None, None, 0), "row"), "only [1]": (1, (None, None, 0), "row"),
+    "all": (2, (0, 0, 0), "row"),
+    "slices of one sample": (1, (0, 0, 0), "row"),
+    "one sample, [1] not mapped": (1, (0, 0, None), "row"),
+    "one sample, 0-dim not mapped": (1, (0, 0, None), "0-dim"),
+    "[B] not mapped": (2, (0, 0, None), "row"),
+    "0-dim not mapped": (2, (0, 0, None), "0-dim"),
+    "0-dim mapped": (2, (0, 0, 0), "0-dim"),
+    "only the 0-dim": (2, (None, None, 0), "0-dim"),
+    "only [B]": (2, (None, None, 0), "row"),
+    "only [1]": (1, (None, None, 0), "row"),
     "only x": (2, (0, None, None), "row"),
-    "only x, of one sample": (1, (0, None, None), "row"), "only the second": (2, (None, 0, None), "row"),
-    "other dimensions": (2, (1, 2, 1), "row"), "the last": (2, (-1, -1, -1), "row"),
+    "only x, of one sample": (1, (0, None, None), "row"),
+    "only the second": (2, (None, 0, None), "row"),
+    "other dimensions": (2, (1, 2, 1), "row"),
+    "the last": (2, (-1, -1, -1), "row"),
 }
 
 
 def arguments(batch, in_dims, kind):
     """The three tensors, their slices for the loop, and what vmap takes."""
-    slices = [tensor((N, batch, D), torch.float64, 0), tensor((N, batch, D), torch.float64, 1),
-              tensor((N, batch) if kind == "row" else (N,), torch.float64, 2).abs() + 0.3]
+    slices = [
+        tensor((N, batch, D), torch.float64, 0),
+        tensor((N, batch, D), torch.float64, 1),
+        tensor((N, batch) if kind == "row" else (N,), torch.float64, 2).abs() + 0.3,
+    ]
     slices = [t if d is not None else t[:1].expand(t.shape) for t, d in zip(slices, in_dims)]
     return [t[0] if d is None else t.movedim(0, d) for t, d in zip(slices, in_dims)], slices
 
@@ -93,8 +104,9 @@ def test_nested_vmap_is_the_loop(name, backend):
     x, s = tensor((2, 3, 1, D), torch.float64, 0), tensor((3, 1, D), torch.float64, 1)
     v = tensor((2, 1), torch.float64, 2).abs() + 0.3
     got = vmap(vmap(function, (0, 0, None), randomness="same"), (0, None, 0), randomness="same")(x, s, v)
-    torch.testing.assert_close(got, torch.stack([torch.stack([function(x[i, j], s[j], v[i]) for j in range(3)])
-                                                 for i in range(2)]))
+    torch.testing.assert_close(
+        got, torch.stack([torch.stack([function(x[i, j], s[j], v[i]) for j in range(3)]) for i in range(2)])
+    )
 
 
 @every_operator
@@ -109,8 +121,11 @@ def test_batched_gradients(name, batch, kind, backend):
     expected = [torch.stack(parts) for parts in zip(*rows)]
     batched = torch.autograd.grad(out, leaves, basis, is_grads_batched=True, retain_graph=True)
     again = torch.autograd.grad(function(*leaves), leaves, basis, is_grads_batched=True)  # with nothing before it
-    slow = [jacobian(function, inputs, vectorize=True),
-            jacrev(function, (0, 1, 2))(*inputs), jacfwd(function, (0, 1, 2), randomness="same")(*inputs)]
+    slow = [
+        jacobian(function, inputs, vectorize=True),
+        jacrev(function, (0, 1, 2))(*inputs),
+        jacfwd(function, (0, 1, 2), randomness="same")(*inputs),
+    ]
     if name != "mlp_divergence":
         slow.append(jacobian(function, inputs, vectorize=True, strategy="forward-mode"))
     for found in (batched, again, *slow):
@@ -127,5 +142,5 @@ def test_batched_gradients_of_the_loss_alone(backend):
         loss = fs.dsm_loss(score, noise, 0.5)
         rows = torch.stack([torch.autograd.grad(loss, score, u, retain_graph=True)[0] for u in upstream])
         for value in (loss, fs.dsm_loss(score, noise, 0.5)):
-            got, = torch.autograd.grad(value, score, upstream, is_grads_batched=True, retain_graph=True)
+            (got,) = torch.autograd.grad(value, score, upstream, is_grads_batched=True, retain_graph=True)
             torch.testing.assert_close(got, rows)

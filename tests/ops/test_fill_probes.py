@@ -28,8 +28,11 @@ def by_definition(x, form, *, step=2, offset=0):
         if colors:
             columns = torch.arange(x.shape[-1], device=x.device)
             rows = torch.arange(x.shape[-2], device=x.device)[:, None] if x.dim() > 2 else 0
-            channels = torch.arange(x.shape[1:].numel() // max(x.shape[-1] * x.shape[-2], 1), device=x.device) \
-                if x.dim() > 2 else torch.zeros(1, device=x.device)
+            channels = (
+                torch.arange(x.shape[1:].numel() // max(x.shape[-1] * x.shape[-2], 1), device=x.device)
+                if x.dim() > 2
+                else torch.zeros(1, device=x.device)
+            )
             color = (columns + 2 * rows + channels[:, None, None]) % colors
             z = z * (color.reshape(x.shape[1:]) == k % colors)
         out.append(z)
@@ -53,7 +56,7 @@ def test_equals_the_definition(on_backend, backend, device, shape, dtype, form):
     torch.testing.assert_close(got.double(), exact, rtol=tolerance, atol=0)
     for first, count in ((0, 1), (2, 3), (5, 1), (6, 0), (1, None)):
         part = fs.fill_probes(handle, first=first, count=count)
-        assert torch.equal(part, got[first:] if count is None else got[first:first + count])
+        assert torch.equal(part, got[first:] if count is None else got[first : first + count])
 
 
 @every_form
@@ -77,7 +80,7 @@ def test_a_block_of_colors_adds_up_to_its_draw():
     assert rng.step == 2  # one draw a block
     for j in range(2):
         z = fs.Philox(5, step=j).rademacher(x.shape, stream=PROBE)
-        assert torch.equal(v[5 * j:5 * j + 5].sum(0), z)
+        assert torch.equal(v[5 * j : 5 * j + 5].sum(0), z)
     assert ((v != 0).sum(0) == 2).all()
 
 
@@ -111,16 +114,22 @@ def test_state_on_a_device_and_vmap(on_backend):
         x, kept = torch.zeros(4, 3), fs.Philox(5, step=2, device="cpu")
         assert torch.equal(fs.fill_probes(fs.Probes(x, 6, kept)), fs.fill_probes(probes(x, "rademacher")))
         assert kept.step == 8
-        each = torch.func.vmap(lambda row: fs.fill_probes(fs.Probes(row[None], 6, fs.Philox(5, step=2)))[:, 0],
-                               randomness="different", out_dims=1)(x)
+        each = torch.func.vmap(
+            lambda row: fs.fill_probes(fs.Probes(row[None], 6, fs.Philox(5, step=2)))[:, 0],
+            randomness="different",
+            out_dims=1,
+        )(x)
         assert torch.equal(each, fs.fill_probes(probes(x, "rademacher")))
 
 
 @compiled
 def test_opcheck():
     arguments = (torch.zeros(2, 3, 4, 5), 0, 1, 4, [3, 5, 4, 1, 2, 1], 5, 6, 4, 0, None, torch.tensor([4, 9]))
-    torch.library.opcheck(raw("fill_probes", "native"), arguments, test_utils=(
-        "test_schema", "test_faketensor", "test_aot_dispatch_static", "test_aot_dispatch_dynamic"))
+    torch.library.opcheck(
+        raw("fill_probes", "native"),
+        arguments,
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_static", "test_aot_dispatch_dynamic"),
+    )
 
 
 BAD = {
@@ -128,8 +137,9 @@ BAD = {
     "num_probes must be at least 1": lambda: fs.Probes(torch.zeros(2, 3), 0),
     "distribution must be one of": lambda: fs.Probes(torch.zeros(2, 3), 2, distribution="normal"),
     "num_probes must be a multiple": lambda: fs.Probes(torch.zeros(2, 3), 4, coloring=fs.Coloring(3, 3, 1, 1)),
-    "coloring must be None where": lambda: fs.Probes(torch.zeros(2, 3), 3, distribution="sphere",
-                                                     coloring=fs.Coloring(3, 3, 1, 1)),
+    "coloring must be None where": lambda: fs.Probes(
+        torch.zeros(2, 3), 3, distribution="sphere", coloring=fs.Coloring(3, 3, 1, 1)
+    ),
     "coloring.width must be": lambda: fs.Probes(torch.zeros(2, 3), 3, coloring=fs.Coloring(3, 0, 1, 1)),
     "coloring.colors must be": lambda: fs.Probes(torch.zeros(2, 3), 2**16, coloring=fs.Coloring(2**16, 3, 1, 1)),
     "probes must be a fastscore.Probes": lambda: fs.fill_probes(torch.zeros(2, 3)),

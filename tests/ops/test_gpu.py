@@ -34,8 +34,9 @@ def test_operators_agree_with_the_cpu():
         loss.mean().backward()
     torch.testing.assert_close(losses[1].cpu(), losses[0])
     torch.testing.assert_close(leaf.grad.cpu(), score.grad)
-    torch.testing.assert_close(fs.langevin_step(x.cuda(), x.cuda(), 0.1, fs.Philox(2)).cpu(),
-                               fs.langevin_step(x, x, 0.1, fs.Philox(2)))
+    torch.testing.assert_close(
+        fs.langevin_step(x.cuda(), x.cuda(), 0.1, fs.Philox(2)).cpu(), fs.langevin_step(x, x, 0.1, fs.Philox(2))
+    )
 
 
 def test_a_captured_draw_draws_anew_at_every_replay():

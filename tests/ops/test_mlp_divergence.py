@@ -40,8 +40,12 @@ def test_is_the_trace(on_backend, backend, device, name, hidden, dtype):
         output, divergence = fs.mlp_divergence(x, layers, activation=activation)
         assert backends.last["mlp_divergence"] == backend and divergence.dtype == dtype
         torch.testing.assert_close(output, net(x))
-        torch.testing.assert_close(divergence, trace(net, x), rtol=1e-4 if dtype == torch.float32 else 1e-11,
-                                   atol=1e-5 if dtype == torch.float32 else 1e-12)
+        torch.testing.assert_close(
+            divergence,
+            trace(net, x),
+            rtol=1e-4 if dtype == torch.float32 else 1e-11,
+            atol=1e-5 if dtype == torch.float32 else 1e-12,
+        )
 
 
 @pytest.mark.parametrize("hidden", [(7,), (5, 4)], ids=str)
@@ -69,8 +73,8 @@ def test_slopes_at_extremes(on_backend, name):
     a = torch.cat([torch.linspace(-100, 100, 100_001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 87.3, -87.4])])[:, None]
     exact = a.double().requires_grad_()
     slope = reference(exact, torch.ones(1).double(), name)
-    curve, = torch.autograd.grad(slope.sum(), exact)
-    for isa in backends.ISAS[:backends.ISAS.index(backends.isa()) + 1]:
+    (curve,) = torch.autograd.grad(slope.sum(), exact)
+    for isa in backends.ISAS[: backends.ISAS.index(backends.isa()) + 1]:
         with backends.native_isa(isa):
             got = torch.ops.fastscore.mlp_divergence_native(a, torch.ones(1), kind)
             to_a, to_w = torch.ops.fastscore.mlp_divergence_gradient_native(a, torch.ones(1), torch.ones(len(a)), kind)
@@ -85,7 +89,7 @@ def test_bits_depend_on_neither_instruction_set_nor_threads(on_backend):
         arguments = (a.to(dtype), w.to(dtype), 0)
         expected = torch.ops.fastscore.mlp_divergence_native(*arguments)
         try:
-            for isa in backends.ISAS[:backends.ISAS.index(backends.isa()) + 1]:
+            for isa in backends.ISAS[: backends.ISAS.index(backends.isa()) + 1]:
                 for count in (1, 3):
                     torch.set_num_threads(count)
                     with backends.native_isa(isa):
@@ -129,29 +133,37 @@ class Residual(nn.Sequential):
 
 X = torch.zeros(2, 3)
 BAD = {
-    "no forward of its own, of Tanh": lambda: fs.mlp_divergence(X, Residual(
-        nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))),
-    "none at the end, no hooks": lambda: fs.mlp_divergence(X, nn.Sequential(
-        nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())),
-    "layers must be nn.Linear modules": lambda: fs.mlp_divergence(X, nn.Sequential(
-        Twice(3, 4), nn.Tanh(), nn.Linear(4, 3))),
-    "x must have the dtype of the weights, float32": lambda: fs.mlp_divergence(X.double(), network(
-        "tanh", 3, (4,), torch.float32)),
-    "layers must be nn.Linear modules with one kind": lambda: fs.mlp_divergence(X, nn.Sequential(
-        nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 3))),
+    "no forward of its own, of Tanh": lambda: fs.mlp_divergence(
+        X, Residual(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    ),
+    "none at the end, no hooks": lambda: fs.mlp_divergence(
+        X, nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 3), nn.Tanh())
+    ),
+    "layers must be nn.Linear modules": lambda: fs.mlp_divergence(
+        X, nn.Sequential(Twice(3, 4), nn.Tanh(), nn.Linear(4, 3))
+    ),
+    "x must have the dtype of the weights, float32": lambda: fs.mlp_divergence(
+        X.double(), network("tanh", 3, (4,), torch.float32)
+    ),
+    "layers must be nn.Linear modules with one kind": lambda: fs.mlp_divergence(
+        X, nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 4), nn.SiLU(), nn.Linear(4, 3))
+    ),
     "layers must be two or three": lambda: fs.mlp_divergence(X, [nn.Linear(3, 3)], activation="tanh"),
     "activation must be one of": lambda: fs.mlp_divergence(X, [nn.Linear(3, 3)] * 2),
-    "activation must be the Sequential's own": lambda: fs.mlp_divergence(X, network("tanh", 3, (4,), torch.float32),
-                                                                         activation="silu"),
+    "activation must be the Sequential's own": lambda: fs.mlp_divergence(
+        X, network("tanh", 3, (4,), torch.float32), activation="silu"
+    ),
     "x must be \\[B, D\\]": lambda: fs.mlp_divergence(X, network("tanh", 4, (4,), torch.float32)),
-    "the weight of layer 1 must be": lambda: fs.mlp_divergence(X, [nn.Linear(3, 4), nn.Linear(5, 3)],
-                                                               activation="tanh"),
+    "the weight of layer 1 must be": lambda: fs.mlp_divergence(
+        X, [nn.Linear(3, 4), nn.Linear(5, 3)], activation="tanh"
+    ),
     "x must be float16": lambda: fs.mlp_divergence(X.long(), network("tanh", 3, (4,), torch.float32)),
 }
 
 
-@pytest.mark.parametrize("where", [lambda net: net, lambda net: net[0], lambda net: net[1]],
-                         ids=["network", "linear", "activation"])
+@pytest.mark.parametrize(
+    "where", [lambda net: net, lambda net: net[0], lambda net: net[1]], ids=["network", "linear", "activation"]
+)
 @pytest.mark.parametrize("register", ["register_forward_hook", "register_forward_pre_hook"])
 def test_hooks_are_refused(where, register):
     net = network("tanh", 3, (4,), torch.float32)
@@ -178,8 +190,10 @@ def test_second_derivatives_where_some_weights_are_frozen(hidden, backend, on_ba
     """In x alone, and in the weights alone: those that need none are not asked."""
     on_backend(backend, operator="mlp_divergence")
     sizes = [4, *hidden, 4]
-    pairs = [(torch.randn(o, i, dtype=torch.float64, generator=torch.Generator().manual_seed(o)), None)
-             for i, o in pairwise(sizes)]
+    pairs = [
+        (torch.randn(o, i, dtype=torch.float64, generator=torch.Generator().manual_seed(o)), None)
+        for i, o in pairwise(sizes)
+    ]
     x = torch.randn(3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     for inputs in ([x], [pairs[0][0]], [pairs[-1][0], x]):
         for tensor in inputs:

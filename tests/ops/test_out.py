@@ -8,8 +8,11 @@ from fastscore._core import backends
 from fastscore.ops._memory import check_written
 
 PATHS = {  # how langevin_step is served: past the dispatcher, by each backend, or with noise that is given
-    "small": ("native", (4, 6), {}), "native": ("native", (3, 7000), {}), "reference": ("reference", (4, 6), {}),
-    "triton": ("triton", (4, 6), {}), "noise": ("native", (4, 6), {"noise": torch.ones(4, 6)}),
+    "small": ("native", (4, 6), {}),
+    "native": ("native", (3, 7000), {}),
+    "reference": ("reference", (4, 6), {}),
+    "triton": ("triton", (4, 6), {}),
+    "noise": ("native", (4, 6), {"noise": torch.ones(4, 6)}),
 }
 
 
@@ -25,6 +28,7 @@ def path(request, on_backend):
         except ValueError:
             assert rng.step == 0
             raise
+
     return step, torch.Size(shape)
 
 
@@ -38,10 +42,10 @@ def test_partly_overlapping_samples_are_refused(path, name, shift):
     step, shape = path
     buffer, n = memory(shape, 5), shape.numel()
     low, high = max(-shift, 0), max(shift, 0)
-    given = {"x": torch.zeros(shape), "score": torch.zeros(shape), name: buffer[low:low + n].view(shape)}
+    given = {"x": torch.zeros(shape), "score": torch.zeros(shape), name: buffer[low : low + n].view(shape)}
     before = buffer.clone()
     with pytest.raises(ValueError, match=f"out must be {name} itself or share no memory .*overlaps {name} partly"):
-        step(given["x"], given["score"], 0.1, out=buffer[high:high + n].view(shape))
+        step(given["x"], given["score"], 0.1, out=buffer[high : high + n].view(shape))
     assert torch.equal(buffer, before)
 
 
@@ -59,7 +63,7 @@ def test_other_overlaps_are_refused(path):
     step, shape = path
     out = memory(shape).view(shape)
     with pytest.raises(ValueError, match="overlaps alpha partly"):
-        step(torch.zeros(shape), torch.zeros(shape), out.view(-1)[1:1 + shape[0]].abs_(), out=out)
+        step(torch.zeros(shape), torch.zeros(shape), out.view(-1)[1 : 1 + shape[0]].abs_(), out=out)
     with pytest.raises(ValueError, match="overlaps alpha partly"):
         step(torch.zeros(shape), torch.zeros(shape), out.abs_()[1, 2], out=out)
     square = torch.zeros(4, 4)

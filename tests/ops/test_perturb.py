@@ -30,8 +30,10 @@ def test_equals_the_formula(on_backend, backend, device, shape, dtype, layout):
 
 
 def test_gradients():
-    x, sigma, alpha = (t.requires_grad_() for t in (tensor((3, 4), torch.float64, 0), torch.rand(3).double() + 0.1,
-                                                    torch.rand(3).double()))
+    x, sigma, alpha = (
+        t.requires_grad_()
+        for t in (tensor((3, 4), torch.float64, 0), torch.rand(3).double() + 0.1, torch.rand(3).double())
+    )
     assert torch.autograd.gradcheck(lambda *a: fs.perturb(a[0], a[1], fs.Philox(0), alpha=a[2])[0], (x, sigma, alpha))
 
 

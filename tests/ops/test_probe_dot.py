@@ -22,8 +22,11 @@ def test_equals_the_sum(on_backend, backend, device, shape, dtype, form):
         shape = (*shape, 1)
     handle = probes(torch.zeros(shape, dtype=dtype, device=device), form)
     product = tensor((PROBES, *shape), dtype, 1, device)
-    exact = (fs.fill_probes(handle).double() * product.double()).flatten(2).sum(2) if 0 not in shape \
+    exact = (
+        (fs.fill_probes(handle).double() * product.double()).flatten(2).sum(2)
+        if 0 not in shape
         else torch.zeros(PROBES, shape[0], device=device).double()
+    )
     got = fs.probe_dot(product, handle)
     assert backends.last["probe_dot"] == backend
     assert got.dtype == (torch.float64 if dtype == torch.float64 else torch.float32)
@@ -42,11 +45,13 @@ def test_bits_depend_on_no_split(form, shape, on_backend):
     whole, threads = fs.probe_dot(product, probes(x, form)), torch.get_num_threads()
     chunks = [fs.probe_dot(product[a:b], probes(x, form), first=a) for a, b in ((0, 1), (1, 4), (4, 6))]
     assert torch.equal(torch.cat(chunks), whole)
-    parts = [fs.probe_dot(product[:, :1], probes(x[:1], form)),
-             fs.probe_dot(product[:, 1:], probes(x[1:], form, sample_offset=1))]
+    parts = [
+        fs.probe_dot(product[:, :1], probes(x[:1], form)),
+        fs.probe_dot(product[:, 1:], probes(x[1:], form, sample_offset=1)),
+    ]
     assert torch.equal(torch.cat(parts, 1), whole)
     try:
-        for isa in backends.ISAS[:backends.ISAS.index(backends.isa()) + 1]:
+        for isa in backends.ISAS[: backends.ISAS.index(backends.isa()) + 1]:
             for count in (1, 3):
                 torch.set_num_threads(count)
                 with backends.native_isa(isa):
@@ -122,15 +127,19 @@ def test_compile():
 
     compiled_function = torch.compile(function, fullgraph=True)
     torch.testing.assert_close(compiled_function(product), function(product))
-    torch.testing.assert_close(torch.autograd.grad(compiled_function(product), product),
-                               torch.autograd.grad(function(product), product))
+    torch.testing.assert_close(
+        torch.autograd.grad(compiled_function(product), product), torch.autograd.grad(function(product), product)
+    )
 
 
 @compiled
 def test_opcheck():
     arguments = (torch.zeros(4, 2, 3, 4, 5), 0, 1, [3, 5, 4, 1, 2, 1], 5, 6, 4, 0, None, torch.tensor([4, 9]))
-    torch.library.opcheck(raw("probe_dot", "native"), arguments, test_utils=(
-        "test_schema", "test_faketensor", "test_aot_dispatch_static", "test_aot_dispatch_dynamic"))
+    torch.library.opcheck(
+        raw("probe_dot", "native"),
+        arguments,
+        test_utils=("test_schema", "test_faketensor", "test_aot_dispatch_static", "test_aot_dispatch_dynamic"),
+    )
 
 
 @pytest.mark.gpu

@@ -35,21 +35,28 @@ def handle(score):
 
 OPERATORS = {  # name: function of tensors, and the tensors; each function draws the same numbers at every call
     "perturb": (lambda x, sigma: fs.perturb(x, sigma, fs.Philox(1))[0], lambda: (sample(0), rows(1))),
-    "perturb with alpha": (lambda x, sigma, alpha: fs.perturb(x, sigma, fs.Philox(1), alpha=alpha)[0],
-                           lambda: (sample(0), rows(1), rows(2))),
-    "langevin_step": (lambda x, score, alpha: fs.langevin_step(x, score, alpha, fs.Philox(1)),
-                      lambda: (sample(0), sample(1), rows(2))),
+    "perturb with alpha": (
+        lambda x, sigma, alpha: fs.perturb(x, sigma, fs.Philox(1), alpha=alpha)[0],
+        lambda: (sample(0), rows(1), rows(2)),
+    ),
+    "langevin_step": (
+        lambda x, score, alpha: fs.langevin_step(x, score, alpha, fs.Philox(1)),
+        lambda: (sample(0), sample(1), rows(2)),
+    ),
     "dsm_loss": (lambda score, sigma: fs.dsm_loss(score, handle(score), sigma), lambda: (sample(0), rows(1))),
-    "dsm_loss, weight 0.5": (lambda score, sigma: fs.dsm_loss(score, handle(score), sigma, 0.5),
-                             lambda: (sample(0), rows(1))),
+    "dsm_loss, weight 0.5": (
+        lambda score, sigma: fs.dsm_loss(score, handle(score), sigma, 0.5),
+        lambda: (sample(0), rows(1)),
+    ),
 }
 
 
 @pytest.mark.parametrize("name", OPERATORS)
 def test_every_derivative(name, backend):
     function, inputs = OPERATORS[name]
-    assert gradcheck(function, inputs(), check_forward_ad=True, check_batched_grad=True,
-                     check_batched_forward_grad=True)
+    assert gradcheck(
+        function, inputs(), check_forward_ad=True, check_batched_grad=True, check_batched_forward_grad=True
+    )
     assert gradgradcheck(function, inputs(), check_fwd_over_rev=True)
 
 
@@ -63,9 +70,14 @@ def test_func_transforms_equal_the_reference(name, backend):
         value, tangent = jvp(function, inputs, tangents)
         assert tangent.abs().min() > 0
         _, pull = vjp(function, *inputs)
-        return (value, tangent, pull(torch.ones_like(value)), jacrev(function)(*inputs),
-                grad(lambda *a: function(*a).square().sum())(*inputs),
-                hessian(lambda *a: function(*a).square().sum())(*inputs))
+        return (
+            value,
+            tangent,
+            pull(torch.ones_like(value)),
+            jacrev(function)(*inputs),
+            grad(lambda *a: function(*a).square().sum())(*inputs),
+            hessian(lambda *a: function(*a).square().sum())(*inputs),
+        )
 
     with fs.use_backend("reference"):
         expected = all_of_them()
@@ -118,11 +130,15 @@ def test_vmap_says_whose_noise_it_draws(backend):
         return fs.dsm_loss(-x_tilde, noise, sigma), fs.langevin_step(x, -x, 0.1, fs.Philox(2))
 
     whole_x_tilde, noise = fs.perturb(x.flatten(0, 1), sigma.repeat(4), fs.Philox(1))
-    whole = (fs.dsm_loss(-whole_x_tilde, noise, sigma.repeat(4)).view(4, 3),
-             fs.langevin_step(x.flatten(0, 1), -x.flatten(0, 1), 0.1, fs.Philox(2)).view(4, 3, 5))
+    whole = (
+        fs.dsm_loss(-whole_x_tilde, noise, sigma.repeat(4)).view(4, 3),
+        fs.langevin_step(x.flatten(0, 1), -x.flatten(0, 1), 0.1, fs.Philox(2)).view(4, 3, 5),
+    )
     torch.testing.assert_close(vmap(loss, randomness="different")(x), whole)
-    torch.testing.assert_close(vmap(vmap(loss, randomness="different"), randomness="different")(x.view(2, 2, 3, 5)),
-                               (whole[0].view(2, 2, 3), whole[1].view(2, 2, 3, 5)))
+    torch.testing.assert_close(
+        vmap(vmap(loss, randomness="different"), randomness="different")(x.view(2, 2, 3, 5)),
+        (whole[0].view(2, 2, 3), whole[1].view(2, 2, 3, 5)),
+    )
     loop = tuple(torch.stack(parts) for parts in zip(*map(loss, x)))
     torch.testing.assert_close(vmap(loss, randomness="same")(x), loop)
     with pytest.raises(RuntimeError, match="randomness='different'"):
@@ -152,13 +168,16 @@ def test_gradients_for_each_sample_by_vmap(backend):
 
     got = vmap(grad(loss), in_dims=(None, 0), randomness="different")(parameters, x)
     for k in range(4):
-        one = fs.losses.dsm(network, x[k:k + 1], 0.5, rng=fs.Philox(3, sample_offset=k))
+        one = fs.losses.dsm(network, x[k : k + 1], 0.5, rng=fs.Philox(3, sample_offset=k))
         expected = torch.autograd.grad(one, network.parameters())
         torch.testing.assert_close(tuple(g[k] for g in got.values()), expected)
 
 
-@pytest.mark.parametrize("around", [lambda f: grad(f), lambda f: vmap(f, randomness="same"), torch.inference_mode()],
-                         ids=["grad", "vmap", "inference"])
+@pytest.mark.parametrize(
+    "around",
+    [lambda f: grad(f), lambda f: vmap(f, randomness="same"), torch.inference_mode()],
+    ids=["grad", "vmap", "inference"],
+)
 def test_a_number_first_met_in_a_transform_is_a_plain_one_later(around, backend, request):
     """Constants are kept from call to call: none may be of the transform, or the mode, that was on at the first."""
     number = 0.1 + len(request.node.name) / 1000 + (backend == "native")  # not met before
@@ -174,9 +193,9 @@ def test_backward_again_and_again():
     x, score = tensor((4, 7), torch.float32, 0), tensor((4, 7), torch.float32, 1).requires_grad_()
     noise = fs.perturb(x, 0.5, fs.Philox(0))[1]
     loss = fs.dsm_loss(score, noise, 0.5).mean()
-    first, = torch.autograd.grad(loss, score, retain_graph=True)
+    (first,) = torch.autograd.grad(loss, score, retain_graph=True)
     kept = first.clone()
-    second, = torch.autograd.grad(loss, score, retain_graph=True)
+    (second,) = torch.autograd.grad(loss, score, retain_graph=True)
     loss.backward(retain_graph=True)
     score.grad.zero_()
     loss.backward()
@@ -185,8 +204,10 @@ def test_backward_again_and_again():
     torch.testing.assert_close(kept, 0.25 * 0.25 * (score.detach() + noise.tensor() / 0.5))
 
 
-@pytest.mark.parametrize("reduce", [torch.mean, torch.sum, lambda loss: 7 * loss.mean(),
-                                    lambda loss: (loss * torch.tensor([1.0, 2.0, 3.0])).sum()])
+@pytest.mark.parametrize(
+    "reduce",
+    [torch.mean, torch.sum, lambda loss: 7 * loss.mean(), lambda loss: (loss * torch.tensor([1.0, 2.0, 3.0])).sum()],
+)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 def test_one_pass_gradient_equals_the_reference(reduce, dtype):
     def gradient():
@@ -221,8 +242,9 @@ class TestCompile:
         compiled = torch.compile(lambda x, sigma: self.loss(x, sigma, fs.Philox(3)), fullgraph=True)
         expected = self.loss(x, sigma, fs.Philox(3))
         torch.testing.assert_close(compiled(x, sigma), expected)
-        torch.testing.assert_close(torch.autograd.grad(compiled(x, sigma), (x, sigma)),
-                                   torch.autograd.grad(expected, (x, sigma)))
+        torch.testing.assert_close(
+            torch.autograd.grad(compiled(x, sigma), (x, sigma)), torch.autograd.grad(expected, (x, sigma))
+        )
 
     def test_two_draws_are_independent_and_eagers(self):
         def draws(x, rng):
@@ -240,8 +262,10 @@ class TestCompile:
         x, sigma = sample(0).detach(), rows(1).detach()
 
         def both(x):
-            return (jvp(lambda x: self.loss(x, sigma, fs.Philox(3)), (x,), (torch.ones_like(x),)),
-                    grad(lambda x: self.loss(x, sigma, fs.Philox(3)))(x))
+            return (
+                jvp(lambda x: self.loss(x, sigma, fs.Philox(3)), (x,), (torch.ones_like(x),)),
+                grad(lambda x: self.loss(x, sigma, fs.Philox(3)))(x),
+            )
 
         torch.testing.assert_close(torch.compile(both, fullgraph=True)(x), both(x))
 
@@ -276,12 +300,18 @@ def test_autocast(backend):
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last", "transposed", "expanded"])
 def test_opcheck(layout):
     from .cases import LAYOUTS
+
     x = LAYOUTS[layout](tensor((2, 3, 4, 5), torch.float32, 0))
     sigma, where = torch.tensor([0.3, 0.7]), (5, 6, 2, 0, None, torch.tensor([4, 9]))
     tests = ("test_schema", "test_faketensor", "test_aot_dispatch_static", "test_aot_dispatch_dynamic")
-    for name, arguments in {"perturb": (x, None, sigma), "langevin_step": (x, x, sigma),
-                            "dsm_loss": (x, sigma, 2.0, 1.0, True), "dsm_loss_gradient": (x, sigma, 2.0, sigma),
-                            "fill": (x, 0)}.items():
+    for name, arguments in {
+        "perturb": (x, None, sigma),
+        "langevin_step": (x, x, sigma),
+        "dsm_loss": (x, sigma, 2.0, 1.0, True),
+        "dsm_loss_gradient": (x, sigma, 2.0, sigma),
+        "fill": (x, 0),
+    }.items():
         torch.library.opcheck(raw(name, "native"), (*arguments, *where), test_utils=tests)
-    torch.library.opcheck(raw("langevin_step_out", "native"), (x, x, sigma, *where, torch.empty_like(x)),
-                          test_utils=tests)
+    torch.library.opcheck(
+        raw("langevin_step_out", "native"), (x, x, sigma, *where, torch.empty_like(x)), test_utils=tests
+    )

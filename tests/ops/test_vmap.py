@@ -39,7 +39,8 @@ DRAWS = {
 
 @pytest.mark.parametrize("name", DRAWS)
 def test_a_draw_by_shape_obeys_randomness(name, backend):
-    """"different": the rows of one batch, the inner vmap's next to each other; "same": the same; "error" raises."""
+    """ "different": the rows of one batch, the inner vmap's next to each other; "same": the same; "error" raises."""
+
     def one(_, **k):
         return DRAWS[name](fs.Philox(7, sample_offset=11), B, **k)
 
@@ -53,16 +54,17 @@ def test_a_draw_by_shape_obeys_randomness(name, backend):
             rows = whole(B * (2 if outer == "different" else 1) * (N if inner == "different" else 1))
             sizes = (2 if outer == "different" else 1, N if inner == "different" else 1, B, *rows.shape[1:])
             assert torch.equal(got, rows.view(sizes).expand(got.shape)), (outer, inner)
-    for nested in (vmap(one), vmap(grad(lambda x: x.sum() * one(x).sum().double())),
-                   vmap(lambda x: vmap(one, randomness="different")(x[:, None]))):
+    for nested in (
+        vmap(one),
+        vmap(grad(lambda x: x.sum() * one(x).sum().double())),
+        vmap(lambda x: vmap(one, randomness="different")(x[:, None])),
+    ):
         with pytest.raises(RuntimeError, match="randomness='different'"):
             nested(x[0].double())
     beside = vmap(lambda y: one(y, beside=(x,)))(x)  # of what is not mapped: the same, as for a batch that is captured
     assert torch.equal(beside[0], whole(B)) and torch.equal(beside[1], whole(B))
     mapped = vmap(lambda y: one(y, beside=(x, y)), randomness="different")(x)
     assert torch.equal(mapped.flatten(0, 1), whole(2 * B))
-
-
 
 
 ONE_MAPPED = {  # with one tensor mapped and the others captured: x, whose shape it is, is not
@@ -82,8 +84,10 @@ def test_what_is_mapped_need_not_be_x(name, backend):
         got = vmap(lambda v: function(x, score, v), randomness="different")(values)
         whole = function(x.repeat(N, 1), score.repeat(N, 1), rows)
         torch.testing.assert_close(got.flatten(0, 1), whole)
-        torch.testing.assert_close(vmap(lambda v: function(x, score, v), randomness="same")(values),
-                                   torch.stack([function(x, score, v) for v in values]))
+        torch.testing.assert_close(
+            vmap(lambda v: function(x, score, v), randomness="same")(values),
+            torch.stack([function(x, score, v) for v in values]),
+        )
         with pytest.raises(RuntimeError, match="randomness='different'"):
             vmap(lambda v: function(x, score, v))(values)
 
@@ -91,8 +95,9 @@ def test_what_is_mapped_need_not_be_x(name, backend):
 def test_a_mapped_score(backend):
     x, scores = samples(B, D), samples(N, B, D, seed=1)
     got = vmap(lambda s: fs.langevin_step(x, s, 0.3, fs.Philox(2)), randomness="different")(scores)
-    torch.testing.assert_close(got.flatten(0, 1), fs.langevin_step(x.repeat(N, 1), scores.flatten(0, 1), 0.3,
-                                                                   fs.Philox(2)))
+    torch.testing.assert_close(
+        got.flatten(0, 1), fs.langevin_step(x.repeat(N, 1), scores.flatten(0, 1), 0.3, fs.Philox(2))
+    )
 
 
 def network(x, labels=None):
@@ -103,15 +108,17 @@ def network(x, labels=None):
 OBJECTIVES = {
     "ncsn": lambda x, **k: fs.losses.ncsn(network, x, SIGMAS, reduction="none", **k),
     "annealed": lambda x, **k: fs.losses.annealed_ssm_vr(network, x, SIGMAS, reduction="none", **k),
-    "annealed, jvp": lambda x, **k: fs.losses.annealed_ssm_vr(network, x, SIGMAS, reduction="none", mode="jvp",
-                                                              n_particles=2, **k),
+    "annealed, jvp": lambda x, **k: fs.losses.annealed_ssm_vr(
+        network, x, SIGMAS, reduction="none", mode="jvp", n_particles=2, **k
+    ),
     "ssm": lambda x, **k: fs.losses.ssm(network, x, reduction="none", projection="gaussian", **k),
     "fd_ssm": lambda x, **k: fs.losses.fd_ssm(network, x, reduction="none", **k),
     "penalty": lambda x, **k: fs.losses.gradient_penalty(network, x, reduction="none", **k),
     "compat": lambda x, **k: fs.compat.ncsnv2.anneal_dsm_score_estimation(network, x, SIGMAS, **k).expand(len(x)),
     "trace": lambda x, **k: fs.jacobian_trace(network, x, num_probes=3, **k).value,
-    "trace, vjp": lambda x, **k: fs.jacobian_trace(network, x, num_probes=4, method="xtrace", blocks=1, mode="vjp",
-                                                   **k).value,
+    "trace, vjp": lambda x, **k: (
+        fs.jacobian_trace(network, x, num_probes=4, method="xtrace", blocks=1, mode="vjp", **k).value
+    ),
 }
 
 
@@ -123,8 +130,9 @@ def test_objectives_draw_all_they_draw_by_slice(name, backend):
     alone = torch.stack([function(x[i], rng=fs.Philox(3, sample_offset=i * B)) for i in range(N)])
     torch.testing.assert_close(got, alone, rtol=1e-6, atol=1e-6)
     same = vmap(lambda x: function(x, rng=fs.Philox(3)), randomness="same")(x)
-    torch.testing.assert_close(same, torch.stack([function(x[i], rng=fs.Philox(3)) for i in range(N)]), rtol=1e-6,
-                               atol=1e-6)
+    torch.testing.assert_close(
+        same, torch.stack([function(x[i], rng=fs.Philox(3)) for i in range(N)]), rtol=1e-6, atol=1e-6
+    )
     with pytest.raises(RuntimeError, match="randomness='different'"):
         vmap(lambda x: function(x, rng=fs.Philox(3)))(x)
 
@@ -144,8 +152,12 @@ def test_compiled(on_backend):
     on_backend("native")
 
     def both(x):
-        one = vmap(lambda x: fs.losses.ncsn(network, x, SIGMAS, rng=fs.Philox(3), reduction="none")
-                   + fs.Philox(4).randint(9, B), randomness="different")
+        one = vmap(
+            lambda x: (
+                fs.losses.ncsn(network, x, SIGMAS, rng=fs.Philox(3), reduction="none") + fs.Philox(4).randint(9, B)
+            ),
+            randomness="different",
+        )
         return one(x), fs.Philox(4).randint(9, B)
 
     x = samples(N, B, D)

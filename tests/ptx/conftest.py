@@ -20,6 +20,7 @@ def compiler(tmp_path_factory):
 def on_ptx(compiler, monkeypatch):
     """All kernels of the project, by name, replaced by their PTX for one test."""
     from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb
+
     if os.environ.get("TRITON_INTERPRET") != "1":
         pytest.skip("on a machine with a GPU the same cases run there: tests/ops/test_gpu.py")
     monkeypatch.setattr(_launch, "interpreted", lambda: False)  # the blocks of a GPU

@@ -21,8 +21,12 @@ SEED, STEP, OFFSET = 2**64 - 987654321012345, 0xFFFFFF05, 0xFFFF0000
 FULL, TAIL, SHORT, ODD, SMALL = (2, 1024), (2, 2051), (2, 3, 8, 8), (3, 7), (70, 30)
 OPS = ("langevin_step", "perturb", "dsm_loss", "dsm_loss and gradient", "dsm_loss, gradient alone")
 CASES = [pytest.param(op, *row.values, id=f"{op}-{row.id}") for op in OPS for row in compiled_table()]
-CASES += [pytest.param(op, *row.values, id=f"{op}-{row.id}") for op in ("langevin_step, one alpha", "perturb, alpha")
-          for row in compiled_table() if row.values[0] in (FULL, TAIL, ODD)]
+CASES += [
+    pytest.param(op, *row.values, id=f"{op}-{row.id}")
+    for op in ("langevin_step, one alpha", "perturb, alpha")
+    for row in compiled_table()
+    if row.values[0] in (FULL, TAIL, ODD)
+]
 
 
 @pytest.fixture(autouse=True)
@@ -45,6 +49,7 @@ def inputs(shape, dtype, layout, how, stream):
     def noise(rows, offset, device=None):
         rng = fs.Philox(SEED, step=STEP, sample_offset=offset, device=device)
         return rng.noise_for(rows, stream, transformed=False)
+
     handle = noise(x, OFFSET, "cpu" if how == "on device" else None)
     where, z = list(handle.arguments()), handle.tensor(compute)
     if how == "index":
@@ -109,14 +114,18 @@ def gradients(op, x, score, a, alpha):
     elif op == "perturb":
         result = fs.perturb(x, a, fs.Philox(5), alpha=alpha)[0]
     else:
-        result = fs.dsm_loss(score, fs.Philox(5).noise(score.shape, dtype=score.dtype),
-                             a if "sigma" in op else a.detach(), 2.0)
+        result = fs.dsm_loss(
+            score, fs.Philox(5).noise(score.shape, dtype=score.dtype), a if "sigma" in op else a.detach(), 2.0
+        )
     result.mean().backward()
     return [t.grad for t in leaves if t.grad is not None]
 
 
-@pytest.mark.parametrize("shape, dtype", [(ODD, torch.float32), (SHORT, torch.bfloat16), (FULL, torch.float64)],
-                         ids=["odd", "bfloat16", "full"])
+@pytest.mark.parametrize(
+    "shape, dtype",
+    [(ODD, torch.float32), (SHORT, torch.bfloat16), (FULL, torch.float64)],
+    ids=["odd", "bfloat16", "full"],
+)
 @pytest.mark.parametrize("op", ["langevin_step", "perturb", "dsm_loss", "dsm_loss, sigma too"])
 def test_backward_through_the_public_names(on_ptx, op, shape, dtype):
     x, score, a, *_ = inputs(shape, dtype, "contiguous", "numbers", Stream.USER)
@@ -132,10 +141,19 @@ def test_backward_through_the_public_names(on_ptx, op, shape, dtype):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("shape, dtype, how", [
-    (FULL, torch.float32, "numbers"), (TAIL, torch.float32, "numbers"), (ODD, torch.float32, "on device"),
-    (SMALL, torch.float32, "index"), (SHORT, torch.bfloat16, "numbers"), (TAIL, torch.float16, "numbers"),
-    (FULL, torch.float64, "numbers"), (ODD, torch.float64, "on device")])
+@pytest.mark.parametrize(
+    "shape, dtype, how",
+    [
+        (FULL, torch.float32, "numbers"),
+        (TAIL, torch.float32, "numbers"),
+        (ODD, torch.float32, "on device"),
+        (SMALL, torch.float32, "index"),
+        (SHORT, torch.bfloat16, "numbers"),
+        (TAIL, torch.float16, "numbers"),
+        (FULL, torch.float64, "numbers"),
+        (ODD, torch.float64, "on device"),
+    ],
+)
 def test_fill_has_the_bits_of_native(on_ptx, kind, shape, dtype, how):
     *_, where = inputs(shape, dtype, "contiguous", how, Stream.USER)
     x = torch.empty(shape, dtype=torch.int64 if kind == "words" else dtype)
@@ -170,7 +188,7 @@ def test_in_place_and_other_layouts_through_the_public_names(on_ptx):
 def test_an_update_moves_its_twelve_bytes_and_never_diverges(on_ptx):
     x, *_ = given = inputs((4, 2048), torch.float32, "contiguous", "numbers", Stream.LANGEVIN)
     call("langevin_step, one alpha", "triton", *given)
-    counters, = on_ptx["langevin_step"].results
+    (counters,) = on_ptx["langevin_step"].results
     counts = counters.an_element(x.numel())
     assert counts["sector_bytes"] == pytest.approx(12, abs=0.5) and counts["divergent_share"] == 0
     assert 50 < counts["instructions"] < 75 and counts["bank_conflicts"] == 0

@@ -19,8 +19,9 @@ RNG = np.random.default_rng(1)
 @pytest.fixture(scope="module")
 def cuda(tmp_path_factory):
     """programs.cu as PTX."""
-    return compile.cuda(Path(__file__).with_name("programs.cu"), tmp_path_factory.mktemp("nvcc"),
-                        options=["-fmad=true"])
+    return compile.cuda(
+        Path(__file__).with_name("programs.cu"), tmp_path_factory.mktemp("nvcc"), options=["-fmad=true"]
+    )
 
 
 def test_saxpy_is_one_fma(cuda):
@@ -49,7 +50,7 @@ def test_warp_scan(cuda):
     x = RNG.integers(-9, 9, 300).astype(np.int32)
     out = np.empty_like(x)
     launch(cuda, 3, 128, [Unwritten(out), x, 300], entry="warp_scan")
-    assert (out == np.concatenate([np.cumsum(x[i:i + 32]) for i in range(0, 300, 32)])).all()
+    assert (out == np.concatenate([np.cumsum(x[i : i + 32]) for i in range(0, 300, 32)])).all()
 
 
 def test_a_loop_that_every_thread_leaves_at_another_time(cuda):
@@ -58,13 +59,14 @@ def test_a_loop_that_every_thread_leaves_at_another_time(cuda):
         while v != 1:
             v, n = (3 * v + 1 if v & 1 else v // 2), n + 1
         return n
+
     x = RNG.integers(1, 1000, 200).astype(np.int32)
     out = np.empty_like(x)
     counters = launch(cuda, 2, 128, [Unwritten(out), x, 200], entry="collatz")
     assert out.tolist() == list(map(steps, x.tolist()))
     assert counters.partial / counters.warps > 0.5
     # a warp goes round as often as its slowest thread: all threads leave together to the same store
-    rounds = [max(out[i:i + 32]) for i in range(0, 200, 32)]
+    rounds = [max(out[i : i + 32]) for i in range(0, 200, 32)]
     assert sum(rounds) * 5 < counters.warps < sum(rounds) * 12
 
 
@@ -72,7 +74,7 @@ def test_cub_block_reduce(cuda):
     x = RNG.standard_normal(300).astype(np.float32)
     out = np.empty(3, np.float32)
     launch(cuda, 3, 128, [Unwritten(out), x, 300], entry="block_sum")
-    np.testing.assert_allclose(out, [x[i:i + 128].astype(float).sum() for i in (0, 128, 256)], rtol=1e-6)
+    np.testing.assert_allclose(out, [x[i : i + 128].astype(float).sum() for i in (0, 128, 256)], rtol=1e-6)
 
 
 def test_atomics(cuda):
@@ -126,11 +128,13 @@ def test_the_shared_header_and_a_struct_by_value(tmp_path):
 @pytest.fixture
 def run(compiler):
     """run(name, grid, *arguments, **constants) of programs.py, on CPU tensors; the counters."""
+
     def run(name, grid, *arguments, warps=4, **constants):
         programs = pytest.importorskip("tests.ptx.programs")
         kernel = OnPtx(compiler, getattr(programs, name))
         kernel[grid](*arguments, **constants, num_warps=warps)
         return kernel.results[-1]
+
     return run
 
 
@@ -159,5 +163,6 @@ def test_triton_layer_norm(run, dtype):
     out = torch.empty_like(x)
     run("layer_norm", (3,), out, x, 300, BLOCK=512)
     tolerance = 1e-5 if dtype == torch.float32 else 2e-3
-    torch.testing.assert_close(out, torch.nn.functional.layer_norm(x.float(), (300,)).to(dtype), rtol=tolerance,
-                               atol=tolerance)
+    torch.testing.assert_close(
+        out, torch.nn.functional.layer_norm(x.float(), (300,)).to(dtype), rtol=tolerance, atol=tolerance
+    )

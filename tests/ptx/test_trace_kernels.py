@@ -17,10 +17,15 @@ from fastscore.ops.mlp_divergence import ACTIVATIONS, reference
 from ..ops.probe_cases import FORMS, PROBES, probes, tensor
 
 SHAPES = [(3, 7), (2, 3, 8, 8), (5, 129), (2, 2051), (1, 33000)]
-CASES = [pytest.param(shape, dtype, id=f"{'x'.join(map(str, shape))}-{str(dtype)[6:]}") for dtype in MANGLED
-         for shape in (SHAPES if dtype == torch.float32 else SHAPES[:2])]
-pytestmark = [pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not there"),
-              pytest.mark.skipif(backends.problem("native") is not None, reason="needs the C++ extension")]
+CASES = [
+    pytest.param(shape, dtype, id=f"{'x'.join(map(str, shape))}-{str(dtype)[6:]}")
+    for dtype in MANGLED
+    for shape in (SHAPES if dtype == torch.float32 else SHAPES[:2])
+]
+pytestmark = [
+    pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not there"),
+    pytest.mark.skipif(backends.problem("native") is not None, reason="needs the C++ extension"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +51,7 @@ def test_the_probes_are_the_cpus(kernels, shape, dtype, form):
 def test_the_dots_are_the_cpus(kernels, shape, dtype, form):
     handle, product = probes(torch.zeros(shape, dtype=dtype), form), tensor((PROBES, *shape), dtype, 1)
     for first, count in ((0, PROBES), (2, 3)):
-        part = product[first:first + count].contiguous()
+        part = product[first : first + count].contiguous()
         got, _ = dot(kernels, part, handle, first)
         expected = fs.probe_dot(part, handle, first=first)
         error = 1e-13 if dtype == torch.float64 else 2e-6
@@ -62,7 +67,7 @@ def test_seeds_and_samples_in_device_memory(kernels, form):
     out, _ = fill(kernels, probes(x, form, seed=7), 0, 6, state=state, index=index)  # whose own numbers are not used
     for row, sample in enumerate(index):
         alone = probes(x[:1], form, seed=2**63 + 1, sample_offset=int(sample))
-        torch.testing.assert_close(out[:, row:row + 1], fs.fill_probes(alone), rtol=2e-7, atol=0)
+        torch.testing.assert_close(out[:, row : row + 1], fs.fill_probes(alone), rtol=2e-7, atol=0)
 
 
 def test_accesses_are_wide_and_coalesced(kernels):

@@ -49,8 +49,10 @@ def test_votes():
 
 def test_part_of_a_warp_waits_for_the_rest():
     """Half of the lanes take a detour before the shuffle: all must have come before it is done."""
-    got = run("setp.lt.u32 %p1, %r2, 48; @%p1 bra LATER; add.u32 %r4, %r4, 1; bra MEET; LATER: add.u32 %r4, %r4, 2;"
-              "MEET: shfl.sync.bfly.b32 %r9, %r4, 16, 31, -1;")
+    got = run(
+        "setp.lt.u32 %p1, %r2, 48; @%p1 bra LATER; add.u32 %r4, %r4, 1; bra MEET; LATER: add.u32 %r4, %r4, 2;"
+        "MEET: shfl.sync.bfly.b32 %r9, %r4, 16, 31, -1;"
+    )
     assert (got.reshape(2, 32) == (X + np.where(np.arange(64) < 48, 2, 1).reshape(2, 32))[:, np.arange(32) ^ 16]).all()
     with pytest.raises(Fault, match="shuffle: reads a lane that takes no part"):
         run("mov.u32 %r9, 0; setp.lt.u32 %p1, %r2, 8; @%p1 shfl.sync.bfly.b32 %r9, %r4, 8, 31, 255;")
@@ -58,8 +60,10 @@ def test_part_of_a_warp_waits_for_the_rest():
 
 def test_threads_that_parted_meet_at_the_first_common_instruction():
     out = np.zeros(64, np.uint32)
-    body = ("setp.lt.u32 %p1, %r2, 48; @%p1 bra THEN; mov.u32 %r9, 1; bra END; THEN: mov.u32 %r9, 2; END: "
-            "add.u32 %r9, %r9, 1; st.global.u32 [%rd4], %r9; ret;")
+    body = (
+        "setp.lt.u32 %p1, %r2, 48; @%p1 bra THEN; mov.u32 %r9, 1; bra END; THEN: mov.u32 %r9, 2; END: "
+        "add.u32 %r9, %r9, 1; st.global.u32 [%rd4], %r9; ret;"
+    )
     counters = launch(kernel(body), 1, 64, [Unwritten(out), np.zeros(64, np.int32), 64])
     assert out.tolist() == [3] * 48 + [2] * 16
     assert counters.partial == 3  # of the second warp alone: mov and bra of some, mov of the others
@@ -82,12 +86,21 @@ def test_tiles(trans):
 
 
 def test_generic_addresses_and_atomics():
-    assert (run("mov.u32 %r5, tile; cvt.u64.u32 %rd6, %r5; cvta.shared.u64 %rd6, %rd6; add.s64 %rd7, %rd6, %rd3;"
-                "st.u32 [%rd7], %r4; ld.u32 %r9, [%rd7];") == X.ravel()).all()
+    assert (
+        run(
+            "mov.u32 %r5, tile; cvt.u64.u32 %rd6, %r5; cvta.shared.u64 %rd6, %rd6; add.s64 %rd7, %rd6, %rd3;"
+            "st.u32 [%rd7], %r4; ld.u32 %r9, [%rd7];"
+        )
+        == X.ravel()
+    ).all()
     for op, wanted in (("add", X.sum()), ("max", X.max()), ("min", 0), ("or", np.bitwise_or.reduce(X.ravel()))):
-        got = run("setp.eq.u32 %p1, %r2, 0; mov.u32 %r5, 0; @%p1 st.shared.u32 [tile], %r5; bar.sync 0;"
-                  f"atom.shared.{op}.u32 %r6, [tile], %r4; bar.sync 0; ld.shared.u32 %r9, [tile];")
+        got = run(
+            "setp.eq.u32 %p1, %r2, 0; mov.u32 %r5, 0; @%p1 st.shared.u32 [tile], %r5; bar.sync 0;"
+            f"atom.shared.{op}.u32 %r6, [tile], %r4; bar.sync 0; ld.shared.u32 %r9, [tile];"
+        )
         assert (got == wanted).all()
-    got = run("setp.eq.u32 %p1, %r2, 0; mov.u32 %r5, 99; @%p1 st.shared.u32 [tile], %r5; bar.sync 0;"
-              "atom.shared.cas.b32 %r9, [tile], 99, %r4;")
+    got = run(
+        "setp.eq.u32 %p1, %r2, 0; mov.u32 %r5, 99; @%p1 st.shared.u32 [tile], %r5; bar.sync 0;"
+        "atom.shared.cas.b32 %r9, [tile], 99, %r4;"
+    )
     assert got[0] == 99 and (got[1:] == X[0, 0]).all()  # thread after thread: only the first finds 99

@@ -50,16 +50,27 @@ def test_variance_recursion(start, v, alpha):
 def test_denoise_is_the_posterior_mean():
     """x + sigma_L^2 s = c^2 x / tau."""
     kwargs = dict(alpha=0.01, steps_per_level=3, rng=None)
-    noisy, clean = (annealed_langevin(by_label, (20, 5), SIGMAS, denoise=d, **{**kwargs, "rng": fs.Philox(3)})
-                    for d in (False, True))
+    noisy, clean = (
+        annealed_langevin(by_label, (20, 5), SIGMAS, denoise=d, **{**kwargs, "rng": fs.Philox(3)})
+        for d in (False, True)
+    )
     torch.testing.assert_close(clean, noisy * C**2 / (C**2 + 0.1**2), rtol=1e-5, atol=1e-7)
 
 
 def test_every_update_is_the_formula_and_the_last_is_returned():
     """The original appended before it updated, and so lost the last update."""
     trajectory = Trajectory()
-    last = annealed_langevin(by_label, (4, 3), SIGMAS, alpha=0.01, steps_per_level=2, rng=fs.Philox(2), start="normal",
-                             dtype=torch.float64, trajectory=trajectory)
+    last = annealed_langevin(
+        by_label,
+        (4, 3),
+        SIGMAS,
+        alpha=0.01,
+        steps_per_level=2,
+        rng=fs.Philox(2),
+        start="normal",
+        dtype=torch.float64,
+        trajectory=trajectory,
+    )
     x = 2.0 * fs.Philox(2).randn(4, 3, stream=fs.Stream.INIT, dtype=torch.float64)
     for k in range(12):
         sigma = SIGMAS[k // 2].double()
@@ -72,14 +83,24 @@ def test_every_update_is_the_formula_and_the_last_is_returned():
 
 # each sampler on samples of a shape and dtype, with a last denoising step
 SAMPLERS = {
-    "annealed": lambda score, shape, **k: annealed_langevin(score, shape, SIGMAS, alpha=0.01, steps_per_level=2,
-                                                            start="normal", denoise=True, **k),
+    "annealed": lambda score, shape, **k: annealed_langevin(
+        score, shape, SIGMAS, alpha=0.01, steps_per_level=2, start="normal", denoise=True, **k
+    ),
     "consistent": lambda score, shape, **k: consistent_annealed(score, shape, SIGMAS, eta=0.6, **k),
     "inpaint": lambda score, shape, dtype=torch.float32, **k: inpaint(
-        score, torch.zeros(shape, dtype=dtype), torch.zeros(shape, dtype=torch.bool), SIGMAS, alpha=0.01,
-        steps_per_level=2, start="normal", denoise=True, **k),
-    "interpolate": lambda score, shape, **k: interpolate(score, shape, SIGMAS, num_interpolations=2, alpha=0.01,
-                                                         steps_per_level=2, start="normal", denoise=True, **k)[:, 0],
+        score,
+        torch.zeros(shape, dtype=dtype),
+        torch.zeros(shape, dtype=torch.bool),
+        SIGMAS,
+        alpha=0.01,
+        steps_per_level=2,
+        start="normal",
+        denoise=True,
+        **k,
+    ),
+    "interpolate": lambda score, shape, **k: interpolate(
+        score, shape, SIGMAS, num_interpolations=2, alpha=0.01, steps_per_level=2, start="normal", denoise=True, **k
+    )[:, 0],
 }
 
 
@@ -88,8 +109,9 @@ SAMPLERS = {
 def test_dtype_is_kept_whatever_the_network_returns(sampler, dtype):
     """Each update is computed in float32 or better and rounded once to the dtype asked for."""
     trajectory = Trajectory()
-    x = SAMPLERS[sampler](lambda x, i: by_label(x.double(), i).float(), (64, 8), dtype=dtype, rng=fs.Philox(1),
-                          trajectory=trajectory)
+    x = SAMPLERS[sampler](
+        lambda x, i: by_label(x.double(), i).float(), (64, 8), dtype=dtype, rng=fs.Philox(1), trajectory=trajectory
+    )
     assert {x.dtype} == {frame.dtype for frame in trajectory.frames} == {dtype}
     exact = SAMPLERS[sampler](by_label, (64, 8), dtype=torch.float64, rng=fs.Philox(1))
     # 13 roundings of numbers that begin near 2 (|x| < 8) and that each update draws together
@@ -124,8 +146,9 @@ def test_clamp_acts_on_what_is_returned_alone():
     assert torch.equal(y, x.clamp(0, 0.2)) and not torch.equal(x, y)
 
 
-@pytest.mark.parametrize("sampler, kwargs", [(annealed_langevin, dict(alpha=0.01, steps_per_level=3)),
-                                             (consistent_annealed, dict(eta=0.6))])
+@pytest.mark.parametrize(
+    "sampler, kwargs", [(annealed_langevin, dict(alpha=0.01, steps_per_level=3)), (consistent_annealed, dict(eta=0.6))]
+)
 def test_sample_k_is_the_same_in_any_batch(sampler, kwargs):
     whole = sampler(by_label, (10, 3), SIGMAS, rng=fs.Philox(1), **kwargs)
     alone = sampler(by_label, (2, 3), SIGMAS, rng=fs.Philox(1, sample_offset=7), **kwargs)
@@ -135,8 +158,15 @@ def test_sample_k_is_the_same_in_any_batch(sampler, kwargs):
 def test_start_from_a_tensor():
     start = torch.full((3, 2), 7.0)
     trajectory = Trajectory()
-    annealed_langevin(lambda x, i: torch.zeros_like(x), (3, 2), SIGMAS, alpha=1e-12, steps_per_level=1, start=start,
-                      trajectory=trajectory)
+    annealed_langevin(
+        lambda x, i: torch.zeros_like(x),
+        (3, 2),
+        SIGMAS,
+        alpha=1e-12,
+        steps_per_level=1,
+        start=start,
+        trajectory=trajectory,
+    )
     torch.testing.assert_close(trajectory.frames[-1], start, rtol=1e-4, atol=0)
 
 
@@ -144,8 +174,17 @@ def test_consistent_sampling_has_the_variance_it_tells_the_network():
     """One data point at mu, its exact score: after update i the noise is N(0, sigma_{i+1}^2), exactly."""
     mu, seen = 3.0, Trajectory()
     start = mu + SIGMAS[0] * fs.Philox(9).randn(500, 200)
-    consistent_annealed(lambda x, s: (mu - x) / s.view(-1, 1) ** 2, (500, 200), SIGMAS, eta=0.6, start=start,
-                        conditioning="sigma", denoise=False, rng=fs.Philox(1), trajectory=seen)
+    consistent_annealed(
+        lambda x, s: (mu - x) / s.view(-1, 1) ** 2,
+        (500, 200),
+        SIGMAS,
+        eta=0.6,
+        start=start,
+        conditioning="sigma",
+        denoise=False,
+        rng=fs.Philox(1),
+        trajectory=seen,
+    )
     assert len(seen.frames) == len(SIGMAS) - 1
     for frame, sigma in zip(seen.frames, SIGMAS[1:].tolist()):
         assert abs(z_variance(frame - mu, sigma**2)) < 4
@@ -155,8 +194,15 @@ def test_consistent_sampling_has_the_variance_it_tells_the_network():
 def test_consistent_sampling_variance_recursion(steps_per_level):
     """On N(0, c^2): v <- (1 - eta sigma^2 / tau)^2 v + sigma'^2 - (1 - eta)^2 sigma^2; then the posterior mean."""
     eta = 0.5
-    x = consistent_annealed(gaussian_score, (500, 200), SIGMAS, eta=eta, steps_per_level=steps_per_level,
-                            conditioning="sigma", rng=fs.Philox(1))
+    x = consistent_annealed(
+        gaussian_score,
+        (500, 200),
+        SIGMAS,
+        eta=eta,
+        steps_per_level=steps_per_level,
+        conditioning="sigma",
+        rng=fs.Philox(1),
+    )
     fine = geometric_sigmas(2.0, 0.1, 5 * steps_per_level + 1).tolist()
     v = 4.0
     for a, b in pairwise(fine):
@@ -175,8 +221,17 @@ def test_inpainting_samples_the_conditional():
         return -(x.double() @ torch.linalg.inv(cov + sigma[0].double() ** 2 * torch.eye(2))).float()
 
     image = torch.tensor([[known, math.nan]]).expand(n, 2)
-    x = inpaint(score, image, torch.tensor([True, False]), sigmas, alpha=alpha, steps_per_level=steps, start="normal",
-                conditioning="sigma", rng=fs.Philox(1))
+    x = inpaint(
+        score,
+        image,
+        torch.tensor([True, False]),
+        sigmas,
+        alpha=alpha,
+        steps_per_level=steps,
+        start="normal",
+        conditioning="sigma",
+        rng=fs.Philox(1),
+    )
     mean, v = 0.0, 4.0
     for sigma in sigmas.double().tolist():  # x2 <- a x2 + b y + sqrt(alpha_i) z, with one y = x1 + sigma z a level
         alpha_i = alpha * (sigma / 0.02) ** 2
@@ -194,8 +249,18 @@ def test_inpainting_keeps_the_known_part_at_the_level_of_noise():
     image = fs.Philox(5).rand(3, 1, 4, 4)
     mask = torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) < 0.5
     seen = Trajectory()
-    x = inpaint(by_label, image, mask, SIGMAS, alpha=0.01, steps_per_level=2, rng=fs.Philox(1), trajectory=seen,
-                denoise=True, clamp=(0, 0.5))
+    x = inpaint(
+        by_label,
+        image,
+        mask,
+        SIGMAS,
+        alpha=0.01,
+        steps_per_level=2,
+        rng=fs.Philox(1),
+        trajectory=seen,
+        denoise=True,
+        clamp=(0, 0.5),
+    )
     assert torch.equal(x[..., mask], image[..., mask]) and float(x[..., ~mask].max()) <= 0.5
     for k, frame in enumerate(seen.frames):
         level = k // 2
@@ -206,8 +271,16 @@ def test_inpainting_keeps_the_known_part_at_the_level_of_noise():
 def test_interpolation_is_smooth_and_each_chain_is_right():
     """For a linear score, chains j and k correlate by cos(theta_j - theta_k), beside what is left of the start."""
     n = 5
-    x = interpolate(by_label, (500, 300), SIGMAS, num_interpolations=n, alpha=0.01, steps_per_level=8, start="normal",
-                    rng=fs.Philox(1)).double()
+    x = interpolate(
+        by_label,
+        (500, 300),
+        SIGMAS,
+        num_interpolations=n,
+        alpha=0.01,
+        steps_per_level=8,
+        start="normal",
+        rng=fs.Philox(1),
+    ).double()
     assert x.shape == (500, n, 300)
     forgotten = 1.0
     for sigma in SIGMAS.tolist():
@@ -229,8 +302,16 @@ def test_mixture_weights():
     sigmas = geometric_sigmas(20.0, 0.5, 12)
     start = 16 * fs.Philox(3).rand(4000, 2) - 8
     plain = langevin(lambda x: mixture.score(x, 0.0), start, num_steps=600, alpha=0.2, rng=fs.Philox(1))
-    annealed = annealed_langevin(lambda x, s: mixture.score(x, s), (4000, 2), sigmas, alpha=0.05, steps_per_level=50,
-                                 start=start, conditioning="sigma", rng=fs.Philox(1))
+    annealed = annealed_langevin(
+        lambda x, s: mixture.score(x, s),
+        (4000, 2),
+        sigmas,
+        alpha=0.05,
+        steps_per_level=50,
+        start=start,
+        conditioning="sigma",
+        rng=fs.Philox(1),
+    )
 
     def heavy(x):
         return float((x.sum(1) < 0).double().mean())  # the mode at (-5, -5), weight 0.8
@@ -240,8 +321,15 @@ def test_mixture_weights():
 
 
 MASKS = {  # shapes of mask for images [2, 3, 4, 4] that say which pixels they mean
-    (4, 4): (1, 1, 4, 4), (1, 4, 4): (1, 1, 4, 4), (3, 4, 4): (1, 3, 4, 4), (3, 1, 1): (1, 3, 1, 1), (): (1, 1, 1, 1),
-    (2, 1, 4, 4): (2, 1, 4, 4), (1, 3, 4, 4): (1, 3, 4, 4), (2, 3, 4, 4): (2, 3, 4, 4), (4,): (1, 1, 1, 4),
+    (4, 4): (1, 1, 4, 4),
+    (1, 4, 4): (1, 1, 4, 4),
+    (3, 4, 4): (1, 3, 4, 4),
+    (3, 1, 1): (1, 3, 1, 1),
+    (): (1, 1, 1, 1),
+    (2, 1, 4, 4): (2, 1, 4, 4),
+    (1, 3, 4, 4): (1, 3, 4, 4),
+    (2, 3, 4, 4): (2, 3, 4, 4),
+    (4,): (1, 1, 1, 4),
 }
 
 
@@ -253,13 +341,18 @@ def test_masks_that_say_what_they_mean(shape):
     assert torch.equal(x == image, mask.view(MASKS[shape]).expand(2, 3, 4, 4))
 
 
-@pytest.mark.parametrize("image, mask", [((3, 3, 4, 4), (3, 4, 4)), ((2, 2, 5), (2, 5)), ((3, 3, 4, 4), (3, 1, 4)),
-                                         ((4, 4, 4, 4), (4, 4, 4))])
+@pytest.mark.parametrize(
+    "image, mask",
+    [((3, 3, 4, 4), (3, 4, 4)), ((2, 2, 5), (2, 5)), ((3, 3, 4, 4), (3, 1, 4)), ((4, 4, 4, 4), (4, 4, 4))],
+)
 def test_a_mask_of_as_many_samples_as_channels_is_ambiguous(image, mask):
     """By broadcasting it would act on channels, where one a sample may have been meant. Both cures do as they say."""
     images, masks = torch.zeros(image), fs.Philox(6).rand(*mask) < 0.5
-    with pytest.raises(ValueError, match=rf"mask must say what its first {mask[0]} are, .*as many samples as channels"
-                                         r".*pass mask\[:, None\] for one a sample, .* or mask\[None\] for"):
+    with pytest.raises(
+        ValueError,
+        match=rf"mask must say what its first {mask[0]} are, .*as many samples as channels"
+        r".*pass mask\[:, None\] for one a sample, .* or mask\[None\] for",
+    ):
         inpaint(by_label, images, masks, SIGMAS, alpha=0.01)
     for view in (masks[:, None], masks[None]):
         x = inpaint(by_label, images, view, SIGMAS, alpha=0.01, steps_per_level=1)

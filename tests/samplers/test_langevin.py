@@ -26,8 +26,15 @@ def test_each_step_is_the_formula():
     x = torch.ones(2, 3, dtype=torch.float64)
     expected, seen = x, []
     trajectory = Trajectory()
-    last = langevin(lambda x: -2 * x, x, num_steps=3, alpha=0.1, rng=fs.Philox(0), trajectory=trajectory,
-                    callback=lambda step, x: seen.append((step, x)))
+    last = langevin(
+        lambda x: -2 * x,
+        x,
+        num_steps=3,
+        alpha=0.1,
+        rng=fs.Philox(0),
+        trajectory=trajectory,
+        callback=lambda step, x: seen.append((step, x)),
+    )
     for step in range(3):
         z = fs.Philox(0, step=step).randn(2, 3, stream=fs.Stream.LANGEVIN, dtype=torch.float64)
         expected = expected + 0.05 * -2 * expected + 0.1**0.5 * z
@@ -46,16 +53,22 @@ def test_trajectory_keeps_what_it_is_asked_to():
 def test_trajectory_refuses_to_fill_memory():
     calls = []
     with pytest.raises(ValueError, match=r"trajectory would take 12,000 bytes, more than its max_bytes=11,999"):
-        langevin(lambda x: calls.append(1) or -x, torch.ones(10, 3), num_steps=100, alpha=0.1,
-                 trajectory=Trajectory(max_bytes=11_999))
+        langevin(
+            lambda x: calls.append(1) or -x,
+            torch.ones(10, 3),
+            num_steps=100,
+            alpha=0.1,
+            trajectory=Trajectory(max_bytes=11_999),
+        )
     assert not calls, "nothing may run before the check"
 
 
 def test_no_gradients_are_recorded():
     weight = torch.ones((), requires_grad=True)
     enabled = []
-    x = langevin(lambda x: enabled.append(torch.is_grad_enabled()) or -weight * x, torch.ones(2, 3), num_steps=2,
-                 alpha=0.1)
+    x = langevin(
+        lambda x: enabled.append(torch.is_grad_enabled()) or -weight * x, torch.ones(2, 3), num_steps=2, alpha=0.1
+    )
     assert not x.requires_grad and enabled == [False, False]
 
 

@@ -17,22 +17,28 @@ KNOWN = torch.tensor([True, False, False, False])
 
 # each sampler from START, by three or more evaluations
 SAMPLERS = {
-    "langevin": lambda score, x=START, **k: langevin(lambda x, **kw: score(x, None, **kw), x, num_steps=4, alpha=0.1,
-                                                     **k),
-    "annealed": lambda score, x=START, **k: annealed_langevin(score, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2,
-                                                              start=x, denoise=True, **k),
+    "langevin": lambda score, x=START, **k: langevin(
+        lambda x, **kw: score(x, None, **kw), x, num_steps=4, alpha=0.1, **k
+    ),
+    "annealed": lambda score, x=START, **k: annealed_langevin(
+        score, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2, start=x, denoise=True, **k
+    ),
     "consistent": lambda score, x=START, **k: consistent_annealed(score, x.shape, SIGMAS, eta=0.8, start=x, **k),
-    "inpaint": lambda score, x=START, **k: inpaint(score, x, KNOWN, SIGMAS, alpha=1e-3, steps_per_level=2, start=x,
-                                                   **k),
-    "interpolate": lambda score, x=START, **k: interpolate(score, x.shape, SIGMAS, num_interpolations=2, alpha=1e-3,
-                                                           steps_per_level=2, start=x, **k),
+    "inpaint": lambda score, x=START, **k: inpaint(
+        score, x, KNOWN, SIGMAS, alpha=1e-3, steps_per_level=2, start=x, **k
+    ),
+    "interpolate": lambda score, x=START, **k: interpolate(
+        score, x.shape, SIGMAS, num_interpolations=2, alpha=1e-3, steps_per_level=2, start=x, **k
+    ),
 }
 COMPAT = {
     "compat": lambda score, **k: compat.anneal_Langevin_dynamics(START, score, SIGMAS, 2, 1e-3, **k)[-1],
     "compat inpainting": lambda score, **k: compat.anneal_Langevin_dynamics_inpainting(
-        START.view(3, 1, 1, 2, 2), START.view(3, 1, 2, 2), score, SIGMAS, 2, 2, 1e-3, **k)[-1],
+        START.view(3, 1, 1, 2, 2), START.view(3, 1, 2, 2), score, SIGMAS, 2, 2, 1e-3, **k
+    )[-1],
     "compat interpolation": lambda score, **k: compat.anneal_Langevin_dynamics_interpolation(
-        START, score, SIGMAS, 2, 2, 1e-3, **k)[-1],
+        START, score, SIGMAS, 2, 2, 1e-3, **k
+    )[-1],
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 each_function = pytest.mark.parametrize("sampler", (SAMPLERS | COMPAT).values(), ids=SAMPLERS | COMPAT)
@@ -68,8 +74,11 @@ class Wrapper:
 @each_function
 @pytest.mark.parametrize("layer", [nn.BatchNorm1d(4), nn.BatchNorm2d(4), nn.SyncBatchNorm(4)], ids=["1d", "2d", "sync"])
 def test_batch_norm_in_training_mode_is_refused(sampler, layer):
-    with pytest.raises(ValueError, match=rf"score_fn must act on each sample by itself, got a network whose "
-                                         rf"{type(layer).__name__} 'body.1' normalises by .*: call .eval\(\)"):
+    with pytest.raises(
+        ValueError,
+        match=rf"score_fn must act on each sample by itself, got a network whose "
+        rf"{type(layer).__name__} 'body.1' normalises by .*: call .eval\(\)",
+    ):
         sampler(Net(layer))
     assert int(layer.num_batches_tracked) == 0  # nothing ran
 
@@ -160,10 +169,12 @@ def test_batch_norm_is_found_wherever_the_network_is(way):
 
 
 @pytest.mark.filterwarnings("ignore:`torch.jit:FutureWarning", "ignore::torch.jit.TracerWarning")
-@pytest.mark.parametrize("compiler", [torch.jit.script, lambda network: torch.jit.trace(network, START)],
-                         ids=["script", "trace"])
+@pytest.mark.parametrize(
+    "compiler", [torch.jit.script, lambda network: torch.jit.trace(network, START)], ids=["script", "trace"]
+)
 def test_torchscript_hides_no_layer(compiler):
     """It keeps a layer's mode, but not its class."""
+
     def compiled(layer, training):
         return compiler(nn.Sequential(nn.Linear(4, 4), layer).train(training))
 
@@ -233,9 +244,16 @@ def test_instance_norm_that_learns_statistics_is_refused():
 
 
 @each_function
-@pytest.mark.parametrize("layer", [lambda: nn.Dropout(0.1), nn.RReLU, lambda: nn.utils.spectral_norm(nn.Linear(4, 4)),
-                                   lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))],
-                         ids=["dropout", "rrelu", "spectral norm", "spectral parametrization"])
+@pytest.mark.parametrize(
+    "layer",
+    [
+        lambda: nn.Dropout(0.1),
+        nn.RReLU,
+        lambda: nn.utils.spectral_norm(nn.Linear(4, 4)),
+        lambda: nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4)),
+    ],
+    ids=["dropout", "rrelu", "spectral norm", "spectral parametrization"],
+)
 @pytest.mark.filterwarnings("ignore:`torch.nn.utils.spectral_norm`:FutureWarning")
 def test_layers_that_differ_from_call_to_call_are_warned_of(sampler, layer, recwarn):
     """Sampling with dropout is legal; that rng alone then no longer decides is said."""
@@ -259,8 +277,11 @@ def write_values(x, _=None):
     return x
 
 
-IN_PLACE = {"returns x": lambda x, _=None: x.neg_(), "scratch": lambda x, _=None: -(x.add_(1) - 1),
-            "data": write_values}
+IN_PLACE = {
+    "returns x": lambda x, _=None: x.neg_(),
+    "scratch": lambda x, _=None: -(x.add_(1) - 1),
+    "data": write_values,
+}
 
 
 @each_sampler
@@ -337,8 +358,11 @@ def by_backward(x, labels=None):
 @pytest.mark.parametrize("score", [by_autograd, by_backward])
 def test_a_gradient_under_no_grad_is_explained(sampler, score):
     x = START.clone()
-    with pytest.raises(RuntimeError, match=r"score_fn takes a gradient .* fastscore.energy_score\(energy\), or .*"
-                                           r"torch.enable_grad\(\).* Torch says: element 0"):
+    with pytest.raises(
+        RuntimeError,
+        match=r"score_fn takes a gradient .* fastscore.energy_score\(energy\), or .*"
+        r"torch.enable_grad\(\).* Torch says: element 0",
+    ):
         sampler(score)
     assert torch.equal(START, x) and not START.requires_grad
 
@@ -353,8 +377,10 @@ def test_a_gradient_under_enable_grad_serves(sampler, score):
 
 def test_errors_of_the_score_itself_stay_theirs():
     for message in ("mat1 and mat2 shapes cannot be multiplied", "x does not require grad, says a user"):
+
         def broken(x, labels, message=message):
             raise RuntimeError(message)
+
         with pytest.raises(RuntimeError, match=f"^{message}$"):
             SAMPLERS["annealed"](broken)
 
@@ -409,8 +435,16 @@ def test_what_is_returned_is_no_argument(sampler):
 def test_sigma_is_told_in_the_dtype_of_computation(dtype):
     """[B], every level between too: what a network that takes sigma sees."""
     seen = []
-    consistent_annealed(lambda x, sigma: seen.append(sigma) or -x, (2, 3), SIGMAS, eta=0.8, steps_per_level=2,
-                        conditioning="sigma", dtype=dtype, trajectory=Trajectory())
+    consistent_annealed(
+        lambda x, sigma: seen.append(sigma) or -x,
+        (2, 3),
+        SIGMAS,
+        eta=0.8,
+        steps_per_level=2,
+        conditioning="sigma",
+        dtype=dtype,
+        trajectory=Trajectory(),
+    )
     assert {s.dtype for s in seen} == {torch.float64 if dtype == torch.float64 else torch.float32}
     want = [1.0, 0.3**0.5, 0.3, (0.3 * 0.1) ** 0.5, 0.1]  # and the last again, for denoising
     torch.testing.assert_close(torch.stack(seen).double(), torch.tensor(want).double()[:, None].expand(5, 2))
@@ -434,6 +468,13 @@ def test_bad_arguments(case):
 
 
 def test_clamp_takes_any_pair_of_numbers():
-    x = annealed_langevin(lambda x, i: -x, START.shape, SIGMAS, alpha=1e-3, steps_per_level=1, start=START,
-                          clamp=torch.tensor([-0.1, float("inf")]).numpy())
+    x = annealed_langevin(
+        lambda x, i: -x,
+        START.shape,
+        SIGMAS,
+        alpha=1e-3,
+        steps_per_level=1,
+        start=START,
+        clamp=torch.tensor([-0.1, float("inf")]).numpy(),
+    )
     assert float(x.min()) == pytest.approx(-0.1) and float(x.max()) > 0.1

@@ -16,12 +16,15 @@ IMAGE = fs.Philox(4).rand(3, 5)
 
 SAMPLERS = {
     "langevin": lambda **k: langevin(torch.neg, IMAGE, num_steps=3, rng=fs.Philox(1), **k),
-    "annealed": lambda **k: annealed_langevin(lambda x, i: -x, (3, 5), SIGMAS, steps_per_level=2, rng=fs.Philox(1),
-                                               **k),
-    "inpaint": lambda **k: inpaint(lambda x, i: -x, IMAGE, IMAGE > 0.5, SIGMAS, steps_per_level=2, rng=fs.Philox(1),
-                                   **k),
-    "interpolate": lambda **k: interpolate(lambda x, i: -x, (3, 5), SIGMAS, num_interpolations=2, steps_per_level=2,
-                                           rng=fs.Philox(1), **k),
+    "annealed": lambda **k: annealed_langevin(
+        lambda x, i: -x, (3, 5), SIGMAS, steps_per_level=2, rng=fs.Philox(1), **k
+    ),
+    "inpaint": lambda **k: inpaint(
+        lambda x, i: -x, IMAGE, IMAGE > 0.5, SIGMAS, steps_per_level=2, rng=fs.Philox(1), **k
+    ),
+    "interpolate": lambda **k: interpolate(
+        lambda x, i: -x, (3, 5), SIGMAS, num_interpolations=2, steps_per_level=2, rng=fs.Philox(1), **k
+    ),
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 
@@ -41,8 +44,10 @@ def test_exactly_one_step_size(sampler, given):
 
 @each_sampler
 @pytest.mark.parametrize("name", ["alpha", "step_lr"])
-@pytest.mark.parametrize("value, error", [(0.0, ValueError), (-1e-3, ValueError), (math.nan, ValueError),
-                                          (True, TypeError), ("1e-3", TypeError)])
+@pytest.mark.parametrize(
+    "value, error",
+    [(0.0, ValueError), (-1e-3, ValueError), (math.nan, ValueError), (True, TypeError), ("1e-3", TypeError)],
+)
 def test_the_step_size_that_is_wrong_is_named(sampler, name, value, error):
     with pytest.raises(error, match=f"{name} must be"):
         sampler(**{name: value})
@@ -67,8 +72,9 @@ TAKES = {
     "a configuration": lambda: fs.experiment.config.TrainConfig(alpha=FOUND.step_lr),
     "the first repository's toys": lambda: fs.compat.ncsn.langevin_dynamics(torch.neg, IMAGE, FOUND.step_lr, 2),
     "the first repository": lambda: fs.compat.ncsn.baseline_Langevin_dynamics(IMAGE, torch.neg, 2, FOUND.alpha),
-    "the second repository": lambda: fs.compat.ncsnv2.anneal_Langevin_dynamics(IMAGE, lambda x, i: -x, SIGMAS, 2,
-                                                                               FOUND.alpha),
+    "the second repository": lambda: fs.compat.ncsnv2.anneal_Langevin_dynamics(
+        IMAGE, lambda x, i: -x, SIGMAS, 2, FOUND.alpha
+    ),
 }
 
 
@@ -83,16 +89,20 @@ def test_a_suggestion_says_what_annealed_langevin_takes():
     trajectory = Trajectory()
     got = annealed_langevin(lambda x, i: -x, (3, 5), **found.sampling(), rng=fs.Philox(1), trajectory=trajectory)
     assert len(trajectory.steps) == 4 * 3
-    want = annealed_langevin(lambda x, i: -x, (3, 5), found.sigmas, step_lr=found.step_lr, steps_per_level=3,
-                             rng=fs.Philox(1))
+    want = annealed_langevin(
+        lambda x, i: -x, (3, 5), found.sigmas, step_lr=found.step_lr, steps_per_level=3, rng=fs.Philox(1)
+    )
     assert torch.equal(got, want)
 
 
 DECAY = [0.5, 0.25, 0.125]
 
 
-@pytest.mark.parametrize("alpha", [DECAY, tuple(DECAY), torch.tensor(DECAY), torch.tensor(DECAY).numpy(),
-                                   lambda step: 2.0**-step], ids=["list", "tuple", "tensor", "array", "function"])
+@pytest.mark.parametrize(
+    "alpha",
+    [DECAY, tuple(DECAY), torch.tensor(DECAY), torch.tensor(DECAY).numpy(), lambda step: 2.0**-step],
+    ids=["list", "tuple", "tensor", "array", "function"],
+)
 def test_a_schedule_of_step_sizes(alpha):
     x = IMAGE.double()
     got = langevin(torch.neg, x, num_steps=3, alpha=alpha, rng=fs.Philox(1))
@@ -105,15 +115,18 @@ def test_a_schedule_of_step_sizes(alpha):
     assert torch.equal(langevin(torch.neg, IMAGE.double(), num_steps=3, step_lr=step_lr, rng=fs.Philox(1)), got)
 
 
-@pytest.mark.parametrize("given, error, text", [
-    (dict(alpha=[0.1, 0.2]), ValueError, "alpha must be a number, .* step, or have num_steps=3 values, got 2"),
-    (dict(step_lr=torch.ones(4)), ValueError, "step_lr must be a number.* got 4"),
-    (dict(alpha=[0.1, 0.0, 0.1]), ValueError, r"alpha\[1\] must be finite and greater than 0, got 0.0"),
-    (dict(step_lr=torch.tensor([1, math.nan, 1])), ValueError, r"step_lr\[1\] must be finite"),
-    (dict(alpha=lambda step: 3.0 - step), ValueError, r"alpha\(3\) must be finite and greater than 0, got 0.0"),
-    (dict(step_lr=lambda step: None), TypeError, r"step_lr\(1\) must be a number"),
-    (dict(alpha=torch.ones(3, 1)), TypeError, r"alpha\[0\] must be a number"),
-])
+@pytest.mark.parametrize(
+    "given, error, text",
+    [
+        (dict(alpha=[0.1, 0.2]), ValueError, "alpha must be a number, .* step, or have num_steps=3 values, got 2"),
+        (dict(step_lr=torch.ones(4)), ValueError, "step_lr must be a number.* got 4"),
+        (dict(alpha=[0.1, 0.0, 0.1]), ValueError, r"alpha\[1\] must be finite and greater than 0, got 0.0"),
+        (dict(step_lr=torch.tensor([1, math.nan, 1])), ValueError, r"step_lr\[1\] must be finite"),
+        (dict(alpha=lambda step: 3.0 - step), ValueError, r"alpha\(3\) must be finite and greater than 0, got 0.0"),
+        (dict(step_lr=lambda step: None), TypeError, r"step_lr\(1\) must be a number"),
+        (dict(alpha=torch.ones(3, 1)), TypeError, r"alpha\[0\] must be a number"),
+    ],
+)
 def test_schedules_are_checked_before_anything_runs(given, error, text):
     calls = []
     with pytest.raises(error, match=text):
@@ -130,8 +143,14 @@ def test_preconditioned_stationary_variance():
     of every coordinate, reached after the same few steps."""
     for metric, alpha, steps in [(SCALES**2, 0.8, 40), (0.5 * SCALES**2, 0.8, 80), (SCALES, 0.05, 1500)]:
         n = 4000 if steps > 100 else 40_000
-        x = langevin(lambda x: -x / SCALES**2, torch.zeros(n, 3), num_steps=steps, alpha=alpha, preconditioner=metric,
-                     rng=fs.Philox(5))
+        x = langevin(
+            lambda x: -x / SCALES**2,
+            torch.zeros(n, 3),
+            num_steps=steps,
+            alpha=alpha,
+            preconditioner=metric,
+            rng=fs.Philox(5),
+        )
         for column, m, c in zip(x.T, metric.tolist(), SCALES.tolist()):
             rate = 1 - alpha * m / (2 * c * c)
             v = alpha * m * (1 - rate ** (2 * steps)) / (1 - rate**2)
@@ -144,9 +163,9 @@ def test_preconditioned_stationary_variance():
 def test_each_preconditioned_step_is_the_formula(dtype):
     """One M a sample and coordinate; the noise is that of the plain chain."""
     x, m = IMAGE.to(dtype), 0.1 + fs.Philox(6).rand(3, 5)
-    got = langevin(lambda x: -x**3, x, num_steps=1, alpha=0.2, preconditioner=m, rng=fs.Philox(1))
+    got = langevin(lambda x: -(x**3), x, num_steps=1, alpha=0.2, preconditioner=m, rng=fs.Philox(1))
     z = fs.Philox(1).randn(3, 5, stream=fs.Stream.LANGEVIN, dtype=torch.float64)
-    want = x.double() + 0.1 * m.double() * (-x**3).double() + (0.2 * m.double()).sqrt() * z
+    want = x.double() + 0.1 * m.double() * (-(x**3)).double() + (0.2 * m.double()).sqrt() * z
     assert got.dtype == dtype
     torch.testing.assert_close(got.double(), want, rtol=2 * torch.finfo(dtype).eps, atol=1e-6)
     ones = langevin(torch.neg, x, num_steps=3, alpha=0.2, preconditioner=torch.ones(5), rng=fs.Philox(1))
@@ -154,35 +173,43 @@ def test_each_preconditioned_step_is_the_formula(dtype):
     torch.testing.assert_close(ones, plain, rtol=4 * torch.finfo(dtype).eps, atol=1e-6)
 
 
-@pytest.mark.parametrize("value, error, text", [
-    (torch.ones(3), ValueError, r"preconditioner must have the shape of a sample, \(5,\), or of x, \(3, 5\), got"),
-    (torch.ones(3, 1), ValueError, "preconditioner must have the shape"),
-    (torch.zeros(5), ValueError, "preconditioner must be finite and greater than 0 everywhere, got 0.0"),
-    (torch.ones(5, dtype=torch.int64), TypeError, "preconditioner must be float16"),
-    (0.5, TypeError, "preconditioner must be a torch.Tensor, got float 0.5"),
-    (torch.ones(5, device="meta"), ValueError, "preconditioner must be on the device of x, cpu"),
-])
+@pytest.mark.parametrize(
+    "value, error, text",
+    [
+        (torch.ones(3), ValueError, r"preconditioner must have the shape of a sample, \(5,\), or of x, \(3, 5\), got"),
+        (torch.ones(3, 1), ValueError, "preconditioner must have the shape"),
+        (torch.zeros(5), ValueError, "preconditioner must be finite and greater than 0 everywhere, got 0.0"),
+        (torch.ones(5, dtype=torch.int64), TypeError, "preconditioner must be float16"),
+        (0.5, TypeError, "preconditioner must be a torch.Tensor, got float 0.5"),
+        (torch.ones(5, device="meta"), ValueError, "preconditioner must be on the device of x, cpu"),
+    ],
+)
 def test_preconditioner_errors(value, error, text):
     with pytest.raises(error, match=text):
         langevin(torch.neg, IMAGE, num_steps=1, alpha=0.1, preconditioner=value)
 
 
-@pytest.mark.parametrize("burn_in, thin, steps", [(0, 1, [1, 2, 3, 4, 5, 6, 7]), (1, 2, [3, 5, 7]), (0, 3, [3, 6]),
-                                                  (6, 1, [7])])
+@pytest.mark.parametrize(
+    "burn_in, thin, steps", [(0, 1, [1, 2, 3, 4, 5, 6, 7]), (1, 2, [3, 5, 7]), (0, 3, [3, 6]), (6, 1, [7])]
+)
 def test_thinning_keeps_every_kth_state_after_the_burn_in(burn_in, thin, steps):
     every = Trajectory()
-    kept = langevin(torch.neg, IMAGE, num_steps=7, alpha=0.1, burn_in=burn_in, thin=thin, rng=fs.Philox(1),
-                    trajectory=every)
+    kept = langevin(
+        torch.neg, IMAGE, num_steps=7, alpha=0.1, burn_in=burn_in, thin=thin, rng=fs.Philox(1), trajectory=every
+    )
     assert torch.equal(kept, torch.stack([every.frames[k - 1] for k in steps]))
 
 
-@pytest.mark.parametrize("given, error, text", [
-    (dict(thin=0), ValueError, "thin must be at least 1, got 0"),
-    (dict(thin=1.5), TypeError, "thin must be an integer"),
-    (dict(burn_in=-1, thin=1), ValueError, "burn_in must be at least 0"),
-    (dict(burn_in=5, thin=3), ValueError, r"num_steps must be at least burn_in \+ thin, 5 \+ 3, .*got 7"),
-    (dict(burn_in=5), ValueError, "burn_in must be 0 where thin is None, .*got 5: give thin too"),
-])
+@pytest.mark.parametrize(
+    "given, error, text",
+    [
+        (dict(thin=0), ValueError, "thin must be at least 1, got 0"),
+        (dict(thin=1.5), TypeError, "thin must be an integer"),
+        (dict(burn_in=-1, thin=1), ValueError, "burn_in must be at least 0"),
+        (dict(burn_in=5, thin=3), ValueError, r"num_steps must be at least burn_in \+ thin, 5 \+ 3, .*got 7"),
+        (dict(burn_in=5), ValueError, "burn_in must be 0 where thin is None, .*got 5: give thin too"),
+    ],
+)
 def test_thinning_errors(given, error, text):
     with pytest.raises(error, match=text):
         langevin(torch.neg, IMAGE, num_steps=7, alpha=0.1, **given)
@@ -191,8 +218,11 @@ def test_thinning_errors(given, error, text):
 def test_one_sample_without_a_batch():
     """[D] is not D samples: what it was taken for is said, and both cures work."""
     x = torch.ones(6)
-    with pytest.raises(ValueError, match=r"x must have shape \[B, D, ...\], got a .*\(6,\).*: pass x\[None\] for one "
-                                         r"sample of 6 numbers, or x\[:, None\] for 6 samples of one"):
+    with pytest.raises(
+        ValueError,
+        match=r"x must have shape \[B, D, ...\], got a .*\(6,\).*: pass x\[None\] for one "
+        r"sample of 6 numbers, or x\[:, None\] for 6 samples of one",
+    ):
         langevin(torch.neg, x, num_steps=1, alpha=0.1)
     assert langevin(torch.neg, x[None], num_steps=1, alpha=0.1).shape == (1, 6)
     assert langevin(torch.neg, x[:, None], num_steps=1, alpha=0.1).shape == (6, 1)

@@ -1,6 +1,5 @@
 """Samplers inside torch.func.vmap and torch.compile."""
 
-
 import pytest
 import torch
 
@@ -16,18 +15,39 @@ METRIC = torch.tensor([0.5, 1.0, 2.0])
 # each sampler of the score -w x, from x [.., D]; w a number or one a row
 SAMPLERS = {
     "langevin": lambda x, w: langevin(lambda x: -w * x, x, num_steps=3, alpha=0.1, rng=fs.Philox(1)),
-    "preconditioned": lambda x, w: langevin(lambda x: -w * x, x, num_steps=3, alpha=0.1, preconditioner=METRIC, thin=1,
-                                            rng=fs.Philox(1)).movedim(0, 1),
-    "annealed": lambda x, w: annealed_langevin(lambda x, i: -w * x, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2,
-                                               start=x, rng=fs.Philox(1), denoise=True, clamp=(-1, 1)),
-    "inpaint": lambda x, w: inpaint(lambda x, i: -w * x, x, METRIC > 1.5, SIGMAS, alpha=1e-3, steps_per_level=2,
-                                    start=x, rng=fs.Philox(1)),
-    "consistent": lambda x, w: consistent_annealed(lambda x, i: -w * x, x.shape, SIGMAS, eta=0.8, start=x,
-                                                   rng=fs.Philox(1)),
-    "interpolate": lambda x, w: interpolate(lambda x, i: -w * x, x.shape, SIGMAS, num_interpolations=1, alpha=1e-3,
-                                            steps_per_level=2, start=x, rng=fs.Philox(1)),
-    "from noise": lambda x, w: annealed_langevin(lambda x, i: -w * x, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2,
-                                                 start="normal", rng=fs.Philox(1)),
+    "preconditioned": lambda x, w: langevin(
+        lambda x: -w * x, x, num_steps=3, alpha=0.1, preconditioner=METRIC, thin=1, rng=fs.Philox(1)
+    ).movedim(0, 1),
+    "annealed": lambda x, w: annealed_langevin(
+        lambda x, i: -w * x,
+        x.shape,
+        SIGMAS,
+        alpha=1e-3,
+        steps_per_level=2,
+        start=x,
+        rng=fs.Philox(1),
+        denoise=True,
+        clamp=(-1, 1),
+    ),
+    "inpaint": lambda x, w: inpaint(
+        lambda x, i: -w * x, x, METRIC > 1.5, SIGMAS, alpha=1e-3, steps_per_level=2, start=x, rng=fs.Philox(1)
+    ),
+    "consistent": lambda x, w: consistent_annealed(
+        lambda x, i: -w * x, x.shape, SIGMAS, eta=0.8, start=x, rng=fs.Philox(1)
+    ),
+    "interpolate": lambda x, w: interpolate(
+        lambda x, i: -w * x,
+        x.shape,
+        SIGMAS,
+        num_interpolations=1,
+        alpha=1e-3,
+        steps_per_level=2,
+        start=x,
+        rng=fs.Philox(1),
+    ),
+    "from noise": lambda x, w: annealed_langevin(
+        lambda x, i: -w * x, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2, start="normal", rng=fs.Philox(1)
+    ),
 }
 each_sampler = pytest.mark.parametrize("name", SAMPLERS)
 
@@ -54,20 +74,23 @@ def test_slices_of_vmap_get_the_noise_of_the_whole_batch(name, mapped):
 def _vmapped(name, mapped, randomness):
     dims = (0 if mapped != "w" else None, 0 if mapped != "x" else None)
     return torch.func.vmap(SAMPLERS[name], in_dims=dims, randomness=randomness)(
-        STARTS if mapped != "w" else STARTS[0], RATES if mapped != "x" else RATES[0])
+        STARTS if mapped != "w" else STARTS[0], RATES if mapped != "x" else RATES[0]
+    )
 
 
 def test_a_score_that_works_in_place_under_vmap():
-    got = torch.func.vmap(lambda x: langevin(torch.neg_, x, num_steps=3, alpha=0.1, rng=fs.Philox(1)),
-                          randomness="same")(STARTS)
+    got = torch.func.vmap(
+        lambda x: langevin(torch.neg_, x, num_steps=3, alpha=0.1, rng=fs.Philox(1)), randomness="same"
+    )(STARTS)
     want = torch.stack([langevin(torch.neg, x, num_steps=3, alpha=0.1, rng=fs.Philox(1)) for x in STARTS])
     torch.testing.assert_close(got, want)
 
 
 def test_a_trajectory_under_vmap_is_refused():
     with pytest.raises(ValueError, match=r"trajectory must be None under torch.func.vmap"):
-        torch.func.vmap(lambda x: langevin(torch.neg, x, num_steps=2, alpha=0.1, trajectory=Trajectory()),
-                        randomness="same")(STARTS)
+        torch.func.vmap(
+            lambda x: langevin(torch.neg, x, num_steps=2, alpha=0.1, trajectory=Trajectory()), randomness="same"
+        )(STARTS)
 
 
 @pytest.mark.parametrize("fullgraph, name", [(True, "langevin"), (False, "annealed"), (False, "interpolate")])

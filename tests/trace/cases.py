@@ -14,9 +14,11 @@ def matrix(*shape, seed=0):
 
 def linear(a):
     """x -> A x of flattened samples, A [D, D] or one a sample [B, D, D]."""
+
     def f(x):
         flat = x.flatten(1)
         return ((flat @ a.T) if a.dim() == 2 else torch.einsum("bij,bj->bi", a, flat)).reshape(x.shape)
+
     return f
 
 

@@ -32,6 +32,7 @@ DROP = Net(torch.nn.Dropout(0.1))
 def wrapped(net):
     def inner(x):
         return net(x)
+
     return lambda x: inner(x)
 
 
@@ -59,9 +60,15 @@ def by_name(x, *, scale=1.0):
     return BN(x, scale)
 
 
-HELD = {"a global variable": by_name, "a function that calls one": through_another, "a method": Holder(BN).score,
-        "an attribute": Holder(BN).function(), "a callable object": Callable(BN), "a default": lambda x, net=BN: net(x),
-        "a keyword's default": lambda x, *, net=BN: net(x)}
+HELD = {
+    "a global variable": by_name,
+    "a function that calls one": through_another,
+    "a method": Holder(BN).score,
+    "an attribute": Holder(BN).function(),
+    "a callable object": Callable(BN),
+    "a default": lambda x, net=BN: net(x),
+    "a keyword's default": lambda x, *, net=BN: net(x),
+}
 CASES = {
     "f not callable": (lambda: jt(3, X), TypeError, "f must be a function of x.*got int 3"),
     "x a list": (lambda: jt(f, [1.0]), TypeError, "x must be a torch.Tensor, got list"),
@@ -72,41 +79,95 @@ CASES = {
     "no samples": (lambda: jt(f, X[:0]), ValueError, r"x must have at least one sample.*\(0, 12\)"),
     "no elements": (lambda: jt(f, X[:, :0]), ValueError, r"x must have at least one sample.*\(4, 0\)"),
     "method unknown": (lambda: jt(f, X, method="hutchinson"), ValueError, "method must be one of 'auto', 'rademacher'"),
-    "mode unknown": (lambda: jt(f, X, mode="forward"), ValueError, "mode must be one of 'jvp', 'vjp', 'fd', got 'forward'"),
+    "mode unknown": (
+        lambda: jt(f, X, mode="forward"),
+        ValueError,
+        "mode must be one of 'jvp', 'vjp', 'fd', got 'forward'",
+    ),
     "no probes": (lambda: jt(f, X, num_probes=0), ValueError, "num_probes must be at least 1, got 0"),
-    "num_probes a float": (lambda: jt(f, X, num_probes=8.0), TypeError, "num_probes must be an integer .*got float 8.0"),
+    "num_probes a float": (
+        lambda: jt(f, X, num_probes=8.0),
+        TypeError,
+        "num_probes must be an integer .*got float 8.0",
+    ),
     "no blocks": (lambda: jt(f, X, blocks=0), ValueError, "blocks must be at least 1, got 0"),
     "chunk_size": (lambda: jt(f, X, chunk_size=0), ValueError, "chunk_size must be at least 1, got 0"),
-    "not divisible": (lambda: jt(f, IMAGE, num_probes=7), ValueError, "num_probes must be a multiple of blocks=2, got 7"),
-    "probing beyond D": (lambda: jt(f, IMAGE, method="probing", num_probes=14), ValueError,
-                         "num_probes must be at most the 12 elements.*'probing'.*got 14: method='exact' takes 12"),
-    "hutchpp beyond D": (lambda: jt(f, X, method="hutchpp", num_probes=24), ValueError, "at most the 12.*method='exact'"),
+    "not divisible": (
+        lambda: jt(f, IMAGE, num_probes=7),
+        ValueError,
+        "num_probes must be a multiple of blocks=2, got 7",
+    ),
+    "probing beyond D": (
+        lambda: jt(f, IMAGE, method="probing", num_probes=14),
+        ValueError,
+        "num_probes must be at most the 12 elements.*'probing'.*got 14: method='exact' takes 12",
+    ),
+    "hutchpp beyond D": (
+        lambda: jt(f, X, method="hutchpp", num_probes=24),
+        ValueError,
+        "at most the 12.*method='exact'",
+    ),
     "xtrace beyond D": (lambda: jt(f, X, method="xtrace", num_probes=24), ValueError, "at most the 12.*method='exact'"),
-    "hutchpp too few": (lambda: jt(f, X, method="hutchpp", num_probes=4), ValueError, "at least 3 for each of blocks=2"),
-    "xtrace odd": (lambda: jt(f, X, method="xtrace", num_probes=6), ValueError, "even number for each of blocks=2.*got 6"),
-    "coloring unknown": (lambda: jt(f, IMAGE, coloring="morton"), ValueError, "coloring must be 'lattice' or .*'morton'"),
-    "coloring of other colours": (lambda: jt(f, IMAGE, coloring=fs.Coloring(3, 2, 2, 1)), ValueError,
-                                  "coloring must have num_probes / blocks = 4 colors, got Coloring.colors=3"),
+    "hutchpp too few": (
+        lambda: jt(f, X, method="hutchpp", num_probes=4),
+        ValueError,
+        "at least 3 for each of blocks=2",
+    ),
+    "xtrace odd": (
+        lambda: jt(f, X, method="xtrace", num_probes=6),
+        ValueError,
+        "even number for each of blocks=2.*got 6",
+    ),
+    "coloring unknown": (
+        lambda: jt(f, IMAGE, coloring="morton"),
+        ValueError,
+        "coloring must be 'lattice' or .*'morton'",
+    ),
+    "coloring of other colours": (
+        lambda: jt(f, IMAGE, coloring=fs.Coloring(3, 2, 2, 1)),
+        ValueError,
+        "coloring must have num_probes / blocks = 4 colors, got Coloring.colors=3",
+    ),
     "shift zero": (lambda: jt(f, X, shift=0.0), ValueError, "shift must be finite and greater than 0, got 0.0"),
     "shift negative": (lambda: jt(f, X, shift=-1.0), ValueError, "shift must be finite and greater than 0, got -1.0"),
     "shift nan": (lambda: jt(f, X, shift=NAN), ValueError, "shift must be finite and greater than 0, got nan"),
     "shift infinite": (lambda: jt(f, X, shift=torch.tensor(INF)), ValueError, "shift must be finite .* got inf in"),
-    "shift [B] bad": (lambda: jt(f, X, shift=torch.tensor([1, 1, NAN, 1])), ValueError, "shift must be finite .*got nan"),
-    "shift of another batch": (lambda: jt(f, X, shift=torch.ones(3)), ValueError, r"shift must be.*shape \(4,\).*\(3,\)"),
+    "shift [B] bad": (
+        lambda: jt(f, X, shift=torch.tensor([1, 1, NAN, 1])),
+        ValueError,
+        "shift must be finite .*got nan",
+    ),
+    "shift of another batch": (
+        lambda: jt(f, X, shift=torch.ones(3)),
+        ValueError,
+        r"shift must be.*shape \(4,\).*\(3,\)",
+    ),
     "shift text": (lambda: jt(f, X, shift="1"), TypeError, "shift must be a number greater than 0, got str"),
-    "receptive_field negative": (lambda: jt(f, IMAGE, method="exact", receptive_field=-1), ValueError,
-                                 "receptive_field must be at least 0, got -1"),
-    "receptive_field a float": (lambda: jt(f, IMAGE, method="exact", receptive_field=1.0), TypeError,
-                                "receptive_field must be an integer"),
-    "receptive_field elsewhere": (lambda: jt(f, IMAGE, receptive_field=1), ValueError,
-                                  "receptive_field must be None where method is not 'exact', got 1 with method='probing'"),
+    "receptive_field negative": (
+        lambda: jt(f, IMAGE, method="exact", receptive_field=-1),
+        ValueError,
+        "receptive_field must be at least 0, got -1",
+    ),
+    "receptive_field a float": (
+        lambda: jt(f, IMAGE, method="exact", receptive_field=1.0),
+        TypeError,
+        "receptive_field must be an integer",
+    ),
+    "receptive_field elsewhere": (
+        lambda: jt(f, IMAGE, receptive_field=1),
+        ValueError,
+        "receptive_field must be None where method is not 'exact', got 1 with method='probing'",
+    ),
     "fd_step zero": (lambda: jt(f, X, mode="fd", fd_step=0.0), ValueError, "fd_step must be finite and greater than 0"),
     "fd_step nan": (lambda: jt(f, X, mode="fd", fd_step=torch.tensor(NAN)), ValueError, "fd_step must be finite"),
     "fd_step elsewhere": (lambda: jt(f, X, fd_step=0.1), ValueError, "fd_step must be None where mode is not 'fd'"),
     "no fd_step": (lambda: jt(f, X, mode="fd"), ValueError, "fd_step must be given where mode='fd' and shift is None"),
     "rng a seed": (lambda: jt(f, X, rng=5), TypeError, "rng must be a fastscore.Philox or None, got int 5"),
-    "output of another shape": (lambda: jt(lambda x: x[:, :3], X), ValueError,
-                                r"the output of f must have the shape of x, \(4, 12\), got .*\(4, 3\)"),
+    "output of another shape": (
+        lambda: jt(lambda x: x[:, :3], X),
+        ValueError,
+        r"the output of f must have the shape of x, \(4, 12\), got .*\(4, 3\)",
+    ),
     "output summed": (lambda: jt(lambda x: x.sum(1), X), ValueError, "the output of f must have the shape of x"),
     "output a tuple": (lambda: jt(lambda x: (x, x), X), TypeError, "the output of f must be a torch.Tensor, got tuple"),
     "output an integer": (lambda: jt(lambda x: x.long(), X), TypeError, "the output of f must be float16"),
@@ -115,11 +176,20 @@ CASES = {
     "BatchNorm in a partial": (lambda: jt(functools.partial(BN, scale=2), X), ValueError, r"call .eval\(\)"),
     "BatchNorm as an argument": (lambda: jt(functools.partial(lambda net, x: net(x), BN), X), ValueError, "call .eval"),
     "BatchNorm in a closure": (lambda: jt(wrapped(BN), X), ValueError, r"BatchNorm1d 'layer'.*call .eval\(\)"),
-    **{f"BatchNorm by {name}": (lambda held=held: jt(held, X), ValueError, r"BatchNorm1d 'layer'.*call .eval\(\)")
-       for name, held in HELD.items()},
-    "BatchNorm without statistics": (lambda: jt(torch.nn.BatchNorm1d(12, track_running_stats=False).eval(), X), ValueError,
-                                     "statistics of the batch: give it track_running_stats=True"),
-    "Dropout and differences": (lambda: jt(DROP, X, mode="fd", fd_step=0.1), ValueError, "same function.*Dropout 'layer'"),
+    **{
+        f"BatchNorm by {name}": (lambda held=held: jt(held, X), ValueError, r"BatchNorm1d 'layer'.*call .eval\(\)")
+        for name, held in HELD.items()
+    },
+    "BatchNorm without statistics": (
+        lambda: jt(torch.nn.BatchNorm1d(12, track_running_stats=False).eval(), X),
+        ValueError,
+        "statistics of the batch: give it track_running_stats=True",
+    ),
+    "Dropout and differences": (
+        lambda: jt(DROP, X, mode="fd", fd_step=0.1),
+        ValueError,
+        "same function.*Dropout 'layer'",
+    ),
 }
 
 

@@ -14,7 +14,7 @@ def cost(shape, color):
     """The prior summed over ordered pairs of one colour."""
     channels, height, width = coloring.box(shape)
     c, y, x = (i.flatten() for i in torch.meshgrid(*map(torch.arange, (channels, height, width)), indexing="ij"))
-    squared = (x[:, None] - x)**2 + (y[:, None] - y)**2 + (c[:, None] != c).long()
+    squared = (x[:, None] - x) ** 2 + (y[:, None] - y) ** 2 + (c[:, None] != c).long()
     prior = torch.exp(-1.5 * squared.double().sqrt()).fill_diagonal_(0)
     return float((prior * (color.flatten()[:, None] == color.flatten())).sum())
 
@@ -23,8 +23,12 @@ def cost(shape, color):
 @pytest.mark.parametrize("m", [1, 2, 3, 4, 6, 8])
 def test_no_lattice_is_better(shape, m):
     channels, height, width = coloring.box(shape)
-    best = min(cost(shape, fs.Coloring(m, width, height, a, b, e).of(shape))
-               for a in range(m) for b in range(m if height > 1 else 1) for e in range(m if channels > 1 else 1))
+    best = min(
+        cost(shape, fs.Coloring(m, width, height, a, b, e).of(shape))
+        for a in range(m)
+        for b in range(m if height > 1 else 1)
+        for e in range(m if channels > 1 else 1)
+    )
     found = lattice(shape, m)
     assert (found.colors, found.width, found.height) == (m, width, height)
     assert cost(shape, found.of(shape)) <= best * (1 + 1e-8)

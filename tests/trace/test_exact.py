@@ -16,8 +16,9 @@ def convolutions(dims, channels, radius=2):
     """Two circular or zero-padded layers of receptive field ``radius`` in all."""
     torch.manual_seed(0)
     layer = {1: torch.nn.Conv1d, 2: torch.nn.Conv2d}[dims]
-    return torch.nn.Sequential(layer(channels, 4, 3, padding=1), torch.nn.Tanh(),
-                               layer(4, channels, 2 * radius - 1, padding=radius - 1)).double()
+    return torch.nn.Sequential(
+        layer(channels, 4, 3, padding=1), torch.nn.Tanh(), layer(4, channels, 2 * radius - 1, padding=radius - 1)
+    ).double()
 
 
 def full(f, x):
@@ -30,8 +31,9 @@ def full(f, x):
 @pytest.mark.parametrize("mode", ["jvp", "vjp", "fd"])
 def test_unit_directions(mode, chunk_size):
     f, x = convolutions(2, 2), matrix(3, 2, 4, 5)
-    t = fs.jacobian_trace(f, x, method="exact", mode=mode, chunk_size=chunk_size,
-                          fd_step=1e-4 if mode == "fd" else None)
+    t = fs.jacobian_trace(
+        f, x, method="exact", mode=mode, chunk_size=chunk_size, fd_step=1e-4 if mode == "fd" else None
+    )
     torch.testing.assert_close(t.value, full(f, x), rtol=1e-7 if mode == "fd" else 1e-12, atol=0)
     assert torch.equal(t.stderr, torch.zeros(3, dtype=torch.float64))
     torch.testing.assert_close(t.output, f(x).detach())
@@ -67,9 +69,19 @@ def test_the_separation_that_the_docstring_proves():
             assert (far + (r + 1) * torch.eye(len(place), dtype=torch.long) > r).all()
 
 
-@pytest.mark.parametrize("mode, dtype", [("jvp", torch.float64), ("jvp", torch.float32), ("jvp", torch.bfloat16),
-                                         ("vjp", torch.float64), ("vjp", torch.float32), ("vjp", torch.bfloat16),
-                                         ("fd", torch.float64), ("fd", torch.float32)])
+@pytest.mark.parametrize(
+    "mode, dtype",
+    [
+        ("jvp", torch.float64),
+        ("jvp", torch.float32),
+        ("jvp", torch.bfloat16),
+        ("vjp", torch.float64),
+        ("vjp", torch.float32),
+        ("vjp", torch.bfloat16),
+        ("fd", torch.float64),
+        ("fd", torch.float32),
+    ],
+)
 def test_a_receptive_field_that_does_not_hold_is_refused(mode, dtype):
     net = convolutions(2, 1).to(dtype)
     options = {"method": "exact", "mode": mode, "rng": fs.Philox(0), "fd_step": 1e-2 if mode == "fd" else None}

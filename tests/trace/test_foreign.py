@@ -19,8 +19,10 @@ def cube(x: torch.Tensor) -> torch.Tensor:
     return x**3
 
 
-cube.register_autograd(lambda ctx, grad: 3 * ctx.saved_tensors[0] ** 2 * grad,
-                       setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs))
+cube.register_autograd(
+    lambda ctx, grad: 3 * ctx.saved_tensors[0] ** 2 * grad,
+    setup_context=lambda ctx, inputs, output: ctx.save_for_backward(*inputs),
+)
 library = torch.library.Library(NAMESPACE, "FRAGMENT")
 library.define("double(Tensor x) -> Tensor")
 library.impl("double", lambda x: 2 * x, "CompositeExplicitAutograd")
@@ -54,10 +56,13 @@ class Rule(torch.autograd.Function):
         return Rule.apply(tangent)
 
 
-LOST = {"all of it": cube, "a part": lambda x: x + cube(x),
-        "a library": lambda x: x + torch.ops.fastscore_tests.double(x),
-        "an overload": lambda x: x.sin() - torch.ops.fastscore_tests.double.default(x),
-        "in a list": lambda x: x + torch.ops.fastscore_tests.halves([x, x.detach()], by=2.0)[0]}
+LOST = {
+    "all of it": cube,
+    "a part": lambda x: x + cube(x),
+    "a library": lambda x: x + torch.ops.fastscore_tests.double(x),
+    "an overload": lambda x: x.sin() - torch.ops.fastscore_tests.double.default(x),
+    "in a list": lambda x: x + torch.ops.fastscore_tests.halves([x, x.detach()], by=2.0)[0],
+}
 
 
 @pytest.mark.parametrize("chunk_size", [1, None])
@@ -80,8 +85,13 @@ def test_the_cure_works():
 
 def test_what_loses_nothing_is_taken():
     ops = torch.ops.fastscore_tests
-    for f, trace in ((lambda x: x + ops.double(x.detach()), 4.0), (Rule.apply, 8.0), (ops.tripled, 12.0),
-                     (lambda x: x * (ops.places(x) >= 0), 4.0), (lambda x: ops.double(X) - x, -4.0)):
+    for f, trace in (
+        (lambda x: x + ops.double(x.detach()), 4.0),
+        (Rule.apply, 8.0),
+        (ops.tripled, 12.0),
+        (lambda x: x * (ops.places(x) >= 0), 4.0),
+        (lambda x: ops.double(X) - x, -4.0),
+    ):
         for chunk_size in (1, None):
             found = fs.jacobian_trace(f, X, chunk_size=chunk_size).value
             torch.testing.assert_close(found, torch.full((3,), trace, dtype=torch.float64))
@@ -90,7 +100,8 @@ def test_what_loses_nothing_is_taken():
 def test_inside_a_transform():
     with pytest.raises(foreign.LostTangent, match=r"torch.ops.fastscore_tests"):
         grad(lambda w: fs.jacobian_trace(lambda x: w * (x + torch.ops.fastscore_tests.double(x)), X).value.sum())(
-            torch.ones((), dtype=torch.float64))
+            torch.ones((), dtype=torch.float64)
+        )
 
 
 def test_nothing_is_watched_where_there_is_none(monkeypatch):

@@ -13,8 +13,9 @@ pytestmark = pytest.mark.gpu
 @pytest.mark.parametrize("method", METHODS)
 def test_a_device_gives_the_cpus_estimates(method, mode):
     torch.manual_seed(0)
-    net = torch.nn.Sequential(torch.nn.Conv2d(2, 8, 3, padding=1), torch.nn.Tanh(),
-                              torch.nn.Conv2d(8, 2, 3, padding=1)).double()
+    net = torch.nn.Sequential(
+        torch.nn.Conv2d(2, 8, 3, padding=1), torch.nn.Tanh(), torch.nn.Conv2d(8, 2, 3, padding=1)
+    ).double()
     x = torch.randn(3, 2, 6, 6, dtype=torch.float64)
     options = {"method": method, "mode": mode, "num_probes": 12, "fd_step": 1e-3 if mode == "fd" else None}
     here = fs.jacobian_trace(net, x, rng=fs.Philox(1), **options)

@@ -13,8 +13,11 @@ N = 20_000
 def variance(method, a):
     s, d = symmetric(a), a.shape[0]
     square = s.square().sum()
-    return {"rademacher": 2 * (square - s.diagonal().square().sum()), "gaussian": 2 * square,
-            "sphere": 2 * d / (d + 2) * (square - trace_of(a)**2 / d)}[method]
+    return {
+        "rademacher": 2 * (square - s.diagonal().square().sum()),
+        "gaussian": 2 * square,
+        "sphere": 2 * d / (d + 2) * (square - trace_of(a) ** 2 / d),
+    }[method]
 
 
 @pytest.mark.parametrize("method", ["rademacher", "gaussian", "sphere"])
@@ -29,7 +32,7 @@ def test_mean_and_variance_are_the_formulas(method, d):
 
 def test_rademacher_variance_is_the_sum_over_pairs():
     a = matrix(6, 6)
-    pairs = sum((a[i, j] + a[j, i])**2 for i in range(6) for j in range(i))
+    pairs = sum((a[i, j] + a[j, i]) ** 2 for i in range(6) for j in range(i))
     torch.testing.assert_close(variance("rademacher", a), pairs)
 
 
@@ -112,6 +115,8 @@ def test_batch_split():
     for method in ("rademacher", "gaussian", "sphere", "probing"):
         whole = fs.jacobian_trace(linear(a), x, method=method, rng=fs.Philox(5))
         for k in (0, 4):
-            part = fs.jacobian_trace(linear(a[k:k + 4]), x[k:k + 4], method=method, rng=fs.Philox(5, sample_offset=k))
-            torch.testing.assert_close(part.value, whole.value[k:k + 4], rtol=1e-12, atol=1e-12)
-            torch.testing.assert_close(part.stderr, whole.stderr[k:k + 4], rtol=1e-10, atol=1e-12)
+            part = fs.jacobian_trace(
+                linear(a[k : k + 4]), x[k : k + 4], method=method, rng=fs.Philox(5, sample_offset=k)
+            )
+            torch.testing.assert_close(part.value, whole.value[k : k + 4], rtol=1e-12, atol=1e-12)
+            torch.testing.assert_close(part.stderr, whole.stderr[k : k + 4], rtol=1e-10, atol=1e-12)

@@ -16,14 +16,19 @@ from .cases import linear, matrix, seeds, trace_of
 
 def network(size=12):
     torch.manual_seed(0)
-    return torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(size, 16), torch.nn.Tanh(),
-                               torch.nn.Linear(16, size)).double()
+    return torch.nn.Sequential(
+        torch.nn.Flatten(), torch.nn.Linear(size, 16), torch.nn.Tanh(), torch.nn.Linear(16, size)
+    ).double()
 
 
 def test_defaults():
     """Images are probed, with 4 colours in each of 2 blocks; anything else gets 8 Rademacher probes."""
-    for shape, method in (((3, 12), "rademacher"), ((3, 3, 4), "probing"), ((3, 2, 3, 2), "probing"),
-                          ((3, 1, 2, 3, 2), "rademacher")):
+    for shape, method in (
+        ((3, 12), "rademacher"),
+        ((3, 3, 4), "probing"),
+        ((3, 2, 3, 2), "probing"),
+        ((3, 1, 2, 3, 2), "rademacher"),
+    ):
         a, x = matrix(12, 12), torch.zeros(shape, dtype=torch.float64)
         default = fs.jacobian_trace(linear(a), x, rng=fs.Philox(4))
         told = fs.jacobian_trace(linear(a), x, method=method, num_probes=8, blocks=2, rng=fs.Philox(4))
@@ -51,8 +56,9 @@ def test_the_exact_trace_where_it_costs_no_more(shape, mode):
 
 def test_a_colouring_is_for_probing():
     x = matrix(2, 1, 2, 2)
-    t = fs.jacobian_trace(linear(matrix(4, 4)), x, num_probes=4, blocks=2, coloring=fs.Coloring(2, 2, 2, 1, 1),
-                          rng=fs.Philox(0))
+    t = fs.jacobian_trace(
+        linear(matrix(4, 4)), x, num_probes=4, blocks=2, coloring=fs.Coloring(2, 2, 2, 1, 1), rng=fs.Philox(0)
+    )
     assert t.stderr.min() > 0
 
 
@@ -66,8 +72,12 @@ def test_result(method):
     torch.testing.assert_close(t.output, net(x).detach())
     assert not (t.value.requires_grad or t.stderr.requires_grad or t.output.requires_grad)
     alone = fs.jacobian_trace(net, x, method=method, num_probes=12, blocks=1).stderr
-    assert {"probing": alone.isnan().all(), "hutchpp": alone.isnan().all(), "xtrace": alone.isnan().all(),
-            "exact": (alone == 0).all()}.get(method, (alone > 0).all())
+    assert {
+        "probing": alone.isnan().all(),
+        "hutchpp": alone.isnan().all(),
+        "xtrace": alone.isnan().all(),
+        "exact": (alone == 0).all(),
+    }.get(method, (alone > 0).all())
 
 
 @pytest.mark.parametrize("method", ["rademacher", "gaussian", "sphere"])
@@ -115,9 +125,11 @@ def test_dtypes(method, dtype):
 
 @pytest.mark.parametrize("layout", ["channels_last", "transposed", "expanded"])
 def test_layouts(layout):
-    x = {"channels_last": lambda: matrix(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),
-         "transposed": lambda: matrix(2, 2, 3, 2).transpose(0, 3),
-         "expanded": lambda: matrix(1, 3, 2, 2).expand(4, 3, 2, 2)}[layout]()
+    x = {
+        "channels_last": lambda: matrix(2, 3, 2, 2).contiguous(memory_format=torch.channels_last),
+        "transposed": lambda: matrix(2, 2, 3, 2).transpose(0, 3),
+        "expanded": lambda: matrix(1, 3, 2, 2).expand(4, 3, 2, 2),
+    }[layout]()
     for method in METHODS:
         f = linear(matrix(12, 12))
         got = fs.jacobian_trace(f, x, method=method, num_probes=12, rng=fs.Philox(0))
@@ -132,8 +144,16 @@ def test_gradients(method, mode):
     trace where the estimate is exact, and else in the mean (z-score over 4,000 equal rows)."""
     net, n = network(), 1 if method == "exact" else 4000
     row = matrix(1, 12).requires_grad_()
-    t = fs.jacobian_trace(net, row.expand(n, 12), method=method, num_probes=12, mode=mode, create_graph=True,
-                          fd_step=1e-3 if mode == "fd" else None, rng=fs.Philox(0))
+    t = fs.jacobian_trace(
+        net,
+        row.expand(n, 12),
+        method=method,
+        num_probes=12,
+        mode=mode,
+        create_graph=True,
+        fd_step=1e-3 if mode == "fd" else None,
+        rng=fs.Philox(0),
+    )
     assert t.value.requires_grad and t.stderr.requires_grad == (method != "exact") and t.output.requires_grad
     weight = next(p for p in net.parameters() if p.dim() == 2)
     jacobian = torch.func.jacrev(lambda x: net(x[None])[0])(row[0])
@@ -145,8 +165,9 @@ def test_gradients(method, mode):
         for g, w in zip(got, wanted):
             assert (g - w).norm() / w.norm() < 0.15 and (g - w).norm() > 0
     if mode == "jvp":
-        out = torch.autograd.grad(fs.jacobian_trace(net, row, method=method, num_probes=12, create_graph=True
-                                                    ).output.sum(), weight)[0]
+        out = torch.autograd.grad(
+            fs.jacobian_trace(net, row, method=method, num_probes=12, create_graph=True).output.sum(), weight
+        )[0]
         torch.testing.assert_close(out, torch.autograd.grad(net(row).sum(), weight)[0])
 
 
@@ -156,8 +177,9 @@ def test_gradcheck(method):
     x, w = matrix(2, 6).requires_grad_(), matrix(6, 6, seed=1).requires_grad_()
 
     def both(x, w):
-        t = fs.jacobian_trace(lambda y: torch.tanh(y @ w), x, method=method, num_probes=6, rng=fs.Philox(0),
-                              create_graph=True)
+        t = fs.jacobian_trace(
+            lambda y: torch.tanh(y @ w), x, method=method, num_probes=6, rng=fs.Philox(0), create_graph=True
+        )
         return (t.value, t.output) if method == "exact" else (t.value, t.stderr, t.output)
 
     assert torch.autograd.gradcheck(both, (x, w))
@@ -171,8 +193,15 @@ def test_torch_func(method, mode):
     parameters = {k: p.detach() for k, p in net.named_parameters()}
 
     def value(parameters, x):
-        return fs.jacobian_trace(lambda y: functional_call(net, parameters, y), x, method=method, mode=mode,
-                                 num_probes=12, rng=fs.Philox(0), create_graph=True).value.sum()
+        return fs.jacobian_trace(
+            lambda y: functional_call(net, parameters, y),
+            x,
+            method=method,
+            mode=mode,
+            num_probes=12,
+            rng=fs.Philox(0),
+            create_graph=True,
+        ).value.sum()
 
     t = fs.jacobian_trace(net, x, method=method, mode=mode, num_probes=12, rng=fs.Philox(0), create_graph=True)
     wanted = dict(zip(parameters, torch.autograd.grad(t.value.sum(), net.parameters(), materialize_grads=True)))
@@ -183,8 +212,9 @@ def test_torch_func(method, mode):
     torch.testing.assert_close(one, t.value.sum())
     stacked = {k: torch.stack([p, 2 * p]) for k, p in parameters.items()}
     many = vmap(value, in_dims=(0, None), randomness="same")(stacked, x)
-    torch.testing.assert_close(many, torch.stack([value(parameters, x), value({k: 2 * p for k, p in parameters.items()},
-                                                                              x)]))
+    torch.testing.assert_close(
+        many, torch.stack([value(parameters, x), value({k: 2 * p for k, p in parameters.items()}, x)])
+    )
 
 
 @pytest.mark.parametrize("randomness", ["same", "different"])
@@ -228,8 +258,10 @@ def test_compiles_whole(method, shape):
 
 @pytest.mark.slow
 @pytest.mark.skipif(backends.problem("native") is not None, reason="needs a C++ compiler")
-@pytest.mark.skipif(tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15),
-                    reason="compiled by torch 2.13, the backward pass of a jvp writes to a ZeroTensor")
+@pytest.mark.skipif(
+    tuple(map(int, torch.__version__.split(".")[:2])) < (2, 15),
+    reason="compiled by torch 2.13, the backward pass of a jvp writes to a ZeroTensor",
+)
 def test_compiled_loss_with_gradient():
     """The jvp stands inside what is compiled, so the gradient of a trace needs no double backward."""
     torch._dynamo.reset()

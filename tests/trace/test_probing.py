@@ -86,6 +86,8 @@ def test_it_wins_where_coupling_falls_off_with_distance():
     y, x = torch.meshgrid(torch.arange(8.0), torch.arange(8.0), indexing="ij")
     place = torch.stack([y, x], -1).reshape(64, 2).double()
     a = torch.exp(-torch.cdist(place, place)) * matrix(64, 64).sign()
-    plain, probing = (seeds(a, 2000, method, shape=(8, 8), num_probes=16, blocks=1).value - trace_of(a)
-                      for method in ("rademacher", "probing"))
+    plain, probing = (
+        seeds(a, 2000, method, shape=(8, 8), num_probes=16, blocks=1).value - trace_of(a)
+        for method in ("rademacher", "probing")
+    )
     assert probing.std() < plain.std() / 3

@@ -53,13 +53,20 @@ def counted():
     def f(x):
         calls.append(tuple(x.shape))
         return torch.sin(x)
+
     return f, calls
 
 
 def test_how_often_f_is_called():
     x = torch.zeros(3, 6)
-    for mode, chunk_size, calls in (("jvp", None, 1), ("jvp", 1, 6), ("jvp", 4, 2), ("vjp", None, 1), ("vjp", 1, 1),
-                                    ("fd", None, 13)):
+    for mode, chunk_size, calls in (
+        ("jvp", None, 1),
+        ("jvp", 1, 6),
+        ("jvp", 4, 2),
+        ("vjp", None, 1),
+        ("vjp", 1, 1),
+        ("fd", None, 13),
+    ):
         f, seen = counted()
         fs.jacobian_trace(f, x, num_probes=6, mode=mode, chunk_size=chunk_size, fd_step=0.1 if mode == "fd" else None)
         assert seen == [(3, 6)] * calls, mode
@@ -170,8 +177,9 @@ def test_vjp_beside_torch_func(chunk_size):
     w, x = matrix(4, 4).requires_grad_(), matrix(3, 4, seed=1).requires_grad_()
     results = []
     for sine in (torch.sin, Old.apply):
-        t = fs.jacobian_trace(lambda y, sine=sine: sine(y @ w), x, mode="vjp", method="exact", create_graph=True,
-                              chunk_size=chunk_size)
+        t = fs.jacobian_trace(
+            lambda y, sine=sine: sine(y @ w), x, mode="vjp", method="exact", create_graph=True, chunk_size=chunk_size
+        )
         results.append((t.value, t.output, *torch.autograd.grad(t.value.sum() + t.output.sum(), (w, x))))
     torch.testing.assert_close(*results)
     fixed = fs.jacobian_trace(lambda y: Old.apply(y @ w), x.detach(), mode="vjp", method="exact", create_graph=True)
@@ -200,6 +208,7 @@ def test_what_vmap_cannot_do():
 def test_other_errors_of_f_pass():
     def broken(x):
         raise RuntimeError("of its own")
+
     for mode in ("jvp", "vjp", "fd"):
         with pytest.raises(RuntimeError, match=r"^of its own$"):
             fs.jacobian_trace(broken, torch.zeros(2, 3), mode=mode, fd_step=0.1 if mode == "fd" else None)

@@ -116,8 +116,15 @@ def test_a_multiple_of_the_identity_is_exact(method):
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.float16])
 def test_zero_jacobian_is_zero(method, shift, dtype):
     w = torch.zeros(D, D, dtype=dtype, requires_grad=True)
-    t = fs.jacobian_trace(lambda x: x @ w, torch.zeros(3, D, dtype=dtype), method=method, num_probes=12, shift=shift,
-                          create_graph=True, rng=fs.Philox(0))
+    t = fs.jacobian_trace(
+        lambda x: x @ w,
+        torch.zeros(3, D, dtype=dtype),
+        method=method,
+        num_probes=12,
+        shift=shift,
+        create_graph=True,
+        rng=fs.Philox(0),
+    )
     assert torch.equal(t.value, torch.zeros_like(t.value)) and torch.equal(t.stderr, torch.zeros_like(t.stderr))
     t.value.sum().backward()
     assert w.grad.isfinite().all() and w.grad.abs().max() > 0
@@ -159,8 +166,15 @@ def test_gradient_is_unbiased(method):
     n, d = 20_000, 6
     w = matrix(d, d).requires_grad_()
     rows = w.expand(n, d, d)
-    t = fs.jacobian_trace(linear(rows), torch.zeros(n, d).double(), method=method, num_probes=6, blocks=1,
-                          create_graph=True, rng=fs.Philox(0))
+    t = fs.jacobian_trace(
+        linear(rows),
+        torch.zeros(n, d).double(),
+        method=method,
+        num_probes=6,
+        blocks=1,
+        create_graph=True,
+        rng=fs.Philox(0),
+    )
     each = torch.autograd.grad(t.value.sum(), rows)[0]
     z = (each.mean(0) - torch.eye(d)) / (each.std(0) / n**0.5)
     assert z.abs().max() < 4.5

@@ -80,8 +80,9 @@ def read_signed_json(text: bytes) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ValueError(f"it must hold a JSON object, got {type(values).__name__}")
     if "sha256" not in values:
-        raise NoChecksum("it has no checksum: an earlier version of fastscore wrote it, whose runs this one cannot "
-                         "read")
+        raise NoChecksum(
+            "it has no checksum: an earlier version of fastscore wrote it, whose runs this one cannot read"
+        )
     rest = {name: value for name, value in values.items() if name != "sha256"}
     if values["sha256"] != _checksum(rest):
         raise ValueError("its checksum is wrong: it was altered after it was written")
@@ -111,12 +112,15 @@ class Lock:
             fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
-            raise CheckpointError(f"another process, or another Trainer of this one, trains in {path.parent}: wait "
-                                  "until it ends, or choose another folder with --out (in Python: or close() that "
-                                  "Trainer)") from None
+            raise CheckpointError(
+                f"another process, or another Trainer of this one, trains in {path.parent}: wait "
+                "until it ends, or choose another folder with --out (in Python: or close() that "
+                "Trainer)"
+            ) from None
         except OSError as error:
-            warnings.warn(f"{path} cannot be locked ({error}): take care that one process alone trains there",
-                          stacklevel=3)
+            warnings.warn(
+                f"{path} cannot be locked ({error}): take care that one process alone trains there", stacklevel=3
+            )
 
     @property
     def held(self) -> bool:

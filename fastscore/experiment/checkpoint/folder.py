@@ -44,13 +44,23 @@ class Identity:
     @classmethod
     def new(cls, data: Data) -> Identity:
         """Of a run that begins now."""
-        return cls(secrets.token_hex(16), data.name, len(data), tuple(data.shape), data.num_classes,
-                   data.fingerprint(), data.source)
+        return cls(
+            secrets.token_hex(16),
+            data.name,
+            len(data),
+            tuple(data.shape),
+            data.num_classes,
+            data.fingerprint(),
+            data.source,
+        )
 
     def changes(self, data: Data) -> list[str]:
         """How ``data`` differs from what the run was trained on, as text; where the folder lies does not matter."""
-        pairs = {"shape of a sample": (self.shape, tuple(data.shape)), "number of samples": (self.count, len(data)),
-                 "number of classes": (self.num_classes, data.num_classes)}
+        pairs = {
+            "shape of a sample": (self.shape, tuple(data.shape)),
+            "number of samples": (self.count, len(data)),
+            "number of classes": (self.num_classes, data.num_classes),
+        }
         changed = [f"{name} (was {was}, now {now})" for name, (was, now) in pairs.items() if was != now]
         if not changed and data.fingerprint() != self.fingerprint:
             changed = ["content: as many samples of the same shape, but other values, labels or another order"]
@@ -71,9 +81,11 @@ def read_identity(run: Path) -> Identity:
     except OSError as error:
         if not is_missing(error):
             raise
-        raise CheckpointError(f"{run} has no {IDENTITY}, which says whose checkpoints it holds: put it back where it "
-                              "was deleted; a run of an earlier version of fastscore has none and must be trained "
-                              "again, in another folder") from None
+        raise CheckpointError(
+            f"{run} has no {IDENTITY}, which says whose checkpoints it holds: put it back where it "
+            "was deleted; a run of an earlier version of fastscore has none and must be trained "
+            "again, in another folder"
+        ) from None
     except (ValueError, TypeError, KeyError) as error:
         raise CheckpointError(f"{path} is not the identity of a run: {error}") from error
 
@@ -91,8 +103,9 @@ def check_free(run: Path) -> None:
         return
     names = set(os.listdir(run))
     if CONFIG in names:
-        raise CheckpointError(f"{run} already holds a run: add --resume to go on with it, "
-                              "or choose another folder with --out")
+        raise CheckpointError(
+            f"{run} already holds a run: add --resume to go on with it, or choose another folder with --out"
+        )
     taken = [name for name in (METRICS, CHANGES) if name in names]
     taken += [f"{name}/" for name in (CHECKPOINTS, SAMPLES) if name in names and not _empty(run / name)]
     if IDENTITY in names:  # our own is what a kill leaves that came before the config was written
@@ -104,8 +117,12 @@ def check_free(run: Path) -> None:
         raise CheckpointError(
             f"{run} has no {CONFIG} but holds {', '.join(taken)}, of unknown origin, which a new run would overwrite: "
             f"choose another folder with --out, or move {'it' if len(taken) == 1 else 'them'} away"
-            + (f"; where they are a run's whose {CONFIG} is gone, put that back: {_copy_of_config(run)}"
-               if f"{CHECKPOINTS}/" in taken else ""))
+            + (
+                f"; where they are a run's whose {CONFIG} is gone, put that back: {_copy_of_config(run)}"
+                if f"{CHECKPOINTS}/" in taken
+                else ""
+            )
+        )
 
 
 def _empty(folder: Path) -> bool:
@@ -121,11 +138,14 @@ def _copy_of_config(run: Path) -> str:
 def check_there(run: Path, identity: Identity, lock: Lock) -> None:
     """Raise unless ``run`` is still the folder in which this run began: removed, replaced, or another's by now."""
     if not lock.still_there():
-        raise CheckpointError(f"{run} was removed, moved or replaced while this run trained in it; nothing more was "
-                              "written there")
+        raise CheckpointError(
+            f"{run} was removed, moved or replaced while this run trained in it; nothing more was written there"
+        )
     if not (run / CONFIG).is_file():
-        raise CheckpointError(f"{run / CONFIG} was deleted while this run trained there: put it back, and go on with "
-                              "--resume; nothing more was written there")
+        raise CheckpointError(
+            f"{run / CONFIG} was deleted while this run trained there: put it back, and go on with "
+            "--resume; nothing more was written there"
+        )
     if read_identity(run).run != identity.run:
         raise CheckpointError(f"{run / IDENTITY} is another run's by now; nothing more was written there")
 
@@ -139,10 +159,13 @@ def read_config(run: Path) -> TrainConfig:
         if not is_missing(error):
             raise
         found = steps(run)
-        cure = (f"it holds {found[-1].relative_to(run)}: put the {CONFIG} of that run back, of which "
-                f"{_copy_of_config(run)}" if found else
-                "make a run in another folder with: fastscore train PRESET --out RUN" if run.exists() else
-                f"make one with: fastscore train PRESET --out {quoted(run)}")
+        cure = (
+            f"it holds {found[-1].relative_to(run)}: put the {CONFIG} of that run back, of which {_copy_of_config(run)}"
+            if found
+            else "make a run in another folder with: fastscore train PRESET --out RUN"
+            if run.exists()
+            else f"make one with: fastscore train PRESET --out {quoted(run)}"
+        )
         raise CheckpointError(f"{run} is not a run folder: it has no {CONFIG}; {cure}") from None
     return TrainConfig.from_json(text, path)
 
@@ -160,8 +183,9 @@ def steps(run: Path) -> list[Path]:
         if not os.path.lexists(folder) and is_missing(error):
             return []
         if os.path.islink(folder) and is_missing(error):
-            raise CheckpointError(f"{folder} is a link to {os.readlink(folder)}, which is not there: mount or restore "
-                                  "it") from None
+            raise CheckpointError(
+                f"{folder} is a link to {os.readlink(folder)}, which is not there: mount or restore it"
+            ) from None
         raise
     return sorted((folder / name for name in names if _number(name) is not None), key=step_of)
 
@@ -183,8 +207,11 @@ def latest(run: Path) -> Path:
     """The newest checkpoint, or an error that says what to do."""
     found = steps(run)
     if not found:
-        cure = "go on with its training: the command that began it and --resume" if (run / CONFIG).exists() else \
-            "it is not a run folder"
+        cure = (
+            "go on with its training: the command that began it and --resume"
+            if (run / CONFIG).exists()
+            else "it is not a run folder"
+        )
         raise CheckpointError(f"{run} has no checkpoint yet; {cure}")
     return found[-1]
 
@@ -202,5 +229,8 @@ def from_latest(run: Path, read: Callable[[Path], T]) -> T:
 
 def changed_fields(config: TrainConfig, saved: TrainConfig, names: Any) -> dict[str, tuple[Any, Any]]:
     """field: (saved value, present value) where they differ."""
-    return {name: (getattr(saved, name), getattr(config, name)) for name in names
-            if getattr(saved, name) != getattr(config, name)}
+    return {
+        name: (getattr(saved, name), getattr(config, name))
+        for name in names
+        if getattr(saved, name) != getattr(config, name)
+    }

@@ -51,8 +51,17 @@ class About:
         return self.files.get(_EMA if ema else _MODEL)
 
 
-def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] | None, state: dict[str, Any],
-         *, shape: tuple[int, ...], identity: str, config: TrainConfig) -> Path:
+def save(
+    run: Path,
+    step: int,
+    model: dict[str, Tensor],
+    ema: dict[str, Tensor] | None,
+    state: dict[str, Any],
+    *,
+    shape: tuple[int, ...],
+    identity: str,
+    config: TrainConfig,
+) -> Path:
     """Write checkpoints/step_N whole or not at all.
 
     Raises:
@@ -64,8 +73,9 @@ def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] 
     clear_unfinished(folder)
     temporary, final = folder / f".writing_{step:08d}", folder / f"step_{step:08d}"
     if os.path.lexists(final):
-        raise CheckpointError(f"{final} is already there, though this run did not write it: move it away, and go on "
-                              "with --resume")
+        raise CheckpointError(
+            f"{final} is already there, though this run did not write it: move it away, and go on with --resume"
+        )
     temporary.mkdir()
     try:
         files = {_MODEL: write_bytes(temporary / _MODEL, save_tensors(_storable(model)))}
@@ -88,7 +98,7 @@ def save(run: Path, step: int, model: dict[str, Tensor], ema: dict[str, Tensor] 
 def prune(run: Path, newest: Path, *, identity: str, keep: int) -> None:
     """Delete this run's checkpoints before ``newest``, which it has just written, but for the last ``keep`` - 1."""
     older = [p for p in steps(run) if step_of(p) < step_of(newest) and _written_by(p, identity)]
-    for old in older[:max(0, len(older) - (keep - 1))]:
+    for old in older[: max(0, len(older) - (keep - 1))]:
         deleted = old.with_name(f".deleting_{old.name}")  # renamed first: a folder named step_* is never half deleted
         os.rename(old, deleted)
         shutil.rmtree(deleted)
@@ -121,8 +131,10 @@ def read_about(checkpoint: Path) -> About:
     except (ValueError, TypeError, KeyError, CheckpointError) as error:
         raise CheckpointError(f"{path} does not describe a checkpoint: {error}; {_advice(checkpoint)}") from error
     if about.run != read_identity(run).run:
-        raise CheckpointError(f"{checkpoint} belongs to another run than {run}: put the right one back, or move it "
-                              "away to go on without it")
+        raise CheckpointError(
+            f"{checkpoint} belongs to another run than {run}: put the right one back, or move it "
+            "away to go on without it"
+        )
     if about.step != step_of(checkpoint):
         name = f"step_{about.step:08d}"
         cure = "move it away" if os.path.lexists(checkpoint.with_name(name)) else f"give it back its name, {name}"
@@ -131,8 +143,10 @@ def read_about(checkpoint: Path) -> About:
     changed = changed_fields(read_config(run), config, fixed)
     if changed:
         words = ", ".join(f"{name} (was {was}, now {now})" for name, (was, now) in changed.items())
-        raise CheckpointError(f"{run / CONFIG} is not the config that {checkpoint.name} was trained with: {words}; put "
-                              f"these back (the field 'config' of {path} is a copy)")
+        raise CheckpointError(
+            f"{run / CONFIG} is not the config that {checkpoint.name} was trained with: {words}; put "
+            f"these back (the field 'config' of {path} is a copy)"
+        )
     return about
 
 
@@ -151,8 +165,10 @@ def read_state(checkpoint: Path) -> dict[str, Any]:
     if not isinstance(state, dict) or not {"step", "optimizer", "sums"} <= set(state):
         raise CheckpointError(f"{path} is not the state of a fastscore run; {_advice(checkpoint)}")
     if type(state["step"]) is not int or state["step"] != step_of(checkpoint):
-        raise CheckpointError(f"{path} is not the state of iteration {step_of(checkpoint)}, but of "
-                              f"{checks.describe(state['step'])}; {_advice(checkpoint)}")
+        raise CheckpointError(
+            f"{path} is not the state of iteration {step_of(checkpoint)}, but of "
+            f"{checks.describe(state['step'])}; {_advice(checkpoint)}"
+        )
     return state
 
 
@@ -162,8 +178,11 @@ def read_shape(checkpoint: Path) -> tuple[int, ...]:
 
 
 def _shape(value: Any) -> tuple[int, ...]:
-    if (not isinstance(value, list) or len(value) not in (1, 3)
-            or not all(type(size) is int and 1 <= size < 2**31 for size in value)):
+    if (
+        not isinstance(value, list)
+        or len(value) not in (1, 3)
+        or not all(type(size) is int and 1 <= size < 2**31 for size in value)
+    ):
         raise ValueError(f"sample_shape must be [C, H, W] or [D], got {checks.describe(value)}")
     return tuple(value)
 
@@ -182,8 +201,10 @@ def load_optimizer(optimizer: torch.optim.Adam, saved: Any, checkpoint: Path) ->
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     known = isinstance(state, dict) and all(type(k) is int and 0 <= k < len(parameters) for k in state)
     if not known or not all(_moments_fit(state[k], parameters[k]) for k in state):
-        raise CheckpointError(f"{checkpoint / _STATE} does not hold Adam's moments of the network that config.json "
-                              f"describes; {_advice(checkpoint)}")
+        raise CheckpointError(
+            f"{checkpoint / _STATE} does not hold Adam's moments of the network that config.json "
+            f"describes; {_advice(checkpoint)}"
+        )
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
@@ -191,20 +212,31 @@ def _moments_fit(moments: Any, parameter: Tensor) -> bool:
     if not isinstance(moments, dict) or set(moments) != {"step", "exp_avg", "exp_avg_sq"}:
         return False
     step, *averages = moments["step"], moments["exp_avg"], moments["exp_avg_sq"]
-    return (_fits(step, (), torch.float32) and float(step) >= 1
-            and all(_fits(value, parameter.shape, parameter.dtype) for value in averages))
+    return (
+        _fits(step, (), torch.float32)
+        and float(step) >= 1
+        and all(_fits(value, parameter.shape, parameter.dtype) for value in averages)
+    )
 
 
 def _fits(value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    return (isinstance(value, Tensor) and value.layout is torch.strided and value.shape == torch.Size(shape)
-            and value.dtype == dtype and not value.is_meta and bool(value.isfinite().all()))
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and value.shape == torch.Size(shape)
+        and value.dtype == dtype
+        and not value.is_meta
+        and bool(value.isfinite().all())
+    )
 
 
 def load_sums(sums: Tensor, saved: Any, checkpoint: Path) -> None:
     """Copy the running sums of the loss, float64 [2, L], into ``sums``."""
     if not _fits(saved, sums.shape, sums.dtype):
-        raise CheckpointError(f"{checkpoint / _STATE} does not hold the sums of the loss at each noise level, float64 "
-                              f"{tuple(sums.shape)}; {_advice(checkpoint)}")
+        raise CheckpointError(
+            f"{checkpoint / _STATE} does not hold the sums of the loss at each noise level, float64 "
+            f"{tuple(sums.shape)}; {_advice(checkpoint)}"
+        )
     sums.copy_(saved)
 
 
@@ -212,8 +244,9 @@ def check_finite(weights: dict[str, Tensor], source: Path) -> None:
     """Raise :class:`CheckpointError` where a value is NaN or infinite."""
     bad = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if bad:
-        raise CheckpointError(f"{source} holds weights that are not finite, in {', '.join(bad[:3])}; "
-                              f"{_advice(source.parent)}")
+        raise CheckpointError(
+            f"{source} holds weights that are not finite, in {', '.join(bad[:3])}; {_advice(source.parent)}"
+        )
 
 
 def last_good(run: Path) -> Path | None:
@@ -245,13 +278,17 @@ def _read(path: Path, load: Callable[[bytes], Any]) -> Any:
         raise CheckpointError(f"{path.parent} was written without {path.name}: its run keeps none")
     data = _bytes(path)
     if hashlib.sha256(data).hexdigest() != files[path.name]:
-        raise CheckpointError(f"{path} is damaged or another checkpoint's: its checksum is not the one that "
-                              f"{_ABOUT} gives; {_advice(path.parent)}")
+        raise CheckpointError(
+            f"{path} is damaged or another checkpoint's: its checksum is not the one that "
+            f"{_ABOUT} gives; {_advice(path.parent)}"
+        )
     try:
         return load(data)
     except Exception as error:  # safetensors, torch and pickle each have their own
-        raise CheckpointError(f"{path} cannot be read, it is not a checkpoint's or holds more than tensors and numbers "
-                              f"(loading that could execute code): {error}; {_advice(path.parent)}") from error
+        raise CheckpointError(
+            f"{path} cannot be read, it is not a checkpoint's or holds more than tensors and numbers "
+            f"(loading that could execute code): {error}; {_advice(path.parent)}"
+        ) from error
 
 
 def _advice(checkpoint: Path) -> str:
