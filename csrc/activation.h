@@ -7,8 +7,8 @@ namespace fastscore {
 
 enum class Activation : int64_t { tanh = 0, sigmoid = 1, softplus = 2, silu = 3, elu = 4 };
 
-// exp(x) for x <= 0, without a branch, so that loops become vectors: x = n ln 2 + r, |r| <= ln 2 / 2, and a polynomial of
-// degree 7 in r, whose truncation (5e-9) is below float32's rounding. Below -87, where float32 ends, exp(-87).
+// exp(x) for x <= 0, without a branch, so that loops become vectors: x = n ln 2 + r, |r| <= ln 2 / 2, and a polynomial
+// of degree 7 in r, whose truncation (5e-9) is below float32's rounding. Below -87, where float32 ends, exp(-87).
 FASTSCORE_HD float exp_negative(float x) {
   const float kept = x < -87.0f ? -87.0f : x;
   const float shifted = fused(kept, 1.44269504f, 12582912.0f);  // 1.5 2^23: rounds to the nearest integer

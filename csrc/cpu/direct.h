@@ -1,6 +1,7 @@
 // Calls from Python past torch's dispatcher, for small contiguous tensors: there it costs more than the work does.
-// Every function takes numbers and addresses, checked by its caller, fastscore/ops/_small.py, and returns whether the numbers
-// a row are good (finite, and positive where they must be) and no memory overlaps; where not, nothing was written.
+// Every function takes numbers and addresses, checked by its caller, fastscore/ops/_small.py, and returns whether the
+// numbers a row are good (finite, and positive where they must be) and no memory overlaps; where not, nothing was
+// written.
 #pragma once
 
 #ifndef Py_LIMITED_API
@@ -41,10 +42,14 @@ class Reader {
 template <class F>
 void for_each_type(int64_t type, const F& f) {
   switch (type) {
-    case 0: return f(float{});
-    case 1: return f(double{});
-    case 2: return f(BFloat16{});
-    default: return f(Half{});
+    case 0:
+      return f(float{});
+    case 1:
+      return f(double{});
+    case 2:
+      return f(BFloat16{});
+    default:
+      return f(Half{});
   }
 }
 

@@ -33,17 +33,17 @@ void dsm_loss(const DsmArguments& a, int64_t from, int64_t to) {
   using C = Compute<T>;
   const T* score = static_cast<const T*>(a.score);
   T* gradient = static_cast<T*>(a.gradient);
-  for_each_unit<float>(a.rows, a.draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n,
-                                                     const float* noise) {
-    for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
-      const C sigma = a.sigma.at<C>(r), upstream = a.upstream.data ? a.upstream.at<C>(r) : C(a.scale);
-      const int64_t place = r * a.rows.width + start;
-      const double power = a.power(sigma);
-      const double sum = residual(score + place, noise + offset, m, C(1) / sigma, C(upstream * power),
-                                  gradient ? gradient + place : nullptr);
-      if (a.sums) a.sums[r * a.rows.blocks + start / a.rows.block] = sum;
-    });
-  });
+  for_each_unit<float>(
+      a.rows, a.draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n, const float* noise) {
+        for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
+          const C sigma = a.sigma.at<C>(r), upstream = a.upstream.data ? a.upstream.at<C>(r) : C(a.scale);
+          const int64_t place = r * a.rows.width + start;
+          const double power = a.power(sigma);
+          const double sum = residual(score + place, noise + offset, m, C(1) / sigma, C(upstream * power),
+                                      gradient ? gradient + place : nullptr);
+          if (a.sums) a.sums[r * a.rows.blocks + start / a.rows.block] = sum;
+        });
+      });
 }
 
 #else
@@ -71,9 +71,8 @@ namespace fastscore {
 
 static void run(const Tensor& score, const Layout& layout, const DsmArguments& arguments) {
   for_each_type(score, [&](auto type) {
-    in_parallel(layout.rows, [&](int64_t from, int64_t to) {
-      FASTSCORE_DISPATCH(dsm_loss<decltype(type)>, arguments, from, to);
-    });
+    in_parallel(layout.rows,
+                [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(dsm_loss<decltype(type)>, arguments, from, to); });
   });
 }
 
@@ -101,9 +100,15 @@ std::tuple<Tensor, Tensor> dsm_loss(const Tensor& score, const Tensor& sigma, do
   std::optional<Result> gradient;
   if (with_gradient) gradient.emplace(layout, score);
   std::vector<double> sums(count * blocks);
-  const DsmArguments arguments{in.const_data_ptr(), gradient ? gradient->data() : nullptr,
-                               per_row(sigma, score, "sigma", Values::positive), PerRow{nullptr, false}, weight, scale, sums.data(),
-                               layout.rows, draw(seed, step, stream, offset, state, index, score)};
+  const DsmArguments arguments{in.const_data_ptr(),
+                               gradient ? gradient->data() : nullptr,
+                               per_row(sigma, score, "sigma", Values::positive),
+                               PerRow{nullptr, false},
+                               weight,
+                               scale,
+                               sums.data(),
+                               layout.rows,
+                               draw(seed, step, stream, offset, state, index, score)};
   run(score, layout, arguments);
 
   Tensor loss = empty({count}, {1}, sigma);

@@ -6,8 +6,7 @@
 template <class T>
 void fill_normal(const FillArguments& a, int64_t from, int64_t to) {
   using C = Compute<T>;
-  for_each_unit<float>(a.rows, a.draw, from, to, [&](int64_t row, int64_t, int64_t begin, int64_t n,
-                                                     const float* z) {
+  for_each_unit<float>(a.rows, a.draw, from, to, [&](int64_t row, int64_t, int64_t begin, int64_t n, const float* z) {
     alignas(64) C buffer[kBlock + kSlack];
     T* out = static_cast<T*>(a.out) + row * a.rows.width + begin;
     C* to = target(out, buffer);
@@ -19,14 +18,15 @@ void fill_normal(const FillArguments& a, int64_t from, int64_t to) {
 template <class T>
 void fill_uniform(const FillArguments& a, int64_t from, int64_t to) {
   using C = Compute<T>;
-  for_each_unit<uint32_t>(a.rows, a.draw, from, to, [&](int64_t row, int64_t, int64_t begin, int64_t n,
-                                                        const uint32_t* words) {
-    alignas(64) C buffer[kBlock + kSlack];
-    T* out = static_cast<T*>(a.out) + row * a.rows.width + begin;
-    C* to = target(out, buffer);
-    for (int64_t i = 0; i < n; ++i) to[i] = static_cast<float>(static_cast<int32_t>(words[i] >> 8)) * 0x1p-24f;
-    store(to, n, out);
-  });
+  for_each_unit<uint32_t>(a.rows, a.draw, from, to,
+                          [&](int64_t row, int64_t, int64_t begin, int64_t n, const uint32_t* words) {
+                            alignas(64) C buffer[kBlock + kSlack];
+                            T* out = static_cast<T*>(a.out) + row * a.rows.width + begin;
+                            C* to = target(out, buffer);
+                            for (int64_t i = 0; i < n; ++i)
+                              to[i] = static_cast<float>(static_cast<int32_t>(words[i] >> 8)) * 0x1p-24f;
+                            store(to, n, out);
+                          });
 }
 
 template <class T>
@@ -37,11 +37,11 @@ void fill_rademacher(const FillArguments& a, int64_t from, int64_t to) {
 }
 
 inline void fill_words(const FillArguments& a, int64_t from, int64_t to) {
-  for_each_unit<uint32_t>(a.rows, a.draw, from, to, [&](int64_t row, int64_t, int64_t begin, int64_t n,
-                                                        const uint32_t* words) {
-    int64_t* out = static_cast<int64_t*>(a.out) + row * a.rows.width + begin;
-    for (int64_t i = 0; i < n; ++i) out[i] = words[i];
-  });
+  for_each_unit<uint32_t>(a.rows, a.draw, from, to,
+                          [&](int64_t row, int64_t, int64_t begin, int64_t n, const uint32_t* words) {
+                            int64_t* out = static_cast<int64_t*>(a.out) + row * a.rows.width + begin;
+                            for (int64_t i = 0; i < n; ++i) out[i] = words[i];
+                          });
 }
 
 #else
@@ -80,9 +80,12 @@ Tensor fill(const Tensor& like, int64_t kind, int64_t seed, int64_t step, int64_
     using T = decltype(type);
     in_parallel(a.rows, [&](int64_t from, int64_t to) {
       switch (static_cast<Kind>(kind)) {
-        case Kind::uniform: return FASTSCORE_DISPATCH(fill_uniform<T>, a, from, to);
-        case Kind::rademacher: return FASTSCORE_DISPATCH(fill_rademacher<T>, a, from, to);
-        default: return FASTSCORE_DISPATCH(fill_normal<T>, a, from, to);
+        case Kind::uniform:
+          return FASTSCORE_DISPATCH(fill_uniform<T>, a, from, to);
+        case Kind::rademacher:
+          return FASTSCORE_DISPATCH(fill_rademacher<T>, a, from, to);
+        default:
+          return FASTSCORE_DISPATCH(fill_normal<T>, a, from, to);
       }
     });
   });

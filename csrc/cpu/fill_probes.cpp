@@ -34,36 +34,36 @@ void fill_signs(const ProbesArguments& a, int64_t j, const Draw& draw, int64_t f
 template <class T>
 void fill_normals(const ProbesArguments& a, int64_t j, const Draw& draw, int64_t from, int64_t to) {
   using C = Compute<T>;
-  for_each_unit<float>(a.rows, draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n,
-                                                   const float* noise) {
-    for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
-      alignas(64) C buffer[kBlock + kSlack];
-      alignas(64) T values[kBlock + kSlack];
-      const float* z = noise + offset;
-      C* to = target(values, buffer);
-      const C scale = a.squares ? static_cast<C>(a.scale(j, r)) : C(1);
-      for (int64_t i = 0; i < m; ++i) to[i] = C(z[i]) * scale;
-      store(to, m, values);
-      scatter(a, j, r, start, m, values);
-    });
-  });
+  for_each_unit<float>(
+      a.rows, draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n, const float* noise) {
+        for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
+          alignas(64) C buffer[kBlock + kSlack];
+          alignas(64) T values[kBlock + kSlack];
+          const float* z = noise + offset;
+          C* to = target(values, buffer);
+          const C scale = a.squares ? static_cast<C>(a.scale(j, r)) : C(1);
+          for (int64_t i = 0; i < m; ++i) to[i] = C(z[i]) * scale;
+          store(to, m, values);
+          scatter(a, j, r, start, m, values);
+        });
+      });
 }
 
 // sum z^2 of each block, for `sphere`.
 inline void sum_squares(const ProbesArguments& a, int64_t j, const Draw& draw, int64_t from, int64_t to) {
-  for_each_unit<float>(a.rows, draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n,
-                                                   const float* noise) {
-    for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
-      double sums[8] = {}, sum = 0;
-      const float* z = noise + offset;
-      int64_t i = 0;
-      for (; i + 8 <= m; i += 8)
-        for (int k = 0; k < 8; ++k) sums[k] = fma_(double(z[i + k]), double(z[i + k]), sums[k]);
-      for (int k = 0; i + k < m; ++k) sums[k] = fma_(double(z[i + k]), double(z[i + k]), sums[k]);
-      for (int k = 0; k < 8; ++k) sum += sums[k];
-      a.squares[a.squares_of(j, r) + start / a.rows.block] = sum;
-    });
-  });
+  for_each_unit<float>(
+      a.rows, draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n, const float* noise) {
+        for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
+          double sums[8] = {}, sum = 0;
+          const float* z = noise + offset;
+          int64_t i = 0;
+          for (; i + 8 <= m; i += 8)
+            for (int k = 0; k < 8; ++k) sums[k] = fma_(double(z[i + k]), double(z[i + k]), sums[k]);
+          for (int k = 0; i + k < m; ++k) sums[k] = fma_(double(z[i + k]), double(z[i + k]), sums[k]);
+          for (int k = 0; k < 8; ++k) sum += sums[k];
+          a.squares[a.squares_of(j, r) + start / a.rows.block] = sum;
+        });
+      });
 }
 
 #else

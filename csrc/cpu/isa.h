@@ -20,12 +20,10 @@ Isa isa();       // the one in use
 
 // Calls FUNCTION of the instruction set in use; FUNCTION is the same name in each of the namespaces.
 #if FASTSCORE_X86
-#define FASTSCORE_DISPATCH(FUNCTION, ...)                           \
-  (::fastscore::isa() == ::fastscore::Isa::avx512                   \
-       ? ::fastscore::avx512::FUNCTION(__VA_ARGS__)                 \
-       : ::fastscore::isa() == ::fastscore::Isa::avx2               \
-             ? ::fastscore::avx2::FUNCTION(__VA_ARGS__)             \
-             : ::fastscore::portable::FUNCTION(__VA_ARGS__))
+#define FASTSCORE_DISPATCH(FUNCTION, ...)                                                      \
+  (::fastscore::isa() == ::fastscore::Isa::avx512 ? ::fastscore::avx512::FUNCTION(__VA_ARGS__) \
+   : ::fastscore::isa() == ::fastscore::Isa::avx2 ? ::fastscore::avx2::FUNCTION(__VA_ARGS__)   \
+                                                  : ::fastscore::portable::FUNCTION(__VA_ARGS__))
 #else
 #define FASTSCORE_DISPATCH(FUNCTION, ...) ::fastscore::portable::FUNCTION(__VA_ARGS__)
 #endif

@@ -6,21 +6,21 @@ void langevin_step(const LangevinArguments& a, int64_t from, int64_t to) {
   using C = Compute<T>;
   const T *x = static_cast<const T*>(a.x), *score = static_cast<const T*>(a.score);
   T* out = static_cast<T*>(a.out);
-  for_each_unit<float>(a.rows, a.draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n,
-                                                     const float* noise) {
-    for_each_row(row, count, begin, n, !a.alpha.many, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
-      alignas(64) C x_buffer[kBlock + kSlack], score_buffer[kBlock + kSlack], out_buffer[kBlock + kSlack];
-      const C alpha = a.alpha.at<C>(r), half = alpha / 2, spread = std::sqrt(alpha);
-      const int64_t place = r * a.rows.width + start;
-      const C* xs = load(x + place, m, x_buffer);
-      const C* scores = load(score + place, m, score_buffer);
-      C* to = target(out + place, out_buffer);
-      const float* z = noise + offset;
+  for_each_unit<float>(
+      a.rows, a.draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n, const float* noise) {
+        for_each_row(row, count, begin, n, !a.alpha.many, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
+          alignas(64) C x_buffer[kBlock + kSlack], score_buffer[kBlock + kSlack], out_buffer[kBlock + kSlack];
+          const C alpha = a.alpha.at<C>(r), half = alpha / 2, spread = std::sqrt(alpha);
+          const int64_t place = r * a.rows.width + start;
+          const C* xs = load(x + place, m, x_buffer);
+          const C* scores = load(score + place, m, score_buffer);
+          C* to = target(out + place, out_buffer);
+          const float* z = noise + offset;
 #pragma GCC ivdep
-      for (int64_t i = 0; i < m; ++i) to[i] = fma_(spread, C(z[i]), fma_(half, scores[i], xs[i]));
-      store(to, m, out + place);
-    });
-  });
+          for (int64_t i = 0; i < m; ++i) to[i] = fma_(spread, C(z[i]), fma_(half, scores[i], xs[i]));
+          store(to, m, out + place);
+        });
+      });
 }
 
 #else
@@ -49,8 +49,9 @@ Tensor step_into(const std::optional<Tensor>& out, const Tensor& x, const Tensor
   Layout layout(x);
   const Tensor in = layout.input(x), score_in = layout.input(score);
   Result result(layout, x, out);
-  const LangevinArguments arguments{in.const_data_ptr(), score_in.const_data_ptr(), result.data(),
-                                    per_row(alpha, x, "alpha", Values::not_negative), layout.rows, draw};
+  const LangevinArguments arguments{in.const_data_ptr(), score_in.const_data_ptr(),
+                                    result.data(),       per_row(alpha, x, "alpha", Values::not_negative),
+                                    layout.rows,         draw};
   for_each_type(x, [&](auto type) {
     in_parallel(layout.rows, [&](int64_t from, int64_t to) {
       FASTSCORE_DISPATCH(langevin_step<decltype(type)>, arguments, from, to);

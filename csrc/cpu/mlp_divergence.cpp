@@ -66,11 +66,16 @@ namespace fastscore {
 template <class C, class F>
 static void for_each_activation(int64_t activation, const F& f) {
   switch (static_cast<Activation>(activation)) {
-    case Activation::tanh: return f(Kind<C, Activation::tanh>{});
-    case Activation::sigmoid: return f(Kind<C, Activation::sigmoid>{});
-    case Activation::softplus: return f(Kind<C, Activation::softplus>{});
-    case Activation::silu: return f(Kind<C, Activation::silu>{});
-    default: return f(Kind<C, Activation::elu>{});
+    case Activation::tanh:
+      return f(Kind<C, Activation::tanh>{});
+    case Activation::sigmoid:
+      return f(Kind<C, Activation::sigmoid>{});
+    case Activation::softplus:
+      return f(Kind<C, Activation::softplus>{});
+    case Activation::silu:
+      return f(Kind<C, Activation::silu>{});
+    default:
+      return f(Kind<C, Activation::elu>{});
   }
 }
 
@@ -97,12 +102,10 @@ static void in_parallel(const Tensor& a, const F& work) {
 Tensor mlp_divergence(const Tensor& a_in, const Tensor& w_in, int64_t activation) {
   const Tensor a = torch::stable::contiguous(a_in), w = torch::stable::contiguous(w_in);
   const Tensor out = empty({a.size(0)}, {1}, a);
-  const MlpArguments m{a.const_data_ptr(), w.const_data_ptr(), nullptr, w.dim() == 2, a.size(1),
-                       out.mutable_data_ptr(), nullptr, nullptr};
+  const MlpArguments m{a.const_data_ptr(), w.const_data_ptr(),     nullptr, w.dim() == 2,
+                       a.size(1),          out.mutable_data_ptr(), nullptr, nullptr};
   for_kind(a, w, activation, [&](auto kind) {
-    in_parallel(a, [&](int64_t from, int64_t to) {
-      FASTSCORE_DISPATCH(slope_dot<decltype(kind)>, m, from, to);
-    });
+    in_parallel(a, [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(slope_dot<decltype(kind)>, m, from, to); });
   });
   return out;
 }
@@ -113,12 +116,12 @@ std::tuple<Tensor, Tensor> mlp_divergence_gradient(const Tensor& a_in, const Ten
   const Tensor a = torch::stable::contiguous(a_in), w = torch::stable::contiguous(w_in),
                upstream = torch::stable::contiguous(upstream_in);
   const Tensor to_a = empty_contiguous({a.size(0), a.size(1)}, a), to_w = empty_contiguous({a.size(0), a.size(1)}, a);
-  const MlpArguments m{a.const_data_ptr(), w.const_data_ptr(), upstream.const_data_ptr(), w.dim() == 2, a.size(1),
-                       nullptr, to_a.mutable_data_ptr(), to_w.mutable_data_ptr()};
+  const MlpArguments m{
+      a.const_data_ptr(),      w.const_data_ptr(),     upstream.const_data_ptr(), w.dim() == 2, a.size(1), nullptr,
+      to_a.mutable_data_ptr(), to_w.mutable_data_ptr()};
   for_kind(a, w, activation, [&](auto kind) {
-    in_parallel(a, [&](int64_t from, int64_t to) {
-      FASTSCORE_DISPATCH(slope_dot_gradient<decltype(kind)>, m, from, to);
-    });
+    in_parallel(a,
+                [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(slope_dot_gradient<decltype(kind)>, m, from, to); });
   });
   return {to_a, to_w};
 }

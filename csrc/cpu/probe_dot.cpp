@@ -3,8 +3,8 @@
 
 #include "signs.inl"
 
-// The sum of term(i, k), of element i + k, over the m elements of a block: 32 partial sums, always in the same order, so
-// that the bits are the same on every instruction set.
+// The sum of term(i, k), of element i + k, over the m elements of a block: 32 partial sums, always in the same order,
+// so that the bits are the same on every instruction set.
 template <class C, class Term>
 inline double sum_block(int64_t m, const Term& term) {
   alignas(64) C sums[32] = {};
@@ -30,9 +30,8 @@ inline void add_block(const ProbesArguments& a, int64_t j, int64_t row, int64_t 
       sum = sum_block<C>(m, [&](int64_t i, int lane) { return value(p[i + lane], i, lane); });
     } else {
       const uint16_t* colors = a.colors.data() + begin;
-      sum = sum_block<C>(m, [&](int64_t i, int lane) {
-        return where_same(colors[i + lane], color, value(p[i + lane], i, lane));
-      });
+      sum = sum_block<C>(
+          m, [&](int64_t i, int lane) { return where_same(colors[i + lane], color, value(p[i + lane], i, lane)); });
     }
     a.sums[(k * a.rows.count + row) * a.rows.blocks + block] += sum;
   });
@@ -50,14 +49,14 @@ void dot_signs(const ProbesArguments& a, int64_t j, const Draw& draw, int64_t fr
 template <class T>
 void dot_normals(const ProbesArguments& a, int64_t j, const Draw& draw, int64_t from, int64_t to) {
   using C = Compute<T>;
-  for_each_unit<float>(a.rows, draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n,
-                                                   const float* noise) {
-    for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
-      const float* z = noise + offset;
-      add_block<T>(a, j, r, start, m, start / a.rows.block,
-                   [&](C value, int64_t i, int lane) { return value * C(z[i + lane]); });
-    });
-  });
+  for_each_unit<float>(
+      a.rows, draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n, const float* noise) {
+        for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
+          const float* z = noise + offset;
+          add_block<T>(a, j, r, start, m, start / a.rows.block,
+                       [&](C value, int64_t i, int lane) { return value * C(z[i + lane]); });
+        });
+      });
 }
 
 #else
@@ -100,7 +99,8 @@ Tensor probe_dot(const Tensor& product, int64_t distribution, int64_t first, con
   });
 
   const bool is_double = in.scalar_type() == ScalarType::Double;
-  const Tensor out = empty({count, rows}, {rows, 1}, is_double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
+  const Tensor out =
+      empty({count, rows}, {rows, 1}, is_double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
   for (int64_t k = 0; k < count; ++k) {
     for (int64_t row = 0; row < rows; ++row) {
       const int64_t place = k * rows + row;

@@ -1,19 +1,19 @@
 // Walks rows of Rademacher signs. Included once for each instruction set, by the operators that draw them.
 
-// Calls visit(row, begin, m, words) for the units from .. to of `rows`, whose elements are words of 32 signs: m elements,
-// at most kBlock, from element `begin` (a multiple of 32) of sample `row` on.
+// Calls visit(row, begin, m, words) for the units from .. to of `rows`, whose elements are words of 32 signs: m
+// elements, at most kBlock, from element `begin` (a multiple of 32) of sample `row` on.
 template <class Visit>
 inline void for_each_signs(const Rows& rows, const Draw& draw, int64_t width, int64_t from, int64_t to,
                            const Visit& visit) {
-  for_each_unit<uint32_t>(rows, draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n,
-                                                    const uint32_t* words) {
-    const int64_t words_a_row = n / count;
-    for (int64_t i = 0; i < count; ++i, words += words_a_row) {
-      const int64_t first = 32 * begin, last = std::min(width, first + 32 * words_a_row);
-      for (int64_t start = first; start < last; start += kBlock)
-        visit(row + i, start, std::min<int64_t>(kBlock, last - start), words + (start - first) / 32);
-    }
-  });
+  for_each_unit<uint32_t>(
+      rows, draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n, const uint32_t* words) {
+        const int64_t words_a_row = n / count;
+        for (int64_t i = 0; i < count; ++i, words += words_a_row) {
+          const int64_t first = 32 * begin, last = std::min(width, first + 32 * words_a_row);
+          for (int64_t start = first; start < last; start += kBlock)
+            visit(row + i, start, std::min<int64_t>(kBlock, last - start), words + (start - first) / 32);
+        }
+      });
 }
 
 // +1 and -1 as they are stored.

@@ -45,7 +45,9 @@ struct Layout {
   Rows rows;
 
   explicit Layout(const Tensor& x)
-      : sizes(x.sizes().begin(), x.sizes().end()), strides(x.strides().begin(), x.strides().end()), direct(true),
+      : sizes(x.sizes().begin(), x.sizes().end()),
+        strides(x.strides().begin(), x.strides().end()),
+        direct(true),
         rows(1, 0) {
     STD_TORCH_CHECK(!sizes.empty(), "a tensor must have a batch dimension");
     int64_t width = 1;
@@ -90,8 +92,9 @@ struct Layout {
 class Result {
  public:
   Result(const Layout& layout, const Tensor& x, const std::optional<Tensor>& out = std::nullopt)
-      : result_(out ? *out
-                    : layout.direct ? empty(layout.sizes, layout.strides, x) : torch::stable::empty_like(x)),
+      : result_(out             ? *out
+                : layout.direct ? empty(layout.sizes, layout.strides, x)
+                                : torch::stable::empty_like(x)),
         memory_(layout.same(result_) ? result_ : scratch(layout, x)) {}
   void* data() const { return memory_.mutable_data_ptr(); }
   Tensor finish() {
@@ -121,8 +124,8 @@ inline PerRow per_row(const Tensor& tensor, const Tensor& x, const char* name, V
   if (wanted != Values::any) {
     const bool good = type == ScalarType::Double ? all_good(static_cast<const double*>(data), n, wanted)
                                                  : all_good(static_cast<const float*>(data), n, wanted);
-    STD_TORCH_CHECK(good, name, " must be finite and ",
-                    wanted == Values::positive ? "greater than 0" : "at least 0", " everywhere");
+    STD_TORCH_CHECK(good, name, " must be finite and ", wanted == Values::positive ? "greater than 0" : "at least 0",
+                    " everywhere");
   }
   return {data, dim == 1};
 }
@@ -155,11 +158,16 @@ inline Draw draw(int64_t seed, int64_t step, int64_t stream, int64_t offset, con
 template <class F>
 void for_each_type(const Tensor& x, const F& f) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return f(float{});
-    case ScalarType::Double: return f(double{});
-    case ScalarType::BFloat16: return f(BFloat16{});
-    case ScalarType::Half: return f(Half{});
-    default: STD_TORCH_CHECK(false, "the tensor must be float16, bfloat16, float32 or float64");
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::BFloat16:
+      return f(BFloat16{});
+    case ScalarType::Half:
+      return f(Half{});
+    default:
+      STD_TORCH_CHECK(false, "the tensor must be float16, bfloat16, float32 or float64");
   }
 }
 

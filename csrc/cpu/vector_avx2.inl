@@ -2,7 +2,8 @@
 using U = __m256i;
 using F = __m256;
 constexpr int kQuads = 4;  // 64-bit lanes: Philox works on the low half of each
-alignas(64) constexpr uint64_t kLaneQuad[kQuads] = {0, 2, 1, 3};  // which quad lane i works on: unpack then gives them in order
+alignas(64) constexpr uint64_t kLaneQuad[kQuads] = {0, 2, 1,
+                                                    3};  // which quad lane i works on: unpack then gives them in order
 
 inline U splat(uint32_t value) { return _mm256_set1_epi32(static_cast<int>(value)); }
 inline U splat64(uint64_t value) { return _mm256_set1_epi64x(static_cast<long long>(value)); }
@@ -16,9 +17,18 @@ inline U xor2(U a, U b) { return _mm256_xor_si256(a, b); }
 inline U and2(U a, U b) { return _mm256_and_si256(a, b); }
 inline U add(U a, U b) { return _mm256_add_epi32(a, b); }
 inline U subtract(U a, U b) { return _mm256_sub_epi32(a, b); }
-template <int N> inline U left(U a) { return _mm256_slli_epi32(a, N); }
-template <int N> inline U right(U a) { return _mm256_srli_epi32(a, N); }
-template <int N> inline U right_signed(U a) { return _mm256_srai_epi32(a, N); }
+template <int N>
+inline U left(U a) {
+  return _mm256_slli_epi32(a, N);
+}
+template <int N>
+inline U right(U a) {
+  return _mm256_srli_epi32(a, N);
+}
+template <int N>
+inline U right_signed(U a) {
+  return _mm256_srai_epi32(a, N);
+}
 inline F to_float(U a) { return _mm256_cvtepi32_ps(a); }
 inline U bits(F a) { return _mm256_castps_si256(a); }
 inline F floats(U a) { return _mm256_castsi256_ps(a); }

@@ -2,7 +2,8 @@
 using U = __m512i;
 using F = __m512;
 constexpr int kQuads = 8;  // 64-bit lanes: Philox works on the low half of each
-alignas(64) constexpr uint64_t kLaneQuad[kQuads] = {0, 4, 1, 5, 2, 6, 3, 7};  // which quad lane i works on: unpack gives them in order
+alignas(64) constexpr uint64_t kLaneQuad[kQuads] = {0, 4, 1, 5, 2,
+                                                    6, 3, 7};  // which quad lane i works on: unpack gives them in order
 
 inline U splat(uint32_t value) { return _mm512_set1_epi32(static_cast<int>(value)); }
 inline U splat64(uint64_t value) { return _mm512_set1_epi64(static_cast<long long>(value)); }
@@ -16,9 +17,18 @@ inline U xor2(U a, U b) { return _mm512_xor_si512(a, b); }
 inline U and2(U a, U b) { return _mm512_and_si512(a, b); }
 inline U add(U a, U b) { return _mm512_add_epi32(a, b); }
 inline U subtract(U a, U b) { return _mm512_sub_epi32(a, b); }
-template <int N> inline U left(U a) { return _mm512_slli_epi32(a, N); }
-template <int N> inline U right(U a) { return _mm512_srli_epi32(a, N); }
-template <int N> inline U right_signed(U a) { return _mm512_srai_epi32(a, N); }
+template <int N>
+inline U left(U a) {
+  return _mm512_slli_epi32(a, N);
+}
+template <int N>
+inline U right(U a) {
+  return _mm512_srli_epi32(a, N);
+}
+template <int N>
+inline U right_signed(U a) {
+  return _mm512_srai_epi32(a, N);
+}
 inline F to_float(U a) { return _mm512_cvtepi32_ps(a); }
 inline U bits(F a) { return _mm512_castps_si512(a); }
 inline F floats(U a) { return _mm512_castsi512_ps(a); }
@@ -44,6 +54,5 @@ inline void half_to_float(const uint16_t* in, float* out) {
   _mm512_storeu_ps(out, _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(in))));
 }
 inline void float_to_half(const float* in, uint16_t* out) {
-  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out),
-                      _mm512_cvtps_ph(_mm512_loadu_ps(in), _MM_FROUND_TO_NEAREST_INT));
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtps_ph(_mm512_loadu_ps(in), _MM_FROUND_TO_NEAREST_INT));
 }

@@ -7,8 +7,8 @@
 
 namespace fastscore {
 
-// Writes `values` of draw j to each of its probes, where the element's colour is the probe's, else 0: n elements that are
-// inside the sample, the first being `element` and each `apart` from the one before.
+// Writes `values` of draw j to each of its probes, where the element's colour is the probe's, else 0: n elements that
+// are inside the sample, the first being `element` and each `apart` from the one before.
 template <bool Colored, class T>
 __device__ __forceinline__ void scatter(const Form& f, T* out, int64_t j, int64_t row, int64_t element, int n,
                                         const Four<T>& values, int apart) {
@@ -56,7 +56,8 @@ __global__ void __launch_bounds__(kThreads) fill_signs(Form f, T* out) {
       Four<T> values;
       for (int i = 0; i < 4; ++i) values.v[i] = rounded<T>(signs >> i & 1u ? -1 : 1);
       const int64_t left = (f.width - element + kWarp - 1) / kWarp;
-      scatter<Colored>(f, out, j, row, element, f.fours ? 4 : static_cast<int>(left < 4 ? left : 4), values, f.fours ? 1 : kWarp);
+      scatter<Colored>(f, out, j, row, element, f.fours ? 4 : static_cast<int>(left < 4 ? left : 4), values,
+                       f.fours ? 1 : kWarp);
     }
     if (++call == calls_a_row) {
       call = 0;

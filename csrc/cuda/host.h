@@ -38,16 +38,16 @@ inline void check_launch(const char* name) {
 }
 
 // A new contiguous tensor on the device of `like`; of its dtype, or of `dtype`.
-inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like, std::optional<int32_t> dtype = std::nullopt) {
+inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like,
+                    std::optional<int32_t> dtype = std::nullopt) {
   std::vector<int64_t> strides(sizes.size(), 1);
   for (size_t i = sizes.size(); i-- > 1;) strides[i - 1] = strides[i] * (sizes[i] > 1 ? sizes[i] : 1);
   int32_t type;
   aoti_torch_get_dtype(like.get(), &type);
   AtenTensorHandle handle;
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(),
-                                                         strides.data(), dtype.value_or(type),
-                                                         aoti_torch_device_type_cuda(), like.get_device_index(),
-                                                         &handle));
+  STABLE_TORCH_ERROR_CODE_CHECK(
+      aoti_torch_empty_strided(static_cast<int64_t>(sizes.size()), sizes.data(), strides.data(), dtype.value_or(type),
+                               aoti_torch_device_type_cuda(), like.get_device_index(), &handle));
   return Tensor(handle);
 }
 
@@ -55,11 +55,16 @@ inline Tensor empty(const std::vector<int64_t>& sizes, const Tensor& like, std::
 template <class F>
 void for_each_type(const Tensor& x, const F& f) {
   switch (x.scalar_type()) {
-    case ScalarType::Float: return f(float{});
-    case ScalarType::Double: return f(double{});
-    case ScalarType::BFloat16: return f(__nv_bfloat16{});
-    case ScalarType::Half: return f(__half{});
-    default: STD_TORCH_CHECK(false, "the tensor must be float16, bfloat16, float32 or float64");
+    case ScalarType::Float:
+      return f(float{});
+    case ScalarType::Double:
+      return f(double{});
+    case ScalarType::BFloat16:
+      return f(__nv_bfloat16{});
+    case ScalarType::Half:
+      return f(__half{});
+    default:
+      STD_TORCH_CHECK(false, "the tensor must be float16, bfloat16, float32 or float64");
   }
 }
 
@@ -75,7 +80,11 @@ inline Form form_of(const Tensor& tensor, int64_t first, const std::vector<int64
     STD_TORCH_CHECK(coloring.size() == 6 && m >= 1 && m <= 32768 && coloring[1] >= 1 && coloring[2] >= 1 &&
                         f.width < (int64_t{1} << 32),
                     "a coloring is colors (at most 32768), width, height, a, b, e, for samples below 2^32 elements");
-    f.coloring = {word(m), word(coloring[1]), word(coloring[2]), word(coloring[3] % m), word(coloring[4] % m),
+    f.coloring = {word(m),
+                  word(coloring[1]),
+                  word(coloring[2]),
+                  word(coloring[3] % m),
+                  word(coloring[4] % m),
                   word(coloring[5] % m)};
   }
   const int64_t m = f.coloring.probes_a_draw();

@@ -8,11 +8,16 @@ namespace fastscore {
 template <class F>
 void for_each_activation(int64_t activation, const F& f) {
   switch (static_cast<Activation>(activation)) {
-    case Activation::tanh: return f(std::integral_constant<Activation, Activation::tanh>{});
-    case Activation::sigmoid: return f(std::integral_constant<Activation, Activation::sigmoid>{});
-    case Activation::softplus: return f(std::integral_constant<Activation, Activation::softplus>{});
-    case Activation::silu: return f(std::integral_constant<Activation, Activation::silu>{});
-    default: return f(std::integral_constant<Activation, Activation::elu>{});
+    case Activation::tanh:
+      return f(std::integral_constant<Activation, Activation::tanh>{});
+    case Activation::sigmoid:
+      return f(std::integral_constant<Activation, Activation::sigmoid>{});
+    case Activation::softplus:
+      return f(std::integral_constant<Activation, Activation::softplus>{});
+    case Activation::silu:
+      return f(std::integral_constant<Activation, Activation::silu>{});
+    default:
+      return f(std::integral_constant<Activation, Activation::elu>{});
   }
 }
 

@@ -4,6 +4,7 @@
 #endif
 #include <Python.h>
 
-static PyModuleDef module = {PyModuleDef_HEAD_INIT, "_C_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
+static PyModuleDef module = {
+    PyModuleDef_HEAD_INIT, "_C_cuda", nullptr, -1, nullptr, nullptr, nullptr, nullptr, nullptr};
 
 PyMODINIT_FUNC PyInit__C_cuda(void) { return PyModule_Create(&module); }

@@ -17,7 +17,7 @@ static void launch(const Form& f, Distribution distribution, const T* product, d
   }
   check_launch("probe_dot");
   add_chunks<R><<<grid(ceil_div(rows, kThreads)), kThreads, 0, stream>>>(partial, squares, rows, chunks, f.width,
-                                                                       static_cast<R*>(out));
+                                                                         static_cast<R*>(out));
   check_launch("probe_dot");
 }
 

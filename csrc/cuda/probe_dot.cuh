@@ -8,14 +8,15 @@
 
 namespace fastscore {
 
-constexpr int64_t kCalls = kThreads;             // Philox calls of signs in a chunk: one a thread
-constexpr int64_t kChunk = kCalls * kSigns;      // elements in a chunk
+constexpr int64_t kCalls = kThreads;         // Philox calls of signs in a chunk: one a thread
+constexpr int64_t kChunk = kCalls * kSigns;  // elements in a chunk
 
 using BlockSum = cub::BlockReduce<double, kThreads>;
 
 // Four elements of a row of products, or as many as there are; 0 for those that do not count.
 template <bool Colored, class T, class C>
-__device__ __forceinline__ void read(const Form& f, const T* row, int64_t element, int apart, uint32_t color, C value[4]) {
+__device__ __forceinline__ void read(const Form& f, const T* row, int64_t element, int apart, uint32_t color,
+                                     C value[4]) {
   Four<T> raw;
   uint32_t colors[4] = {color, color, color, color};
   if (Colored) colors_of(f.coloring, element, apart, colors);
@@ -83,8 +84,8 @@ __global__ void __launch_bounds__(kThreads) dot_normals(Form f, const T* product
 
 // Adds the chunks of each row.
 template <class R>
-__global__ void __launch_bounds__(kThreads) add_chunks(const double* partial, const double* squares, int64_t rows,
-                                                       int64_t chunks, int64_t width, R* out) {
+__global__ void __launch_bounds__(kThreads)
+    add_chunks(const double* partial, const double* squares, int64_t rows, int64_t chunks, int64_t width, R* out) {
   const int64_t row = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (row >= rows) return;
   double sum = 0, square = 0;

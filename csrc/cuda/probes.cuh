@@ -105,8 +105,8 @@ __device__ __forceinline__ void words_of_lane(const uint32_t mine[4], int from, 
   for (int i = 0; i < 4; ++i) words[i] = __shfl_sync(kAll, mine[i], from);
 }
 
-// A lane's part of the 128 signs of one call. In fours it is elements 4 lane .. 4 lane + 3: then signs holds them in its
-// low four bits. Else it is elements 32 i + lane: bit i.
+// A lane's part of the 128 signs of one call. In fours it is elements 4 lane .. 4 lane + 3: then signs holds them in
+// its low four bits. Else it is elements 32 i + lane: bit i.
 __device__ __forceinline__ uint32_t signs_of_lane(const uint32_t words[4], int lane, bool fours) {
   if (fours) {
     const uint32_t low = lane & 8 ? words[1] : words[0], high = lane & 8 ? words[3] : words[2];
@@ -119,7 +119,6 @@ __device__ __forceinline__ uint32_t signs_of_lane(const uint32_t words[4], int l
 __device__ __forceinline__ int64_t element_of_lane(int64_t call, int lane, int i, bool fours) {
   return call * kSigns + (fours ? 4 * lane + i : kWarp * i + lane);
 }
-
 
 // The colours of a lane's four elements, the first being `element` and each `apart` from the one before.
 __device__ __forceinline__ void colors_of(const Coloring& coloring, int64_t element, int apart, uint32_t color[4]) {
