@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from .. import data, samplers
-from .._core import checks
+from .._core import checks, files
 from .._core.errors import DataError
 from ..evaluation import features, metrics, pictures, plots
 from ..rng import Philox
@@ -126,7 +126,7 @@ def evaluate(
         report |= _evaluate_images(trained, run, out, drawn, feature, sampler)
     _draw_training(run, out, trained)
     report["versions"] = versions()
-    checkpoint.write_atomically(out / METRICS, lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
+    files.write_atomically(out / METRICS, (json.dumps(report, indent=2) + "\n").encode())
     return report
 
 

@@ -9,6 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from .._core import files
 from .._core.errors import CheckpointError
 from . import checkpoint
 from .config import CHANGEABLE, MAY_CHANGE, TrainConfig, parse_json
@@ -24,11 +25,8 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
 
 def append(path: Path, record: dict[str, Any]) -> None:
     """Add a line to ``path``; an ``OSError`` names it."""
-    try:
-        with open(path, "a") as file:
-            file.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise checkpoint.cannot_write(path, error) from error
+    with files.naming(path), open(path, "a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def drop_after(run: Path, step: int) -> None:
@@ -40,7 +38,7 @@ def drop_after(run: Path, step: int) -> None:
     lines = _lines(path)
     kept = [line for line in lines if line.endswith(b"\n") and not _step_of(line) > step]
     if lines[: len(kept)] != kept:
-        checkpoint.write_atomically(path, lambda temporary: temporary.write_bytes(b"".join(kept)))
+        files.write_atomically(path, b"".join(kept))
     elif len(kept) < len(lines):
         os.truncate(path, sum(map(len, kept)))  # needs no room, which a full disk does not have
 
@@ -94,7 +92,7 @@ def record_changes(run: Path, step: int, trained: TrainConfig, config: TrainConf
     lines = [line for line in old_lines if line.endswith(b"\n") and _step_of(line) < step]
     lines += [json.dumps(change).encode() + b"\n" for change in new]
     if lines != old_lines:
-        checkpoint.write_atomically(path, lambda temporary: temporary.write_bytes(b"".join(lines)))
+        files.write_atomically(path, b"".join(lines))
     return [f"{name} (was {old}, now {now})" for name, (old, now) in changed.items()]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from .. import __version__
 from .._core import files
-from .._core.errors import FastscoreError, NonFiniteSamples, require
+from .._core.errors import CannotWrite, FastscoreError, NonFiniteSamples, require
 
 ARRAY, PICTURE, SETTINGS, KEPT = "samples.npy", "samples.png", "samples.json", "samples.partial{}.npy"
 _SHOWN = 100
@@ -167,9 +167,8 @@ def write_samples(
         if done:
             _keep(array, folder, done, settings)
         if isinstance(error, OSError):
-            raise OSError(
-                error.errno, f"the samples cannot be written into {folder}: {error.strerror or error}"
-            ) from error
+            reason = os.strerror(error.errno) if isinstance(error, CannotWrite) and error.errno else error.strerror
+            raise OSError(error.errno, f"the samples cannot be written into {folder}: {reason or error}") from error
         raise
     finally:
         array.unlink(missing_ok=True)
@@ -186,13 +185,17 @@ def _settle(folder: Path, array: Path, picture: Path, settings: dict[str, Any]) 
     """Rename the new files into place. samples.json goes first and comes last: it never describes other samples."""
     text = files.temporary(folder / SETTINGS)
     try:
-        text.write_text(json.dumps(settings, indent=2) + "\n")
+        files.write_flushed(text, _json(settings))
         (folder / SETTINGS).unlink(missing_ok=True)
-        os.replace(array, folder / ARRAY)
-        os.replace(picture, folder / PICTURE)
-        os.replace(text, folder / SETTINGS)
+        files.replace(array, folder / ARRAY)
+        files.replace(picture, folder / PICTURE)
+        files.replace(text, folder / SETTINGS)
     finally:
         text.unlink(missing_ok=True)
+
+
+def _json(settings: dict[str, Any]) -> bytes:
+    return (json.dumps(settings, indent=2) + "\n").encode()
 
 
 def _draw_picture(samples: Tensor, path: Path) -> None:
@@ -214,9 +217,10 @@ def _keep(array: Path, folder: Path, done: int, settings: dict[str, Any]) -> Non
         with open(array, "r+b") as file:
             file.write(_header(shape))
             file.truncate(file.tell() + 4 * math.prod(shape))
-        os.replace(array, kept)
+            os.fsync(file.fileno())
+        files.replace(array, kept)
         warnings.warn(f"the first {done} of {settings['num']} samples are kept in {kept}", stacklevel=3)
-        kept.with_suffix(".json").write_text(json.dumps(settings | {"num": done}, indent=2) + "\n")
+        files.write_atomically(kept.with_suffix(".json"), _json(settings | {"num": done}))
     except OSError as error:
         warnings.warn(
             f"{kept if kept.exists() else 'what was drawn so far'} could not be kept whole: {error}", stacklevel=3

@@ -169,8 +169,7 @@ class Trainer:
         checkpoint.clear_unfinished(self.run / checkpoint.CHECKPOINTS)
 
     def _write_config(self) -> None:
-        text = self.config.to_json()
-        checkpoint.write_atomically(self.run / checkpoint.CONFIG, lambda path: path.write_text(text))
+        files.write_atomically(self.run / checkpoint.CONFIG, self.config.to_json().encode())
 
     def _train(self, progress: bool) -> Path:
         config, since, seen = self.config, time.perf_counter(), 0
@@ -297,9 +296,7 @@ class Trainer:
             yield
         except OSError as error:
             checkpoint.check_there(self.run, self.identity, self._lock)
-            text = (
-                error if isinstance(error, CannotWrite) else checkpoint.cannot_write(error.filename or self.run, error)
-            )
+            text = error if isinstance(error, CannotWrite) else files.cannot_write(error.filename or self.run, error)
             raise CannotWrite(
                 f"{text}; the checkpoints that were written stay. Once that is mended, go on "
                 f"with: {command_line(self.config, self.run, '--resume')}",

@@ -279,7 +279,7 @@ def test_any_error_of_an_unusable_device_is_told(monkeypatch):
 def test_a_checkpoint_that_cannot_be_written_names_the_file(file, run, monkeypatch):
     """A full disk: the text says so, names the file and the way on; what was there stays, nothing half-written does."""
 
-    def full(path, data, write=store.write_bytes):
+    def full(path, data, write=store.write_flushed):
         if path.name != file:
             return write(path, data)
         with monkeypatch.context() as patch:
@@ -288,7 +288,7 @@ def test_a_checkpoint_that_cannot_be_written_names_the_file(file, run, monkeypat
 
     trainer = Trainer(dataclasses.replace(checkpoint.read_config(run), decay=False), run, resume=True, change=True)
     trainer.step = 3
-    monkeypatch.setattr(store, "write_bytes", full)
+    monkeypatch.setattr(store, "write_flushed", full)
     with pytest.raises(
         OSError,
         match=rf"writing_00000003/{file} cannot be written: No space left; the checkpoints "

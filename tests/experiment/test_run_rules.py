@@ -12,8 +12,9 @@ import pytest
 import torch
 
 import fastscore as fs
+from fastscore._core import files
 from fastscore.experiment import cli
-from fastscore.experiment.checkpoint import files, store
+from fastscore.experiment.checkpoint import store
 from fastscore.experiment.config import DRAWS, TrainConfig, command_line, preset
 from fastscore.experiment.train import Trainer, read_metrics
 
@@ -171,8 +172,8 @@ def test_a_killed_writers_files_go_before_anything_is_written(tmp_path, monkeypa
     seen = []
     monkeypatch.setattr(
         files,
-        "flush",
-        lambda path, flush=files.flush: (
+        "flush_folder",
+        lambda path, flush=files.flush_folder: (
             seen.append([p.exists() for p in (*left, tmp_path / ".mine.tmp")]) or flush(path)
         ),
     )

@@ -203,7 +203,7 @@ def test_stopping_and_resuming_is_not_stopping(name, tmp_path):
 
 DRIVER = """
 import os, signal, sys
-from fastscore.experiment.checkpoint import files, store
+from fastscore.experiment.checkpoint import store
 from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.train import Trainer
 config, run, kill_at = TrainConfig.from_json(sys.argv[1]), sys.argv[2], int(sys.argv[3])
@@ -217,7 +217,7 @@ def fatal(original):
         return original(*args, **kwargs)
     return call
 trainer = Trainer(config, run, resume=True)
-files.os.fsync, store.flush, os.rename = fatal(os.fsync), fatal(store.flush), fatal(os.rename)
+os.fsync, store.flush_folder, os.rename = fatal(os.fsync), fatal(store.flush_folder), fatal(os.rename)
 store.shutil.rmtree = fatal(store.shutil.rmtree)
 print("started", flush=True)
 trainer.train(progress=False)

@@ -9,7 +9,7 @@ while a process trains there.
 A checkpoint is written to a hidden folder, flushed to disk, and renamed: a folder named step_* is always whole.
 """
 
-from .files import Lock, cannot_write, clear_unfinished, write_atomically
+from .files import clear_unfinished
 from .folder import (
     CHANGES,
     CHECKPOINTS,
@@ -30,6 +30,7 @@ from .folder import (
     step_of,
     steps,
 )
+from .lock import Lock
 from .store import (
     About,
     check_finite,
@@ -57,7 +58,6 @@ __all__ = [
     "Identity",
     "Lock",
     "begin",
-    "cannot_write",
     "changed_fields",
     "check_finite",
     "check_free",
@@ -79,5 +79,4 @@ __all__ = [
     "save",
     "step_of",
     "steps",
-    "write_atomically",
 ]

@@ -1,68 +1,17 @@
-"""Files: written whole or not at all, with the mode that the umask gives; a lock; what a killed writer leaves."""
+"""The files of a run: JSON that carries its own checksum, and what a killed writer leaves."""
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import hashlib
 import json
 import os
 import re
 import shutil
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..._core import files
-from ..._core.errors import CannotWrite, CheckpointError
 from ..config import parse_json
-
-
-def write_atomically(path: Path, write: Callable[[Path], Any]) -> None:
-    """Let ``write`` fill a temporary file beside ``path``, flush it to disk and rename it to ``path``.
-
-    Raises:
-        CannotWrite: an ``OSError`` whose text names ``path``; what was there stays.
-    """
-    temporary = files.temporary(path)
-    try:
-        write(temporary)
-        flush(temporary)
-        os.replace(temporary, path)
-        flush(path.parent)
-    except CannotWrite:
-        raise
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def write_bytes(path: Path, data: bytes | memoryview) -> str:
-    """Write ``data`` and flush it to disk; returns its SHA-256. :class:`CannotWrite` where that fails."""
-    try:
-        with open(path, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise cannot_write(path, error) from error
-    return hashlib.sha256(data).hexdigest()
-
-
-def cannot_write(path: str | Path, error: OSError) -> CannotWrite:
-    """``error`` with a text that names ``path``."""
-    return CannotWrite(f"{path} cannot be written: {error.strerror or error}", error.errno, str(path))
-
-
-def flush(path: Path) -> None:
-    """Wait until a file or folder is on disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 class NoChecksum(ValueError):
@@ -94,51 +43,6 @@ def _checksum(values: dict[str, Any]) -> str:
         return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-class Lock:
-    """An exclusive lock on the file ``path``, so that two trainers do not write into one folder.
-
-    Held until :meth:`release`, or until the object or the process ends, however it ends.
-
-    Raises:
-        CheckpointError: another trainer holds it.
-    """
-
-    def __init__(self, path: Path):
-        self.path, self._handle = path, -1  # _handle first: __del__ runs also where open fails
-        self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
-        try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            self.release()
-            raise CheckpointError(
-                f"another process, or another Trainer of this one, trains in {path.parent}: wait "
-                "until it ends, or choose another folder with --out (in Python: or close() that "
-                "Trainer)"
-            ) from None
-        except OSError as error:
-            warnings.warn(
-                f"{path} cannot be locked ({error}): take care that one process alone trains there", stacklevel=3
-            )
-
-    @property
-    def held(self) -> bool:
-        return self._handle >= 0
-
-    def still_there(self) -> bool:
-        """Whether ``path`` is the very file that was locked: False where the folder was removed, moved or replaced."""
-        try:
-            return os.path.samestat(os.fstat(self._handle), os.stat(self.path))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
-
-    def release(self) -> None:
-        if self._handle >= 0:
-            os.close(self._handle)
-            self._handle = -1
-
-    __del__ = release
 
 
 def clear_unfinished(checkpoints: Path) -> None:

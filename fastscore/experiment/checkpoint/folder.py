@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from ..._core.errors import CheckpointError
+from ..._core.files import write_atomically
 from ...data import Data
 from ..config import TrainConfig, quoted
-from .files import Lock, is_missing, read_signed_json, signed_json, write_atomically
+from .files import is_missing, read_signed_json, signed_json
+from .lock import Lock
 
 CONFIG, IDENTITY, METRICS, CHANGES = "config.json", "run.json", "metrics.jsonl", "changes.jsonl"
 CHECKPOINTS, LOCK, SAMPLES = "checkpoints", ".lock", "samples"
@@ -69,7 +71,7 @@ class Identity:
 
 def begin(run: Path, identity: Identity) -> None:
     """Write run.json."""
-    write_atomically(run / IDENTITY, lambda path: path.write_text(signed_json(dataclasses.asdict(identity))))
+    write_atomically(run / IDENTITY, signed_json(dataclasses.asdict(identity)).encode())
 
 
 def read_identity(run: Path) -> Identity:

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from ..._core import checks
 from ..._core.errors import CheckpointError, require
+from ..._core.files import flush_folder, write_flushed
 from ...models._prefixes import renamed
 from ..config import CHANGEABLE, MAY_CHANGE, TrainConfig
-from .files import NoChecksum, clear_unfinished, flush, is_missing, read_signed_json, signed_json, write_bytes
+from .files import NoChecksum, clear_unfinished, is_missing, read_signed_json, signed_json
 from .folder import CHECKPOINTS, CONFIG, changed_fields, read_config, read_identity, step_of, steps
 
 _MODEL, _EMA, _STATE, _ABOUT = "model.safetensors", "ema.safetensors", "state.pt", "about.json"
@@ -78,21 +79,27 @@ def save(
         )
     temporary.mkdir()
     try:
-        files = {_MODEL: write_bytes(temporary / _MODEL, save_tensors(_storable(model)))}
+        files = {_MODEL: _write(temporary / _MODEL, save_tensors(_storable(model)))}
         if ema is not None:
-            files[_EMA] = write_bytes(temporary / _EMA, save_tensors(_storable(ema)))
+            files[_EMA] = _write(temporary / _EMA, save_tensors(_storable(ema)))
         buffer = io.BytesIO()  # torch's own writer tells of a full disk in words that nobody understands
         torch.save(state, buffer)
-        files[_STATE] = write_bytes(temporary / _STATE, buffer.getbuffer())
+        files[_STATE] = _write(temporary / _STATE, buffer.getbuffer())
         about = About(step, shape, identity, config, files, torch.__version__)
-        write_bytes(temporary / _ABOUT, signed_json(dataclasses.asdict(about)).encode())
-        flush(temporary)
+        write_flushed(temporary / _ABOUT, signed_json(dataclasses.asdict(about)).encode())
+        flush_folder(temporary)
         os.rename(temporary, final)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    flush(folder)
+    flush_folder(folder)
     return final
+
+
+def _write(path: Path, data: bytes | memoryview) -> str:
+    """Write ``data`` and flush it to the disk; returns its SHA-256."""
+    write_flushed(path, data)
+    return hashlib.sha256(data).hexdigest()
 
 
 def prune(run: Path, newest: Path, *, identity: str, keep: int) -> None:
