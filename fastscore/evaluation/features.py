@@ -12,6 +12,7 @@ pass over the images serves the Frechet distance, the Inception score and the cl
 from __future__ import annotations
 
 import importlib.util
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,16 +121,13 @@ class ClassifierFeatures:
 
 
 def _temperature(values: Tensor, labels: Tensor) -> float:
-    """T > 0 that minimises the mean of -log softmax(values / T)[label], by golden-section search on log T."""
+    """T > 0 that minimises the mean of -log softmax(values / T)[label]; found in log T, where it has one valley."""
 
     def loss(log_t: float) -> float:
-        return float(torch.nn.functional.cross_entropy(values * torch.tensor(-log_t).double().exp(), labels))
+        return float(torch.nn.functional.cross_entropy(values * math.exp(-log_t), labels))
 
-    low, high, golden = -7.0, 7.0, (5**0.5 - 1) / 2
-    while high - low > 1e-7:  # the loss is convex in 1/T, so it has one valley in log T
-        left, right = high - golden * (high - low), low + golden * (high - low)
-        low, high = (low, right) if loss(left) < loss(right) else (left, high)
-    return float(torch.tensor((low + high) / 2).double().exp())
+    minimize = require("scipy.optimize", "train").minimize_scalar  # one valley: the loss is convex in 1/T
+    return math.exp(minimize(loss, bounds=(-7.0, 7.0), method="bounded", options={"xatol": 1e-8}).x)
 
 
 def classifier_features(images: Tensor, labels: Tensor) -> ClassifierFeatures:
@@ -169,7 +167,7 @@ class InceptionFeatures:
     @torch.no_grad()
     def probabilities(self, features: Tensor) -> Tensor:
         """[N, 1008]: softmax(W f) of pool features [N, 2048], with no bias, as the Inception score does."""
-        weight = self._net.fc.weight.detach()
+        weight = self._net.get_parameter("fc.weight").detach()
         return torch.softmax(features.to(weight) @ weight.T, 1).to(features.device)
 
 

@@ -1,4 +1,7 @@
-"""Plots of a run as PNG files: training curves, score fields and clouds of points, drawn as pictures.py does."""
+"""Plots of a run as PNG files: training curves, score fields and clouds of points.
+
+Returns, errors and how files are written are those of :mod:`fastscore.evaluation.pictures`.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import require
-from .pictures import _ACCENT, _INK, PathLike, _figure, _log, _plain, _save_figure, _style, _target, _wrapped
+from . import canvas
 
 _BINS = 60  # training curves of more records are summarised
 
@@ -56,7 +59,7 @@ def _bins(steps: Tensor, values: Tensor, log: bool) -> tuple[Tensor, Tensor]:
 
 
 def save_training_curves(
-    history: Sequence[Mapping[str, Any]], path: PathLike, *, sigmas: Tensor | Sequence[float] | None = None
+    history: Sequence[Mapping[str, Any]], path: canvas.PathLike, *, sigmas: Tensor | Sequence[float] | None = None
 ) -> Path:
     """The loss over the steps, in all and at each noise level, and the last tenth's loss against the level.
 
@@ -64,42 +67,46 @@ def save_training_curves(
         history: records {"step": int, "loss": float, "loss_per_sigma": list[float | None] (one a level, None
             where no sample had it; may be missing), "images_per_second": float (may be missing)}.
         path: a .png file.
-        sigmas: the noise levels [L], decreasing, in the units of the data: the colours and the last panel's
-            axis. Without them levels are numbered.
+        sigmas: the noise levels [L], decreasing, in the units of the data: they set the colours and the last panel's
+            axis. Without them the levels are numbered.
 
-    Returns: the path.
-    Raises: TypeError, ValueError: no records, lists of different lengths, not .png. OSError.
+    Returns:
+        ``path``, as a ``Path``.
+
+    Raises:
+        TypeError, ValueError: no records, lists of different lengths, or a path that does not end in .png.
+        CannotWrite: the file cannot be written.
     """
-    path, (steps, loss, levels, speed) = _target(path), _history(history)
+    path, (steps, loss, levels, speed) = canvas.target(path), _history(history)
     if sigmas is not None and levels.shape[1] not in (0, len(checks.sigmas("sigmas", sigmas))):
         raise ValueError(f"sigmas must be one a 'loss_per_sigma', {levels.shape[1]}, got {len(sigmas)}")
     panels = 3 if levels.shape[1] else 1
-    figure = _figure(4.6 * panels + 0.4, 3.4)
+    figure = canvas.figure(4.6 * panels + 0.4, 3.4)
     axes = figure.subplots(1, panels, squeeze=False)[0]
     log_steps, many = float(steps[-1] / steps[0]) >= 100, len(steps) > _BINS
     centres, (low, middle, high) = _bins(steps, loss, log_steps)
     if many:
-        axes[0].plot(steps, loss, color=_ACCENT, alpha=0.25, linewidth=0.6)
-        axes[0].fill_between(centres, low, high, color=_ACCENT, alpha=0.2, linewidth=0, label="10 % to 90 %")
+        axes[0].plot(steps, loss, color=canvas.ACCENT, alpha=0.25, linewidth=0.6)
+        axes[0].fill_between(centres, low, high, color=canvas.ACCENT, alpha=0.2, linewidth=0, label="10 % to 90 %")
     axes[0].plot(
         centres,
         middle,
-        color=_ACCENT,
+        color=canvas.ACCENT,
         linewidth=1.8,
         marker="o" if len(steps) < 3 else "",
         label="median" if many else "loss",
     )
     axes[0].legend(fontsize=8, frameon=False)
     pace = f", {speed:,.0f} images/s" if math.isfinite(speed) else ""
-    _style(axes[0], f"Loss ({int(steps[-1]):,} steps{pace})", "step", "loss per sample")
+    canvas.style(axes[0], f"Loss ({int(steps[-1]):,} steps{pace})", "step", "loss per sample")
     if panels == 3:
         _level_panels(figure, axes, steps, levels, sigmas, log_steps)
     for ax, values in zip(axes, (loss, levels, levels)):
         if bool((values > 0).any()) and not bool((values <= 0).any()):
-            _log(ax, "y")
+            canvas.log_axis(ax, "y")
     for ax in axes[:2] if log_steps else ():
-        _log(ax, "x")
-    return _save_figure(figure, path)
+        canvas.log_axis(ax, "x")
+    return canvas.save_figure(figure, path)
 
 
 def _level_panels(
@@ -119,25 +126,27 @@ def _level_panels(
     for j in range(len(noise)):
         seen = middle[:, j].isfinite()
         axes[1].plot(centres[seen], middle[seen, j], color=shade.to_rgba(float(noise[j])), linewidth=1.2)
-    _style(axes[1], "Loss at each noise level (median)", "step", "loss per sample")
+    canvas.style(axes[1], "Loss at each noise level (median)", "step", "loss per sample")
     if len(noise) > 1:
         bar = figure.colorbar(shade, ax=axes[1])
-        bar.set_label(name, fontsize=9, color=_INK)
-        bar.ax.tick_params(which="both", labelsize=8, colors=_INK)
+        bar.set_label(name, fontsize=9, color=canvas.INK)
+        bar.ax.tick_params(which="both", labelsize=8, colors=canvas.INK)
         if sigmas is not None:
-            _plain(bar.ax.yaxis, (1, 2, 5) if noise[0] < 100 * noise[-1] else (1,))
+            canvas.plain_numbers(bar.ax.yaxis, (1, 2, 5) if noise[0] < 100 * noise[-1] else (1,))
     low, middle, high = _spread(levels[-max(1, len(levels) // 10) :])
-    axes[2].fill_between(noise, low, high, color=_ACCENT, alpha=0.2, linewidth=0)
-    axes[2].plot(noise, middle, color=_ACCENT, linewidth=1.2, marker="o" if len(noise) <= 40 else "", markersize=3)
-    _style(axes[2], "Loss against the noise level (last tenth)", name, "loss per sample")
+    axes[2].fill_between(noise, low, high, color=canvas.ACCENT, alpha=0.2, linewidth=0)
+    axes[2].plot(
+        noise, middle, color=canvas.ACCENT, linewidth=1.2, marker="o" if len(noise) <= 40 else "", markersize=3
+    )
+    canvas.style(axes[2], "Loss against the noise level (last tenth)", name, "loss per sample")
     if sigmas is not None:
-        _log(axes[2], "x")
+        canvas.log_axis(axes[2], "x")
 
 
 def save_score_field(
     learned: Field,
     exact: Field,
-    path: PathLike,
+    path: canvas.PathLike,
     *,
     samples_plain: Tensor | None = None,
     samples_annealed: Tensor | None = None,
@@ -154,25 +163,28 @@ def save_score_field(
     Args:
         learned, exact: points [N, 2] float32 -> scores [N, 2].
         path: a .png file.
-        samples_plain, samples_annealed, samples_data: [N, 2] by plain and by annealed Langevin, and of the
-        data;
-            None leaves the panel out.
+        samples_plain, samples_annealed, samples_data: [N, 2] by plain and by annealed Langevin, and of the data; None
+            leaves the panel out.
         limits: of both axes, in the units of the data.
         log_density: [N, 2] -> [N], up to a constant: shades both fields.
         modes: [K, 2], the centres of the modes: titles give the share of samples nearest to each.
 
-    Returns: the path.
-    Raises: TypeError, ValueError: wrong shapes, scores that are not finite, not .png. OSError.
+    Returns:
+        ``path``, as a ``Path``.
+
+    Raises:
+        TypeError, ValueError: wrong shapes, scores that are not finite, or a path that does not end in .png.
+        CannotWrite: the file cannot be written.
     """
-    path = _target(path)
+    path = canvas.target(path)
     if not limits[0] < limits[1]:
         raise ValueError(f"limits must be (low, high) with low < high, got {limits}")
-    clouds = {"samples_data": samples_data, "samples_plain": samples_plain, "samples_annealed": samples_annealed}
-    for name, value in {**clouds, "modes": modes}.items():
+    given = {"samples_data": samples_data, "samples_plain": samples_plain, "samples_annealed": samples_annealed}
+    for name, value in {**given, "modes": modes}.items():
         if value is not None and (checks.floating(name, value).dim() != 2 or value.shape[1:] != (2,)):
             raise ValueError(f"{name} must have shape [N, 2], got {checks.describe(value)}")
-    clouds = {name: value for name, value in clouds.items() if value is not None}
-    figure = _figure(11, 7.4 if clouds else 3.8)
+    clouds = {name: value for name, value in given.items() if value is not None}
+    figure = canvas.figure(11, 7.4 if clouds else 3.8)
     axes = figure.subplots(2 if clouds else 1, 3, squeeze=False)
     _field_panels(figure, axes[0], learned, exact, limits, log_density)
     for ax, (name, value) in zip(axes[1:].flat, clouds.items()):
@@ -181,7 +193,7 @@ def save_score_field(
         ax.set_axis_off()
     for ax in axes.flat:
         ax.set(xlim=limits, ylim=limits, aspect="equal")
-    return _save_figure(figure, path)
+    return canvas.save_figure(figure, path)
 
 
 def _centres(limits: tuple[float, float], n: int) -> Tensor:
@@ -211,8 +223,8 @@ def _field_panels(
     for ax, field, title in zip(axes, fields, ("Learned score", "Exact score")):
         if log_density is not None:
             density = lattice("log_density", log_density, 120)
-            density = (density - density.max()).clamp(min=-12).numpy()
-            ax.contourf(fine, fine, density, 13, cmap="Blues", vmin=-12, vmax=8)
+            shade = (density - density.max()).clamp(min=-12).numpy()
+            ax.contourf(fine, fine, shade, 13, cmap="Blues", vmin=-12, vmax=8)
         length = field.norm(dim=-1, keepdim=True)
         arrow = field / length.clamp(min=1e-12) * length.log1p() / longest * pitch
         ax.quiver(
@@ -223,16 +235,16 @@ def _field_panels(
             scale_units="xy",
             scale=1,
             pivot="mid",
-            color=_INK,
+            color=canvas.INK,
             width=0.004,
         )
-        _style(ax, title)
+        canvas.style(ax, title)
     error = (lattice("learned", learned, 120, 2) - lattice("exact", exact, 120, 2)).norm(dim=-1)
     top = float(error.max()) or 1.0
     norm = require("matplotlib.colors", "train").LogNorm(1e-3 * top, top, clip=True)
     image = axes[2].pcolormesh(fine, fine, error.numpy(), cmap="magma", shading="nearest", norm=norm)
-    _style(axes[2], "Length of learned − exact")
-    figure.colorbar(image, ax=axes[2], shrink=0.85).ax.tick_params(which="both", labelsize=8, colors=_INK)
+    canvas.style(axes[2], "Length of learned − exact")
+    figure.colorbar(image, ax=axes[2], shrink=0.85).ax.tick_params(which="both", labelsize=8, colors=canvas.INK)
 
 
 def _cloud_panel(ax: Any, name: str, samples: Tensor, limits: tuple[float, float], modes: Tensor | None) -> None:
@@ -246,21 +258,23 @@ def _cloud_panel(ax: Any, name: str, samples: Tensor, limits: tuple[float, float
         title += ": mode weights " + " / ".join(f"{n / max(1, len(samples)):.2f}" for n in counts.tolist())
     if not bool(inside.all()):
         title += f"\n{int((~inside).sum())} of {len(samples)} outside the picture"
-    ax.scatter(samples[:, 0], samples[:, 1], s=4, color=_ACCENT, alpha=0.35, linewidths=0)
-    _style(ax, _wrapped(title, 3.2))
+    ax.scatter(samples[:, 0], samples[:, 1], s=4, color=canvas.ACCENT, alpha=0.35, linewidths=0)
+    canvas.style(ax, canvas.wrapped(title, 3.2))
 
 
-def save_points(points: Tensor, path: PathLike, *, title: str = "Samples") -> Path:
+def save_points(points: Tensor, path: canvas.PathLike, *, title: str = "Samples") -> Path:
     """A scatter plot of the first two coordinates of points [N, D], D >= 2.
 
-    Raises: ValueError: another shape, or not .png. OSError: the file cannot be written.
+    Raises:
+        TypeError, ValueError: another shape, or a path that does not end in .png.
+        CannotWrite: the file cannot be written.
     """
-    path = _target(path)
+    path = canvas.target(path)
     if checks.floating("points", points).dim() != 2 or points.shape[1] < 2 or len(points) == 0:
         raise ValueError(f"points must have shape [N, D] with N >= 1 and D >= 2, got {checks.describe(points)}")
-    figure = _figure(5, 5)
+    figure = canvas.figure(5, 5)
     ax = figure.subplots()
-    ax.scatter(*points[:, :2].detach().float().cpu().unbind(1), s=4, color=_ACCENT, alpha=0.35, linewidths=0)
-    _style(ax, _wrapped(f"{title} ({len(points):,})", 4.4))
+    ax.scatter(*points[:, :2].detach().float().cpu().unbind(1), s=4, color=canvas.ACCENT, alpha=0.35, linewidths=0)
+    canvas.style(ax, canvas.wrapped(f"{title} ({len(points):,})", 4.4))
     ax.set_aspect("equal", adjustable="datalim")
-    return _save_figure(figure, path)
+    return canvas.save_figure(figure, path)

@@ -11,6 +11,7 @@ import scipy.stats
 import torch
 
 from fastscore.evaluation import metrics
+from fastscore.evaluation.metrics import neighbours
 from fastscore.rng import Philox
 
 from ..conftest import optional
@@ -161,7 +162,7 @@ def test_precision_recall_equals_the_definition(k, monkeypatch):
     expected = naive_precision_recall(real, fake, k)
     assert 0.1 < expected[0] < 0.5 < expected[1] < 0.95  # there is something to get wrong
     assert metrics.precision_recall(real, fake, k) == expected
-    monkeypatch.setattr(metrics, "_CHUNK", 7 * 90)  # seven rows a chunk, the last one short
+    monkeypatch.setattr(neighbours, "_CHUNK", 7 * 90)  # seven rows a chunk, the last one short
     assert metrics.precision_recall(real, fake, k) == expected
 
 
@@ -319,8 +320,8 @@ def test_nearest_neighbours_equals_brute_force(monkeypatch):
     samples, train = randn(23, 2, 3, seed=1), randn(40, 2, 3, seed=2)
     distance = (samples.flatten(1)[:, None] - train.flatten(1)[None]).norm(dim=-1)
     expected = distance.topk(5, largest=False)
-    for chunk in (metrics._CHUNK, 4 * 40):
-        monkeypatch.setattr(metrics, "_CHUNK", chunk)
+    for chunk in (neighbours._CHUNK, 4 * 40):
+        monkeypatch.setattr(neighbours, "_CHUNK", chunk)
         found = metrics.nearest_neighbours(samples, train, 5)
         assert torch.equal(found.indices, expected.indices)
         torch.testing.assert_close(found.distances, expected.values, rtol=1e-14, atol=0)
@@ -355,7 +356,7 @@ def test_nearest_neighbours_refuses(samples, train, k, kind, text):
 
 def test_squared_distances_of_copies_are_exactly_zero_and_none_is_negative():
     x = randn(60, 33, seed=5)
-    squared = torch.cat([part for _, part in metrics._squared_distances(x, torch.cat([x, x + 1e-9]))])
+    squared = torch.cat([part for _, part in neighbours._squared_distances(x, torch.cat([x, x + 1e-9]))])
     assert bool((squared.diagonal() == 0).all()) and float(squared.min()) >= 0
     apart = squared[:, :60][~torch.eye(60, dtype=torch.bool)]
     exact = (x[:, None] - x[None]).square().sum(-1)[~torch.eye(60, dtype=torch.bool)]
@@ -364,8 +365,8 @@ def test_squared_distances_of_copies_are_exactly_zero_and_none_is_negative():
 
 def test_chunks_bound_the_memory():
     """No chunk of distances is larger than _CHUNK numbers, or one row where a row alone is larger."""
-    sizes = [part.numel() for _, part in metrics._squared_distances(randn(3000, 2), randn(5000, 2))]
-    assert max(sizes) <= metrics._CHUNK and sum(sizes) == 3000 * 5000 and len(sizes) == 2
+    sizes = [part.numel() for _, part in neighbours._squared_distances(randn(3000, 2), randn(5000, 2))]
+    assert max(sizes) <= neighbours._CHUNK and sum(sizes) == 3000 * 5000 and len(sizes) == 2
 
 
 def test_precision_and_recall_of_equal_distributions_are_equal_and_high():

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from fastscore.evaluation import plots
+from fastscore.evaluation import canvas, plots
 from fastscore.rng import Philox
 
 Image = pytest.importorskip("PIL.Image")
@@ -26,13 +26,13 @@ def read(path):
 @pytest.fixture
 def figures(monkeypatch):
     """The figures that are saved during the test, for a look at what they hold."""
-    seen, save = [], plots._save_figure
+    seen, save = [], canvas.save_figure
 
     def look(figure, path):
         seen.append(figure)
         return save(figure, path)
 
-    monkeypatch.setattr(plots, "_save_figure", look)
+    monkeypatch.setattr(canvas, "save_figure", look)
     return seen
 
 

@@ -1,0 +1,25 @@
+"""How good samples are: distances between sets of feature vectors, statistics of predicted classes.
+
+Plain torch, in float64 on the device of the tensors. :mod:`fastscore.evaluation.features` says what the feature vectors
+are.
+"""
+
+from .classes import HistogramDistance, InceptionScore, class_histogram, histogram_distance, inception_score
+from .frechet import Gaussian, frechet_distance, gaussian, gaussian_distance
+from .neighbours import Neighbours, PrecisionRecall, nearest_neighbours, precision_recall
+
+__all__ = [
+    "Gaussian",
+    "HistogramDistance",
+    "InceptionScore",
+    "Neighbours",
+    "PrecisionRecall",
+    "class_histogram",
+    "frechet_distance",
+    "gaussian",
+    "gaussian_distance",
+    "histogram_distance",
+    "inception_score",
+    "nearest_neighbours",
+    "precision_recall",
+]
