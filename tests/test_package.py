@@ -111,8 +111,9 @@ def test_doctests():
     tried = 0
     for name in (
         "rng",
-        "schedules",
-        "evaluation.metrics",
+        "schedules.levels",
+        "schedules.suggestion",
+        "evaluation.metrics.frechet",
         "evaluation.features",
         "data",
         "losses.implicit",

@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.errors import CheckpointError
+from .._core.prefixes import plain_names
 from ._original_config import Options, check_fit, find_options, noise_levels, of_the_first_repository
-from ._prefixes import plain_names
 from .ncsn import NCSN, NCSNdeeper
 from .ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from .refinenet import ScoreRefineNet

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from fastscore._core.errors import CheckpointError
+from fastscore._core.prefixes import plain_names, renamed
 from fastscore.models import MODELS, NCSN, NCSNv2, load_original_checkpoint
-from fastscore.models._prefixes import plain_names, renamed
 
 SIGMAS = torch.tensor([9.0, 1.5, 0.25])
 SIZE = {"ncsn": 8, "ncsnv2": 8, "ncsndeeper": 8, "ncsnv2deeper": 8, "ncsnv2deepest": 16}

@@ -12,11 +12,15 @@ from ._rows import check_rows
 
 
 class InceptionScore(NamedTuple):
+    """The mean over the splits, and their population standard deviation."""
+
     mean: float
     std: float
 
 
 class HistogramDistance(NamedTuple):
+    """Total variation in [0, 1], and Pearson's chi-square test of equal shares."""
+
     total_variation: float
     chi_square: float
     degrees: int

@@ -17,6 +17,8 @@ from ._rows import check_rows
 
 
 class Gaussian(NamedTuple):
+    """The mean [D] and covariance [D, D] of a set of vectors, float64."""
+
     mean: Tensor
     covariance: Tensor
 

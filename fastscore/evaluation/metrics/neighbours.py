@@ -15,11 +15,15 @@ _CHUNK = 1 << 23  # distances computed at once: 64 MB of float64
 
 
 class PrecisionRecall(NamedTuple):
+    """The share of samples that look real, and the share of real data that the samples reach; both in [0, 1]."""
+
     precision: float
     recall: float
 
 
 class Neighbours(NamedTuple):
+    """The nearest vectors of each row, nearest first: their indices, and how far away they are."""
+
     indices: Tensor
     distances: Tensor
 

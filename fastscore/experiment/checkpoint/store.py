@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ..._core import checks
 from ..._core.errors import CheckpointError, require
 from ..._core.files import flush_folder, write_flushed
-from ...models._prefixes import renamed
+from ..._core.prefixes import renamed
 from ..config import CHANGEABLE, MAY_CHANGE, TrainConfig
 from .files import NoChecksum, clear_unfinished, is_missing, read_signed_json, signed_json
 from .folder import CHECKPOINTS, CONFIG, changed_fields, read_config, read_identity, step_of, steps
@@ -206,8 +206,9 @@ def load_optimizer(optimizer: torch.optim.Adam, saved: Any, checkpoint: Path) ->
     """Load Adam's moments into ``optimizer``, whose learning rate and other settings stay as they are."""
     state = saved.get("state") if isinstance(saved, dict) else None
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    known = isinstance(state, dict) and all(type(k) is int and 0 <= k < len(parameters) for k in state)
-    if not known or not all(_moments_fit(state[k], parameters[k]) for k in state):
+    if not isinstance(state, dict) or not all(
+        type(k) is int and 0 <= k < len(parameters) and _moments_fit(state[k], parameters[k]) for k in state
+    ):
         raise CheckpointError(
             f"{checkpoint / _STATE} does not hold Adam's moments of the network that config.json "
             f"describes; {_advice(checkpoint)}"
