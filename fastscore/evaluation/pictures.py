@@ -19,6 +19,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import MissingDependency, require
 from . import canvas
+from .canvas import PathLike
 
 _TILE = 48  # pixels: small images are enlarged to at least this
 _COLUMNS = 12  # the most noise levels a trajectory shows
@@ -62,7 +63,7 @@ def _grid(images: Tensor, columns: int, padding: int, value: float) -> Tensor:
     return grid
 
 
-def save_grid(images: Tensor, path: canvas.PathLike, columns: int | None = None, scale: int | None = None) -> Path:
+def save_grid(images: Tensor, path: PathLike, columns: int | None = None, scale: int | None = None) -> Path:
     """A grid of images, row by row, each pixel a crisp square.
 
     Args:
@@ -122,7 +123,7 @@ def _mosaic(tiles: Tensor, labels: Sequence[str], gaps: Sequence[int], path: Pat
     return canvas.save_figure(figure, path)
 
 
-def save_trajectory(frames: Sequence[Tensor], sigmas: Tensor | Sequence[float], path: canvas.PathLike) -> Path:
+def save_trajectory(frames: Sequence[Tensor], sigmas: Tensor | Sequence[float], path: PathLike) -> Path:
     """A few samples (rows) as the noise goes down (columns, labelled with sigma).
 
     Args:
@@ -158,7 +159,7 @@ def save_trajectory(frames: Sequence[Tensor], sigmas: Tensor | Sequence[float], 
     return _mosaic(torch.stack(shown, 1), [labels[i] for i in chosen], [0] + [3] * (count - 1), path, title)
 
 
-def save_neighbours(samples: Tensor, neighbours: Tensor, path: canvas.PathLike) -> Path:
+def save_neighbours(samples: Tensor, neighbours: Tensor, path: PathLike) -> Path:
     """Each sample beside its nearest training images: do the samples copy?
 
     Args:
@@ -191,7 +192,7 @@ def save_neighbours(samples: Tensor, neighbours: Tensor, path: canvas.PathLike) 
     return _mosaic(tiles, labels, [0] + gaps[1:], path, "Samples and their nearest training images")
 
 
-def save_bars(histograms: Mapping[str, Sequence[float]], path: canvas.PathLike, title: str = "Classes") -> Path:
+def save_bars(histograms: Mapping[str, Sequence[float]], path: PathLike, title: str = "Classes") -> Path:
     """Histograms of counts as bars side by side: shares of each one's total, with one standard error.
 
     Args:

@@ -16,6 +16,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import require
 from . import canvas
+from .canvas import PathLike
 
 _BINS = 60  # training curves of more records are summarised
 
@@ -59,7 +60,7 @@ def _bins(steps: Tensor, values: Tensor, log: bool) -> tuple[Tensor, Tensor]:
 
 
 def save_training_curves(
-    history: Sequence[Mapping[str, Any]], path: canvas.PathLike, *, sigmas: Tensor | Sequence[float] | None = None
+    history: Sequence[Mapping[str, Any]], path: PathLike, *, sigmas: Tensor | Sequence[float] | None = None
 ) -> Path:
     """The loss over the steps, in all and at each noise level, and the last tenth's loss against the level.
 
@@ -146,7 +147,7 @@ def _level_panels(
 def save_score_field(
     learned: Field,
     exact: Field,
-    path: canvas.PathLike,
+    path: PathLike,
     *,
     samples_plain: Tensor | None = None,
     samples_annealed: Tensor | None = None,
@@ -262,7 +263,7 @@ def _cloud_panel(ax: Any, name: str, samples: Tensor, limits: tuple[float, float
     canvas.style(ax, canvas.wrapped(title, 3.2))
 
 
-def save_points(points: Tensor, path: canvas.PathLike, *, title: str = "Samples") -> Path:
+def save_points(points: Tensor, path: PathLike, *, title: str = "Samples") -> Path:
     """A scatter plot of the first two coordinates of points [N, D], D >= 2.
 
     Raises:

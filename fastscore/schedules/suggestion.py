@@ -1,4 +1,4 @@
-"""Noise levels and a step size for a data set: what NCSNv2's techniques 1, 2 and 4 find, see ``techniques``."""
+"""Noise levels and a step size for a data set: what NCSNv2's techniques 1, 2 and 4 find."""
 
 from __future__ import annotations
 

@@ -1,17 +1,7 @@
-r"""NCSNv2's rules for the number of noise levels and for the step size.
+"""NCSNv2's rules for the number of noise levels (Technique 2) and for the step size (Technique 4).
 
-From Song & Ermon, "Improved techniques for training score-based generative models" (2020), for data of D dimensions:
-
-- Technique 1: sigma_1 is the largest Euclidean distance between two data points, :func:`largest_distance`;
-- Technique 2: a geometric sequence whose ratio gamma = sigma_{i-1} / sigma_i makes neighbours overlap by
-      Phi(sqrt(2D) (gamma - 1) + 3 gamma) - Phi(sqrt(2D) (gamma - 1) - 3 gamma) ~= 0.5,
-  with Phi the standard normal's distribution function;
-- Technique 4: T Langevin steps at each level, of the step size epsilon that brings the variance of the samples after a
-  level's last step, in units of the level's own, closest to 1:
-      s_T^2 / sigma^2 = (1 - epsilon/sigma_L^2)^{2T} (gamma^2 - k) + k,
-      k = 2 epsilon / (sigma_L^2 - sigma_L^2 (1 - epsilon/sigma_L^2)^2).
-
-The two searches below are a few lines each: this half of fastscore needs torch and numpy alone, not scipy.
+The package's docstring has the equations. The two searches are a few lines each: this half of fastscore needs torch and
+numpy alone, not scipy.
 """
 
 from __future__ import annotations
