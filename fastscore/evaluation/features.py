@@ -82,7 +82,7 @@ class ClassifierFeatures:
         checks.tensor("labels", labels)
         if labels.dtype not in (torch.int64, torch.int32) or labels.shape != images.shape[:1]:
             raise ValueError(
-                f"labels must be an int64 tensor of shape ({len(images)},), one an image, got {checks.describe(labels)}"
+                f"labels must be an int64 tensor of shape ({len(images)},), one for each image, got {checks.describe(labels)}"
             )
         counts = torch.bincount(labels.clamp(min=0))
         if int(labels.min()) < 0 or len(counts) < 2 or int(counts.min()) < _FOLDS:
@@ -177,8 +177,8 @@ def inception_features(
     """Inception's 2048 pool features for the FID, and its class probabilities for the Inception score.
 
     The network is torchmetrics' (``NoTrainInceptionV3``, ``antialias=False``: TensorFlow's resizing, as
-    published FIDs use), which builds on torch-fidelity. Nothing is downloaded: whatever is missing is named
-    at once.
+    published FIDs use), which builds on torch-fidelity. Nothing is downloaded: an error names all that
+    is missing at once.
 
     Args:
         weights: the file of weights; by default ``checkpoints/weights-inception-2015-12-05-6726825d.pth`` in

@@ -24,7 +24,7 @@ from .canvas import PathLike
 _TILE = 48  # pixels: small images are enlarged to at least this
 _COLUMNS = 12  # the most noise levels a trajectory shows
 _ROWS = 10  # the most samples under each other beside their neighbours
-_GAP = 0.85  # the grey between tiles, to be told from black and from white
+_GAP = 0.85  # the grey between tiles, which is neither black nor white
 
 
 def _rgb(name: str, images: Tensor) -> Tensor:
@@ -142,7 +142,7 @@ def save_trajectory(frames: Sequence[Tensor], sigmas: Tensor | Sequence[float], 
     path, levels = canvas.target(path), checks.sigmas("sigmas", sigmas).tolist()
     if len(frames) not in (len(levels), len(levels) + 1):
         raise ValueError(
-            f"frames must be one a noise level ({len(levels)}), or one more, got {len(frames)}: of T "
+            f"frames must hold one for each noise level ({len(levels)}), or one more, got {len(frames)}: of T "
             "updates at each level, Trajectory(every=T) keeps the last"
         )
     labels = [f"{level:.3g}" for level in levels] + ["denoised"] * (len(frames) - len(levels))

@@ -24,7 +24,7 @@ Field = Callable[[Tensor], Tensor]
 
 
 def _history(history: Sequence[Mapping[str, Any]]) -> tuple[Tensor, Tensor, Tensor, float]:
-    """Steps [T], loss [T], loss a level [T, L] (NaN where none; L may be 0), median images a second."""
+    """Steps [T], loss [T], loss at each level [T, L] (NaN where none; L may be 0), median images per second."""
     if not history or any("step" not in row or "loss" not in row for row in history):
         raise ValueError(f"history must hold records with 'step' and 'loss', got {checks.describe(history)}")
     rows = sorted(history, key=lambda row: row["step"])
@@ -65,8 +65,8 @@ def save_training_curves(
     """The loss over the steps, in all and at each noise level, and the last tenth's loss against the level.
 
     Args:
-        history: records {"step": int, "loss": float, "loss_per_sigma": list[float | None] (one a level, None
-            where no sample had it; may be missing), "images_per_second": float (may be missing)}.
+        history: records {"step": int, "loss": float, "loss_per_sigma": list[float | None] (one for each
+            level, None where no sample had it; may be missing), "images_per_second": float (may be missing)}.
         path: a .png file.
         sigmas: the noise levels [L], decreasing, in the units of the data: they set the colours and the last panel's
             axis. Without them the levels are numbered.
@@ -80,7 +80,7 @@ def save_training_curves(
     """
     path, (steps, loss, levels, speed) = canvas.target(path), _history(history)
     if sigmas is not None and levels.shape[1] not in (0, len(checks.sigmas("sigmas", sigmas))):
-        raise ValueError(f"sigmas must be one a 'loss_per_sigma', {levels.shape[1]}, got {len(sigmas)}")
+        raise ValueError(f"sigmas must be as many as 'loss_per_sigma' has values, {levels.shape[1]}, got {len(sigmas)}")
     panels = 3 if levels.shape[1] else 1
     figure = canvas.figure(4.6 * panels + 0.4, 3.4)
     axes = figure.subplots(1, panels, squeeze=False)[0]

@@ -1,7 +1,7 @@
 """A folder of samples: samples.npy (all of them), samples.png (the first hundred), samples.json (how they were drawn).
 
 What lies there is replaced as a whole, once everything new is on the disk and finite; samples that were drawn otherwise
-are not replaced without being asked to. An end before the last sample keeps those that were drawn.
+are replaced only on request. Where sampling ends early, the samples drawn so far are kept.
 """
 
 from __future__ import annotations
@@ -234,7 +234,7 @@ def _header(shape: tuple[int, ...]) -> bytes:
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    """Take ``size`` bytes of the disk from here on, so that a full one is told before anything is drawn."""
+    """Take ``size`` bytes of the disk from here on, so that a full one is an error before anything is drawn."""
     file.flush()
     try:
         os.posix_fallocate(file.fileno(), file.tell(), size)

@@ -1,4 +1,4 @@
-"""What a command line meets outside its commands: closed streams, strange arguments, errors to be told in one line."""
+"""What a command line meets outside its commands: closed streams, strange arguments, and errors reported in one line."""
 
 from __future__ import annotations
 

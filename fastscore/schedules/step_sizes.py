@@ -1,4 +1,4 @@
-"""The two forms of a Langevin step size, told apart: given in the other's place, a suggested one raises."""
+"""The two forms of a Langevin step size: a suggested one raises where the other form is expected."""
 
 from __future__ import annotations
 

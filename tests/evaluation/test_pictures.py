@@ -262,7 +262,7 @@ def test_trajectory_of_many_levels_shows_twelve_with_first_and_last(tmp_path, fi
 @pytest.mark.parametrize(
     "count, sigmas, text",
     [
-        (2, [1.0, 0.5, 0.1], r"frames must be one a noise level \(3\), or one more, got 2"),
+        (2, [1.0, 0.5, 0.1], r"frames must hold one for each noise level \(3\), or one more, got 2"),
         (6, [1.0, 0.5, 0.1], r"or one more, got 6: of T updates at each level, Trajectory\(every=T\) keeps the last"),
         (2, [0.1, 1.0], "sigmas must be strictly decreasing"),
     ],

@@ -119,7 +119,11 @@ def test_curves_of_odd_runs_are_drawn_without_a_warning(history, sigmas, tmp_pat
         ([], None, "history must hold records"),
         ([{"step": 1}], None, "history must hold records with 'step' and 'loss'"),
         ([{"step": 1, "loss": 1.0, "loss_per_sigma": [1.0] * n} for n in (2, 3)], None, r"got lengths \[2, 3\]"),
-        ([{"step": 1, "loss": 1.0, "loss_per_sigma": [1.0] * 2}], [1, 0.5, 0.1], "sigmas must be one .*2, got 3"),
+        (
+            [{"step": 1, "loss": 1.0, "loss_per_sigma": [1.0] * 2}],
+            [1, 0.5, 0.1],
+            "sigmas must be as many as 'loss_per_sigma' has values, 2, got 3",
+        ),
     ],
 )
 def test_curves_refuse(history, sigmas, text, tmp_path):

@@ -82,7 +82,7 @@ def save(
         files = {_MODEL: _write(temporary / _MODEL, save_tensors(_storable(model)))}
         if ema is not None:
             files[_EMA] = _write(temporary / _EMA, save_tensors(_storable(ema)))
-        buffer = io.BytesIO()  # torch's own writer tells of a full disk in words that nobody understands
+        buffer = io.BytesIO()  # torch's own writer does not say that the disk is full
         torch.save(state, buffer)
         files[_STATE] = _write(temporary / _STATE, buffer.getbuffer())
         about = About(step, shape, identity, config, files, torch.__version__)
