@@ -131,7 +131,7 @@ def draw(
     device: torch.device,
     sampler: str = "annealed",
     trajectory: samplers.Trajectory | None = None,
-    callback: samplers._common.Callback | None = None,
+    callback: samplers._watch.Callback | None = None,
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config``; images are clamped to [0, 1] at the very end.
 

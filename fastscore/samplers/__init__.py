@@ -7,7 +7,7 @@ Under ``torch.func.vmap`` each slice's noise follows its ``randomness``, and sam
 are not warned of.
 """
 
-from ._common import Trajectory
+from ._watch import Trajectory
 from .annealed import annealed_langevin
 from .consistent import consistent_annealed
 from .inpaint import inpaint

@@ -12,8 +12,10 @@ from torch import Tensor
 
 from .._core import checks
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
+from ._driver import check_clamp, run_chain
 from ._score import conditioned
+from ._start import initial
+from ._watch import Callback, Trajectory
 
 
 @torch.no_grad()
@@ -83,15 +85,23 @@ def consistent_annealed(
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
     compute = checks.compute_dtype(x)
-    with Watch(len(sigma) - 1, x, callback, trajectory, progress) as watch:
-        for i in range(len(sigma) - 1):
-            beta = math.sqrt(max(0.0, sigma[i + 1] ** 2 - (1 - eta) ** 2 * sigma[i] ** 2))
-            z = rng.randn(x.shape, stream=Stream.LANGEVIN, dtype=compute, device=x.device)
-            x = (x.to(compute) + eta * sigma[i] ** 2 * score(x, i).to(compute) + beta * z).to(x.dtype)
-            watch(x)
-    if denoise:
-        x = denoised(x, score(x, len(sigma) - 1), sigma[-1])
-    return finish(x, clamp)
+
+    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
+        beta = math.sqrt(max(0.0, sigma[i + 1] ** 2 - (1 - eta) ** 2 * sigma[i] ** 2))
+        z = rng.randn(x.shape, stream=Stream.LANGEVIN, dtype=compute, device=x.device)
+        return (x.to(compute) + eta * sigma[i] ** 2 * s.to(compute) + beta * z).to(x.dtype)
+
+    return run_chain(
+        score,
+        x,
+        step,
+        [1] * (len(sigma) - 1) + [0],  # at the last level there is nothing left to remove but by denoising
+        denoise_at=sigma[-1] if denoise else None,
+        clamp=clamp,
+        callback=callback,
+        trajectory=trajectory,
+        progress=progress,
+    )
 
 
 def _refine(sigma: list[float], parts: int) -> list[float]:
