@@ -12,6 +12,7 @@ from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
+from ._sampler import ALPHA, DENOISE, SMALLER_ALPHA, START, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
 from ._start import initial
 from ._steps import per_level, step_size
@@ -98,3 +99,24 @@ def annealed_langevin(
         trajectory=trajectory,
         progress=progress,
     )
+
+
+def _run(
+    score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any
+) -> Tensor:
+    return annealed_langevin(score_fn, shape, sigmas, **options, **how)
+
+
+ANNEALED = Sampler(
+    name="annealed",
+    title="annealed Langevin dynamics",
+    source="Song & Ermon 2019",
+    summary="the run's steps at each noise level",
+    cost="levels x steps_per_level, and 1 for denoise",
+    options=(ALPHA, STEPS_PER_LEVEL, DENOISE, START),
+    run=_run,
+    updates=lambda L, options: L * options["steps_per_level"],
+    evaluations=lambda L, options: L * options["steps_per_level"] + options["denoise"],
+    sigma_after=lambda sigmas, options, step: sigmas[(step - 1) // options["steps_per_level"]],
+    remedy=SMALLER_ALPHA,
+)
