@@ -225,9 +225,9 @@ def test_inpainting_samples_the_conditional():
 def test_inpainting_keeps_the_known_part_at_the_level_of_noise():
     image = fs.Philox(5).rand(3, 1, 4, 4)
     mask = torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) < 0.5
-    seen = Trajectory()
+    seen, told = Trajectory(), []
     x = inpaint(
-        by_label,
+        lambda x, i: told.append(x.clone()) or by_label(x, i),
         image,
         mask,
         SIGMAS,
@@ -239,10 +239,11 @@ def test_inpainting_keeps_the_known_part_at_the_level_of_noise():
         clamp=(0, 0.5),
     )
     assert torch.equal(x[..., mask], image[..., mask]) and float(x[..., ~mask].max()) <= 0.5
-    for k, frame in enumerate(seen.frames):
+    for k, (before, after) in enumerate(zip(told, seen.frames)):  # each update, and what the network saw of it
         level = k // 2
         z = fs.Philox(1, step=1 + 3 * level).randn(image.shape, stream=fs.Stream.INPAINT)
-        torch.testing.assert_close(frame[..., mask], (image + SIGMAS[level] * z)[..., mask])
+        for state in (before, after):
+            torch.testing.assert_close(state[..., mask], (image + SIGMAS[level] * z)[..., mask])
 
 
 def test_interpolation_is_smooth_and_each_chain_is_right():
