@@ -33,17 +33,17 @@ def evaluate_images(
     """
     config = trained.config
     train, heldout = make_data(config), make_data(config, heldout=True)
+    assert isinstance(train, data.ImageData)
     if changes := checkpoint.read_identity(run).changes(train):
         warnings.warn(
             f"{run} was trained on other data than what is compared with here, {train.describe()}: "
             f"{', '.join(changes)}",
             stacklevel=3,
         )
-    assert isinstance(train, data.ImageData)
-    for images in (train, heldout):
-        if images is not None and len(images) < _LEAST:
+    for part in (train, heldout):
+        if isinstance(part, data.ImageData) and len(part) < _LEAST:
             raise DataError(
-                f"{images.name} has {len(images)} images, and evaluation needs at least {_LEAST}: it looks "
+                f"{part.name} has {len(part)} images, and evaluation needs at least {_LEAST}: it looks "
                 "for the neighbours of each"
             )
     extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
@@ -59,7 +59,7 @@ def evaluate_images(
         score = metrics.inception_score(extract.probabilities(extract(images)))
         result["inception_score"] = {"mean": score.mean, "std": score.std}
     elif train.labels is not None and len(train) <= _CLASSIFIER_LIMIT:
-        result |= _classes(images, train, heldout, out)
+        result |= _classes(images, train, train.labels, heldout, out)
     return {"features": feature} | result
 
 
@@ -100,12 +100,14 @@ def _distances(extract: features.Features, images: Tensor, real: Tensor, heldout
     }
 
 
-def _classes(images: Tensor, train: data.ImageData, heldout: data.Data | None, out: Path) -> dict[str, Any]:
+def _classes(
+    images: Tensor, train: data.ImageData, labels: Tensor, heldout: data.Data | None, out: Path
+) -> dict[str, Any]:
     """Which classes the samples are of, by a classifier trained on the real ones."""
-    classifier = features.classifier_features(data.to_float(train.images), train.labels)
+    classifier = features.classifier_features(data.to_float(train.images), labels)
     probabilities = classifier.probabilities(classifier(images))
     counts = metrics.class_histogram(probabilities.argmax(1), classifier.num_classes)
-    real = metrics.class_histogram(train.labels, classifier.num_classes)
+    real = metrics.class_histogram(labels, classifier.num_classes)
     pictures.save_bars({"training images": real.tolist(), "samples": counts.tolist()}, out / "classes.png")
     score = metrics.inception_score(probabilities)
     result: dict[str, Any] = {

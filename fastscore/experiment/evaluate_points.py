@@ -19,6 +19,7 @@ from .sample import TrainedRun
 def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int) -> dict[str, Any]:
     """What metrics.json says of 2-D points: for the mixture the weights of its modes, too, and a picture in ``out``."""
     points, source = drawn(), make_data(trained.config)
+    assert source is not None
     real = source.batch(0, num, seed=seed + 1)
     result: dict[str, Any] = {"frechet_distance": {"samples_to_data": metrics.frechet_distance(points, real)}}
     if trained.config.data == "mixture":

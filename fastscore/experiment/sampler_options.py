@@ -25,7 +25,7 @@ def with_sampler_options(command: Callable[..., None], tyro: Any, *, long: bool)
     def wrapped(*arguments: Any, **given: Any) -> None:
         for name, options in offered.items():
             if options[0].kind is bool:
-                given[name] = either(name, given[name], given.pop(f"no_{name}"))
+                given[name] = _either(name, given[name], given.pop(f"no_{name}"))
         command(*arguments, **given)
 
     flags = {"sampler": _sampler_flag(tyro, long)}
@@ -47,7 +47,7 @@ def with_sampler_options(command: Callable[..., None], tyro: Any, *, long: bool)
     return wrapped
 
 
-def either(name: str, on: bool, off: bool) -> bool | None:
+def _either(name: str, on: bool, off: bool) -> bool | None:
     """True, False, or None where neither flag was given."""
     if on and off:
         flag = name.replace("_", "-")
