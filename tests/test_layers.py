@@ -10,7 +10,6 @@ MODULES = sorted(p for p in ROOT.rglob("*.py") if "kernels" not in p.relative_to
 EXTENSIONS = ("_C", "_C_cuda")  # modules without a file of source
 KNOWN = {  # what is left: (module, the private one that it uses)
     ("compat/_common.py", "fastscore.losses._common"),
-    ("experiment/sample.py", "fastscore.samplers._common"),
 }
 
 

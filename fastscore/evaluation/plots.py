@@ -149,9 +149,7 @@ def save_score_field(
     exact: Field,
     path: PathLike,
     *,
-    samples_plain: Tensor | None = None,
-    samples_annealed: Tensor | None = None,
-    samples_data: Tensor | None = None,
+    samples: Mapping[str, Tensor] | None = None,
     limits: tuple[float, float] = (-8, 8),
     log_density: Field | None = None,
     modes: Tensor | None = None,
@@ -164,8 +162,7 @@ def save_score_field(
     Args:
         learned, exact: points [N, 2] float32 -> scores [N, 2].
         path: a .png file.
-        samples_plain, samples_annealed, samples_data: [N, 2] by plain and by annealed Langevin, and of the data; None
-            leaves the panel out.
+        samples: up to three sets of points [N, 2], by the titles of their panels.
         limits: of both axes, in the units of the data.
         log_density: [N, 2] -> [N], up to a constant: shades both fields.
         modes: [K, 2], the centres of the modes: titles give the share of samples nearest to each.
@@ -180,16 +177,17 @@ def save_score_field(
     path = canvas.target(path)
     if not limits[0] < limits[1]:
         raise ValueError(f"limits must be (low, high) with low < high, got {limits}")
-    given = {"samples_data": samples_data, "samples_plain": samples_plain, "samples_annealed": samples_annealed}
-    for name, value in {**given, "modes": modes}.items():
+    clouds = dict(samples or {})
+    if len(clouds) > 3:
+        raise ValueError(f"samples must be at most three sets of points, got {len(clouds)}")
+    for name, value in {**{f"samples[{title!r}]": cloud for title, cloud in clouds.items()}, "modes": modes}.items():
         if value is not None and (checks.floating(name, value).dim() != 2 or value.shape[1:] != (2,)):
             raise ValueError(f"{name} must have shape [N, 2], got {checks.describe(value)}")
-    clouds = {name: value for name, value in given.items() if value is not None}
     figure = canvas.figure(11, 7.4 if clouds else 3.8)
     axes = figure.subplots(2 if clouds else 1, 3, squeeze=False)
     _field_panels(figure, axes[0], learned, exact, limits, log_density)
-    for ax, (name, value) in zip(axes[1:].flat, clouds.items()):
-        _cloud_panel(ax, name, value, limits, modes)
+    for ax, (title, value) in zip(axes[1:].flat, clouds.items()):
+        _cloud_panel(ax, title, value, limits, modes)
     for ax in axes[1:].flat[len(clouds) :]:
         ax.set_axis_off()
     for ax in axes.flat:
@@ -248,11 +246,10 @@ def _field_panels(
     figure.colorbar(image, ax=axes[2], shrink=0.85).ax.tick_params(which="both", labelsize=8, colors=canvas.INK)
 
 
-def _cloud_panel(ax: Any, name: str, samples: Tensor, limits: tuple[float, float], modes: Tensor | None) -> None:
+def _cloud_panel(ax: Any, title: str, samples: Tensor, limits: tuple[float, float], modes: Tensor | None) -> None:
     """Samples as points; the title gives each mode's share and how many lie outside the picture."""
     samples = samples.detach().float().cpu()
     inside = ((samples >= limits[0]) & (samples <= limits[1])).all(1)  # NaN is outside
-    title = {"samples_data": "Data", "samples_plain": "Plain Langevin"}.get(name, "Annealed Langevin")
     if modes is not None:
         distances = torch.cdist(samples[samples.isfinite().all(1)], modes.detach().float().cpu())
         counts = torch.bincount(distances.argmin(1), minlength=len(modes))

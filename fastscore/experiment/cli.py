@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .._core.errors import require
+from ..samplers import DEFAULT, SAMPLERS
 from . import terminal
 from .config import PRESETS, TrainConfig, quoted
+from .sampler_options import with_sampler_options
 
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
@@ -39,9 +41,11 @@ def train(
     from ..data import DATASETS
     from ..evaluation.plots import save_training_curves
     from . import limits
+    from .build import make_sigmas, pick_device
     from .evaluate import evaluate
+    from .history import read_metrics
     from .sample_folder import check_encodable, check_folder
-    from .train import Trainer, make_sigmas, pick_device, read_metrics
+    from .train import Trainer
 
     run = out or Path("runs") / preset.data
     if change and not resume:
@@ -78,10 +82,11 @@ def train(
     if history:  # none where the run is shorter than --log-every, or the file was deleted
         print(f"loss curves: {save_training_curves(history, run / 'training.png', sigmas=make_sigmas(preset))}")
     if preset.data == "mixture":
-        weights = evaluate(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)["mode_weights"]
+        report = evaluate(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)
+        weights, sampler = report["mode_weights"], SAMPLERS[report["sampler"]]
         print(
             f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
-            f"{_pair(weights['exact'])}; annealed Langevin {_pair(weights['annealed'])}; plain Langevin "
+            f"{_pair(weights['exact'])}; {sampler.title} {_pair(weights[sampler.name])}; plain Langevin dynamics "
             f"{_pair(weights['plain'])}"
         )
     print(f"next: fastscore sample {quoted(run)} --num 100 --out {quoted(run / 'more')}")
@@ -93,17 +98,14 @@ def sample(
     num: int = 100,
     out: Path | None = None,
     seed: int = 0,
-    sampler: Literal["annealed", "consistent"] = "annealed",
-    alpha: float | None = None,
-    steps_per_level: int | None = None,
-    denoise: bool = False,
-    no_denoise: bool = False,
+    sampler: str = DEFAULT,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     overwrite: bool = False,
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
+    **options: Any,
 ) -> None:
     """Draw new samples from a trained run.
 
@@ -115,12 +117,6 @@ def sample(
         num: How many samples.
         out: Where to write; RUN/samples-SEED where not given.
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
-        sampler: annealed: annealed Langevin dynamics (Song & Ermon 2019), the run's steps at each noise level;
-            consistent: consistent annealed sampling (Jolicoeur-Martineau et al. 2020), one step a level, much faster.
-        alpha: Langevin step size at the smallest noise level, for this call; by default the run's, in its config.json.
-        steps_per_level: Langevin updates at each noise level, for this call; by default the run's. annealed only.
-        denoise: For this call, end with the mean of the clean image given the noisy one; by default as the run does.
-        no_denoise: For this call, leave that last step out.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         overwrite: Replace samples of other settings that are in the folder.
@@ -131,20 +127,13 @@ def sample(
     from .sample import load_run, sample_into, with_sampling
     from .sample_folder import ARRAY
 
-    trained = with_sampling(
-        load_run(run, device=device, weights=weights, step=checkpoint),
-        sampler=sampler,
-        alpha=alpha,
-        steps_per_level=steps_per_level,
-        denoise=_either(denoise, no_denoise),
-    )
+    trained = with_sampling(load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler, **options)
     picture, array = sample_into(
         out or run / f"samples-{seed}",
         trained,
         run,
         num,
         seed=seed,
-        sampler=sampler,
         batch_size=batch_size,
         overwrite=overwrite,
         progress=not quiet,
@@ -162,11 +151,7 @@ def evaluate(
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
     seed: int = 0,
-    sampler: Literal["annealed", "consistent"] = "annealed",
-    alpha: float | None = None,
-    steps_per_level: int | None = None,
-    denoise: bool = False,
-    no_denoise: bool = False,
+    sampler: str = DEFAULT,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     data_dir: Path | None = None,
@@ -174,6 +159,7 @@ def evaluate(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
+    **options: Any,
 ) -> None:
     """Measure how good a run's samples are.
 
@@ -190,11 +176,6 @@ def evaluate(
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
-        sampler: annealed or consistent; see fastscore sample --help.
-        alpha: Langevin step size at the smallest noise level, for this call; by default the run's, in its config.json.
-        steps_per_level: Langevin updates at each noise level, for this call; by default the run's. annealed only.
-        denoise: For this call, end with the mean of the clean image given the noisy one; by default as the run does.
-        no_denoise: For this call, leave that last step out.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
@@ -213,9 +194,6 @@ def evaluate(
         feature=feature,
         seed=seed,
         sampler=sampler,
-        alpha=alpha,
-        steps_per_level=steps_per_level,
-        denoise=_either(denoise, no_denoise),
         weights=weights,
         step=checkpoint,
         data_dir=data_dir,
@@ -224,6 +202,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         progress=not quiet,
+        **options,
     )
     folder = out or run
     print(evaluation.table(report))
@@ -237,13 +216,6 @@ def doctor() -> None:
     from . import doctor as examination
 
     print(examination.report())
-
-
-def _either(denoise: bool, no_denoise: bool) -> bool | None:
-    """True, False, or None where neither flag was given."""
-    if denoise and no_denoise:
-        raise ValueError("give one of --denoise and --no-denoise, or neither")
-    return denoise if denoise or no_denoise else None
 
 
 def _pair(weights: list[float]) -> str:
@@ -261,8 +233,6 @@ def _commands(tyro: Any) -> dict[str, Any]:
     kinds = {
         "out": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
-        "alpha": (float, "FLOAT"),
-        "steps_per_level": (int, "INT"),
         "checkpoint": (int, "INT"),
     }  # tyro's own would be "{None}|PATH"
     for command in (train, sample, evaluate):
@@ -276,7 +246,12 @@ def _commands(tyro: Any) -> dict[str, Any]:
                 command.__annotations__[name] = Annotated[
                     bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
                 ]
-    return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
+    return {
+        "train": train,
+        "sample": with_sampler_options(sample, tyro, long=True),
+        "evaluate": with_sampler_options(evaluate, tyro, long=False),
+        "doctor": doctor,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

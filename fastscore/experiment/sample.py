@@ -4,32 +4,37 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from .. import samplers
 from .._core import checks
 from .._core.errors import CheckpointError, NonFiniteSamples
 from ..rng import Philox
+from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
+from .build import make_model, make_sigmas, pick_device
 from .config import TrainConfig
 from .progress import progress_bar
-from .train import make_model, make_sigmas, pick_device
 
-SAMPLERS = ("annealed", "consistent")
 WEIGHTS = ("auto", "ema", "raw")
 _SAMPLING_SEED = 1 << 63  # added to the seed, so that samples never share numbers with training, whose seeds are less
 
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A network ready to sample, and what it was trained with. ``weights``: "ema", their moving average, or "raw";
-    ``identity``: the run's random number; ``sha256``: of the weights' file."""
+    """A network ready to sample, what it was trained with, and how it is to be sampled.
+
+    Attributes:
+        config: the settings that it was trained with, and is sampled with where a sampler's option is one of them.
+        network: in eval mode; shape: of a sample; device: where the network is; step: the checkpoint's iteration.
+        weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
+        sampler: which one draws; given: values of its options that are no settings of ``config``.
+    """
 
     config: TrainConfig
     network: nn.Module
@@ -39,6 +44,18 @@ class TrainedRun:
     weights: str = "raw"
     identity: str = ""
     sha256: str | None = None
+    sampler: str = DEFAULT
+    given: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def entry(self) -> Sampler:
+        """The sampler's entry in the registry."""
+        return SAMPLERS[self.sampler]
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The value of each of the sampler's options."""
+        return options_of(self.config, self.sampler, self.given)
 
 
 def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", step: int | None = None) -> TrainedRun:
@@ -94,32 +111,33 @@ def _checkpoint_of(run: Path, step: int) -> Path:
     return found[step]
 
 
-def with_sampling(
-    trained: TrainedRun,
-    *,
-    sampler: str = "annealed",
-    alpha: float | None = None,
-    steps_per_level: int | None = None,
-    denoise: bool | None = None,
-) -> TrainedRun:
-    """``trained`` with other sampling settings; those that are None stay as its config has them.
+def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """The value of each option of ``sampler``: the one given, or ``config``'s, or the option's default."""
+    entry = SAMPLERS[checks.one_of("sampler", sampler, SAMPLERS)]
+    own = {option.name: getattr(config, option.setting) for option in entry.options if option.setting}
+    return entry.complete(own | {name: value for name, value in given.items() if value is not None})
+
+
+def with_sampling(trained: TrainedRun, *, sampler: str | None = None, **options: Any) -> TrainedRun:
+    """``trained`` with another sampler, or other values of its options.
 
     Args:
         trained: from :func:`load_run`; not changed.
-        sampler: which sampler they are for: ``steps_per_level`` is a setting of ``"annealed"`` alone.
-        alpha, steps_per_level, denoise: as in :class:`fastscore.experiment.config.TrainConfig`.
+        sampler: a key of :data:`fastscore.samplers.SAMPLERS`; None: as ``trained`` has it.
+        options: values of the sampler's options; those that are None stay as they are.
 
     Raises:
-        ValueError: a number out of its range, or ``steps_per_level`` for another sampler.
+        TypeError, ValueError: an unknown sampler, a value out of its range, or an option that the sampler does not take.
     """
-    if steps_per_level is not None and sampler != "annealed":
-        raise ValueError(
-            f"steps_per_level must be left out where sampler is {sampler!r}, which makes one step a noise "
-            f"level, got {steps_per_level}"
-        )
-    given = {"alpha": alpha, "steps_per_level": steps_per_level, "denoise": denoise}
-    changes = {name: value for name, value in given.items() if value is not None}
-    return dataclasses.replace(trained, config=dataclasses.replace(trained.config, **changes))
+    sampler = trained.sampler if sampler is None else checks.one_of("sampler", sampler, SAMPLERS)
+    given = {name: value for name, value in options.items() if value is not None}
+    settings = {o.name: o.setting for o in SAMPLERS[sampler].options if o.setting and o.name in given}
+    config = dataclasses.replace(trained.config, **{setting: given[name] for name, setting in settings.items()})
+    kept = trained.given if sampler == trained.sampler else {}
+    others = {name: value for name, value in given.items() if name not in settings}
+    changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others})
+    options_of(config, sampler, changed.given)  # which says what is wrong
+    return changed
 
 
 def draw(
@@ -129,46 +147,33 @@ def draw(
     rng: Philox,
     *,
     device: torch.device,
-    sampler: str = "annealed",
-    trajectory: samplers.Trajectory | None = None,
-    callback: samplers._common.Callback | None = None,
+    sampler: str = DEFAULT,
+    given: Mapping[str, Any] | None = None,
+    trajectory: Trajectory | None = None,
+    callback: Callback | None = None,
 ) -> Tensor:
-    """Samples [B, ...] by the settings of ``config``; images are clamped to [0, 1] at the very end.
+    """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
-    checks.one_of("sampler", sampler, SAMPLERS)
-    common = dict(
-        rng=rng, start=config.start, denoise=config.denoise, device=device, trajectory=trajectory, callback=callback
-    )
-    sigmas = make_sigmas(config)
+    options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
-        if sampler == "annealed":
-            x = samplers.annealed_langevin(
-                network, shape, sigmas, alpha=config.alpha, steps_per_level=config.steps_per_level, **common
-            )
-        else:
-            x = samplers.consistent_annealed(network, shape, sigmas, eta=_least_eta(config, sigmas), **common)
+        x = entry.run(
+            network,
+            shape,
+            make_sigmas(config),
+            options,
+            rng=rng,
+            device=device,
+            trajectory=trajectory,
+            callback=callback,
+        )
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     if bad:
-        raise NonFiniteSamples(
-            f"{bad} of {len(x)} samples are not finite: alpha, {config.alpha:g}, is too large a "
-            "step size for this network; sample with a smaller --alpha, or train longer"
-        )
+        raise NonFiniteSamples(f"{bad} of {len(x)} samples are not finite: {entry.remedy.format_map(options)}")
     return x.clamp(0, 1) if len(shape) == 4 else x
-
-
-def _least_eta(config: TrainConfig, sigmas: Tensor) -> float:
-    """The least eta that reaches each level removes all the noise that the next level lacks and adds none."""
-    ratio = float((sigmas[1:] / sigmas[:-1]).min()) if len(sigmas) > 1 else 1.0
-    return min(1.0, max(config.alpha / (2 * config.sigma_end**2), 1 - ratio + 1e-6))
-
-
-def num_updates(config: TrainConfig, sampler: str = "annealed") -> int:
-    """How many updates :func:`draw` makes."""
-    return config.num_levels * config.steps_per_level if sampler == "annealed" else config.num_levels - 1
 
 
 def sample(
@@ -176,10 +181,11 @@ def sample(
     num: int,
     *,
     seed: int = 0,
-    sampler: str = "annealed",
+    sampler: str | None = None,
     batch_size: int = 500,
     progress: bool = True,
-    trajectory: samplers.Trajectory | None = None,
+    trajectory: Trajectory | None = None,
+    **options: Any,
 ) -> Tensor:
     """``num`` samples on the CPU, float32. Sample k has the same noise whatever ``num`` and ``batch_size`` are.
 
@@ -187,8 +193,7 @@ def sample(
         trained: from :func:`load_run`.
         num: how many.
         seed: another seed, other samples.
-        sampler: ``"annealed"`` (annealed Langevin dynamics) or ``"consistent"`` (consistent annealed sampling: one
-            network evaluation a noise level).
+        sampler, options: which sampler draws, and values of its options; see :func:`with_sampling`.
         batch_size: how many at a time; takes memory, changes nothing else (to rounding).
         progress: show a progress bar.
         trajectory: filled from the first batch.
@@ -197,19 +202,9 @@ def sample(
         ValueError: a number out of its range, or an unknown sampler; the message names it.
         NonFiniteSamples: some samples are NaN or infinite.
     """
-    return torch.cat(
-        list(
-            batches(
-                trained,
-                num,
-                seed=seed,
-                sampler=sampler,
-                batch_size=batch_size,
-                progress=progress,
-                trajectory=trajectory,
-            )
-        )
-    )
+    trained = with_sampling(trained, sampler=sampler, **options)
+    parts = batches(trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory)
+    return torch.cat(list(parts))
 
 
 def batches(
@@ -217,42 +212,35 @@ def batches(
     num: int,
     *,
     seed: int = 0,
-    sampler: str = "annealed",
     batch_size: int = 500,
     progress: bool = True,
-    trajectory: samplers.Trajectory | None = None,
+    trajectory: Trajectory | None = None,
 ) -> Iterator[Tensor]:
     """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call."""
     config = trained.config
     limits.check_num(checks.integer("num", num, low=1))
     seed = checks.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
     batch_size = checks.integer("batch_size", batch_size, low=1)
-    checks.one_of("sampler", sampler, SAMPLERS)
+    updates = trained.entry.updates(config.num_levels, trained.options)
     limits.check_batch(config, trained.shape, min(num, batch_size), trained.device)
 
     def drawn() -> Iterator[Tensor]:
         firsts = range(0, num, batch_size)
-        bar = None
-        if progress:
-            bar = progress_bar(len(firsts) * num_updates(config, sampler), desc="sampling", unit="step")
+        bar = progress_bar(len(firsts) * updates, desc="sampling", unit="step") if progress else None
         try:
             for first in firsts:
-                rng = Philox(seed + _SAMPLING_SEED, sample_offset=first)
-                shape = (min(batch_size, num - first), *trained.shape)
-                yield (
-                    draw(
-                        config,
-                        trained.network,
-                        shape,
-                        rng,
-                        device=trained.device,
-                        sampler=sampler,
-                        trajectory=trajectory if first == 0 else None,
-                        callback=None if bar is None else lambda step, x: bar.update(),
-                    )
-                    .float()
-                    .cpu()
+                x = draw(
+                    config,
+                    trained.network,
+                    (min(batch_size, num - first), *trained.shape),
+                    Philox(seed + _SAMPLING_SEED, sample_offset=first),
+                    device=trained.device,
+                    sampler=trained.sampler,
+                    given=trained.given,
+                    trajectory=trajectory if first == 0 else None,
+                    callback=None if bar is None else lambda step, x: bar.update(),
                 )
+                yield x.float().cpu()
         finally:
             if bar is not None:
                 bar.close()
@@ -260,9 +248,8 @@ def batches(
     return drawn()
 
 
-def settings(trained: TrainedRun, run: Path, num: int, seed: int, sampler: str) -> dict[str, Any]:
+def settings(trained: TrainedRun, run: Path, num: int, seed: int) -> dict[str, Any]:
     """What samples.json says: all that decides what the samples are, and what drew them."""
-    config = trained.config
     return {
         "run": str(run.resolve()),
         "identity": trained.identity,
@@ -271,11 +258,8 @@ def settings(trained: TrainedRun, run: Path, num: int, seed: int, sampler: str) 
         "sha256": trained.sha256,
         "num": num,
         "seed": seed,
-        "sampler": sampler,
-        "alpha": config.alpha,
-        "steps_per_level": config.steps_per_level if sampler == "annealed" else 1,
-        "denoise": config.denoise,
-        "start": config.start,
+        "sampler": trained.sampler,
+        **trained.options,
         "shape": list(trained.shape),
         "versions": sample_folder.versions(),
     }
@@ -288,11 +272,10 @@ def sample_into(
     num: int,
     *,
     seed: int = 0,
-    sampler: str = "annealed",
     batch_size: int = 500,
     overwrite: bool = False,
     progress: bool = True,
-    trajectory: samplers.Trajectory | None = None,
+    trajectory: Trajectory | None = None,
 ) -> list[Path]:
     """:func:`sample` into the folder ``out``: the paths of samples.png and samples.npy, beside samples.json.
 
@@ -301,10 +284,8 @@ def sample_into(
         NonFiniteSamples, OSError: and what was there stays; see :func:`sample_folder.write_samples`.
         ValueError: as :func:`sample`. All that can be is told before it samples.
     """
-    parts = batches(
-        trained, num, seed=seed, sampler=sampler, batch_size=batch_size, progress=progress, trajectory=trajectory
-    )
-    how = settings(trained, run, num, seed, sampler)
+    parts = batches(trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory)
+    how = settings(trained, run, num, seed)
     sample_folder.check_folder("--out", out, make=False)
     if not overwrite:
         sample_folder.check_replaceable(out, how)

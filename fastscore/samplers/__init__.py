@@ -5,13 +5,31 @@ sqrt(2 step_lr) z: alpha = 2 step_lr. Networks belong in eval mode: a layer that
 an error, one that draws masks is warned of. What they are given they may change in place; the chain does not notice.
 Under ``torch.func.vmap`` each slice's noise follows its ``randomness``, and samples that are not finite
 are not warned of.
+
+``SAMPLERS`` holds those that draw from a trained network alone, each with its options and what it costs: the command
+line, the evaluation and the documentation offer what they find there.
 """
 
-from ._common import Trajectory
+from .._core.options import Option
+from ._sampler import Sampler
+from ._watch import Callback, Trajectory
 from .annealed import annealed_langevin
 from .consistent import consistent_annealed
 from .inpaint import inpaint
 from .interpolate import interpolate
 from .langevin import langevin
+from .registry import DEFAULT, SAMPLERS
 
-__all__ = ["Trajectory", "annealed_langevin", "consistent_annealed", "inpaint", "interpolate", "langevin"]
+__all__ = [
+    "DEFAULT",
+    "SAMPLERS",
+    "Callback",
+    "Option",
+    "Sampler",
+    "Trajectory",
+    "annealed_langevin",
+    "consistent_annealed",
+    "inpaint",
+    "interpolate",
+    "langevin",
+]

@@ -38,6 +38,11 @@ def schedule(alpha: StepSize | None, step_lr: StepSize | None, num_steps: int) -
     return [factor * _number(name, f"{name}[{i}]", v) for i, v in enumerate(values)]
 
 
+def per_level(alpha: float, sigma: Sequence[float]) -> list[float]:
+    """alpha_i = alpha sigma_i^2 / sigma_L^2 of every level, from ``alpha`` = alpha_L."""
+    return [alpha * (sigma_i / sigma[-1]) ** 2 for sigma_i in sigma]
+
+
 def _given(alpha: Any, step_lr: Any) -> tuple[str, Any, float]:
     if (alpha is None) == (step_lr is None):
         raise ValueError(

@@ -11,9 +11,12 @@ from torch import Tensor
 from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
+from ._driver import check_clamp, run_chain
+from ._sampler import ALPHA, DENOISE, SMALLER_ALPHA, START, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
-from ._steps import step_size
+from ._start import initial
+from ._steps import per_level, step_size
+from ._watch import Callback, Trajectory
 
 
 @torch.no_grad()
@@ -84,12 +87,36 @@ def annealed_langevin(
     rng, sigma = as_philox(rng), levels.tolist()
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
-    with Watch(len(sigma) * steps_per_level, x, callback, trajectory, progress) as watch:
-        for i, sigma_i in enumerate(sigma):
-            alpha_i = alpha * (sigma_i / sigma[-1]) ** 2
-            for _ in range(steps_per_level):
-                x = langevin_step(x, score(x, i), alpha_i, rng)
-                watch(x)
-    if denoise:
-        x = denoised(x, score(x, len(sigma) - 1), sigma[-1])
-    return finish(x, clamp)
+    alphas = per_level(alpha, sigma)
+    return run_chain(
+        score,
+        x,
+        lambda x, s, i: langevin_step(x, s, alphas[i], rng),
+        [steps_per_level] * len(sigma),
+        denoise_at=sigma[-1] if denoise else None,
+        clamp=clamp,
+        callback=callback,
+        trajectory=trajectory,
+        progress=progress,
+    )
+
+
+def _run(
+    score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any
+) -> Tensor:
+    return annealed_langevin(score_fn, shape, sigmas, **options, **how)
+
+
+ANNEALED = Sampler(
+    name="annealed",
+    title="annealed Langevin dynamics",
+    source="Song & Ermon 2019",
+    summary="the run's steps at each noise level",
+    cost="levels x steps_per_level, and 1 for denoise",
+    options=(ALPHA, STEPS_PER_LEVEL, DENOISE, START),
+    run=_run,
+    updates=lambda L, options: L * options["steps_per_level"],
+    evaluations=lambda L, options: L * options["steps_per_level"] + options["denoise"],
+    sigma_after=lambda sigmas, options, step: sigmas[(step - 1) // options["steps_per_level"]],
+    remedy=SMALLER_ALPHA,
+)

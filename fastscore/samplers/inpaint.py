@@ -11,9 +11,11 @@ from torch import Tensor
 from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, denoised, finish, initial
+from ._driver import check_clamp, run_chain
 from ._score import conditioned
-from ._steps import step_size
+from ._start import initial
+from ._steps import per_level, step_size
+from ._watch import Callback, Trajectory
 
 
 @torch.no_grad()
@@ -65,17 +67,25 @@ def inpaint(
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, image.shape, sigma[0], rng, image.dtype, image.device)
-    with Watch(len(sigma) * steps_per_level, x, callback, trajectory, progress) as watch:
-        for i, sigma_i in enumerate(sigma):
-            alpha_i = alpha * (sigma_i / sigma[-1]) ** 2
-            y = image + sigma_i * rng.randn(image.shape, stream=Stream.INPAINT, dtype=x.dtype, device=x.device)
-            x = torch.where(known, y, x)
-            for _ in range(steps_per_level):
-                x = torch.where(known, y, langevin_step(x, score(x, i), alpha_i, rng))
-                watch(x)
-    if denoise:
-        x = denoised(x, score(x, len(sigma) - 1), sigma[-1])
-    return torch.where(known, image, finish(x, clamp))
+    alphas = per_level(alpha, sigma)
+
+    def known_at(i: int) -> Callable[[Tensor], Tensor]:
+        y = image + sigma[i] * rng.randn(image.shape, stream=Stream.INPAINT, dtype=image.dtype, device=image.device)
+        return lambda x: torch.where(known, y, x)
+
+    x = run_chain(
+        score,
+        x,
+        lambda x, s, i: langevin_step(x, s, alphas[i], rng),
+        [steps_per_level] * len(sigma),
+        constraint=known_at,
+        denoise_at=sigma[-1] if denoise else None,
+        clamp=clamp,
+        callback=callback,
+        trajectory=trajectory,
+        progress=progress,
+    )
+    return torch.where(known, image, x)
 
 
 def _check_mask(mask: Tensor, image: Tensor) -> Tensor:

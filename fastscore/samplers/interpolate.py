@@ -12,9 +12,11 @@ from torch import Tensor
 from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
-from ._common import Callback, Trajectory, Watch, check_clamp, check_shape, denoised, finish, initial
+from ._driver import check_clamp, run_chain
 from ._score import conditioned
-from ._steps import step_size
+from ._start import check_shape, initial
+from ._steps import per_level, step_size
+from ._watch import Callback, Trajectory
 
 
 @torch.no_grad()
@@ -72,16 +74,22 @@ def interpolate(
     x = x.repeat_interleave(n, 0)
     compute = checks.compute_dtype(x)
     theta = torch.linspace(0, math.pi / 2, n, dtype=compute, device=x.device).view(n, *[1] * (len(rows) - 1))
-    with Watch(len(sigma) * steps_per_level, x, callback, trajectory, progress) as watch:
-        for i, sigma_i in enumerate(sigma):
-            alpha_i = alpha * (sigma_i / sigma[-1]) ** 2
-            for _ in range(steps_per_level):
-                p, q = (
-                    rng.randn(rows, stream=Stream.LANGEVIN, dtype=compute, device=x.device)[:, None] for _ in range(2)
-                )
-                z = (theta.cos() * p + theta.sin() * q).reshape(x.shape)
-                x = langevin_step(x, score(x, i), alpha_i, noise=z)
-                watch(x)
-    if denoise:
-        x = denoised(x, score(x, len(sigma) - 1), sigma[-1])
-    return finish(x, clamp).reshape(rows[0], n, *rows[1:])
+    alphas = per_level(alpha, sigma)
+
+    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
+        p, q = (rng.randn(rows, stream=Stream.LANGEVIN, dtype=compute, device=x.device)[:, None] for _ in range(2))
+        z = (theta.cos() * p + theta.sin() * q).reshape(x.shape)
+        return langevin_step(x, s, alphas[i], noise=z)
+
+    x = run_chain(
+        score,
+        x,
+        step,
+        [steps_per_level] * len(sigma),
+        denoise_at=sigma[-1] if denoise else None,
+        clamp=clamp,
+        callback=callback,
+        trajectory=trajectory,
+        progress=progress,
+    )
+    return x.reshape(rows[0], n, *rows[1:])

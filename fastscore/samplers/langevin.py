@@ -11,9 +11,10 @@ from torch import Tensor
 from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, as_philox
-from ._common import Callback, Trajectory, Watch, finish
+from ._driver import run_chain
 from ._score import Score
 from ._steps import StepSize, root, schedule
+from ._watch import Callback, Trajectory
 
 
 @torch.no_grad()
@@ -78,13 +79,23 @@ def langevin(
     score = Score(score_fn, model_kwargs)
     alphas, scale, rng = schedule(alpha, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
     kept = []
-    with Watch(num_steps, x, callback, trajectory, progress) as watch:
-        for step, alpha_k in enumerate(alphas, 1):
-            x = _update(x, score(x), alpha_k, scale, rng)
-            watch(x)
-            if thin is not None and step > burn_in and (step - burn_in) % thin == 0:
-                kept.append(x)
-    x = finish(x)
+
+    def step(x: Tensor, s: Tensor, k: int) -> Tensor:
+        x = _update(x, s, alphas[k], scale, rng)
+        after = k + 1 - burn_in
+        if thin is not None and after > 0 and after % thin == 0:
+            kept.append(x)
+        return x
+
+    x = run_chain(  # the "levels" are the updates, which may differ in their step size
+        lambda x, _: score(x),
+        x,
+        step,
+        [1] * num_steps,
+        callback=callback,
+        trajectory=trajectory,
+        progress=progress,
+    )
     return x if thin is None else torch.stack(kept)
 
 

@@ -148,9 +148,7 @@ def test_score_field_arrows_errors_and_weights(tmp_path, figures):
         lambda x: pull(x) + torch.tensor([0.0, 0.5]),
         pull,
         tmp_path / "a.png",
-        samples_plain=plain,
-        samples_annealed=annealed,
-        samples_data=data,
+        samples={"Data": data, "Plain Langevin": plain, "Annealed Langevin": annealed},
         modes=modes,
         log_density=lambda x: -pull(x).square().sum(1) / 2,
     )
@@ -200,7 +198,7 @@ def test_score_field_density_is_shaded_at_its_place(tmp_path, figures):
 
 def test_score_field_without_samples_or_with_one_kind(tmp_path, figures):
     assert read(plots.save_score_field(pull, pull, tmp_path / "a.png")).shape == (570, 1650, 3)
-    plots.save_score_field(pull, pull, tmp_path / "b.png", samples_annealed=torch.zeros(5, 2))
+    plots.save_score_field(pull, pull, tmp_path / "b.png", samples={"Annealed Langevin": torch.zeros(5, 2)})
     panels = figures[1].axes
     assert [ax.axison for ax in panels[:6]] == [True] * 4 + [False] * 2
     assert panels[3].get_title("left") == "Annealed Langevin"
@@ -210,7 +208,8 @@ def test_score_field_without_samples_or_with_one_kind(tmp_path, figures):
     "learned, options, text",
     [
         (pull, {"limits": (3, 3)}, r"limits must be \(low, high\) with low < high"),
-        (pull, {"samples_plain": torch.zeros(3, 3)}, r"samples_plain must have shape \[N, 2\].*\(3, 3\)"),
+        (pull, {"samples": {"Plain": torch.zeros(3, 3)}}, r"samples\['Plain'\] must have shape \[N, 2\].*\(3, 3\)"),
+        (pull, {"samples": dict.fromkeys("abcd", torch.zeros(3, 2))}, "samples must be at most three sets .*got 4"),
         (pull, {"modes": torch.zeros(2)}, r"modes must have shape \[N, 2\]"),
         (lambda x: x.sum(1), {}, r"learned must give finite values of shape \(484, 2\)"),
         (lambda x: x / 0, {}, "learned must give finite values"),

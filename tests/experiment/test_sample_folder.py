@@ -22,6 +22,7 @@ from fastscore.experiment.config import preset
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.sample_folder import read_samples, write_samples
 from fastscore.experiment.train import Trainer
+from fastscore.samplers import DEFAULT, SAMPLERS
 
 
 @pytest.fixture(scope="module")
@@ -158,14 +159,18 @@ def test_samples_that_came_meanwhile_are_not_replaced(run, tmp_path):
         pytest.warns(UserWarning, match="the first 6 of 6 samples are kept in"),
         pytest.raises(fs.FastscoreError, match=r"alpha \(was 0.01, now 0.02\)"),
     ):
-        write_samples(slow(), folder, sampling.settings(second, run, 6, 0, "annealed"))
+        write_samples(slow(), folder, sampling.settings(second, run, 6, 0))
     assert torch.equal(read_samples(folder), sampling.sample(first, 6, progress=False))
     kept = torch.from_numpy(np.load(folder / "samples.partial.npy"))
     assert torch.equal(kept, sampling.sample(second, 6, progress=False))
 
 
-def infinite(*arguments, **options):
-    return torch.full(arguments[1], float("inf"))
+def diverging(monkeypatch):
+    """Make the default sampler return infinity."""
+    entry = dataclasses.replace(
+        SAMPLERS[DEFAULT], run=lambda score_fn, shape, *_, **__: torch.full(shape, float("inf"))
+    )
+    monkeypatch.setitem(SAMPLERS, DEFAULT, entry)
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 8)])
@@ -180,7 +185,7 @@ def test_samples_that_are_not_finite_replace_nothing(shape, tmp_path, monkeypatc
         warnings.simplefilter("error")
         with pytest.raises(NonFiniteSamples, match=r"3 of 3 samples are not finite: alpha, 0\.125, .*--alpha"):
             sampling.sample_into(tmp_path / "a", bad, tmp_path, 3, overwrite=True, progress=False)
-        monkeypatch.setattr("fastscore.samplers.annealed_langevin", infinite)
+        diverging(monkeypatch)
         with pytest.raises(NonFiniteSamples):
             sampling.sample_into(tmp_path / "a", run, tmp_path, 3, overwrite=True, progress=False)
     assert contents(tmp_path / "a") == before and len(before) == 3
@@ -204,7 +209,7 @@ def test_plain_langevin_that_diverges_finds_no_mode(tmp_path, monkeypatch):
 
 
 def test_a_grid_that_is_not_finite_does_not_end_the_training(tmp_path, monkeypatch):
-    monkeypatch.setattr("fastscore.samplers.annealed_langevin", infinite)
+    diverging(monkeypatch)
     config = preset("digits", iterations=1, width=4, batch_size=4, sample_every=1)
     with pytest.warns(UserWarning, match="no picture of iteration 1: 64 of 64 samples are not finite"):
         assert Trainer(config, tmp_path / "run").train(progress=False).name == "step_00000001"

@@ -11,6 +11,7 @@ from fastscore.samplers import Trajectory, annealed_langevin, consistent_anneale
 from fastscore.schedules import geometric_sigmas
 
 from ..conftest import z_mean, z_variance
+from .cases import BY_LEVELS
 
 C = 0.5
 SIGMAS = geometric_sigmas(2.0, 0.1, 6)
@@ -81,51 +82,36 @@ def test_every_update_is_the_formula_and_the_last_is_returned():
     assert torch.equal(last, trajectory.frames[-1]) and len(trajectory.frames) == 12
 
 
-# each sampler on samples of a shape and dtype, with a last denoising step
-SAMPLERS = {
-    "annealed": lambda score, shape, **k: annealed_langevin(
-        score, shape, SIGMAS, alpha=0.01, steps_per_level=2, start="normal", denoise=True, **k
-    ),
-    "consistent": lambda score, shape, **k: consistent_annealed(score, shape, SIGMAS, eta=0.6, **k),
-    "inpaint": lambda score, shape, dtype=torch.float32, **k: inpaint(
-        score,
-        torch.zeros(shape, dtype=dtype),
-        torch.zeros(shape, dtype=torch.bool),
-        SIGMAS,
-        alpha=0.01,
-        steps_per_level=2,
-        start="normal",
-        denoise=True,
-        **k,
-    ),
-    "interpolate": lambda score, shape, **k: interpolate(
-        score, shape, SIGMAS, num_interpolations=2, alpha=0.01, steps_per_level=2, start="normal", denoise=True, **k
-    )[:, 0],
-}
+each_case = pytest.mark.parametrize("case", BY_LEVELS.values(), ids=BY_LEVELS)
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@each_case
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
-def test_dtype_is_kept_whatever_the_network_returns(sampler, dtype):
+def test_dtype_is_kept_whatever_the_network_returns(case, dtype):
     """Each update is computed in float32 or better and rounded once to the dtype asked for."""
+
+    def draw(score, dtype, **options):
+        options[case.step_size] = {"alpha": 0.01, "eta": 0.6}[case.step_size]
+        return case(score, torch.zeros(64, 8, dtype=dtype), SIGMAS, start="normal", rng=fs.Philox(1), **options)
+
     trajectory = Trajectory()
-    x = SAMPLERS[sampler](
-        lambda x, i: by_label(x.double(), i).float(), (64, 8), dtype=dtype, rng=fs.Philox(1), trajectory=trajectory
-    )
+    x = draw(lambda x, i: by_label(x.double(), i).float(), dtype, trajectory=trajectory)
     assert {x.dtype} == {frame.dtype for frame in trajectory.frames} == {dtype}
-    exact = SAMPLERS[sampler](by_label, (64, 8), dtype=torch.float64, rng=fs.Philox(1))
     # 13 roundings of numbers that begin near 2 (|x| < 8) and that each update draws together
-    error = float((x.double() - exact).abs().max())
+    error = float((x.double() - draw(by_label, torch.float64)).abs().max())
     assert error < max(8 * torch.finfo(dtype).eps, 2e-5), error
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
-def test_samples_without_dimensions(sampler):
+@each_case
+def test_samples_without_dimensions(case):
     """Shape [B] gives what [B, 1] gives; a warning counts the samples that are not finite."""
-    whole = SAMPLERS[sampler](by_label, (16, 1), rng=fs.Philox(1))
-    assert torch.equal(SAMPLERS[sampler](by_label, (16,), rng=fs.Philox(1)), whole[:, 0])
+
+    def draw(score, *shape):
+        return case(score, torch.zeros(shape), SIGMAS, start="normal", rng=fs.Philox(1))
+
+    assert torch.equal(draw(by_label, 16), draw(by_label, 16, 1)[..., 0])
     with pytest.warns(UserWarning, match="samples are not finite") as caught:
-        SAMPLERS[sampler](lambda x, i: torch.where(torch.arange(len(x)) < 3, math.nan, -x), (16,), rng=fs.Philox(1))
+        draw(lambda x, i: torch.where(torch.arange(len(x)) < 3, math.nan, -x), 16)
     assert str(caught[0].message).startswith("3 of ")
 
 
@@ -144,15 +130,6 @@ def test_clamp_acts_on_what_is_returned_alone():
     y = annealed_langevin(by_label, (50, 3), SIGMAS, rng=fs.Philox(1), trajectory=clamped, clamp=(0, 0.2), **kwargs)
     assert all(torch.equal(a, b) for a, b in zip(free.frames, clamped.frames))
     assert torch.equal(y, x.clamp(0, 0.2)) and not torch.equal(x, y)
-
-
-@pytest.mark.parametrize(
-    "sampler, kwargs", [(annealed_langevin, dict(alpha=0.01, steps_per_level=3)), (consistent_annealed, dict(eta=0.6))]
-)
-def test_sample_k_is_the_same_in_any_batch(sampler, kwargs):
-    whole = sampler(by_label, (10, 3), SIGMAS, rng=fs.Philox(1), **kwargs)
-    alone = sampler(by_label, (2, 3), SIGMAS, rng=fs.Philox(1, sample_offset=7), **kwargs)
-    assert torch.equal(alone, whole[7:9])
 
 
 def test_start_from_a_tensor():
@@ -248,9 +225,9 @@ def test_inpainting_samples_the_conditional():
 def test_inpainting_keeps_the_known_part_at_the_level_of_noise():
     image = fs.Philox(5).rand(3, 1, 4, 4)
     mask = torch.rand(4, 4, generator=torch.Generator().manual_seed(1)) < 0.5
-    seen = Trajectory()
+    seen, told = Trajectory(), []
     x = inpaint(
-        by_label,
+        lambda x, i: told.append(x.clone()) or by_label(x, i),
         image,
         mask,
         SIGMAS,
@@ -262,10 +239,11 @@ def test_inpainting_keeps_the_known_part_at_the_level_of_noise():
         clamp=(0, 0.5),
     )
     assert torch.equal(x[..., mask], image[..., mask]) and float(x[..., ~mask].max()) <= 0.5
-    for k, frame in enumerate(seen.frames):
+    for k, (before, after) in enumerate(zip(told, seen.frames)):  # each update, and what the network saw of it
         level = k // 2
         z = fs.Philox(1, step=1 + 3 * level).randn(image.shape, stream=fs.Stream.INPAINT)
-        torch.testing.assert_close(frame[..., mask], (image + SIGMAS[level] * z)[..., mask])
+        for state in (before, after):
+            torch.testing.assert_close(state[..., mask], (image + SIGMAS[level] * z)[..., mask])
 
 
 def test_interpolation_is_smooth_and_each_chain_is_right():

@@ -6,25 +6,19 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore.samplers import Trajectory, annealed_langevin, inpaint, interpolate, langevin
+from fastscore.samplers import Trajectory, annealed_langevin, langevin
 from fastscore.schedules import suggest
 
 from ..conftest import z_variance
+from .cases import CASES
 
 SIGMAS = torch.tensor([1.0, 0.1])
 IMAGE = fs.Philox(4).rand(3, 5)
 
 SAMPLERS = {
-    "langevin": lambda **k: langevin(torch.neg, IMAGE, num_steps=3, rng=fs.Philox(1), **k),
-    "annealed": lambda **k: annealed_langevin(
-        lambda x, i: -x, (3, 5), SIGMAS, steps_per_level=2, rng=fs.Philox(1), **k
-    ),
-    "inpaint": lambda **k: inpaint(
-        lambda x, i: -x, IMAGE, IMAGE > 0.5, SIGMAS, steps_per_level=2, rng=fs.Philox(1), **k
-    ),
-    "interpolate": lambda **k: interpolate(
-        lambda x, i: -x, (3, 5), SIGMAS, num_interpolations=2, steps_per_level=2, rng=fs.Philox(1), **k
-    ),
+    name: lambda case=case, **k: case.steps(lambda x, i: -x, IMAGE, SIGMAS, rng=fs.Philox(1), **k)
+    for name, case in CASES.items()
+    if case.step_size == "alpha"
 }
 each_sampler = pytest.mark.parametrize("sampler", SAMPLERS.values(), ids=SAMPLERS)
 

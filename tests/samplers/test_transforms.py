@@ -4,50 +4,28 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore.samplers import Trajectory, annealed_langevin, consistent_annealed, inpaint, interpolate, langevin
+from fastscore.samplers import Trajectory, langevin
 
-SIGMAS = [1.0, 0.3, 0.1]
+from .cases import CASES
+
 V, B, D = 4, 2, 3
 STARTS = 2 * fs.Philox(3).rand(V * B, D).view(V, B, D) - 1
 RATES = 0.5 + torch.arange(V) / V
 METRIC = torch.tensor([0.5, 1.0, 2.0])
 
+
+def by_case(case, **options):
+    return lambda x, w: case(lambda x, i: -w * x, x, rng=fs.Philox(1), **options)
+
+
 # each sampler of the score -w x, from x [.., D]; w a number or one a row
-SAMPLERS = {
-    "langevin": lambda x, w: langevin(lambda x: -w * x, x, num_steps=3, alpha=0.1, rng=fs.Philox(1)),
+SAMPLERS = {name: by_case(case) for name, case in CASES.items()} | {
+    "annealed": by_case(CASES["annealed"], clamp=(-1, 1)),
+    "interpolate": by_case(CASES["interpolate"], num_interpolations=1),
+    "from noise": by_case(CASES["annealed"], start="normal"),
     "preconditioned": lambda x, w: langevin(
         lambda x: -w * x, x, num_steps=3, alpha=0.1, preconditioner=METRIC, thin=1, rng=fs.Philox(1)
     ).movedim(0, 1),
-    "annealed": lambda x, w: annealed_langevin(
-        lambda x, i: -w * x,
-        x.shape,
-        SIGMAS,
-        alpha=1e-3,
-        steps_per_level=2,
-        start=x,
-        rng=fs.Philox(1),
-        denoise=True,
-        clamp=(-1, 1),
-    ),
-    "inpaint": lambda x, w: inpaint(
-        lambda x, i: -w * x, x, METRIC > 1.5, SIGMAS, alpha=1e-3, steps_per_level=2, start=x, rng=fs.Philox(1)
-    ),
-    "consistent": lambda x, w: consistent_annealed(
-        lambda x, i: -w * x, x.shape, SIGMAS, eta=0.8, start=x, rng=fs.Philox(1)
-    ),
-    "interpolate": lambda x, w: interpolate(
-        lambda x, i: -w * x,
-        x.shape,
-        SIGMAS,
-        num_interpolations=1,
-        alpha=1e-3,
-        steps_per_level=2,
-        start=x,
-        rng=fs.Philox(1),
-    ),
-    "from noise": lambda x, w: annealed_langevin(
-        lambda x, i: -w * x, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2, start="normal", rng=fs.Philox(1)
-    ),
 }
 each_sampler = pytest.mark.parametrize("name", SAMPLERS)
 

@@ -1,20 +1,15 @@
-"""What the samplers share: the start, watching a run, and finishing it."""
+"""Watching a run: progress, callbacks, and the samples on their way."""
 
 from __future__ import annotations
 
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
-import torch
 from torch import Tensor
 
 from .._core import backends, checks
 from .._core.errors import require
-from ..rng import Philox, Stream
 
 Callback = Callable[[int, Tensor], None]
-STARTS = ("uniform", "normal")
 
 
 class Trajectory:
@@ -96,72 +91,3 @@ class Watch:
 def _version(x: Tensor) -> int | None:
     """How often ``x`` was written to in place, where torch counts that."""
     return None if backends.transformed() or x.is_inference() else x._version
-
-
-def check_shape(shape: Sequence[int]) -> torch.Size:
-    """[B, ...] with B >= 1."""
-    try:
-        shape = torch.Size(shape)
-    except TypeError:
-        raise TypeError(f"shape must be a sequence of integers [B, ...], got {checks.describe(shape)}") from None
-    if len(shape) == 0 or min(shape) < 1:
-        raise ValueError(f"shape must be [B, ...] with every size at least 1, got {tuple(shape)}")
-    return shape
-
-
-def initial(
-    start: str | Tensor,
-    shape: Sequence[int],
-    sigma_1: float,
-    rng: Philox,
-    dtype: torch.dtype | None,
-    device: torch.device,
-) -> Tensor:
-    """Where the chains begin: U[0, 1] ("uniform"), N(0, sigma_1^2 I) ("normal"), or the tensor given."""
-    shape = check_shape(shape)
-    if dtype is not None and dtype not in checks.FLOATS:
-        raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, or None, got {dtype}")
-    if isinstance(start, Tensor):
-        checks.floating("start", start)
-        if start.shape != shape:
-            raise ValueError(f"start must have shape {tuple(shape)}, got {checks.describe(start)}")
-        return start.to(device=device, dtype=dtype or start.dtype, copy=True)
-    if not isinstance(start, str) or start not in STARTS:
-        raise ValueError(f"start must be 'uniform', 'normal' or a tensor, got {checks.describe(start)}")
-    if start == "uniform":
-        return rng.rand(shape, stream=Stream.INIT, dtype=dtype, device=device)
-    return sigma_1 * rng.randn(shape, stream=Stream.INIT, dtype=dtype, device=device)
-
-
-def check_clamp(clamp: tuple[float, float] | None) -> tuple[float, float] | None:
-    """None, or (low, high) with low < high, as Python numbers; either may be infinite."""
-    if clamp is None:
-        return None
-    try:
-        low, high = map(float, clamp)
-    except (TypeError, ValueError):
-        low = high = math.nan
-    if isinstance(clamp, str) or not low < high:
-        raise ValueError(f"clamp must be None or (low, high) with low < high, got {clamp!r}")
-    return low, high
-
-
-def denoised(x: Tensor, score: Tensor, sigma: float) -> Tensor:
-    """x + sigma^2 score, the mean of the clean sample given the noisy one; computed and rounded as the operators do."""
-    compute = checks.compute_dtype(x)
-    return (x.to(compute) + sigma**2 * score.to(compute)).to(x.dtype)
-
-
-def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
-    """The samples as returned: clamped where asked, with a warning where some are not finite.
-
-    Under vmap and torch.compile there is no warning: what the samples hold is not known yet.
-    """
-    if not backends.transformed():
-        bad = int((~torch.isfinite(x).reshape(len(x), x.shape[1:].numel()).all(1)).sum())
-        if bad:
-            warnings.warn(
-                f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this score",
-                stacklevel=checks.caller(),
-            )
-    return x if clamp is None else x.clamp(*clamp)

@@ -1,0 +1,120 @@
+"""How good images are: distances to the data, neighbours, classes, and pictures to look at."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from .. import data
+from .._core.errors import DataError
+from ..evaluation import features, metrics, pictures
+from ..samplers import Trajectory
+from . import checkpoint
+from .build import make_data, make_sigmas
+from .sample import TrainedRun
+
+_CLASSIFIER_LIMIT = 20_000  # images; the classifier's time grows with their square
+_LEAST = 4  # images of a data set: an image and its three nearest neighbours
+
+
+def evaluate_images(
+    trained: TrainedRun, run: Path, out: Path, drawn: Callable[[Trajectory], Tensor], feature: str
+) -> dict[str, Any]:
+    """What metrics.json says of images, and their pictures in ``out``.
+
+    Args:
+        trained: of ``run``. drawn: draws the samples, and fills a trajectory. feature: "pixels" or "inception".
+
+    Raises: DataError: the data set is not there, or too small.
+    """
+    config = trained.config
+    train, heldout = make_data(config), make_data(config, heldout=True)
+    assert isinstance(train, data.ImageData)
+    if changes := checkpoint.read_identity(run).changes(train):
+        warnings.warn(
+            f"{run} was trained on other data than what is compared with here, {train.describe()}: "
+            f"{', '.join(changes)}",
+            stacklevel=3,
+        )
+    for part in (train, heldout):
+        if isinstance(part, data.ImageData) and len(part) < _LEAST:
+            raise DataError(
+                f"{part.name} has {len(part)} images, and evaluation needs at least {_LEAST}: it looks "
+                "for the neighbours of each"
+            )
+    extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
+    updates = trained.entry.updates(config.num_levels, trained.options)
+    trajectory = Trajectory(max(1, updates // config.num_levels), samples=8)
+    images = drawn(trajectory)
+    _draw_trajectory(trajectory, trained, out / "sampling.png")
+    real = data.to_float(train.images)
+    result = _distances(extract, images, real, heldout)
+    nearest = metrics.nearest_neighbours(images[:20].flatten(1), real.flatten(1), k=4)
+    pictures.save_neighbours(images[:20], real[nearest.indices], out / "neighbours.png")
+    if feature == "inception":
+        score = metrics.inception_score(extract.probabilities(extract(images)))
+        result["inception_score"] = {"mean": score.mean, "std": score.std}
+    elif train.labels is not None and len(train) <= _CLASSIFIER_LIMIT:
+        result |= _classes(images, train, train.labels, heldout, out)
+    return {"features": feature} | result
+
+
+def _draw_trajectory(trajectory: Trajectory, trained: TrainedRun, path: Path) -> None:
+    """The last samples that were kept at each noise level."""
+    sigmas = make_sigmas(trained.config).tolist()
+    at = [trained.entry.sigma_after(sigmas, trained.options, step) for step in trajectory.steps]
+    last = dict(zip(at, trajectory.frames))
+    if last:  # there are none where the only update is to denoise
+        pictures.save_trajectory(list(last.values()), list(last), path)
+
+
+def _distances(extract: features.Features, images: Tensor, real: Tensor, heldout: data.Data | None) -> dict[str, Any]:
+    """Frechet distances, precision and recall; the training images' own distance says how small it can be."""
+    fake, train = extract(images), extract(real)
+    to_train = metrics.frechet_distance(fake, train)
+    if not isinstance(heldout, data.ImageData):
+        neighbours = metrics.precision_recall(train, fake)
+        return {
+            "frechet_distance": {"samples_to_train": to_train},
+            "precision": neighbours.precision,
+            "recall": neighbours.recall,
+        }
+    test = extract(data.to_float(heldout.images))
+    to_heldout, floor = metrics.frechet_distance(fake, test), metrics.frechet_distance(train, test)
+    neighbours, ideal = metrics.precision_recall(test, fake), metrics.precision_recall(test, train)
+    return {
+        "frechet_distance": {
+            "samples_to_train": to_train,
+            "samples_to_heldout": to_heldout,
+            "train_to_heldout": floor,
+            "ratio": to_heldout / floor,
+        },
+        "precision": neighbours.precision,
+        "recall": neighbours.recall,
+        "precision_of_train": ideal.precision,
+        "recall_of_train": ideal.recall,
+    }
+
+
+def _classes(
+    images: Tensor, train: data.ImageData, labels: Tensor, heldout: data.Data | None, out: Path
+) -> dict[str, Any]:
+    """Which classes the samples are of, by a classifier trained on the real ones."""
+    classifier = features.classifier_features(data.to_float(train.images), labels)
+    probabilities = classifier.probabilities(classifier(images))
+    counts = metrics.class_histogram(probabilities.argmax(1), classifier.num_classes)
+    real = metrics.class_histogram(labels, classifier.num_classes)
+    pictures.save_bars({"training images": real.tolist(), "samples": counts.tolist()}, out / "classes.png")
+    score = metrics.inception_score(probabilities)
+    result: dict[str, Any] = {
+        "class_histogram": counts.tolist(),
+        "class_distance": metrics.histogram_distance(counts, real).total_variation,
+        "classifier_score": {"mean": score.mean, "std": score.std},
+    }
+    if isinstance(heldout, data.ImageData) and heldout.labels is not None:
+        result["classifier_accuracy"] = classifier.accuracy(data.to_float(heldout.images), heldout.labels)
+    return result

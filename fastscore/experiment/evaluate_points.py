@@ -1,0 +1,72 @@
+"""How good 2-D points are: their distance to the data, and what is known exactly of the mixture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import data, samplers
+from ..evaluation import metrics, plots
+from ..rng import Philox
+from .build import make_data
+from .sample import TrainedRun
+
+
+def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int) -> dict[str, Any]:
+    """What metrics.json says of 2-D points: for the mixture the weights of its modes, too, and a picture in ``out``."""
+    points, source = drawn(), make_data(trained.config)
+    assert source is not None
+    real = source.batch(0, num, seed=seed + 1)
+    result: dict[str, Any] = {"frechet_distance": {"samples_to_data": metrics.frechet_distance(points, real)}}
+    if trained.config.data == "mixture":
+        result |= _draw_mixture(trained, out, points, real, seed)
+    return result
+
+
+def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, seed: int) -> dict[str, Any]:
+    """score_field.png, and the weights that the sampler (the points) and plain Langevin dynamics find.
+
+    Plain Langevin dynamics uses the network at its smallest noise level and as many updates as annealing.
+    """
+    mixture, config = data.GaussianMixture(), trained.config
+    last, sigma = config.num_levels - 1, config.sigma_end
+
+    def learned(x: Tensor) -> Tensor:
+        x = x.to(trained.device)
+        with torch.no_grad():
+            return trained.network(x, torch.full((len(x),), last, device=x.device)).to(x.device)
+
+    rng = Philox(seed)
+    start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)
+    updates = config.num_levels * config.steps_per_level
+    plain = samplers.langevin(learned, start, num_steps=updates, alpha=config.alpha, rng=rng).cpu()
+    title = trained.entry.title
+    plots.save_score_field(
+        lambda x: learned(x).cpu(),
+        lambda x: mixture.score(x, sigma),
+        out / "score_field.png",
+        samples={"Data": real, "Plain Langevin dynamics": plain, title[:1].upper() + title[1:]: points},
+        log_density=lambda x: mixture.log_prob(x, sigma),
+        modes=mixture.means,
+    )
+    field = mixture.score(real, sigma)
+    error = (learned(real).cpu() - field).square().sum() / field.square().sum()
+
+    def weights(x: Tensor) -> list[float]:
+        """Shares of the modes; points that are not finite are of none."""
+        nearest = torch.cdist(x[x.isfinite().all(1)].double(), mixture.means.double()).argmin(1)
+        return (metrics.class_histogram(nearest, 2) / len(x)).tolist()
+
+    return {
+        "mode_weights": {
+            "exact": mixture.weights.tolist(),
+            "data": weights(real),
+            trained.sampler: weights(points),
+            "plain": weights(plain),
+        },
+        "score_error": float(error.sqrt()),
+    }

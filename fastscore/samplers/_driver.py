@@ -1,0 +1,96 @@
+"""The one loop that every sampler runs: over noise levels, and the updates at each."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .._core import backends, checks
+from ._watch import Callback, Trajectory, Watch
+
+Step = Callable[[Tensor, Tensor, int], Tensor]
+Constraint = Callable[[int], Callable[[Tensor], Tensor]]
+
+
+def run_chain(
+    score: Callable[[Tensor, int], Tensor],
+    x: Tensor,
+    step: Step,
+    updates: Sequence[int],
+    *,
+    constraint: Constraint | None = None,
+    denoise_at: float | None = None,
+    clamp: tuple[float, float] | None = None,
+    callback: Callback | None = None,
+    trajectory: Trajectory | None = None,
+    progress: bool = False,
+) -> Tensor:
+    """For each level i, ``updates[i]`` times: x <- step(x, score(x, i), i).
+
+    What it is given was checked before, except callback and trajectory.
+
+    Args:
+        score: score(x, i), the score of ``x``'s shape at level i.
+        x: where the chains begin [B, ...]; not changed.
+        step: step(x, s, i), the samples after one update at level i, where s = score(x, i).
+        updates: how many updates there are at each level; a level of none is visited only to denoise.
+        constraint: constraint(i), asked once a level, gives the projection of the samples onto what must hold there;
+            it is applied on entering the level and after each of its updates.
+        denoise_at: sigma of the last level: end with x + sigma^2 score(x, last). None: end with the last update.
+        clamp: (low, high) for the samples returned alone.
+        callback, trajectory, progress: as for :func:`annealed_langevin`; what they see is after the projection.
+
+    Returns:
+        The samples [B, ...], with a warning where some are not finite.
+    """
+    with Watch(sum(updates), x, callback, trajectory, progress) as watch:
+        for i, times in enumerate(updates):
+            project = None if constraint is None else constraint(i)
+            if project is not None:
+                x = project(x)
+            for _ in range(times):
+                x = step(x, score(x, i), i)
+                if project is not None:
+                    x = project(x)
+                watch(x)
+    if denoise_at is not None:
+        x = denoised(x, score(x, len(updates) - 1), denoise_at)
+    return finish(x, clamp)
+
+
+def check_clamp(clamp: tuple[float, float] | None) -> tuple[float, float] | None:
+    """None, or (low, high) with low < high, as Python numbers; either may be infinite."""
+    if clamp is None:
+        return None
+    try:
+        low, high = map(float, clamp)
+    except (TypeError, ValueError):
+        low = high = math.nan
+    if isinstance(clamp, str) or not low < high:
+        raise ValueError(f"clamp must be None or (low, high) with low < high, got {clamp!r}")
+    return low, high
+
+
+def denoised(x: Tensor, score: Tensor, sigma: float) -> Tensor:
+    """x + sigma^2 score, the mean of the clean sample given the noisy one; computed and rounded as the operators do."""
+    compute = checks.compute_dtype(x)
+    return (x.to(compute) + sigma**2 * score.to(compute)).to(x.dtype)
+
+
+def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
+    """The samples as returned: clamped where asked, with a warning where some are not finite.
+
+    Under vmap and torch.compile there is no warning: what the samples hold is not known yet.
+    """
+    if not backends.transformed():
+        bad = int((~torch.isfinite(x).reshape(len(x), x.shape[1:].numel()).all(1)).sum())
+        if bad:
+            warnings.warn(
+                f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this score",
+                stacklevel=checks.caller(),
+            )
+    return x if clamp is None else x.clamp(*clamp)

@@ -1,0 +1,99 @@
+"""What a sampler says of itself, so that a command line, a report or a table can offer it; and options that many take."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from torch import Tensor
+
+from .._core import checks
+from .._core.options import Option, boolean, complete
+from ._start import STARTS
+from ._steps import step_size
+
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """An entry of :data:`SAMPLERS`: a way to draw samples from a network that was trained at several noise levels.
+
+    Below, L is the number of noise levels and ``options`` holds a value for each of the entry's options.
+
+    Args:
+        name: its key in the registry, and what the command line calls it.
+        title: its name in tables and pictures, without a capital where it is not a proper name.
+        source: authors and year.
+        summary: what tells it from the others, in a few words.
+        cost: how many evaluations of the network a sample takes, in words, for the documentation.
+        options: what it can be told.
+        run: run(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory) -> samples of ``shape`` [B, ...];
+            score_fn(x, labels) as for :func:`annealed_langevin`.
+        updates: updates(L, options), how often it calls ``callback``.
+        evaluations: evaluations(L, options), how often it calls ``score_fn``.
+        sigma_after: sigma_after(sigmas, options, step), the noise level of the samples after update ``step`` (1 is the
+            first); it never grows with ``step``.
+        remedy: what to do where samples are not finite; a format string over the options.
+    """
+
+    name: str
+    title: str
+    source: str
+    summary: str
+    cost: str
+    options: tuple[Option, ...]
+    run: Callable[..., Tensor]
+    updates: Callable[[int, Options], int]
+    evaluations: Callable[[int, Options], int]
+    sigma_after: Callable[[Sequence[float], Options, int], float]
+    remedy: str = "train longer"
+
+    def complete(self, given: Options) -> dict[str, Any]:
+        """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.
+
+        Raises:
+            TypeError, ValueError: a value out of its range, an option that this sampler does not take, or one without
+                a default that is not given; the message names it.
+        """
+        return complete(self.options, given, f"sampler {self.name!r}")
+
+
+ALPHA = Option(
+    "alpha",
+    float,
+    "Langevin step size at the smallest noise level",
+    lambda _, value: step_size(value, None),
+    setting="alpha",
+)
+STEPS_PER_LEVEL = Option(
+    "steps_per_level",
+    int,
+    "Langevin updates at each noise level",
+    partial(checks.integer, low=1),
+    default=100,
+    setting="steps_per_level",
+)
+DENOISE = Option(
+    "denoise",
+    bool,
+    "End with the mean of the clean image given the noisy one",
+    boolean,
+    default=False,
+    setting="denoise",
+)
+START = Option(
+    "start",
+    str,
+    "Where sampling begins: uniform in [0, 1], or normal of the largest noise level",
+    partial(checks.one_of, allowed=STARTS),
+    default="uniform",
+    setting="start",
+    choices=STARTS,
+)
+#: The remedy of samplers whose step size is ``alpha``.
+SMALLER_ALPHA = (
+    "alpha, {alpha:g}, is too large a step size for this network; sample with a smaller --alpha, or train longer"
+)

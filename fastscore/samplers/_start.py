@@ -1,0 +1,48 @@
+"""Where the chains begin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from ..rng import Philox, Stream
+
+STARTS = ("uniform", "normal")
+
+
+def check_shape(shape: Sequence[int]) -> torch.Size:
+    """[B, ...] with B >= 1."""
+    try:
+        shape = torch.Size(shape)
+    except TypeError:
+        raise TypeError(f"shape must be a sequence of integers [B, ...], got {checks.describe(shape)}") from None
+    if len(shape) == 0 or min(shape) < 1:
+        raise ValueError(f"shape must be [B, ...] with every size at least 1, got {tuple(shape)}")
+    return shape
+
+
+def initial(
+    start: str | Tensor,
+    shape: Sequence[int],
+    sigma_1: float,
+    rng: Philox,
+    dtype: torch.dtype | None,
+    device: torch.device,
+) -> Tensor:
+    """Where the chains begin: U[0, 1] ("uniform"), N(0, sigma_1^2 I) ("normal"), or the tensor given."""
+    shape = check_shape(shape)
+    if dtype is not None and dtype not in checks.FLOATS:
+        raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, or None, got {dtype}")
+    if isinstance(start, Tensor):
+        checks.floating("start", start)
+        if start.shape != shape:
+            raise ValueError(f"start must have shape {tuple(shape)}, got {checks.describe(start)}")
+        return start.to(device=device, dtype=dtype or start.dtype, copy=True)
+    if not isinstance(start, str) or start not in STARTS:
+        raise ValueError(f"start must be 'uniform', 'normal' or a tensor, got {checks.describe(start)}")
+    if start == "uniform":
+        return rng.rand(shape, stream=Stream.INIT, dtype=dtype, device=device)
+    return sigma_1 * rng.randn(shape, stream=Stream.INIT, dtype=dtype, device=device)

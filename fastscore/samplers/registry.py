@@ -1,0 +1,33 @@
+"""The samplers by name. A new one is a file with its entry, and a line here."""
+
+from __future__ import annotations
+
+from ._sampler import Sampler
+from .annealed import ANNEALED
+from .consistent import CONSISTENT
+
+#: Every sampler that draws from a trained network alone, by name.
+SAMPLERS: dict[str, Sampler] = {entry.name: entry for entry in (ANNEALED, CONSISTENT)}
+#: The one that is used where none is named.
+DEFAULT = ANNEALED.name
+
+
+def table() -> str:
+    """The samplers as a table in Markdown: name, title, network evaluations a sample, options, source."""
+    rows = [["`--sampler`", "", "network evaluations a sample", "options", "source"], ["---"] * 5]
+    for entry in SAMPLERS.values():
+        options = ", ".join(f"`{option.name}`" for option in entry.options)
+        rows.append([f"`{entry.name}`", f"{entry.title}: {entry.summary}", entry.cost, options, entry.source])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def options_table() -> str:
+    """The samplers' options as a table in Markdown: name, what it is, default, the samplers that take it."""
+    rows = [["option", "what it is", "default", "samplers"], ["---"] * 4]
+    for name in dict.fromkeys(option.name for entry in SAMPLERS.values() for option in entry.options):
+        takers = {e.name: option for e in SAMPLERS.values() for option in e.options if option.name == name}
+        for option in dict.fromkeys(takers.values()):
+            default = "as the run was trained" if option.setting else f"`{option.default}`"
+            whose = ", ".join(f"`{taker}`" for taker, its in takers.items() if its == option)
+            rows.append([f"`{name}`", option.help, default, whose])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

@@ -1,0 +1,198 @@
+"""A sampler is one entry of the registry: command line, Python and evaluation offer it and its options from there."""
+
+import dataclasses
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+
+from fastscore._core import checks
+from fastscore._core.errors import NonFiniteSamples, require
+from fastscore._core.options import Option, boolean
+from fastscore.evaluation import pictures
+from fastscore.experiment import cli, evaluate_images
+from fastscore.experiment.build import make_sigmas
+from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.evaluate import evaluate
+from fastscore.experiment.sample import _SAMPLING_SEED, TrainedRun, load_run, sample, with_sampling
+from fastscore.experiment.train import Trainer
+from fastscore.rng import Philox, Stream
+from fastscore.samplers import SAMPLERS, Sampler, Trajectory
+
+
+def jump(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory):
+    """From noise to the mean of the clean sample, ``jumps`` times at each level."""
+    x = options["width"] * rng.randn(shape, stream=Stream.INIT, device=device)
+    for i, sigma in enumerate(sigmas.tolist()):
+        for j in range(options["jumps"]):
+            labels = torch.full(shape[:1], i, device=device)
+            with torch.no_grad():
+                x = x + options["alpha"] * sigma**2 * score_fn(x, labels)
+            step = i * options["jumps"] + j + 1
+            if callback is not None:
+                callback(step, x)
+            if trajectory is not None:
+                trajectory.add(step, len(sigmas) * options["jumps"], x)
+    return -x if options["mirrored"] else x
+
+
+TOY = Sampler(
+    name="toy",
+    title="jumping",
+    source="nobody 1999",
+    summary="which no one should use",
+    cost="levels x jumps",
+    options=(
+        SAMPLERS["annealed"].options[0],  # alpha, which the run's settings have
+        Option("jumps", int, "Jumps at each noise level", partial(checks.integer, low=1), default=3),
+        Option("width", float, "How far from 0 it begins", checks.positive, default=1.0),
+        Option("mirrored", bool, "Turn the samples about 0", boolean, default=False),
+    ),
+    run=jump,
+    updates=lambda L, options: L * options["jumps"],
+    evaluations=lambda L, options: L * options["jumps"],
+    sigma_after=lambda sigmas, options, step: sigmas[(step - 1) // options["jumps"]],
+    remedy="jump less than {jumps} times",
+)
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "toy", TOY)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("samplers") / "run"
+    config = preset(
+        "toy", data="two_moons", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=2, alpha=0.125
+    )
+    Trainer(config, folder).train(progress=False)
+    return folder
+
+
+def test_fastscore_sample(run, tmp_path):
+    options = ["--sampler", "toy", "--jumps", "2", "--width", "0.5", "--mirrored", "--alpha", "0.25"]
+    cli.main(["sample", str(run), "--num", "5", "--seed", "7", "--out", str(tmp_path), *options, "--quiet"])
+    said = json.loads((tmp_path / "samples.json").read_text())
+    values = {"sampler": "toy", "alpha": 0.25, "jumps": 2, "width": 0.5, "mirrored": True}
+    assert {name: said[name] for name in values} == values and "steps_per_level" not in said
+    trained = load_run(run, device="cpu")
+    want = sample(trained, 5, seed=7, progress=False, **values)
+    np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), want.numpy())
+    unlike = [{"jumps": 3}, {"width": 0.6}, {"mirrored": False}, {"alpha": 0.125}, {"jumps": None}]
+    for changes in unlike:
+        assert not torch.equal(sample(trained, 5, seed=7, progress=False, **(values | changes)), want), changes
+
+
+def test_the_same_samples_by_hand(run):
+    """The network, the run's noise levels and settings, the entry's defaults, the seed's numbers, in any batches."""
+    trained = with_sampling(load_run(run, device="cpu"), sampler="toy")
+    assert trained.options == {"alpha": 0.125, "jumps": 3, "width": 1.0, "mirrored": False}
+    rng = Philox(4 + _SAMPLING_SEED)
+    want = jump(
+        trained.network,
+        (5, 2),
+        make_sigmas(trained.config),
+        trained.options,
+        rng=rng,
+        device=torch.device("cpu"),
+        callback=None,
+        trajectory=None,
+    )
+    got = sample(trained, 5, seed=4, batch_size=2, progress=False)
+    torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
+
+
+def test_options_given_before_stay_until_another_sampler_is_asked_for(run):
+    trained = with_sampling(load_run(run, device="cpu"), sampler="toy", jumps=2, alpha=0.5)
+    assert with_sampling(trained, width=2.0).options == {"alpha": 0.5, "jumps": 2, "width": 2.0, "mirrored": False}
+    other = with_sampling(trained, sampler="annealed")
+    assert other.options["alpha"] == 0.5 and other.given == {}
+    assert with_sampling(other, sampler="toy").options["jumps"] == 3
+
+
+def test_fastscore_evaluate(run, tmp_path, capsys):
+    options = ["--sampler", "toy", "--jumps", "2", "--no-mirrored"]
+    cli.main(["evaluate", str(run), "--num", "20", "--out", str(tmp_path / "a"), *options, "--quiet"])
+    report = json.loads((tmp_path / "a" / "metrics.json").read_text())
+    assert (report["sampler"], report["jumps"], report["mirrored"]) == ("toy", 2, False)
+    assert report["network_evaluations_a_sample"] == 3 * 2
+    assert "jumps" in capsys.readouterr().out
+    assert evaluate(run, num=20, sampler="toy", out=tmp_path / "b", progress=False)["jumps"] == 3
+
+
+def test_help_offers_it(capsys):
+    for command, about in (("sample", "toy: jumping (nobody 1999), which no one should use."), ("evaluate", "or toy")):
+        with pytest.raises(SystemExit):
+            cli.main([command, "--help"])
+        text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        for words in (
+            about,
+            "--sampler {annealed,consistent,toy}",
+            "--jumps INT Jumps at each noise level; by default 3. Only with --sampler toy.",
+            "--mirrored Turn the samples about 0; by default False. Only with --sampler toy.",
+            "--no-mirrored Turn --mirrored off for this call.",
+            "--alpha FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. --",
+            "--start {uniform,normal}",
+            "Only with --sampler annealed or consistent.",
+        ):
+            assert words in text, (words, text)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--jumps", "2"], "jumps must be left out for sampler 'annealed', which takes alpha, steps_per_level, "),
+        (["--sampler", "toy", "--jumps", "0"], "jumps must be at least 1, got 0"),
+        (
+            ["--sampler", "toy", "--start", "normal"],
+            "start must be left out for sampler 'toy', which takes alpha, jumps",
+        ),
+        (["--sampler", "toy", "--mirrored", "--no-mirrored"], "give one of --mirrored and --no-mirrored, or neither"),
+    ],
+)
+def test_wrong_options_are_told(run, arguments, message, capsys):
+    for command in ("sample", "evaluate"):
+        with pytest.raises(SystemExit) as stop:
+            cli.main([command, str(run), *arguments, "--quiet"])
+        assert stop.value.code == 2 and message in capsys.readouterr().err
+
+
+def test_samples_that_are_not_finite_name_the_entrys_remedy(run):
+    with pytest.raises(NonFiniteSamples, match="5 of 5 samples are not finite: jump less than 9 times"):
+        sample(load_run(run, device="cpu"), 5, sampler="toy", width=1e30, jumps=9, alpha=1e30, progress=False)
+
+
+def test_one_option_of_two_kinds_is_an_error(monkeypatch):
+    odd = dataclasses.replace(TOY, name="odd", options=(Option("jumps", str, "Which", boolean, default="far"),))
+    monkeypatch.setitem(SAMPLERS, "odd", odd)
+    with pytest.raises(TypeError, match="option jumps of sampler odd must be of one kind in all samplers"):
+        cli._commands(require("tyro", "train"))
+
+
+def test_the_picture_of_a_run_shows_the_last_samples_at_each_level(monkeypatch, tmp_path):
+    """Also where frames and levels do not go together: every second of 3 updates at each of 3 levels."""
+    shown = []
+    monkeypatch.setattr(pictures, "save_trajectory", lambda frames, sigmas, path: shown.append((frames, sigmas)))
+    trained = TrainedRun(
+        preset("digits", num_levels=3), torch.nn.Identity(), (1, 8, 8), torch.device("cpu"), 1, sampler="toy"
+    )
+    trajectory = Trajectory(every=2)
+    for step in range(1, 10):
+        trajectory.add(step, 9, torch.full((1,), float(step)))
+    evaluate_images._draw_trajectory(trajectory, trained, tmp_path / "a.png")
+    ((frames, sigmas),) = shown
+    assert [int(frame) for frame in frames] == [2, 6, 9] and len(sigmas) == 3 and sigmas[0] == 1.0
+    evaluate_images._draw_trajectory(Trajectory(), trained, tmp_path / "a.png")
+    assert len(shown) == 1  # nothing to show
+
+
+def test_settings_that_options_come_from_are_the_runs():
+    fields = {field.name: field for field in dataclasses.fields(TrainConfig)}
+    for entry in SAMPLERS.values():
+        for option in entry.options:
+            if option.setting is not None:
+                assert option.check(option.name, fields[option.setting].default) == fields[option.setting].default

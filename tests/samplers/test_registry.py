@@ -1,0 +1,171 @@
+"""What holds for every sampler, from one table; and what the registry says of each is what it does."""
+
+import ast
+import dataclasses
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import torch
+
+import fastscore as fs
+from fastscore._core.options import Option
+from fastscore.samplers import (
+    DEFAULT,
+    SAMPLERS,
+    Trajectory,
+    annealed_langevin,
+    consistent_annealed,
+    registry,
+)
+
+from .cases import CASES, SIGMAS
+
+each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
+
+# options to try each entry of the registry with: the row that a new sampler needs
+ROWS = {
+    "annealed": {"alpha": 1e-3, "steps_per_level": 2},
+    "consistent": {"alpha": 1e-3},
+}
+each_entry = pytest.mark.parametrize("entry", SAMPLERS.values(), ids=SAMPLERS)
+
+
+def pull(x, i):
+    return -x
+
+
+def draw(entry, options, shape=(5, 3), *, seed=1, offset=0, score=pull, sigmas=SIGMAS, callback=None, trajectory=None):
+    return entry.run(
+        score,
+        shape,
+        sigmas,
+        entry.complete(ROWS[entry.name] | options),
+        rng=fs.Philox(seed, sample_offset=offset),
+        device=torch.device("cpu"),
+        callback=callback,
+        trajectory=trajectory,
+    )
+
+
+@each_case
+def test_callbacks_and_evaluations_are_as_many_as_declared(case):
+    steps, scores = [], []
+    case(lambda x, i: scores.append(1) or -x, callback=lambda step, x: steps.append(step))
+    assert steps == [*range(1, case.updates + 1)] and len(scores) == case.evaluations
+
+
+@each_case
+def test_the_same_seed_is_the_same_chain_and_another_is_not(case):
+    a, b, c = (case(pull, rng=fs.Philox(seed)) for seed in (1, 1, 2))
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+@each_case
+def test_sample_k_is_the_same_in_any_batch(case):
+    x = fs.Philox(8).rand(6, 4)
+    whole, alone = case(pull, x, rng=fs.Philox(1)), case(pull, x[4:], rng=fs.Philox(1, sample_offset=4))
+    assert torch.equal(alone, whole[4:])
+
+
+def test_every_entry_has_a_row_and_every_name_is_its_own():
+    assert set(ROWS) == set(SAMPLERS) and DEFAULT in SAMPLERS
+    assert all(name == entry.name for name, entry in SAMPLERS.items())
+
+
+@each_entry
+@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("levels", [1, 2, 5])
+def test_an_entry_does_as_often_as_it_says(entry, denoise, levels):
+    options = entry.complete(ROWS[entry.name] | {"denoise": denoise})
+    steps, scores, sigmas = [], [], torch.logspace(0, -1, levels)
+    draw(
+        entry, options, sigmas=sigmas, score=lambda x, i: scores.append(1) or -x, callback=lambda k, x: steps.append(k)
+    )
+    assert len(steps) == entry.updates(levels, options) and len(scores) == entry.evaluations(levels, options)
+    noise = [entry.sigma_after(sigmas.tolist(), options, step) for step in steps]
+    assert all(a >= b for a, b in pairwise(noise)) and set(noise) <= set(sigmas.tolist())
+    assert not noise or noise[-1] == float(sigmas[-1])
+
+
+@each_entry
+def test_an_entry_draws_by_seed_and_sample_alone(entry):
+    whole = draw(entry, {})
+    assert whole.shape == (5, 3) and torch.equal(whole, draw(entry, {}))
+    assert torch.equal(draw(entry, {}, (2, 3), offset=3), whole[3:]) and not torch.equal(whole, draw(entry, {}, seed=2))
+
+
+@each_entry
+def test_options_are_checked_and_every_one_counts(entry):
+    """A value of another kind is refused by name, and each option changes the samples."""
+    row = entry.complete(ROWS[entry.name])
+    assert list(row) == [option.name for option in entry.options]
+    for option in entry.options:
+        with pytest.raises((TypeError, ValueError), match=f"^{option.name} must be"):
+            entry.complete(row | {option.name: object()})
+        value = row[option.name]
+        words = [word for word in option.choices if word != value]
+        other = words[0] if words else not value if option.kind is bool else 600 * value  # beyond the least eta
+        assert not torch.equal(draw(entry, {option.name: other}), draw(entry, {})), option.name
+        assert re.fullmatch(r"[A-Z].*[^.\s]", option.help)
+    with pytest.raises(ValueError, match=rf"^magic must be left out for sampler '{entry.name}', which takes alpha, "):
+        entry.complete(row | {"magic": 1})
+    assert entry.complete(row | {"magic": None}) == row
+    assert entry.remedy.format_map(row)
+
+
+def test_an_option_without_a_default_must_be_given():
+    with pytest.raises(ValueError, match="alpha must be given for sampler 'annealed': Langevin step size"):
+        SAMPLERS["annealed"].complete({})
+
+
+def test_the_entries_are_the_functions():
+    """With the paper's eta = alpha / (2 sigma_L^2), but no less than reaches the next level."""
+    assert torch.equal(
+        draw(SAMPLERS["annealed"], {"denoise": True, "start": "normal"}),
+        annealed_langevin(
+            pull, (5, 3), SIGMAS, alpha=1e-3, steps_per_level=2, denoise=True, start="normal", rng=fs.Philox(1)
+        ),
+    )
+    for alpha, eta in ((0.018, 0.9), (1e-3, 0.7 + 1e-6), (1.0, 1.0)):
+        got = draw(SAMPLERS["consistent"], {"alpha": alpha, "start": "normal"})
+        want = consistent_annealed(pull, (5, 3), SIGMAS, eta=eta, denoise=False, rng=fs.Philox(1))
+        torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
+
+
+def test_a_trajectory_is_filled():
+    for entry in SAMPLERS.values():
+        trajectory = Trajectory()
+        assert torch.equal(draw(entry, {"denoise": False}, trajectory=trajectory), trajectory.frames[-1])
+
+
+def test_the_tables_name_every_sampler_and_option(monkeypatch):
+    toy = dataclasses.replace(
+        SAMPLERS["annealed"],
+        name="toy",
+        title="a toy",
+        options=(Option("jumps", int, "How far it jumps", lambda _, value: value, default=7),),
+    )
+    monkeypatch.setitem(SAMPLERS, "toy", toy)
+    rows = [line.split(" | ") for line in registry.table().splitlines()]
+    assert [row[0].strip("| `") for row in rows[2:]] == [*SAMPLERS] and {len(row) for row in rows} == {5}
+    options = registry.options_table()
+    assert "| `jumps` | How far it jumps | `7` | `toy` |\n" in options
+    assert (
+        "| `steps_per_level` | Langevin updates at each noise level | as the run was trained | `annealed` |" in options
+    )
+    assert options.count("`alpha`") == 1
+
+
+def test_no_name_of_a_sampler_stands_outside_its_folder():
+    """Nor does the library's half that samples import what is built on it."""
+    package = Path(fs.__file__).parent
+    for path in package.rglob("*.py"):
+        inside = path.is_relative_to(package / "samplers")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and not inside:
+                assert node.value not in SAMPLERS, f"{path}:{node.lineno} names a sampler, {node.value!r}"
+            if isinstance(node, ast.ImportFrom) and inside:
+                imported = {(node.module or "").split(".")[0], *(alias.name for alias in node.names)}
+                assert not imported & {"experiment", "evaluation"}, f"{path} imports the application"
