@@ -19,9 +19,10 @@ from .._core.errors import DataError
 from ..evaluation import features, metrics, pictures, plots
 from ..rng import Philox
 from . import checkpoint, limits
+from .build import make_data, make_sigmas
+from .history import read_metrics
 from .sample import SAMPLERS, TrainedRun, load_run, num_updates, sample_into, with_sampling
 from .sample_folder import read_samples, versions
-from .train import make_data, make_sigmas, read_metrics
 
 METRICS = "metrics.json"
 _CLASSIFIER_LIMIT = 20_000  # images; the classifier's time grows with their square

@@ -17,9 +17,9 @@ from .._core import checks
 from .._core.errors import CheckpointError, NonFiniteSamples
 from ..rng import Philox
 from . import checkpoint, limits, sample_folder
+from .build import make_model, make_sigmas, pick_device
 from .config import TrainConfig
 from .progress import progress_bar
-from .train import make_model, make_sigmas, pick_device
 
 SAMPLERS = ("annealed", "consistent")
 WEIGHTS = ("auto", "ema", "raw")

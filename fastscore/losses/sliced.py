@@ -12,14 +12,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core import checks
+from .._core.options import Option
 from ..ops import Probes, fill_probes, perturb, probe_dot
+from ..ops.fill_probes import DISTRIBUTIONS
 from ..rng import Philox, as_philox
 from ..trace import modules
 from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
 from .dsm import noise_levels
+from .objectives import BatchLoss, Objective, declare
 
 
 def ssm(
@@ -266,3 +269,32 @@ def noisy_reduced(
     probes = probes_for(x_tilde, n_particles, rng, projection, mode)
     half, traces = reduced_terms(score, x_tilde, probes, mode, layers)
     return sigma**weight * (half + traces.mean(0))
+
+
+def _bind(network: nn.Module, sigmas: Tensor, *, weight: float, projection: str, n_particles: int) -> BatchLoss:
+    """:func:`annealed_ssm_vr` of each sample; the network is looked through once, and not for every batch."""
+    layers = modules.check(network, "vjp", "network")
+
+    def loss(x: Tensor, labels: Tensor, rng: Philox) -> Tensor:
+        return noisy_reduced(network, x, sigmas[labels], labels, rng, weight, projection, n_particles, layers=layers)
+
+    return loss
+
+
+declare(
+    Objective(
+        name="ssm",
+        title="sliced score matching",
+        help="looks at the score's divergence along random directions: slower, for the same score",
+        bind=_bind,
+        options=(
+            Option.choice("projection", "rademacher", DISTRIBUTIONS, "what the directions are"),
+            Option(
+                "n_particles",
+                1,
+                "directions a sample; each costs one more product with the score's Jacobian",
+                lambda name, value: checks.integer(name, value, low=1, high=2**16),
+            ),
+        ),
+    )
+)

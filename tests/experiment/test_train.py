@@ -18,9 +18,13 @@ from safetensors.torch import load_file
 
 import fastscore as fs
 from fastscore.experiment import checkpoint
+from fastscore.experiment.build import make_data, make_model, make_sigmas
 from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.history import read_metrics
+from fastscore.experiment.learner import learning_rate
+from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import load_run, sample
-from fastscore.experiment.train import Trainer, learning_rate, make_data, make_model, make_sigmas, read_metrics
+from fastscore.experiment.train import Trainer
 
 TOY = preset("toy", iterations=60, width=16, batch_size=32, checkpoint_every=7, log_every=5, warmup=5)
 TINY = preset("digits", iterations=24, width=4, batch_size=8, checkpoint_every=5, log_every=4, warmup=3)
@@ -29,7 +33,7 @@ CONFIGS = {
     "ncsn": TINY,
     "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0),
     "mlp, ssm": dataclasses.replace(TOY, objective="ssm"),
-    "ncsn, ssm": dataclasses.replace(TINY, objective="ssm"),
+    "ncsn, ssm": dataclasses.replace(TINY, objective="ssm", objective_options={"n_particles": 2}),
 }
 
 
@@ -120,8 +124,9 @@ def test_one_iteration_is_the_recipe(tmp_path):
     model, sigmas = make_model(config, data.shape), make_sigmas(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, eps=1.0)
     x = data.batch(0, 8, seed=0)
-    labels = fs.Philox(0).randint(config.num_levels, 8, stream=fs.Stream.LABELS)
-    z = fs.Philox(0, step=1).randn(x.shape, stream=fs.Stream.PERTURB)
+    rng = fs.Philox(0).substream(0)
+    labels = rng.randint(config.num_levels, 8, stream=fs.Stream.LABELS)
+    z = rng.randn(x.shape, stream=fs.Stream.PERTURB)
     sigma = sigmas[labels].view(-1, 1, 1, 1)
     each = 0.5 * (sigma * model(x + sigma * z, labels) + z).square().sum((1, 2, 3))
     each.mean().backward()
@@ -422,7 +427,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(lr, clip, tmp_path):
     Trainer(dataclasses.replace(TOY, iterations=7, decay=False, warmup=0), run).train(progress=False)
     good = weights(run)
     trainer = Trainer(dataclasses.replace(TOY, decay=False, warmup=0), run, resume=True)
-    trainer.config = dataclasses.replace(trainer.config, lr=lr, clip_norm=clip)
+    trainer.learner.config = dataclasses.replace(trainer.config, lr=lr, clip_norm=clip)
     with pytest.raises(fs.NonFiniteLoss, match=r"loss at iteration \d+ is not finite; loss by sigma.*step_00000007"):
         trainer.train(progress=False)
     after = weights(run)
@@ -474,9 +479,38 @@ def test_sampling_uses_the_moving_average(tmp_path):
 
 
 def test_grids_while_training(tmp_path):
-    run = tmp_path / "run"
-    Trainer(dataclasses.replace(TINY, iterations=4, sample_every=2, steps_per_level=1), run).train(progress=False)
-    assert [p.name for p in sorted((run / "samples").iterdir())] == ["step_00000002.png", "step_00000004.png"]
+    """By a callback after every sample_every iterations and the last one; without one, or for points, there are none."""
+    run, config = tmp_path / "run", dataclasses.replace(TINY, iterations=5, sample_every=2, steps_per_level=1)
+    called = []
+
+    def preview(trainer):
+        called.append(trainer.step)
+        save_preview(trainer)
+
+    trainer = Trainer(config, run)
+    trainer.train(progress=False, preview=preview)
+    assert called == [2, 4, 5] and trainer.network is trainer.learner.ema.module
+    assert [p.name for p in sorted((run / "samples").iterdir())] == [f"step_0000000{step}.png" for step in called]
+    Trainer(config, tmp_path / "none").train(progress=False)
+    points = dataclasses.replace(TOY, iterations=2, sample_every=1)
+    Trainer(points, tmp_path / "points").train(progress=False, preview=save_preview)
+    assert not (tmp_path / "none" / "samples").exists() and not (tmp_path / "points" / "samples").exists()
+
+
+def test_a_preview_that_cannot_be_drawn_or_written(tmp_path, monkeypatch):
+    """Samples that are not finite are a warning; a folder that cannot be written is told with the way on."""
+    config = dataclasses.replace(TINY, iterations=1, sample_every=1, steps_per_level=1)
+    trainer = Trainer(config, tmp_path / "run")
+    next(trainer.network.parameters()).data.fill_(torch.nan)
+    with pytest.warns(UserWarning, match=r"no picture of iteration 0: 64 of 64 samples are not finite"):
+        save_preview(trainer)
+    assert not (tmp_path / "run" / "samples").exists()
+    monkeypatch.setattr("fastscore.experiment.preview.draw", lambda *a, **k: torch.zeros(64, 1, 8, 8))
+    (tmp_path / "run" / "samples").touch()
+    with pytest.raises(
+        fs.CannotWrite, match=r"run/samples cannot be written: File exists.*go on with: fastscore train"
+    ):
+        save_preview(trainer)
 
 
 def test_config_is_saved_with_the_run(tmp_path):
