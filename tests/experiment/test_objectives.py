@@ -88,6 +88,16 @@ def test_an_iteration_checks_nothing_again(name, tmp_path, monkeypatch):
     assert trainer.step == 1
 
 
+@pytest.mark.parametrize("name", ["mlp", "mlp, ssm"])
+def test_each_iteration_has_a_sub_stream_of_its_own(name, tmp_path):
+    trainer, seen = Trainer(CONFIGS[name], tmp_path / "run"), []
+    loss = trainer.learner._loss
+    trainer.learner._loss = lambda x, labels, rng: seen.append((rng.seed, rng.step)) or loss(x, labels, rng)
+    for _ in range(3):
+        trainer._iterate()
+    assert seen == [(fs.Philox(CONFIGS[name].seed).substream(i).seed, 1) for i in range(3)]  # labels took a step
+
+
 # A toy objective, as an author would write it: a file with its loss, and an entry.
 
 
@@ -120,37 +130,39 @@ TOY_OBJECTIVE = Objective(
 
 
 @pytest.fixture
-def toy_objective(monkeypatch):
-    monkeypatch.setattr(losses.objectives, "OBJECTIVES", OBJECTIVES)
-    before = dict(OBJECTIVES)
-    losses.declare(TOY_OBJECTIVE)
-    yield TOY_OBJECTIVE
-    OBJECTIVES.clear()
-    OBJECTIVES.update(before)
+def toy_objective():
+    yield losses.declare(TOY_OBJECTIVE)
+    del OBJECTIVES[TOY_OBJECTIVE.name]
 
 
-def test_a_new_objective_is_an_entry(toy_objective, tmp_path, capsys):
-    """Trained, logged and resumed bit for bit by the command line, with its options, though each of its iterations
-    draws another number of times."""
+def test_a_new_objective_is_an_entry(toy_objective, tmp_path):
+    """Trained by the command line with its options, and resumed bit for bit, though each of its iterations draws
+    another number of times."""
+    config = preset(
+        "toy",
+        objective="capricious",
+        objective_options={"strength": 2.5},
+        **dict(data="two_moons", width=8, batch_size=8, decay=False, iterations=4, log_every=1, checkpoint_every=1),
+    )
+    Trainer(config, tmp_path / "whole").train(progress=False)
     line = ["train", "toy", "--data", "two_moons", "--width", "8", "--batch-size", "8", "--no-decay", "--quiet"]
     line += ["--objective", "capricious", "--strength", "2.5", "--log-every", "1", "--checkpoint-every", "1"]
-    cli.main([*line, "--iterations", "4", "--out", str(tmp_path / "whole")])
     cli.main([*line, "--iterations", "2", "--out", str(tmp_path / "parts")])
-    cli.main([*line, "--iterations", "4", "--out", str(tmp_path / "parts"), "--resume"])
+    Trainer(config, tmp_path / "parts", resume=True).train(progress=False)
     ours, theirs = weights(tmp_path / "parts"), weights(tmp_path / "whole")
     assert all(torch.equal(ours[k], theirs[k]) for k in theirs)
-    config = checkpoint.read_config(tmp_path / "whole")
-    assert (config.objective, config.objective_options) == ("capricious", {"strength": 2.5, "norm": "l2"})
-    first = read_metrics(tmp_path / "whole")[0]["loss"]
-    data = make_data(config)
-    x, rng = data.batch(0, 8, seed=0), fs.Philox(0).substream(0)
+    saved = checkpoint.read_config(tmp_path / "parts")
+    assert saved == config and saved.objective_options == {"strength": 2.5, "norm": "l2"}
+    x, rng = make_data(config).batch(0, 8, seed=0), fs.Philox(0).substream(0)
     labels = losses.draw_labels(config.num_levels, 8, rng)
     bound = toy_objective.on(make_model(config, (2,)), make_sigmas(config), (2,), weight=2.0, strength=2.5, norm="l2")
-    assert first == pytest.approx(float(bound(x, labels, rng).detach().mean()), rel=1e-6)
-    capsys.readouterr()
-    with pytest.raises(SystemExit):
-        cli.main([*line, "--iterations", "5", "--norm", "l1", "--out", str(tmp_path / "parts"), "--resume"])
-    assert "another config: objective_options (was {'strength': 2.5, 'norm': 'l2'}, now" in capsys.readouterr().err
+    expected = float(bound(x, labels, rng).detach().mean())
+    assert read_metrics(tmp_path / "parts")[0]["loss"] == pytest.approx(expected, rel=1e-6)
+    other = dataclasses.replace(config, objective_options={"strength": 2.5, "norm": "l1"})
+    with pytest.raises(
+        fs.CheckpointError, match=r"config: objective_options \(was \{'strength': 2.5, 'norm': 'l2'\}, n"
+    ):
+        Trainer(other, tmp_path / "parts", resume=True)
 
 
 def test_what_an_objective_is_told_of_it(toy_objective, tmp_path, capsys):
@@ -163,7 +175,9 @@ def test_what_an_objective_is_told_of_it(toy_objective, tmp_path, capsys):
     assert "--strength FLOAT" in text and "--objective-options" not in text
     assert "| `strength` | `capricious` | `1.0` | factor on the loss |" in losses.objectives.markdown()
     images = preset("digits", objective="capricious", width=4, iterations=1, batch_size=2)
-    with pytest.raises(ValueError, match=r"objective must be one for samples of shape \(1, 8, 8\), got 'capricious', w"):
+    with pytest.raises(
+        ValueError, match=r"objective must be one for samples of shape \(1, 8, 8\), got 'capricious', w"
+    ):
         Trainer(images, tmp_path / "images")
     assert not (tmp_path / "images").exists()
     with pytest.raises(ValueError, match="name must be that of no other objective, got str 'capricious'"):
