@@ -63,5 +63,5 @@ def test_arguments(monkeypatch):
     on_device = fs.Philox(1, device="cpu").substream(4)
     assert on_device.state.tolist()[1] == 0 and torch.equal(on_device.randn(3, 2), rng.substream(4).randn(3, 2))
     monkeypatch.setattr("fastscore.rng.is_compiling", lambda: True)
-    with pytest.raises(RuntimeError, match="a sub-stream must be made outside torch.compile"):
+    with pytest.raises(RuntimeError, match=r"a sub-stream must be made outside torch.compile"):
         rng.substream(3)

@@ -1,8 +1,8 @@
-"""Options of what is looked up by name in a table: what each is called, means and may be."""
+"""Options of what a registry holds: named, explained and checked in one place, for Python, command line and tables."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,60 +11,53 @@ from . import checks
 
 @dataclass(frozen=True)
 class Option:
-    """An option of a table's entry. The command line makes a flag of it, and the documentation a row.
+    """One option of a registry's entry.
 
-    Attributes:
-        name: a Python identifier; the flag has dashes for its underscores.
-        default: an int, a float, a bool or a text, whose type is the option's.
-        help: a sentence for ``--help``.
-        check: ``check(name, value)`` gives the value in the form in which it is used, or raises TypeError or
-            ValueError with the name, what it was and what it must be.
-        choices: what it may be, where that is one of a few texts.
+    Args:
+        name: its name in Python; the command line's is this with dashes.
+        kind: float, int, bool or str; what the command line reads.
+        help: what it is: a sentence without its full stop, starting with a capital.
+        check: check(name, value) returns the value, of ``kind``, or raises an error that begins with the name.
+        default: the value where none is given; None where one must be given.
+        setting: the setting of a trained network's run that is the value where none is given.
+        choices: of a str, the words that it may be.
     """
 
     name: str
-    default: Any
+    kind: type
     help: str
     check: Callable[[str, Any], Any]
+    default: Any = None
+    setting: str | None = None
     choices: tuple[str, ...] = ()
 
-    def __post_init__(self) -> None:
-        if not self.name.isidentifier():
-            raise ValueError(f"name must be an identifier, got {checks.describe(self.name)}")
-        if type(self.default) not in (int, float, bool, str):
-            raise TypeError(f"default must be an int, float, bool or str, got {checks.describe(self.default)}")
-        self.check(self.name, self.default)
 
-    @classmethod
-    def choice(cls, name: str, default: str, choices: Iterable[str], help: str) -> Option:
-        """An option that is one of a few texts."""
-        choices = tuple(choices)
-
-        def check(name: str, value: Any) -> Any:
-            if not isinstance(value, str):  # a list, say, which cannot be looked up
-                raise TypeError(f"{name} must be one of {', '.join(choices)}, got {checks.describe(value)}")
-            checks.one_of(name, value, choices)
-            return value
-
-        return cls(name, default, help, check, choices)
+def boolean(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {checks.describe(value)}")
+    return value
 
 
-def complete(owner: str, options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option's value: as ``given``, checked, or its default.
+def complete(options: Sequence[Option], given: Mapping[str, Any], whose: str) -> dict[str, Any]:
+    """Every option's value, checked: the one given, or its default.
 
     Args:
-        owner: what has the options, for the message: "objective 'ssm'".
+        options: those that there are.
+        given: values by name; None counts as not given.
+        whose: words for the messages, such as "sampler 'annealed'".
 
     Raises:
-        TypeError, ValueError: an option that ``owner`` does not have, or a value that it may not have.
+        TypeError, ValueError: a value that its check refuses; a name that no option has; an option without a default
+            that is not given.
     """
-    known = {option.name: option for option in options}
-    for name in given:
-        if name not in known:
-            raise ValueError(
-                f"{checks.plain(name)} must be left out: {owner} has "
-                + (f"the options {', '.join(known)} alone" if known else "no options")
-            )
-    return {
-        name: option.check(name, given[name]) if name in given else option.default for name, option in known.items()
-    }
+    given = {name: value for name, value in given.items() if value is not None}
+    names = [option.name for option in options]
+    for name, value in given.items():
+        if name not in names:
+            takes = f"which takes {', '.join(names)}" if names else "which takes no options"
+            raise ValueError(f"{name} must be left out for {whose}, {takes}, got {checks.describe(value)}")
+    for option in options:
+        if option.name not in given and option.default is None:
+            raise ValueError(f"{option.name} must be given for {whose}: {option.help}")
+    return {option.name: option.check(option.name, given.get(option.name, option.default)) for option in options}

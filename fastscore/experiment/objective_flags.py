@@ -12,7 +12,7 @@ from .config import TrainConfig
 def annotate(tyro: Any) -> None:
     """Make tyro show --objective with its choices, and no flag for the field ``objective_options``, whose entries
     have flags of their own: those of :func:`flags`."""
-    told = "; ".join(f"{o.name}, {o.title}, {o.help}" for o in OBJECTIVES.values())
+    told = "; ".join(f"{o.name}, {o.title}, {o.summary}" for o in OBJECTIVES.values())
     TrainConfig.__annotations__["objective"] = Annotated[
         str, tyro.conf.arg(help=f"Loss: {told}.", metavar=f"{{{','.join(OBJECTIVES)}}}")
     ]
@@ -26,10 +26,9 @@ def flags(tyro: Any) -> Any:
     helps: dict[str, list[str]] = {}
     for objective in OBJECTIVES.values():
         for option in objective.options:
-            kind = type(option.default)
-            metavar = f"{{{','.join(option.choices)}}}" if option.choices else kind.__name__.upper()
-            kinds[option.name] = kind, metavar
-            text = f"--objective {objective.name} alone: {option.help} (default: {option.default})."
+            metavar = f"{{{','.join(option.choices)}}}" if option.choices else option.kind.__name__.upper()
+            kinds[option.name] = option.kind, metavar
+            text = f"{option.help}; by default {option.default}. Only with --objective {objective.name}."
             helps.setdefault(option.name, []).append(text)
     made = dataclasses.make_dataclass(
         "ObjectiveOptions",

@@ -57,7 +57,9 @@ class Trainer:
         self.config, self.run, self.device = config, Path(run), pick_device(config.device)
         self.changed: list[str] = []
         self.retuned: list[str] = []
-        self.step, self.last, self._lock = 0, None, None
+        self.step = 0
+        self.last: Path | None = None
+        self._lock: checkpoint.Lock | None = None
         try:
             if resume and os.path.lexists(self.run / checkpoint.CONFIG):
                 self._resume(change)
@@ -106,7 +108,7 @@ class Trainer:
             CheckpointError: the run folder was removed or replaced meanwhile, or this trainer was closed.
             CannotWrite: a file cannot be written, on a full disk, say. The checkpoints before stay.
         """
-        if not self._lock.held:
+        if self._lock is None or not self._lock.held:
             raise CheckpointError(f"this Trainer of {self.run} has ended: go on with another, of resume=True")
         try:
             return self._train(progress, preview)
@@ -143,8 +145,9 @@ class Trainer:
         self._clear_leftovers()
         trained = self.config
         if checkpoint.steps(self.run):
-            self.last = checkpoint.latest(self.run)
-            self.step, trained = self.learner.load(self.last)
+            latest = checkpoint.latest(self.run)
+            self.step, trained = self.learner.load(latest)
+            self.last = latest
         else:
             history.check_checkpoints_are_there(self.run, saved)
         history.drop_after(self.run, self.step)
@@ -187,26 +190,28 @@ class Trainer:
             while self.step < config.iterations:
                 grad_norm = self._iterate()
                 seen += config.batch_size
-                due = [
-                    self.step % every == 0 or self.step == config.iterations if every else False
-                    for every in (config.log_every, config.checkpoint_every, config.sample_every if preview else 0)
-                ]
+                log, save, show = map(self._due, (config.log_every, config.checkpoint_every, config.sample_every))
                 if bar is not None:
                     bar.update()
-                if due[0]:
+                if log:
                     record = self._log(float(grad_norm), seen / (time.perf_counter() - since))
                     if bar is not None:
                         bar.set_postfix(loss=f"{record['loss']:.4g}", images_per_s=f"{record['images_per_second']:.0f}")
-                if due[1]:
+                if save:
                     self._save()
-                if due[2]:
+                if show and preview is not None:
                     preview(self)
-                if due[0]:
+                if log:
                     since, seen = time.perf_counter(), 0
         finally:
             if bar is not None:
                 bar.close()
+        assert self.last is not None  # the last iteration is always saved
         return self.last
+
+    def _due(self, every: int) -> bool:
+        """Whether what is done ``every`` so many iterations (0: never) and after the last one is done now."""
+        return every > 0 and (self.step % every == 0 or self.step == self.config.iterations)
 
     def _iterate(self) -> Tensor:
         """One iteration; returns the norm of the gradient before clipping."""
@@ -255,7 +260,7 @@ class Trainer:
                 f"gradients, are not finite and were not saved; {self._way_on()}"
             )
         with self.writing():
-            self.last = checkpoint.save(
+            saved = checkpoint.save(
                 self.run,
                 self.step,
                 learner.model.state_dict(),
@@ -265,7 +270,8 @@ class Trainer:
                 identity=self.identity.run,
                 config=self.config,
             )
-            checkpoint.prune(self.run, self.last, identity=self.identity.run, keep=self.config.keep)
+            self.last = saved
+            checkpoint.prune(self.run, saved, identity=self.identity.run, keep=self.config.keep)
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -275,11 +281,11 @@ class Trainer:
             CheckpointError: the folder is no longer this run's.
             CannotWrite: in place of an OSError inside; the text says how to go on.
         """
-        checkpoint.check_there(self.run, self.identity, self._lock)
+        self._check_there()
         try:
             yield
         except OSError as error:
-            checkpoint.check_there(self.run, self.identity, self._lock)
+            self._check_there()
             text = (
                 error if isinstance(error, CannotWrite) else checkpoint.cannot_write(error.filename or self.run, error)
             )
@@ -289,3 +295,7 @@ class Trainer:
                 error.errno,
                 error.filename,
             ) from error
+
+    def _check_there(self) -> None:
+        assert self._lock is not None  # since _begin or _resume
+        checkpoint.check_there(self.run, self.identity, self._lock)

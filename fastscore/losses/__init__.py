@@ -14,7 +14,7 @@ What a ``score_fn`` is called with is said by ``conditioning``:
 
 Objectives without that argument call ``score_fn(x)``. ``model_kwargs`` are further arguments, by name.
 
-:data:`OBJECTIVES` are those that ``fastscore train`` minimises; :func:`declare` adds one.
+:data:`OBJECTIVES` has those that ``fastscore train`` minimises.
 
 The gradient of an energy is a score by :func:`fastscore.energy_score`. One that is computed on a detached copy of x, or
 under ``no_grad``, gives the denoising losses what they need, and the others no Jacobian, which is an error there.
@@ -23,7 +23,7 @@ under ``no_grad``, gives the denoising losses what they need, and the others no 
 from ._common import MODES, PARAMETRIZATIONS, REDUCTIONS, reduce
 from .dsm import draw_labels, dsm, ncsn
 from .implicit import ism
-from .objectives import OBJECTIVES, Objective, declare
+from .objectives import OBJECTIVES, Objective
 from .penalty import gradient_penalty
 from .sliced import annealed_ssm_vr, fd_ssm, ssm, ssm_vr
 
@@ -34,7 +34,6 @@ __all__ = [
     "REDUCTIONS",
     "Objective",
     "annealed_ssm_vr",
-    "declare",
     "draw_labels",
     "dsm",
     "fd_ssm",

@@ -12,7 +12,7 @@ from .._core import checks
 from ..ops import dsm_loss, perturb
 from ..rng import Philox, Stream, as_philox
 from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce, score_of
-from .objectives import BatchLoss, Objective, declare
+from ._objective import BatchLoss, Objective
 
 
 def dsm(
@@ -152,11 +152,10 @@ def _bind(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLoss:
     return loss
 
 
-declare(
-    Objective(
-        name="dsm",
-        title="denoising score matching",
-        help="compares the score with the noise that was added",
-        bind=_bind,
-    )
+DENOISING = Objective(
+    name="dsm",
+    title="denoising score matching",
+    source="Vincent 2011; Song & Ermon 2019",
+    summary="compares the score with the noise that was added",
+    bind=_bind,
 )

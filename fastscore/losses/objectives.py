@@ -1,99 +1,28 @@
-"""The table of what a training run may minimise. An entry stands in the file of its loss.
-
-A run has noise levels sigmas [L], strictly decreasing. At each iteration every sample of the batch x [B, ...] has a
-level, labels int64 [B], and the objective is a loss of each sample at its level, [B], whose mean is minimised.
-
-A new objective is a file with its loss and a :func:`declare` at its end, imported by the package: the trainer, the
-command line and the documentation find it here.
-"""
+"""The objectives of training by name. A new one is a file with its entry, and a line here."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import Any
+from ._objective import Objective
+from .dsm import DENOISING
+from .sliced import SLICED
 
-from torch import Tensor, nn
-
-from .._core import checks
-from .._core.options import Option, complete
-from ..rng import Philox
-
-#: loss(x [B, ...], labels int64 [B], rng) -> [B]
-BatchLoss = Callable[[Tensor, Tensor, Philox], Tensor]
-SAMPLES = {1: "points", 3: "images"}  # by the dimensions of a sample
+#: Every objective that ``fastscore train`` can minimise, by name.
+OBJECTIVES: dict[str, Objective] = {entry.name: entry for entry in (DENOISING, SLICED)}
 
 
-@dataclass(frozen=True)
-class Objective:
-    """An entry of :data:`OBJECTIVES`.
-
-    Attributes:
-        name: what ``--objective`` takes.
-        title: its name in tables and pictures.
-        help: a sentence for ``--help``, without a capital or a full stop.
-        bind: ``bind(network, sigmas, weight=..., **options)`` checks these once and gives the loss that is called at
-            every iteration with x, labels and rng. ``network(x, labels)`` is the score; the loss of a sample at
-            level i has the factor sigma_i^weight. The loss may take as many steps of ``rng`` as it likes: nobody else
-            draws from it afterwards. ``bind`` raises ValueError for a network that does not fit.
-        options: what ``bind`` takes by name.
-        samples: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
-    """
-
-    name: str
-    title: str
-    help: str
-    bind: Callable[..., BatchLoss]
-    options: tuple[Option, ...] = ()
-    samples: tuple[str, ...] = tuple(SAMPLES.values())
-
-    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """Every option's value, as given or its default; TypeError or ValueError for what is no option of this one."""
-        return complete(f"objective {self.name!r}", self.options, given)
-
-    def on(
-        self, network: nn.Module, sigmas: Tensor, sample_shape: tuple[int, ...], *, weight: float, **options: Any
-    ) -> BatchLoss:
-        """The loss of a batch for one network and one set of noise levels, checked as far as it can be beforehand.
-
-        Args:
-            network: ``network(x, labels)``, x [B, ...] -> [B, ...].
-            sigmas: [L], strictly decreasing, on the device of the batches.
-            sample_shape: of one sample, [D] or [C, H, W].
-            weight: power of sigma.
-            options: as :meth:`complete` gave them.
-
-        Raises:
-            ValueError: the objective cannot be computed for such samples, or for this network.
-        """
-        kind = SAMPLES.get(len(sample_shape))
-        if kind not in self.samples:
-            raise ValueError(
-                f"objective must be one for samples of shape {tuple(sample_shape)}, got {self.name!r}, which is for "
-                f"{' and '.join(self.samples)} alone"
-            )
-        return self.bind(network, sigmas, weight=weight, **options)
+def table() -> str:
+    """The objectives as a table in Markdown: name, title, samples, options, source."""
+    rows = [["`--objective`", "", "samples", "options", "source"], ["---"] * 5]
+    for entry in OBJECTIVES.values():
+        options = ", ".join(f"`{option.name}`" for option in entry.options)
+        about = f"{entry.title}: {entry.summary}"
+        rows.append([f"`{entry.name}`", about, ", ".join(entry.samples), options, entry.source])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 
-OBJECTIVES: dict[str, Objective] = {}
-
-
-def declare(objective: Objective) -> Objective:
-    """Put an objective into :data:`OBJECTIVES`. ValueError where the name is taken."""
-    if objective.name in OBJECTIVES:
-        raise ValueError(f"name must be that of no other objective, got {checks.describe(objective.name)}")
-    OBJECTIVES[objective.name] = objective
-    return objective
-
-
-def markdown() -> str:
-    """The table for the documentation: an objective a row, then an option of one a row."""
-    rows = ["| objective | what it is | samples |", "|---|---|---|"]
-    rows += [f"| `{o.name}` | {o.title}: {o.help} | {', '.join(o.samples)} |" for o in OBJECTIVES.values()]
-    rows += ["", "| option | objective | default | what it is |", "|---|---|---|---|"]
-    rows += [
-        f"| `{option.name}` | `{o.name}` | `{option.default}` | {option.help} |"
-        for o in OBJECTIVES.values()
-        for option in o.options
-    ]
-    return "\n".join(rows) + "\n"
+def options_table() -> str:
+    """The objectives' options as a table in Markdown: name, what it is, default, the objective that takes it."""
+    rows = [["option", "what it is", "default", "objective"], ["---"] * 4]
+    for entry in OBJECTIVES.values():
+        rows += [[f"`{o.name}`", o.help, f"`{o.default}`", f"`{entry.name}`"] for o in entry.options]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)

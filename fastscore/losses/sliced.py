@@ -9,6 +9,7 @@ the length: the directions of ``"sphere"`` have length sqrt(D). On the unit sphe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -21,8 +22,8 @@ from ..ops.fill_probes import DISTRIBUTIONS
 from ..rng import Philox, as_philox
 from ..trace import modules
 from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
+from ._objective import BatchLoss, Objective
 from .dsm import noise_levels
-from .objectives import BatchLoss, Objective, declare
 
 
 def ssm(
@@ -281,20 +282,27 @@ def _bind(network: nn.Module, sigmas: Tensor, *, weight: float, projection: str,
     return loss
 
 
-declare(
-    Objective(
-        name="ssm",
-        title="sliced score matching",
-        help="looks at the score's divergence along random directions: slower, for the same score",
-        bind=_bind,
-        options=(
-            Option.choice("projection", "rademacher", DISTRIBUTIONS, "what the directions are"),
-            Option(
-                "n_particles",
-                1,
-                "directions a sample; each costs one more product with the score's Jacobian",
-                lambda name, value: checks.integer(name, value, low=1, high=2**16),
-            ),
+SLICED = Objective(
+    name="ssm",
+    title="sliced score matching",
+    source="Song, Garg, Shi & Ermon 2019",
+    summary="looks at the score's divergence along random directions: slower, for the same score",
+    bind=_bind,
+    options=(
+        Option(
+            "projection",
+            str,
+            "What the directions are",
+            partial(checks.one_of, allowed=DISTRIBUTIONS),
+            default="rademacher",
+            choices=DISTRIBUTIONS,
         ),
-    )
+        Option(
+            "n_particles",
+            int,
+            "Directions for each sample; each costs one more product with the score's Jacobian",
+            partial(checks.integer, low=1, high=2**16),
+            default=1,
+        ),
+    ),
 )

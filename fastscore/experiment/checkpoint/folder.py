@@ -63,7 +63,7 @@ class Identity:
         if type(self.format) is not int or self.format != FORMAT:
             raise CheckpointError(
                 f"{run} was begun by another version of fastscore, whose iterations draw other random numbers (format "
-                f"{str(self.format):.20} in {IDENTITY}; this version's is {FORMAT}): it can be sampled and evaluated, "
+                f"{self.format!s:.20} in {IDENTITY}; this version's is {FORMAT}): it can be sampled and evaluated, "
                 "and not trained further; train again, in another folder with --out"
             )
 
