@@ -12,6 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from .._core import checks
 from .._core.options import Option, complete
 from ..rng import Philox
 
@@ -29,10 +30,11 @@ class Objective:
         title: its name in tables and pictures, without a capital where it is not a proper name.
         source: authors and year.
         summary: what tells it from the others, in a few words.
-        bind: ``bind(network, sigmas, weight=..., **options)`` checks these once and gives the loss that is called at
-            every iteration with x, labels and rng. ``network(x, labels)`` is the score; the loss of a sample at
-            level i has the factor sigma_i^weight. The loss may take as many steps of ``rng`` as it likes: nobody else
-            draws from it afterwards. ``bind`` raises ValueError for a network that does not fit.
+        bind: ``bind(network, sigmas, weight=..., **options)``, of what :meth:`on` checked, gives the loss that is
+            called at every iteration with x, labels and rng, and checks no more than these need. ``network(x, labels)``
+            is the score; the loss of a sample at level i has the factor sigma_i^weight. The loss may take as many steps
+            of ``rng`` as it likes: nobody else draws from it afterwards. ``bind`` raises ValueError for a network that
+            does not fit.
         options: what it can be told; ``bind`` takes a value for each by name.
         samples: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
     """
@@ -56,21 +58,22 @@ class Objective:
     def on(
         self, network: nn.Module, sigmas: Tensor, sample_shape: tuple[int, ...], *, weight: float, **options: Any
     ) -> BatchLoss:
-        """The loss of a batch for one network and one set of noise levels, checked as far as it can be beforehand.
+        """The loss of a batch for one network and one set of noise levels, which are checked here and not again.
 
         Args:
             network: ``network(x, labels)``, x [B, ...] -> [B, ...].
             sigmas: [L], strictly decreasing, on the device of the batches.
             sample_shape: of one sample, [D] or [C, H, W].
             weight: power of sigma.
-            options: as :meth:`complete` gave them.
+            options: as for :meth:`complete`.
 
         Raises:
-            ValueError: the objective cannot be computed for such samples, or for this network.
+            TypeError, ValueError: an argument of the wrong kind or value; the objective cannot be computed for such samples, or for this network.
         """
         if SAMPLES.get(len(sample_shape)) not in self.samples:
             raise ValueError(
                 f"objective must be one for samples of shape {tuple(sample_shape)}, got {self.name!r}, which is for "
                 f"{' and '.join(self.samples)} alone"
             )
-        return self.bind(network, sigmas, weight=weight, **options)
+        sigmas, weight = checks.sigmas("sigmas", sigmas), checks.number("weight", weight)
+        return self.bind(network, sigmas, weight=weight, **self.complete(options))

@@ -39,7 +39,7 @@ def test_an_objective_is_its_public_loss(name):
     loss, options = LOSSES[name]
     network, sigmas = make_model(TOY, (2,)), make_sigmas(TOY)
     x, labels = make_data(TOY).batch(0, 16, seed=0), torch.arange(16) % TOY.num_levels
-    bound = OBJECTIVES[name].on(network, sigmas, (2,), weight=1.5, **OBJECTIVES[name].complete(options))
+    bound = OBJECTIVES[name].on(network, sigmas, (2,), weight=1.5, **options)
     ours, theirs = fs.Philox(3), fs.Philox(3)
     got = bound(x, labels, ours)
     expected = loss(network, x, sigmas, labels=labels, rng=theirs, weight=1.5, reduction="none", **options)
@@ -47,6 +47,19 @@ def test_an_objective_is_its_public_loss(name):
     parameters = list(network.parameters())
     for a, b in zip(torch.autograd.grad(got.mean(), parameters), torch.autograd.grad(expected.mean(), parameters)):
         assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_what_is_bound_is_checked(name):
+    network, sigmas = make_model(TOY, (2,)), make_sigmas(TOY)
+    for shape, levels, keywords, message in (
+        ((2,), sigmas.flip(0), {}, "sigmas must be strictly decreasing"),
+        ((2,), sigmas, {"weight": math.nan}, "weight must be finite"),
+        ((2,), sigmas, {"n": 3}, f"n must be left out for objective '{name}'"),
+        ((2, 2), sigmas, {}, r"objective must be one for samples of shape \(2, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            OBJECTIVES[name].on(network, levels, shape, **{"weight": 2.0} | keywords)
 
 
 def test_one_iteration_of_sliced_score_matching(tmp_path):
@@ -160,7 +173,7 @@ def test_a_new_objective_is_an_entry(toy_objective, tmp_path):
     assert saved == config and saved.objective_options == {"strength": 2.5, "norm": "l2"}
     x, rng = make_data(config).batch(0, 8, seed=0), fs.Philox(0).substream(0)
     labels = losses.draw_labels(config.num_levels, 8, rng)
-    bound = toy_objective.on(make_model(config, (2,)), make_sigmas(config), (2,), weight=2.0, strength=2.5, norm="l2")
+    bound = toy_objective.on(make_model(config, (2,)), make_sigmas(config), (2,), weight=2.0, strength=2.5)
     expected = float(bound(x, labels, rng).detach().mean())
     assert read_metrics(tmp_path / "parts")[0]["loss"] == pytest.approx(expected, rel=1e-6)
     other = dataclasses.replace(config, objective_options={"strength": 2.5, "norm": "l1"})
