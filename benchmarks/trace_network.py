@@ -32,7 +32,8 @@ from benchmarks.measure import measure
 from benchmarks.operators import Case
 from benchmarks.report import RESULTS
 from fastscore.experiment import config
-from fastscore.experiment.train import Trainer, make_sigmas
+from fastscore.experiment.build import make_sigmas
+from fastscore.experiment.train import Trainer
 
 PROBES, SEEDS, LEVEL = 8, 16, 10  # of 20 noise levels
 

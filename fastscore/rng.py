@@ -31,7 +31,7 @@ from ._core.counter import STEPS, signed
 from ._core.private_torch import backward_pass, depth
 from ._core.recomputation import Replay, refuse_recomputation
 from ._core.registration import first_of_slice, first_sample, fresh_seed, raw, register
-from ._core.sequence import KINDS, numbers
+from ._core.sequence import KINDS, numbers, philox4x32
 
 register(
     "fill",
@@ -56,6 +56,7 @@ class Stream(enum.IntEnum):
     SHUFFLE = 8
     DATA = 9
     INPAINT = 10
+    SUBSTREAM = 11
 
 
 class Noise:
@@ -457,6 +458,36 @@ class Philox:
             counter.dtype(dtype)
         where = self._place(_flat(shape), stream, sample_offset, dtype, device, beside)
         return draw(kind, where, where.dtype)
+
+    def substream(self, index: int) -> Philox:
+        """A new Philox at step 0 of the sub-stream ``index`` of this one's seed; this one does not move on.
+
+        It has 2^32 steps of its own, so what draws from it, an iteration of training, say, may draw as often as it
+        likes: no other iteration's numbers depend on that. It is a function of the seed and ``index`` alone, and the
+        sub-streams of one seed all have different keys (the module's text has the formula). Sub-streams may be nested.
+
+        Args:
+            index: 0 to 2^32 - 1.
+
+        Returns:
+            A Philox with this one's ``sample_offset``, its seed and step on the same device where this one's are.
+
+        Raises:
+            TypeError, ValueError: ``index`` is not such an integer.
+            RuntimeError: inside a compiled function, where the seed may not be known. Pass the sub-stream to it.
+
+        Example:
+            >>> Philox(seed=1).substream(5).substream(0).seed == Philox(seed=1, step=9).substream(5).substream(0).seed
+            True
+        """
+        if is_compiling():
+            raise RuntimeError("a sub-stream must be made outside torch.compile: pass it to the compiled function")
+        index = counter.word("index", index)
+        key = self._seed & (STEPS - 1), self._seed >> 32
+        low = philox4x32((0, 0, index, int(Stream.SUBSTREAM)), key)[0]
+        mask = philox4x32((1, 0, 0, int(Stream.SUBSTREAM)), key)[0]
+        device = None if self._state is None else self._state.device
+        return Philox(low | (mask ^ index) << 32, sample_offset=self._offset, device=device)
 
 
 def as_philox(rng: Philox | None) -> Philox:

@@ -14,8 +14,8 @@ _UNITS_A_BLOCK = {"normal": 4, "uniform": 4, "rademacher": 128}
 KINDS = ("normal", "uniform", "rademacher", "words")
 
 
-def philox4x32(counter: Sequence[Tensor], key: Sequence[int | Tensor], rounds: int = 10) -> tuple[Tensor, ...]:
-    """The Philox4x32 bijection on four int64 tensors that hold 32-bit words; they broadcast."""
+def philox4x32(counter: Sequence, key: Sequence, rounds: int = 10) -> tuple:
+    """The Philox4x32 bijection on four integers, or on four int64 tensors that hold 32-bit words; they broadcast."""
     c0, c1, c2, c3 = counter
     k0, k1 = key
     for _ in range(rounds):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,14 @@ _GRAY_SCOTT_IMAGES = 1024
 def make_sigmas(config: TrainConfig) -> Tensor:
     """The noise levels [L] of a run, float32, largest first."""
     return geometric_sigmas(config.sigma_begin, config.sigma_end, config.num_levels)
+
+
+@overload
+def make_data(config: TrainConfig, *, heldout: Literal[False] = False) -> data.Data: ...
+
+
+@overload
+def make_data(config: TrainConfig, *, heldout: bool) -> data.Data | None: ...
 
 
 def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None:

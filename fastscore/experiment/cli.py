@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from .._core.errors import require
 from ..samplers import DEFAULT, SAMPLERS
-from . import terminal
+from . import objective_flags, terminal
 from .config import PRESETS, TrainConfig, quoted
 from .sampler_options import with_sampler_options
 
@@ -22,7 +22,13 @@ A network learns the score, the direction in which a noisy image becomes more li
 
 
 def train(
-    preset: TrainConfig, out: Path | None = None, resume: bool = False, change: bool = False, quiet: bool = False
+    preset: TrainConfig,
+    out: Path | None = None,
+    resume: bool = False,
+    change: bool = False,
+    quiet: bool = False,
+    *,
+    options: Any,
 ) -> None:
     """Train a network, starting from a preset.
 
@@ -36,6 +42,7 @@ def train(
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm or
             --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
+        options: of the objective.
     """
     from .._core import checks
     from ..data import DATASETS
@@ -44,9 +51,11 @@ def train(
     from .build import make_sigmas, pick_device
     from .evaluate import evaluate
     from .history import read_metrics
+    from .preview import save_preview
     from .sample_folder import check_encodable, check_folder
     from .train import Trainer
 
+    preset = objective_flags.given(preset, options)
     run = out or Path("runs") / preset.data
     if change and not resume:
         raise ValueError("--change needs --resume: a new run is trained as it is told to")
@@ -68,7 +77,7 @@ def train(
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
     try:
-        last = trainer.train(progress=not quiet)
+        last = trainer.train(progress=not quiet, preview=save_preview)
     except KeyboardInterrupt:
         print(
             f"\nstopped at iteration {trainer.step}; "
@@ -224,12 +233,14 @@ def _pair(weights: list[float]) -> str:
 
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
+    objective_flags.annotate(tyro)
     presets: Any = tyro.extras.subcommand_type_from_defaults(
         {name: config for name, (_, config) in PRESETS.items()},
         {name: text for name, (text, _) in PRESETS.items()},
         prefix_names=False,
     )
     train.__annotations__["preset"] = Annotated[presets, tyro.conf.arg(name="")]
+    train.__annotations__["options"] = objective_flags.flags(tyro)
     kinds = {
         "out": (Path, "PATH"),
         "data_dir": (Path, "PATH"),

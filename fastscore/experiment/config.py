@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,29 +11,8 @@ from typing import Any, Literal
 
 from .._core import checks
 from .._core.errors import CheckpointError
-from ..schedules import refuse_other_form
-
-#: The steps of the random sequence that one iteration takes: labels, noise, (ssm:) directions.
-DRAWS = {"dsm": 2, "ssm": 3}
-_MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
-_STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
-_LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
-# lowest and highest value; what the machine has no memory for, fastscore.experiment.limits tells
-_COUNTS = {
-    "batch_size": (1, None),
-    "iterations": (1, _STEPS),
-    "num_levels": (1, 2**31 - 1),
-    "image_size": (1, None),
-    "width": (1, None),
-    "steps_per_level": (1, None),
-    "log_every": (1, _STEPS),
-    "checkpoint_every": (1, _STEPS),
-    "keep": (1, _STEPS),
-    "warmup": (0, _STEPS),
-    "sample_every": (0, _STEPS),
-    "seed": (0, 2**63 - 1),
-}
-_REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "alpha")
+from ..losses import OBJECTIVES
+from . import config_bounds
 
 
 @dataclass(frozen=True)
@@ -69,9 +47,10 @@ class TrainConfig:
     """Smallest noise level: where samples stop."""
     num_levels: int = 10
     """Number of noise levels, spaced geometrically from the largest to the smallest."""
-    objective: Literal["dsm", "ssm"] = "dsm"
-    """Loss: dsm, denoising score matching, compares the score with the noise that was added.
-    ssm, sliced score matching, looks at the score's divergence along a random direction: slower, for the same score."""
+    objective: str = "dsm"
+    """What is minimised: a name in :data:`fastscore.losses.OBJECTIVES`."""
+    objective_options: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    """Options of the objective, by name; what is left out has the objective's default."""
     weight: float = 2.0
     """Power of sigma that weights the loss; 2 makes every noise level count alike."""
 
@@ -121,77 +100,11 @@ class TrainConfig:
     """Iterations between two sample grids in samples/; 0 draws none while training."""
 
     def __post_init__(self) -> None:
-        for name, (low, high) in _COUNTS.items():
-            object.__setattr__(self, name, _count(name, getattr(self, name), low, high))
-        refuse_other_form("alpha", self.alpha, "alpha")
-        for name in _REALS:  # an integer in config.json is the number that it stands for
-            object.__setattr__(self, name, _real(name, getattr(self, name)))
-        for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
-            if not _SMALLEST <= checks.positive(name, getattr(self, name)) <= _LARGEST:
-                raise ValueError(
-                    f"{name} must be from {_SMALLEST} to {_LARGEST}, which float32 holds, got {getattr(self, name)}"
-                )
-        for name in ("sigma_begin", "sigma_end"):
-            if not 1e-18 < getattr(self, name) < 1e18:
-                raise ValueError(
-                    f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got "
-                    f"{getattr(self, name):g}"
-                )
-        checks.positive("clip_norm", self.clip_norm, zero_allowed=True)
-        checks.number("weight", self.weight)
-        for name in ("beta1", "beta2", "ema"):
-            if not 0 <= checks.number(name, getattr(self, name)) < 1:
-                raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(self, name)}")
-        for name in ("download", "dequantize", "flip", "decay", "denoise", "ema_warmup"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be true or false, got {checks.describe(getattr(self, name))}")
-        for name in ("data", "data_dir", "device"):
-            if not isinstance(getattr(self, name), str):
-                raise TypeError(f"{name} must be a text, got {checks.describe(getattr(self, name))}")
-        for name, words in (("model", _MODELS), ("objective", tuple(DRAWS)), ("start", ("uniform", "normal"))):
-            if not isinstance(getattr(self, name), str):  # a list, say, which cannot be looked up
-                raise TypeError(f"{name} must be one of {', '.join(words)}, got {checks.describe(getattr(self, name))}")
-            checks.one_of(name, getattr(self, name), words)
-        self._check_together()
-
-    def _check_together(self) -> None:
-        """The bounds that hold for fields together."""
-        if self.num_levels == 1 and self.sigma_begin != self.sigma_end:
-            raise ValueError(
-                f"sigma_begin and sigma_end must be equal where num_levels is 1 (--sigma-begin, "
-                f"--sigma-end, --num-levels), got {self.sigma_begin} and {self.sigma_end}"
-            )
-        if self.num_levels > 1 and self.sigma_begin <= self.sigma_end:
-            raise ValueError(f"sigma_begin must be greater than sigma_end, got {self.sigma_begin} and {self.sigma_end}")
-        most = _STEPS // DRAWS[self.objective]
-        if self.iterations > most:
-            raise ValueError(
-                f"iterations must be at most {most:,} where objective is {self.objective!r}: an iteration "
-                f"takes {DRAWS[self.objective]} of the 2^32 steps of a seed's random numbers, got "
-                f"{self.iterations:,}"
-            )
-        if self.num_levels * self.steps_per_level >= _STEPS:
-            raise ValueError(
-                "steps_per_level times num_levels must be less than 2^32, got "
-                f"{_short(self.steps_per_level)} times {_short(self.num_levels)}: an update takes one of "
-                "the steps of a seed's random numbers"
-            )
-        for sigma in (self.sigma_begin, self.sigma_end):
-            if abs(self.weight * math.log(sigma)) > math.log(_LARGEST) - 1:
-                raise ValueError(
-                    f"weight must keep sigma^weight between {_SMALLEST} and {_LARGEST}, which float32 "
-                    f"holds, got {self.weight} for sigma = {sigma}"
-                )
-        if self.lr / (1 - self.beta1) > _LARGEST:
-            raise ValueError(
-                f"lr must be at most (1 - beta1) {_LARGEST}, since Adam divides by 1 - beta1, got "
-                f"{self.lr} and beta1 {self.beta1}"
-            )
-        if self.alpha * (self.sigma_begin / self.sigma_end) ** 2 > _LARGEST:
-            raise ValueError(
-                f"alpha (sigma_begin / sigma_end)^2, the step size at the largest noise level, must be at "
-                f"most {_LARGEST}, got alpha {self.alpha}"
-            )
+        """Check every field; TypeError or ValueError names the one that is wrong, what it was and must be."""
+        for name, value in config_bounds.numbers(self).items():
+            object.__setattr__(self, name, value)
+        config_bounds.check(self)
+        object.__setattr__(self, "objective_options", config_bounds.options(self))
 
     def to_json(self) -> str:
         """One indented JSON object, a field a line."""
@@ -218,28 +131,6 @@ def parse_json(text: str | bytes) -> Any:
         return json.loads(text)
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
-
-
-def _count(name: str, value: Any, low: int, high: int | None) -> int:
-    """``value``, checked."""
-    if type(value) is int and high is not None and value > high:
-        raise ValueError(f"{name} must be from {low} to {high}, got {_short(value)}")
-    return checks.integer(name, value, low=low)
-
-
-def _real(name: str, value: Any) -> Any:
-    """``value``, as a float where it is a number; what is none is left to the checks that follow."""
-    value = checks.plain(value)
-    try:
-        return float(value) if type(value) is int else value
-    except OverflowError:
-        raise ValueError(f"{name} must be a number that float32 holds, got {_short(value)}") from None
-
-
-def _short(value: int) -> str:
-    """``value``, or how long it is where it is too long to read (or for Python to write)."""
-    long = value.bit_length() > 100
-    return f"a number of {math.floor(math.log10(abs(value))) + 1:,} digits" if long else str(value)
 
 
 #: How a run's samples are drawn.
@@ -381,12 +272,16 @@ def command_line(config: TrainConfig, run: str | Path, *options: str) -> str:
 
     def changed(name: str) -> list[str]:
         ours, theirs = dataclasses.asdict(config), dataclasses.asdict(PRESETS[name][1])
-        return [field for field in ours if ours[field] != theirs[field]]
+        return [name for name in ours if ours[name] != theirs[name]]
 
     nearest = min(PRESETS, key=lambda name: len(changed(name)))
     words = ["fastscore", "train", nearest, "--out", _pasted(run)]
-    for field in changed(nearest):
-        flag, value = field.replace("_", "-"), getattr(config, field)
+    fields = {name: getattr(config, name) for name in changed(nearest)}
+    if fields.pop("objective_options", None):  # each has a flag of its own
+        usual = {option.name: option.default for option in OBJECTIVES[config.objective].options}
+        fields |= {name: value for name, value in config.objective_options.items() if value != usual[name]}
+    for name, value in fields.items():
+        flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
         else:  # a word that begins with a dash, as -1e-05, would be taken for an option

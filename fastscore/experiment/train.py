@@ -1,4 +1,7 @@
-"""Training: batches, noise and weights are functions of (config, iteration), so a resumed run is the run itself."""
+"""A run: it begins or goes on in its folder, iterates, and is logged, saved and shown on the way.
+
+Batches, noise and weights are functions of (config, iteration), so a resumed run is the run itself.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,22 @@ import dataclasses
 import math
 import os
 import time
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from .. import losses
 from .._core import files
-from .._core.errors import CannotWrite, CheckpointError, NonFiniteLoss, NonFiniteSamples
-from ..ema import EMA
-from ..rng import Philox
+from .._core.errors import CannotWrite, CheckpointError, NonFiniteLoss
 from . import checkpoint, history, limits
-from .build import make_data, make_model, make_sigmas, pick_device
-from .config import DRAWS, SAMPLING, TrainConfig, command_line
-from .history import read_metrics
+from .build import make_data, pick_device
+from .config import SAMPLING, TrainConfig, command_line
+from .learner import Learner, learning_rate
 from .progress import progress_bar
 
-_OBJECTIVES = {"dsm": losses.ncsn, "ssm": losses.annealed_ssm_vr}
 _FROM_FILES = ("mnist", "cifar10", "folder")  # the data sets that are read from data_dir
-
-__all__ = ["Trainer", "learning_rate", "make_data", "make_model", "make_sigmas", "pick_device", "read_metrics"]
 
 
 class Trainer:
@@ -62,7 +57,9 @@ class Trainer:
         self.config, self.run, self.device = config, Path(run), pick_device(config.device)
         self.changed: list[str] = []
         self.retuned: list[str] = []
-        self.step, self.last, self._lock = 0, None, None
+        self.step = 0
+        self.last: Path | None = None
+        self._lock: checkpoint.Lock | None = None
         try:
             if resume and os.path.lexists(self.run / checkpoint.CONFIG):
                 self._resume(change)
@@ -84,22 +81,37 @@ class Trainer:
         self.close()
 
     @property
+    def model(self) -> nn.Module:
+        """The network as the optimizer leaves it."""
+        return self.learner.model
+
+    @property
+    def network(self) -> nn.Module:
+        """The network to sample with: the moving average of :attr:`model` where the run keeps one."""
+        return self.learner.network
+
+    @property
     def about_data(self) -> str:
         """The data set in a line: how many samples, of what shape, read from where."""
         return self.data.describe()
 
-    def train(self, *, progress: bool = True) -> Path:
+    def train(self, *, progress: bool = True, preview: Callable[[Trainer], None] | None = None) -> Path:
         """Run the iterations that are left; returns the folder of the run's last checkpoint.
+
+        Args:
+            progress: show a progress bar.
+            preview: called with this trainer after every ``config.sample_every`` iterations and the last one, such as
+                :func:`fastscore.experiment.preview.save_preview`, which draws a picture. None: no previews.
 
         Raises:
             NonFiniteLoss: the loss was NaN or infinite. The checkpoints stay; the text has the command to go on with.
             CheckpointError: the run folder was removed or replaced meanwhile, or this trainer was closed.
             CannotWrite: a file cannot be written, on a full disk, say. The checkpoints before stay.
         """
-        if not self._lock.held:
+        if self._lock is None or not self._lock.held:
             raise CheckpointError(f"this Trainer of {self.run} has ended: go on with another, of resume=True")
         try:
-            return self._train(progress)
+            return self._train(progress, preview)
         finally:
             self.close()
 
@@ -121,6 +133,7 @@ class Trainer:
         saved = checkpoint.read_config(self.run)
         history.check_continues(self.config, saved, self.run, change)
         self.identity = checkpoint.read_identity(self.run)
+        self.identity.check_format(self.run)
         self._build()
         if changes := self.identity.changes(self.data):
             source = f"; it was read from {self.identity.source}" if self.identity.source else ""
@@ -132,7 +145,9 @@ class Trainer:
         self._clear_leftovers()
         trained = self.config
         if checkpoint.steps(self.run):
-            trained = self._load(checkpoint.latest(self.run))
+            latest = checkpoint.latest(self.run)
+            self.step, trained = self.learner.load(latest)
+            self.last = latest
         else:
             history.check_checkpoints_are_there(self.run, saved)
         history.drop_after(self.run, self.step)
@@ -145,7 +160,7 @@ class Trainer:
             self._write_config()
 
     def _build(self) -> None:
-        """The data, the network with its first weights, its average, and the optimizer."""
+        """The data, and the network with its first weights."""
         config = self.config
         limits.check_run(config, self.device)
         self.data = make_data(config)
@@ -155,13 +170,7 @@ class Trainer:
                 f"iterations times batch_size must be less than 2^32 epochs of {len(self.data):,} "
                 f"samples, since each is shuffled by a number of its own, got {epochs:.3g} epochs"
             )
-        self.sigmas = make_sigmas(config).to(self.device)
-        self.model = make_model(config, self.data.shape).to(self.device)
-        self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
-        self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps
-        )
-        self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=self.device)  # loss and count a level
+        self.learner = Learner(config, self.data, self.device)
 
     def _clear_leftovers(self) -> None:
         """What a killed trainer left: it may be what fills the disk."""
@@ -171,7 +180,7 @@ class Trainer:
     def _write_config(self) -> None:
         files.write_atomically(self.run / checkpoint.CONFIG, self.config.to_json().encode())
 
-    def _train(self, progress: bool) -> Path:
+    def _train(self, progress: bool, preview: Callable[[Trainer], None] | None) -> Path:
         config, since, seen = self.config, time.perf_counter(), 0
         bar = None
         if progress:
@@ -180,58 +189,37 @@ class Trainer:
             while self.step < config.iterations:
                 grad_norm = self._iterate()
                 seen += config.batch_size
-                due = [
-                    self.step % every == 0 or self.step == config.iterations if every else False
-                    for every in (config.log_every, config.checkpoint_every, config.sample_every)
-                ]
+                log, save, show = map(self._due, (config.log_every, config.checkpoint_every, config.sample_every))
                 if bar is not None:
                     bar.update()
-                if due[0]:
+                if log:
                     record = self._log(float(grad_norm), seen / (time.perf_counter() - since))
                     if bar is not None:
                         bar.set_postfix(loss=f"{record['loss']:.4g}", images_per_s=f"{record['images_per_second']:.0f}")
-                if due[1]:
+                if save:
                     self._save()
-                if due[2]:
-                    self._sample_grid()
-                if due[0]:
+                if show and preview is not None:
+                    preview(self)
+                if log:
                     since, seen = time.perf_counter(), 0
         finally:
             if bar is not None:
                 bar.close()
+        assert self.last is not None  # the last iteration is always saved
         return self.last
 
+    def _due(self, every: int) -> bool:
+        """Whether what is done ``every`` so many iterations (0: never) and after the last one is done now."""
+        return every > 0 and (self.step % every == 0 or self.step == self.config.iterations)
+
     def _iterate(self) -> Tensor:
-        """One optimizer step; returns the norm of the gradient before clipping."""
-        config, it = self.config, self.step
-        x = self.data.batch(it, config.batch_size, seed=config.seed, device=self.device)
-        objective = _OBJECTIVES[config.objective]
-        rng = Philox(config.seed, step=DRAWS[config.objective] * it)
-        labels = losses.draw_labels(config.num_levels, len(x), rng, device=self.device)
-        loss = objective(self.model, x, self.sigmas, labels=labels, rng=rng, weight=config.weight, reduction="none")
-        self.sums.index_add_(1, labels, torch.stack([loss.detach().double(), torch.ones_like(loss).double()]))
-        self._check_finite(it)
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, it)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update()
+        """One iteration; returns the norm of the gradient before clipping."""
+        try:
+            grad_norm = self.learner.iterate(self.step)
+        except NonFiniteLoss as error:
+            raise NonFiniteLoss(f"{error}; {self._way_on()}") from None
         self.step += 1
         return grad_norm
-
-    def _check_finite(self, it: int) -> None:
-        """Raise before a loss that is not finite reaches the weights (on a GPU: before it reaches a checkpoint)."""
-        due = (it + 1) % self.config.log_every == 0 or (it + 1) % self.config.checkpoint_every == 0
-        if (self.device.type != "cpu" and not due) or bool(torch.isfinite(self.sums).all()):
-            return
-        seen = ", ".join(f"{sigma:.3g}: {loss:.4g}" for sigma, loss in zip(self.sigmas.tolist(), self._means()))
-        raise NonFiniteLoss(
-            f"the loss at iteration {it + 1} is not finite; loss by sigma since the last log: {seen}; learning rate "
-            f"{learning_rate(self.config, it):.3g}; {self._way_on()}"
-        )
 
     def _way_on(self) -> str:
         """The checkpoint to go on from, and the command that does, with smaller steps."""
@@ -247,55 +235,56 @@ class Trainer:
             else "no checkpoint was written yet. Begin again"
         ) + f" with smaller steps: {command_line(gentler, self.run, '--resume', '--change')}"
 
-    def _means(self) -> list[float]:
-        return (self.sums[0] / self.sums[1]).tolist()
-
     def _log(self, grad_norm: float, images_per_second: float) -> dict[str, Any]:
         """Append the mean losses since the last line to metrics.jsonl."""
+        sums = self.learner.sums
         record = {
             "step": self.step,
-            "loss": float(self.sums[0].sum() / self.sums[1].sum()),
-            "loss_per_sigma": [None if math.isnan(mean) else mean for mean in self._means()],
+            "loss": float(sums[0].sum() / sums[1].sum()),
+            "loss_per_sigma": [None if math.isnan(mean) else mean for mean in self.learner.means()],
             "lr": learning_rate(self.config, self.step - 1),
             "grad_norm": grad_norm,
             "images_per_second": images_per_second,
         }
-        self.sums.zero_()
-        with self._writing():
+        sums.zero_()
+        with self.writing():
             history.append(self.run / checkpoint.METRICS, record)
         return record
 
     def _save(self) -> None:
-        ema = self.ema.module.state_dict() if self.ema is not None else {}
-        moments = [value for state in self.optimizer.state.values() for value in state.values()]
-        held = [*self.model.state_dict().values(), *ema.values(), *moments]
-        if not all(bool(value.isfinite().all()) for value in held):  # an infinite gradient of a finite loss
+        learner = self.learner
+        if not learner.finite():
             raise NonFiniteLoss(
                 f"the weights at iteration {self.step}, or the optimizer's averages of their "
                 f"gradients, are not finite and were not saved; {self._way_on()}"
             )
-        state = {"step": self.step, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
-        with self._writing():
-            self.last = checkpoint.save(
+        with self.writing():
+            saved = checkpoint.save(
                 self.run,
                 self.step,
-                self.model.state_dict(),
-                ema or None,
-                state,
+                learner.model.state_dict(),
+                learner.ema.module.state_dict() if learner.ema is not None else None,
+                learner.state(self.step),
                 shape=tuple(self.data.shape),
                 identity=self.identity.run,
                 config=self.config,
             )
-            checkpoint.prune(self.run, self.last, identity=self.identity.run, keep=self.config.keep)
+            self.last = saved
+            checkpoint.prune(self.run, saved, identity=self.identity.run, keep=self.config.keep)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Write into the run folder, if it is still this run's; say how to go on where that fails."""
-        checkpoint.check_there(self.run, self.identity, self._lock)
+    def writing(self) -> Iterator[None]:
+        """Inside, files of the run folder may be written, a preview's, say.
+
+        Raises:
+            CheckpointError: the folder is no longer this run's.
+            CannotWrite: in place of an OSError inside; the text says how to go on.
+        """
+        self._check_there()
         try:
             yield
         except OSError as error:
-            checkpoint.check_there(self.run, self.identity, self._lock)
+            self._check_there()
             text = error if isinstance(error, CannotWrite) else files.cannot_write(error.filename or self.run, error)
             raise CannotWrite(
                 f"{text}; the checkpoints that were written stay. Once that is mended, go on "
@@ -304,41 +293,6 @@ class Trainer:
                 error.filename,
             ) from error
 
-    def _load(self, folder: Path) -> TrainConfig:
-        """Take over the checkpoint ``folder``; returns the config that led to it."""
-        about, state = checkpoint.read_about(folder), checkpoint.read_state(folder)
-        if about.sample_shape != tuple(self.data.shape):
-            raise CheckpointError(
-                f"{folder} is of samples of shape {about.sample_shape}, and the data has {tuple(self.data.shape)}"
-            )
-        checkpoint.load_into(self.model, checkpoint.read_weights(folder, ema=False), folder)
-        if self.ema is not None:
-            checkpoint.load_into(self.ema.module, checkpoint.read_weights(folder, ema=True), folder)
-            self.ema.num_updates = state["step"]
-        checkpoint.load_optimizer(self.optimizer, state["optimizer"], folder)
-        checkpoint.load_sums(self.sums, state["sums"], folder)
-        self.step, self.last = state["step"], folder
-        return about.config
-
-    def _sample_grid(self) -> None:
-        """samples/step_N.png, 64 images from the present weights."""
-        from ..evaluation.pictures import save_grid
-        from .sample import draw
-
-        if len(self.data.shape) == 1:
-            return
-        network = self.ema.module if self.ema is not None else self.model
-        try:
-            images = draw(self.config, network, (64, *self.data.shape), Philox(self.config.seed), device=self.device)
-        except NonFiniteSamples as error:  # no reason to end the training
-            warnings.warn(f"no picture of iteration {self.step}: {error}", stacklevel=2)
-            return
-        with self._writing():
-            (self.run / checkpoint.SAMPLES).mkdir(exist_ok=True)
-            save_grid(images.cpu(), self.run / checkpoint.SAMPLES / f"step_{self.step:08d}.png")
-
-
-def learning_rate(config: TrainConfig, it: int) -> float:
-    """lr min(1, (it + 1) / warmup), times half a cosine from 1 to 0 over the run where ``decay``."""
-    rate = config.lr * (min(1.0, (it + 1) / config.warmup) if config.warmup else 1.0)
-    return rate * 0.5 * (1 + math.cos(math.pi * it / config.iterations)) if config.decay else rate
+    def _check_there(self) -> None:
+        assert self._lock is not None  # since _begin or _resume
+        checkpoint.check_there(self.run, self.identity, self._lock)

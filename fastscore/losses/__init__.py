@@ -14,6 +14,8 @@ What a ``score_fn`` is called with is said by ``conditioning``:
 
 Objectives without that argument call ``score_fn(x)``. ``model_kwargs`` are further arguments, by name.
 
+:data:`OBJECTIVES` has those that ``fastscore train`` minimises.
+
 The gradient of an energy is a score by :func:`fastscore.energy_score`. One that is computed on a detached copy of x, or
 under ``no_grad``, gives the denoising losses what they need, and the others no Jacobian, which is an error there.
 """
@@ -21,13 +23,16 @@ under ``no_grad``, gives the denoising losses what they need, and the others no 
 from ._common import MODES, PARAMETRIZATIONS, REDUCTIONS, reduce
 from .dsm import draw_labels, dsm, ncsn
 from .implicit import ism
+from .objectives import OBJECTIVES, Objective
 from .penalty import gradient_penalty
 from .sliced import annealed_ssm_vr, fd_ssm, ssm, ssm_vr
 
 __all__ = [
     "MODES",
+    "OBJECTIVES",
     "PARAMETRIZATIONS",
     "REDUCTIONS",
+    "Objective",
     "annealed_ssm_vr",
     "draw_labels",
     "dsm",

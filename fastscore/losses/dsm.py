@@ -6,12 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core import checks
 from ..ops import dsm_loss, perturb
 from ..rng import Philox, Stream, as_philox
 from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce, score_of
+from ._objective import BatchLoss, Objective
 
 
 def dsm(
@@ -138,3 +139,23 @@ def _dsm(
     x_tilde, noise = perturb(x, sigma, rng, alpha=alpha)
     # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2
     return reduce(dsm_loss(score(x_tilde), noise, sigma, weight), reduction)
+
+
+def _bind(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLoss:
+    """:func:`ncsn` of each sample; what does not change from batch to batch is checked already."""
+
+    def loss(x: Tensor, labels: Tensor, rng: Philox) -> Tensor:
+        sigma = sigmas[labels]
+        x_tilde, noise = perturb(x, sigma, rng)
+        return dsm_loss(network(x_tilde, labels), noise, sigma, weight)
+
+    return loss
+
+
+DENOISING = Objective(
+    name="dsm",
+    title="denoising score matching",
+    source="Vincent 2011; Song & Ermon 2019",
+    summary="compares the score with the noise that was added",
+    bind=_bind,
+)

@@ -9,16 +9,20 @@ the length: the directions of ``"sphere"`` have length sqrt(D). On the unit sphe
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core import checks
+from .._core.options import Option
 from ..ops import Probes, fill_probes, perturb, probe_dot
+from ..ops.fill_probes import DISTRIBUTIONS
 from ..rng import Philox, as_philox
 from ..trace import modules
 from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
+from ._objective import BatchLoss, Objective
 from .dsm import noise_levels
 
 
@@ -266,3 +270,39 @@ def noisy_reduced(
     probes = probes_for(x_tilde, n_particles, rng, projection, mode)
     half, traces = reduced_terms(score, x_tilde, probes, mode, layers)
     return sigma**weight * (half + traces.mean(0))
+
+
+def _bind(network: nn.Module, sigmas: Tensor, *, weight: float, projection: str, n_particles: int) -> BatchLoss:
+    """:func:`annealed_ssm_vr` of each sample; the network is looked through once, and not for every batch."""
+    layers = modules.check(network, "vjp", "network")
+
+    def loss(x: Tensor, labels: Tensor, rng: Philox) -> Tensor:
+        return noisy_reduced(network, x, sigmas[labels], labels, rng, weight, projection, n_particles, layers=layers)
+
+    return loss
+
+
+SLICED = Objective(
+    name="ssm",
+    title="sliced score matching",
+    source="Song, Garg, Shi & Ermon 2019",
+    summary="looks at the score's divergence along random directions: slower, for the same score",
+    bind=_bind,
+    options=(
+        Option(
+            "projection",
+            str,
+            "What the directions are",
+            partial(checks.one_of, allowed=DISTRIBUTIONS),
+            default="rademacher",
+            choices=DISTRIBUTIONS,
+        ),
+        Option(
+            "n_particles",
+            int,
+            "Directions for each sample; each costs one more product with the score's Jacobian",
+            partial(checks.integer, low=1, high=2**16),
+            default=1,
+        ),
+    ),
+)

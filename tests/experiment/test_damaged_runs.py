@@ -13,12 +13,13 @@ import torch
 
 import fastscore as fs
 from fastscore.experiment import checkpoint, cli
+from fastscore.experiment.build import pick_device
 from fastscore.experiment.checkpoint import store
 from fastscore.experiment.checkpoint.files import read_signed_json, signed_json
 from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.sample import load_run, sample
-from fastscore.experiment.train import Trainer, pick_device
+from fastscore.experiment.train import Trainer
 from fastscore.models import load_original_checkpoint
 
 from ..conftest import optional

@@ -16,8 +16,9 @@ from fastscore.experiment import checkpoint
 from fastscore.experiment.checkpoint import store
 from fastscore.experiment.config import preset
 from fastscore.experiment.evaluate import evaluate
+from fastscore.experiment.history import read_metrics
 from fastscore.experiment.sample import load_run
-from fastscore.experiment.train import Trainer, read_metrics
+from fastscore.experiment.train import Trainer
 
 from ..conftest import optional
 from .test_damaged_runs import resign

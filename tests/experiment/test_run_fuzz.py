@@ -12,8 +12,9 @@ import torch
 import fastscore as fs
 from fastscore.experiment import checkpoint
 from fastscore.experiment.checkpoint import files
+from fastscore.experiment.history import read_metrics
 from fastscore.experiment.sample import load_run
-from fastscore.experiment.train import Trainer, read_metrics
+from fastscore.experiment.train import Trainer
 
 from .test_damaged_runs import resign
 from .test_run_folders import CONFIG, train

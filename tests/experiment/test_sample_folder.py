@@ -19,6 +19,7 @@ from fastscore.experiment import checkpoint, cli, limits
 from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment import sample as sampling
 from fastscore.experiment.config import preset
+from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.sample_folder import read_samples, write_samples
 from fastscore.experiment.train import Trainer
@@ -212,7 +213,7 @@ def test_a_grid_that_is_not_finite_does_not_end_the_training(tmp_path, monkeypat
     diverging(monkeypatch)
     config = preset("digits", iterations=1, width=4, batch_size=4, sample_every=1)
     with pytest.warns(UserWarning, match="no picture of iteration 1: 64 of 64 samples are not finite"):
-        assert Trainer(config, tmp_path / "run").train(progress=False).name == "step_00000001"
+        assert Trainer(config, tmp_path / "run").train(progress=False, preview=save_preview).name == "step_00000001"
 
 
 def fails_after(batches: int, error: BaseException):

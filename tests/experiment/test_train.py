@@ -1,15 +1,8 @@
-"""Training: recipes, resuming bit for bit after a kill at any moment, and what stops a run."""
+"""Training: recipes, what an iteration is, previews, and losses that are not finite. Stopping: test_stopping.py."""
 
 import dataclasses
 import json
 import math
-import os
-import random
-import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -18,9 +11,13 @@ from safetensors.torch import load_file
 
 import fastscore as fs
 from fastscore.experiment import checkpoint
+from fastscore.experiment.build import make_data, make_model, make_sigmas
 from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.history import read_metrics
+from fastscore.experiment.learner import learning_rate
+from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import load_run, sample
-from fastscore.experiment.train import Trainer, learning_rate, make_data, make_model, make_sigmas, read_metrics
+from fastscore.experiment.train import Trainer
 
 TOY = preset("toy", iterations=60, width=16, batch_size=32, checkpoint_every=7, log_every=5, warmup=5)
 TINY = preset("digits", iterations=24, width=4, batch_size=8, checkpoint_every=5, log_every=4, warmup=3)
@@ -29,7 +26,7 @@ CONFIGS = {
     "ncsn": TINY,
     "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0),
     "mlp, ssm": dataclasses.replace(TOY, objective="ssm"),
-    "ncsn, ssm": dataclasses.replace(TINY, objective="ssm"),
+    "ncsn, ssm": dataclasses.replace(TINY, objective="ssm", objective_options={"n_particles": 2}),
 }
 
 
@@ -40,15 +37,6 @@ def weights(run: Path) -> dict[str, torch.Tensor]:
     for index, state in checkpoint.read_state(folder)["optimizer"]["state"].items():
         found |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
     return found
-
-
-def assert_same_run(a: Path, b: Path) -> None:
-    ours, theirs = weights(a), weights(b)
-    assert ours.keys() == theirs.keys()
-    assert [k for k in ours if not torch.equal(ours[k], theirs[k])] == []
-    drop = ("images_per_second",)
-    first, second = ([{k: v for k, v in r.items() if k not in drop} for r in read_metrics(run)] for run in (a, b))
-    assert first == second
 
 
 def test_presets_are_the_recipes():
@@ -120,8 +108,9 @@ def test_one_iteration_is_the_recipe(tmp_path):
     model, sigmas = make_model(config, data.shape), make_sigmas(config)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.1, eps=1.0)
     x = data.batch(0, 8, seed=0)
-    labels = fs.Philox(0).randint(config.num_levels, 8, stream=fs.Stream.LABELS)
-    z = fs.Philox(0, step=1).randn(x.shape, stream=fs.Stream.PERTURB)
+    rng = fs.Philox(0).substream(0)
+    labels = rng.randint(config.num_levels, 8, stream=fs.Stream.LABELS)
+    z = rng.randn(x.shape, stream=fs.Stream.PERTURB)
     sigma = sigmas[labels].view(-1, 1, 1, 1)
     each = 0.5 * (sigma * model(x + sigma * z, labels) + z).square().sum((1, 2, 3))
     each.mean().backward()
@@ -181,248 +170,13 @@ def test_the_loss_falls(tmp_path):
     assert all(r["images_per_second"] > 0 for r in read_metrics(tmp_path / "run"))
 
 
-@pytest.mark.parametrize("name", CONFIGS)
-def test_stopping_and_resuming_is_not_stopping(name, tmp_path):
-    config = CONFIGS[name]
-    Trainer(config, tmp_path / "whole").train(progress=False)
-    first = Trainer(config, tmp_path / "parts")
-    while first.step < 13:  # stops between two checkpoints and two log lines
-        first._iterate()
-        if first.step % config.log_every == 0:
-            first._log(0.0, 1.0)
-        if first.step % config.checkpoint_every == 0:
-            first._save()
-    first.close()
-    Trainer(config, tmp_path / "parts", resume=True).train(progress=False)
-    ours = read_metrics(tmp_path / "parts")
-    theirs = read_metrics(tmp_path / "whole")
-    assert [r["loss_per_sigma"] for r in ours] == [r["loss_per_sigma"] for r in theirs]
-    a, b = weights(tmp_path / "parts"), weights(tmp_path / "whole")
-    assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
-
-
-DRIVER = """
-import os, signal, sys
-from fastscore.experiment.checkpoint import store
-from fastscore.experiment.config import TrainConfig
-from fastscore.experiment.train import Trainer
-config, run, kill_at = TrainConfig.from_json(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-calls = 0
-def fatal(original):
-    def call(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls == kill_at:  # inside a checkpoint's write, between two of its steps
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
-    return call
-trainer = Trainer(config, run, resume=True)
-os.fsync, store.flush_folder, os.rename = fatal(os.fsync), fatal(store.flush_folder), fatal(os.rename)
-store.shutil.rmtree = fatal(store.shutil.rmtree)
-print("started", flush=True)
-trainer.train(progress=False)
-"""
-
-
-def start(config: TrainConfig, run: Path, kill_at: int = 0) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, config.to_json(), str(run), str(kill_at)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", ["mlp", "ncsn"])
-def test_killed_runs_end_as_if_they_were_not(name, tmp_path):
-    """SIGKILL at random moments, some inside a checkpoint's write; each time resumed; the end is the same."""
-    config = CONFIGS[name]
-    Trainer(config, tmp_path / "whole").train(progress=False)
-    run, dice = tmp_path / "killed", random.Random(name)
-    kills = 0
-    for kill_at in (dice.randint(1, 3), dice.randint(4, 9), dice.randint(2, 20)):
-        process = start(config, run, kill_at)
-        kills += process.wait(timeout=120) == -signal.SIGKILL
-    for _ in range(2):
-        process = start(config, run)
-        assert process.stdout.readline() == "started\n"
-        time.sleep(dice.uniform(0, 0.3))
-        process.kill()
-        kills += process.wait(timeout=120) == -signal.SIGKILL
-    assert kills >= 3
-    assert start(config, run).wait(timeout=120) == 0
-    assert_same_run(run, tmp_path / "whole")
-    assert not list((run / "checkpoints").glob(".*")), "nothing half-written is left"
-
-
-def test_every_prefix_of_a_checkpoint_write_is_harmless(tmp_path, monkeypatch):
-    """Stop a save at each of its steps in turn: what load finds is always a whole checkpoint, old or new."""
-
-    class Killed(BaseException):
-        pass
-
-    config = dataclasses.replace(TOY, keep=1)
-    trainer = Trainer(config, tmp_path / "run")
-    stop_at = 0
-    for stop_at in range(1, 40):
-        calls = 0
-
-        def dying(original, stop_at=stop_at):
-            def call(*args, **kwargs):
-                nonlocal calls
-                calls += 1
-                if calls == stop_at:
-                    raise Killed
-                return original(*args, **kwargs)
-
-            return call
-
-        before = checkpoint.steps(tmp_path / "run")
-        trainer._iterate()
-        with monkeypatch.context() as patch:
-            patch.setattr(os, "fsync", dying(os.fsync))
-            patch.setattr(os, "rename", dying(os.rename))
-            patch.setattr(shutil, "rmtree", dying(shutil.rmtree))
-            try:
-                trainer._save()
-                break
-            except Killed:
-                pass
-        if before:
-            folder = checkpoint.latest(tmp_path / "run")
-            assert checkpoint.read_state(folder)["step"] == int(folder.name[5:])
-            checkpoint.read_weights(folder, ema=True), checkpoint.read_weights(folder, ema=False)
-    assert stop_at > 6, "the write has several steps, and each was stopped at"
-
-
-def test_the_last_k_checkpoints_stay(tmp_path):
-    Trainer(dataclasses.replace(TOY, keep=2), tmp_path / "run").train(progress=False)
-    assert [p.name for p in checkpoint.steps(tmp_path / "run")] == ["step_00000056", "step_00000060"]
-
-
-def test_foreign_files_beside_the_checkpoints_stay(tmp_path):
-    """Only what a killed save leaves behind is removed."""
-    folder = tmp_path / "run" / "checkpoints"
-    config = dataclasses.replace(TOY, decay=False)
-    Trainer(dataclasses.replace(config, iterations=7), tmp_path / "run").train(progress=False)
-    for name in (".writing_00000003", ".deleting_step_00000001", ".snapshot"):
-        (folder / name).mkdir(parents=True)
-        (folder / name / "file").touch()
-    (folder / ".nfs0001").touch()
-    Trainer(dataclasses.replace(config, iterations=14, keep=1), tmp_path / "run", resume=True).train(progress=False)
-    assert sorted(p.name for p in folder.iterdir()) == [".nfs0001", ".snapshot", "step_00000014"]
-    assert (folder / ".snapshot" / "file").exists()
-
-
-HOLDER = """
-import sys
-from pathlib import Path
-from fastscore.experiment import checkpoint
-lock = checkpoint.Lock(Path(sys.argv[1]) / checkpoint.LOCK)
-print("held", flush=True)
-sys.stdin.read()
-"""
-
-
-def test_one_process_trains_in_a_folder(tmp_path):
-    """A second trainer is refused and changes nothing; the end of the first, even by a kill, frees the folder."""
-    run, config = tmp_path / "run", dataclasses.replace(TOY, iterations=20, decay=False)
-    Trainer(config, run).train(progress=False)
-    longer = dataclasses.replace(config, iterations=30)
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLDER, str(run)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as other:
-        assert other.stdout.readline() == "held\n"
-        with pytest.raises(fs.CheckpointError, match=f"another process.*trains in {run}: wait until it ends, or"):
-            Trainer(longer, run, resume=True)
-        assert checkpoint.read_config(run) == config
-        load_run(run, device="cpu")  # sampling goes on meanwhile
-        other.kill()
-    Trainer(longer, run, resume=True).train(progress=False)
-    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
-
-
-def test_the_folder_is_locked_while_training(tmp_path, monkeypatch):
-    refused = []
-
-    def iterate(self, original=Trainer._iterate):
-        with pytest.raises(fs.CheckpointError, match=r"another process.* trains in") as caught:
-            Trainer(TOY, tmp_path / "run", resume=True)
-        refused.append(caught)
-        return original(self)
-
-    monkeypatch.setattr(Trainer, "_iterate", iterate)
-    Trainer(dataclasses.replace(TOY, iterations=60), tmp_path / "run").train(progress=False)
-    assert len(refused) == 60
-
-
-def test_two_fresh_runs_at_once(tmp_path, monkeypatch):
-    """The second finds the first's run once it has the lock, though the folder was free when it began."""
-    run = tmp_path / "run"
-
-    def slow_data(config):
-        monkeypatch.undo()
-        Trainer(TOY, run).close()
-        return make_data(config)
-
-    monkeypatch.setattr("fastscore.experiment.train.make_data", slow_data)
-    with pytest.raises(fs.CheckpointError, match="already holds a run"):
-        Trainer(dataclasses.replace(TOY, width=8), run)
-    assert checkpoint.read_config(run) == TOY
-
-
-def test_a_file_system_without_locks_is_a_warning(tmp_path, monkeypatch):
-    def flock(*args):
-        raise OSError(95, "Operation not supported")
-
-    monkeypatch.setattr("fcntl.flock", flock)
-    with pytest.warns(UserWarning, match=r"run/.lock cannot be locked .*Operation not supported"):
-        Trainer(dataclasses.replace(TOY, iterations=7), tmp_path / "run").train(progress=False)
-    assert [p.name for p in checkpoint.steps(tmp_path / "run")] == ["step_00000007"]
-
-
-def test_a_half_written_last_line_of_metrics_is_dropped(tmp_path):
-    run = tmp_path / "run"
-    Trainer(dataclasses.replace(TOY, iterations=20, decay=False), run).train(progress=False)
-    with open(run / "metrics.jsonl", "a") as file:
-        file.write('{"step": 25, "lo')
-    Trainer(dataclasses.replace(TOY, iterations=30, decay=False), run, resume=True).train(progress=False)
-    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
-
-
-def test_a_damaged_line_of_metrics_costs_that_line_alone(tmp_path):
-    run = tmp_path / "run"
-    Trainer(dataclasses.replace(TOY, iterations=20, decay=False), run).train(progress=False)
-    lines = (run / "metrics.jsonl").read_bytes().splitlines()
-    bad = [
-        b"\xff\xfe\x00",
-        b"",
-        b"[1]",
-        b"3",
-        b'{"loss": 1.0}',
-        b'{"step": 6}',
-        b'{"step": "6", "loss": 1.0}',
-        b'{"step": true, "loss": 1.0}',
-        b'{"step": 6, "loss": null}',
-        b'{"step": 6, "lo',
-        b"9" * 5000,
-    ]
-    (run / "metrics.jsonl").write_bytes(b"\n".join([*bad, lines[0], *bad, *lines[1:], *bad]))
-    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20]
-    Trainer(dataclasses.replace(TOY, iterations=30, decay=False), run, resume=True).train(progress=False)
-    assert [r["step"] for r in read_metrics(run)] == [5, 10, 15, 20, 25, 30]
-    kept = [*bad, lines[0], *bad, *lines[1:], *bad[:-1]]  # whose they are is not known: all but the torn last one stay
-    assert (run / "metrics.jsonl").read_bytes().splitlines()[: len(kept)] == kept
-
-
 @pytest.mark.parametrize("lr, clip", [(1e30, 0.0)])
 def test_a_loss_that_is_not_finite_stops_the_run(lr, clip, tmp_path):
     run = tmp_path / "run"
     Trainer(dataclasses.replace(TOY, iterations=7, decay=False, warmup=0), run).train(progress=False)
     good = weights(run)
     trainer = Trainer(dataclasses.replace(TOY, decay=False, warmup=0), run, resume=True)
-    trainer.config = dataclasses.replace(trainer.config, lr=lr, clip_norm=clip)
+    trainer.learner.config = dataclasses.replace(trainer.config, lr=lr, clip_norm=clip)
     with pytest.raises(fs.NonFiniteLoss, match=r"loss at iteration \d+ is not finite; loss by sigma.*step_00000007"):
         trainer.train(progress=False)
     after = weights(run)
@@ -474,9 +228,38 @@ def test_sampling_uses_the_moving_average(tmp_path):
 
 
 def test_grids_while_training(tmp_path):
-    run = tmp_path / "run"
-    Trainer(dataclasses.replace(TINY, iterations=4, sample_every=2, steps_per_level=1), run).train(progress=False)
-    assert [p.name for p in sorted((run / "samples").iterdir())] == ["step_00000002.png", "step_00000004.png"]
+    """By a callback after every sample_every iterations and the last one; without one, or for points, there are none."""
+    run, config = tmp_path / "run", dataclasses.replace(TINY, iterations=5, sample_every=2, steps_per_level=1)
+    called = []
+
+    def preview(trainer):
+        called.append(trainer.step)
+        save_preview(trainer)
+
+    trainer = Trainer(config, run)
+    trainer.train(progress=False, preview=preview)
+    assert called == [2, 4, 5] and trainer.network is trainer.learner.ema.module
+    assert [p.name for p in sorted((run / "samples").iterdir())] == [f"step_0000000{step}.png" for step in called]
+    Trainer(config, tmp_path / "none").train(progress=False)
+    points = dataclasses.replace(TOY, iterations=2, sample_every=1)
+    Trainer(points, tmp_path / "points").train(progress=False, preview=save_preview)
+    assert not (tmp_path / "none" / "samples").exists() and not (tmp_path / "points" / "samples").exists()
+
+
+def test_a_preview_that_cannot_be_drawn_or_written(tmp_path, monkeypatch):
+    """Samples that are not finite are a warning; a folder that cannot be written is told with the way on."""
+    config = dataclasses.replace(TINY, iterations=1, sample_every=1, steps_per_level=1)
+    trainer = Trainer(config, tmp_path / "run")
+    next(trainer.network.parameters()).data.fill_(torch.nan)
+    with pytest.warns(UserWarning, match=r"no picture of iteration 0: 64 of 64 samples are not finite"):
+        save_preview(trainer)
+    assert not (tmp_path / "run" / "samples").exists()
+    monkeypatch.setattr("fastscore.experiment.preview.draw", lambda *a, **k: torch.zeros(64, 1, 8, 8))
+    (tmp_path / "run" / "samples").touch()
+    with pytest.raises(
+        fs.CannotWrite, match=r"run/samples cannot be written: File exists.*go on with: fastscore train"
+    ):
+        save_preview(trainer)
 
 
 def test_config_is_saved_with_the_run(tmp_path):

@@ -7,8 +7,8 @@ from typing import get_args, get_type_hints
 import pytest
 import torch
 
+from fastscore.experiment.build import make_model
 from fastscore.experiment.config import TrainConfig
-from fastscore.experiment.train import make_model
 from fastscore.models import MODELS, NCSN, NCSNdeeper, NCSNv2, NCSNv2Deeper, NCSNv2Deepest, ScoreMLP, build_model
 
 

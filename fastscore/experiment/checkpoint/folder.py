@@ -20,6 +20,7 @@ from .lock import Lock
 
 CONFIG, IDENTITY, METRICS, CHANGES = "config.json", "run.json", "metrics.jsonl", "changes.jsonl"
 CHECKPOINTS, LOCK, SAMPLES = "checkpoints", ".lock", "samples"
+FORMAT = 2  # goes up where a run of an earlier version can be sampled, but its iterations would now be others
 
 T = TypeVar("T")
 
@@ -33,6 +34,7 @@ class Identity:
         data: name of the data set.
         count, shape, num_classes, fingerprint: of :class:`fastscore.data.Data`, as it was then.
         source: the absolute path of the folder it was read from; None where nothing was read.
+        format: 2 since each iteration has a sub-stream of random numbers; 1, or none in the file, before.
     """
 
     run: str
@@ -42,6 +44,7 @@ class Identity:
     num_classes: int | None
     fingerprint: str
     source: str | None
+    format: int = 1
 
     @classmethod
     def new(cls, data: Data) -> Identity:
@@ -54,7 +57,17 @@ class Identity:
             data.num_classes,
             data.fingerprint(),
             data.source,
+            FORMAT,
         )
+
+    def check_format(self, run: Path) -> None:
+        """Raise CheckpointError where ``run``, whose identity this is, cannot be trained further by this version."""
+        if type(self.format) is not int or self.format != FORMAT:
+            raise CheckpointError(
+                f"{run} was begun by another version of fastscore, whose iterations draw other random numbers (format "
+                f"{self.format!s:.20} in {IDENTITY}; this version's is {FORMAT}): it can be sampled and evaluated, "
+                "and not trained further; train again, in another folder with --out"
+            )
 
     def changes(self, data: Data) -> list[str]:
         """How ``data`` differs from what the run was trained on, as text; where the folder lies does not matter."""

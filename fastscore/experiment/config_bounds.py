@@ -1,0 +1,143 @@
+"""The bounds that the fields of a :class:`fastscore.experiment.config.TrainConfig` keep, each alone and together.
+
+What the machine has no memory for, :mod:`fastscore.experiment.limits` tells.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from .._core import checks
+from ..losses import OBJECTIVES
+from ..schedules import refuse_other_form
+
+if TYPE_CHECKING:
+    from .config import TrainConfig
+
+_MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
+_STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
+_LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
+# lowest and highest value
+_COUNTS = {
+    "batch_size": (1, None),
+    "iterations": (1, _STEPS),
+    "num_levels": (1, 2**31 - 1),
+    "image_size": (1, None),
+    "width": (1, None),
+    "steps_per_level": (1, None),
+    "log_every": (1, _STEPS),
+    "checkpoint_every": (1, _STEPS),
+    "keep": (1, _STEPS),
+    "warmup": (0, _STEPS),
+    "sample_every": (0, _STEPS),
+    "seed": (0, 2**63 - 1),
+}
+_REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "alpha")
+
+
+def numbers(config: TrainConfig) -> dict[str, int | float]:
+    """The counts and the real numbers of ``config``, each of its type: an integer in config.json may stand for a real.
+
+    Raises:
+        TypeError, ValueError: one is no integer of its range, or an integer beyond all floats. What is otherwise wrong
+            with a real number is left to :func:`check`.
+    """
+    found = {name: _count(name, getattr(config, name), low, high) for name, (low, high) in _COUNTS.items()}
+    refuse_other_form("alpha", config.alpha, "alpha")
+    return found | {name: _real(name, getattr(config, name)) for name in _REALS}
+
+
+def check(config: TrainConfig) -> None:
+    """Raise TypeError or ValueError where a field is out of its bounds, or does not go with another."""
+    for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
+        if not _SMALLEST <= checks.positive(name, getattr(config, name)) <= _LARGEST:
+            raise ValueError(
+                f"{name} must be from {_SMALLEST} to {_LARGEST}, which float32 holds, got {getattr(config, name)}"
+            )
+    for name in ("sigma_begin", "sigma_end"):
+        if not 1e-18 < getattr(config, name) < 1e18:
+            raise ValueError(
+                f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got "
+                f"{getattr(config, name):g}"
+            )
+    checks.positive("clip_norm", config.clip_norm, zero_allowed=True)
+    checks.number("weight", config.weight)
+    for name in ("beta1", "beta2", "ema"):
+        if not 0 <= checks.number(name, getattr(config, name)) < 1:
+            raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
+    for name in ("download", "dequantize", "flip", "decay", "denoise", "ema_warmup"):
+        if not isinstance(getattr(config, name), bool):
+            raise TypeError(f"{name} must be true or false, got {checks.describe(getattr(config, name))}")
+    for name in ("data", "data_dir", "device"):
+        if not isinstance(getattr(config, name), str):
+            raise TypeError(f"{name} must be a text, got {checks.describe(getattr(config, name))}")
+    for name, words in (("model", _MODELS), ("objective", tuple(OBJECTIVES)), ("start", ("uniform", "normal"))):
+        if not isinstance(getattr(config, name), str):  # a list, say, which cannot be looked up
+            raise TypeError(f"{name} must be one of {', '.join(words)}, got {checks.describe(getattr(config, name))}")
+        checks.one_of(name, getattr(config, name), words)
+    _check_together(config)
+
+
+def options(config: TrainConfig) -> dict[str, Any]:
+    """Every option of the objective: as ``config`` has it, checked, or its default."""
+    given = config.objective_options
+    if not isinstance(given, Mapping):
+        raise TypeError(f"objective_options must be a mapping of names to values, got {checks.describe(given)}")
+    return OBJECTIVES[config.objective].complete(given)
+
+
+def _check_together(config: TrainConfig) -> None:
+    """The bounds that hold for fields together."""
+    if config.num_levels == 1 and config.sigma_begin != config.sigma_end:
+        raise ValueError(
+            f"sigma_begin and sigma_end must be equal where num_levels is 1 (--sigma-begin, "
+            f"--sigma-end, --num-levels), got {config.sigma_begin} and {config.sigma_end}"
+        )
+    if config.num_levels > 1 and config.sigma_begin <= config.sigma_end:
+        raise ValueError(f"sigma_begin must be greater than sigma_end, got {config.sigma_begin} and {config.sigma_end}")
+    if config.num_levels * config.steps_per_level >= _STEPS:
+        raise ValueError(
+            "steps_per_level times num_levels must be less than 2^32, got "
+            f"{_short(config.steps_per_level)} times {_short(config.num_levels)}: an update takes one of "
+            "the steps of a seed's random numbers"
+        )
+    for sigma in (config.sigma_begin, config.sigma_end):
+        if abs(config.weight * math.log(sigma)) > math.log(_LARGEST) - 1:
+            raise ValueError(
+                f"weight must keep sigma^weight between {_SMALLEST} and {_LARGEST}, which float32 "
+                f"holds, got {config.weight} for sigma = {sigma}"
+            )
+    if config.lr / (1 - config.beta1) > _LARGEST:
+        raise ValueError(
+            f"lr must be at most (1 - beta1) {_LARGEST}, since Adam divides by 1 - beta1, got "
+            f"{config.lr} and beta1 {config.beta1}"
+        )
+    if config.alpha * (config.sigma_begin / config.sigma_end) ** 2 > _LARGEST:
+        raise ValueError(
+            f"alpha (sigma_begin / sigma_end)^2, the step size at the largest noise level, must be at "
+            f"most {_LARGEST}, got alpha {config.alpha}"
+        )
+
+
+def _count(name: str, value: Any, low: int, high: int | None) -> int:
+    """``value``, checked."""
+    if type(value) is int and high is not None and value > high:
+        raise ValueError(f"{name} must be from {low} to {high}, got {_short(value)}")
+    return checks.integer(name, value, low=low)
+
+
+def _real(name: str, value: Any) -> Any:
+    """``value``, as a float where it is a number; what is none is left to the checks that follow."""
+    value = checks.plain(value)
+    try:
+        return float(value) if type(value) is int else value
+    except OverflowError:
+        raise ValueError(f"{name} must be a number that float32 holds, got {_short(value)}") from None
+
+
+def _short(value: int) -> str:
+    """``value``, or how long it is where it is too long to read (or for Python to write)."""
+    long = value.bit_length() > 100
+    return f"a number of {math.floor(math.log10(abs(value))) + 1:,} digits" if long else str(value)

@@ -1,0 +1,35 @@
+"""A picture of what the network can do so far, drawn while it is trained: a callback of :meth:`Trainer.train`."""
+
+from __future__ import annotations
+
+import warnings
+
+from .._core.errors import NonFiniteSamples
+from ..evaluation.pictures import save_grid
+from ..rng import Philox
+from . import checkpoint
+from .sample import draw
+from .train import Trainer
+
+_IMAGES = 64
+
+
+def save_preview(trainer: Trainer) -> None:
+    """samples/step_N.png in the run folder: 64 images from the present weights, or their moving average. Points have
+    no such picture. Samples that are not finite are a warning, and no reason to end the training.
+
+    Raises:
+        CheckpointError, CannotWrite: as :meth:`Trainer.writing`.
+    """
+    config, shape, step = trainer.config, trainer.data.shape, trainer.step
+    if len(shape) == 1:
+        return
+    try:
+        images = draw(config, trainer.network, (_IMAGES, *shape), Philox(config.seed), device=trainer.device)
+    except NonFiniteSamples as error:
+        warnings.warn(f"no picture of iteration {step}: {error}", stacklevel=2)
+        return
+    with trainer.writing():
+        folder = trainer.run / checkpoint.SAMPLES
+        folder.mkdir(exist_ok=True)
+        save_grid(images.cpu(), folder / f"step_{step:08d}.png")

@@ -1,0 +1,79 @@
+"""What an objective says of itself, so that a trainer can minimise it and a command line or a table can offer it.
+
+A run has noise levels sigmas [L], strictly decreasing. At each iteration every sample of the batch x [B, ...] has a
+level, labels int64 [B], and the objective is a loss of each sample at its level, [B], whose mean is minimised.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from .._core import checks
+from .._core.options import Option, complete
+from ..rng import Philox
+
+#: loss(x [B, ...], labels int64 [B], rng) -> [B]
+BatchLoss = Callable[[Tensor, Tensor, Philox], Tensor]
+SAMPLES = {1: "points", 3: "images"}  # by the dimensions of a sample
+
+
+@dataclass(frozen=True)
+class Objective:
+    """An entry of :data:`OBJECTIVES`.
+
+    Args:
+        name: its key in the registry, and what the command line calls it.
+        title: its name in tables and pictures, without a capital where it is not a proper name.
+        source: authors and year.
+        summary: what tells it from the others, in a few words.
+        bind: ``bind(network, sigmas, weight=..., **options)``, of what :meth:`on` checked, gives the loss that is
+            called at every iteration with x, labels and rng, and checks no more than these need. ``network(x, labels)``
+            is the score; the loss of a sample at level i has the factor sigma_i^weight. The loss may take as many steps
+            of ``rng`` as it likes: nobody else draws from it afterwards. ``bind`` raises ValueError for a network that
+            does not fit.
+        options: what it can be told; ``bind`` takes a value for each by name.
+        samples: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
+    """
+
+    name: str
+    title: str
+    source: str
+    summary: str
+    bind: Callable[..., BatchLoss]
+    options: tuple[Option, ...] = ()
+    samples: tuple[str, ...] = tuple(SAMPLES.values())
+
+    def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.
+
+        Raises:
+            TypeError, ValueError: a value out of its range, or an option that this objective does not take.
+        """
+        return complete(self.options, given, f"objective {self.name!r}")
+
+    def on(
+        self, network: nn.Module, sigmas: Tensor, sample_shape: tuple[int, ...], *, weight: float, **options: Any
+    ) -> BatchLoss:
+        """The loss of a batch for one network and one set of noise levels, which are checked here and not again.
+
+        Args:
+            network: ``network(x, labels)``, x [B, ...] -> [B, ...].
+            sigmas: [L], strictly decreasing, on the device of the batches.
+            sample_shape: of one sample, [D] or [C, H, W].
+            weight: power of sigma.
+            options: as for :meth:`complete`.
+
+        Raises:
+            TypeError, ValueError: an argument of the wrong kind or value; the objective cannot be computed for such samples, or for this network.
+        """
+        if SAMPLES.get(len(sample_shape)) not in self.samples:
+            raise ValueError(
+                f"objective must be one for samples of shape {tuple(sample_shape)}, got {self.name!r}, which is for "
+                f"{' and '.join(self.samples)} alone"
+            )
+        sigmas, weight = checks.sigmas("sigmas", sigmas), checks.number("weight", weight)
+        return self.bind(network, sigmas, weight=weight, **self.complete(options))

@@ -1,0 +1,28 @@
+"""The objectives of training by name. A new one is a file with its entry, and a line here."""
+
+from __future__ import annotations
+
+from ._objective import Objective
+from .dsm import DENOISING
+from .sliced import SLICED
+
+#: Every objective that ``fastscore train`` can minimise, by name.
+OBJECTIVES: dict[str, Objective] = {entry.name: entry for entry in (DENOISING, SLICED)}
+
+
+def table() -> str:
+    """The objectives as a table in Markdown: name, title, samples, options, source."""
+    rows = [["`--objective`", "", "samples", "options", "source"], ["---"] * 5]
+    for entry in OBJECTIVES.values():
+        options = ", ".join(f"`{option.name}`" for option in entry.options)
+        about = f"{entry.title}: {entry.summary}"
+        rows.append([f"`{entry.name}`", about, ", ".join(entry.samples), options, entry.source])
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
+
+
+def options_table() -> str:
+    """The objectives' options as a table in Markdown: name, what it is, default, the objective that takes it."""
+    rows = [["option", "what it is", "default", "objective"], ["---"] * 4]
+    for entry in OBJECTIVES.values():
+        rows += [[f"`{o.name}`", o.help, f"`{o.default}`", f"`{entry.name}`"] for o in entry.options]
+    return "".join(f"| {' | '.join(row)} |\n" for row in rows)
