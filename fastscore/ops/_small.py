@@ -21,6 +21,7 @@ from ..rng import Noise, Philox, Stream
 if not backends.problem("native"):
     from .. import _C
 
+SMALL = True
 _MOST = 16384  # elements; above, a few microseconds do not count, and threads do
 _TYPES = {torch.float32: 0, torch.float64: 1, torch.bfloat16: 2, torch.float16: 3}  # as csrc/cpu/direct.h counts them
 _CPU = torch.device("cpu")
@@ -105,7 +106,8 @@ def dsm_loss(score: Any, noise: Any, sigma: Any, weight: Any) -> Tensor | None:
 def _ready(x: Any) -> bool:
     """Whether plain eager code asks for the native backend, with samples that it takes by address."""
     return (
-        not backends.transformed()
+        SMALL
+        and not backends.transformed()
         and type(x) is Tensor
         and backends.serves_natively()
         and not dispatch_modes()
