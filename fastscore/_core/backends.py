@@ -153,11 +153,6 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
     )
 
 
-def serves_natively() -> bool:
-    """Whether the native backend serves the CPU now."""
-    return not _native_problem if _chosen is None else _chosen == "native"
-
-
 def transformed() -> bool:
     """Whether the call runs under torch.compile, a torch.func transform, or forward-mode differentiation."""
     return is_compiling() or peek_interpreter_stack() is not None or in_forward_mode()
