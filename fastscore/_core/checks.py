@@ -223,14 +223,20 @@ def sigmas(name: str, value: Any, *, device: torch.device | None = None) -> Tens
     floating(name, value, batched=False)
     if value.dim() != 1 or value.numel() == 0:
         raise ValueError(f"{name} must have shape (L,) with L >= 1, got {describe(value)}")
-    if readable(value):
+    if readable(value) and not _decreasing(value):
         if not bool((torch.isfinite(value) & (value > 0)).all()):
             raise ValueError(f"{name} must be finite and greater than 0 everywhere, got {value.tolist()}")
-        if not bool((value[1:] < value[:-1]).all()):
-            raise ValueError(
-                f"{name} must be strictly decreasing, from the largest noise to the smallest, got {value.tolist()}"
-            )
+        raise ValueError(
+            f"{name} must be strictly decreasing, from the largest noise to the smallest, got {value.tolist()}"
+        )
     return value if device is None else value.to(device)
+
+
+def _decreasing(value: Tensor) -> bool:
+    """Whether inf > value_1 > ... > value_L > 0, in as few operations as it takes; NaN is greater than nothing."""
+    if not (value[0].item() < float("inf") and value[-1].item() > 0):
+        return False
+    return value.numel() == 1 or bool((value[1:] < value[:-1]).all())
 
 
 def labels(name: str, value: Any, x: Tensor, num_levels: int) -> Tensor:

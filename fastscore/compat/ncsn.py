@@ -39,10 +39,10 @@ from ._common import (
     annealed_dsm,
     annealed_sliced,
     annealing,
+    check_levels,
+    check_sliced,
     inpainted,
-    labels_and_sigmas,
     score_of_energy,
-    sliced_arguments,
     step_size,
 )
 
@@ -95,9 +95,10 @@ def anneal_dsm_score_estimation(
     rng: Philox | None = None,
 ) -> Tensor:
     """Mean over the batch of 1/2 sigma^anneal_power || scorenet(x_tilde, labels) + z / sigma ||^2."""
-    rng = as_philox(rng)
-    labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2", rng)
-    return losses.reduce(annealed_dsm(scorenet, samples, labels, sigma, anneal_power, rng), "mean")
+    levels, given = check_levels(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2")
+    power = checks.number("anneal_power", anneal_power)
+    loss, _ = annealed_dsm(scorenet, samples, given, levels, power, as_philox(rng))
+    return losses.reduce(loss, "mean")
 
 
 # losses/sliced_sm.py
@@ -189,9 +190,9 @@ def sliced_score_estimation(
     With d dimensions its expectation is 1/d of the implicit score matching objective: all three are those of
     :func:`fastscore.losses.ssm` with ``projection="sphere"``, whose directions have length sqrt(d), divided by d.
     """
-    along, traces = sliced.sliced_terms(*sliced_arguments(score_net, samples, n_particles, rng, "sphere"), "vjp")
+    dots, traces = sliced.sliced_terms(check_sliced(score_net, samples, n_particles, rng, "sphere"))
     d = max(1, samples.shape[1:].numel())
-    loss1, loss2 = 0.5 * along.square() / d, traces / d
+    loss1, loss2 = 0.5 * dots.square() / d, traces / d
     return (loss1 + loss2).mean(), loss1.mean(), loss2.mean()
 
 
@@ -203,7 +204,7 @@ def sliced_score_estimation_vr(
     Its expectation is the implicit score matching objective: :func:`fastscore.losses.ssm_vr` with
     ``projection="gaussian"``.
     """
-    half, traces = sliced.reduced_terms(*sliced_arguments(score_net, samples, n_particles, rng, "gaussian"), "vjp")
+    half, traces = sliced.reduced_terms(check_sliced(score_net, samples, n_particles, rng, "gaussian"))
     return (half + traces).mean(), half.mean(), traces.mean()
 
 
@@ -217,9 +218,8 @@ def anneal_sliced_score_estimation_vr(
     rng: Philox | None = None,
 ) -> Tensor:
     """Mean over the batch of sigma^2 (1/2 ||s||^2 + v^T grad(v^T s)) at x_tilde = x + sigma z, v normal."""
-    rng = as_philox(rng)
-    labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2", rng)
-    return annealed_sliced(scorenet, samples, labels, sigma, n_particles, rng)
+    levels, given = check_levels(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2")
+    return annealed_sliced(scorenet, samples, given, levels, n_particles, rng)
 
 
 # runners/anneal_runner.py and baseline_runner.py

@@ -24,7 +24,7 @@ from torch import Tensor
 from .. import losses, samplers, schedules
 from .._core import checks
 from ..rng import Philox, as_philox
-from ._common import UNLIMITED, Meter, ScoreNet, annealed_dsm, annealing, inpainted, labels_and_sigmas, norm
+from ._common import UNLIMITED, Meter, ScoreNet, annealed_dsm, annealing, check_levels, inpainted, norm
 
 __all__ = [
     "anneal_Langevin_dynamics",
@@ -53,9 +53,9 @@ def anneal_dsm_score_estimation(
 
     Labels that are None are drawn uniformly. ``hook(loss, labels)`` sees the loss of each sample.
     """
-    rng = as_philox(rng)
-    labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(sigmas, labels)", "ncsn", rng)
-    loss = annealed_dsm(scorenet, samples, labels, sigma, anneal_power, rng)
+    levels, given = check_levels(samples, labels, sigmas, "(sigmas, labels)", "ncsn")
+    power = checks.number("anneal_power", anneal_power)
+    loss, labels = annealed_dsm(scorenet, samples, given, levels, power, as_philox(rng))
     if hook is not None:
         hook(loss, labels)
     return losses.reduce(loss, "mean")

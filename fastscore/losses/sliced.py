@@ -15,11 +15,24 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import Probes, fill_probes, perturb, probe_dot
+from ..ops import Probes, fill_probes, probe_dot
+from ..ops.perturb import checked as perturb
 from ..rng import Philox, as_philox
 from ..trace import modules
-from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
-from .dsm import noise_levels
+from ..trace.products import DEFAULT_MODE
+from ._common import (
+    PARAMETRIZATIONS,
+    Directions,
+    Score,
+    check_directions,
+    check_reduction,
+    check_sliced,
+    half_square,
+    products,
+    reduced,
+    score_of,
+)
+from .dsm import check_levels, noise_levels
 
 
 def ssm(
@@ -29,7 +42,7 @@ def ssm(
     rng: Philox | None = None,
     projection: str = "rademacher",
     n_particles: int = 1,
-    mode: str = "vjp",
+    mode: str = DEFAULT_MODE,
     model_kwargs: Mapping[str, Any] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
@@ -66,11 +79,9 @@ def ssm(
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 7.
     """
-    layers = modules.check(score_fn, mode, "score_fn")
-    score = score_of(score_fn, model_kwargs=model_kwargs)
-    probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    along, traces = sliced_terms(score, x, probes, mode, layers)
-    return reduce((0.5 * along.square() + traces).mean(0), reduction)
+    along = check_sliced(score_fn, x, rng, projection, n_particles, mode, model_kwargs, reduction)
+    dots, traces = sliced_terms(along)
+    return reduced((0.5 * dots.square() + traces).mean(0), reduction)
 
 
 def ssm_vr(
@@ -80,7 +91,7 @@ def ssm_vr(
     rng: Philox | None = None,
     projection: str = "rademacher",
     n_particles: int = 1,
-    mode: str = "vjp",
+    mode: str = DEFAULT_MODE,
     model_kwargs: Mapping[str, Any] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
@@ -92,11 +103,9 @@ def ssm_vr(
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 8.
     """
-    layers = modules.check(score_fn, mode, "score_fn")
-    score = score_of(score_fn, model_kwargs=model_kwargs)
-    probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    half, traces = reduced_terms(score, x, probes, mode, layers)
-    return reduce(half + traces.mean(0), reduction)
+    along = check_sliced(score_fn, x, rng, projection, n_particles, mode, model_kwargs, reduction)
+    half, traces = reduced_terms(along)
+    return reduced(half + traces.mean(0), reduction)
 
 
 def annealed_ssm_vr(
@@ -109,7 +118,7 @@ def annealed_ssm_vr(
     weight: float = 2.0,
     projection: str = "rademacher",
     n_particles: int = 1,
-    mode: str = "vjp",
+    mode: str = DEFAULT_MODE,
     parametrization: str = "score",
     conditioning: str = "labels",
     model_kwargs: Mapping[str, Any] | None = None,
@@ -141,31 +150,24 @@ def annealed_ssm_vr(
     equation 6.
     """
     layers = modules.check(score_fn, mode, "score_fn")
+    checks.floating("x", x)
     checks.one_of("conditioning", conditioning, ("labels", "sigma"))
-    checks.keywords(model_kwargs, score_fn, conditioning)
+    keywords = checks.keywords(model_kwargs, score_fn, conditioning)
     checks.one_of("parametrization", parametrization, PARAMETRIZATIONS)
-    checks.one_of("reduction", reduction, REDUCTIONS)
-    weight = checks.number("weight", weight)
+    check_reduction(reduction, x)
+    n_particles, weight = check_directions(projection, n_particles, mode), checks.number("weight", weight)
+    sigmas, labels = check_levels(x, sigmas, labels)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
-    return reduce(
-        noisy_reduced(
-            score_fn,
-            x,
-            sigma,
-            labels,
-            rng,
-            weight,
-            projection,
-            n_particles,
-            mode,
-            parametrization,
-            conditioning,
-            model_kwargs,
-            layers,
-        ),
-        reduction,
+    score = score_of(
+        score_fn,
+        keywords,
+        sigma=sigma,
+        labels=labels,
+        conditioning=conditioning,
+        parametrization=parametrization,
     )
+    return reduced(noisy_reduced(score, x, sigma, rng, weight, projection, n_particles, mode, layers), reduction)
 
 
 def fd_ssm(
@@ -216,8 +218,11 @@ def fd_ssm(
     checks.floating("x", x)
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be float32 or float64 for finite differences, got {checks.describe(x)}")
-    score, h = score_of(score_fn, model_kwargs=model_kwargs), eps / max(1, x.shape[1:].numel()) ** 0.5
-    probes = probes_for(x, n_particles, rng, projection, reduction=reduction)
+    keywords = checks.keywords(model_kwargs, score_fn)
+    n_particles = check_directions(projection, n_particles, DEFAULT_MODE)
+    check_reduction(reduction, x)
+    score, h = score_of(score_fn, keywords), eps / max(1, x.shape[1:].numel()) ** 0.5
+    probes = Probes.checked(x, n_particles, as_philox(rng), distribution=projection)
     loss = torch.zeros((), dtype=x.dtype, device=x.device)
     for k in range(probes.num_probes):
         step = h * fill_probes(probes, first=k, count=1)[0]
@@ -225,44 +230,38 @@ def fd_ssm(
         mean, slope = (plus + minus) / 2, (plus - minus) / (2 * h)
         first = half_square(mean) if variance_reduced else 0.5 * probe_dot(mean[None], probes, first=k)[0].square()
         loss = loss + first + probe_dot(slope[None], probes, first=k)[0]
-    return reduce(loss / probes.num_probes, reduction)
+    return reduced(loss / probes.num_probes, reduction)
 
 
-def sliced_terms(
-    score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
-) -> tuple[Tensor, Tensor]:
+def sliced_terms(along: Directions) -> tuple[Tensor, Tensor]:
     """v^T s and v^T J v, both [K, B]."""
-    output, rows = products(score, x, probes, mode, layers)
+    output, rows = products(along)
+    probes = along.probes
     return probe_dot(output.expand(probes.num_probes, *output.shape), probes), probe_dot(rows, probes)
 
 
-def reduced_terms(
-    score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
-) -> tuple[Tensor, Tensor]:
+def reduced_terms(along: Directions) -> tuple[Tensor, Tensor]:
     """1/2 ||s||^2 [B] and v^T J v [K, B]."""
-    output, rows = products(score, x, probes, mode, layers)
-    return half_square(output), probe_dot(rows, probes)
+    output, rows = products(along)
+    return half_square(output), probe_dot(rows, along.probes)
 
 
 def noisy_reduced(
-    score_fn: Callable[..., Tensor],
+    score: Score,
     x: Tensor,
     sigma: Tensor,
-    labels: Tensor,
     rng: Philox,
     weight: float,
     projection: str,
     n_particles: int,
-    mode: str = "vjp",
-    parametrization: str = "score",
-    conditioning: str = "labels",
-    model_kwargs: Mapping[str, Any] | None = None,
-    layers: modules.Layers | None = None,
+    mode: str,
+    layers: modules.Layers,
 ) -> Tensor:
-    """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``."""
-    sigma = checks.per_sample("sigma", sigma, x)
-    score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)
+    """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``.
+
+    Of arguments that were checked: ``sigma`` [B], in the dtype of computation.
+    """
     x_tilde, _ = perturb(x, sigma, rng)
-    probes = probes_for(x_tilde, n_particles, rng, projection, mode)
-    half, traces = reduced_terms(score, x_tilde, probes, mode, layers)
+    probes = Probes.checked(x_tilde, n_particles, rng, distribution=projection)
+    half, traces = reduced_terms(Directions(score, x_tilde, probes, mode, layers))
     return sigma**weight * (half + traces.mean(0))

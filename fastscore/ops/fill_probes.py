@@ -123,8 +123,26 @@ class Probes:
                 raise ValueError(
                     f"num_probes must be a multiple of the coloring's {coloring.colors} colors, got {num_probes}"
                 )
+        self._draw_from(as_philox(rng), x, num_probes, distribution, coloring)
+
+    @classmethod
+    def checked(
+        cls,
+        x: Tensor,
+        num_probes: int,
+        rng: Philox,
+        *,
+        distribution: str = "rademacher",
+        coloring: Coloring | None = None,
+    ) -> Probes:
+        """The handle for arguments that were checked before."""
+        probes = cls.__new__(cls)
+        probes._draw_from(rng, x, num_probes, distribution, coloring)
+        return probes
+
+    def _draw_from(self, rng: Philox, x: Tensor, num_probes: int, distribution: str, coloring: Coloring | None) -> None:
         self._num_probes, self._distribution, self._coloring = num_probes, distribution, coloring
-        self._noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
+        self._noise = rng.noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
 
     @property
     def draws(self) -> int:

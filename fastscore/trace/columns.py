@@ -17,7 +17,7 @@ def columns(v: Tensor, blocks: int) -> Tensor:
 
 def normals(x: Tensor, blocks: int, count: int, plan: Plan) -> Tensor:
     """Normal test vectors [blocks, B, D, count]."""
-    return columns(fill_probes(Probes(x, blocks * count, plan.rng, distribution="gaussian")), blocks)
+    return columns(fill_probes(Probes.checked(x, blocks * count, plan.rng, distribution="gaussian")), blocks)
 
 
 def times(products: Products, v: Tensor, *, record: bool = True) -> Tensor:

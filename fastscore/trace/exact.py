@@ -62,7 +62,7 @@ def unit_directions(products: Products) -> Tensor:
 
 def colored(products: Products, plan: Plan, coloring: Coloring) -> Tensor:
     """sum_k v_k^T J v_k, [B], checked."""
-    dots = quadratic_forms(products, Probes(products.x, coloring.colors, plan.rng, coloring=coloring))
+    dots = quadratic_forms(products, Probes.checked(products.x, coloring.colors, plan.rng, coloring=coloring))
     if not (torch.compiler.is_compiling() or is_wrapped(dots)):
         check(products, plan, coloring, dots.detach())
     return dots.sum(0)
@@ -78,7 +78,7 @@ def check(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> N
     x, m = products.x, coloring.colors
     compute, batch = checks.compute_dtype(x), torch.arange(x.shape[0], device=x.device)
     color = coloring.of(x.shape[1:], x.device)
-    signs = Probes(x, -(-m // x.shape[0]), plan.rng)
+    signs = Probes.checked(x, -(-m // x.shape[0]), plan.rng)
     for first, count in products.chunks(signs.num_probes):
         tried = (torch.arange(first, first + count, device=x.device)[:, None] * x.shape[0] + batch) % m  # [count, B]
         v = fill_probes(signs, first=first, count=count)

@@ -23,7 +23,7 @@ from .products import Products
 
 def hutchinson(products: Products, plan: Plan) -> tuple[Tensor, Tensor]:
     """Value and standard error [B]: every probe is an estimate of its own."""
-    probes = Probes(products.x, plan.num_probes, plan.rng, distribution=plan.method)
+    probes = Probes.checked(products.x, plan.num_probes, plan.rng, distribution=plan.method)
     return mean_and_error(quadratic_forms(products, probes))
 
 

@@ -17,8 +17,9 @@ from .coloring import coloring_for
 from .exact import exact
 from .hutchinson import hutchinson
 from .hutchpp import hutchpp
+from .messages import OF_TRACE, Words
 from .probing import probing
-from .products import MODES, WORDS, Products, Words
+from .products import DEFAULT_MODE, MODES, Products
 from .xtrace import xtrace
 
 METHODS = {
@@ -41,9 +42,8 @@ class Trace(NamedTuple):
         stderr: its standard error [B]: NaN where there is one block (or one probe) alone, 0 for ``"exact"``.
         output: f(x), [B, ...].
         evaluations: what was asked of f for each sample: 1 for f(x), 1 for each product with the Jacobian (2 in mode
-            ``"fd"``). A product costs about as much again as f in mode ``"jvp"``, and about twice in ``"vjp"``. The
-            f(x) that mode ``"jvp"`` evaluates anew in each chunk is counted once. Of a constant f, 2 more: it was
-            evaluated beside x. 1 more in ``"vjp"`` where torch.func failed half way.
+            ``"fd"``). The f(x) that mode ``"jvp"`` evaluates anew in each chunk is counted once. Of a constant f, 2
+            more: it was evaluated beside x. 1 more in ``"vjp"`` where torch.func failed half way.
     """
 
     value: Tensor
@@ -60,7 +60,7 @@ def jacobian_trace(
     num_probes: int = 8,
     blocks: int = 2,
     coloring: str | Coloring = "lattice",
-    mode: str = "jvp",
+    mode: str = DEFAULT_MODE,
     shift: float | Tensor | None = None,
     chunk_size: int | None = None,
     rng: Philox | None = None,
@@ -87,8 +87,12 @@ def jacobian_trace(
         blocks: independent estimates that they are split into, for ``stderr``; a divisor of ``num_probes``. The
             error bar of 2 blocks has one degree of freedom: it is right on average, and wide for a single sample.
         coloring: ``"lattice"``, or a :class:`fastscore.Coloring` of ``num_probes`` / ``blocks`` colours.
-        mode: how J v is computed: ``"jvp"``, ``"vjp"`` or ``"fd"``; see :mod:`fastscore.trace.products`, also for an f
-            that detaches some of what it computes.
+        mode: how products are computed: ``"vjp"`` (J^T v), ``"jvp"`` (J v) or ``"fd"`` (differences). The first is the
+            fastest for the networks measured on a CPU, and serves nearly every one; the second takes less memory;
+            :mod:`fastscore.trace.products` has the reasons, and what becomes of an f that detaches some of what it
+            computes. With the same ``rng`` the values are the same, to rounding (to ``fd_step`` in ``"fd"``), but for
+            ``"hutchpp"`` and ``"xtrace"`` where J is not symmetric: they sketch the range of J^T in ``"vjp"``, which
+            is another estimate, as good.
         shift: s > 0, a number or [B]: ``"hutchpp"`` and ``"xtrace"`` sketch I + s J (for a score at noise sigma:
             sigma^2). Also where ``fd_step`` comes from.
         chunk_size: probes at a time; 1 uses no ``vmap``. ``None``: as many as make 2^20 elements. The probes, and so
@@ -117,8 +121,11 @@ def jacobian_trace(
         >>> t.value, t.evaluations
         (tensor([-150., -150.]), 9)
     """
+    layers = modules.check(f, mode, OF_TRACE.name)
+    check_x(x)
     return estimate(
-        WORDS,
+        OF_TRACE,
+        layers,
         f,
         x,
         method=method,
@@ -137,6 +144,7 @@ def jacobian_trace(
 
 def estimate(
     words: Words,
+    layers: modules.Layers,
     f: Callable[[Tensor], Tensor],
     x: Tensor,
     *,
@@ -152,9 +160,8 @@ def estimate(
     receptive_field: int | None = None,
     fd_step: float | Tensor | None = None,
 ) -> Trace:
-    """:func:`jacobian_trace` of a function that messages call by other ``words``."""
-    layers = modules.check(f, mode, words.name)
-    check_x(x)
+    """:func:`jacobian_trace` of a function with ``layers``, of which messages speak in other ``words``; f and x were
+    checked, the other arguments are checked here."""
     method = chosen(x, method, num_probes, coloring)
     checks.one_of("mode", mode, MODES)
     num_probes, blocks, chunk_size = counts(x, method, num_probes, blocks, chunk_size)

@@ -48,9 +48,9 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
             scripted |= isinstance(part, torch.jit.ScriptFunction)
             compiled |= hasattr(part, "_torchdynamo_orig_callable")
             continue
-        for where, layer in part.named_modules():
+        for path, layer in part.named_modules():
             if strict:
-                refuse(layer, where, mode, name)
+                refuse(layer, path, mode, name)
             recurrent |= isinstance(layer, torch.nn.RNNBase)
             compiled |= "_orig_mod" in layer._modules or getattr(layer, "_compiled_call_impl", None) is not None
             parallel |= isinstance(layer, DistributedDataParallel)
@@ -66,9 +66,9 @@ def sets_mode(held: Iterable[Any]) -> bool:
     )
 
 
-def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
+def refuse(layer: torch.nn.Module, path: str, mode: str, name: str) -> None:
     """Raise if the layer mixes samples, or draws masks for differences."""
-    which = f"a network whose {kind(layer)} {where!r}"
+    which = f"a network whose {kind(layer)} {path!r}"
     if is_a(layer, _BatchNorm) and (layer.training or getattr(layer, "running_mean", None) is None):
         advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
         raise ValueError(

@@ -1,17 +1,21 @@
 """Products of a Jacobian with many vectors: J V for V [K, B, ...], J = df/dx of every sample.
 
-Three ways, ``MODES``:
+The one engine behind traces and losses. There are three ways, ``MODES``:
 
-- ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once a chunk, its
-  derivative K times. It needs a forward rule for every operation of f; one from outside torch that lacks it is an
+- ``"vjp"``, the default: reverse mode, J^T V. f is evaluated once, its backward pass K times under ``vmap``. It keeps
+  f's activations. What ``torch.func`` does not take goes through ``torch.autograd.grad``, one product at a time.
+- ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once for each chunk,
+  its derivative K times. It needs a forward rule for every operation of f; one from outside torch that lacks it is an
   error (:mod:`~fastscore.trace.foreign`; under ``torch.compile`` it is not looked for, and loses its part in silence).
   Where gradients are recorded, what torch would differentiate wrongly is mended or refused (``_core.second_derivatives``).
-- ``"vjp"``: reverse mode, J^T V: f is evaluated once, its backward pass K times under ``vmap``. It keeps f's
-  activations; for convolutional networks on a CPU it takes about half of forward mode's time. What ``torch.func`` does
-  not take goes through ``torch.autograd.grad``, a product at a time.
 - ``"fd"``: central differences, (f(x + h v) - f(x - h v)) / 2h, with h so small that no element of x moves by more than
   ``fd_step``. f is called on [B, ...], forwards, and nothing else is asked of it; the error is of order fd_step^2 and
   that of rounding of order 1 / fd_step.
+
+Why ``"vjp"`` is the default: on a CPU it takes 0.54 of forward mode's time for the trace of an NCSN from 8 products,
+and 0.65 for the exact one (``benchmarks/results``, the tables of traces). It depends on the network: few layers on
+large images favour forward mode, which also needs less memory (28 MB, beside 45 for that NCSN). On a GPU neither was
+measured; there it is the default because it serves nearly every network, with gradients that torch gets right.
 
 What f detaches (``detach``, ``.data``) is a constant to the first two, and so is, to ``"vjp"`` alone, what it computes
 under ``no_grad``: forward mode looks through that. Where nothing of x is left, :mod:`~fastscore.trace.connected` tells
@@ -25,7 +29,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
-from typing import NamedTuple, NoReturn
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -34,26 +38,17 @@ from torch.func import jvp, vjp, vmap
 from .._core import backends, checks, second_derivatives
 from .._core.registration import per_row
 from . import connected, foreign
+from .messages import OF_TRACE, Words
 from .modules import NOTHING, Layers, refuse_forward_mode
 from .setting import setting
 
-MODES = ("jvp", "vjp", "fd")
+AUTOMATIC = ("vjp", "jvp")  # by automatic differentiation, as the losses need it
+MODES = (*AUTOMATIC, "fd")
+DEFAULT_MODE = "vjp"
 ELEMENTS_AT_ONCE = 1 << 20  # of probes: 4 MB in float32, and f's activations for as many samples
 _OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
 
-Pull = Callable[[Tensor], tuple[Tensor]]
-
-
-class Words(NamedTuple):
-    """What messages call f, and what they advise."""
-
-    name: str = "f"
-    single: str = "chunk_size=1"  # in place of vmap
-    other: str = "mode='vjp' or mode='fd'"  # in place of forward mode
-    differences: str = "mode='fd'"
-
-
-WORDS = Words()
+Pull = Callable[[Tensor], tuple[Tensor, ...]]
 
 
 class Products:
@@ -61,14 +56,14 @@ class Products:
 
     Args:
         f: [B, ...] -> [B, ...], each sample by itself.
-        x: where, [B, ...].
+        x: the samples [B, ...] at which J is taken.
         mode: one of ``MODES``.
         chunk_size: how many probes at a time; 1 uses no ``vmap``. ``None``: as many as make 2^20 elements, at least 1.
         fd_step: h of ``"fd"`` in the units of x, [] or [B].
         layers: what :func:`fastscore.trace.modules.check` found in f.
-        words: for messages.
-        plainly: ``"vjp"`` by ``torch.autograd.grad`` from the start: nearly every network can be differentiated twice
-            so.
+        words: what messages call f and the other arguments.
+        by_autograd: ``"vjp"`` by ``torch.autograd.grad`` from the start, one product at a time: so nearly every network
+            can be differentiated twice.
 
     Attributes:
         output: f(x), once there was a product.
@@ -79,12 +74,12 @@ class Products:
         f: Callable[[Tensor], Tensor],
         x: Tensor,
         *,
-        mode: str = "jvp",
+        mode: str = DEFAULT_MODE,
         chunk_size: int | None = None,
         fd_step: Tensor | None = None,
         layers: Layers = NOTHING,
-        words: Words = WORDS,
-        plainly: bool = False,
+        words: Words = OF_TRACE,
+        by_autograd: bool = False,
     ):
         if any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape)):
             x = x.contiguous()  # forward mode writes beside x, and cannot where elements share memory
@@ -100,7 +95,7 @@ class Products:
             refuse_forward_mode(layers, words.name)
         self._version = None if backends.transformed() or x.is_inference() else x._version
         if mode == "vjp":
-            self.output, self._pull = self._reverse(plainly or layers.parallel)
+            self.output, self._pull = self._reverse(by_autograd or layers.parallel)
         elif mode == "fd":
             self.output = self._plain(x)
 
@@ -110,7 +105,7 @@ class Products:
             output = self._f(x)
         try:
             if self._version is not None and self.x._version != self._version:
-                raise ValueError(f"{self.words.name} must not change x in place: give it x.clone() to work on")
+                raise ValueError(self.words.changed_x())
             return checks.like(f"the output of {self.words.name}", output, "x", x)
         except (TypeError, ValueError) as error:
             self._refusal = error
@@ -183,32 +178,24 @@ class Products:
         """Raise what is to be said of an error in forward mode: f's own as it is, else what torch lacks, and the cure."""
         if error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
             raise error
-        connected.plainly(self._f, self.x, error)
-        (name, single, other, _), alone = self.words, False
+        connected.raise_own_error(self._f, self.x, error)
         if isinstance(error, foreign.LostTangent):
-            raise NotImplementedError(
-                f"{name} has an operation without a forward-mode rule, {error}, which would lose "
-                f"its part of the derivative in mode='jvp': pass {other}"
-            ) from None
+            raise NotImplementedError(self.words.loses_tangent(error)) from None
         if isinstance(error, second_derivatives.WrongAgain):
-            raise NotImplementedError(f"{name} has an operation, {error}: pass {other}, or record none") from None
+            raise NotImplementedError(self.words.wrong_again(error)) from None
+        alone = False
         if len(v) > 1:
             with suppress(Exception), setting("jvp", self.layers, torch.is_grad_enabled()):
                 push(v[0])
                 alone = True
         if alone:
-            raise NotImplementedError(
-                f"{name} has an operation that does not work under vmap: pass {single}. Torch said: {error}"
-            ) from error
-        raise NotImplementedError(
-            f"{name} has an operation without a forward-mode rule, which mode='jvp' needs: pass "
-            f"{other}{connected.hint(error)}. Torch said: {error}"
-        ) from error
+            raise NotImplementedError(self.words.not_under_vmap(error)) from error
+        raise NotImplementedError(self.words.no_forward_rule(error)) from error
 
-    def _reverse(self, plainly: bool) -> tuple[Tensor, Pull]:
+    def _reverse(self, by_autograd: bool) -> tuple[Tensor, Pull]:
         """f(x), and v -> (J^T v,)."""
         transformed, connection = backends.transformed(), True
-        if plainly and not transformed:
+        if by_autograd and not transformed:
             return self._by_autograd()
 
         def f(x: Tensor) -> Tensor:
@@ -218,7 +205,7 @@ class Products:
             return output
 
         try:
-            with nullcontext() if transformed else setting("vjp", self.layers, torch.is_grad_enabled()):
+            with nullcontext() if transformed else self._setting():
                 output, pull = vjp(f, self.x)
         except Exception as error:
             if transformed or error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
@@ -233,7 +220,7 @@ class Products:
         """J^T v, [K, B, ...]."""
         if backends.transformed():
             return self._many(self._pull, v)[0]
-        with setting("vjp", self.layers, torch.is_grad_enabled()):  # where activations are recomputed
+        with self._setting():  # where activations are recomputed
             if not self._one_by_one:
                 try:
                     return self._many(self._pull, v)[0]
@@ -244,6 +231,11 @@ class Products:
                     self.more += 1
                     self.output, self._pull = self._by_autograd()
             return torch.stack([self._pull(one)[0] for one in v])
+
+    def _setting(self) -> Any:
+        """What holds while f is run for a reverse pass, and while that is run."""
+        batched = self.chunk_size > 1 and not self._one_by_one
+        return setting("vjp", self.layers, torch.is_grad_enabled(), batched=batched)
 
     def _by_autograd(self) -> tuple[Tensor, Pull]:
         """The same by torch.autograd, which any network serves; also where gradients are off."""
@@ -272,11 +264,7 @@ class Products:
             except _OUT_OF_MEMORY:
                 raise
             except Exception as error:
-                said = f" Torch.func said: {self._said}" if self._said else ""
-                raise RuntimeError(
-                    f"{self.words.name} cannot be differentiated in reverse mode: pass "
-                    f"{self.words.differences}{connected.hint(error)}. Torch said: {error}{said}"
-                ) from error
+                raise RuntimeError(self.words.no_reverse(error, self._said)) from error
             if found is None:
                 self._unconnected()
                 found = torch.zeros_like(v)
@@ -287,7 +275,7 @@ class Products:
     def _unconnected(self) -> None:
         """Autograd sees nothing of x in f(x): so f must be constant, which is found out once."""
         if not self._constant:
-            self.more += connected.require_constant(self._f, self.x, self.mode, *self.words[::3])
+            self.more += connected.require_constant(self._f, self.x, self.mode, self.words)
             self._constant = True
 
     def _difference(self, v: Tensor) -> Tensor:
@@ -305,9 +293,5 @@ class Products:
         except RuntimeError as error:
             if torch.is_grad_enabled() or backends.transformed() or isinstance(error, _OUT_OF_MEMORY):
                 raise
-            connected.plainly(self._f, self.x, error)
-            raise RuntimeError(
-                f"{self.words.name} takes a gradient itself, and none is recorded where it is called: "
-                "use fastscore.energy_score for the gradient of an energy, or pass create_graph=True. "
-                f"Torch said: {error}"
-            ) from error
+            connected.raise_own_error(self._f, self.x, error)
+            raise RuntimeError(self.words.needs_gradients(error)) from error

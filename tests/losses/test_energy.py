@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 import fastscore as fs
 from fastscore import energy, losses
 from fastscore.trace import METHODS
+from fastscore.trace.products import AUTOMATIC
 
 from ..conftest import z_variance
 from .cases import LOSSES, A, X, gaussian_data
@@ -74,7 +75,7 @@ def test_traces(method, mode):
             torch.testing.assert_close(one.output, other.output)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", [*LOSSES, "fd_ssm"])
 def test_losses_and_their_gradients(name, mode):
     net = Net()

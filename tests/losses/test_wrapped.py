@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 import fastscore as fs
 from fastscore import losses
 from fastscore.trace import modules
-from fastscore.trace.products import Products
+from fastscore.trace.products import AUTOMATIC, Products
 
 from .cases import LOSSES, X
 
@@ -81,7 +81,7 @@ def test_distributed(one_rank, options):
             torch.testing.assert_close(run(name, wrapped, "vjp"), run(name, network, "vjp"))
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", NAMES)
 def test_data_parallel(name, mode):
     network = Net()
@@ -93,7 +93,7 @@ def test_data_parallel(name, mode):
 def test_compiled(how):
     """It is run uncompiled where it is differentiated again, in either mode; and compiled where it is not."""
     for name in ("ssm_vr", "annealed_ssm_vr", "exact"):
-        for mode in losses.MODES:
+        for mode in AUTOMATIC:
             torch.compiler.reset()  # dynamo remembers what it could not compile, and would hide a failure
             network = Net()
             if how == "in place":
