@@ -34,7 +34,7 @@ def reduce(loss: Tensor, reduction: str) -> Tensor:
 def check_reduction(reduction: str, x: Tensor) -> None:
     """One of ``REDUCTIONS``, and not the mean of an empty batch ``x`` [B, ...]."""
     checks.one_of("reduction", reduction, REDUCTIONS)
-    if reduction == "mean" and x.shape[0] == 0:
+    if reduction == "mean" and x.size(0) == 0:
         raise ValueError("x must have at least one sample where reduction='mean', got an empty batch")
 
 

@@ -108,10 +108,10 @@ def ncsn(
 
 def check_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
     """The noise levels [L], on the device of ``x`` in the dtype of computation, and labels [B] that are given."""
-    sigmas = checks.sigmas("sigmas", sigmas, device=x.device)
+    sigmas = checks.sigmas("sigmas", sigmas)
     if labels is not None:
         labels = checks.labels("labels", labels, x, len(sigmas))
-    return sigmas.to(checks.compute_dtype(x)), labels
+    return sigmas.to(x.device, checks.compute_dtype(x)), labels
 
 
 def noise_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None, rng: Philox) -> tuple[Tensor, Tensor]:
