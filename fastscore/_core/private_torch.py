@@ -16,8 +16,10 @@ from torch._C._functorch import get_unwrapped as unwrapped  # one level
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
+from torch.utils.checkpoint import _StopRecomputationError as EndOfRecomputation  # control flow: let it through
 
 __all__ = [
+    "EndOfRecomputation",
     "backward_pass",
     "depth",
     "dispatch_modes",

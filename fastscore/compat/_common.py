@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import samplers
 from .._core import checks
-from ..losses._common import Directions, check_directions, check_reduction, reduced, score_of
+from ..losses._common import Directions, check_directions, check_reduction, score_of
 from ..losses.dsm import denoising, noise_levels
 from ..losses.sliced import noisy_reduced
 from ..ops import Probes
@@ -97,7 +97,7 @@ def annealed_sliced(
     n_particles, rng = check_directions("gaussian", n_particles, "vjp"), as_philox(rng)
     sigma, labels = noise_levels(samples, levels, labels, rng)
     score = score_of(scorenet, {}, labels=labels, conditioning="labels")
-    return reduced(noisy_reduced(score, samples, sigma, rng, 2.0, "gaussian", n_particles, "vjp", layers), "mean")
+    return noisy_reduced(score, samples, sigma, rng, 2.0, "gaussian", n_particles, "vjp", layers).mean()
 
 
 class Meter:

@@ -98,7 +98,7 @@ def anneal_dsm_score_estimation(
     levels, given = check_levels(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2")
     power = checks.number("anneal_power", anneal_power)
     loss, _ = annealed_dsm(scorenet, samples, given, levels, power, as_philox(rng))
-    return losses.reduce(loss, "mean")
+    return loss.mean()
 
 
 # losses/sliced_sm.py

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import losses, samplers, schedules
+from .. import samplers, schedules
 from .._core import checks
 from ..rng import Philox, as_philox
 from ._common import UNLIMITED, Meter, ScoreNet, annealed_dsm, annealing, check_levels, inpainted, norm
@@ -58,7 +58,7 @@ def anneal_dsm_score_estimation(
     loss, labels = annealed_dsm(scorenet, samples, given, levels, power, as_philox(rng))
     if hook is not None:
         hook(loss, labels)
-    return losses.reduce(loss, "mean")
+    return loss.mean()
 
 
 def get_optimizer(config: Any, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:

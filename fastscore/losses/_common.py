@@ -13,7 +13,8 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.registration import per_row
-from ..ops.fill_probes import DISTRIBUTIONS, Probes, fill_probes
+from ..ops.fill_probes import DISTRIBUTIONS, Probes
+from ..ops.fill_probes import checked as fill_probes
 from ..rng import Philox, as_philox
 from ..trace import modules
 from ..trace.messages import OF_LOSS
@@ -129,7 +130,7 @@ def products(along: Directions) -> tuple[Tensor, Tensor]:
     is a double backward. In ``"jvp"`` they are J v by one forward-mode pass for all (``vmap``), and a gradient is
     forward-over-reverse. Both results are differentiable where gradients are recorded.
     """
-    v = fill_probes(along.probes)
+    v = fill_probes(along.probes, 0, along.probes.num_probes)
     engine = Products(
         along.score,
         along.x,

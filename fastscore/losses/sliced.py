@@ -15,8 +15,10 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import Probes, fill_probes, probe_dot
+from ..ops.fill_probes import Probes
+from ..ops.fill_probes import checked as fill_probes
 from ..ops.perturb import checked as perturb
+from ..ops.probe_dot import checked as probe_dot
 from ..rng import Philox, as_philox
 from ..trace import modules
 from ..trace.products import DEFAULT_MODE
@@ -225,11 +227,11 @@ def fd_ssm(
     probes = Probes.checked(x, n_particles, as_philox(rng), distribution=projection)
     loss = torch.zeros((), dtype=x.dtype, device=x.device)
     for k in range(probes.num_probes):
-        step = h * fill_probes(probes, first=k, count=1)[0]
+        step = h * fill_probes(probes, k, 1)[0]
         plus, minus = score(x + step), score(x - step)
         mean, slope = (plus + minus) / 2, (plus - minus) / (2 * h)
-        first = half_square(mean) if variance_reduced else 0.5 * probe_dot(mean[None], probes, first=k)[0].square()
-        loss = loss + first + probe_dot(slope[None], probes, first=k)[0]
+        first = half_square(mean) if variance_reduced else 0.5 * probe_dot(mean[None], probes, k)[0].square()
+        loss = loss + first + probe_dot(slope[None], probes, k)[0]
     return reduced(loss / probes.num_probes, reduction)
 
 
@@ -237,13 +239,13 @@ def sliced_terms(along: Directions) -> tuple[Tensor, Tensor]:
     """v^T s and v^T J v, both [K, B]."""
     output, rows = products(along)
     probes = along.probes
-    return probe_dot(output.expand(probes.num_probes, *output.shape), probes), probe_dot(rows, probes)
+    return probe_dot(output.expand(probes.num_probes, *output.shape), probes, 0), probe_dot(rows, probes, 0)
 
 
 def reduced_terms(along: Directions) -> tuple[Tensor, Tensor]:
     """1/2 ||s||^2 [B] and v^T J v [K, B]."""
     output, rows = products(along)
-    return half_square(output), probe_dot(rows, along.probes)
+    return half_square(output), probe_dot(rows, along.probes, 0)
 
 
 def noisy_reduced(

@@ -187,7 +187,11 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
     """
     if not isinstance(probes, Probes):
         raise TypeError(f"probes must be a fastscore.Probes, got {checks.describe(probes)}")
-    first, count = probes.chunk(first, count)
+    return checked(probes, *probes.chunk(first, count))
+
+
+def checked(probes: Probes, first: int, count: int) -> Tensor:
+    """:func:`fill_probes` of arguments that were checked."""
     backend = backends.choose("fill_probes", probes.noise.device)
     if backend == "reference":
         return reference(probes, first, count)

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.private_torch import is_wrapped
-from ..ops import Coloring, Probes, fill_probes
+from ..ops.fill_probes import Coloring, Probes
+from ..ops.fill_probes import checked as fill_probes
 from ._plan import Plan
 from .coloring import box
 from .hutchinson import quadratic_forms
@@ -81,7 +82,7 @@ def check(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> N
     signs = Probes.checked(x, -(-m // x.shape[0]), plan.rng)
     for first, count in products.chunks(signs.num_probes):
         tried = (torch.arange(first, first + count, device=x.device)[:, None] * x.shape[0] + batch) % m  # [count, B]
-        v = fill_probes(signs, first=first, count=count)
+        v = fill_probes(signs, first, count)
         v = v * (color == tried.reshape(*tried.shape, *[1] * color.dim()))
         terms = (v * products(v, record=False)).to(compute).flatten(2)
         again, size, before = terms.sum(2), terms.abs().sum(2), dots[tried, batch]

@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from torch import Tensor, cat
 
-from ..ops import Probes, fill_probes, probe_dot
+from ..ops.fill_probes import Probes
+from ..ops.fill_probes import checked as fill_probes
+from ..ops.probe_dot import checked as probe_dot
 from ._plan import Plan, mean_and_error
 from .products import Products
 
@@ -31,7 +33,7 @@ def quadratic_forms(products: Products, probes: Probes) -> Tensor:
     """v_k^T J v_k for every probe of a handle, [K, B]; directions live only as long as their chunk."""
     return cat(
         [
-            probe_dot(products(fill_probes(probes, first=first, count=count)), probes, first=first)
+            probe_dot(products(fill_probes(probes, first, count)), probes, first)
             for first, count in products.chunks(probes.num_probes)
         ]
     )

@@ -123,6 +123,7 @@ def jacobian_trace(
     """
     layers = modules.check(f, mode, OF_TRACE.name)
     check_x(x)
+    checks.one_of("mode", mode, MODES)
     return estimate(
         OF_TRACE,
         layers,
@@ -160,10 +161,9 @@ def estimate(
     receptive_field: int | None = None,
     fd_step: float | Tensor | None = None,
 ) -> Trace:
-    """:func:`jacobian_trace` of a function with ``layers``, of which messages speak in other ``words``; f and x were
-    checked, the other arguments are checked here."""
+    """:func:`jacobian_trace` of a function with ``layers``, of which messages speak in other ``words``; f, x and
+    ``mode`` were checked, the other arguments are checked here."""
     method = chosen(x, method, num_probes, coloring)
-    checks.one_of("mode", mode, MODES)
     num_probes, blocks, chunk_size = counts(x, method, num_probes, blocks, chunk_size)
     if receptive_field is not None:
         if method != "exact":

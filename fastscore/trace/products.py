@@ -36,6 +36,7 @@ from torch import Tensor
 from torch.func import jvp, vjp, vmap
 
 from .._core import backends, checks, second_derivatives
+from .._core.private_torch import EndOfRecomputation
 from .._core.registration import per_row
 from . import connected, foreign
 from .messages import OF_TRACE, Words
@@ -46,7 +47,7 @@ AUTOMATIC = ("vjp", "jvp")  # by automatic differentiation, as the losses need i
 MODES = (*AUTOMATIC, "fd")
 DEFAULT_MODE = "vjp"
 ELEMENTS_AT_ONCE = 1 << 20  # of probes: 4 MB in float32, and f's activations for as many samples
-_OUT_OF_MEMORY = (MemoryError, torch.OutOfMemoryError)
+_PASSED_ON = (MemoryError, torch.OutOfMemoryError, EndOfRecomputation)  # what says nothing of f's derivatives
 
 Pull = Callable[[Tensor], tuple[Tensor, ...]]
 
@@ -176,7 +177,7 @@ class Products:
 
     def _explain(self, error: Exception, push: Callable, v: Tensor) -> NoReturn:
         """Raise what is to be said of an error in forward mode: f's own as it is, else what torch lacks, and the cure."""
-        if error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
+        if error is self._refusal or isinstance(error, _PASSED_ON):
             raise error
         connected.raise_own_error(self._f, self.x, error)
         if isinstance(error, foreign.LostTangent):
@@ -208,7 +209,7 @@ class Products:
             with nullcontext() if transformed else self._setting():
                 output, pull = vjp(f, self.x)
         except Exception as error:
-            if transformed or error is self._refusal or isinstance(error, _OUT_OF_MEMORY):
+            if transformed or error is self._refusal or isinstance(error, _PASSED_ON):
                 raise
             self._said = error
             return self._by_autograd()
@@ -225,7 +226,7 @@ class Products:
                 try:
                     return self._many(self._pull, v)[0]
                 except Exception as error:
-                    if isinstance(error, _OUT_OF_MEMORY):
+                    if isinstance(error, _PASSED_ON):
                         raise
                     self._said = error
                     self.more += 1
@@ -261,7 +262,7 @@ class Products:
                     (found,) = torch.autograd.grad(
                         output, x, v, retain_graph=True, create_graph=torch.is_grad_enabled(), allow_unused=True
                     )
-            except _OUT_OF_MEMORY:
+            except _PASSED_ON:
                 raise
             except Exception as error:
                 raise RuntimeError(self.words.no_reverse(error, self._said)) from error
@@ -291,7 +292,7 @@ class Products:
         try:
             return self.f(x)
         except RuntimeError as error:
-            if torch.is_grad_enabled() or backends.transformed() or isinstance(error, _OUT_OF_MEMORY):
+            if torch.is_grad_enabled() or backends.transformed() or isinstance(error, _PASSED_ON):
                 raise
             connected.raise_own_error(self._f, self.x, error)
             raise RuntimeError(self.words.needs_gradients(error)) from error
