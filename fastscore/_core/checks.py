@@ -10,6 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -127,7 +128,8 @@ def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
 
 def caller() -> int:
     """The ``stacklevel`` at which the function that calls this one warns the caller of the library."""
-    frame, level = sys._getframe(1), 1
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
         frame, level = frame.f_back, level + 1
     return level

@@ -12,7 +12,7 @@ What factors a matrix is refused where the matrix is learned, or depends on x.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -131,7 +131,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * b.sigmoid()
 
 
-_COMPOSED = {
+_COMPOSED: dict[Any, Callable[..., Tensor]] = {
     functional.layer_norm: layer_norm,
     torch.layer_norm: layer_norm,
     functional.instance_norm: instance_norm,

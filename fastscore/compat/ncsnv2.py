@@ -138,6 +138,7 @@ def anneal_Langevin_dynamics(
 
 
 def _annealing_line(meter: Meter, level: int, eta: float, x: Tensor) -> None:
+    assert meter.sigmas is not None
     mean = float(meter.score.mean(0).norm() * meter.sigmas[level]) ** 2
     print(
         f"level: {level}, step_size: {eta}, grad_norm: {meter.grad_norm()}, image_norm: {norm(x)}, "

@@ -51,13 +51,13 @@ def separating(shape: tuple[int, ...], receptive_field: int) -> Coloring:
 def unit_directions(products: Products) -> Tensor:
     """sum_d (J e_d)_d, [B], from D products."""
     x = products.x
-    size, value = x.shape[1:].numel(), None
+    size = x.shape[1:].numel()
+    value = torch.zeros(len(x), dtype=checks.compute_dtype(x), device=x.device)
     for first, count in products.chunks(size):
         directions = torch.eye(count, size, dtype=x.dtype, device=x.device).roll(first, 1)
         v = directions.reshape(count, 1, *x.shape[1:]).expand(count, *x.shape)
         product = products(v).flatten(2).to(checks.compute_dtype(x))
-        part = (product * directions[:, None]).sum((0, 2))
-        value = part if value is None else value + part
+        value = value + (product * directions[:, None]).sum((0, 2))
     return value
 
 

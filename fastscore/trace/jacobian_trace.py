@@ -181,6 +181,7 @@ def estimate(
     with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
         products = Products(f, x, mode=mode, chunk_size=chunk_size, fd_step=step, layers=layers, words=words)
         value, stderr = METHODS[method](products, plan)
+    assert products.output is not None  # there was a product
     return Trace(value, stderr, products.output, products.evaluations)
 
 

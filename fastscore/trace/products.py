@@ -86,7 +86,8 @@ class Products:
             x = x.contiguous()  # forward mode writes beside x, and cannot where elements share memory
         self.x, self.mode, self.fd_step, self.layers, self.words = x, mode, fd_step, layers, words
         self.chunk_size = chunk_size or max(1, ELEMENTS_AT_ONCE // max(1, x.numel()))
-        self.count, self.more, self.output, self._f = 0, 0, None, f
+        self.count, self.more, self._f = 0, 0, f
+        self.output: Tensor | None = None
         self._pull: Pull | None = None
         self._one_by_one = self._constant = False
         self._refusal: Exception | None = None  # of f's output, by us
@@ -161,7 +162,8 @@ class Products:
             return output
 
         def push(one: Tensor) -> tuple[Tensor, Tensor]:
-            return jvp(f, (self.x,), (one,))
+            pushed: Any = jvp(f, (self.x,), (one,))
+            return pushed
 
         if backends.transformed():
             output, product = self._many(push, v)
@@ -184,14 +186,12 @@ class Products:
             raise NotImplementedError(self.words.loses_tangent(error)) from None
         if isinstance(error, second_derivatives.WrongAgain):
             raise NotImplementedError(self.words.wrong_again(error)) from None
-        alone = False
+        text = self.words.no_forward_rule(error)
         if len(v) > 1:
             with suppress(Exception), setting("jvp", self.layers, torch.is_grad_enabled()):
-                push(v[0])
-                alone = True
-        if alone:
-            raise NotImplementedError(self.words.not_under_vmap(error)) from error
-        raise NotImplementedError(self.words.no_forward_rule(error)) from error
+                push(v[0])  # it works alone
+                text = self.words.not_under_vmap(error)
+        raise NotImplementedError(text) from error
 
     def _reverse(self, by_autograd: bool) -> tuple[Tensor, Pull]:
         """f(x), and v -> (J^T v,)."""
@@ -207,7 +207,7 @@ class Products:
 
         try:
             with nullcontext() if transformed else self._setting():
-                output, pull = vjp(f, self.x)
+                pulled: Any = vjp(f, self.x)
         except Exception as error:
             if transformed or error is self._refusal or isinstance(error, _PASSED_ON):
                 raise
@@ -215,10 +215,11 @@ class Products:
             return self._by_autograd()
         if not connection:
             self._unconnected()
-        return output, pull
+        return pulled
 
     def _back(self, v: Tensor) -> Tensor:
         """J^T v, [K, B, ...]."""
+        assert self._pull is not None
         if backends.transformed():
             return self._many(self._pull, v)[0]
         with self._setting():  # where activations are recomputed
@@ -281,6 +282,7 @@ class Products:
 
     def _difference(self, v: Tensor) -> Tensor:
         """(f(x + h v) - f(x - h v)) / 2h, where the largest element of h v is ``fd_step``."""
+        assert self.fd_step is not None
         x, compute = self.x, checks.compute_dtype(self.x)
         largest = v.detach().abs().flatten(1).amax(1).to(compute)
         h = per_row(self.fd_step / torch.where(largest > 0, largest, 1.0), x)

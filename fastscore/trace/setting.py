@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.backends import cuda
@@ -34,7 +34,7 @@ def setting(mode: str, layers: Layers, record: bool, *, batched: bool = False) -
 def _setting(mode: str, layers: Layers, record: bool, batched: bool) -> Iterator[None]:
     with ExitStack() as stack:
         if layers.compiled:
-            stack.enter_context(torch.compiler.set_stance("force_eager"))
+            stack.enter_context(cast(Any, torch.compiler.set_stance)("force_eager"))
         if layers.recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             if batched or mode == "jvp":

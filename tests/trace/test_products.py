@@ -1,5 +1,7 @@
 """J V in each mode, in chunks, and what is said where a mode cannot serve."""
 
+import warnings
+
 import pytest
 import torch
 
@@ -183,6 +185,31 @@ def test_vjp_beside_torch_func(chunk_size):
     torch.testing.assert_close(*results)
     fixed = fs.jacobian_trace(lambda y: Old.apply(y @ w), x.detach(), mode="vjp", method="exact", create_graph=True)
     torch.testing.assert_close(torch.autograd.grad(fixed.value.sum() + fixed.output.sum(), w)[0], results[0][2])
+
+
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+def attention(x):
+    q = x[:, None]
+    return torch.nn.functional.scaled_dot_product_attention(q, q, q)[:, 0]
+
+
+@pytest.mark.parametrize("f", [Recurrent, lambda: attention], ids=["recurrent", "attention"])
+def test_vjp_of_many_directions_at_once(f):
+    """Fused layers have no backward pass for them, and torch would take one direction after the other, with a warning."""
+    f, x = f(), matrix(3, 2, 4).float()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*batching rule")
+        found = fs.jacobian_trace(f, x, method="exact")
+    torch.testing.assert_close(found.value, fs.jacobian_trace(f, x, method="exact", chunk_size=1).value)
+    assert found.evaluations == 9  # torch.func served: it was not evaluated again
 
 
 class NoVmap(NoForward):
