@@ -79,12 +79,12 @@ def ways(
 
     return {
         "fastscore": ours(num_probes=PROBES),
-        "fastscore, vjp": ours(num_probes=PROBES, mode="vjp"),
+        "fastscore, jvp": ours(num_probes=PROBES, mode="jvp"),
         "fastscore, Rademacher": ours(num_probes=PROBES, method="rademacher"),
         "vjp loop": vjp_loop,
         "tiled batch": tiled,
         "fastscore, exact": ours(method="exact"),
-        "fastscore, exact, vjp": ours(method="exact", mode="vjp"),
+        "fastscore, exact, jvp": ours(method="exact", mode="jvp"),
         "vmap(jacrev), exact": exact,
     }
 

@@ -187,7 +187,9 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     floating(name, value, batched=False)
     dim, here = value.dim(), (value.is_cpu and x.is_cpu) or value.device == x.device
     if dim and (dim > 1 or value.size(0) != x.size(0)):
-        raise ValueError(f"{name} must be a number or have shape ({len(x)},), one a sample, got {describe(value)}")
+        raise ValueError(
+            f"{name} must be a number or have shape ({len(x)},), one for each sample, got {describe(value)}"
+        )
     if dim and not here:
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {describe(value)}")
     if values:

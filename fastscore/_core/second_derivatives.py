@@ -1,5 +1,5 @@
-"""Operations that torch differentiates wrongly when it does so again, without a word (found in torch 2.14, by comparing
-what it lists for its own tests with differences):
+"""Operations whose derivatives torch differentiates wrongly, without an error (found in torch 2.14, by comparing what it
+lists for its own tests with finite differences):
 
 - a gradient of J v, J v by forward mode: some of its formulas use what the operation saved on its way (a norm's mean
   and spread, the factors of a matrix), and take that for a constant. J v itself is right;

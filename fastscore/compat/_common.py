@@ -1,4 +1,4 @@
-"""What the two repositories' functions share: their arguments read, an energy's score, frames and printed lines."""
+"""What the two repositories' functions share: how arguments are read, an energy's score, frames and printed lines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def step_size(name: str, value: Any) -> float:
 
 
 def annealing(sigmas: Any, n_steps_each: Any, step_lr: Any, name: str = "step_lr") -> tuple[Tensor, int, float]:
-    """The levels in float32 (from a tensor, a numpy array or a list), updates a level, and the step size."""
+    """The levels in float32 (from a tensor, a numpy array or a list), the updates at each level, and the step size."""
     n_steps_each, step_lr = checks.integer("n_steps_each", n_steps_each, low=1), step_size(name, step_lr)
     return torch.as_tensor(sigmas).float(), n_steps_each, step_lr
 
@@ -163,7 +163,7 @@ def inpainted(
     rng: Philox | None,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> list[Tensor]:
-    """The frames of inpainting the right half: [R N, C, H, W] on the CPU, one an update; the last holds the image."""
+    """The frames of inpainting the right half, one for each update: [R N, C, H, W], on the CPU."""
     if x_mod.dim() != 5 or x_mod.shape[:1] + x_mod.shape[2:] != refer_image.shape:
         raise ValueError(
             f"x_mod must be [R, N, C, H, W] beside refer_image [R, C, H, W], got "

@@ -13,7 +13,7 @@ that a batch split over calls draws what the whole batch would have drawn.
 
 **Energies**: an ``energy_net`` maps [B, ...] to [B] (or [B, 1]), and the score is s = -dE/dx.
 
-What is mended rather than copied: lists of images hold the state after each update, on the CPU and clamped to [0, 1]
+What is corrected rather than copied: lists of images hold the state after each update, on the CPU and clamped to [0, 1]
 (the original appended before it updated, and so never returned its last one); inpainting takes images of any size, not
 of 3 x 32 x 32 alone, and its last frame holds the given half exactly; ``samples`` are not made to require a gradient;
 directions of images are of the whole image.
@@ -116,7 +116,7 @@ def single_sliced_score_matching(
     """(loss, s, J^T v): the mean over the batch of 1/2 (v^T s)^2 + v^T J v, s = -dE/dx [B, ...] and J^T v [B, ...].
 
     Args:
-        noise: v [B, ...]; None: one direction a sample, by ``noise_type``: "radermacher" (signs), "gaussian", or
+        noise: v [B, ...]; None: one direction for each sample, by ``noise_type``: "radermacher" (signs), "gaussian", or
             "sphere" (of length sqrt(D)).
         detach: cut the loss, not the other two, off from the network.
     """
@@ -230,7 +230,7 @@ def Langevin_dynamics(
 ) -> list[Tensor]:
     """``AnnealRunner.Langevin_dynamics``: plain Langevin dynamics at label 9, the smallest of ten noise levels.
 
-    A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there. For
+    A list of CPU tensors clamped to [0, 1], one for each update; prints the mean and largest |s| at each, as there. For
     another number of levels use :func:`baseline_Langevin_dynamics` with a function that sets the label.
     """
 
@@ -246,7 +246,7 @@ def baseline_Langevin_dynamics(
 ) -> list[Tensor]:
     """``BaselineRunner.Langevin_dynamics``: plain Langevin dynamics with a network that takes x alone.
 
-    A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there.
+    A list of CPU tensors clamped to [0, 1], one for each update; prints the mean and largest |s| at each, as there.
     """
     step_lr, n_steps = step_size("step_lr", step_lr), checks.integer("n_steps", n_steps, low=1)
     meter = Meter(scorenet, _modulus, step_lr)
@@ -278,7 +278,7 @@ def anneal_Langevin_dynamics(
     *,
     rng: Philox | None = None,
 ) -> list[Tensor]:
-    """``AnnealRunner.anneal_Langevin_dynamics``: a list of CPU tensors clamped to [0, 1], one an update."""
+    """``AnnealRunner.anneal_Langevin_dynamics``: a list of CPU tensors clamped to [0, 1], one for each update."""
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
     samplers.annealed_langevin(
@@ -313,8 +313,8 @@ def anneal_Langevin_dynamics_inpainting(
         refer_image: [R, C, H, W]; its left half is known, with new noise at each noise level (the paper's algorithm 2).
 
     Returns:
-        A list of CPU tensors [R N, C, H, W] clamped to [0, 1], one an update; in the last, the left half is the given
-        image. For any other mask use :func:`fastscore.samplers.inpaint`.
+        A list of CPU tensors [R N, C, H, W] clamped to [0, 1], one for each update; in the last, the left half is the
+        given image. For any other mask use :func:`fastscore.samplers.inpaint`.
     """
     return _clamped(inpainted(x_mod, refer_image, scorenet, sigmas, n_steps_each, step_lr, rng))
 

@@ -126,9 +126,9 @@ def square(value: Tensor) -> Tensor:
 def products(along: Directions) -> tuple[Tensor, Tensor]:
     """s(x) [B, ...] and its Jacobian's products with the K directions [K, B, ...], from ONE evaluation of the score.
 
-    In mode ``"vjp"`` they are J^T v by torch.autograd, one reverse pass for each direction, and a gradient of the result
-    is a double backward. In ``"jvp"`` they are J v by one forward-mode pass for all (``vmap``), and a gradient is
-    forward-over-reverse. Both results are differentiable where gradients are recorded.
+    In mode ``"vjp"`` they are J^T v by torch.autograd, one reverse pass for each direction, and a gradient of the
+    result is a double backward. In ``"jvp"`` they are J v by one forward-mode pass for all (``vmap``), and a gradient
+    is forward-over-reverse. Both results are differentiable where gradients are recorded.
     """
     v = fill_probes(along.probes, 0, along.probes.num_probes)
     engine = Products(

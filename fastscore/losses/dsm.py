@@ -141,7 +141,7 @@ def denoising(
 ) -> Tensor:
     """[B]: 1/2 sigma^weight || s(alpha x + sigma z) + z / sigma ||^2, of arguments that were checked."""
     x_tilde, noise = perturb(x, sigma, rng, alpha)
-    # of a network eps = -sigma s this is 1/2 sigma^(p-2) ||eps - z||^2, for ||-eps/sigma + z/sigma|| = ||eps - z||/sigma
+    # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2
     return dsm_loss(score(x_tilde), noise, sigma, weight)
 
 

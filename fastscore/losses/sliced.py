@@ -58,7 +58,7 @@ def ssm(
         rng: source of the directions; takes ``n_particles`` steps. ``None``: seeded from torch's default generator.
         projection: what the directions are: ``"rademacher"`` signs (the least variance where ds/dx is nearly diagonal),
             ``"gaussian"``, or ``"sphere"`` (uniform, of length sqrt(D), NOT 1: see the module's text).
-        n_particles: directions a sample; each costs one more Jacobian product, and all share s(x).
+        n_particles: directions for each sample; each costs one more Jacobian product, and all share s(x).
         mode: ``"vjp"``: reverse mode, and double backward for the gradient, which nearly every network can;
             ``"jvp"``: forward mode, and one reverse pass for the gradient, where each operation of the network has a
             forward-mode derivative. The same values and gradients, to rounding, but for what the network computes
@@ -126,7 +126,7 @@ def annealed_ssm_vr(
     model_kwargs: Mapping[str, Any] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """NCSN by sliced score matching: a noise level i ~ U{0..L-1} a sample, and :func:`ssm_vr` at the noisy sample.
+    """NCSN by sliced score matching: a noise level i ~ U{0..L-1} for each sample, and :func:`ssm_vr` at x_tilde.
 
     ``loss_b = sigma_i^weight (1/2 ||s(x_tilde, i)||^2 + v^T (ds/dx)(x_tilde, i) v)``, ``x_tilde = x_b + sigma_i z_b``
 
@@ -206,7 +206,7 @@ def fd_ssm(
             rounded away counts: of the order of 1e-7 D max|s| / eps in float32.
         variance_reduced: estimate :func:`ssm_vr` in place of :func:`ssm`.
         rng: source of the directions; takes ``n_particles`` steps. ``None``: seeded from torch's default generator.
-        n_particles: directions a sample.
+        n_particles: directions for each sample.
 
     Raises:
         TypeError, ValueError: as :func:`ssm`; ``x`` is float16 or bfloat16, which hold no such differences; a network

@@ -72,8 +72,8 @@ def jacobian_trace(
 
     Args:
         f: [B, ...] -> [B, ...] of x's shape, each sample by itself (BatchNorm in training mode is refused where it can
-            be seen); other arguments of a network by ``functools.partial``. Dropout in training mode draws one mask a
-            chunk, the same for all its probes. The gradient of an energy is :func:`fastscore.energy_score`.
+            be seen); other arguments of a network by ``functools.partial``. Dropout in training mode draws one mask
+            for all the probes of a chunk. The gradient of an energy is :func:`fastscore.energy_score`.
         x: the samples [B, ...]; float16, bfloat16, float32 or float64.
         method: ``"auto"`` is ``"exact"`` where a sample has no more than ``num_probes`` elements, which costs no more;
             else ``"probing"`` for images, [B, H, W] or [B, C, H, W], and ``"rademacher"`` for what is no image.
@@ -82,7 +82,7 @@ def jacobian_trace(
             - ``"probing"``: Rademacher probes split into ``num_probes`` / ``blocks`` colours: for images;
             - ``"hutchpp"``, ``"xtrace"``: a sketch of the range and the rest by Hutchinson: for Jacobians of low rank
               (or low rank after ``shift``). A block takes at least 3 products, or an even number;
-            - ``"exact"``: D products, or (``receptive_field`` + 1)^2 a channel; ``num_probes`` is not looked at.
+            - ``"exact"``: D products, or (``receptive_field`` + 1)^2 for each channel; ``num_probes`` is not looked at.
         num_probes: products with the Jacobian.
         blocks: independent estimates that they are split into, for ``stderr``; a divisor of ``num_probes``. The
             error bar of 2 blocks has one degree of freedom: it is right on average, and wide for a single sample.
@@ -201,7 +201,7 @@ def check_x(x: Tensor) -> None:
     if x.dim() < 2:
         raise ValueError(f"x must be [B, ...] with at least 2 dimensions, got {checks.describe(x)}")
     if x.numel() == 0:
-        raise ValueError(f"x must have at least one sample and one element a sample, got {checks.describe(x)}")
+        raise ValueError(f"x must have at least one sample, and each at least one element, got {checks.describe(x)}")
 
 
 def counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int | None) -> tuple[int, int, int | None]:

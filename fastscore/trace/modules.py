@@ -94,7 +94,7 @@ def is_a(layer: torch.nn.Module, cls: type[torch.nn.Module]) -> bool:
 
 
 def refuse_forward_mode(layers: Layers, name: str) -> None:
-    """Raise for wrappers that forward mode cannot enter, and for TorchScript, which loses tangents in silence from its
+    """Raise for wrappers that forward mode cannot enter, and for TorchScript, which silently loses tangents from its
     second call on."""
     if layers.parallel:
         raise ValueError(

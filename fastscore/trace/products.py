@@ -6,11 +6,11 @@ The one engine behind traces and losses. There are three ways, ``MODES``:
   f's activations. What ``torch.func`` does not take goes through ``torch.autograd.grad``, one product at a time.
 - ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once for each chunk,
   its derivative K times. It needs a forward rule for every operation of f; one from outside torch that lacks it is an
-  error (:mod:`~fastscore.trace.foreign`; under ``torch.compile`` it is not looked for, and loses its part in silence).
-  Where gradients are recorded, what torch would differentiate wrongly is mended or refused (``_core.second_derivatives``).
+  error (:mod:`~fastscore.trace.foreign`; under ``torch.compile`` it is not looked for, and silently loses its part).
+  Where gradients are recorded, what torch would differentiate wrongly is done in another way, or refused
+  (``_core.second_derivatives``).
 - ``"fd"``: central differences, (f(x + h v) - f(x - h v)) / 2h, with h so small that no element of x moves by more than
-  ``fd_step``. f is called on [B, ...], forwards, and nothing else is asked of it; the error is of order fd_step^2 and
-  that of rounding of order 1 / fd_step.
+  ``fd_step``. f is only evaluated; the error is of order fd_step^2, and that of rounding of order 1 / fd_step.
 
 Why ``"vjp"`` is the default: on a CPU it takes 0.54 of forward mode's time for the trace of an NCSN from 8 products,
 and 0.65 for the exact one (``benchmarks/results``, the tables of traces). It depends on the network: few layers on
@@ -19,8 +19,8 @@ measured; there it is the default because it serves nearly every network, with g
 
 What f detaches (``detach``, ``.data``) is a constant to the first two, and so is, to ``"vjp"`` alone, what it computes
 under ``no_grad``: forward mode looks through that. Where nothing of x is left, :mod:`~fastscore.trace.connected` tells
-a constant f, whose Jacobian is 0, from one that was cut off, which is an error. Of an f cut off in part the modes give
-the derivative of what is left.
+a constant f, whose Jacobian is 0, from one that was cut off, which is an error. Of an f that is cut off in part, the
+modes give the derivative of what is left.
 
 Which probes there are does not depend on how they are split into chunks.
 """
@@ -115,8 +115,8 @@ class Products:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of f a sample: one a product (two for a finite difference), one for f(x), and those by which
-        it was found out that f is constant, or evaluated again where torch.func failed half way."""
+        """Evaluations of f for each sample: one for each product (two for a difference), one for f(x), those that
+        showed f to be constant, and one where torch.func failed half way."""
         return self.count * (2 if self.mode == "fd" else 1) + 1 + self.more
 
     def chunks(self, total: int) -> Iterator[tuple[int, int]]:
@@ -178,7 +178,7 @@ class Products:
         return output[0], product
 
     def _explain(self, error: Exception, push: Callable, v: Tensor) -> NoReturn:
-        """Raise what is to be said of an error in forward mode: f's own as it is, else what torch lacks, and the cure."""
+        """Raise for an error in forward mode: f's own as it is, else one that says what torch lacks, and the cure."""
         if error is self._refusal or isinstance(error, _PASSED_ON):
             raise error
         connected.raise_own_error(self._f, self.x, error)
@@ -189,7 +189,7 @@ class Products:
         text = self.words.no_forward_rule(error)
         if len(v) > 1:
             with suppress(Exception), setting("jvp", self.layers, torch.is_grad_enabled()):
-                push(v[0])  # it works alone
+                push(v[0])  # works alone
                 text = self.words.not_under_vmap(error)
         raise NotImplementedError(text) from error
 

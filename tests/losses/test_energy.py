@@ -198,9 +198,9 @@ def test_compiles():
         (
             lambda y: y.sum(),
             ValueError,
-            r"one energy a sample, of shape \(5,\) or \(5, 1\), got a float64 .* shape \(\)",
+            r"one energy for each sample, of shape \(5,\) or \(5, 1\), got a float64 .* shape \(\)",
         ),
-        (lambda y: y, ValueError, r"one energy a sample.*\(5, 4\)"),
+        (lambda y: y, ValueError, r"one energy for each sample.*\(5, 4\)"),
         (lambda y: 1.0, TypeError, "the output of energy_fn must be a torch.Tensor, got float"),
         (lambda y: y.detach().sum(1), ValueError, "energy_fn must depend on x .*detached, or computed under no_grad"),
         (torch.no_grad()(lambda y: y.sum(1)), ValueError, "energy_fn must depend on x .*under no_grad"),

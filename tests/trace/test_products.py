@@ -203,7 +203,7 @@ def attention(x):
 
 @pytest.mark.parametrize("f", [Recurrent, lambda: attention], ids=["recurrent", "attention"])
 def test_vjp_of_many_directions_at_once(f):
-    """Fused layers have no backward pass for them, and torch would take one direction after the other, with a warning."""
+    """Fused layers have no backward pass for them: torch would take one after the other, with a warning."""
     f, x = f(), matrix(3, 2, 4).float()
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*batching rule")
