@@ -65,11 +65,11 @@ def colored(products: Products, plan: Plan, coloring: Coloring) -> Tensor:
     """sum_k v_k^T J v_k, [B], checked."""
     dots = quadratic_forms(products, Probes.checked(products.x, coloring.colors, plan.rng, coloring=coloring))
     if not (torch.compiler.is_compiling() or is_wrapped(dots)):
-        check(products, plan, coloring, dots.detach())
+        check_receptive_field(products, plan, coloring, dots.detach())
     return dots.sum(0)
 
 
-def check(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> None:
+def check_receptive_field(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> None:
     """Raise unless other signs give the same ``dots`` [m, B].
 
     Where elements of one colour are coupled, other signs change a colour's sum. Row b of product j tries colour
