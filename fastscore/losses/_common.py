@@ -138,7 +138,7 @@ def products(along: Directions) -> tuple[Tensor, Tensor]:
         chunk_size=len(v),
         layers=along.layers,
         words=OF_LOSS,
-        by_autograd=True,
+        batched=False,
     )
     rows = engine(v)
     assert engine.output is not None

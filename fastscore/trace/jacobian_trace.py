@@ -43,7 +43,7 @@ class Trace(NamedTuple):
         output: f(x), [B, ...].
         evaluations: what was asked of f for each sample: 1 for f(x), 1 for each product with the Jacobian (2 in mode
             ``"fd"``). The f(x) that mode ``"jvp"`` evaluates anew in each chunk is counted once. Of a constant f, 2
-            more: it was evaluated beside x. 1 more in ``"vjp"`` where torch.func failed half way.
+            more: it was evaluated beside x.
     """
 
     value: Tensor
@@ -113,7 +113,7 @@ def jacobian_trace(
         TypeError, ValueError: an argument of the wrong kind, shape or value, or an f that autograd finds cut off from x
             though its values depend on it (see :mod:`fastscore.trace.products`); the message names it.
         NotImplementedError: mode ``"jvp"`` met an operation without a forward-mode rule.
-        RuntimeError: mode ``"vjp"``, and neither torch.func nor torch.autograd differentiates f.
+        RuntimeError: mode ``"vjp"``, and torch.autograd does not differentiate f.
 
     Example:
         >>> import fastscore as fs

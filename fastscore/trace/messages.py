@@ -61,12 +61,10 @@ class Words(NamedTuple):
             f"{self.reverse}{hint(error)}. Torch said: {error}"
         )
 
-    def no_reverse(self, error: Exception, before: Exception | None) -> str:
-        """``before``: what torch.func had said, where it was tried first."""
-        said = f" Torch.func said: {before}" if before else ""
+    def no_reverse(self, error: Exception) -> str:
         return (
             f"{self.name} cannot be differentiated in reverse mode: pass "
-            f"{self.differences}{hint(error)}. Torch said: {error}{said}"
+            f"{self.differences}{hint(error)}. Torch said: {error}"
         )
 
     def needs_gradients(self, error: Exception) -> str:

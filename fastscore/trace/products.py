@@ -2,8 +2,8 @@
 
 The one engine behind traces and losses. There are three ways, ``MODES``:
 
-- ``"vjp"``, the default: reverse mode, J^T V. f is evaluated once, its backward pass K times under ``vmap``. It keeps
-  f's activations. What ``torch.func`` does not take goes through ``torch.autograd.grad``, one product at a time.
+- ``"vjp"``, the default: reverse mode, J^T V. f is evaluated once, its backward pass K times: ``torch.autograd.grad``
+  under ``vmap``, or one product at a time where an operation of f does not take that. It keeps f's activations.
 - ``"jvp"``: forward mode. ``torch.func.jvp`` under ``vmap`` over the probes: f itself is evaluated once for each chunk,
   its derivative K times. It needs a forward rule for every operation of f; one from outside torch that lacks it is an
   error (:mod:`~fastscore.trace.foreign`; under ``torch.compile`` it is not looked for, and silently loses its part).
@@ -33,6 +33,7 @@ from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import disable_saved_tensors_hooks
 from torch.func import jvp, vjp, vmap
 
 from .._core import backends, checks, second_derivatives
@@ -63,8 +64,8 @@ class Products:
         fd_step: h of ``"fd"`` in the units of x, [] or [B].
         layers: what :func:`fastscore.trace.modules.check` found in f.
         words: what messages call f and the other arguments.
-        by_autograd: ``"vjp"`` by ``torch.autograd.grad`` from the start, one product at a time: so nearly every network
-            can be differentiated twice.
+        batched: whether ``"vjp"`` tries ``vmap`` over the probes; without it, nearly every network can be
+            differentiated twice.
 
     Attributes:
         output: f(x), once there was a product.
@@ -80,7 +81,7 @@ class Products:
         fd_step: Tensor | None = None,
         layers: Layers = NOTHING,
         words: Words = OF_TRACE,
-        by_autograd: bool = False,
+        batched: bool = True,
     ):
         if any(step == 0 and size > 1 for step, size in zip(x.stride(), x.shape)):
             x = x.contiguous()  # forward mode writes beside x, and cannot where elements share memory
@@ -89,15 +90,15 @@ class Products:
         self.count, self.more, self._f = 0, 0, f
         self.output: Tensor | None = None
         self._pull: Pull | None = None
-        self._one_by_one = self._constant = False
+        self._batched = batched and not layers.parallel and self.chunk_size > 1
+        self._constant = self._unused = False
         self._refusal: Exception | None = None  # of f's output, by us
-        self._said: Exception | None = None  # by torch.func
         self._again = torch.is_grad_enabled() and (mode == "jvp" or (mode == "vjp" and layers.normed))
         if mode == "jvp":
             refuse_forward_mode(layers, words.name)
         self._version = None if backends.transformed() or x.is_inference() else x._version
         if mode == "vjp":
-            self.output, self._pull = self._reverse(by_autograd or layers.parallel)
+            self.output, self._pull = self._reverse()
         elif mode == "fd":
             self.output = self._plain(x)
 
@@ -115,8 +116,8 @@ class Products:
 
     @property
     def evaluations(self) -> int:
-        """Evaluations of f for each sample: one for each product (two for a difference), one for f(x), those that
-        showed f to be constant, and one where torch.func failed half way."""
+        """Evaluations of f for each sample: one for each product (two for a difference), one for f(x), and those
+        that showed f to be constant."""
         return self.count * (2 if self.mode == "fd" else 1) + 1 + self.more
 
     def chunks(self, total: int) -> Iterator[tuple[int, int]]:
@@ -193,11 +194,34 @@ class Products:
                 text = self.words.not_under_vmap(error)
         raise NotImplementedError(text) from error
 
-    def _reverse(self, by_autograd: bool) -> tuple[Tensor, Pull]:
-        """f(x), and v -> (J^T v,)."""
-        transformed, connection = backends.transformed(), True
-        if by_autograd and not transformed:
-            return self._by_autograd()
+    def _reverse(self) -> tuple[Tensor, Pull]:
+        """f(x), and v -> (J^T v,): by torch.autograd, which any network serves, or inside a transform by torch.func."""
+        if backends.transformed():
+            return self._by_func()
+        record = torch.is_grad_enabled()
+        with (
+            torch.inference_mode(False),
+            torch.enable_grad(),
+            setting("vjp", self.layers, record, batched=self._batched),
+        ):
+            x = self.x.clone() if self.x.is_inference() else self.x
+            x = x.view_as(x) if x.requires_grad and record else x.detach().requires_grad_()
+            output = self.f(x)
+        if not output.requires_grad:
+            self._unconnected()
+
+        def pull(v: Tensor) -> tuple[Tensor]:
+            found = None
+            if output.requires_grad:
+                record = torch.is_grad_enabled()
+                (found,) = torch.autograd.grad(output, x, v, retain_graph=True, create_graph=record, allow_unused=True)
+                self._unused = found is None
+            return (torch.zeros_like(v) if found is None else found,)
+
+        return output if record else output.detach(), pull
+
+    def _by_func(self) -> tuple[Tensor, Pull]:
+        connection = True
 
         def f(x: Tensor) -> Tensor:
             nonlocal connection
@@ -205,14 +229,7 @@ class Products:
             connection = output.requires_grad
             return output
 
-        try:
-            with nullcontext() if transformed else self._setting():
-                pulled: Any = vjp(f, self.x)
-        except Exception as error:
-            if transformed or error is self._refusal or isinstance(error, _PASSED_ON):
-                raise
-            self._said = error
-            return self._by_autograd()
+        pulled: Any = vjp(f, self.x)
         if not connection:
             self._unconnected()
         return pulled
@@ -222,57 +239,36 @@ class Products:
         assert self._pull is not None
         if backends.transformed():
             return self._many(self._pull, v)[0]
-        with self._setting():  # where activations are recomputed
-            if not self._one_by_one:
-                try:
-                    return self._many(self._pull, v)[0]
-                except Exception as error:
-                    if isinstance(error, _PASSED_ON):
-                        raise
-                    self._said = error
-                    self.more += 1
-                    self.output, self._pull = self._by_autograd()
-            return torch.stack([self._pull(one)[0] for one in v])
-
-    def _setting(self) -> Any:
-        """What holds while f is run for a reverse pass, and while that is run."""
-        batched = self.chunk_size > 1 and not self._one_by_one
-        return setting("vjp", self.layers, torch.is_grad_enabled(), batched=batched)
-
-    def _by_autograd(self) -> tuple[Tensor, Pull]:
-        """The same by torch.autograd, which any network serves; also where gradients are off."""
-        self._one_by_one, record = True, torch.is_grad_enabled()
-        with torch.inference_mode(False), torch.enable_grad(), setting("vjp", self.layers, record):
-            x = self.x.clone() if self.x.is_inference() else self.x
-            x = x.view_as(x) if x.requires_grad and record else x.detach().requires_grad_()
-            try:
-                output = self.f(x)
-            except Exception as error:
-                if self._said is not None and connected.same(error, self._said):
-                    raise error from None  # f's own, said once
-                raise
-        if not output.requires_grad:
-            self._unconnected()
-
-        def pull(v: Tensor) -> tuple[Tensor]:
-            if not output.requires_grad:
-                return (torch.zeros_like(v),)
-            try:
-                with torch.inference_mode(False):
-                    v = v.clone() if v.is_inference() else v
-                    (found,) = torch.autograd.grad(
-                        output, x, v, retain_graph=True, create_graph=torch.is_grad_enabled(), allow_unused=True
-                    )
-            except _PASSED_ON:
-                raise
-            except Exception as error:
-                raise RuntimeError(self.words.no_reverse(error, self._said)) from error
+        record = torch.is_grad_enabled()  # torch.inference_mode(False) turns it on
+        with (
+            torch.inference_mode(False),
+            torch.set_grad_enabled(record),
+            setting("vjp", self.layers, record, batched=self._batched),
+        ):
+            v = v.clone() if v.is_inference() else v
+            found = self._batch(v) if self._batched else None
             if found is None:
-                self._unconnected()
-                found = torch.zeros_like(v)
-            return (found,)
+                try:
+                    found = torch.stack([self._pull(one)[0] for one in v])
+                except _PASSED_ON:
+                    raise
+                except Exception as error:
+                    raise RuntimeError(self.words.no_reverse(error)) from error
+        if self._unused:
+            self._unconnected()
+        return found
 
-        return output if record else output.detach(), pull
+    def _batch(self, v: Tensor) -> Tensor | None:
+        """J^T v for all directions at once; None, now and later, where an operation of f has no such backward pass."""
+        assert self._pull is not None
+        try:
+            with disable_saved_tensors_hooks("activations are recomputed for one direction at a time"):
+                return self._many(self._pull, v)[0]
+        except _PASSED_ON:
+            raise
+        except Exception:
+            self._batched = False
+            return None
 
     def _unconnected(self) -> None:
         """Autograd sees nothing of x in f(x): so f must be constant, which is found out once."""

@@ -33,7 +33,7 @@ def setting(mode: str, layers: Layers, record: bool, *, batched: bool = False) -
 @contextmanager
 def _setting(mode: str, layers: Layers, record: bool, batched: bool) -> Iterator[None]:
     with ExitStack() as stack:
-        if layers.compiled:
+        if layers.compiled and (record or mode == "jvp"):
             stack.enter_context(cast(Any, torch.compiler.set_stance)("force_eager"))
         if layers.recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
