@@ -2,8 +2,8 @@
 
 Fused attention has no forward-mode rule, no second derivative, and no backward pass for many directions at once, all of
 which torch's own composition of it (``MATH``) has; so do cuDNN's and oneDNN's recurrent layers. The fast path of
-``nn.TransformerEncoderLayer`` in eval mode and what ``torch.compile`` made of a network have no second derivative. The
-values are the same, to rounding. A single backward pass in reverse mode needs none of this, and gets none.
+``nn.TransformerEncoderLayer`` in eval mode has no second derivative, and what ``torch.compile`` made of a network no
+second backward pass. The values are the same, to rounding. A single backward pass needs none of this, and gets none.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ _RECOMPUTED = (
 def setting(mode: str, layers: Layers, record: bool, *, batched: bool = False) -> Any:
     """A context for products in ``mode``, which are differentiated again where ``record``, and are computed for many
     directions at once where ``batched``."""
-    if mode == "fd" or not (record or batched or mode == "jvp") or torch.compiler.is_compiling():
+    needed = record or batched or layers.compiled or mode == "jvp"
+    if mode == "fd" or not needed or torch.compiler.is_compiling():
         return nullcontext()
     return _setting(mode, layers, record, batched)
 
@@ -33,7 +34,7 @@ def setting(mode: str, layers: Layers, record: bool, *, batched: bool = False) -
 @contextmanager
 def _setting(mode: str, layers: Layers, record: bool, batched: bool) -> Iterator[None]:
     with ExitStack() as stack:
-        if layers.compiled and (record or mode == "jvp"):
+        if layers.compiled:
             stack.enter_context(cast(Any, torch.compiler.set_stance)("force_eager"))
         if layers.recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))

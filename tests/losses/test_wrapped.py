@@ -91,7 +91,7 @@ def test_data_parallel(name, mode):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["module", "in a closure", "in place", "a function"])
 def test_compiled(how):
-    """It is run uncompiled where it is differentiated again, in either mode; and compiled where it is not."""
+    """It is run uncompiled where it is differentiated, in either mode, once or again."""
     for name in ("ssm_vr", "annealed_ssm_vr", "exact"):
         for mode in AUTOMATIC:
             torch.compiler.reset()  # dynamo remembers what it could not compile, and would hide a failure
@@ -101,10 +101,13 @@ def test_compiled(how):
             compiled = torch.compile(network.forward if how == "a function" else network, backend="aot_eager")
             f = {"in a closure": lambda y, *c, f=compiled: f(y, *c), "in place": network}.get(how, compiled)
             check_equal(name, f, network, mode)
+    for chunk_size in (None, 1):
+        found = fs.jacobian_trace(f, X, method="exact", chunk_size=chunk_size).value
+        torch.testing.assert_close(found, fs.jacobian_trace(network, X, method="exact", mode="jvp").value)
 
 
 @pytest.mark.slow
-def test_compiled_stays_compiled_for_a_trace_without_gradient():
+def test_compiled_stays_compiled_for_differences():
     torch.compiler.reset()
     runs = []
 
