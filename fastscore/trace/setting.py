@@ -35,11 +35,11 @@ def setting(mode: str, layers: Layers, record: bool, *, batched: bool = False) -
 def _setting(mode: str, layers: Layers, record: bool, batched: bool) -> Iterator[None]:
     with ExitStack() as stack:
         if layers.compiled:
-            stack.enter_context(cast(Any, torch.compiler.set_stance)("force_eager"))
+            stack.enter_context(torch.compiler.set_stance("force_eager"))
         if layers.recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
             if batched or mode == "jvp":
-                set_onednn = torch.backends.mkldnn.set_flags  # flags() would set, and warn of, other things too
+                set_onednn = cast(Any, torch.backends.mkldnn.set_flags)  # flags() would set, and warn of, more
                 was, *_ = set_onednn(False, _fp32_precision=None)
                 stack.callback(set_onednn, was, _fp32_precision=None)
         if mode == "jvp" and record:
