@@ -79,12 +79,12 @@ def ways(
         return lambda seed: fs.jacobian_trace(score, x, rng=fs.Philox(seed), **options).value
 
     return {
-        "fastscore": ours(num_probes=PROBES),
+        "fastscore": ours(num_probes=PROBES, mode="jvp"),
         "fastscore, vjp": ours(num_probes=PROBES, mode="vjp"),
-        "fastscore, Rademacher": ours(num_probes=PROBES, method="rademacher"),
+        "fastscore, Rademacher": ours(num_probes=PROBES, method="rademacher", mode="jvp"),
         "vjp loop": vjp_loop,
         "tiled batch": tiled,
-        "fastscore, exact": ours(method="exact"),
+        "fastscore, exact": ours(method="exact", mode="jvp"),
         "fastscore, exact, vjp": ours(method="exact", mode="vjp"),
         "vmap(jacrev), exact": exact,
     }

@@ -88,7 +88,8 @@ class EMA:
                 "model must have the parameters and buffers that it had when the average was made; make "
                 "another EMA after a change of the network"
             )
-        averages, weights = [], []
+        averages: list[Tensor] = []
+        weights: list[Tensor] = []
         for average, value in zip(held, present):
             number = average.is_floating_point() or average.is_complex()  # there is no mean of two codes
             if self.num_updates and number and isinstance(average, nn.Parameter):

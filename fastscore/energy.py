@@ -84,7 +84,7 @@ def _energies(value: Any, x: Tensor) -> Tensor:
     checks.floating("the output of energy_fn", value, batched=False)
     if value.shape not in ((len(x),), (len(x), 1)):
         raise ValueError(
-            f"the output of energy_fn must be one energy a sample, of shape ({len(x)},) or ({len(x)}, 1), "
+            f"the output of energy_fn must be one energy for each sample, of shape ({len(x)},) or ({len(x)}, 1), "
             f"got {checks.describe(value)}"
         )
     return value

@@ -10,6 +10,7 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -128,7 +129,8 @@ def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
 
 def caller() -> int:
     """The ``stacklevel`` at which the function that calls this one warns the caller of the library."""
-    frame, level = sys._getframe(1), 1
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
     while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
         frame, level = frame.f_back, level + 1
     return level
@@ -186,7 +188,9 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     floating(name, value, batched=False)
     dim, here = value.dim(), (value.is_cpu and x.is_cpu) or value.device == x.device
     if dim and (dim > 1 or value.size(0) != x.size(0)):
-        raise ValueError(f"{name} must be a number or have shape ({len(x)},), one a sample, got {describe(value)}")
+        raise ValueError(
+            f"{name} must be a number or have shape ({len(x)},), one for each sample, got {describe(value)}"
+        )
     if dim and not here:
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {describe(value)}")
     if values:
@@ -229,14 +233,20 @@ def sigmas(name: str, value: Any, *, device: torch.device | None = None) -> Tens
     floating(name, value, batched=False)
     if value.dim() != 1 or value.numel() == 0:
         raise ValueError(f"{name} must have shape (L,) with L >= 1, got {describe(value)}")
-    if readable(value):
+    if readable(value) and not _decreasing(value):
         if not bool((torch.isfinite(value) & (value > 0)).all()):
             raise ValueError(f"{name} must be finite and greater than 0 everywhere, got {value.tolist()}")
-        if not bool((value[1:] < value[:-1]).all()):
-            raise ValueError(
-                f"{name} must be strictly decreasing, from the largest noise to the smallest, got {value.tolist()}"
-            )
+        raise ValueError(
+            f"{name} must be strictly decreasing, from the largest noise to the smallest, got {value.tolist()}"
+        )
     return value if device is None else value.to(device)
+
+
+def _decreasing(value: Tensor) -> bool:
+    """Whether inf > value_1 > ... > value_L > 0, in as few operations as it takes; NaN is greater than nothing."""
+    if not (value[0].item() < float("inf") and value[-1].item() > 0):
+        return False
+    return value.numel() == 1 or bool((value[1:] < value[:-1]).all())
 
 
 def labels(name: str, value: Any, x: Tensor, num_levels: int) -> Tensor:

@@ -28,9 +28,11 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.utils.checkpoint import _StopRecomputationError as EndOfRecomputation  # control flow: let it through
 
 __all__ = [
     "OPERATOR_TYPES",
+    "EndOfRecomputation",
     "_BatchNorm",
     "_DropoutNd",
     "_InstanceNorm",

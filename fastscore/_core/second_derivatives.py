@@ -1,5 +1,5 @@
-"""Operations that torch differentiates wrongly when it does so again, without a word (found in torch 2.14, by comparing
-what it lists for its own tests with differences):
+"""Operations whose derivatives torch differentiates wrongly, without an error (found in torch 2.14, by comparing what it
+lists for its own tests with finite differences):
 
 - a gradient of J v, J v by forward mode: some of its formulas use what the operation saved on its way (a norm's mean
   and spread, the factors of a matrix), and take that for a constant. J v itself is right;
@@ -12,7 +12,7 @@ What factors a matrix is refused where the matrix is learned, or depends on x.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import Any
 
@@ -131,7 +131,7 @@ def glu(input: Tensor, dim: int = -1) -> Tensor:
     return a * b.sigmoid()
 
 
-_COMPOSED = {
+_COMPOSED: dict[Any, Callable[..., Tensor]] = {
     functional.layer_norm: layer_norm,
     torch.layer_norm: layer_norm,
     functional.instance_norm: instance_norm,

@@ -1,4 +1,4 @@
-"""What the two repositories' functions share: their arguments read, an energy's score, frames and printed lines."""
+"""What the two repositories' functions share: how arguments are read, an energy's score, frames and printed lines."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import losses, samplers
+from .. import samplers
 from .._core import checks
-from ..losses import sliced
-from ..losses._common import probes_for, score_of
+from ..losses._common import Directions, check_directions, check_reduction, score_of
+from ..losses.dsm import denoising, noise_levels
+from ..losses.sliced import noisy_reduced
 from ..ops import Probes
-from ..rng import Philox
+from ..rng import Philox, as_philox
 from ..schedules import refuse_other_form
+from ..trace import modules
 
 ScoreNet = Callable[..., Tensor]
 UNLIMITED = 1 << 62  # the originals keep every step; their users know
@@ -27,20 +29,20 @@ def step_size(name: str, value: Any) -> float:
 
 
 def annealing(sigmas: Any, n_steps_each: Any, step_lr: Any, name: str = "step_lr") -> tuple[Tensor, int, float]:
-    """The levels in float32 (from a tensor, a numpy array or a list), updates a level, and the step size."""
+    """The levels in float32 (from a tensor, a numpy array or a list), the updates at each level, and the step size."""
     n_steps_each, step_lr = checks.integer("n_steps_each", n_steps_each, low=1), step_size(name, step_lr)
     return torch.as_tensor(sigmas).float(), n_steps_each, step_lr
 
 
-def labels_and_sigmas(
-    samples: Tensor, labels: Any, sigmas: Any, order: str, other: str, rng: Philox
-) -> tuple[Tensor, Tensor]:
-    """(labels [B], the sigma of each sample [B]); labels that are None are drawn, by one step of ``rng``.
+def check_levels(samples: Tensor, labels: Any, sigmas: Any, order: str, other: str) -> tuple[Tensor, Tensor | None]:
+    """The noise levels [L], on the device of ``samples`` in the dtype of computation, and the labels [B] or None.
 
     Args:
         order: how this repository orders the two, for the message where they are swapped; ``other``: where they are
             ordered so.
     """
+    checks.floating("samples", samples)
+    check_reduction("mean", samples)
     swapped = isinstance(labels, Tensor) and labels.is_floating_point()
     if sigmas is None or swapped or (isinstance(sigmas, Tensor) and not sigmas.is_floating_point()):
         raise TypeError(
@@ -48,18 +50,20 @@ def labels_and_sigmas(
             f"{checks.describe(labels)}, sigmas: {checks.describe(sigmas)}; the other order is that of "
             f"fastscore.compat.{other}"
         )
-    sigmas = torch.as_tensor(sigmas).to(samples.device)
-    if labels is None:
-        labels = losses.draw_labels(len(sigmas), samples.shape[0], rng, device=samples.device, beside=(samples, sigmas))
-    labels = checks.labels("labels", torch.as_tensor(labels), samples, len(sigmas))
-    return labels, sigmas[labels]
+    sigmas = checks.floating("sigmas", torch.as_tensor(sigmas))
+    checks.positive_values("sigmas", sigmas)
+    if labels is not None:
+        labels = checks.labels("labels", torch.as_tensor(labels), samples, len(sigmas))
+    return sigmas.to(samples.device, checks.compute_dtype(samples)), labels
 
 
 def annealed_dsm(
-    scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, power: float, rng: Philox
-) -> Tensor:
-    """[B]: 1/2 sigma^power || scorenet(x + sigma z, labels) + z / sigma ||^2."""
-    return losses.dsm(lambda x: scorenet(x, labels), samples, sigma, weight=power, reduction="none", rng=rng)
+    scorenet: ScoreNet, samples: Tensor, labels: Tensor | None, levels: Tensor, power: float, rng: Philox
+) -> tuple[Tensor, Tensor]:
+    """(1/2 sigma^power || scorenet(x + sigma z, labels) + z / sigma ||^2, labels), both [B]."""
+    sigma, labels = noise_levels(samples, levels, labels, rng)
+    score = score_of(scorenet, {}, labels=labels, conditioning="labels")
+    return denoising(score, samples, sigma, rng, power), labels
 
 
 def score_of_energy(energy_net: Callable[[Tensor], Tensor]) -> ScoreNet:
@@ -74,20 +78,26 @@ def score_of_energy(energy_net: Callable[[Tensor], Tensor]) -> ScoreNet:
     return score
 
 
-def sliced_arguments(
+def check_sliced(
     score_net: ScoreNet, samples: Tensor, n_particles: int, rng: Philox | None, projection: str
-) -> tuple[ScoreNet, Tensor, Probes]:
-    """The score, the samples and ``n_particles`` directions for each, as the losses take them."""
+) -> Directions:
+    """The checked arguments of a sliced loss, in reverse mode; no layer is refused, as the originals refuse none."""
+    layers = modules.check(score_net, "vjp", "score_net", strict=False)
     checks.floating("samples", samples)
-    return score_of(score_net), samples, probes_for(samples, n_particles, rng, projection)
+    n_particles = check_directions(projection, n_particles, "vjp")
+    probes = Probes.checked(samples, n_particles, as_philox(rng), distribution=projection)
+    return Directions(score_of(score_net, {}), samples, probes, "vjp", layers)
 
 
 def annealed_sliced(
-    scorenet: ScoreNet, samples: Tensor, labels: Tensor, sigma: Tensor, n_particles: int, rng: Philox
+    scorenet: ScoreNet, samples: Tensor, labels: Tensor | None, levels: Tensor, n_particles: int, rng: Philox | None
 ) -> Tensor:
-    """Mean of sigma^2 (1/2 ||s||^2 + v^T J v) at x + sigma z, v normal."""
-    n_particles = checks.integer("n_particles", n_particles, low=1)
-    return sliced.noisy_reduced(scorenet, samples, sigma, labels, rng, 2.0, "gaussian", n_particles).mean()
+    """Mean of sigma^2 (1/2 ||s||^2 + v^T J v) at x + sigma z, v normal; n_particles is checked here."""
+    layers = modules.check(scorenet, "vjp", "scorenet", strict=False)
+    n_particles, rng = check_directions("gaussian", n_particles, "vjp"), as_philox(rng)
+    sigma, labels = noise_levels(samples, levels, labels, rng)
+    score = score_of(scorenet, {}, labels=labels, conditioning="labels")
+    return noisy_reduced(score, samples, sigma, rng, 2.0, "gaussian", n_particles, "vjp", layers).mean()
 
 
 class Meter:
@@ -153,7 +163,7 @@ def inpainted(
     rng: Philox | None,
     callback: Callable[[int, Tensor], None] | None = None,
 ) -> list[Tensor]:
-    """The frames of inpainting the right half: [R N, C, H, W] on the CPU, one an update; the last holds the image."""
+    """The frames of inpainting the right half, one for each update: [R N, C, H, W], on the CPU."""
     if x_mod.dim() != 5 or x_mod.shape[:1] + x_mod.shape[2:] != refer_image.shape:
         raise ValueError(
             f"x_mod must be [R, N, C, H, W] beside refer_image [R, C, H, W], got "

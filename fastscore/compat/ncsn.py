@@ -13,7 +13,7 @@ that a batch split over calls draws what the whole batch would have drawn.
 
 **Energies**: an ``energy_net`` maps [B, ...] to [B] (or [B, 1]), and the score is s = -dE/dx.
 
-What is mended rather than copied: lists of images hold the state after each update, on the CPU and clamped to [0, 1]
+What is corrected rather than copied: lists of images hold the state after each update, on the CPU and clamped to [0, 1]
 (the original appended before it updated, and so never returned its last one); inpainting takes images of any size, not
 of 3 x 32 x 32 alone, and its last frame holds the given half exactly; ``samples`` are not made to require a gradient;
 directions of images are of the whole image.
@@ -39,10 +39,10 @@ from ._common import (
     annealed_dsm,
     annealed_sliced,
     annealing,
+    check_levels,
+    check_sliced,
     inpainted,
-    labels_and_sigmas,
     score_of_energy,
-    sliced_arguments,
     step_size,
 )
 
@@ -95,9 +95,10 @@ def anneal_dsm_score_estimation(
     rng: Philox | None = None,
 ) -> Tensor:
     """Mean over the batch of 1/2 sigma^anneal_power || scorenet(x_tilde, labels) + z / sigma ||^2."""
-    rng = as_philox(rng)
-    labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2", rng)
-    return losses.reduce(annealed_dsm(scorenet, samples, labels, sigma, anneal_power, rng), "mean")
+    levels, given = check_levels(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2")
+    power = checks.number("anneal_power", anneal_power)
+    loss, _ = annealed_dsm(scorenet, samples, given, levels, power, as_philox(rng))
+    return loss.mean()
 
 
 # losses/sliced_sm.py
@@ -115,7 +116,7 @@ def single_sliced_score_matching(
     """(loss, s, J^T v): the mean over the batch of 1/2 (v^T s)^2 + v^T J v, s = -dE/dx [B, ...] and J^T v [B, ...].
 
     Args:
-        noise: v [B, ...]; None: one direction a sample, by ``noise_type``: "radermacher" (signs), "gaussian", or
+        noise: v [B, ...]; None: one direction for each sample, by ``noise_type``: "radermacher" (signs), "gaussian", or
             "sphere" (of length sqrt(D)).
         detach: cut the loss, not the other two, off from the network.
     """
@@ -189,9 +190,9 @@ def sliced_score_estimation(
     With d dimensions its expectation is 1/d of the implicit score matching objective: all three are those of
     :func:`fastscore.losses.ssm` with ``projection="sphere"``, whose directions have length sqrt(d), divided by d.
     """
-    along, traces = sliced.sliced_terms(*sliced_arguments(score_net, samples, n_particles, rng, "sphere"), "vjp")
+    dots, traces = sliced.sliced_terms(check_sliced(score_net, samples, n_particles, rng, "sphere"))
     d = max(1, samples.shape[1:].numel())
-    loss1, loss2 = 0.5 * along.square() / d, traces / d
+    loss1, loss2 = 0.5 * dots.square() / d, traces / d
     return (loss1 + loss2).mean(), loss1.mean(), loss2.mean()
 
 
@@ -203,7 +204,7 @@ def sliced_score_estimation_vr(
     Its expectation is the implicit score matching objective: :func:`fastscore.losses.ssm_vr` with
     ``projection="gaussian"``.
     """
-    half, traces = sliced.reduced_terms(*sliced_arguments(score_net, samples, n_particles, rng, "gaussian"), "vjp")
+    half, traces = sliced.reduced_terms(check_sliced(score_net, samples, n_particles, rng, "gaussian"))
     return (half + traces).mean(), half.mean(), traces.mean()
 
 
@@ -217,9 +218,8 @@ def anneal_sliced_score_estimation_vr(
     rng: Philox | None = None,
 ) -> Tensor:
     """Mean over the batch of sigma^2 (1/2 ||s||^2 + v^T grad(v^T s)) at x_tilde = x + sigma z, v normal."""
-    rng = as_philox(rng)
-    labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2", rng)
-    return annealed_sliced(scorenet, samples, labels, sigma, n_particles, rng)
+    levels, given = check_levels(samples, labels, sigmas, "(labels, sigmas)", "ncsnv2")
+    return annealed_sliced(scorenet, samples, given, levels, n_particles, rng)
 
 
 # runners/anneal_runner.py and baseline_runner.py
@@ -230,7 +230,7 @@ def Langevin_dynamics(
 ) -> list[Tensor]:
     """``AnnealRunner.Langevin_dynamics``: plain Langevin dynamics at label 9, the smallest of ten noise levels.
 
-    A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there. For
+    A list of CPU tensors clamped to [0, 1], one for each update; prints the mean and largest |s| at each, as there. For
     another number of levels use :func:`baseline_Langevin_dynamics` with a function that sets the label.
     """
 
@@ -246,7 +246,7 @@ def baseline_Langevin_dynamics(
 ) -> list[Tensor]:
     """``BaselineRunner.Langevin_dynamics``: plain Langevin dynamics with a network that takes x alone.
 
-    A list of CPU tensors clamped to [0, 1], one an update; prints the mean and largest |s| at each, as there.
+    A list of CPU tensors clamped to [0, 1], one for each update; prints the mean and largest |s| at each, as there.
     """
     step_lr, n_steps = step_size("step_lr", step_lr), checks.integer("n_steps", n_steps, low=1)
     meter = Meter(scorenet, _modulus, step_lr)
@@ -278,7 +278,7 @@ def anneal_Langevin_dynamics(
     *,
     rng: Philox | None = None,
 ) -> list[Tensor]:
-    """``AnnealRunner.anneal_Langevin_dynamics``: a list of CPU tensors clamped to [0, 1], one an update."""
+    """``AnnealRunner.anneal_Langevin_dynamics``: a list of CPU tensors clamped to [0, 1], one for each update."""
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
     samplers.annealed_langevin(
@@ -313,8 +313,8 @@ def anneal_Langevin_dynamics_inpainting(
         refer_image: [R, C, H, W]; its left half is known, with new noise at each noise level (the paper's algorithm 2).
 
     Returns:
-        A list of CPU tensors [R N, C, H, W] clamped to [0, 1], one an update; in the last, the left half is the given
-        image. For any other mask use :func:`fastscore.samplers.inpaint`.
+        A list of CPU tensors [R N, C, H, W] clamped to [0, 1], one for each update; in the last, the left half is the
+        given image. For any other mask use :func:`fastscore.samplers.inpaint`.
     """
     return _clamped(inpainted(x_mod, refer_image, scorenet, sigmas, n_steps_each, step_lr, rng))
 

@@ -8,7 +8,7 @@ The first repository's functions, of other argument orders and defaults, are in 
 what holds here too: ``step_lr`` is half of the paper's alpha, and noise comes from ``rng=`` or from
 ``torch.manual_seed``.
 
-What is mended rather than copied: lists of inpainted images hold the state after each update, and the last one the
+What is corrected rather than copied: lists of inpainted images hold the state after each update, and the last one the
 given half exactly. In between, inpainting draws the known half's noise once a noise level (algorithm 2 of the NCSN
 paper), not anew at each update; and ``x_mod`` is not written to.
 """
@@ -21,10 +21,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import losses, samplers, schedules
+from .. import samplers, schedules
 from .._core import checks
 from ..rng import Philox, as_philox
-from ._common import UNLIMITED, Meter, ScoreNet, annealed_dsm, annealing, inpainted, labels_and_sigmas, norm
+from ._common import UNLIMITED, Meter, ScoreNet, annealed_dsm, annealing, check_levels, inpainted, norm
 
 __all__ = [
     "anneal_Langevin_dynamics",
@@ -53,12 +53,12 @@ def anneal_dsm_score_estimation(
 
     Labels that are None are drawn uniformly. ``hook(loss, labels)`` sees the loss of each sample.
     """
-    rng = as_philox(rng)
-    labels, sigma = labels_and_sigmas(samples, labels, sigmas, "(sigmas, labels)", "ncsn", rng)
-    loss = annealed_dsm(scorenet, samples, labels, sigma, anneal_power, rng)
+    levels, given = check_levels(samples, labels, sigmas, "(sigmas, labels)", "ncsn")
+    power = checks.number("anneal_power", anneal_power)
+    loss, labels = annealed_dsm(scorenet, samples, given, levels, power, as_philox(rng))
     if hook is not None:
         hook(loss, labels)
-    return losses.reduce(loss, "mean")
+    return loss.mean()
 
 
 def get_optimizer(config: Any, parameters: Iterable[Tensor]) -> torch.optim.Optimizer:
@@ -111,10 +111,10 @@ def anneal_Langevin_dynamics(
     *,
     rng: Philox | None = None,
 ) -> list[Tensor]:
-    """Annealed Langevin dynamics from ``x_mod``; a list of CPU tensors, one an update (and the denoised one last).
+    """Annealed Langevin dynamics from ``x_mod``; a list of CPU tensors, one for each update (the denoised one last).
 
-    ``final_only`` keeps the last alone. ``verbose`` prints a line an update: mean norms of the score and the image, the
-    signal-to-noise ratio sqrt(eta / 2) ||s|| / ||z||, and sigma^2 ||mean over the batch of s||^2.
+    ``final_only`` keeps the last alone. ``verbose`` prints a line for each update: mean norms of the score and the
+    image, the signal-to-noise ratio sqrt(eta / 2) ||s|| / ||z||, and sigma^2 ||mean over the batch of s||^2.
     """
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     trajectory = None if final_only else samplers.Trajectory(max_bytes=UNLIMITED)
@@ -138,6 +138,7 @@ def anneal_Langevin_dynamics(
 
 
 def _annealing_line(meter: Meter, level: int, eta: float, x: Tensor) -> None:
+    assert meter.sigmas is not None
     mean = float(meter.score.mean(0).norm() * meter.sigmas[level]) ** 2
     print(
         f"level: {level}, step_size: {eta}, grad_norm: {meter.grad_norm()}, image_norm: {norm(x)}, "
@@ -159,8 +160,8 @@ def anneal_Langevin_dynamics_inpainting(
 ) -> list[Tensor]:
     """Complete the right half of each ``refer_image`` [R, C, S, S] in every chain of ``x_mod`` [R, N, C, S, S].
 
-    A list of CPU tensors [R N, C, S, S], one an update; in the last, the left half is the given image. Prints the mean
-    and largest |s| at each update, as there. For any other mask use :func:`fastscore.samplers.inpaint`.
+    A list of CPU tensors [R N, C, S, S], one for each update; in the last, the left half is the given image. Prints
+    the mean and largest |s| at each update, as there. For any other mask use :func:`fastscore.samplers.inpaint`.
     """
     if refer_image.shape[-2:] != (image_size,) * 2:
         raise ValueError(
@@ -191,7 +192,7 @@ def anneal_Langevin_dynamics_interpolation(
 ) -> list[Tensor]:
     """Rows of ``n_interpolations`` samples from each start in ``x_mod`` [R, ...]; a list of CPU tensors [R n, ...].
 
-    ``verbose`` prints a line an update, as :func:`anneal_Langevin_dynamics` (the image's norm is that before it).
+    ``verbose`` prints a line for each update, as :func:`anneal_Langevin_dynamics` (the image's norm is that before it).
     """
     sigmas, n_steps_each, step_lr = annealing(sigmas, n_steps_each, step_lr)
     trajectory = None if final_only else samplers.Trajectory(max_bytes=UNLIMITED)

@@ -20,7 +20,7 @@ The gradient of an energy is a score by :func:`fastscore.energy_score`. One that
 under ``no_grad``, gives the denoising losses what they need, and the others no Jacobian, which is an error there.
 """
 
-from ._common import MODES, PARAMETRIZATIONS, REDUCTIONS, reduce
+from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce
 from .dsm import draw_labels, dsm, ncsn
 from .implicit import ism
 from .objectives import OBJECTIVES, Objective
@@ -28,7 +28,6 @@ from .penalty import gradient_penalty
 from .sliced import annealed_ssm_vr, fd_ssm, ssm, ssm_vr
 
 __all__ = [
-    "MODES",
     "OBJECTIVES",
     "PARAMETRIZATIONS",
     "REDUCTIONS",

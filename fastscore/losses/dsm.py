@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
-from ..ops import dsm_loss, perturb
+from ..ops.dsm_loss import checked as dsm_loss
+from ..ops.perturb import checked as perturb
 from ..rng import Philox, Stream, as_philox
-from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce, score_of
+from ._common import PARAMETRIZATIONS, Score, check_reduction, reduced, score_of
 from ._objective import BatchLoss, Objective
 
 
@@ -48,10 +49,14 @@ def dsm(
 
     Source: Vincent 2011; Ho et al. 2020, equation 14 (epsilon).
     """
-    checks.one_of("conditioning", conditioning, ("none", "sigma"))
-    return _dsm(
-        score_fn, x, sigma, None, as_philox(rng), alpha, weight, parametrization, conditioning, model_kwargs, reduction
+    keywords, weight = _check(
+        score_fn, x, weight, parametrization, conditioning, ("none", "sigma"), model_kwargs, reduction
     )
+    sigma = checks.per_sample("sigma", sigma, x)
+    if alpha is not None:
+        alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True)
+    score = score_of(score_fn, keywords, sigma=sigma, conditioning=conditioning, parametrization=parametrization)
+    return reduced(denoising(score, x, sigma, as_philox(rng), weight, alpha), reduction)
 
 
 def ncsn(
@@ -67,7 +72,7 @@ def ncsn(
     model_kwargs: Mapping[str, Any] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """The multi-scale objective of NCSN: a noise level i ~ U{0..L-1} a sample, and DSM at sigma_i.
+    """The multi-scale objective of NCSN: a noise level i ~ U{0..L-1} for each sample, and DSM at sigma_i.
 
     ``loss_b = 1/2 sigma_i^weight || s(x_b + sigma_i z_b, i) + z_b / sigma_i ||^2``
 
@@ -85,20 +90,35 @@ def ncsn(
 
     Source: Song & Ermon 2019, "Generative modeling by estimating gradients of the data distribution", eq. 6.
     """
-    checks.one_of("conditioning", conditioning, ("labels", "sigma"))
-    checks.keywords(model_kwargs, score_fn, conditioning)
+    keywords, weight = _check(
+        score_fn, x, weight, parametrization, conditioning, ("labels", "sigma"), model_kwargs, reduction
+    )
+    sigmas, labels = check_levels(x, sigmas, labels)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
-    return _dsm(score_fn, x, sigma, labels, rng, None, weight, parametrization, conditioning, model_kwargs, reduction)
+    score = score_of(
+        score_fn,
+        keywords,
+        sigma=sigma,
+        labels=labels,
+        conditioning=conditioning,
+        parametrization=parametrization,
+    )
+    return reduced(denoising(score, x, sigma, rng, weight), reduction)
+
+
+def check_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None) -> tuple[Tensor, Tensor | None]:
+    """The noise levels [L], on the device of ``x`` in the dtype of computation, and labels [B] that are given."""
+    sigmas = checks.sigmas("sigmas", sigmas)
+    if labels is not None:
+        labels = checks.labels("labels", labels, x, len(sigmas))
+    return sigmas.to(x.device, checks.compute_dtype(x)), labels
 
 
 def noise_levels(x: Tensor, sigmas: Tensor, labels: Tensor | None, rng: Philox) -> tuple[Tensor, Tensor]:
     """(sigma [B], labels [B]) of each sample; labels that are None are drawn, by one step of ``rng``."""
-    checks.floating("x", x)
-    sigmas = checks.sigmas("sigmas", sigmas, device=x.device)
     if labels is None:
         labels = draw_labels(len(sigmas), x.shape[0], rng, device=x.device, beside=(x, sigmas))
-    labels = checks.labels("labels", labels, x, len(sigmas))
     return sigmas[labels], labels
 
 
@@ -117,37 +137,42 @@ def draw_labels(
     return rng.randint(num_levels, batch_size, stream=Stream.LABELS, device=device, beside=beside)
 
 
-def _dsm(
+def denoising(
+    score: Score, x: Tensor, sigma: Tensor, rng: Philox, weight: float, alpha: Tensor | None = None
+) -> Tensor:
+    """[B]: 1/2 sigma^weight || s(alpha x + sigma z) + z / sigma ||^2, of arguments that were checked."""
+    x_tilde, noise = perturb(x, sigma, rng, alpha)
+    # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2
+    return dsm_loss(score(x_tilde), noise, sigma, weight)
+
+
+def _check(
     score_fn: Callable[..., Tensor],
     x: Tensor,
-    sigma: float | Tensor,
-    labels: Tensor | None,
-    rng: Philox,
-    alpha: float | Tensor | None,
     weight: float,
     parametrization: str,
     conditioning: str,
+    conditionings: tuple[str, ...],
     model_kwargs: Mapping[str, Any] | None,
     reduction: str,
-) -> Tensor:
-    checks.one_of("parametrization", parametrization, PARAMETRIZATIONS)
-    checks.one_of("reduction", reduction, REDUCTIONS)
-    weight = checks.number("weight", weight)
+) -> tuple[dict[str, Any], float]:
+    """``model_kwargs`` as a dict and ``weight`` as a number, once these arguments are known to be right."""
+    if not callable(score_fn):
+        raise TypeError(f"score_fn must be a function of x, [B, ...] -> [B, ...], got {checks.describe(score_fn)}")
     checks.floating("x", x)
-    sigma = checks.per_sample("sigma", sigma, x)
-    score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)
-    x_tilde, noise = perturb(x, sigma, rng, alpha=alpha)
-    # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2
-    return reduce(dsm_loss(score(x_tilde), noise, sigma, weight), reduction)
+    checks.one_of("conditioning", conditioning, conditionings)
+    checks.one_of("parametrization", parametrization, PARAMETRIZATIONS)
+    check_reduction(reduction, x)
+    keywords = checks.keywords(model_kwargs, score_fn, *([] if conditioning == "none" else [conditioning]))
+    return keywords, checks.number("weight", weight)
 
 
 def _bind(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLoss:
     """:func:`ncsn` of each sample; what does not change from batch to batch is checked already."""
 
     def loss(x: Tensor, labels: Tensor, rng: Philox) -> Tensor:
-        sigma = sigmas[labels]
-        x_tilde, noise = perturb(x, sigma, rng)
-        return dsm_loss(network(x_tilde, labels), noise, sigma, weight)
+        score = score_of(network, {}, labels=labels, conditioning="labels")
+        return denoising(score, x, sigmas[labels], rng, weight)
 
     return loss
 

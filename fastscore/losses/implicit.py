@@ -11,8 +11,10 @@ from torch import Tensor
 from .._core import checks
 from ..rng import Philox
 from ..trace import modules
-from ..trace.jacobian_trace import estimate
-from ._common import MODES, REDUCTIONS, WORDS, half_square, reduce, score_of
+from ..trace.jacobian_trace import check_x, estimate
+from ..trace.messages import OF_ISM
+from ..trace.products import AUTOMATIC, DEFAULT_MODE
+from ._common import check_reduction, half_square, reduced, score_of
 
 
 def ism(
@@ -22,7 +24,7 @@ def ism(
     method: str = "exact",
     num_probes: int = 1,
     blocks: int = 1,
-    mode: str = "vjp",
+    mode: str = DEFAULT_MODE,
     chunk_size: int | None = None,
     rng: Philox | None = None,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -60,13 +62,15 @@ def ism(
         >>> float(ism(lambda x: -x, x))  # 1/2 (1 + 4) - 2
         0.5
     """
-    modules.check(score_fn, mode, "score_fn")
-    checks.one_of("mode", mode, MODES)
-    checks.one_of("reduction", reduction, REDUCTIONS)
-    score = score_of(score_fn, model_kwargs=model_kwargs)
+    layers = modules.check(score_fn, mode, "score_fn")
+    checks.one_of("mode", mode, AUTOMATIC)
+    keywords = checks.keywords(model_kwargs, score_fn)
+    check_x(x)
+    check_reduction(reduction, x)
     found = estimate(
-        WORDS._replace(single="chunk_size=1"),
-        score,
+        OF_ISM,
+        layers,
+        score_of(score_fn, keywords),
         x,
         method=method,
         num_probes=num_probes,
@@ -77,4 +81,4 @@ def ism(
         create_graph=torch.is_grad_enabled(),
         **options,
     )
-    return reduce(half_square(found.output) + found.value, reduction)
+    return reduced(half_square(found.output) + found.value, reduction)

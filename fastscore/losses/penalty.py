@@ -8,8 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from ..rng import Philox
-from ..trace import modules
-from ._common import probes_for, products, reduce, score_of, square
+from ..trace.products import DEFAULT_MODE
+from ._common import check_sliced, products, reduced, square
 
 
 def gradient_penalty(
@@ -19,7 +19,7 @@ def gradient_penalty(
     rng: Philox | None = None,
     projection: str = "rademacher",
     n_particles: int = 1,
-    mode: str = "vjp",
+    mode: str = DEFAULT_MODE,
     model_kwargs: Mapping[str, Any] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
@@ -47,8 +47,6 @@ def gradient_penalty(
     Source: Hutchinson 1990 (the estimator, of tr J J^T); Drucker & Le Cun 1992, "Improving generalization performance
     using double backpropagation" (the penalty).
     """
-    layers = modules.check(score_fn, mode, "score_fn")
-    score = score_of(score_fn, model_kwargs=model_kwargs)
-    probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    _, rows = products(score, x, probes, mode, layers)
-    return reduce(square(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]).mean(0), reduction)
+    along = check_sliced(score_fn, x, rng, projection, n_particles, mode, model_kwargs, reduction)
+    _, rows = products(along)
+    return reduced(square(rows.flatten(0, 1)).unflatten(0, rows.shape[:2]).mean(0), reduction)

@@ -17,13 +17,27 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.options import Option
-from ..ops import Probes, fill_probes, perturb, probe_dot
-from ..ops.fill_probes import DISTRIBUTIONS
+from ..ops.fill_probes import DISTRIBUTIONS, Probes
+from ..ops.fill_probes import checked as fill_probes
+from ..ops.perturb import checked as perturb
+from ..ops.probe_dot import checked as probe_dot
 from ..rng import Philox, as_philox
 from ..trace import modules
-from ._common import PARAMETRIZATIONS, REDUCTIONS, Score, half_square, probes_for, products, reduce, score_of
+from ..trace.products import DEFAULT_MODE
+from ._common import (
+    PARAMETRIZATIONS,
+    Directions,
+    Score,
+    check_directions,
+    check_reduction,
+    check_sliced,
+    half_square,
+    products,
+    reduced,
+    score_of,
+)
 from ._objective import BatchLoss, Objective
-from .dsm import noise_levels
+from .dsm import check_levels, noise_levels
 
 
 def ssm(
@@ -33,7 +47,7 @@ def ssm(
     rng: Philox | None = None,
     projection: str = "rademacher",
     n_particles: int = 1,
-    mode: str = "vjp",
+    mode: str = DEFAULT_MODE,
     model_kwargs: Mapping[str, Any] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
@@ -47,7 +61,7 @@ def ssm(
         rng: source of the directions; takes ``n_particles`` steps. ``None``: seeded from torch's default generator.
         projection: what the directions are: ``"rademacher"`` signs (the least variance where ds/dx is nearly diagonal),
             ``"gaussian"``, or ``"sphere"`` (uniform, of length sqrt(D), NOT 1: see the module's text).
-        n_particles: directions a sample; each costs one more Jacobian product, and all share s(x).
+        n_particles: directions for each sample; each costs one more Jacobian product, and all share s(x).
         mode: ``"vjp"``: reverse mode, and double backward for the gradient, which nearly every network can;
             ``"jvp"``: forward mode, and one reverse pass for the gradient, where each operation of the network has a
             forward-mode derivative. The same values and gradients, to rounding, but for what the network computes
@@ -70,11 +84,9 @@ def ssm(
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 7.
     """
-    layers = modules.check(score_fn, mode, "score_fn")
-    score = score_of(score_fn, model_kwargs=model_kwargs)
-    probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    along, traces = sliced_terms(score, x, probes, mode, layers)
-    return reduce((0.5 * along.square() + traces).mean(0), reduction)
+    along = check_sliced(score_fn, x, rng, projection, n_particles, mode, model_kwargs, reduction)
+    dots, traces = sliced_terms(along)
+    return reduced((0.5 * dots.square() + traces).mean(0), reduction)
 
 
 def ssm_vr(
@@ -84,7 +96,7 @@ def ssm_vr(
     rng: Philox | None = None,
     projection: str = "rademacher",
     n_particles: int = 1,
-    mode: str = "vjp",
+    mode: str = DEFAULT_MODE,
     model_kwargs: Mapping[str, Any] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
@@ -96,11 +108,9 @@ def ssm_vr(
 
     Source: Song, Garg, Shi & Ermon 2019, "Sliced score matching", equation 8.
     """
-    layers = modules.check(score_fn, mode, "score_fn")
-    score = score_of(score_fn, model_kwargs=model_kwargs)
-    probes = probes_for(x, n_particles, rng, projection, mode, reduction)
-    half, traces = reduced_terms(score, x, probes, mode, layers)
-    return reduce(half + traces.mean(0), reduction)
+    along = check_sliced(score_fn, x, rng, projection, n_particles, mode, model_kwargs, reduction)
+    half, traces = reduced_terms(along)
+    return reduced(half + traces.mean(0), reduction)
 
 
 def annealed_ssm_vr(
@@ -113,13 +123,13 @@ def annealed_ssm_vr(
     weight: float = 2.0,
     projection: str = "rademacher",
     n_particles: int = 1,
-    mode: str = "vjp",
+    mode: str = DEFAULT_MODE,
     parametrization: str = "score",
     conditioning: str = "labels",
     model_kwargs: Mapping[str, Any] | None = None,
     reduction: str = "mean",
 ) -> Tensor:
-    """NCSN by sliced score matching: a noise level i ~ U{0..L-1} a sample, and :func:`ssm_vr` at the noisy sample.
+    """NCSN by sliced score matching: a noise level i ~ U{0..L-1} for each sample, and :func:`ssm_vr` at x_tilde.
 
     ``loss_b = sigma_i^weight (1/2 ||s(x_tilde, i)||^2 + v^T (ds/dx)(x_tilde, i) v)``, ``x_tilde = x_b + sigma_i z_b``
 
@@ -145,31 +155,24 @@ def annealed_ssm_vr(
     equation 6.
     """
     layers = modules.check(score_fn, mode, "score_fn")
+    checks.floating("x", x)
     checks.one_of("conditioning", conditioning, ("labels", "sigma"))
-    checks.keywords(model_kwargs, score_fn, conditioning)
+    keywords = checks.keywords(model_kwargs, score_fn, conditioning)
     checks.one_of("parametrization", parametrization, PARAMETRIZATIONS)
-    checks.one_of("reduction", reduction, REDUCTIONS)
-    weight = checks.number("weight", weight)
+    check_reduction(reduction, x)
+    n_particles, weight = check_directions(projection, n_particles, mode), checks.number("weight", weight)
+    sigmas, labels = check_levels(x, sigmas, labels)
     rng = as_philox(rng)
     sigma, labels = noise_levels(x, sigmas, labels, rng)
-    return reduce(
-        noisy_reduced(
-            score_fn,
-            x,
-            sigma,
-            labels,
-            rng,
-            weight,
-            projection,
-            n_particles,
-            mode,
-            parametrization,
-            conditioning,
-            model_kwargs,
-            layers,
-        ),
-        reduction,
+    score = score_of(
+        score_fn,
+        keywords,
+        sigma=sigma,
+        labels=labels,
+        conditioning=conditioning,
+        parametrization=parametrization,
     )
+    return reduced(noisy_reduced(score, x, sigma, rng, weight, projection, n_particles, mode, layers), reduction)
 
 
 def fd_ssm(
@@ -206,7 +209,7 @@ def fd_ssm(
             rounded away counts: of the order of 1e-7 D max|s| / eps in float32.
         variance_reduced: estimate :func:`ssm_vr` in place of :func:`ssm`.
         rng: source of the directions; takes ``n_particles`` steps. ``None``: seeded from torch's default generator.
-        n_particles: directions a sample.
+        n_particles: directions for each sample.
 
     Raises:
         TypeError, ValueError: as :func:`ssm`; ``x`` is float16 or bfloat16, which hold no such differences; a network
@@ -220,64 +223,62 @@ def fd_ssm(
     checks.floating("x", x)
     if x.dtype not in (torch.float32, torch.float64):
         raise TypeError(f"x must be float32 or float64 for finite differences, got {checks.describe(x)}")
-    score, h = score_of(score_fn, model_kwargs=model_kwargs), eps / max(1, x.shape[1:].numel()) ** 0.5
-    probes = probes_for(x, n_particles, rng, projection, reduction=reduction)
+    keywords = checks.keywords(model_kwargs, score_fn)
+    n_particles = check_directions(projection, n_particles, DEFAULT_MODE)
+    check_reduction(reduction, x)
+    score, h = score_of(score_fn, keywords), eps / max(1, x.shape[1:].numel()) ** 0.5
+    probes = Probes.checked(x, n_particles, as_philox(rng), distribution=projection)
     loss = torch.zeros((), dtype=x.dtype, device=x.device)
     for k in range(probes.num_probes):
-        step = h * fill_probes(probes, first=k, count=1)[0]
+        step = h * fill_probes(probes, k, 1)[0]
         plus, minus = score(x + step), score(x - step)
         mean, slope = (plus + minus) / 2, (plus - minus) / (2 * h)
-        first = half_square(mean) if variance_reduced else 0.5 * probe_dot(mean[None], probes, first=k)[0].square()
-        loss = loss + first + probe_dot(slope[None], probes, first=k)[0]
-    return reduce(loss / probes.num_probes, reduction)
+        first = half_square(mean) if variance_reduced else 0.5 * probe_dot(mean[None], probes, k)[0].square()
+        loss = loss + first + probe_dot(slope[None], probes, k)[0]
+    return reduced(loss / probes.num_probes, reduction)
 
 
-def sliced_terms(
-    score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
-) -> tuple[Tensor, Tensor]:
+def sliced_terms(along: Directions) -> tuple[Tensor, Tensor]:
     """v^T s and v^T J v, both [K, B]."""
-    output, rows = products(score, x, probes, mode, layers)
-    return probe_dot(output.expand(probes.num_probes, *output.shape), probes), probe_dot(rows, probes)
+    output, rows = products(along)
+    probes = along.probes
+    return probe_dot(output.expand(probes.num_probes, *output.shape), probes, 0), probe_dot(rows, probes, 0)
 
 
-def reduced_terms(
-    score: Score, x: Tensor, probes: Probes, mode: str, layers: modules.Layers | None = None
-) -> tuple[Tensor, Tensor]:
+def reduced_terms(along: Directions) -> tuple[Tensor, Tensor]:
     """1/2 ||s||^2 [B] and v^T J v [K, B]."""
-    output, rows = products(score, x, probes, mode, layers)
-    return half_square(output), probe_dot(rows, probes)
+    output, rows = products(along)
+    return half_square(output), probe_dot(rows, along.probes, 0)
 
 
 def noisy_reduced(
-    score_fn: Callable[..., Tensor],
+    score: Score,
     x: Tensor,
     sigma: Tensor,
-    labels: Tensor,
     rng: Philox,
     weight: float,
     projection: str,
     n_particles: int,
-    mode: str = "vjp",
-    parametrization: str = "score",
-    conditioning: str = "labels",
-    model_kwargs: Mapping[str, Any] | None = None,
-    layers: modules.Layers | None = None,
+    mode: str,
+    layers: modules.Layers,
 ) -> Tensor:
-    """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``."""
-    sigma = checks.per_sample("sigma", sigma, x)
-    score = score_of(score_fn, sigma, labels, conditioning, parametrization, model_kwargs)
+    """[B]: sigma^weight (1/2 ||s||^2 + mean of v^T J v) at x + sigma z; takes 1 + ``n_particles`` steps of ``rng``.
+
+    Of arguments that were checked: ``sigma`` [B], in the dtype of computation.
+    """
     x_tilde, _ = perturb(x, sigma, rng)
-    probes = probes_for(x_tilde, n_particles, rng, projection, mode)
-    half, traces = reduced_terms(score, x_tilde, probes, mode, layers)
+    probes = Probes.checked(x_tilde, n_particles, rng, distribution=projection)
+    half, traces = reduced_terms(Directions(score, x_tilde, probes, mode, layers))
     return sigma**weight * (half + traces.mean(0))
 
 
 def _bind(network: nn.Module, sigmas: Tensor, *, weight: float, projection: str, n_particles: int) -> BatchLoss:
     """:func:`annealed_ssm_vr` of each sample; the network is looked through once, and not for every batch."""
-    layers = modules.check(network, "vjp", "network")
+    layers = modules.check(network, DEFAULT_MODE, "network")
 
     def loss(x: Tensor, labels: Tensor, rng: Philox) -> Tensor:
-        return noisy_reduced(network, x, sigmas[labels], labels, rng, weight, projection, n_particles, layers=layers)
+        score = score_of(network, {}, labels=labels, conditioning="labels")
+        return noisy_reduced(score, x, sigmas[labels], rng, weight, projection, n_particles, DEFAULT_MODE, layers)
 
     return loss
 

@@ -53,6 +53,21 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("dsm_loss", score.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
     sigma = checks.per_sample("sigma", sigma, score, values=not fast)
+    return _served(backend, transformed, score, noise, sigma, weight)
+
+
+def checked(score: Tensor, noise: Noise, sigma: Tensor, weight: float) -> Tensor:
+    """:func:`dsm_loss` of arguments that were checked, ``noise`` a handle and ``sigma`` [] or [B]."""
+    small = _small.dsm_loss(score, noise, sigma, weight)
+    if small is not None:
+        return small
+    sigma = sigma.to(checks.compute_dtype(score))
+    return _served(backends.choose("dsm_loss", score.device), backends.transformed(), score, noise, sigma, weight)
+
+
+def _served(
+    backend: str, transformed: bool, score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float
+) -> Tensor:
     if backend == "reference":
         return reference(score, sigma, weight, noise)
     try:

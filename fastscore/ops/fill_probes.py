@@ -125,8 +125,26 @@ class Probes:
                 raise ValueError(
                     f"num_probes must be a multiple of the coloring's {coloring.colors} colors, got {num_probes}"
                 )
+        self._draw_from(as_philox(rng), x, num_probes, distribution, coloring)
+
+    @classmethod
+    def checked(
+        cls,
+        x: Tensor,
+        num_probes: int,
+        rng: Philox,
+        *,
+        distribution: str = "rademacher",
+        coloring: Coloring | None = None,
+    ) -> Probes:
+        """The handle for arguments that were checked before."""
+        probes = cls.__new__(cls)
+        probes._draw_from(rng, x, num_probes, distribution, coloring)
+        return probes
+
+    def _draw_from(self, rng: Philox, x: Tensor, num_probes: int, distribution: str, coloring: Coloring | None) -> None:
         self._num_probes, self._distribution, self._coloring = num_probes, distribution, coloring
-        self._noise = as_philox(rng).noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
+        self._noise = rng.noise_for(x, Stream.PROBE, transformed=backends.transformed(), steps=self.draws)
 
     @property
     def draws(self) -> int:
@@ -171,7 +189,11 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
     """
     if not isinstance(probes, Probes):
         raise TypeError(f"probes must be a fastscore.Probes, got {checks.describe(probes)}")
-    first, count = probes.chunk(first, count)
+    return checked(probes, *probes.chunk(first, count))
+
+
+def checked(probes: Probes, first: int, count: int) -> Tensor:
+    """:func:`fill_probes` of arguments that were checked."""
     backend = backends.choose("fill_probes", probes.noise.device)
     if backend == "reference":
         return directions(probes, first, count)

@@ -42,7 +42,21 @@ def perturb(
     sigma = checks.per_sample("sigma", sigma, x, values=not fast)
     if alpha is not None:
         alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
-    noise = as_philox(rng).noise_for(x, Stream.PERTURB, transformed=transformed, beside=(sigma, alpha))
+    return _served(backend, transformed, x, sigma, as_philox(rng), alpha)
+
+
+def checked(x: Tensor, sigma: Tensor, rng: Philox, alpha: Tensor | None = None) -> tuple[Tensor, Noise]:
+    """:func:`perturb` of arguments that were checked: ``sigma`` and ``alpha`` [] or [B], in the dtype of computation."""
+    small = _small.perturb(x, sigma, rng, alpha)
+    if small is not None:
+        return small
+    return _served(backends.choose("perturb", x.device), backends.transformed(), x, sigma, rng, alpha)
+
+
+def _served(
+    backend: str, transformed: bool, x: Tensor, sigma: Tensor, rng: Philox, alpha: Tensor | None
+) -> tuple[Tensor, Noise]:
+    noise = rng.noise_for(x, Stream.PERTURB, transformed=transformed, beside=(sigma, alpha))
     if backend == "reference":
         return reference(x, alpha, sigma, noise), noise
     try:

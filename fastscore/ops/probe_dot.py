@@ -42,6 +42,12 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
             f"got {checks.describe(product)}"
         )
     first, _ = probes.chunk(first, product.shape[0])
+    return checked(product, probes, first)
+
+
+def checked(product: Tensor, probes: Probes, first: int) -> Tensor:
+    """:func:`probe_dot` of arguments that were checked."""
+    noise = probes.noise
     backend = backends.choose("probe_dot", product.device)
     if backend == "reference":
         return reference(product, probes, first)

@@ -2,5 +2,6 @@
 
 from .coloring import lattice
 from .jacobian_trace import METHODS, Trace, jacobian_trace
+from .products import MODES
 
-__all__ = ["METHODS", "Trace", "jacobian_trace", "lattice"]
+__all__ = ["METHODS", "MODES", "Trace", "jacobian_trace", "lattice"]

@@ -6,9 +6,9 @@ network's Jacobian are coupled: exp(-1.5 distance), distance^2 = dx^2 + dy^2 + [
 
 The pairs of a box depend on their offset (dx, dy, dc) alone, (W - |dx|) (H - |dy|) (C - |dc|) of each, and an offset
 has one colour difference a dx + b dy + e dc mod m. So the search never looks at pairs: for each a, the prior's
-offsets are summed by a dx mod m (a histogram of m bins a row dy), the rows are shifted by b dy and added, and e reads
-off one bin a channel offset. Multiplying (a, b, e) by a unit mod m renames the colours, so a runs over the divisors of
-m; reflections let b and e stop at m / 2.
+offsets are summed by a dx mod m (a histogram of m bins for each row dy), the rows are shifted by b dy and added, and e
+reads off one bin for each channel offset. Multiplying (a, b, e) by a unit mod m renames the colours, so a runs over the
+divisors of m; reflections let b and e stop at m / 2.
 
 Source: Tang & Saad 2012, "A probing method for computing the diagonal of a matrix inverse" (probing by distance).
 """

@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from .._core import checks
-from ..ops import Probes, fill_probes
+from ..ops.fill_probes import Probes
+from ..ops.fill_probes import checked as fill_probes
 from ._plan import Plan
 from .products import Products
 
@@ -17,7 +18,9 @@ def columns(v: Tensor, blocks: int) -> Tensor:
 
 def normals(x: Tensor, blocks: int, count: int, plan: Plan) -> Tensor:
     """Normal test vectors [blocks, B, D, count]."""
-    return columns(fill_probes(Probes(x, blocks * count, plan.rng, distribution="gaussian")), blocks)
+    return columns(
+        fill_probes(Probes.checked(x, blocks * count, plan.rng, distribution="gaussian"), 0, blocks * count), blocks
+    )
 
 
 def times(products: Products, v: Tensor, *, record: bool = True) -> Tensor:

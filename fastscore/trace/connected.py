@@ -1,8 +1,8 @@
-"""Whether a function is cut off from x, and what is said where torch cannot differentiate it.
+"""Whether a function is cut off from x.
 
 To autograd a constant function and one that was cut off (``detach``, ``no_grad``, a gradient taken without
 ``create_graph``) look alike: nothing of x is in the result. The Jacobian of the first is 0; that of the second is not,
-and a 0 in its place would be wrong in silence. They are told apart by what they do: f is evaluated at x, and a little
+and a 0 in its place would be silently wrong. They are told apart by what they do: f is evaluated at x, and a little
 beside it. A function of x changes there; a constant one does not.
 
 That costs two evaluations, and only where autograd finds nothing of x. Under ``torch.compile``, where there are no
@@ -19,19 +19,10 @@ from torch import Tensor
 
 from .._core import backends
 from .._core.private_torch import assert_async, dispatch_modes, is_wrapped, unwrapped
-
-_HINTS = {  # what stands in torch's texts: what helps
-    "use_reentrant": "pass use_reentrant=False to torch.utils.checkpoint",
-    "saved tensor": "leave activation checkpointing (and save_on_cpu) off",
-    "setup_context": "pass use_reentrant=False to torch.utils.checkpoint, where it is used",
-    "scaled_dot_product": "choose torch.nn.attention.sdpa_kernel(SDPBackend.MATH) around the call",
-    "requires_grad_()": "use fastscore.energy_score for the gradient of an energy",
-    "does not require grad": "use fastscore.energy_score for the gradient of an energy",
-    "mutate a captured Tensor": "call .eval() on a network that changes its buffers as it runs",
-}
+from .messages import Words
 
 
-def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: str, differences: str) -> int:
+def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, words: Words) -> int:
     """Raise unless f is constant near x; the number of evaluations of f that it took."""
     compiling = torch.compiler.is_compiling()
     if not compiling and (x.is_meta or dispatch_modes()):
@@ -42,19 +33,7 @@ def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: 
         beside = made(here.detach() + near(here.detach()))
         first, second = f(here).detach(), f(beside).detach()
     changed = (first != second) & ~(first.isnan() & second.isnan())
-    cut, other = (
-        ("detach, .data", "mode='vjp'")
-        if mode == "jvp"
-        else (
-            "detach, .data, no_grad, autograd.grad without create_graph=True",
-            "mode='jvp', which looks through no_grad,",
-        )
-    )
-    text = (
-        f"{name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, but "
-        f"the derivative is cut off. Take away what cuts it ({cut}); for the gradient of an energy, use "
-        f"fastscore.energy_score; or pass {other} or {differences}"
-    )
+    text = words.cut_off(mode)
     if compiling:  # in the graph, where the values will be
         assert_async(~changed.any(), text)
         return 2
@@ -78,7 +57,7 @@ def leaf(x: Tensor) -> Tensor:
     return x.detach().clone().requires_grad_()
 
 
-def plainly(f: Callable[[Tensor], Tensor], x: Tensor, error: Exception) -> None:
+def raise_own_error(f: Callable[[Tensor], Tensor], x: Tensor, error: Exception) -> None:
     """Raise f's own error where it fails without any derivative too; ``error`` is what was seen with one."""
     try:
         with torch.inference_mode(False), torch.enable_grad():
@@ -88,10 +67,5 @@ def plainly(f: Callable[[Tensor], Tensor], x: Tensor, error: Exception) -> None:
 
 
 def same(one: Exception, other: Exception) -> bool:
+    """Whether two errors say the same."""
     return type(one) is type(other) and str(one) == str(other)
-
-
-def hint(error: Exception) -> str:
-    """What else may help, by torch's text."""
-    found = [advice for words, advice in _HINTS.items() if words in str(error)]
-    return f", or {found[0]}" if found else ""

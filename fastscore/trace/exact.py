@@ -19,7 +19,8 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.private_torch import is_wrapped
-from ..ops import Coloring, Probes, fill_probes
+from ..ops.fill_probes import Coloring, Probes
+from ..ops.fill_probes import checked as fill_probes
 from ._plan import Plan
 from .coloring import box
 from .hutchinson import quadratic_forms
@@ -50,25 +51,25 @@ def separating(shape: tuple[int, ...], receptive_field: int) -> Coloring:
 def unit_directions(products: Products) -> Tensor:
     """sum_d (J e_d)_d, [B], from D products."""
     x = products.x
-    size, value = x.shape[1:].numel(), None
+    size = x.shape[1:].numel()
+    value = torch.zeros(len(x), dtype=checks.compute_dtype(x), device=x.device)
     for first, count in products.chunks(size):
         directions = torch.eye(count, size, dtype=x.dtype, device=x.device).roll(first, 1)
         v = directions.reshape(count, 1, *x.shape[1:]).expand(count, *x.shape)
         product = products(v).flatten(2).to(checks.compute_dtype(x))
-        part = (product * directions[:, None]).sum((0, 2))
-        value = part if value is None else value + part
+        value = value + (product * directions[:, None]).sum((0, 2))
     return value
 
 
 def colored(products: Products, plan: Plan, coloring: Coloring) -> Tensor:
     """sum_k v_k^T J v_k, [B], checked."""
-    dots = quadratic_forms(products, Probes(products.x, coloring.colors, plan.rng, coloring=coloring))
+    dots = quadratic_forms(products, Probes.checked(products.x, coloring.colors, plan.rng, coloring=coloring))
     if not (torch.compiler.is_compiling() or is_wrapped(dots)):
-        check(products, plan, coloring, dots.detach())
+        check_receptive_field(products, plan, coloring, dots.detach())
     return dots.sum(0)
 
 
-def check(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> None:
+def check_receptive_field(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> None:
     """Raise unless other signs give the same ``dots`` [m, B].
 
     Where elements of one colour are coupled, other signs change a colour's sum. Row b of product j tries colour
@@ -78,10 +79,10 @@ def check(products: Products, plan: Plan, coloring: Coloring, dots: Tensor) -> N
     x, m = products.x, coloring.colors
     compute, batch = checks.compute_dtype(x), torch.arange(x.shape[0], device=x.device)
     color = coloring.of(x.shape[1:], x.device)
-    signs = Probes(x, -(-m // x.shape[0]), plan.rng)
+    signs = Probes.checked(x, -(-m // x.shape[0]), plan.rng)
     for first, count in products.chunks(signs.num_probes):
         tried = (torch.arange(first, first + count, device=x.device)[:, None] * x.shape[0] + batch) % m  # [count, B]
-        v = fill_probes(signs, first=first, count=count)
+        v = fill_probes(signs, first, count)
         v = v * (color == tried.reshape(*tried.shape, *[1] * color.dim()))
         terms = (v * products(v, record=False)).to(compute).flatten(2)
         again, size, before = terms.sum(2), terms.abs().sum(2), dots[tried, batch]

@@ -1,5 +1,5 @@
-"""Operators from outside torch in forward mode: one that was registered without a forward-mode rule drops the tangent,
-and with it its part of the derivative, in silence. Here that is seen.
+"""Operators from outside torch in forward mode: one that was registered without a forward-mode rule silently
+drops the tangent, and with it its part of the derivative. Here that is noticed.
 
 Such operators are called from Python as ``torch.ops.namespace.name`` (``torch.library.custom_op`` does too). Where none
 has been loaded, nothing is watched.
@@ -78,6 +78,7 @@ class _Watch(TorchFunctionMode):
 
 
 def has_tangent(value: Tensor) -> bool:
+    """Whether forward mode follows ``value``."""
     return forward_ad.unpack_dual(value).tangent is not None
 
 

@@ -16,14 +16,16 @@ from __future__ import annotations
 
 from torch import Tensor, cat
 
-from ..ops import Probes, fill_probes, probe_dot
+from ..ops.fill_probes import Probes
+from ..ops.fill_probes import checked as fill_probes
+from ..ops.probe_dot import checked as probe_dot
 from ._plan import Plan, mean_and_error
 from .products import Products
 
 
 def hutchinson(products: Products, plan: Plan) -> tuple[Tensor, Tensor]:
     """Value and standard error [B]: every probe is an estimate of its own."""
-    probes = Probes(products.x, plan.num_probes, plan.rng, distribution=plan.method)
+    probes = Probes.checked(products.x, plan.num_probes, plan.rng, distribution=plan.method)
     return mean_and_error(quadratic_forms(products, probes))
 
 
@@ -31,7 +33,7 @@ def quadratic_forms(products: Products, probes: Probes) -> Tensor:
     """v_k^T J v_k for every probe of a handle, [K, B]; directions live only as long as their chunk."""
     return cat(
         [
-            probe_dot(products(fill_probes(probes, first=first, count=count)), probes, first=first)
+            probe_dot(products(fill_probes(probes, first, count)), probes, first)
             for first, count in products.chunks(probes.num_probes)
         ]
     )

@@ -17,8 +17,9 @@ from .coloring import coloring_for
 from .exact import exact
 from .hutchinson import hutchinson
 from .hutchpp import hutchpp
+from .messages import OF_TRACE, Words
 from .probing import probing
-from .products import MODES, WORDS, Products, Words
+from .products import DEFAULT_MODE, MODES, Products
 from .xtrace import xtrace
 
 METHODS = {
@@ -41,9 +42,8 @@ class Trace(NamedTuple):
         stderr: its standard error [B]: NaN where there is one block (or one probe) alone, 0 for ``"exact"``.
         output: f(x), [B, ...].
         evaluations: what was asked of f for each sample: 1 for f(x), 1 for each product with the Jacobian (2 in mode
-            ``"fd"``). A product costs about as much again as f in mode ``"jvp"``, and about twice in ``"vjp"``. The
-            f(x) that mode ``"jvp"`` evaluates anew in each chunk is counted once. Of a constant f, 2 more: it was
-            evaluated beside x. 1 more in ``"vjp"`` where torch.func failed half way.
+            ``"fd"``). The f(x) that mode ``"jvp"`` evaluates anew in each chunk is counted once. Of a constant f, 2
+            more: it was evaluated beside x.
     """
 
     value: Tensor
@@ -60,7 +60,7 @@ def jacobian_trace(
     num_probes: int = 8,
     blocks: int = 2,
     coloring: str | Coloring = "lattice",
-    mode: str = "jvp",
+    mode: str = DEFAULT_MODE,
     shift: float | Tensor | None = None,
     chunk_size: int | None = None,
     rng: Philox | None = None,
@@ -72,8 +72,8 @@ def jacobian_trace(
 
     Args:
         f: [B, ...] -> [B, ...] of x's shape, each sample by itself (BatchNorm in training mode is refused where it can
-            be seen); other arguments of a network by ``functools.partial``. Dropout in training mode draws one mask a
-            chunk, the same for all its probes. The gradient of an energy is :func:`fastscore.energy_score`.
+            be seen); other arguments of a network by ``functools.partial``. Dropout in training mode draws one mask
+            for all the probes of a chunk. The gradient of an energy is :func:`fastscore.energy_score`.
         x: the samples [B, ...]; float16, bfloat16, float32 or float64.
         method: ``"auto"`` is ``"exact"`` where a sample has no more than ``num_probes`` elements, which costs no more;
             else ``"probing"`` for images, [B, H, W] or [B, C, H, W], and ``"rademacher"`` for what is no image.
@@ -82,13 +82,17 @@ def jacobian_trace(
             - ``"probing"``: Rademacher probes split into ``num_probes`` / ``blocks`` colours: for images;
             - ``"hutchpp"``, ``"xtrace"``: a sketch of the range and the rest by Hutchinson: for Jacobians of low rank
               (or low rank after ``shift``). A block takes at least 3 products, or an even number;
-            - ``"exact"``: D products, or (``receptive_field`` + 1)^2 a channel; ``num_probes`` is not looked at.
+            - ``"exact"``: D products, or (``receptive_field`` + 1)^2 for each channel; ``num_probes`` is not looked at.
         num_probes: products with the Jacobian.
         blocks: independent estimates that they are split into, for ``stderr``; a divisor of ``num_probes``. The
             error bar of 2 blocks has one degree of freedom: it is right on average, and wide for a single sample.
         coloring: ``"lattice"``, or a :class:`fastscore.Coloring` of ``num_probes`` / ``blocks`` colours.
-        mode: how J v is computed: ``"jvp"``, ``"vjp"`` or ``"fd"``; see :mod:`fastscore.trace.products`, also for an f
-            that detaches some of what it computes.
+        mode: how products are computed: ``"vjp"`` (J^T v), ``"jvp"`` (J v) or ``"fd"`` (differences). The first is the
+            fastest for the networks measured on a CPU, and serves nearly every one; the second takes less memory;
+            :mod:`fastscore.trace.products` has the reasons, and what becomes of an f that detaches some of what it
+            computes. With the same ``rng`` the values are the same, to rounding (to ``fd_step`` in ``"fd"``), but for
+            ``"hutchpp"`` and ``"xtrace"`` where J is not symmetric: they sketch the range of J^T in ``"vjp"``, which
+            is another estimate, as good.
         shift: s > 0, a number or [B]: ``"hutchpp"`` and ``"xtrace"`` sketch I + s J (for a score at noise sigma:
             sigma^2). Also where ``fd_step`` comes from.
         chunk_size: probes at a time; 1 uses no ``vmap``. ``None``: as many as make 2^20 elements. The probes, and so
@@ -109,7 +113,7 @@ def jacobian_trace(
         TypeError, ValueError: an argument of the wrong kind, shape or value, or an f that autograd finds cut off from x
             though its values depend on it (see :mod:`fastscore.trace.products`); the message names it.
         NotImplementedError: mode ``"jvp"`` met an operation without a forward-mode rule.
-        RuntimeError: mode ``"vjp"``, and neither torch.func nor torch.autograd differentiates f.
+        RuntimeError: mode ``"vjp"``, and torch.autograd does not differentiate f.
 
     Example:
         >>> import fastscore as fs
@@ -117,8 +121,12 @@ def jacobian_trace(
         >>> t.value, t.evaluations
         (tensor([-150., -150.]), 9)
     """
+    layers = modules.check(f, mode, OF_TRACE.name)
+    check_x(x)
+    checks.one_of("mode", mode, MODES)
     return estimate(
-        WORDS,
+        OF_TRACE,
+        layers,
         f,
         x,
         method=method,
@@ -137,6 +145,7 @@ def jacobian_trace(
 
 def estimate(
     words: Words,
+    layers: modules.Layers,
     f: Callable[[Tensor], Tensor],
     x: Tensor,
     *,
@@ -152,11 +161,9 @@ def estimate(
     receptive_field: int | None = None,
     fd_step: float | Tensor | None = None,
 ) -> Trace:
-    """:func:`jacobian_trace` of a function that messages call by other ``words``."""
-    layers = modules.check(f, mode, words.name)
-    check_x(x)
+    """:func:`jacobian_trace` of a function with ``layers``, of which messages speak in other ``words``; f, x and
+    ``mode`` were checked, the other arguments are checked here."""
     method = chosen(x, method, num_probes, coloring)
-    checks.one_of("mode", mode, MODES)
     num_probes, blocks, chunk_size = counts(x, method, num_probes, blocks, chunk_size)
     if receptive_field is not None:
         if method != "exact":
@@ -174,6 +181,7 @@ def estimate(
     with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
         products = Products(f, x, mode=mode, chunk_size=chunk_size, fd_step=step, layers=layers, words=words)
         value, stderr = METHODS[method](products, plan)
+    assert products.output is not None  # there was a product
     return Trace(value, stderr, products.output, products.evaluations)
 
 
@@ -193,7 +201,7 @@ def check_x(x: Tensor) -> None:
     if x.dim() < 2:
         raise ValueError(f"x must be [B, ...] with at least 2 dimensions, got {checks.describe(x)}")
     if x.numel() == 0:
-        raise ValueError(f"x must have at least one sample and one element a sample, got {checks.describe(x)}")
+        raise ValueError(f"x must have at least one sample, and each at least one element, got {checks.describe(x)}")
 
 
 def counts(x: Tensor, method: str, num_probes: int, blocks: int, chunk_size: int | None) -> tuple[int, int, int | None]:

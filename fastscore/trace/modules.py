@@ -46,9 +46,9 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
             scripted |= isinstance(part, torch.jit.ScriptFunction)
             compiled |= hasattr(part, "_torchdynamo_orig_callable")
             continue
-        for where, layer in part.named_modules():
+        for path, layer in part.named_modules():
             if strict:
-                refuse(layer, where, mode, name)
+                refuse(layer, path, mode, name)
             recurrent |= isinstance(layer, torch.nn.RNNBase)
             compiled |= "_orig_mod" in layer._modules or getattr(layer, "_compiled_call_impl", None) is not None
             parallel |= isinstance(layer, DistributedDataParallel)
@@ -64,9 +64,9 @@ def sets_mode(held: Iterable[Any]) -> bool:
     )
 
 
-def refuse(layer: torch.nn.Module, where: str, mode: str, name: str) -> None:
+def refuse(layer: torch.nn.Module, path: str, mode: str, name: str) -> None:
     """Raise if the layer mixes samples, or draws masks for differences."""
-    which = f"a network whose {kind(layer)} {where!r}"
+    which = f"a network whose {kind(layer)} {path!r}"
     if is_a(layer, _BatchNorm) and (layer.training or getattr(layer, "running_mean", None) is None):
         advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
         raise ValueError(
@@ -92,7 +92,7 @@ def is_a(layer: torch.nn.Module, cls: type[torch.nn.Module]) -> bool:
 
 
 def refuse_forward_mode(layers: Layers, name: str) -> None:
-    """Raise for wrappers that forward mode cannot enter, and for TorchScript, which loses tangents in silence from its
+    """Raise for wrappers that forward mode cannot enter, and for TorchScript, which silently loses tangents from its
     second call on."""
     if layers.parallel:
         raise ValueError(

@@ -25,6 +25,6 @@ from .products import Products
 
 def probing(products: Products, plan: Plan) -> tuple[Tensor, Tensor]:
     """Value and standard error [B] from ``blocks`` estimates of ``num_probes`` / ``blocks`` colours each."""
-    probes = Probes(products.x, plan.num_probes, plan.rng, coloring=plan.coloring)
+    probes = Probes.checked(products.x, plan.num_probes, plan.rng, coloring=plan.coloring)
     dots = quadratic_forms(products, probes)
     return mean_and_error(dots.unflatten(0, (plan.blocks, -1)).sum(1))

@@ -1,16 +1,16 @@
 """The setting in which a function is differentiated: torch's choices that lack the derivatives are left out.
 
-Fused attention has no forward-mode rule and no second derivative, which torch's own composition of it (``MATH``) has;
-so do cuDNN's and oneDNN's recurrent layers, the fast path of ``nn.TransformerEncoderLayer`` in eval mode, and what
-``torch.compile`` made of a network. The values are the same, to rounding. First derivatives in reverse mode need none
-of this, and get none.
+Fused attention has no forward-mode rule, no second derivative, and no backward pass for many directions at once, all of
+which torch's own composition of it (``MATH``) has; so do cuDNN's and oneDNN's recurrent layers. The fast path of
+``nn.TransformerEncoderLayer`` in eval mode has no second derivative, and what ``torch.compile`` made of a network no
+second backward pass. The values are the same, to rounding. A single backward pass needs none of this, and gets none.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.backends import cuda
@@ -22,22 +22,24 @@ _RECOMPUTED = (
 )
 
 
-def setting(mode: str, layers: Layers, record: bool) -> Any:
-    """A context for products in ``mode``, which are differentiated again where ``record``."""
-    if mode == "fd" or not (record or mode == "jvp") or torch.compiler.is_compiling():
+def setting(mode: str, layers: Layers, record: bool, *, batched: bool = False) -> Any:
+    """A context for products in ``mode``, which are differentiated again where ``record``, and are computed for many
+    directions at once where ``batched``."""
+    needed = record or batched or layers.compiled or mode == "jvp"
+    if mode == "fd" or not needed or torch.compiler.is_compiling():
         return nullcontext()
-    return _setting(mode, layers, record)
+    return _setting(mode, layers, record, batched)
 
 
 @contextmanager
-def _setting(mode: str, layers: Layers, record: bool) -> Iterator[None]:
+def _setting(mode: str, layers: Layers, record: bool, batched: bool) -> Iterator[None]:
     with ExitStack() as stack:
         if layers.compiled:
             stack.enter_context(torch.compiler.set_stance("force_eager"))
         if layers.recurrent:
             stack.enter_context(torch.backends.cudnn.flags(enabled=False))
-            if mode == "jvp":
-                set_onednn = torch.backends.mkldnn.set_flags  # flags() would set, and warn of, other things too
+            if batched or mode == "jvp":
+                set_onednn = cast(Any, torch.backends.mkldnn.set_flags)  # flags() would set, and warn of, more
                 was, *_ = set_onednn(False, _fp32_precision=None)
                 stack.callback(set_onednn, was, _fp32_precision=None)
         if mode == "jvp" and record:

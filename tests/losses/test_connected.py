@@ -5,6 +5,7 @@ import torch
 
 import fastscore as fs
 from fastscore import losses
+from fastscore.trace.products import AUTOMATIC
 
 from .cases import LOSSES, A, X
 
@@ -99,7 +100,7 @@ def test_it_is_seen_in_every_precision_and_at_every_scale(dtype, size):
 
 
 @pytest.mark.parametrize("name", CONSTANT)
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("way", WAYS)
 def test_a_constant_score_has_no_jacobian(way, mode, name):
     x = X[:4] if name == "one returned" else X
@@ -127,13 +128,13 @@ def test_what_a_constant_costs_is_counted():
         calls.append(1)
         return torch.ones_like(y)
 
-    for mode in losses.MODES:
+    for mode in AUTOMATIC:
         calls.clear()
         t = fs.jacobian_trace(f, X, mode=mode, method="exact")
         assert t.evaluations == 1 + 4 + 2 and len(calls) == 3
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 def test_a_constant_of_the_parameters_still_learns(mode):
     loss = losses.ssm_vr(lambda y: W[0].expand_as(y), X, mode=mode, rng=fs.Philox(0))
     torch.testing.assert_close(torch.autograd.grad(loss, W)[0][0], W[0].detach())
@@ -142,7 +143,7 @@ def test_a_constant_of_the_parameters_still_learns(mode):
 def test_a_saturated_score_is_connected():
     """Derivatives of exactly 0 are believed: here at the start of training, where the last layer is 0."""
     last = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True)
-    for mode in losses.MODES:
+    for mode in AUTOMATIC:
         loss = losses.ssm_vr(lambda y: torch.tanh(y @ W) @ last, X, mode=mode, rng=fs.Philox(0))
         assert loss == 0 and torch.autograd.grad(loss, last)[0].abs().max() > 0.01
 
@@ -167,7 +168,7 @@ def test_what_is_cut_in_part():
         torch.testing.assert_close(found, f(X).square().sum(1) / 2 + jvp)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 def test_inside_transforms(mode):
     """vmap, a gradient, and the gradient of each sample: cut scores are found, constant ones have a Jacobian of 0."""
 
@@ -199,7 +200,7 @@ def test_inside_transforms(mode):
     assert torch.equal(gradients(lambda w, y: w * constant.expand_as(y)), torch.zeros(5, dtype=torch.float64))
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 def test_under_compile(mode):
     """A cut score is found as the compiled function runs, with gradients recorded and without."""
 

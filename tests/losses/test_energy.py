@@ -11,6 +11,7 @@ from torch.func import functional_call, grad, vmap
 import fastscore as fs
 from fastscore import energy, losses
 from fastscore.trace import METHODS
+from fastscore.trace.products import AUTOMATIC
 
 from ..conftest import z_variance
 from .cases import LOSSES, A, X, gaussian_data
@@ -74,7 +75,7 @@ def test_traces(method, mode):
             torch.testing.assert_close(one.output, other.output)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", [*LOSSES, "fd_ssm"])
 def test_losses_and_their_gradients(name, mode):
     net = Net()
@@ -197,9 +198,9 @@ def test_compiles():
         (
             lambda y: y.sum(),
             ValueError,
-            r"one energy a sample, of shape \(5,\) or \(5, 1\), got a float64 .* shape \(\)",
+            r"one energy for each sample, of shape \(5,\) or \(5, 1\), got a float64 .* shape \(\)",
         ),
-        (lambda y: y, ValueError, r"one energy a sample.*\(5, 4\)"),
+        (lambda y: y, ValueError, r"one energy for each sample.*\(5, 4\)"),
         (lambda y: 1.0, TypeError, "the output of energy_fn must be a torch.Tensor, got float"),
         (lambda y: y.detach().sum(1), ValueError, "energy_fn must depend on x .*detached, or computed under no_grad"),
         (torch.no_grad()(lambda y: y.sum(1)), ValueError, "energy_fn must depend on x .*under no_grad"),

@@ -5,13 +5,14 @@ import torch
 
 import fastscore as fs
 from fastscore import losses
+from fastscore.trace.products import AUTOMATIC
 
 from .cases import LOSSES, PROJECTIONS, X, net
 
 pytestmark = pytest.mark.gpu
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("projection", PROJECTIONS)
 @pytest.mark.parametrize("name", [*(name for name in LOSSES if name != "ism"), "fd_ssm"])
 def test_on_a_device(name, projection, mode):

@@ -5,12 +5,13 @@ import torch
 
 import fastscore as fs
 from fastscore import losses
+from fastscore.trace.products import AUTOMATIC
 
 from ..conftest import z_mean
 from .cases import X, gaussian_data, jacobians, net
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("chunk_size", [None, 1, 3])
 def test_exact_is_its_formula(mode, chunk_size):
     exact = net(X).square().sum(1) / 2 + jacobians(net, X).diagonal(dim1=1, dim2=2).sum(1)
@@ -89,7 +90,7 @@ def test_the_primal_is_not_computed_twice():
         calls.append(y.shape)
         return net(y)
 
-    for mode in losses.MODES:
+    for mode in AUTOMATIC:
         calls.clear()
         losses.ism(counted, X, mode=mode)
         assert calls == [X.shape], mode

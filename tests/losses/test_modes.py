@@ -7,6 +7,7 @@ from torch.func import functional_call
 
 import fastscore as fs
 from fastscore import losses
+from fastscore.trace.products import AUTOMATIC
 
 from .cases import LOSSES, A, X, net
 
@@ -45,13 +46,13 @@ def test_both_modes_give_the_same_value_and_gradient(name, n):
             return torch.func.grad(lambda z: network(z).square().sum())(y)
 
     particles = {} if name == "ism" else {"n_particles": n}
-    vjp, jvp = (call(name, score_fn, mode=mode, **particles) for mode in losses.MODES)
+    vjp, jvp = (call(name, score_fn, mode=mode, **particles) for mode in AUTOMATIC)
     torch.testing.assert_close(vjp, jvp, rtol=1e-10, atol=1e-10)
     for a, b in zip(gradients(vjp, network), gradients(jvp, network)):
         torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", [*NAMES, "fd_ssm"])
 def test_gradients_by_finite_differences(name, mode):
     options = {} if name == "fd_ssm" else {"mode": mode}
@@ -66,7 +67,7 @@ def test_gradients_by_finite_differences(name, mode):
     assert torch.autograd.gradcheck(loss, (w, x))
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", [n for n in NAMES if n != "ism"])
 def test_the_network_is_evaluated_once_for_all_particles(name, mode):
     calls = []
@@ -79,7 +80,7 @@ def test_the_network_is_evaluated_once_for_all_particles(name, mode):
     assert calls == [(5, 4)]
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", NAMES)
 def test_where_gradients_are_off(name, mode):
     """A validation loop: the same value, and no graph."""
@@ -99,7 +100,7 @@ def test_an_inference_tensor_outside_inference_mode():
     torch.testing.assert_close(losses.ssm(perceptron(), x, rng=fs.Philox(5)), call("ssm", perceptron()))
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", NAMES)
 def test_under_func_grad(name, mode):
     network = perceptron()
@@ -125,7 +126,7 @@ def test_compiled_whole(name, mode, n):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(
     "dtype, out, tolerance",
@@ -159,7 +160,7 @@ def test_bfloat16_sums_in_float32(name):
     torch.testing.assert_close(got, expected)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 def test_autocast(mode):
     network, x = perceptron(torch.float32), X.float()
     with torch.autocast("cpu", torch.bfloat16):
@@ -171,7 +172,7 @@ def test_autocast(mode):
         torch.testing.assert_close(a, b, rtol=0.1, atol=0.1)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 def test_particles_share_what_the_network_draws(mode):
     """One evaluation, one dropout mask: for signs and s = mask x each particle's v^T J v is the mask's sum."""
     torch.manual_seed(0)
@@ -192,7 +193,7 @@ def test_batch_norm_that_does_not_mix_samples_is_taken(name):
 
 def test_a_network_that_ignores_x_has_no_jacobian():
     w = torch.ones(4, dtype=torch.float64, requires_grad=True)
-    for mode in losses.MODES:
+    for mode in AUTOMATIC:
         got = losses.ssm_vr(lambda y: w.expand(5, 4), X, rng=fs.Philox(0), mode=mode)
         torch.testing.assert_close(got, torch.tensor(2.0, dtype=torch.float64))
 

@@ -5,12 +5,13 @@ import torch
 
 import fastscore as fs
 from fastscore import losses
+from fastscore.trace.products import AUTOMATIC
 
 from ..conftest import z_mean
 from .cases import PROJECTIONS, A, X, directions, form_variance, jacobians, net
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_it_is_its_formula(projection, n, mode):
@@ -24,7 +25,7 @@ def test_it_is_its_formula(projection, n, mode):
         torch.testing.assert_close(got, expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_its_mean_for_a_linear_score(projection, mode):
     """s = A x: ||A||_F^2, with the variance of v^T A A^T v (of v^T A^T A v for jvp)."""
@@ -41,7 +42,7 @@ def test_its_mean_for_a_linear_score(projection, mode):
     assert abs(z_mean(each, float(A.square().sum()), form_variance(square, projection))) < 4
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 def test_its_gradient(mode):
     """d/dW of the mean over many directions is 2 W; a scaled rotation has the same penalty in every direction."""
     rotation = torch.linalg.qr(A)[0]

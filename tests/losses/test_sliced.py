@@ -6,6 +6,7 @@ import torch
 import fastscore as fs
 from fastscore import losses
 from fastscore._core import backends
+from fastscore.trace.products import AUTOMATIC
 
 from ..conftest import z_mean
 from .cases import PROJECTIONS, A, X, directions, form_variance, gaussian_data, jacobians, net
@@ -13,7 +14,7 @@ from .cases import PROJECTIONS, A, X, directions, form_variance, gaussian_data, 
 SIGMAS = torch.tensor([1.0, 0.5, 0.1], dtype=torch.float64)
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("n", [1, 3])
 @pytest.mark.parametrize("projection", PROJECTIONS)
 def test_both_are_their_formulas(projection, n, mode):
@@ -167,7 +168,7 @@ def test_annealed_is_the_denoising_objective_less_a_constant():
         assert abs(z_mean(gap, d / 2, variance)) < 4
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("loss", [losses.ssm, losses.ssm_vr])
 def test_split_batches_and_particles_draw_what_the_whole_draws(loss, mode):
     def score(y):

@@ -7,6 +7,7 @@ from torch.func import functional_call, grad, vmap
 
 import fastscore as fs
 from fastscore import losses
+from fastscore.trace.products import AUTOMATIC
 
 from .cases import X
 
@@ -47,7 +48,7 @@ CASES = {
     "fd_ssm": unconditional(losses.fd_ssm, n_particles=2),
     **{
         f"{name} {mode}": case
-        for mode in losses.MODES
+        for mode in AUTOMATIC
         for name, case in {
             "ism": unconditional(losses.ism, mode=mode),
             "ism estimated": unconditional(losses.ism, mode=mode, method="sphere", num_probes=2),

@@ -9,7 +9,7 @@ from torch.nn.parallel import DistributedDataParallel
 import fastscore as fs
 from fastscore import losses
 from fastscore.trace import modules
-from fastscore.trace.products import Products
+from fastscore.trace.products import AUTOMATIC, Products
 
 from .cases import LOSSES, X
 
@@ -76,12 +76,12 @@ def test_distributed(one_rank, options):
         network.zero_grad()
         check_equal(name, wrapped.module, network, "jvp")
         products = Products(wrapped, X, mode="vjp", layers=modules.check(wrapped, "vjp"))
-        assert products._one_by_one and products._said is None  # torch.func was not tried on it
+        assert not products._batched  # vmap was not tried on it
         with torch.no_grad():
             torch.testing.assert_close(run(name, wrapped, "vjp"), run(name, network, "vjp"))
 
 
-@pytest.mark.parametrize("mode", losses.MODES)
+@pytest.mark.parametrize("mode", AUTOMATIC)
 @pytest.mark.parametrize("name", NAMES)
 def test_data_parallel(name, mode):
     network = Net()
@@ -91,9 +91,9 @@ def test_data_parallel(name, mode):
 @pytest.mark.slow
 @pytest.mark.parametrize("how", ["module", "in a closure", "in place", "a function"])
 def test_compiled(how):
-    """It is run uncompiled where it is differentiated again, in either mode; and compiled where it is not."""
+    """It is run uncompiled where it is differentiated, in either mode, once or again."""
     for name in ("ssm_vr", "annealed_ssm_vr", "exact"):
-        for mode in losses.MODES:
+        for mode in AUTOMATIC:
             torch.compiler.reset()  # dynamo remembers what it could not compile, and would hide a failure
             network = Net()
             if how == "in place":
@@ -101,10 +101,13 @@ def test_compiled(how):
             compiled = torch.compile(network.forward if how == "a function" else network, backend="aot_eager")
             f = {"in a closure": lambda y, *c, f=compiled: f(y, *c), "in place": network}.get(how, compiled)
             check_equal(name, f, network, mode)
+    for chunk_size in (None, 1):
+        found = fs.jacobian_trace(f, X, method="exact", chunk_size=chunk_size).value
+        torch.testing.assert_close(found, fs.jacobian_trace(network, X, method="exact", mode="jvp").value)
 
 
 @pytest.mark.slow
-def test_compiled_stays_compiled_for_a_trace_without_gradient():
+def test_compiled_stays_compiled_for_differences():
     torch.compiler.reset()
     runs = []
 

@@ -13,7 +13,7 @@ def matrix(*shape, seed=0):
 
 
 def linear(a):
-    """x -> A x of flattened samples, A [D, D] or one a sample [B, D, D]."""
+    """x -> A x of flattened samples, A [D, D] or [B, D, D], one for each sample."""
 
     def f(x):
         flat = x.flatten(1)

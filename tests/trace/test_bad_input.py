@@ -82,7 +82,7 @@ CASES = {
     "mode unknown": (
         lambda: jt(f, X, mode="forward"),
         ValueError,
-        "mode must be one of 'jvp', 'vjp', 'fd', got 'forward'",
+        "mode must be one of 'vjp', 'jvp', 'fd', got 'forward'",
     ),
     "no probes": (lambda: jt(f, X, num_probes=0), ValueError, "num_probes must be at least 1, got 0"),
     "num_probes a float": (

@@ -70,7 +70,7 @@ LOST = {
 def test_a_lost_tangent_is_an_error(name, chunk_size):
     text = rf"without a forward-mode rule, torch.ops.{NAMESPACE}.* pass mode='vjp'"
     with pytest.raises(NotImplementedError, match=text):
-        fs.jacobian_trace(LOST[name], X, chunk_size=chunk_size)
+        fs.jacobian_trace(LOST[name], X, mode="jvp", chunk_size=chunk_size)
     for n in (1, 2):
         with pytest.raises(NotImplementedError, match=r"^score_fn has .*torch.ops.*pass mode='vjp'$"):
             losses.ssm_vr(LOST[name], X, mode="jvp", n_particles=n)
@@ -93,15 +93,16 @@ def test_what_loses_nothing_is_taken():
         (lambda x: ops.double(X) - x, -4.0),
     ):
         for chunk_size in (1, None):
-            found = fs.jacobian_trace(f, X, chunk_size=chunk_size).value
+            found = fs.jacobian_trace(f, X, mode="jvp", chunk_size=chunk_size).value
             torch.testing.assert_close(found, torch.full((3,), trace, dtype=torch.float64))
 
 
 def test_inside_a_transform():
+    def value(w):
+        return fs.jacobian_trace(lambda x: w * (x + torch.ops.fastscore_tests.double(x)), X, mode="jvp").value.sum()
+
     with pytest.raises(foreign.LostTangent, match=r"torch.ops.fastscore_tests"):
-        grad(lambda w: fs.jacobian_trace(lambda x: w * (x + torch.ops.fastscore_tests.double(x)), X).value.sum())(
-            torch.ones((), dtype=torch.float64)
-        )
+        grad(value)(torch.ones((), dtype=torch.float64))
 
 
 def test_nothing_is_watched_where_there_is_none(monkeypatch):

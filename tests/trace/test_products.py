@@ -1,10 +1,12 @@
 """J V in each mode, in chunks, and what is said where a mode cannot serve."""
 
+import warnings
+
 import pytest
 import torch
 
 import fastscore as fs
-from fastscore.trace.products import Products
+from fastscore.trace.products import AUTOMATIC, Products
 
 from .cases import ESTIMATORS, linear, matrix
 
@@ -74,26 +76,25 @@ def test_how_often_f_is_called():
 
 def test_the_default_chunk_is_bounded():
     f, seen = counted()
-    fs.jacobian_trace(f, torch.zeros(4, 1 << 17), num_probes=8, method="rademacher")
+    fs.jacobian_trace(f, torch.zeros(4, 1 << 17), mode="jvp", num_probes=8, method="rademacher")
     assert len(seen) == 4
     f, seen = counted()
-    fs.jacobian_trace(f, torch.zeros(2, 1 << 20), num_probes=3, method="rademacher")
+    fs.jacobian_trace(f, torch.zeros(2, 1 << 20), mode="jvp", num_probes=3, method="rademacher")
     assert len(seen) == 3
 
 
 @pytest.mark.parametrize("method", ESTIMATORS)
 def test_chunks_and_modes_agree(method):
     x, options = matrix(3, 3, 4), {"method": method, "num_probes": 12}
-    whole = fs.jacobian_trace(network, x, rng=fs.Philox(3), **options)
-    for chunk_size in (1, 5, 7):
-        rng = fs.Philox(3)
-        part = fs.jacobian_trace(network, x, rng=rng, chunk_size=chunk_size, **options)
-        torch.testing.assert_close(part.value, whole.value, rtol=1e-9, atol=1e-9)
-        torch.testing.assert_close(part.stderr, whole.stderr, rtol=1e-9, atol=1e-9)
+    whole, back = (fs.jacobian_trace(network, x, mode=mode, rng=fs.Philox(3), **options) for mode in ("jvp", "vjp"))
+    for mode, expected in (("jvp", whole), ("vjp", back)):
+        for chunk_size in (1, 5, 7):
+            part = fs.jacobian_trace(network, x, mode=mode, rng=fs.Philox(3), chunk_size=chunk_size, **options)
+            torch.testing.assert_close(part.value, expected.value, rtol=1e-9, atol=1e-9)
+            torch.testing.assert_close(part.stderr, expected.stderr, rtol=1e-9, atol=1e-9)
     far = fs.jacobian_trace(network, x, mode="fd", fd_step=1e-4, rng=fs.Philox(3), **options)
     torch.testing.assert_close(far.value, whole.value, rtol=1e-4, atol=1e-4)
     assert far.evaluations == 25 and whole.evaluations == 13
-    back = fs.jacobian_trace(network, x, mode="vjp", rng=fs.Philox(3), **options)
     if method in ("hutchpp", "xtrace"):  # they sketch the range of J^T then: another estimate
         assert ((back.value - whole.value).abs() < 8 * (back.stderr + whole.stderr)).all()
     else:  # v^T J v = v^T J^T v
@@ -163,7 +164,7 @@ def distance(x):
 def test_a_missing_forward_rule_is_said_and_the_advice_works(f, chunk_size):
     x = matrix(3, 4)
     with pytest.raises(NotImplementedError, match=r"forward-mode rule.*pass mode='vjp' or mode='fd'"):
-        fs.jacobian_trace(f, x, chunk_size=chunk_size)
+        fs.jacobian_trace(f, x, mode="jvp", chunk_size=chunk_size)
     expected = fs.jacobian_trace(f, x, mode="fd", fd_step=1e-4, method="exact").value
     back = fs.jacobian_trace(f, x, mode="vjp", method="exact", chunk_size=chunk_size)
     torch.testing.assert_close(back.value, expected, rtol=1e-6, atol=1e-6)
@@ -186,6 +187,31 @@ def test_vjp_beside_torch_func(chunk_size):
     torch.testing.assert_close(torch.autograd.grad(fixed.value.sum() + fixed.output.sum(), w)[0], results[0][2])
 
 
+class Recurrent(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.LSTM(4, 4, batch_first=True)
+
+    def forward(self, x):
+        return self.layer(x)[0]
+
+
+def attention(x):
+    q = x[:, None]
+    return torch.nn.functional.scaled_dot_product_attention(q, q, q)[:, 0]
+
+
+@pytest.mark.parametrize("f", [Recurrent, lambda: attention], ids=["recurrent", "attention"])
+def test_vjp_of_many_directions_at_once(f):
+    """Fused layers have no backward pass for them: torch would take one after the other, with a warning."""
+    f, x = f(), matrix(3, 2, 4).float()
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*batching rule")
+        found = fs.jacobian_trace(f, x, method="exact")
+    torch.testing.assert_close(found.value, fs.jacobian_trace(f, x, method="exact", chunk_size=1).value)
+    assert found.evaluations == 9  # torch.func served: it was not evaluated again
+
+
 class NoVmap(NoForward):
     generate_vmap_rule = False
 
@@ -201,8 +227,8 @@ class NoVmap(NoForward):
 def test_what_vmap_cannot_do():
     x = matrix(3, 4)
     with pytest.raises(RuntimeError, match="does not work under vmap: pass chunk_size=1"):
-        fs.jacobian_trace(NoVmap.apply, x)
-    torch.testing.assert_close(fs.jacobian_trace(NoVmap.apply, x, chunk_size=1).value, x.cos().sum(1))
+        fs.jacobian_trace(NoVmap.apply, x, mode="jvp")
+    torch.testing.assert_close(fs.jacobian_trace(NoVmap.apply, x, mode="jvp", chunk_size=1).value, x.cos().sum(1))
 
 
 def test_other_errors_of_f_pass():
@@ -214,10 +240,11 @@ def test_other_errors_of_f_pass():
             fs.jacobian_trace(broken, torch.zeros(2, 3), mode=mode, fd_step=0.1 if mode == "fd" else None)
 
 
-def test_dropout_is_one_mask_a_chunk():
+@pytest.mark.parametrize("mode", AUTOMATIC)
+def test_dropout_is_one_mask_for_a_chunk(mode):
     """With p = 1/2 on a linear map every probe sees the same mask: the products of two equal probes are equal."""
     x = torch.ones(3, 8, dtype=torch.float64)
-    products = Products(torch.nn.Dropout(0.5), x)
+    products = Products(torch.nn.Dropout(0.5), x, mode=mode)
     v = torch.ones(4, 3, 8, dtype=torch.float64)
     out = products(v)
     assert torch.equal(out, out[:1].expand_as(out)) and 0 < (out[0] == 0).sum() < 24

@@ -57,11 +57,14 @@ def naive_xtrace(a, x, q, shift):
 @pytest.mark.parametrize("shift", [None, 0.3])
 @pytest.mark.parametrize("method, q", [("hutchpp", 3), ("hutchpp", 10), ("xtrace", 2), ("xtrace", 4), ("xtrace", 14)])
 def test_equals_the_naive_twin(method, q, shift):
+    """The sketch is of J in forward mode, of its transpose in reverse mode."""
     a, x = matrix(3, D, D), torch.zeros(3, 5, 6, dtype=torch.float64)
-    twin = (naive_hutchpp if method == "hutchpp" else naive_xtrace)(a, x, q, shift)
-    t = fs.jacobian_trace(linear(a), x, method=method, num_probes=q, blocks=1, shift=shift, rng=fs.Philox(0))
-    torch.testing.assert_close(t.value, twin, rtol=1e-9, atol=1e-9)
-    assert t.evaluations == q + 1 and t.stderr.isnan().all()
+    for mode, sketched in (("jvp", a), ("vjp", a.mT)):
+        twin = (naive_hutchpp if method == "hutchpp" else naive_xtrace)(sketched, x, q, shift)
+        options = {"num_probes": q, "blocks": 1, "shift": shift, "mode": mode}
+        t = fs.jacobian_trace(linear(a), x, method=method, rng=fs.Philox(0), **options)
+        torch.testing.assert_close(t.value, twin, rtol=1e-9, atol=1e-9)
+        assert t.evaluations == q + 1 and t.stderr.isnan().all()
 
 
 @pytest.mark.parametrize("method, q", [("hutchpp", 6), ("xtrace", 6)])
