@@ -58,9 +58,6 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
 
 def checked(score: Tensor, noise: Noise, sigma: Tensor, weight: float) -> Tensor:
     """:func:`dsm_loss` of arguments that were checked, ``noise`` a handle and ``sigma`` [] or [B]."""
-    small = _small.dsm_loss(score, noise, sigma, weight)
-    if small is not None:
-        return small
     sigma = sigma.to(checks.compute_dtype(score))
     return _served(backends.choose("dsm_loss", score.device), backends.transformed(), score, noise, sigma, weight)
 
