@@ -1,0 +1,173 @@
+"""The directive ``generated``: a page's part that is made while the site is built, so that it cannot go stale.
+
+``{generated} NAME`` includes the Markdown of the function NAME of tables.py (measured numbers) or of this file (what
+the library itself lists). When the site is built, a public name that no page documents is a warning.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping
+from types import ModuleType
+from typing import Any
+
+import tables
+from docutils import nodes
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective
+
+import fastscore as fs
+
+#: Whose public names the reference must hold.
+PUBLIC = (
+    *("losses", "samplers", "trace", "schedules", "models", "data", "compat.ncsn", "compat.ncsnv2"),
+    *(f"evaluation.{name}" for name in fs.evaluation.__all__),
+    *(f"experiment.{name}" for name in fs.experiment.__all__),
+)
+
+
+def operators() -> str:
+    """The reference of every operator, by the name that users call it by."""
+    from fastscore import ops
+
+    lines = ["```{eval-rst}"]
+    for name in ops.__all__:
+        home = "fastscore" if hasattr(fs, name) else "fastscore.ops"
+        kind = "class" if inspect.isclass(getattr(ops, name)) else "function"
+        lines += [f".. auto{kind}:: {home}.{name}", *(["   :members:"] if kind == "class" else []), ""]
+    return "\n".join([*lines, "```"])
+
+
+def module(name: str) -> str:
+    """The reference of a module: its text, its functions and classes, and the constants that it makes public."""
+    lines = ["```{eval-rst}", f".. automodule:: {name}", "   :members:", ""]
+    for constant in constants(importlib.import_module(name)):
+        lines += [f".. autodata:: {name}.{constant}", ""]
+    return "\n".join([*lines, "```"])
+
+
+def constants(of: ModuleType) -> list[str]:
+    """The names in ``__all__`` that stand for neither a module, a function nor a class."""
+    names = {name: getattr(of, name) for name in getattr(of, "__all__", ())}
+    return [name for name, value in names.items() if not (inspect.ismodule(value) or callable(value))]
+
+
+def backends() -> str:
+    """Which backend serves which operator on which device: from the operators' declarations."""
+    table = _registry("fastscore._core.operators", "OPERATORS")
+    devices = ("cpu", "cuda")
+    rows = [
+        [f"`{name}`", *(", ".join([*_on(operator.backends, device), "reference"]) for device in devices)]
+        for name, operator in table.items()
+        if hasattr(operator, "backends")
+    ]
+    return tables.markdown(["operator", *devices], rows, words=3) if rows else ""
+
+
+def _on(backends: Mapping[str, Any], device: str) -> list[str]:
+    return [name for name, where in backends.items() if device in where and name != "reference"]
+
+
+def samplers() -> str:
+    """The samplers of the command line."""
+    return described(_registry("fastscore.samplers", "SAMPLERS"))
+
+
+def objectives() -> str:
+    """The objectives of the command line."""
+    return described(_registry("fastscore.losses", "OBJECTIVES"))
+
+
+def presets() -> str:
+    """What ``fastscore train`` can start from."""
+    from fastscore.experiment.config import PRESETS
+
+    return tables.markdown(
+        ["preset", "what", "network", "noise levels", "iterations"],
+        [
+            [
+                f"`{name}`",
+                text,
+                config.model,
+                f"{config.sigma_begin:g} to {config.sigma_end:g}, {config.num_levels}",
+                f"{config.iterations:,}",
+            ]
+            for name, (text, config) in PRESETS.items()
+        ],
+        words=4,
+    )
+
+
+def described(table: Mapping[str, Any]) -> str:
+    """A table of entries: the name, the title, and each option with its help. Nothing where there is no entry."""
+    rows = []
+    for name, entry in table.items():
+        title = getattr(entry, "title", "") or (inspect.getdoc(entry) or "").split("\n")[0]
+        rows.append([f"`{name}`", title, "<br>".join(_options(getattr(entry, "options", {}))) or "none"])
+    return tables.markdown(["name", "what it is", "options"], rows, words=3) if rows else ""
+
+
+def _options(options: Any) -> Iterator[str]:
+    pairs = options.items() if isinstance(options, Mapping) else [(getattr(o, "name", o), o) for o in options]
+    for name, option in pairs:
+        text = option if isinstance(option, str) and option != name else getattr(option, "help", "")
+        yield f"`{name}`{': ' if text else ''}{text}"
+
+
+def _registry(module: str, name: str) -> Mapping[str, Any]:
+    """The registry, or none where this version has not got it."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError):
+        return {}
+
+
+def public_names() -> dict[str, Any]:
+    """Every name that the reference must document, as users write it, and what it names."""
+    modules = {"fastscore": fs, **{f"fastscore.{path}": importlib.import_module(f"fastscore.{path}") for path in PUBLIC}}
+    return {f"{path}.{name}": getattr(module, name) for path, module in modules.items() for name in named(module)}
+
+
+def named(of: ModuleType) -> list[str]:
+    """A module's ``__all__`` without modules, or where it has none the functions and classes that it defines."""
+    if hasattr(of, "__all__"):
+        return [name for name in of.__all__ if not inspect.ismodule(getattr(of, name))]
+    return [
+        name
+        for name, value in vars(of).items()
+        if not name.startswith("_")
+        and (inspect.isfunction(value) or inspect.isclass(value))
+        and value.__module__ == of.__name__
+    ]
+
+
+class Generated(SphinxDirective):
+    """``{generated} NAME``, and for ``module`` which one."""
+
+    required_arguments = 1
+    optional_arguments = 1
+
+    def run(self) -> list[nodes.Node]:
+        name, *rest = self.arguments
+        function = globals().get(name) if inspect.isfunction(globals().get(name)) else getattr(tables, name)
+        self.env.note_dependency(tables.__file__)
+        self.env.note_reread()
+        return self.parse_text_to_nodes(function(*rest))
+
+
+def check_names(app: Sphinx, error: Exception | None) -> None:
+    """Warn of public names that no page documents."""
+    if error is None and app.builder.name == "html":
+        public, found = public_names(), app.env.domains["py"].objects
+        documented = {id(value) for name, value in public.items() if name in found}  # one thing may have two names
+        for name, value in public.items():
+            if id(value) not in documented:
+                logging.getLogger(__name__).warning("%s is public, and no page of the reference documents it", name)
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    app.add_directive("generated", Generated)
+    app.connect("build-finished", check_names)
+    return {"parallel_read_safe": True}
