@@ -1,14 +1,13 @@
 """The directive ``generated``: a page's part that is made while the site is built, so that it cannot go stale.
 
 ``{generated} NAME`` includes the Markdown of the function NAME of tables.py (measured numbers) or of this file (what
-the library itself lists). When the site is built, a public name that no page documents is a warning.
+the library itself lists), to which further words are given as arguments. When the site is built, a public name that no page documents is a warning.
 """
 
 from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Iterator, Mapping
 from types import ModuleType
 from typing import Any
 
@@ -51,33 +50,46 @@ def module(name: str) -> str:
 def constants(of: ModuleType) -> list[str]:
     """The names in ``__all__`` that stand for neither a module, a function nor a class."""
     names = {name: getattr(of, name) for name in getattr(of, "__all__", ())}
-    return [name for name, value in names.items() if not (inspect.ismodule(value) or callable(value))]
+    return [name for name, value in names.items() if not (inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value))]
+
+
+def modules(package: str) -> str:
+    """The reference of every module that a package makes public."""
+    names = importlib.import_module(package).__all__
+    return "\n\n".join(f"## {name}\n\n{module(f'{package}.{name}')}" for name in names)
 
 
 def backends() -> str:
-    """Which backend serves which operator on which device: from the operators' declarations."""
-    table = _registry("fastscore._core.operators", "OPERATORS")
-    devices = ("cpu", "cuda")
+    """Which backend serves which operator on which device, the default first."""
+    devices = {"cpu": "on a CPU", "cuda": "on a CUDA GPU"}
     rows = [
-        [f"`{name}`", *(", ".join([*_on(operator.backends, device), "reference"]) for device in devices)]
-        for name, operator in table.items()
-        if hasattr(operator, "backends")
+        [f"`{name}`", *(", ".join([*_serving(operator, device), "reference"]) for device in devices)]
+        for name, operator in _registered("fastscore._core.operators", "OPERATORS", {}).items()
     ]
-    return tables.markdown(["operator", *devices], rows, words=3) if rows else ""
+    return tables.markdown(["operator", *devices.values()], rows, words=3) if rows else ""
 
 
-def _on(backends: Mapping[str, Any], device: str) -> list[str]:
-    return [name for name, where in backends.items() if device in where and name != "reference"]
+def _serving(operator: Any, device: str) -> list[str]:
+    return [backend for backend, kinds in operator.backends.items() if device in kinds]
 
 
 def samplers() -> str:
-    """The samplers of the command line."""
-    return described(_registry("fastscore.samplers", "SAMPLERS"))
+    """The samplers of the command line, and their options."""
+    made = [_registered("fastscore.samplers.registry", name, str) for name in ("table", "options_table")]
+    return "\n".join(function() for function in made)
 
 
 def objectives() -> str:
-    """The objectives of the command line."""
-    return described(_registry("fastscore.losses", "OBJECTIVES"))
+    """The objectives of the command line, and their options."""
+    return _registered("fastscore.losses.objectives", "markdown", str)()
+
+
+def _registered(module: str, name: str, otherwise: Any) -> Any:
+    """What a module of the library makes for these pages; ``otherwise`` where this version has no such module."""
+    try:
+        return getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError:
+        return otherwise
 
 
 def presets() -> str:
@@ -100,30 +112,6 @@ def presets() -> str:
     )
 
 
-def described(table: Mapping[str, Any]) -> str:
-    """A table of entries: the name, the title, and each option with its help. Nothing where there is no entry."""
-    rows = []
-    for name, entry in table.items():
-        title = getattr(entry, "title", "") or (inspect.getdoc(entry) or "").split("\n")[0]
-        rows.append([f"`{name}`", title, "<br>".join(_options(getattr(entry, "options", {}))) or "none"])
-    return tables.markdown(["name", "what it is", "options"], rows, words=3) if rows else ""
-
-
-def _options(options: Any) -> Iterator[str]:
-    pairs = options.items() if isinstance(options, Mapping) else [(getattr(o, "name", o), o) for o in options]
-    for name, option in pairs:
-        text = option if isinstance(option, str) and option != name else getattr(option, "help", "")
-        yield f"`{name}`{': ' if text else ''}{text}"
-
-
-def _registry(module: str, name: str) -> Mapping[str, Any]:
-    """The registry, or none where this version has not got it."""
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError):
-        return {}
-
-
 def public_names() -> dict[str, Any]:
     """Every name that the reference must document, as users write it, and what it names."""
     modules = {"fastscore": fs, **{f"fastscore.{path}": importlib.import_module(f"fastscore.{path}") for path in PUBLIC}}
@@ -144,7 +132,7 @@ def named(of: ModuleType) -> list[str]:
 
 
 class Generated(SphinxDirective):
-    """``{generated} NAME``, and for ``module`` which one."""
+    """``{generated} NAME [ARGUMENT]``."""
 
     required_arguments = 1
     optional_arguments = 1

@@ -21,6 +21,7 @@ MACHINE = "amd-epyc-2-threads"
 SHOWN = (
     ("langevin_step", "128x3x32x32"),
     ("perturb", "128x3x32x32"),
+    ("dsm_loss", "128x3x32x32"),
     ("perturb + dsm_loss + gradient", "128x3x32x32"),
     ("fill_probes", "8x16x3x32x32"),
     ("probe_dot", "8x16x3x32x32"),
@@ -89,7 +90,7 @@ def readme() -> str:
     return f"{markdown(heads, lines, words=2)}\n\n*{machine(results['about'])}, float32.*"
 
 
-def operators(name: str = MACHINE) -> str:
+def operators_of(name: str) -> str:
     """Every row of one machine, medians, 20th and 80th percentiles."""
     sys.path.insert(0, str(ROOT))
     from benchmarks import table
@@ -98,10 +99,15 @@ def operators(name: str = MACHINE) -> str:
     return table.markdown(results["rows"], results["about"])
 
 
+def operators_of_the_readme() -> str:
+    """:func:`operators_of` the machine of the README's table."""
+    return operators_of(MACHINE)
+
+
 def operators_of_other_machines() -> str:
-    """:func:`operators` of every machine but the README's."""
+    """:func:`operators_of` every machine but the README's."""
     names = [path.stem for path in sorted(RESULTS.glob("*-threads.json")) if path.stem != MACHINE]
-    return "\n\n".join(operators(name) for name in names)
+    return "\n\n".join(operators_of(name) for name in names)
 
 
 def at_a_glance() -> str:
@@ -198,7 +204,7 @@ def gpu_kernels() -> str:
 def write_readme() -> None:
     """Put the table of today's JSON between the README's two marks."""
     text = README.read_text()
-    README.write_text(re.sub(r"(?s)(<!-- table -->\n).*?(\n<!-- end -->)", lambda m: m[1] + readme() + m[2], text))
+    README.write_text(re.sub(r"(?s)(<!-- table -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{readme()}\n{m[2]}", text))
 
 
 if __name__ == "__main__":
