@@ -40,8 +40,8 @@ bench: $(READY)
 	$(BIN)/python benchmarks/report.py
 
 docs: $(READY)
-	$(BIN)/sphinx-build -E -W --keep-going -n -q docs docs/_build
-	@echo "open docs/_build/index.html"
+	$(BIN)/sphinx-build -E -W --keep-going -n -q docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .

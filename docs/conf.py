@@ -10,11 +10,12 @@ sys.path[:0] = [str(ROOT), str(DOCS)]
 # for the tutorials, which are run while the site is built, each in an empty folder: fastscore and pytest as a reader
 # calls them, and where the benchmarks are
 os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), str(DOCS), os.environ.get("PYTHONPATH")]))
 os.environ["FASTSCORE_SOURCE"] = str(ROOT)
-os.environ["COLUMNS"] = "100"
+os.environ["COLUMNS"] = "88"
+os.environ["PYTHONWARNINGS"] = "ignore::FutureWarning"  # of torch's own use of torch
 
-import fastscore
+import fastscore  # noqa: E402
 
 project = "fastscore"
 author = "The fastscore authors"
@@ -30,6 +31,7 @@ extensions = [
     "docstrings",
     "generated",
 ]
+suppress_warnings = ["toc.empty_glob"]  # a pattern of index.md may match no page
 exclude_patterns = ["_build", "template_operator"]
 nitpicky = True
 # types of others, for which no inventory is fetched: the site builds without a network
@@ -43,7 +45,6 @@ nitpick_ignore_regex = [
 
 html_theme = "furo"
 html_title = f"fastscore {release}"
-html_static_path = ["_static"]
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}

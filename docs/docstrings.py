@@ -7,11 +7,12 @@ Three habits that Sphinx and napoleon would take for markup of theirs:
 - the text under a constant or a field is a text, even where it has a colon.
 
 A cross-reference may be as short as it is clear: ``Philox.noise`` finds fastscore.Philox.noise, where nothing else is
-called that.
+called that. It may also use another name of the same thing: fastscore.trace.jacobian_trace is fastscore.jacobian_trace.
 """
 
 from __future__ import annotations
 
+import pydoc
 import re
 from typing import Any
 
@@ -56,15 +57,18 @@ def skip_fields(_: Sphinx, what: str, name: str, obj: Any, skip: bool, options: 
 
 
 def find_short(app: Sphinx, env: BuildEnvironment, node: nodes.Element, content: nodes.Element) -> nodes.Element | None:
-    """Where a short name leads, if it leads to one place alone."""
+    """Where a short or second name leads, if it leads to one place alone."""
     if node.get("refdomain") != "py" or not node.get("reftarget"):
         return None
-    domain = env.domains["py"]
-    found = {
-        (entry.docname, entry.node_id)
-        for name, entry in domain.objects.items()
-        if name.endswith(f".{node['reftarget']}")
-    }
+    target, objects = node["reftarget"], env.domains["py"].objects
+    found = {(entry.docname, entry.node_id) for name, entry in objects.items() if name.endswith(f".{target}")}
+    if not found and (value := pydoc.locate(target)) is not None:
+        last = target.split(".")[-1]
+        found = {
+            (entry.docname, entry.node_id)
+            for name, entry in objects.items()
+            if name.endswith(f".{last}") and pydoc.locate(name) is value
+        }
     if len(found) != 1:
         return None
     ((page, anchor),) = found

@@ -1,146 +1,30 @@
 """The directive ``generated``: a page's part that is made while the site is built, so that it cannot go stale.
 
-``{generated} NAME`` includes the Markdown of the function NAME of tables.py (measured numbers) or of this file (what
-the library itself lists), to which further words are given as arguments. When the site is built, a public name that no page documents is a warning.
+``{generated} NAME [ARGUMENT ...]`` includes the Markdown that the function NAME of tables.py (measured numbers) or
+contents.py (what the library itself lists) gives. When the site is built, a public name that no page documents is a warning.
 """
 
 from __future__ import annotations
 
-import importlib
-import inspect
-from types import ModuleType
 from typing import Any
 
+import contents
 import tables
 from docutils import nodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective
 
-import fastscore as fs
-
-#: Whose public names the reference must hold.
-PUBLIC = (
-    *("losses", "samplers", "trace", "schedules", "models", "data", "compat.ncsn", "compat.ncsnv2"),
-    *(f"evaluation.{name}" for name in fs.evaluation.__all__),
-    *(f"experiment.{name}" for name in fs.experiment.__all__),
-)
-
-
-def operators() -> str:
-    """The reference of every operator, by the name that users call it by."""
-    from fastscore import ops
-
-    lines = ["```{eval-rst}"]
-    for name in ops.__all__:
-        home = "fastscore" if hasattr(fs, name) else "fastscore.ops"
-        kind = "class" if inspect.isclass(getattr(ops, name)) else "function"
-        lines += [f".. auto{kind}:: {home}.{name}", *(["   :members:"] if kind == "class" else []), ""]
-    return "\n".join([*lines, "```"])
-
-
-def module(name: str) -> str:
-    """The reference of a module: its text, its functions and classes, and the constants that it makes public."""
-    lines = ["```{eval-rst}", f".. automodule:: {name}", "   :members:", ""]
-    for constant in constants(importlib.import_module(name)):
-        lines += [f".. autodata:: {name}.{constant}", ""]
-    return "\n".join([*lines, "```"])
-
-
-def constants(of: ModuleType) -> list[str]:
-    """The names in ``__all__`` that stand for neither a module, a function nor a class."""
-    names = {name: getattr(of, name) for name in getattr(of, "__all__", ())}
-    return [name for name, value in names.items() if not (inspect.ismodule(value) or inspect.isroutine(value) or inspect.isclass(value))]
-
-
-def modules(package: str) -> str:
-    """The reference of every module that a package makes public."""
-    names = importlib.import_module(package).__all__
-    return "\n\n".join(f"## {name}\n\n{module(f'{package}.{name}')}" for name in names)
-
-
-def backends() -> str:
-    """Which backend serves which operator on which device, the default first."""
-    devices = {"cpu": "on a CPU", "cuda": "on a CUDA GPU"}
-    rows = [
-        [f"`{name}`", *(", ".join([*_serving(operator, device), "reference"]) for device in devices)]
-        for name, operator in _registered("fastscore._core.operators", "OPERATORS", {}).items()
-    ]
-    return tables.markdown(["operator", *devices.values()], rows, words=3) if rows else ""
-
-
-def _serving(operator: Any, device: str) -> list[str]:
-    return [backend for backend, kinds in operator.backends.items() if device in kinds]
-
-
-def samplers() -> str:
-    """The samplers of the command line, and their options."""
-    made = [_registered("fastscore.samplers.registry", name, str) for name in ("table", "options_table")]
-    return "\n".join(function() for function in made)
-
-
-def objectives() -> str:
-    """The objectives of the command line, and their options."""
-    return _registered("fastscore.losses.objectives", "markdown", str)()
-
-
-def _registered(module: str, name: str, otherwise: Any) -> Any:
-    """What a module of the library makes for these pages; ``otherwise`` where this version has no such module."""
-    try:
-        return getattr(importlib.import_module(module), name)
-    except ModuleNotFoundError:
-        return otherwise
-
-
-def presets() -> str:
-    """What ``fastscore train`` can start from."""
-    from fastscore.experiment.config import PRESETS
-
-    return tables.markdown(
-        ["preset", "what", "network", "noise levels", "iterations"],
-        [
-            [
-                f"`{name}`",
-                text,
-                config.model,
-                f"{config.sigma_begin:g} to {config.sigma_end:g}, {config.num_levels}",
-                f"{config.iterations:,}",
-            ]
-            for name, (text, config) in PRESETS.items()
-        ],
-        words=4,
-    )
-
-
-def public_names() -> dict[str, Any]:
-    """Every name that the reference must document, as users write it, and what it names."""
-    modules = {"fastscore": fs, **{f"fastscore.{path}": importlib.import_module(f"fastscore.{path}") for path in PUBLIC}}
-    return {f"{path}.{name}": getattr(module, name) for path, module in modules.items() for name in named(module)}
-
-
-def named(of: ModuleType) -> list[str]:
-    """A module's ``__all__`` without modules, or where it has none the functions and classes that it defines."""
-    if hasattr(of, "__all__"):
-        return [name for name in of.__all__ if not inspect.ismodule(getattr(of, name))]
-    return [
-        name
-        for name, value in vars(of).items()
-        if not name.startswith("_")
-        and (inspect.isfunction(value) or inspect.isclass(value))
-        and value.__module__ == of.__name__
-    ]
-
 
 class Generated(SphinxDirective):
-    """``{generated} NAME [ARGUMENT]``."""
+    """``{generated} NAME [ARGUMENT ...]``."""
 
     required_arguments = 1
-    optional_arguments = 1
+    optional_arguments = 2
 
     def run(self) -> list[nodes.Node]:
         name, *rest = self.arguments
-        function = globals().get(name) if inspect.isfunction(globals().get(name)) else getattr(tables, name)
-        self.env.note_dependency(tables.__file__)
+        function = getattr(contents, name, None) or getattr(tables, name)
         self.env.note_reread()
         return self.parse_text_to_nodes(function(*rest))
 
@@ -148,14 +32,24 @@ class Generated(SphinxDirective):
 def check_names(app: Sphinx, error: Exception | None) -> None:
     """Warn of public names that no page documents."""
     if error is None and app.builder.name == "html":
-        public, found = public_names(), app.env.domains["py"].objects
+        public, found = contents.public_names(), app.env.domains["py"].objects
         documented = {id(value) for name, value in public.items() if name in found}  # one thing may have two names
         for name, value in public.items():
             if id(value) not in documented:
                 logging.getLogger(__name__).warning("%s is public, and no page of the reference documents it", name)
 
 
+def show_as_shell(_: Sphinx, doctree: nodes.document) -> None:
+    """A tutorial's ``%%bash`` cells as a reader would type them."""
+    for block in doctree.findall(nodes.literal_block):
+        text = block.astext()
+        if text.startswith("%%bash\n"):
+            block[:] = [nodes.Text(text.removeprefix("%%bash\n"))]
+            block["language"] = "sh"
+
+
 def setup(app: Sphinx) -> dict[str, Any]:
     app.add_directive("generated", Generated)
+    app.connect("doctree-read", show_as_shell)
     app.connect("build-finished", check_names)
     return {"parallel_read_safe": True}

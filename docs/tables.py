@@ -162,9 +162,7 @@ def accuracy() -> str:
         for network in results["results"]:
             rows = {row["products"]: row for row in network["rows"] if row["method"] == method}
             if method == "rademacher":
-                cells.append(
-                    " / ".join(f"{100 * rows[m]['rms'] / abs(network['trace_mean']):.2f} %" for m in products)
-                )
+                cells.append(" / ".join(f"{100 * rows[m]['rms'] / abs(network['trace_mean']):.2f} %" for m in products))
             else:
                 cells.append(" / ".join(f"{rows[m]['ratio']:.2f}" for m in products))
         lines.append([method, *cells])
