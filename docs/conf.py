@@ -26,7 +26,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
-    "sphinx.ext.mathjax",
     "sphinx_copybutton",
     "docstrings",
     "generated",
@@ -43,13 +42,15 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(Tensor|Module|Path|PathLike|Sequence|Callable|Mapping|Iterator|Iterable|Any|NamedTuple|Literal)"),
 ]
 
+smartquotes = False  # it makes one dash of --resume
+
 html_theme = "furo"
 html_title = f"fastscore {release}"
 html_copy_source = False
 html_show_sphinx = False
 html_theme_options = {"navigation_with_keys": True}
 
-myst_enable_extensions = ["colon_fence", "deflist", "dollarmath", "smartquotes"]
+myst_enable_extensions = ["colon_fence", "deflist"]
 myst_heading_anchors = 3
 nb_execution_mode = "force"
 nb_execution_in_temp = True

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +80,7 @@ def readme() -> str:
             shape,
             digits(row["fastscore"]["ns_per_element"][1]),
             *(f"{digits(row[other]['times_fastscore'][1])}x" for other in ("eager", "compile")),
-            " / ".join(f"{row[who]['extra_tensors']:.1f}".removesuffix(".0") for who in ("fastscore", "eager")),
+            " / ".join(held(row, who) for who in ("fastscore", "eager")),
         ]
         for name, shape in SHOWN
         for row in [rows[name, shape]]
@@ -91,12 +90,28 @@ def readme() -> str:
 
 
 def operators_of(name: str) -> str:
-    """Every row of one machine, medians, 20th and 80th percentiles."""
-    sys.path.insert(0, str(ROOT))
-    from benchmarks import table
-
+    """Every row of one machine: medians."""
     results = read(name)
-    return table.markdown(results["rows"], results["about"])
+    others = [other for other in ("eager", "compile", "floor") if any(other in row for row in results["rows"])]
+    lines = [
+        [
+            row["operator"],
+            row["shape"],
+            digits(row["fastscore"]["ns_per_element"][1]),
+            *(f"{digits(row[other]['times_fastscore'][1])}x" if other in row else "-" for other in others),
+            " / ".join(held(row, who) for who in ("fastscore", *others) if who != "floor"),
+        ]
+        for row in results["rows"]
+    ]
+    table = markdown(["operator", "shape", "ns", *others, "memory"], lines, words=2)
+    backends = sorted({row["backend"] for row in results["rows"] if row.get("backend")})
+    return f"{table}\n\n*{machine(results['about'])}, float32; served by {' and '.join(backends or ['native'])}.*"
+
+
+def held(row: dict[str, Any], who: str) -> str:
+    """What a call of a provider allocates, in tensors of x's size."""
+    tensors = row.get(who, {}).get("extra_tensors")
+    return "-" if tensors is None else f"{tensors:.1f}".removesuffix(".0")
 
 
 def operators_of_the_readme() -> str:
