@@ -2,7 +2,7 @@
 
 Three habits that Sphinx and napoleon would take for markup of theirs:
 
-- ``|s|`` is a norm, not the name of a substitution;
+- ``|s|`` is a norm, not the name of a substitution, and ``**how`` are arguments, not the beginning of bold words;
 - a line of arguments that share a description may be continued on the next line;
 - the text under a constant or a field is a text, even where it has a colon.
 
@@ -22,7 +22,12 @@ from sphinx.environment import BuildEnvironment
 
 _LITERAL = re.compile(r"(``.*?``)")
 _NAMES = re.compile(r"\s+[\w, *]+,$")
+_STARS = re.compile(r"(?<=[^\s*] )(\*)(\*?)(?=[a-z_]+\b(?!\*))|(?<=\()(\*)(\*?)(?=[a-z_]+\b(?!\*))")
 _untouched: dict[str, list[str]] = {}
+
+
+def _escaped(part: str) -> str:
+    return part if part.startswith("``") else _STARS.sub(r"\\\1\2", part).replace("|", "\\|")
 
 
 def before_napoleon(_: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
@@ -35,10 +40,7 @@ def before_napoleon(_: Sphinx, what: str, name: str, obj: Any, options: Any, lin
             joined[-1] = f"{previous} {line.strip()}"
         else:
             joined.append(line)
-    lines[:] = [
-        "".join(part if part.startswith("``") else part.replace("|", "\\|") for part in _LITERAL.split(line))
-        for line in joined
-    ]
+    lines[:] = ["".join(map(_escaped, _LITERAL.split(line))) for line in joined]
     if what == "data" and obj is not None and obj.__doc__ == type(obj).__doc__:
         lines.clear()  # which describes dict, say, and not this one
     if what in ("attribute", "data", "property"):

@@ -5,13 +5,10 @@ for data of D dimensions:
 
 - Technique 1: sigma_1 is the largest Euclidean distance between two data points;
 - Technique 2: a geometric sequence whose ratio gamma = sigma_{i-1} / sigma_i makes neighbours overlap by
-
       Phi(sqrt(2D) (gamma - 1) + 3 gamma) - Phi(sqrt(2D) (gamma - 1) - 3 gamma) ~= 0.5,
-
   with Phi the standard normal's distribution function;
 - Technique 4: T Langevin steps a level, of the step size epsilon that brings the variance of the samples
   after a level's last step, in units of the level's own, closest to 1:
-
       s_T^2 / sigma^2 = (1 - epsilon/sigma_L^2)^{2T} (gamma^2 - k) + k,
       k = 2 epsilon / (sigma_L^2 - sigma_L^2 (1 - epsilon/sigma_L^2)^2).
 """

@@ -97,7 +97,8 @@ def save_grid(images: Tensor, path: PathLike, columns: int | None = None, scale:
     """A grid of images, row by row, each pixel a crisp square.
 
     Args:
-        images: [N, C, H, W], any floating dtype and device, in [0, 1] (clamped). 1 channel is grey, 3 are RGB,
+        images: [N, C, H, W], any floating dtype and device, in [0, 1] (clamped). 1 channel is grey, 3 are
+        RGB,
             other numbers are shown side by side in grey.
         path: a .png file.
         columns: images in a row; by default ceil(sqrt(N)).
