@@ -74,19 +74,24 @@ def _serving(operator: Any, device: str) -> list[str]:
 
 def samplers() -> str:
     """The samplers of the command line, and their options."""
-    made = [_registered("fastscore.samplers.registry", name, str) for name in ("table", "options_table")]
-    return "\n".join(function() for function in made)
+    return _tables("fastscore.samplers.registry")
 
 
 def objectives() -> str:
     """The objectives of the command line, and their options."""
-    return _registered("fastscore.losses.objectives", "markdown", str)()
+    return _tables("fastscore.losses.objectives")
+
+
+def _tables(registry: str) -> str:
+    """What a registry gives for these pages."""
+    made = [_registered(registry, name, str)() for name in ("table", "options_table")]
+    return "\n\n".join(made).strip()
 
 
 def _registered(module: str, name: str, otherwise: Any) -> Any:
-    """What a module of the library makes for these pages; ``otherwise`` where this version has no such module."""
+    """A name of a module of the library; ``otherwise`` where there is none."""
     try:
-        return getattr(importlib.import_module(module), name)
+        return getattr(importlib.import_module(module), name, otherwise)
     except ModuleNotFoundError:
         return otherwise
 

@@ -22,12 +22,14 @@ from sphinx.environment import BuildEnvironment
 
 _LITERAL = re.compile(r"(``.*?``)")
 _NAMES = re.compile(r"\s+[\w, *]+,$")
-_STARS = re.compile(r"(?<=[^\s*] )(\*)(\*?)(?=[a-z_]+\b(?!\*))|(?<=\()(\*)(\*?)(?=[a-z_]+\b(?!\*))")
+_STARS = re.compile(r"(?<=[ (])\*{1,2}(?=[^\s*])(?!.*\*)")  # which nothing closes
 _untouched: dict[str, list[str]] = {}
 
 
 def _escaped(part: str) -> str:
-    return part if part.startswith("``") else _STARS.sub(r"\\\1\2", part).replace("|", "\\|")
+    if part.startswith("``"):
+        return part
+    return _STARS.sub(lambda stars: stars[0].replace("*", r"\*"), part).replace("|", r"\|")
 
 
 def before_napoleon(_: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
