@@ -2,7 +2,8 @@
 
 Three habits that Sphinx and napoleon would take for markup of theirs:
 
-- ``|s|`` is a norm, not the name of a substitution, and ``**how`` are arguments, not the beginning of bold words;
+- ``|s|`` is a norm, not the name of a substitution, ``**how`` are arguments, not the beginning of bold words, and
+  ``--resume`` is an option, not a dash;
 - a line of arguments that share a description may be continued on the next line;
 - the text under a constant or a field is a text, even where it has a colon.
 
@@ -23,13 +24,15 @@ from sphinx.environment import BuildEnvironment
 _LITERAL = re.compile(r"(``.*?``)")
 _NAMES = re.compile(r"\s+[\w, *]+,$")
 _STARS = re.compile(r"(?<=[ (])\*{1,2}(?=[^\s*])(?!.*\*)")  # which nothing closes
+_OPTION = re.compile(r"(?<![\w`-])--[a-z][\w-]*")
 _untouched: dict[str, list[str]] = {}
 
 
 def _escaped(part: str) -> str:
     if part.startswith("``"):
         return part
-    return _STARS.sub(lambda stars: stars[0].replace("*", r"\*"), part).replace("|", r"\|")
+    part = _STARS.sub(lambda stars: stars[0].replace("*", r"\*"), part).replace("|", r"\|")
+    return _OPTION.sub(r"``\g<0>``", part)
 
 
 def before_napoleon(_: Sphinx, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:

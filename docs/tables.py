@@ -135,12 +135,13 @@ def at_a_glance() -> str:
         return f"{digits(min(ratios))} to {digits(max(ratios))}"
 
     loss = [row for row in large if row["operator"] == "dsm_loss"]
+    training = next(row for row in large if row["operator"] == "perturb + dsm_loss + gradient")
     return (
         f"Where noise is drawn (`langevin_step`, `perturb`, from 100,000 elements on), fastscore is {span('eager', drawn)} "
         f"times as fast as eager torch and {span('compile', drawn)} times as fast as torch.compile, whose generator on "
-        f"the CPU is scalar. `dsm_loss` alone takes {span('compile', loss)} of the speed of compiled lines that read stored "
-        "noise again: drawing it again is nearly all its cost, and is what keeps the memory of a training step at two "
-        "tensors in place of six."
+        f"the CPU is scalar. `dsm_loss` alone runs at {span('compile', loss)} times the speed of compiled lines that read "
+        "stored noise again: drawing it again is nearly all its cost, and is what keeps the memory of a training step, "
+        f"beside the network's, at {held(training, 'fastscore')} tensors in place of {held(training, 'eager')}."
     )
 
 
