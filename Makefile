@@ -1,6 +1,7 @@
 # make demo    train, sample and evaluate an NCSN on handwritten digits (about 5 minutes on two CPU cores)
 # make test    the whole test suite
 # make bench   time the operators against torch's, and write benchmarks/results (leave the machine alone meanwhile)
+# make docs    build the documentation into docs/_build; its tutorials are run (about two minutes)
 # make lint    ruff
 # All install into .venv first, where it is missing. TORCH='torch==2.13.0' chooses which torch is installed.
 
@@ -11,7 +12,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --disable-pip-version-check --quiet
 READY := $(VENV)/.ready-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 
-.PHONY: demo test bench lint install clean
+.PHONY: demo test bench docs lint install clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +25,7 @@ $(READY): pyproject.toml setup.py $(shell find csrc -type f)
 	choose one with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) '$(TORCH)' 'setuptools>=77' wheel ninja
-	$(PIP) --no-build-isolation '$(TORCH)' --editable '.[dev]'
+	$(PIP) --no-build-isolation '$(TORCH)' --editable '.[dev,docs]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -37,6 +38,10 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/report.py
+
+docs: $(READY)
+	$(BIN)/sphinx-build -E -W --keep-going -n -q docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 lint: $(READY)
 	$(BIN)/ruff check .
