@@ -18,7 +18,6 @@ A normal's value is a float32 whatever dtype is asked for (float64 holds it exac
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -28,34 +27,11 @@ from torch.compiler import is_compiling
 
 from ._core import backends, checks, counter
 from ._core.counter import STEPS, signed
+from ._core.operators import ORDINARY, Operator, Stream
 from ._core.private_torch import backward_pass, depth
 from ._core.recomputation import Replay, refuse_recomputation
-from ._core.registration import first_of_slice, first_sample, fresh_seed, raw, register
+from ._core.registration import declare, first_of_slice, first_sample, fresh_seed, raw
 from ._core.sequence import KINDS, numbers
-
-register(
-    "fill",
-    "fill: (Tensor like, int kind) -> Tensor",
-    "b.",
-    lambda like, *_: like.new_empty(like.shape),
-    launch="launch_like",
-)
-
-
-class Stream(enum.IntEnum):
-    """What the numbers are for. Two purposes never share numbers, whatever their seed and step."""
-
-    USER = 0
-    INIT = 1
-    PERTURB = 2
-    LANGEVIN = 3
-    PROBE = 4
-    DEQUANTIZE = 5
-    LABELS = 6
-    FLIPS = 7
-    SHUFFLE = 8
-    DATA = 9
-    INPAINT = 10
 
 
 class Noise:
@@ -156,19 +132,43 @@ def draw(kind: str, where: Noise, dtype: torch.dtype) -> Tensor:
     """Numbers of ``kind`` (a key of ``KINDS``) for the samples of ``where``, of its shape [B, ...], contiguous."""
     backend = backends.choose("fill", where.device)
     if backend == "reference":
-        seed, step = (where.seed, where.step) if where.state is None else where.state.unbind()
-        values = numbers(
-            kind,
-            seed,
-            step,
-            where.stream,
-            where.sample_offset if where.first is None else where.first,
-            where.shape[0],
-            where.shape[1:].numel(),
-            where.device,
-        )
-        return values.to(dtype).reshape(where.shape)
+        return _numbers(kind, where, dtype)
     return _filled(backend, kind, where.shape, dtype, where.device, where.arguments())
+
+
+def _numbers(kind: str, where: Noise, dtype: torch.dtype) -> Tensor:
+    """:func:`draw` in plain torch."""
+    seed, step = (where.seed, where.step) if where.state is None else where.state.unbind()
+    values = numbers(
+        kind,
+        seed,
+        step,
+        where.stream,
+        where.sample_offset if where.first is None else where.first,
+        where.shape[0],
+        where.shape[1:].numel(),
+        where.device,
+    )
+    return values.to(dtype).reshape(where.shape)
+
+
+declare(
+    Operator(
+        name="fill",
+        schema="(Tensor like, int kind) -> Tensor",  # a new tensor of the form of `like`; kind counts KINDS
+        maps=("batch", "none"),
+        fake=lambda like, *_: like.new_empty(like.shape),
+        examples=lambda shape, dtype, device, seed: {
+            kind: (torch.empty(shape, dtype=torch.int64 if kind == "words" else dtype, device=device), i)
+            for i, kind in enumerate(KINDS)
+        },
+        reference=lambda like, kind, noise: _numbers(KINDS[kind], noise, like.dtype),
+        launch="launch_like",
+        public=Noise.tensor,
+        stream=Stream.USER,
+        backends=ORDINARY,
+    )
+)
 
 
 def regenerated(backend: str, x: Tensor, dtype: torch.dtype, where: Sequence) -> Tensor:

@@ -98,7 +98,7 @@ def launch(
     return loss, score.new_empty(0) if grad is None else grad
 
 
-def launch_grad(
+def launch_gradient(
     score: Tensor,
     sigma: Tensor,
     weight: float,

@@ -1,5 +1,7 @@
 """langevin_step: x' = x + alpha_b/2 score + sqrt(alpha_b) z, with z drawn in the kernel: 12 bytes an element."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -85,3 +87,8 @@ def launch(
             **_launch.OPTIONS,
         )
     return _launch.finish(out, written)
+
+
+def launch_out(x: Tensor, score: Tensor, alpha: Tensor, out: Tensor, *noise: Any) -> None:
+    """:func:`launch` into ``out``."""
+    launch(x, score, alpha, *noise, out=out)

@@ -66,9 +66,9 @@ Tensor langevin_step(const Tensor& x, const Tensor& score, const Tensor& alpha, 
   return step_into(std::nullopt, x, score, alpha, draw(seed, step, stream, offset, state, index, x));
 }
 
-void langevin_step_out(const Tensor& x, const Tensor& score, const Tensor& alpha, int64_t seed, int64_t step,
-                       int64_t stream, int64_t offset, const std::optional<Tensor>& state,
-                       const std::optional<Tensor>& index, const Tensor& out) {
+void langevin_step_out(const Tensor& x, const Tensor& score, const Tensor& alpha, const Tensor& out, int64_t seed,
+                       int64_t step, int64_t stream, int64_t offset, const std::optional<Tensor>& state,
+                       const std::optional<Tensor>& index) {
   check_like(out, x, "out");
   step_into(out, x, score, alpha, draw(seed, step, stream, offset, state, index, x));
 }

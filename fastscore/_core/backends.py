@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
@@ -20,10 +20,10 @@ from torch.compiler import is_compiling
 
 from . import checks
 from .errors import BackendUnavailable
+from .operators import OPERATORS, ORDINARY
 from .private_torch import peek_interpreter_stack
 
 BACKENDS = ("reference", "native", "triton")
-TRACE = frozenset({"fill_probes", "probe_dot", "mlp_divergence"})  # native on CPU and CUDA, and no Triton version
 ISAS = ("portable", "avx2", "avx512")
 last: dict[str, str] = {}  # operator -> the backend that served its latest eager call
 _chosen: str | None = None
@@ -51,22 +51,23 @@ _cuda_problem = _load("_C_cuda", "CUDA", "nvcc and a CUDA build of torch")
 _has_triton = importlib.util.find_spec("triton") is not None
 
 
-def problem(backend: str, device: torch.device | str = "cpu", operator: str = "perturb") -> str | None:
-    """Why ``backend`` cannot serve ``operator`` for tensors on ``device``, or None where it can."""
+def problem(backend: str, device: torch.device | str = "cpu", operator: str | None = None) -> str | None:
+    """Why ``backend`` cannot serve ``operator`` (None: an ordinary one) for tensors on ``device``, or None where it can."""
     kind = torch.device(device).type
-    if backend == "native":
-        if operator in TRACE and kind == "cuda":
-            return _cuda_problem
-        return _native_problem or (None if kind == "cpu" else f"native serves the CPU, not {kind}")
+    if backend == "reference":
+        return None
+    served = _served(operator)
+    if backend not in served:
+        return f"it has no {backend.title()} version: its backends are {', '.join(('reference', *served))}"
     if backend == "triton":
-        if operator in TRACE:
-            return "it has no Triton version: its backends are reference and native"
         if not _has_triton:
             return "triton is not installed: pip install triton"
         if kind == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "on the CPU the Triton kernels run only in the interpreter: set TRITON_INTERPRET=1 before the start"
-        return None if kind in ("cpu", "cuda") else f"triton serves CUDA devices, not {kind}"
-    return None
+        return None if kind in ("cpu", *served["triton"]) else f"triton serves CUDA devices, not {kind}"
+    if kind in served["native"]:
+        return _cuda_problem if kind == "cuda" else _native_problem
+    return _native_problem or f"native serves the CPU, not {kind}"
 
 
 @contextmanager
@@ -95,14 +96,16 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
-def default(device: torch.device, operator: str = "perturb") -> str:
-    """The backend that serves ``operator`` on ``device`` where nothing else is asked for."""
-    kind = device.type
-    if operator in TRACE:
-        return "reference" if problem("native", device, operator) else "native"
-    if kind == "cpu":
-        return "reference" if _native_problem else "native"
-    return "triton" if kind == "cuda" and _has_triton else "reference"
+def _served(operator: str | None) -> Mapping[str, tuple[str, ...]]:
+    return OPERATORS[operator].backends if operator else ORDINARY
+
+
+def default(device: torch.device, operator: str | None = None) -> str:
+    """The backend that serves ``operator`` (None: an ordinary one) on ``device`` where nothing else is asked for."""
+    for backend, kinds in _served(operator).items():
+        if device.type in kinds and not problem(backend, device, operator):
+            return backend
+    return "reference"
 
 
 def choose(operator: str, device: torch.device) -> str:
@@ -122,9 +125,10 @@ def choose(operator: str, device: torch.device) -> str:
 
 def slow(operator: str, device: torch.device) -> str | None:
     """Why the reference is the default for ``operator`` where a compiled version could be, or None."""
-    if device.type not in ("cpu", "cuda") or default(device, operator) != "reference":
+    if default(device, operator) != "reference":
         return None
-    return problem("native" if operator in TRACE or device.type == "cpu" else "triton", device, operator)
+    served = (backend for backend, kinds in _served(operator).items() if device.type in kinds)
+    return next((problem(backend, device, operator) for backend in served), None)
 
 
 def _say_that_it_is_slow(operator: str, device: torch.device) -> None:

@@ -1,8 +1,7 @@
-"""How an operator's compiled versions are registered with torch.
+"""How an operator's compiled functions are registered with torch, from its declaration.
 
-Each operator has two, ``fastscore::<name>_native`` (C++, CPU) and ``fastscore::<name>_triton``, of one signature: the
-operator's arguments, then where its noise stands in the random sequence. They are pure functions of these, so that
-torch.compile may move, merge and repeat them. Neither knows autograd: that is written once, in the operator's file.
+They are pure functions of their arguments, so that torch.compile may move, merge and repeat them. Neither knows
+autograd: that is written once, in the operator's file.
 
 Under ``torch.func.vmap`` the mapped dimension joins the batch. Which samples a call draws for is decided where the
 noise is made (:func:`first_sample`), and is then an input like any other.
@@ -23,91 +22,68 @@ from torch import Tensor
 
 from . import counter
 from .backends import library
+from .operators import OPERATORS, Function, Operator
 from .private_torch import mapped_everywhere
 from .recomputation import refuse_recomputation
 
-NOISE = "SymInt seed, SymInt step, int stream, SymInt offset, Tensor? state, Tensor? index"
 _raw: dict[tuple[str, str], Callable] = {}
 
 
 def raw(name: str, backend: str) -> Callable:
-    """The compiled version of an operator; without autograd."""
+    """A compiled function of an operator, ``"dsm_loss_gradient"`` say; without autograd."""
     return _raw[name, backend]
 
 
-def register(
-    name: str,
-    schema: str,
-    kinds: str,
-    fake: Callable,
-    *,
-    launch: str | None = "launch",
-    mutated: str = "",
-    out_batch: int = 0,
-) -> None:
-    """Register the compiled versions of one operator.
-
-    Args:
-        name: the operator's name; its Triton launcher is ``fastscore.kernels.<file>.<launch>``, the file being
-            the part of ``schema`` before the colon.
-        schema: ``"file: (arguments) -> returns"`` without the noise arguments, which follow the others.
-        kinds: a letter for each of ``arguments``: ``b`` a tensor [B, ...], ``p`` one of [K, B, ...], ``r`` a number a
-            row ([] or [B]), ``.`` anything else. The first ``b`` or ``p`` says what B is.
-        fake: what comes back for fake tensors.
-        launch: the Triton launcher's name; None where the operator has no Triton version.
-        mutated: the schema of an output argument, which comes last.
-        out_batch: which dimension of the results is B.
-    """
-    file, signature = schema.split(": ", 1)
-    arguments, returns = signature.split(" -> ")
-    for backend in ("native", "triton") if launch else ("native",):
-        full = f"{name}_{backend}"
-        library.define(
-            f"{full}({arguments[1:-1]}, {NOISE}{mutated}) -> {returns}",
-            tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag),
-        )
-        torch.library.register_fake(f"fastscore::{full}", fake, lib=library)
-        op = getattr(torch.ops.fastscore, full).default
-        if not mutated:
-            torch.library.register_vmap(f"fastscore::{full}", _vmap_rule(op, kinds, out_batch), lib=library)
-        _raw[name, backend] = op
-
-    def triton(*args: Any) -> Any:
-        result = getattr(import_module(f"fastscore.kernels.{file}"), launch)(*args)
-        return None if mutated else result
-
-    if launch:
-        library.impl(f"{name}_triton", triton, "CompositeExplicitAutograd")
+def declare(operator: Operator) -> None:
+    """Take an operator into :data:`.operators.OPERATORS`, and register its compiled functions with torch."""
+    OPERATORS[operator.name] = operator
+    for function in operator.functions():
+        for backend in operator.backends:
+            _register(operator, function, backend)
 
 
-def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
-    """vmap of a registered operator: the mapped dimension and the batch become one batch."""
-    main = next(i for i, kind in enumerate(kinds) if kind in "bp")
+def _register(operator: Operator, function: Function, backend: str) -> None:
+    full = f"{function.name}_{backend}"
+    draws = operator.stream is not None
+    library.define(
+        function.full_schema(backend, draws), tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
+    )
+    torch.library.register_fake(f"fastscore::{full}", function.fake, lib=library)
+    op = getattr(torch.ops.fastscore, full).default
+    if not function.writes:
+        rule = _vmap_rule(op, function.maps, function.batch, draws)
+        torch.library.register_vmap(f"fastscore::{full}", rule, lib=library)
+    if backend == "triton":
+        launcher = operator.launcher(function)
+
+        def triton(*args: Any) -> Any:
+            return getattr(import_module(f"fastscore.kernels.{operator.name}"), launcher)(*args)
+
+        library.impl(full, triton, "CompositeExplicitAutograd")
+    _raw[function.name, backend] = op
+
+
+def _vmap_rule(op: Callable, maps: tuple[str, ...], out_batch: int, draws: bool) -> Callable:
+    """vmap of a compiled function: the mapped dimension and the batch become one batch."""
+    main = next(i for i, kind in enumerate(maps) if kind in ("batch", "probe"))
+    at = ("batch", "probe").index(maps[main])  # where B stands
 
     def rule(info: Any, in_dims: tuple, *args: Any) -> tuple:
         mapped = info.batch_size
         x, dim = args[main], in_dims[main]
-        at = "bp".index(kinds[main])  # where B stands
         batch = x.shape[at] if dim is None else x.movedim(dim, 0).shape[1 + at]
 
-        def merge(value: Tensor, dim: int | None, kind: str) -> Tensor:
-            if kind == "r" and dim is None and value.dim() == 0:
-                return value
-            value = value.expand(mapped, *value.shape) if dim is None else value.movedim(dim, 0)
-            if kind == "r" and value.dim() == 1:
-                value = value[:, None].expand(mapped, batch)
-            if kind == "p":
-                return value.movedim(0, 1).flatten(1, 2)
-            value = value.reshape(mapped * batch, *value.shape[2:])
-            return value.contiguous() if kind == "r" else value  # one that was expanded has no stride
+        def merge(value: Any, dim: int | None, kind: str) -> Any:
+            return _merged(value, dim, kind, mapped, batch) if isinstance(value, Tensor) else value
 
-        merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a for a, d, k in zip(args, in_dims, kinds)]
-        *position, offset, state, index = args[len(kinds) :]
-        index_dim = in_dims[-1]
-        if index is None:
-            index, index_dim = offset + torch.arange(batch, device=x.device), None
-        index = merge(index, index_dim, "b").contiguous()
-        out = op(*merged, *position, offset, state, index)
+        merged = list(map(merge, args, in_dims, maps))
+        if draws:
+            *key, offset, state, index = args[len(maps) :]
+            index_dim = in_dims[-1]
+            if index is None:
+                index, index_dim = offset + torch.arange(batch, device=x.device), None
+            merged += [*key, offset, state, merge(index, index_dim, "batch").contiguous()]
+        out = op(*merged)
 
         def split(value: Tensor) -> Tensor:
             if value.shape[out_batch] != mapped * batch:  # the gradient that was not asked for: empty
@@ -117,6 +93,20 @@ def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
         return (tuple(map(split, out)), (0,) * len(out)) if isinstance(out, tuple) else (split(out), 0)
 
     return rule
+
+
+def _merged(value: Tensor, dim: int | None, kind: str, mapped: int, batch: int) -> Tensor:
+    """An argument of the ``mapped`` slices as one of a batch of ``mapped`` x ``batch``; see ``Function.maps``."""
+    shared = {"none": True, "row": value.dim() == 0, "channel": value.dim() == 1}.get(kind, False)
+    if dim is None and shared:
+        return value
+    value = value.expand(mapped, *value.shape) if dim is None else value.movedim(dim, 0)
+    if kind == "probe":
+        return value.movedim(0, 1).flatten(1, 2)
+    if (kind, value.dim()) in (("row", 1), ("channel", 2)):  # one for all rows of a slice
+        value = value[:, None].expand(mapped, batch, *value.shape[1:])
+    value = value.reshape(mapped * batch, *value.shape[2:])
+    return value if kind == "batch" else value.contiguous()  # one that was expanded has no stride
 
 
 def let_steps_vary() -> None:

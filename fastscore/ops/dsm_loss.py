@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
+from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
 from .._core.private_torch import forward_rule, is_wrapped
-from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
+from .._core.registration import declare, opaque_to_dynamo, per_row, raw, row_sum, wants_grad
 from ..rng import Noise, regenerated
 from . import _small
 
@@ -57,7 +58,7 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     fast = backend == "native" and not transformed  # which looks at the values itself
     sigma = checks.per_sample("sigma", sigma, score, values=not fast)
     if backend == "reference":
-        return reference(score, noise, sigma, weight)
+        return reference(score, sigma, weight, noise)
     try:
         if transformed or wants_grad(sigma):
             return _differentiable(backend, score, sigma, weight, *noise.arguments())
@@ -69,7 +70,7 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
         raise
 
 
-def reference(score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float) -> Tensor:
+def reference(score: Tensor, sigma: Tensor, weight: float, noise: Noise | Tensor) -> Tensor:
     """1/2 sigma^weight || score + z / sigma ||^2 in plain torch; ``sigma`` is [] or [B]."""
     compute = checks.compute_dtype(score)
     z = noise.tensor(compute) if isinstance(noise, Noise) else noise.to(compute)
@@ -77,23 +78,67 @@ def reference(score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float
     return 0.5 * sigma**weight * residual.square().sum(1)
 
 
-# with_gradient: also scale sigma^weight (score + z / sigma), in the same pass; else an empty tensor in its place
-register(
-    "dsm_loss",
-    "dsm_loss: (Tensor score, Tensor sigma, float weight, float scale, bool with_gradient) -> (Tensor, Tensor)",
-    "br...",
-    lambda score, sigma, weight, scale, with_gradient, *_: (
-        sigma.new_empty(score.shape[0]),
-        torch.empty_like(score) if with_gradient else score.new_empty(0),
-    ),
-)
-# upstream_b sigma_b^weight (score_b + z_b / sigma_b)
-register(
-    "dsm_loss_gradient",
-    "dsm_loss: (Tensor score, Tensor sigma, float weight, Tensor upstream) -> Tensor",
-    "br.r",
-    lambda score, *_: torch.empty_like(score),
-    launch="launch_grad",
+def _reference_pair(
+    score: Tensor, sigma: Tensor, weight: float, scale: float, with_gradient: bool, noise: Noise | Tensor
+) -> tuple[Tensor, Tensor]:
+    upstream = sigma.new_full((), scale)
+    gradient = reference_gradient(score, sigma, weight, upstream, noise) if with_gradient else score.new_empty(0)
+    return reference(score, sigma, weight, noise), gradient
+
+
+def reference_gradient(score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, noise: Noise | Tensor) -> Tensor:
+    """upstream sigma^weight (score + z / sigma) in plain torch; ``upstream`` is [] or [B]."""
+    z = noise.tensor(sigma.dtype) if isinstance(noise, Noise) else noise.to(sigma.dtype)
+    residual = score.to(sigma.dtype) + z / per_row(sigma, score)
+    return (per_row(upstream * sigma**weight, score) * residual).to(score.dtype)
+
+
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    score, sigma = example(shape, dtype, device, seed), example_row(shape, dtype, device, seed + 1)
+    one = torch.full_like(sigma[:1], 0.7).squeeze()
+    return {
+        "": (score, sigma, 2.0, 1.0, False),
+        "and gradient": (score, sigma, 2.0, 0.3, True),
+        "weight 1.5": (score, sigma, 1.5, 0.3, True),
+        "one sigma": (score, one, 2.0, 0.3, True),
+    }
+
+
+def _examples_gradient(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    score, sigma = example(shape, dtype, device, seed), example_row(shape, dtype, device, seed + 1)
+    upstream = example_row(shape, dtype, device, seed + 2)
+    return {
+        "": (score, sigma, 1.5, upstream),
+        "one upstream": (score, sigma, 2.0, torch.full_like(sigma[:1], 0.7).squeeze()),
+    }
+
+
+declare(
+    Operator(
+        name="dsm_loss",
+        # with_gradient: also scale sigma^weight (score + z / sigma), in the same pass; else an empty tensor in its place
+        schema="(Tensor score, Tensor sigma, float weight, float scale, bool with_gradient) -> (Tensor, Tensor)",
+        maps=("batch", "row", "none", "none", "none"),
+        fake=lambda score, sigma, weight, scale, with_gradient, *_: (
+            sigma.new_empty(score.shape[0]),
+            torch.empty_like(score) if with_gradient else score.new_empty(0),
+        ),
+        examples=_examples,
+        reference=_reference_pair,
+        public=dsm_loss,
+        stream=Stream.PERTURB,
+        backends=ORDINARY,
+        variants=(
+            Function(
+                name="dsm_loss_gradient",  # upstream_b sigma_b^weight (score_b + z_b / sigma_b)
+                schema="(Tensor score, Tensor sigma, float weight, Tensor upstream) -> Tensor",
+                maps=("batch", "row", "none", "row"),
+                fake=lambda score, *_: torch.empty_like(score),
+                examples=_examples_gradient,
+                reference=reference_gradient,
+            ),
+        ),
+    )
 )
 
 

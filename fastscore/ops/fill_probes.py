@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
-from .._core.registration import per_row, raw, register
-from ..rng import Noise, Philox, Stream, as_philox, draw, later
+from .._core.operators import Operator, Stream
+from .._core.registration import declare, per_row, raw
+from ..rng import Noise, Philox, as_philox, draw, later
 
 DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
+TRACE = {"native": ("cpu", "cuda")}  # the backends of the operators of trace estimates
 
 
 class _Coloring(NamedTuple):
@@ -172,7 +174,7 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
     first, count = probes.chunk(first, count)
     backend = backends.choose("fill_probes", probes.noise.device)
     if backend == "reference":
-        return reference(probes, first, count)
+        return directions(probes, first, count)
     return filled(
         backend,
         probes.noise.shape,
@@ -184,14 +186,21 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
     )
 
 
-def reference(probes: Probes, first: int, count: int, dtype: torch.dtype | None = None) -> Tensor:
+def directions(probes: Probes, first: int, count: int, dtype: torch.dtype | None = None) -> Tensor:
     """[count, B, ...] of the definition, in plain torch."""
-    noise, coloring = probes.noise, probes.coloring
-    dtype, colors = dtype or noise.dtype, 1 if coloring is None else coloring.colors
+    distribution, coloring = probes.form()
+    return _directions(distribution, first, count, coloring, probes.noise, dtype or probes.noise.dtype)
+
+
+def _directions(
+    distribution: int, first: int, count: int, form: Sequence[int], noise: Noise, dtype: torch.dtype
+) -> Tensor:
+    coloring = Coloring(*form) if form else None
+    colors = 1 if coloring is None else coloring.colors
     if count == 0:
         return torch.empty((0, *noise.shape), dtype=dtype, device=noise.device)
     from_draw, to_draw = first // colors, (first + count - 1) // colors + 1
-    draws = {j: _draw(probes.distribution, noise, j) for j in range(from_draw, to_draw)}
+    draws = {j: _draw(DISTRIBUTIONS[distribution], noise, j) for j in range(from_draw, to_draw)}
     if coloring is None:
         return torch.stack([draws[k] for k in range(first, first + count)]).to(dtype)
     color = coloring.of(noise.shape[1:], noise.device)
@@ -221,11 +230,33 @@ def _fake(like: Tensor, distribution: int, first: int, count: int, *_: Any) -> T
     return like.new_empty((count, *like.shape))
 
 
-register(
-    "fill_probes",
-    "fill_probes: (Tensor like, int distribution, int first, int count, int[] coloring) -> Tensor",
-    "b....",
-    _fake,
-    launch=None,
-    out_batch=1,
+FORMS = {  # name: distribution and colouring, as the compiled functions take them; of six probes
+    "": (0, []),
+    "gaussian": (1, []),
+    "sphere": (2, []),
+    "in 3 colors": (0, [3, 2, 2, 1, 2, 1]),
+    "gaussian, in 2 colors": (1, [2, 5, 1, 1, 0, 1]),
+}
+
+
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    like = torch.empty(shape, dtype=dtype, device=device)
+    return {name: (like, distribution, 1, 4, coloring) for name, (distribution, coloring) in FORMS.items()}
+
+
+declare(
+    Operator(
+        name="fill_probes",
+        schema="(Tensor like, int distribution, int first, int count, int[] coloring) -> Tensor",
+        maps=("batch", "none", "none", "none", "none"),
+        fake=_fake,
+        examples=_examples,
+        reference=lambda like, distribution, first, count, coloring, noise: _directions(
+            distribution, first, count, coloring, noise, like.dtype
+        ),
+        batch=1,
+        public=fill_probes,
+        stream=Stream.PROBE,
+        backends=TRACE,
+    )
 )

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
+from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
 from .._core.private_torch import forward_rule
-from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
-from ..rng import Noise, Philox, Stream, as_philox, regenerated
+from .._core.registration import declare, opaque_to_dynamo, per_row, raw, row_sum, wants_grad, written
+from ..rng import Noise, Philox, as_philox, regenerated
 from ..schedules import refuse_other_form
 from . import _small
 from ._memory import check_written
@@ -97,7 +98,7 @@ def _fused(
     elif out is None or out.is_neg():  # a view by -1, as of a conjugate's imaginary part, takes no writing in place
         value = raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
     else:
-        raw("langevin_step_out", backend)(x, score, alpha, *noise.arguments(), out)
+        raw("langevin_step_out", backend)(x, score, alpha, out, *noise.arguments())
         return written(out)
     return value if out is None else out.copy_(value)
 
@@ -119,18 +120,36 @@ def reference(x: Tensor, score: Tensor, alpha: Tensor, noise: Noise | Tensor) ->
     return (x.to(compute) + alpha / 2 * score.to(compute) + alpha.sqrt() * z).to(x.dtype)
 
 
-register(
-    "langevin_step",
-    "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> Tensor",
-    "bbr",
-    lambda x, *_: torch.empty_like(x),
-)
-register(
-    "langevin_step_out",
-    "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> ()",
-    "bbr",
-    lambda *_: None,
-    mutated=", Tensor(a!) out",
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    x, score, alpha = (f(shape, dtype, device, seed + i) for i, f in enumerate((example, example, example_row)))
+    return {"": (x, score, alpha), "one alpha": (x, score, torch.full_like(alpha[:1], 0.7).squeeze())}
+
+
+def _examples_out(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    return {name: (*given, torch.empty_like(given[0])) for name, given in _examples(shape, dtype, device, seed).items()}
+
+
+declare(
+    Operator(
+        name="langevin_step",
+        schema="(Tensor x, Tensor score, Tensor alpha) -> Tensor",
+        maps=("batch", "batch", "row"),
+        fake=lambda x, *_: torch.empty_like(x),
+        examples=_examples,
+        reference=reference,
+        public=langevin_step,
+        stream=Stream.LANGEVIN,
+        backends=ORDINARY,
+        variants=(
+            Function(
+                name="langevin_step_out",
+                schema="(Tensor x, Tensor score, Tensor alpha, Tensor(a!) out) -> ()",
+                maps=("batch", "batch", "row", "batch"),
+                fake=lambda *_: None,
+                examples=_examples_out,
+            ),
+        ),
+    )
 )
 
 

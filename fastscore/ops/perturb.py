@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
+from .._core.operators import ORDINARY, Operator, Stream, example, example_row
 from .._core.private_torch import forward_rule
-from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
-from ..rng import Noise, Philox, Stream, as_philox, regenerated
+from .._core.registration import declare, opaque_to_dynamo, per_row, raw, row_sum, wants_grad
+from ..rng import Noise, Philox, as_philox, regenerated
 from . import _small
 
 
@@ -47,7 +48,7 @@ def perturb(
         alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
     noise = as_philox(rng).noise_for(x, Stream.PERTURB, transformed=transformed, beside=(sigma, alpha))
     if backend == "reference":
-        return reference(x, sigma, noise, alpha), noise
+        return reference(x, alpha, sigma, noise), noise
     try:
         if transformed or wants_grad(x, alpha, sigma):
             return _differentiable(backend, x, alpha, sigma, *noise.arguments()), noise
@@ -59,15 +60,31 @@ def perturb(
         raise
 
 
-def reference(x: Tensor, sigma: Tensor, noise: Noise, alpha: Tensor | None = None) -> Tensor:
+def reference(x: Tensor, alpha: Tensor | None, sigma: Tensor, noise: Noise) -> Tensor:
     """alpha x + sigma z in plain torch; ``sigma`` and ``alpha`` are [] or [B]."""
     compute = checks.compute_dtype(x)
     mean = x.to(compute) if alpha is None else per_row(alpha, x) * x.to(compute)
     return (mean + per_row(sigma, x) * noise.tensor(compute)).to(x.dtype)
 
 
-register(
-    "perturb", "perturb: (Tensor x, Tensor? alpha, Tensor sigma) -> Tensor", "brr", lambda x, *_: torch.empty_like(x)
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    x, sigma, alpha = (f(shape, dtype, device, seed + i) for i, f in enumerate((example, example_row, example_row)))
+    one = torch.full_like(sigma[:1], 0.7).squeeze()
+    return {"": (x, None, sigma), "alpha": (x, alpha, sigma), "one sigma": (x, None, one)}
+
+
+declare(
+    Operator(
+        name="perturb",
+        schema="(Tensor x, Tensor? alpha, Tensor sigma) -> Tensor",
+        maps=("batch", "row", "row"),
+        fake=lambda x, *_: torch.empty_like(x),
+        examples=_examples,
+        reference=reference,
+        public=perturb,
+        stream=Stream.PERTURB,
+        backends=ORDINARY,
+    )
 )
 
 

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
+from .._core.operators import Operator, Stream, example
 from .._core.private_torch import forward_rule
-from .._core.registration import opaque_to_dynamo, raw, register, wants_grad
-from .fill_probes import Probes, filled
-from .fill_probes import reference as fill_reference
+from .._core.registration import declare, opaque_to_dynamo, raw, wants_grad
+from .fill_probes import FORMS, TRACE, Probes, _directions, directions, filled
 
 
 def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
@@ -53,22 +53,38 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
 
 def reference(product: Tensor, probes: Probes, first: int = 0) -> Tensor:
     """sum v product in plain torch."""
-    compute = checks.compute_dtype(product)
-    v = fill_reference(probes, first, product.shape[0], compute)
-    return (v * product.to(compute)).reshape(*product.shape[:2], product.shape[2:].numel()).sum(2)
+    return _dot(product, directions(probes, first, product.shape[0], checks.compute_dtype(product)))
+
+
+def _dot(product: Tensor, v: Tensor) -> Tensor:
+    return (v * product.to(v.dtype)).reshape(*product.shape[:2], product.shape[2:].numel()).sum(2)
 
 
 def _fake(product: Tensor, *_: Any) -> Tensor:
     return product.new_empty(product.shape[:2], dtype=checks.compute_dtype(product))
 
 
-register(
-    "probe_dot",
-    "probe_dot: (Tensor product, int distribution, int first, int[] coloring) -> Tensor",
-    "p...",
-    _fake,
-    launch=None,
-    out_batch=1,
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    product = example((4, *shape), dtype, device, seed)
+    forms = ((name, form) for name, form in FORMS.items() if name != "sphere")
+    return {name: (product, distribution, 1, coloring) for name, (distribution, coloring) in forms}
+
+
+declare(
+    Operator(
+        name="probe_dot",
+        schema="(Tensor product, int distribution, int first, int[] coloring) -> Tensor",
+        maps=("probe", "none", "none", "none"),
+        fake=_fake,
+        examples=_examples,
+        reference=lambda product, distribution, first, coloring, noise: _dot(
+            product, _directions(distribution, first, len(product), coloring, noise, checks.compute_dtype(product))
+        ),
+        batch=1,
+        public=probe_dot,
+        stream=Stream.PROBE,
+        backends=TRACE,
+    )
 )
 
 

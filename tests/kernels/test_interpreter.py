@@ -87,7 +87,7 @@ def check_dsm(shape: tuple, dtype: torch.dtype, per_row: bool, on_device: bool, 
     (loss, nothing), (same, grad) = (
         dsm_loss.launch(*on(DEVICE, score, sigma), weight, 0.3, want, *arguments) for want in (False, True)
     )
-    other = dsm_loss.launch_grad(*on(DEVICE, score, sigma), weight, upstream.to(DEVICE), *arguments)
+    other = dsm_loss.launch_gradient(*on(DEVICE, score, sigma), weight, upstream.to(DEVICE), *arguments)
     assert torch.equal(loss, same) and nothing.numel() == 0 and nothing.dtype == grad.dtype == other.dtype == dtype
 
     exact = reference["dsm_loss"](score.double(), z.double(), sigma.double(), weight)
@@ -166,7 +166,7 @@ def test_layouts(layout):
         lambda x, s: langevin_step.launch(x, s, sigma, *arguments),
         lambda x, s: langevin_step.launch(x.contiguous(), x, sigma, *arguments),
         lambda x, s: dsm_loss.launch(x, sigma, 2.0, 1.0, True, *arguments)[1],
-        lambda x, s: dsm_loss.launch_grad(x, sigma, 2.0, sigma, *arguments),
+        lambda x, s: dsm_loss.launch_gradient(x, sigma, 2.0, sigma, *arguments),
     ):
         assert torch.equal(run(x, score), run(*plain))
     for got in (

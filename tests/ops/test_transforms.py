@@ -313,5 +313,5 @@ def test_opcheck(layout):
     }.items():
         torch.library.opcheck(raw(name, "native"), (*arguments, *where), test_utils=tests)
     torch.library.opcheck(
-        raw("langevin_step_out", "native"), (x, x, sigma, *where, torch.empty_like(x)), test_utils=tests
+        raw("langevin_step_out", "native"), (x, x, sigma, torch.empty_like(x), *where), test_utils=tests
     )

@@ -80,9 +80,9 @@ def reference(op, x, score, a, one, z, where):
         return langevin_step_reference(x, score, one if "one" in op else a, z)
     if op.startswith("perturb"):
         given = SimpleNamespace(tensor=lambda dtype: z.to(dtype))
-        return perturb_reference(x, a, given, a.flip(0) if "alpha" in op else None)
+        return perturb_reference(x, a.flip(0) if "alpha" in op else None, a, given)
     if "alone" not in op:
-        return dsm_loss_reference(score, z, a, 2.0 if "and" in op else 1.5)
+        return dsm_loss_reference(score, a, 2.0 if "and" in op else 1.5, z)
     a = a.view((-1,) + (1,) * (x.dim() - 1))
     return (a.flip(0) * a**1.5 * (score.to(a.dtype) + z / a)).to(x.dtype)
 
