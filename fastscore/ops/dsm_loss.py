@@ -12,7 +12,7 @@ from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
 from .._core.private_torch import forward_rule, is_wrapped
 from .._core.registration import declare, opaque_to_dynamo, per_row, raw, row_sum, wants_grad
-from ..rng import Noise, regenerated
+from ..rng import Noise, Philox, regenerated
 from . import _small
 
 
@@ -113,6 +113,11 @@ def _examples_gradient(shape: tuple[int, ...], dtype: torch.dtype, device: str, 
     }
 
 
+def _call(score: Tensor, sigma: Tensor, weight: float, scale: float, with_gradient: bool, rng: Philox) -> Tensor:
+    noise = rng.noise(score.shape, stream=Stream.PERTURB, dtype=score.dtype, device=score.device, beside=(score,))
+    return dsm_loss(score, noise, sigma, weight)
+
+
 declare(
     Operator(
         name="dsm_loss",
@@ -126,6 +131,7 @@ declare(
         examples=_examples,
         reference=_reference_pair,
         public=dsm_loss,
+        call=_call,
         stream=Stream.PERTURB,
         backends=ORDINARY,
         variants=(
