@@ -13,7 +13,11 @@ import fastscore as fs
 from fastscore._core.operators import OPERATORS, Function, Operator
 
 FUNCTIONS = {f.name: (operator, f) for operator in OPERATORS.values() for f in operator.functions()}
-SEED, STEP, OFFSET = -(3 << 40) - 12345, 0xFFFFFF05, 0xFFFF0000  # high bits everywhere: words are 32 bits, without a sign
+SEED, STEP, OFFSET = (
+    -(3 << 40) - 12345,
+    0xFFFFFF05,
+    0xFFFF0000,
+)  # high bits everywhere: words are 32 bits, without a sign
 
 
 def served() -> list:
