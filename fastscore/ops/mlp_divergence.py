@@ -67,7 +67,7 @@ def mlp_divergence(
     and one product more, where D Jacobian products were needed; differentiable in ``x`` and every weight, twice.
 
     Args:
-        x: [B, D]; float32 or float64 (half precision is computed in float32, by the reference).
+        x: [B, D]; float16, bfloat16, float32 or float64.
         layers: an ``nn.Sequential`` of ``nn.Linear`` with one kind of activation module between them, or two or three
             ``nn.Linear`` or (weight [out, in], bias [out] or None) in their order.
         activation: ``"tanh"``, ``"sigmoid"``, ``"softplus"``, ``"silu"`` or ``"elu"``; None: read off the Sequential.
@@ -258,8 +258,8 @@ def _gradient(backend: str, a: Tensor, w: Tensor, upstream: Tensor, activation: 
 
 
 @opaque_to_dynamo
-def _differentiable(backend: str, *arguments: Any) -> Tensor:
-    return _SlopeDot.apply(backend, *arguments)
+def _differentiable(backend: str, a: Tensor, w: Tensor, activation: int) -> Tensor:
+    return _SlopeDot.apply(backend, a, w, activation)
 
 
 def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tensor | None]], str]:
