@@ -1,5 +1,7 @@
 """What every registered operator must do, from its declaration alone: see :mod:`.declared`."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -64,7 +66,9 @@ def test_the_values_are_the_references(name, backend, device):
                     torch.ops.fastscore.native_isa(before)
                 for ours, exact in zip(got, expected, strict=True):
                     assert ours.dtype == exact.dtype, title
-                    torch.testing.assert_close(ours, exact, rtol=error, atol=8 * error, msg=lambda m: f"{title}: {m}")
+                    torch.testing.assert_close(
+                        ours, exact, rtol=error, atol=8 * error, msg=partial("{}: {}".format, title)
+                    )
 
 
 @compiled
@@ -130,5 +134,5 @@ def test_a_device_computes_what_the_cpu_does(name):
         there = (value.cuda() if isinstance(value, torch.Tensor) else value for value in given)
         got, expected = call(*there, *map(fs.Philox, rng)), call(*given, *map(fs.Philox, rng))
         assert got.device.type == "cuda" and backends.last[name] == backends.default(torch.device("cpu"), name)
-        torch.testing.assert_close(got.cpu(), expected, rtol=1e-5, atol=1e-5, msg=lambda m: f"{title}: {m}")
+        torch.testing.assert_close(got.cpu(), expected, rtol=1e-5, atol=1e-5, msg=partial("{}: {}".format, title))
         assert backends.slow(name, device) is None
