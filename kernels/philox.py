@@ -29,7 +29,7 @@ def divide(n, magic, shift):
 
 
 @triton.jit
-def place(
+def elements(
     pid,
     rows,
     quads,
@@ -171,7 +171,7 @@ def normals(quad, row, seed, step, stream, offset, state, index, BLOCK: tl.const
 
 
 @triton.jit
-def per_sample(pointer, row, PER_ROW: tl.constexpr):
+def row_value(pointer, row, PER_ROW: tl.constexpr):
     """The value of a [B] tensor for ``row``, or of a [] tensor for all rows."""
     if PER_ROW:
         value = tl.load(pointer + row)

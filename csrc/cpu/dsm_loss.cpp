@@ -37,10 +37,10 @@ void dsm_loss(const DsmArguments& a, int64_t from, int64_t to) {
       a.rows, a.draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n, const float* noise) {
         for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
           const C sigma = a.sigma.at<C>(r), upstream = a.upstream.data ? a.upstream.at<C>(r) : C(a.scale);
-          const int64_t place = r * a.rows.width + start;
+          const int64_t at = r * a.rows.width + start;
           const double power = a.power(sigma);
-          const double sum = residual(score + place, noise + offset, m, C(1) / sigma, C(upstream * power),
-                                      gradient ? gradient + place : nullptr);
+          const double sum = residual(score + at, noise + offset, m, C(1) / sigma, C(upstream * power),
+                                      gradient ? gradient + at : nullptr);
           if (a.sums) a.sums[r * a.rows.blocks + start / a.rows.block] = sum;
         });
       });

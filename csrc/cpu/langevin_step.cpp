@@ -11,14 +11,14 @@ void langevin_step(const LangevinArguments& a, int64_t from, int64_t to) {
         for_each_row(row, count, begin, n, !a.alpha.many, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
           alignas(64) C x_buffer[kBlock + kSlack], score_buffer[kBlock + kSlack], out_buffer[kBlock + kSlack];
           const C alpha = a.alpha.at<C>(r), half = alpha / 2, spread = std::sqrt(alpha);
-          const int64_t place = r * a.rows.width + start;
-          const C* xs = load(x + place, m, x_buffer);
-          const C* scores = load(score + place, m, score_buffer);
-          C* to = target(out + place, out_buffer);
+          const int64_t at = r * a.rows.width + start;
+          const C* xs = load(x + at, m, x_buffer);
+          const C* scores = load(score + at, m, score_buffer);
+          C* to = target(out + at, out_buffer);
           const float* z = noise + offset;
 #pragma GCC ivdep
           for (int64_t i = 0; i < m; ++i) to[i] = fma_(spread, C(z[i]), fma_(half, scores[i], xs[i]));
-          store(to, m, out + place);
+          store(to, m, out + at);
         });
       });
 }

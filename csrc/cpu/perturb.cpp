@@ -13,11 +13,11 @@ void perturb(const PerturbArguments& a, int64_t from, int64_t to) {
           alignas(64) C x_buffer[kBlock + kSlack], out_buffer[kBlock + kSlack];
           const C sigma = a.sigma.at<C>(r), alpha = a.alpha.data ? a.alpha.at<C>(r) : C(1);
           const C* from = load(x + r * a.rows.width + start, m, x_buffer);
-          T* place = out + r * a.rows.width + start;
-          C* to = target(place, out_buffer);
+          T* result = out + r * a.rows.width + start;
+          C* to = target(result, out_buffer);
           const float* z = noise + offset;
           for (int64_t i = 0; i < m; ++i) to[i] = fma_(sigma, C(z[i]), alpha * from[i]);
-          store(to, m, place);
+          store(to, m, result);
         });
       });
 }

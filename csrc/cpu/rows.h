@@ -63,6 +63,17 @@ struct PerRow {
   }
 };
 
+// A number for each channel, [C], or for each channel of each row, [B, C].
+struct PerChannel {
+  const void* data;
+  bool many;
+  int64_t channels;
+  template <class C>
+  const C* at(int64_t row) const {
+    return static_cast<const C*>(data) + (many ? row * channels : 0);
+  }
+};
+
 enum class Values { any, not_negative, positive };
 
 template <class C>

@@ -15,13 +15,12 @@ from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from . import checks
 from .errors import BackendUnavailable
 from .operators import OPERATORS, ORDINARY
-from .private_torch import peek_interpreter_stack
+from .private_torch import in_forward_mode, peek_interpreter_stack
 
 BACKENDS = ("reference", "native", "triton")
 ISAS = ("portable", "avx2", "avx512")
@@ -150,7 +149,7 @@ def serves_natively() -> bool:
 
 def transformed() -> bool:
     """Whether the call runs under torch.compile, a torch.func transform, or forward-mode differentiation."""
-    return is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return is_compiling() or peek_interpreter_stack() is not None or in_forward_mode()
 
 
 @contextmanager

@@ -9,12 +9,8 @@ noise is made (:func:`first_sample`), and is then an input like any other.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,7 +19,7 @@ from torch import Tensor
 from . import counter
 from .backends import library
 from .operators import OPERATORS, Function, Operator
-from .private_torch import mapped_everywhere
+from .private_torch import mapped_everywhere, opaque_to_dynamo
 from .recomputation import refuse_recomputation
 
 _raw: dict[tuple[str, str], Callable] = {}
@@ -107,62 +103,6 @@ def _merged(value: Tensor, dim: int | None, kind: str, mapped: int, batch: int) 
         value = value[:, None].expand(mapped, batch, *value.shape[1:])
     value = value.reshape(mapped * batch, *value.shape[2:])
     return value if kind == "batch" else value.contiguous()  # one that was expanded has no stride
-
-
-def let_steps_vary() -> None:
-    """Have torch.compile take the step of every Philox as an input, also of one that is a global or a network's
-    attribute: the plain numbers of those are constants to it, and it would compile anew at every call."""
-    config = torch.compiler.config
-    if hasattr(config, "dynamic_sources"):
-        config.dynamic_sources = ",".join(filter(None, (config.dynamic_sources, r".*\._philox_step$")))
-
-
-class _WhenDynamoLoads:
-    """Tells torch.compile of Philox, and calls ``torch.compiler.allow_in_graph`` on functions, once torch._dynamo is
-    imported.
-
-    Importing it here would take a second or more from everybody, for the sake of those who compile.
-    """
-
-    def __init__(self) -> None:
-        self.functions: list[Callable] = []
-        self.looking = False
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torch._dynamo" or self.looking:
-            return None
-        self.looking = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.looking = False
-        assert spec is not None and spec.loader is not None
-        execute = spec.loader.exec_module
-
-        def then_allow(module: ModuleType) -> None:  # not at once: who looks a module up need not import it
-            execute(module)
-            sys.meta_path.remove(self)
-            let_steps_vary()
-            for function in self.functions:
-                torch.compiler.allow_in_graph(function)
-
-        spec.loader.exec_module = then_allow
-        return spec
-
-
-_waiting = _WhenDynamoLoads()
-if "torch._dynamo" not in sys.modules:
-    sys.meta_path.insert(0, _waiting)
-else:
-    let_steps_vary()
-
-
-def opaque_to_dynamo(function: Callable) -> Callable:
-    """``torch.compiler.allow_in_graph``, as soon as torch._dynamo is there: torch.compile then does not look inside."""
-    if "torch._dynamo" in sys.modules:
-        return torch.compiler.allow_in_graph(function)
-    _waiting.functions.append(function)
-    return function
 
 
 library.define(

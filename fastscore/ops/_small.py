@@ -43,7 +43,7 @@ def perturb(x: Any, sigma: Any, rng: Any, alpha: Any) -> tuple[Tensor, Noise] | 
         0 if factor is None else factor.dim(),
         rows,
         x.numel() // rows,
-        *noise.place(),
+        *noise.position(),
     ):
         rng._philox_step -= 1
         return None
@@ -68,7 +68,7 @@ def langevin_step(x: Any, score: Any, alpha: Any, rng: Any, out: Any) -> Tensor 
         alpha.dim(),
         rows,
         x.numel() // rows,
-        *noise.place(),
+        *noise.position(),
     ):
         rng._philox_step -= 1
         return None
@@ -95,7 +95,7 @@ def dsm_loss(score: Any, noise: Any, sigma: Any, weight: Any) -> Tensor | None:
         weight,
         rows,
         score.numel() // rows,
-        *noise.place(),
+        *noise.position(),
     ):
         return None
     backends.last["dsm_loss"] = "native"

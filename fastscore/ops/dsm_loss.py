@@ -10,8 +10,8 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
-from .._core.private_torch import forward_rule, is_wrapped
-from .._core.registration import declare, opaque_to_dynamo, per_row, raw, row_sum, wants_grad
+from .._core.private_torch import forward_rule, is_wrapped, opaque_to_dynamo
+from .._core.registration import declare, per_row, raw, row_sum, wants_grad
 from ..rng import Noise, Philox, regenerated
 from . import _small
 
@@ -164,24 +164,24 @@ class _OnePass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, backend: str, score: Tensor, sigma: Tensor, weight: float, *where: Any) -> Tensor:
-        ctx.backend, ctx.weight, ctx.place = backend, weight, where
+    def forward(ctx: Any, backend: str, score: Tensor, sigma: Tensor, weight: float, *noise: Any) -> Tensor:
+        ctx.backend, ctx.weight, ctx.arguments = backend, weight, noise
         ctx.save_for_backward(score, sigma)
         ctx.scale, ctx.gradient = _mean_factor(score.shape[0], sigma.dtype), None
         if score.dtype != sigma.dtype:
-            return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *where)[0]
-        loss, ctx.gradient = raw("dsm_loss", backend)(score, sigma, weight, ctx.scale, True, *where)
+            return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *noise)[0]
+        loss, ctx.gradient = raw("dsm_loss", backend)(score, sigma, weight, ctx.scale, True, *noise)
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple:
-        nothing = (None,) * (2 + len(ctx.place))
+        nothing = (None,) * (2 + len(ctx.arguments))
         score, sigma = ctx.saved_tensors
         if torch.is_grad_enabled() or score.dtype != sigma.dtype or is_wrapped(upstream):
-            return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place), *nothing
+            return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.arguments), *nothing
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            gradient = raw("dsm_loss", ctx.backend)(score, sigma, ctx.weight, ctx.scale, True, *ctx.place)[1]
+            gradient = raw("dsm_loss", ctx.backend)(score, sigma, ctx.weight, ctx.scale, True, *ctx.arguments)[1]
         n = upstream.numel()
         constant = upstream.is_cpu and (n == 1 or (n > 1 and upstream.stride(0) == 0))
         if constant and upstream[0].item() == ctx.scale:
@@ -195,12 +195,12 @@ class _DsmLoss(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, *where: Any) -> Tensor:
-        return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *where)[0]
+    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, *noise: Any) -> Tensor:
+        return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *noise)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, score, sigma, ctx.weight, *ctx.place, state, index = inputs
+        ctx.backend, score, sigma, ctx.weight, *ctx.position, state, index = inputs
         ctx.save_for_backward(score, sigma, state, index)
         ctx.save_for_forward(score, sigma, state, index)
 
@@ -208,7 +208,7 @@ class _DsmLoss(torch.autograd.Function):
     def _slope(ctx: Any) -> Tensor:
         """d loss_b / d sigma_b = weight/2 sigma^(weight-1) ||r||^2 - sigma^(weight-2) <r, z>, r = score + z / sigma."""
         score, sigma, state, index = ctx.saved_tensors
-        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.place, state, index))
+        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.position, state, index))
         r, p, rows = score + z / per_row(sigma, score), ctx.weight, score.new_empty(score.shape[0])
         return p / 2 * sigma ** (p - 1) * row_sum(r * r, rows) - sigma ** (p - 2) * row_sum(r * z, rows)
 
@@ -218,7 +218,7 @@ class _DsmLoss(torch.autograd.Function):
         _, needs_score, needs_sigma, *rest = ctx.needs_input_grad
         grad_score = grad_sigma = None
         if needs_score:
-            grad_score = _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place, state, index)
+            grad_score = _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.position, state, index)
         if needs_sigma:
             grad_sigma = row_sum(upstream * _DsmLoss._slope(ctx), sigma)
         return None, grad_score, grad_sigma, *(None for _ in rest)
@@ -230,7 +230,9 @@ class _DsmLoss(torch.autograd.Function):
         tangent = sigma.new_zeros(score.shape[0])
         if score_t is not None:
             ones = torch.ones_like(tangent)
-            gradient = _gradient(ctx.backend, score.to(sigma.dtype), sigma, ctx.weight, ones, *ctx.place, state, index)
+            gradient = _gradient(
+                ctx.backend, score.to(sigma.dtype), sigma, ctx.weight, ones, *ctx.position, state, index
+            )
             tangent = tangent + row_sum(gradient * score_t, ones)
         if sigma_t is not None:
             tangent = tangent + sigma_t * _DsmLoss._slope(ctx)
@@ -243,12 +245,12 @@ class _DsmLossGradient(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *where: Any) -> Tensor:
-        return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *where)
+    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *noise: Any) -> Tensor:
+        return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place, state, index = inputs
+        ctx.backend, score, sigma, ctx.weight, upstream, *ctx.position, state, index = inputs
         ctx.save_for_backward(score, sigma, upstream, state, index)
         ctx.save_for_forward(score, sigma, upstream, state, index)
 
@@ -256,7 +258,7 @@ class _DsmLossGradient(torch.autograd.Function):
     def _parts(ctx: Any) -> tuple[Tensor, Tensor, Tensor]:
         """sigma^weight as it broadcasts, the residual r, and d (sigma^weight r) / d sigma."""
         score, sigma, _, state, index = ctx.saved_tensors
-        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.place, state, index))
+        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.position, state, index))
         s, p = per_row(sigma, score), ctx.weight
         r = score + z / s
         return s**p, r, p * s ** (p - 1) * r - s ** (p - 2) * z
@@ -304,8 +306,8 @@ def _differentiable(backend: str, *arguments: Any) -> Tensor:
     return _DsmLoss.apply(backend, *arguments)
 
 
-def _gradient(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *where: Any) -> Tensor:
+def _gradient(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *noise: Any) -> Tensor:
     upstream = upstream.to(sigma.dtype).contiguous()
     if backends.transformed() or wants_grad(score, sigma, upstream):
-        return _DsmLossGradient.apply(backend, score, sigma, weight, upstream, *where)
-    return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *where)
+        return _DsmLossGradient.apply(backend, score, sigma, weight, upstream, *noise)
+    return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *noise)

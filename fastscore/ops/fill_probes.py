@@ -1,6 +1,6 @@
 """fill_probes: random directions v with E[v v^T] = I, for estimates of traces and norms of Jacobians.
 
-Probes are a handle (:class:`Probes`), as noise is: a place in the random sequence, of which :func:`fill_probes` gives
+Probes are a handle (:class:`Probes`), as noise is: a position in the random sequence, of which :func:`fill_probes` gives
 values, and which :func:`fastscore.ops.probe_dot` reads without storing any. It cannot be changed once made.
 """
 
@@ -218,12 +218,12 @@ def _draw(distribution: str, noise: Noise, j: int) -> Tensor:
 
 
 def filled(
-    backend: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, first: int, count: int, where: Sequence
+    backend: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, first: int, count: int, form: Sequence
 ) -> Tensor:
-    """What a compiled version gives; ``where`` is the form of the probes and their place."""
+    """What a compiled function gives; ``form`` is ``Probes.form()`` and then ``Noise.arguments()``."""
     like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
-    distribution, coloring, *place = where
-    return raw("fill_probes", backend)(like, distribution, first, count, coloring, *place)
+    distribution, coloring, *noise = form
+    return raw("fill_probes", backend)(like, distribution, first, count, coloring, *noise)
 
 
 def _fake(like: Tensor, distribution: int, first: int, count: int, *_: Any) -> Tensor:

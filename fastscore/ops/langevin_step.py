@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
-from .._core.private_torch import forward_rule
-from .._core.registration import declare, opaque_to_dynamo, per_row, raw, row_sum, wants_grad, written
+from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.registration import declare, per_row, raw, row_sum, wants_grad, written
 from ..rng import Noise, Philox, as_philox, regenerated
 from ..schedules import refuse_other_form
 from . import _small
@@ -158,12 +158,12 @@ class _LangevinStep(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, x: Tensor, score: Tensor, alpha: Tensor, *where: Any) -> Tensor:
-        return raw("langevin_step", backend)(x, score, alpha, *where)
+    def forward(backend: str, x: Tensor, score: Tensor, alpha: Tensor, *noise: Any) -> Tensor:
+        return raw("langevin_step", backend)(x, score, alpha, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, _, score, alpha, *ctx.place, state, index = inputs
+        ctx.backend, _, score, alpha, *ctx.position, state, index = inputs
         ctx.save_for_backward(score, alpha, state, index)
         ctx.save_for_forward(score, alpha, state, index)
 
@@ -171,7 +171,7 @@ class _LangevinStep(torch.autograd.Function):
     def _slope(ctx: Any) -> Tensor:
         """d x' / d alpha = score/2 + z / (2 sqrt(alpha))."""
         score, alpha, state, index = ctx.saved_tensors
-        z = regenerated(ctx.backend, score, alpha.dtype, (*ctx.place, state, index))
+        z = regenerated(ctx.backend, score, alpha.dtype, (*ctx.position, state, index))
         return score / 2 + z / (2 * per_row(alpha, score).sqrt())
 
     @staticmethod

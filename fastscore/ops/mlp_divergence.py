@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from .._core import backends, checks
 from .._core.operators import Function, Operator, example
-from .._core.private_torch import forward_rule
-from .._core.registration import declare, opaque_to_dynamo, per_row, raw, wants_grad
+from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.registration import declare, per_row, raw, wants_grad
 
 
 def _tanh_curves(a: Tensor) -> tuple[Tensor, Tensor]:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Operator, Stream, example, example_row
-from .._core.private_torch import forward_rule
-from .._core.registration import declare, opaque_to_dynamo, per_row, raw, row_sum, wants_grad
+from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.registration import declare, per_row, raw, row_sum, wants_grad
 from ..rng import Noise, Philox, as_philox, regenerated
 from . import _small
 
@@ -93,12 +93,12 @@ class _Perturb(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, x: Tensor, alpha: Tensor | None, sigma: Tensor, *where: Any) -> Tensor:
-        return raw("perturb", backend)(x, alpha, sigma, *where)
+    def forward(backend: str, x: Tensor, alpha: Tensor | None, sigma: Tensor, *noise: Any) -> Tensor:
+        return raw("perturb", backend)(x, alpha, sigma, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, x, alpha, sigma, *ctx.place, state, index = inputs
+        ctx.backend, x, alpha, sigma, *ctx.position, state, index = inputs
         tensors = (x, alpha, sigma, state, index)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -106,7 +106,7 @@ class _Perturb(torch.autograd.Function):
     @staticmethod
     def _noise(ctx: Any) -> Tensor:
         x, _, sigma, state, index = ctx.saved_tensors
-        return regenerated(ctx.backend, x, sigma.dtype, (*ctx.place, state, index))
+        return regenerated(ctx.backend, x, sigma.dtype, (*ctx.position, state, index))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:

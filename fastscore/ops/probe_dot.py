@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import Operator, Stream, example
-from .._core.private_torch import forward_rule
-from .._core.registration import declare, opaque_to_dynamo, raw, wants_grad
+from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.registration import declare, raw, wants_grad
 from .fill_probes import FORMS, TRACE, Probes, _directions, _probes, directions, filled
 
 
@@ -117,7 +117,7 @@ class _ProbeDot(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, product, ctx.first, ctx.distribution, *ctx.place = inputs[:8]
+        ctx.backend, product, ctx.first, ctx.distribution, *ctx.position = inputs[:8]
         state, index, *ctx.coloring = inputs[8:]
         ctx.save_for_backward(product, state, index)
         ctx.save_for_forward(product, state, index)
@@ -132,7 +132,7 @@ class _ProbeDot(torch.autograd.Function):
             product.device,
             ctx.first,
             product.shape[0],
-            (ctx.distribution, ctx.coloring, *ctx.place, state, index),
+            (ctx.distribution, ctx.coloring, *ctx.position, state, index),
         )
         scaled = v * grad.reshape(*grad.shape, *[1] * (product.dim() - 2))
         return None, scaled.to(product.dtype), *(None for _ in range(8 + len(ctx.coloring)))
@@ -142,7 +142,7 @@ class _ProbeDot(torch.autograd.Function):
     def jvp(ctx: Any, _: None, tangent: Tensor, *rest: None) -> Tensor:
         _, state, index = ctx.saved_tensors
         return _differentiable(
-            ctx.backend, tangent, ctx.first, ctx.distribution, *ctx.place, state, index, *ctx.coloring
+            ctx.backend, tangent, ctx.first, ctx.distribution, *ctx.position, state, index, *ctx.coloring
         )
 
 

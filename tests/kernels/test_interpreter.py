@@ -34,7 +34,7 @@ reference = {
 
 @pytest.fixture(params=["default", "tiles", "line", "wide"])
 def sharing(request, monkeypatch) -> str:
-    """The ways to share out the work: see ``philox.place``. Small blocks, so that small tensors need many."""
+    """The ways to share out the work: see ``philox.elements``. Small blocks, so that small tensors need many."""
     if request.param != "default":
         small_blocks(monkeypatch, 32 if request.param == "tiles" else 64)
     if request.param == "wide":
