@@ -151,6 +151,7 @@ class Recorder:
     """Stands in for a ``@triton.jit`` kernel: ``Recorder(...)[grid](arguments)`` notes the launch and runs nothing."""
 
     def __init__(self, kernel: Any):
+        self.kernel = kernel
         self.function: Callable = getattr(kernel, "fn", kernel)
         self.launches: list[Launch] = []
 
