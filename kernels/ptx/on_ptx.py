@@ -31,7 +31,7 @@ POINTERS = {
     torch.int64: "i64",
     torch.int32: "i32",
 }
-NUMBERS = {"int64": "i64", "uint64": "u64", "int32": "i32", "uint32": "u32", "float32": "fp32"}
+NUMBERS = {"int64": "i64", "uint64": "u64", "int32": "i32", "uint32": "u32", "float32": "fp32", "fp32": "fp32"}
 RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 RESULTS = ("out", "grad", "partial")  # arguments that a kernel writes, and must not read
 
@@ -123,7 +123,7 @@ class Launch:
                 if value.data_ptr() % 16 == 0:
                     aligned.append(place)
             else:
-                types[name] = NUMBERS[str(getattr(annotation, "name", annotation))]
+                types[name] = NUMBERS[str(getattr(annotation, "name", annotation)).removeprefix("tl.")]
         return cls(kernel, grid, dict(bound.arguments), types, constants, tuple(aligned), options)
 
     def tensors(self) -> dict[str, torch.Tensor]:

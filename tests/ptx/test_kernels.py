@@ -29,9 +29,9 @@ def cases() -> list:
         for i, title in enumerate(function.examples((2, 3), torch.float32, "cpu", 0)):
             for case in compiled_table():
                 shape, dtype, layout, how = case.values
-                if i == 0 or ((layout, how) == ("contiguous", "numbers") and (shape, dtype) in OTHERS):
-                    if operator.stream is not None or how not in ("on device", "index"):
-                        found.append(pytest.param(name, title, *case.values, id=f"{name}, {title}-{case.id}"))
+                here = i == 0 or ((layout, how) == ("contiguous", "numbers") and (shape, dtype) in OTHERS)
+                if here and (operator.stream is not None or how not in ("on device", "index")):
+                    found.append(pytest.param(name, title, *case.values, id=f"{name}, {title}-{case.id}"))
     return found
 
 
@@ -53,7 +53,7 @@ def inputs(name, title, shape, dtype, layout="contiguous", how="numbers"):
         if kind == "batch" and argument != "like":
             x = LAYOUTS[layout](given[place])
             if how == "misaligned":  # one element past an aligned address
-                x = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(shape)
+                x = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
             given[place] = x
     return tuple(given), noise(operator, shape[0], "on device" if how in ("on device", "index") else "numbers")
 
