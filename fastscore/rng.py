@@ -318,7 +318,8 @@ class Philox:
         if not isinstance(stream, Stream):  # which torch.compile does not compare
             stream = counter.word("stream", stream)
         device = counter.indexed(device)
-        noise = self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), device)
+        dtype = dtype or torch.get_default_dtype()
+        noise = self._next(shape, int(stream), offset, dtype, device, compiling=is_compiling())
         watched, inside = self._watched(), depth()
         if inside and beside is None:
             noise._first = first_of_slice(shape[0], offset, device, watched)
@@ -335,16 +336,26 @@ class Philox:
         Takes ``steps`` steps, of which the noise is the first. Where ``x`` is not mapped but a tensor ``beside`` it is,
         that one's slices count.
         """
-        noise = self._next(x.shape, int(stream), self._offset, x.dtype, x.device, steps)
+        noise = self._next(
+            x.shape, int(stream), self._offset, x.dtype, x.device, steps, compiling=transformed and is_compiling()
+        )
         if transformed:
             given = [x, *(t for t in beside if t is not None)]
             noise._first = first_sample(given, x.shape[0], noise._sample_offset, compiled=self._watched())
         return noise
 
     def _next(
-        self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device, steps: int = 1
+        self,
+        shape: torch.Size,
+        stream: int,
+        offset: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        steps: int = 1,
+        *,
+        compiling: bool,
     ) -> Noise:
-        if not is_compiling() and backward_pass() != self._task:
+        if not compiling and backward_pass() != self._task:
             refuse_recomputation(recording=True)
         if offset + shape[0] > STEPS:
             counter.rows(offset, shape[0])

@@ -48,7 +48,6 @@ void dsm_loss(const DsmArguments& a, int64_t from, int64_t to) {
 
 #else
 
-#include "direct.h"
 #include "tensor.h"
 
 namespace fastscore {
@@ -128,22 +127,6 @@ Tensor dsm_loss_gradient(const Tensor& score, const Tensor& sigma, double weight
                    per_row(upstream, score, "upstream"), weight, 1.0, nullptr, layout.rows,
                    draw(seed, step, stream, offset, state, index, score)});
   return gradient.finish();
-}
-
-PyObject* dsm_loss_direct(PyObject*, PyObject* const* arguments, Py_ssize_t) {  // the loss alone
-  Reader read(arguments);
-  const int64_t type = read.integer();
-  const void* score = read.address();
-  void* loss = read.address();
-  const PerRow sigma = read.per_row();
-  const double weight = read.number();
-  const Rows rows = read.rows();
-  std::vector<double> sums(rows.count * rows.blocks);
-  const DsmArguments a{score, nullptr, sigma, {nullptr, false}, weight, 1.0, sums.data(), rows, read.draw()};
-  if (!good(sigma, type, rows.count, Values::positive)) Py_RETURN_FALSE;
-  for_each_type(type, [&](auto t) { FASTSCORE_DISPATCH(dsm_loss<decltype(t)>, a, 0, a.rows.units()); });
-  finish(a, type == 1, loss);
-  Py_RETURN_TRUE;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) {

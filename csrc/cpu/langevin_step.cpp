@@ -25,7 +25,6 @@ void langevin_step(const LangevinArguments& a, int64_t from, int64_t to) {
 
 #else
 
-#include "direct.h"
 #include "tensor.h"
 
 namespace fastscore {
@@ -71,30 +70,6 @@ void langevin_step_out(const Tensor& x, const Tensor& score, const Tensor& alpha
                        const std::optional<Tensor>& index) {
   check_like(out, x, "out");
   step_into(out, x, score, alpha, draw(seed, step, stream, offset, state, index, x));
-}
-
-// Whether `out` may be written while the other is read: they lie apart, or are the same.
-static bool apart_or_same(const void* out, int64_t bytes, const void* other, int64_t other_bytes) {
-  const auto a = reinterpret_cast<uintptr_t>(out), b = reinterpret_cast<uintptr_t>(other);
-  return a + bytes <= b || b + other_bytes <= a || (a == b && bytes == other_bytes);
-}
-
-PyObject* langevin_step_direct(PyObject*, PyObject* const* arguments, Py_ssize_t) {
-  Reader read(arguments);
-  const int64_t type = read.integer();
-  const void *x = read.address(), *score = read.address();
-  void* out = read.address();
-  const PerRow alpha = read.per_row();
-  const Rows rows = read.rows();
-  const LangevinArguments a{x, score, out, alpha, rows, read.draw()};
-  if (!good(alpha, type, rows.count, Values::not_negative)) Py_RETURN_FALSE;
-  const int64_t bytes = rows.count * rows.width * (type == 1 ? 8 : type == 0 ? 4 : 2);
-  const int64_t alpha_bytes = (alpha.many ? rows.count : 1) * (type == 1 ? 8 : 4);
-  if (!apart_or_same(out, bytes, x, bytes) || !apart_or_same(out, bytes, score, bytes) ||
-      !apart_or_same(out, bytes, alpha.data, alpha_bytes))
-    Py_RETURN_FALSE;
-  for_each_type(type, [&](auto t) { FASTSCORE_DISPATCH(langevin_step<decltype(t)>, a, 0, a.rows.units()); });
-  Py_RETURN_TRUE;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) {

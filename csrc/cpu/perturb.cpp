@@ -24,7 +24,6 @@ void perturb(const PerturbArguments& a, int64_t from, int64_t to) {
 
 #else
 
-#include "direct.h"
 #include "tensor.h"
 
 namespace fastscore {
@@ -58,20 +57,6 @@ Tensor perturb(const Tensor& x, const std::optional<Tensor>& alpha, const Tensor
                 [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(perturb<decltype(type)>, arguments, from, to); });
   });
   return out.finish();
-}
-
-PyObject* perturb_direct(PyObject*, PyObject* const* arguments, Py_ssize_t) {
-  Reader read(arguments);
-  const int64_t type = read.integer();
-  const void* x = read.address();
-  void* out = read.address();
-  const PerRow sigma = read.per_row(), alpha = read.per_row();
-  const Rows rows = read.rows();
-  const PerturbArguments a{x, out, sigma, alpha, rows, read.draw()};
-  if (!good(sigma, type, rows.count, Values::positive) || !good(alpha, type, rows.count, Values::not_negative))
-    Py_RETURN_FALSE;
-  for_each_type(type, [&](auto t) { FASTSCORE_DISPATCH(perturb<decltype(t)>, a, 0, a.rows.units()); });
-  Py_RETURN_TRUE;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) { library.impl("perturb_native", TORCH_BOX(&perturb)); }

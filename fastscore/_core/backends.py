@@ -11,6 +11,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
@@ -109,17 +110,27 @@ def default(device: torch.device, operator: str | None = None) -> str:
 
 def choose(operator: str, device: torch.device) -> str:
     """The backend of one call of ``operator``; remembered in :data:`last`."""
+    compiling = is_compiling()
     if _chosen is None:
-        backend = default(device, operator)
+        if compiling:  # which does not know cached functions
+            backend = default(device, operator)
+        else:
+            backend = _default(operator, device, _native_problem, _cuda_problem, _has_triton)
         if backend == "reference":
             _say_that_it_is_slow(operator, device)
     else:
         backend, reason = _chosen, problem(_chosen, device, operator)
         if reason:
             raise BackendUnavailable(f"the {backend} backend cannot serve {operator} here: {reason}")
-    if not is_compiling():
+    if not compiling:
         last[operator] = backend
     return backend
+
+
+@lru_cache(maxsize=1024)
+def _default(operator: str, device: torch.device, *_: object) -> str:
+    """:func:`default`, for each state of what it depends on."""
+    return default(device, operator)
 
 
 def slow(operator: str, device: torch.device) -> str | None:
@@ -140,11 +151,6 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
         f"slower than compiled (said once, and not inside use_backend('reference')): {reason}",
         stacklevel=checks.caller(),
     )
-
-
-def serves_natively() -> bool:
-    """Whether the native backend serves the CPU now."""
-    return not _native_problem if _chosen is None else _chosen == "native"
 
 
 def transformed() -> bool:

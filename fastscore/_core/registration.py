@@ -178,10 +178,9 @@ def first_of_slice(rows: int, offset: int, device: torch.device, compiled: bool)
 
 def wants_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd records what is done to any of the tensors."""
-    if torch.is_grad_enabled():
-        for t in tensors:
-            if t is not None and t.requires_grad:
-                return True
+    for t in tensors:
+        if t is not None and t.requires_grad:
+            return torch.is_grad_enabled()
     return False
 
 

@@ -13,7 +13,6 @@ from .._core.operators import ORDINARY, Function, Operator, Stream, example, exa
 from .._core.private_torch import forward_rule, is_wrapped, opaque_to_dynamo
 from .._core.registration import declare, per_row, raw, row_sum, wants_grad
 from ..rng import Noise, Philox, regenerated
-from . import _small
 
 
 def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight: float = 2.0) -> Tensor:
@@ -37,9 +36,6 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
 
     Source: Vincent 2011, equation 9; Song & Ermon 2019, equations 5 and 6.
     """
-    small = _small.dsm_loss(score, noise, sigma, weight)
-    if small is not None:
-        return small
     checks.floating("score", score)
     if not isinstance(noise, Noise):
         if not isinstance(noise, Tensor):

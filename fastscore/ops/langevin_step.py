@@ -13,7 +13,6 @@ from .._core.private_torch import forward_rule, opaque_to_dynamo
 from .._core.registration import declare, per_row, raw, row_sum, wants_grad, written
 from ..rng import Noise, Philox, as_philox, regenerated
 from ..schedules import refuse_other_form
-from . import _small
 from ._memory import check_written
 
 
@@ -51,10 +50,8 @@ def langevin_step(
 
     Source: Welling & Teh 2011; Song & Ermon 2019, algorithm 1.
     """
-    small = _small.langevin_step(x, score, alpha, rng, out) if noise is None else None
-    if small is not None:
-        return small
-    refuse_other_form("alpha", alpha, "alpha")
+    if type(alpha) is not float:
+        refuse_other_form("alpha", alpha, "alpha")
     checks.floating("x", x)
     checks.like("score", score, "x", x)
     transformed = backends.transformed()

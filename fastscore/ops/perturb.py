@@ -12,7 +12,6 @@ from .._core.operators import ORDINARY, Operator, Stream, example, example_row
 from .._core.private_torch import forward_rule, opaque_to_dynamo
 from .._core.registration import declare, per_row, raw, row_sum, wants_grad
 from ..rng import Noise, Philox, as_philox, regenerated
-from . import _small
 
 
 def perturb(
@@ -37,9 +36,6 @@ def perturb(
 
     Source: Vincent 2011, "A connection between score matching and denoising autoencoders".
     """
-    small = _small.perturb(x, sigma, rng, alpha)
-    if small is not None:
-        return small
     checks.floating("x", x)
     transformed, backend = backends.transformed(), backends.choose("perturb", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
