@@ -130,6 +130,9 @@ class Variant:
     def bytes_an_element(self) -> int:
         return sum(t.element_size() for t in (*self.moved(False), *self.moved(True)))
 
+    def tensors_moved(self) -> int:
+        return len(self.moved(False)) + len(self.moved(True))
+
     def code(self) -> tuple:
         """What tells its machine code from others': not whether a number is one for all rows or one a row."""
         constants = {k: v for k, v in self.launch.constants.items() if not k.endswith("_ROWS")}
@@ -152,7 +155,7 @@ def recorded(operator: Operator, function: Function, title: str, form: tuple, ma
 
 
 def of_operator(operator: Operator) -> Iterator[tuple[str, Variant]]:
-    """Each of an operator's kernels once, and the one that moves most for other shapes and dtypes too."""
+    """Each of an operator's kernels once, and the one that moves most tensors for other shapes and dtypes too."""
     known: dict[tuple, tuple[str, Function, str, Variant]] = {}
     for function in operator.functions():
         for title in function.examples(LONG[0], LONG[1], "cpu", 0):
@@ -160,7 +163,7 @@ def of_operator(operator: Operator) -> Iterator[tuple[str, Variant]]:
             name = f"{function.name}, {title}".rstrip(", ")
             known.setdefault(variant.code(), (name, function, title, variant))
     yield from ((name, variant) for name, _, _, variant in known.values())
-    name, function, title, _ = max(known.values(), key=lambda entry: entry[3].bytes_an_element())
+    name, function, title, _ = max(known.values(), key=lambda entry: entry[3].tensors_moved())
     for form, what in (FORMS | (MORE_FORMS if operator.name == UPDATE else {})).items():
         yield f"{name}, {form}", recorded(operator, function, title, what, form in MASKED)
 
