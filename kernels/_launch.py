@@ -7,7 +7,7 @@ from torch import Tensor
 
 from . import philox
 
-BLOCK = 256  # quads a program: 1024 elements, 2 quads a thread with WARPS warps
+BLOCK = 256  # quads per program: 1024 elements, 2 quads per thread with WARPS warps
 WARPS = 4
 INTERPRETED_BLOCK = 1 << 14  # the interpreter pays for every program, not for every element
 WIDE_FROM = 1 << 31  # quads in one line from which their number needs 64 bits
@@ -37,7 +37,7 @@ def plan(rows: int, width: int, *, whole_rows: bool = False) -> tuple[tuple[int]
     (``whole_rows``) and a row fills a program; short rows then share a program.
 
     Returns:
-        The grid, the kernel's arguments by name, and the number of tiles a row.
+        The grid, the kernel's arguments by name, and the number of tiles per row.
     """
     block = INTERPRETED_BLOCK if interpreted() else BLOCK
     quads = -(-width // 4)
@@ -95,7 +95,7 @@ def noise(seed: int, step: int, stream: int, offset: int, state: Tensor | None, 
 
 
 def shape2d(x: Tensor) -> tuple[int, int]:
-    """(rows, elements a row) of x [B, ...]."""
+    """(rows, elements per row) of x [B, ...]."""
     return x.shape[0], x.shape[1:].numel()
 
 

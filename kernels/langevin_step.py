@@ -1,4 +1,4 @@
-"""langevin_step: x' = x + alpha_b/2 score + sqrt(alpha_b) z, with z drawn in the kernel: 12 bytes an element."""
+"""langevin_step: x' = x + alpha_b/2 score + sqrt(alpha_b) z, with z drawn in the kernel: 12 bytes per element."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""perturb: x_tilde = alpha_b x + sigma_b z, with z drawn in the kernel: 8 bytes an element in float32."""
+"""perturb: x_tilde = alpha_b x + sigma_b z, with z drawn in the kernel: 8 bytes per element in float32."""
 
 import torch
 import triton

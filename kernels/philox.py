@@ -46,7 +46,7 @@ def elements(
 
     The three ways to share out the quads (``_launch.plan`` chooses):
 
-    - QUADS = BLOCK: a program has BLOCK quads of one row, ``tiles`` programs a row;
+    - QUADS = BLOCK: a program has BLOCK quads of one row, ``tiles`` programs per row;
     - 0 < QUADS < BLOCK: a program has BLOCK / QUADS whole rows, QUADS (a power of two) places each;
     - QUADS = 0: all quads of all rows in one line, cut into blocks.
 

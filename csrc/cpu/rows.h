@@ -1,4 +1,4 @@
-// A tensor [B, ...] as rows, one a sample; where a draw stands in the random sequence; and the types of elements.
+// A tensor [B, ...] as rows, one per sample; where a draw stands in the random sequence; and the types of elements.
 #pragma once
 
 #include <cmath>

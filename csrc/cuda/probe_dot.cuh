@@ -8,7 +8,7 @@
 
 namespace fastscore {
 
-constexpr int64_t kCalls = kThreads;         // Philox calls of signs in a chunk: one a thread
+constexpr int64_t kCalls = kThreads;         // Philox calls of signs in a chunk: one per thread
 constexpr int64_t kChunk = kCalls * kSigns;  // elements in a chunk
 
 using BlockSum = cub::BlockReduce<double, kThreads>;

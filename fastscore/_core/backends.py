@@ -24,6 +24,7 @@ from .operators import OPERATORS, ORDINARY
 from .private_torch import in_forward_mode, peek_interpreter_stack
 
 BACKENDS = ("reference", "native", "triton")
+_DEVICES = {"cpu": "the CPU", "cuda": "CUDA devices"}
 ISAS = ("portable", "avx2", "avx512")
 last: dict[str, str] = {}  # operator -> the backend that served its latest eager call
 _chosen: str | None = None
@@ -64,10 +65,15 @@ def problem(backend: str, device: torch.device | str = "cpu", operator: str | No
             return "triton is not installed: pip install triton"
         if kind == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "on the CPU the Triton kernels run only in the interpreter: set TRITON_INTERPRET=1 before the start"
-        return None if kind in ("cpu", *served["triton"]) else f"triton serves CUDA devices, not {kind}"
-    if kind in served["native"]:
+        if kind == "cpu":
+            return None
+    elif kind in served["native"]:
         return _cuda_problem if kind == "cuda" else _native_problem
-    return _native_problem or f"native serves the CPU, not {kind}"
+    elif _native_problem:
+        return _native_problem
+    if kind in served[backend]:
+        return None
+    return f"{backend} serves {' and '.join(_DEVICES[kind] for kind in served[backend])}, not {kind}"
 
 
 @contextmanager

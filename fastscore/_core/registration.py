@@ -1,6 +1,6 @@
 """How an operator's compiled functions are registered with torch, from its declaration.
 
-They are pure functions of their arguments, so that torch.compile may move, merge and repeat them. Neither knows
+They are pure functions of their arguments, so that torch.compile may move, merge and repeat them. They know nothing of
 autograd: that is written once, in the operator's file.
 
 Under ``torch.func.vmap`` the mapped dimension joins the batch. Which samples a call draws for is decided where the
@@ -192,7 +192,7 @@ def written(out: Tensor) -> Tensor:
 
 
 def per_row(value: Tensor, x: Tensor) -> Tensor:
-    """A number a row, [] or [B], in the shape that broadcasts against ``x`` [B, ...]."""
+    """One number for every row, [B], or for all, [], in the shape that broadcasts against ``x`` [B, ...]."""
     return value.reshape((-1,) + (1,) * (x.dim() - 1)) if value.dim() else value
 
 

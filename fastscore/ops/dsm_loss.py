@@ -16,7 +16,7 @@ from ..rng import Noise, Philox, regenerated
 
 
 def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight: float = 2.0) -> Tensor:
-    """Denoising score matching, one loss a sample.
+    """Denoising score matching, one loss per sample.
 
     The score of N(alpha x, sigma^2 I) at x_tilde = alpha x + sigma z is -z / sigma, whatever alpha, so
     ``loss_b = 1/2 sigma_b^weight sum_d (score_bd + z_bd / sigma_b)^2``.

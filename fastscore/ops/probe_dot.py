@@ -38,7 +38,7 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
     noise = probes.noise
     if product.dim() == 0 or product.shape[1:] != noise.shape or product.device != noise.device:
         raise ValueError(
-            f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row a probe, "
+            f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row per probe, "
             f"got {checks.describe(product)}"
         )
     first, _ = probes.chunk(first, product.shape[0])

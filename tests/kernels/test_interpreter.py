@@ -60,7 +60,7 @@ def test_perturb(dtype, shape, per_row, on_device):
     given = SimpleNamespace(tensor=lambda compute: z.to(compute))
     for alpha in (None, scalars(shape, dtype, not per_row, 0.5)):
         got = perturb.launch(*on(DEVICE, x, alpha, sigma), *arguments)
-        exact = reference["perturb"](x.double(), sigma.double(), given, None if alpha is None else alpha.double())
+        exact = reference["perturb"](x.double(), None if alpha is None else alpha.double(), sigma.double(), given)
         spread = column(sigma, x) * z.double()
         mean = x.double() if alpha is None else column(alpha, x) * x.double()
         assert got.dtype == dtype
@@ -90,7 +90,7 @@ def check_dsm(shape: tuple, dtype: torch.dtype, per_row: bool, on_device: bool, 
     other = dsm_loss.launch_gradient(*on(DEVICE, score, sigma), weight, upstream.to(DEVICE), *arguments)
     assert torch.equal(loss, same) and nothing.numel() == 0 and nothing.dtype == grad.dtype == other.dtype == dtype
 
-    exact = reference["dsm_loss"](score.double(), z.double(), sigma.double(), weight)
+    exact = reference["dsm_loss"](score.double(), sigma.double(), weight, z.double())
     s, scaled = column(sigma, score), z.double() / column(sigma, score)
     residual, size = score.double() + scaled, score.double().abs() + scaled.abs()
     # 3 eps: the factor sigma^weight (a power, a product) is rounded too
