@@ -87,7 +87,7 @@ def test_mlp_divergence(kernels, name, dtype):
             out, _ = slope_dot(kernels, a, w, kind)
             to_a, to_w = slope_dot_gradient(kernels, a, w, upstream, kind)
             exact, wide = a.double().requires_grad_(), w.double().expand(rows, width).contiguous().requires_grad_()
-            value = reference(exact, wide, name)
+            value = reference(exact, wide, kind)
             gradients = torch.autograd.grad(value, (exact, wide), upstream.double())
             for got, want in ((out, value), (to_a, gradients[0]), (to_w, gradients[1])):
                 torch.testing.assert_close(got.double(), want.detach(), rtol=0, atol=error * width**0.5 * 8)
