@@ -165,6 +165,9 @@ declare(
         reference=lambda like, kind, noise: _numbers(KINDS[kind], noise, like.dtype),
         launch="launch_like",
         public=Noise.tensor,
+        call=lambda like, kind, rng: draw(
+            KINDS[kind], rng.noise(like.shape, device=like.device, beside=()), like.dtype
+        ),
         stream=Stream.USER,
         backends=ORDINARY,
     )

@@ -107,16 +107,15 @@ class Operator(Function):
 
     Args:
         public: the function that users call.
+        call: it by the arguments of an example and, where the operator draws, a :class:`fastscore.Philox` last: the
+            first result of the compiled function, of the numbers of the Philox's step and the operator's stream, with
+            its derivatives. None: ``public`` takes the arguments as they are. Tests and benchmarks call it.
         stream: the stream that it draws from where its caller names none; None: it draws nothing, and no function of
             it has noise arguments.
         backends: for every backend the kinds of device that it serves; of several for one kind the first that is there
             is the default. ``"reference"`` serves all and is not named.
         dtypes: of the samples, that the compiled functions take.
         variants: its gradient, its version that writes to ``out``; served as the operator is.
-        benchmark: ``benchmark(shape, device)`` gives for every row of the benchmark list its providers, functions
-            without arguments that do the work once: ``"fastscore"``, ``"eager"`` (the lines a user of torch would
-            write) and ``"floor"`` (one torch operation that moves as many bytes).
-        benchmark_shapes: by name, instead of the list's own.
     """
 
     public: Callable[..., Any]
@@ -124,8 +123,7 @@ class Operator(Function):
     backends: Mapping[str, tuple[str, ...]]
     dtypes: tuple[torch.dtype, ...] = FLOATS
     variants: tuple[Function, ...] = ()
-    benchmark: Callable[[tuple[int, ...], str], Mapping[str, Mapping[str, Callable[[], object]]]] | None = None
-    benchmark_shapes: Mapping[str, tuple[int, ...]] | None = None
+    call: Callable[..., Tensor] | None = None
 
     def functions(self) -> Iterator[Function]:
         """The operator's own function and its variants."""

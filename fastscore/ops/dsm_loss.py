@@ -12,7 +12,7 @@ from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
 from .._core.private_torch import forward_rule, is_wrapped, opaque_to_dynamo
 from .._core.registration import declare, per_row, raw, row_sum, wants_grad
-from ..rng import Noise, regenerated
+from ..rng import Noise, Philox, regenerated
 
 
 def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight: float = 2.0) -> Tensor:
@@ -121,6 +121,11 @@ def _examples_gradient(shape: tuple[int, ...], dtype: torch.dtype, device: str, 
     }
 
 
+def _call(score: Tensor, sigma: Tensor, weight: float, scale: float, with_gradient: bool, rng: Philox) -> Tensor:
+    noise = rng.noise(score.shape, stream=Stream.PERTURB, dtype=score.dtype, device=score.device, beside=(score,))
+    return dsm_loss(score, noise, sigma, weight)
+
+
 declare(
     Operator(
         name="dsm_loss",
@@ -134,6 +139,7 @@ declare(
         examples=_examples,
         reference=_reference_pair,
         public=dsm_loss,
+        call=_call,
         stream=Stream.PERTURB,
         backends=ORDINARY,
         variants=(

@@ -266,6 +266,14 @@ def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int
     return {name: (like, distribution, 1, 4, coloring) for name, (distribution, coloring) in FORMS.items()}
 
 
+def _probes(x: Tensor, distribution: int, at_least: int, form: Sequence[int], rng: Philox) -> Probes:
+    """A handle on enough probes, of a form as the compiled functions take it."""
+    coloring = Coloring(*form) if form else None
+    colors = 1 if coloring is None else coloring.colors
+    count = -(-at_least // colors) * colors
+    return Probes(x, count, rng, distribution=DISTRIBUTIONS[distribution], coloring=coloring)
+
+
 declare(
     Operator(
         name="fill_probes",
@@ -278,6 +286,9 @@ declare(
         ),
         batch=1,
         public=fill_probes,
+        call=lambda like, distribution, first, count, coloring, rng: fill_probes(
+            _probes(like, distribution, first + count, coloring, rng), first=first, count=count
+        ),
         stream=Stream.PROBE,
         backends=TRACE,
     )

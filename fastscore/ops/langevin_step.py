@@ -135,6 +135,7 @@ declare(
         examples=_examples,
         reference=reference,
         public=langevin_step,
+        call=langevin_step,
         stream=Stream.LANGEVIN,
         backends=ORDINARY,
         variants=(

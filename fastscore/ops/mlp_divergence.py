@@ -157,6 +157,7 @@ declare(
         examples=_examples,
         reference=reference,
         public=mlp_divergence,
+        call=lambda a, w, activation: _slope_dot(a, w, list(ACTIVATIONS)[activation]),
         stream=None,
         backends={"native": ("cpu", "cuda")},
         dtypes=(torch.float32, torch.float64),

@@ -89,6 +89,7 @@ declare(
         examples=_examples,
         reference=reference,
         public=perturb,
+        call=lambda x, alpha, sigma, rng: perturb(x, sigma, rng, alpha=alpha)[0],
         stream=Stream.PERTURB,
         backends=ORDINARY,
     )

@@ -11,7 +11,7 @@ from .._core import backends, checks
 from .._core.operators import Operator, Stream, example
 from .._core.private_torch import forward_rule, opaque_to_dynamo
 from .._core.registration import declare, raw, wants_grad
-from .fill_probes import FORMS, TRACE, Probes, _directions, directions, filled
+from .fill_probes import FORMS, TRACE, Probes, _directions, _probes, directions, filled
 
 
 def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
@@ -88,6 +88,9 @@ declare(
         ),
         batch=1,
         public=probe_dot,
+        call=lambda product, distribution, first, coloring, rng: probe_dot(
+            product, _probes(product[0], distribution, first + len(product), coloring, rng), first=first
+        ),
         stream=Stream.PROBE,
         backends=TRACE,
     )
