@@ -211,10 +211,10 @@ def checked(probes: Probes, first: int, count: int) -> Tensor:
 def directions(probes: Probes, first: int, count: int, dtype: torch.dtype | None = None) -> Tensor:
     """[count, B, ...] of the definition, in plain torch."""
     distribution, coloring = probes.form()
-    return _directions(distribution, first, count, coloring, probes.noise, dtype or probes.noise.dtype)
+    return directions_of_form(distribution, first, count, coloring, probes.noise, dtype or probes.noise.dtype)
 
 
-def _directions(
+def directions_of_form(
     distribution: int, first: int, count: int, form: Sequence[int], noise: Noise, dtype: torch.dtype
 ) -> Tensor:
     coloring = Coloring(*form) if form else None
@@ -266,7 +266,7 @@ def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int
     return {name: (like, distribution, 1, 4, coloring) for name, (distribution, coloring) in FORMS.items()}
 
 
-def _probes(x: Tensor, distribution: int, at_least: int, form: Sequence[int], rng: Philox) -> Probes:
+def probes_of_form(x: Tensor, distribution: int, at_least: int, form: Sequence[int], rng: Philox) -> Probes:
     """A handle on enough probes, of a form as the compiled functions take it."""
     coloring = Coloring(*form) if form else None
     colors = 1 if coloring is None else coloring.colors
@@ -281,13 +281,13 @@ declare(
         maps=("batch", "none", "none", "none", "none"),
         fake=_fake,
         examples=_examples,
-        reference=lambda like, distribution, first, count, coloring, noise: _directions(
+        reference=lambda like, distribution, first, count, coloring, noise: directions_of_form(
             distribution, first, count, coloring, noise, like.dtype
         ),
         batch=1,
         public=fill_probes,
         call=lambda like, distribution, first, count, coloring, rng: fill_probes(
-            _probes(like, distribution, first + count, coloring, rng), first=first, count=count
+            probes_of_form(like, distribution, first + count, coloring, rng), first=first, count=count
         ),
         stream=Stream.PROBE,
         backends=TRACE,

@@ -11,7 +11,7 @@ from .._core import backends, checks
 from .._core.operators import Operator, Stream, example
 from .._core.private_torch import forward_rule, opaque_to_dynamo
 from .._core.registration import declare, raw, wants_grad
-from .fill_probes import FORMS, TRACE, Probes, _directions, _probes, directions, filled
+from .fill_probes import FORMS, TRACE, Probes, directions_of_form, probes_of_form, directions, filled
 
 
 def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
@@ -84,12 +84,13 @@ declare(
         fake=_fake,
         examples=_examples,
         reference=lambda product, distribution, first, coloring, noise: _dot(
-            product, _directions(distribution, first, len(product), coloring, noise, checks.compute_dtype(product))
+            product,
+            directions_of_form(distribution, first, len(product), coloring, noise, checks.compute_dtype(product)),
         ),
         batch=1,
         public=probe_dot,
         call=lambda product, distribution, first, coloring, rng: probe_dot(
-            product, _probes(product[0], distribution, first + len(product), coloring, rng), first=first
+            product, probes_of_form(product[0], distribution, first + len(product), coloring, rng), first=first
         ),
         stream=Stream.PROBE,
         backends=TRACE,
