@@ -32,6 +32,7 @@ def langevin_step_kernel(
     MASK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """out = x + alpha_b/2 score + sqrt(alpha_b) z."""
     row, quad, base, offset, exists = philox.place(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )

@@ -77,6 +77,7 @@ class _Watch(TorchFunctionMode):
 
 
 def has_tangent(value: Tensor) -> bool:
+    """Whether forward mode follows ``value``."""
     return forward_ad.unpack_dual(value).tangent is not None
 
 

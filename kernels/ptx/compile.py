@@ -1,6 +1,6 @@
 """Compilers to PTX for sm_90: nvcc for .cu files, and a process of its own for Triton's kernels.
 
-That process (``python -m tests.ptx.compile``) has the compiler that this one, in Triton's interpreter, lacks. It reads
+That process (``python -m fastscore.kernels.ptx.compile``) has the compiler that this one, in Triton's interpreter, lacks. It reads
 requests as lines of JSON, ``{module, kernel, signature, constants, aligned, options}``, and answers each with
 ``{ptx, shared, warps}`` or ``{error}``. ptxas is not run: its output is not needed.
 """
@@ -63,6 +63,7 @@ def _triton(request: dict) -> dict:
 
 
 def main() -> None:
+    """Answer the requests on stdin, a line each, until it ends."""
     from triton.backends.nvidia.compiler import CUDABackend
 
     CUDABackend.make_cubin = lambda *_: b""

@@ -43,7 +43,7 @@ class Compiler:
         }
         self.errors = open(cache / "compiler.txt", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "tests.ptx.compile"],
+            [sys.executable, "-m", f"{__package__}.compile"],
             stdin=subprocess.PIPE,
             cwd=ROOT,
             stdout=subprocess.PIPE,
@@ -51,14 +51,16 @@ class Compiler:
             text=True,
             env=environment,
         )
+        assert self.process.stdin and self.process.stdout  # both are pipes
+        self.requests, self.answers = self.process.stdin, self.process.stdout
         self.known: dict[str, tuple[Module, dict]] = {}
 
     def __call__(self, request: dict) -> tuple[Module, dict]:
         line = json.dumps(request, sort_keys=True)
         if line not in self.known:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-            text = self.process.stdout.readline()
+            self.requests.write(line + "\n")
+            self.requests.flush()
+            text = self.answers.readline()
             answer = json.loads(text) if text else {"error": Path(self.errors.name).read_text()}
             if "error" in answer:
                 raise RuntimeError(answer["error"])
@@ -66,7 +68,7 @@ class Compiler:
         return self.known[line]
 
     def close(self) -> None:
-        self.process.stdin.close()
+        self.requests.close()
         self.process.wait(30)
         self.errors.close()
 
@@ -108,7 +110,10 @@ class OnPtx:
 
     def _launch(self, grid: tuple, values: dict[str, Any], options: dict) -> None:
         parameters = inspect.signature(self.function).parameters
-        types, constants, aligned, given = {}, {}, [], []
+        types: dict[str, str] = {}
+        constants: dict[str, Any] = {}
+        aligned: list[int] = []
+        given: list[Any] = []
         for place, (name, value) in enumerate(values.items()):
             annotation = parameters[name].annotation
             if "constexpr" in str(annotation) or value is None:
