@@ -5,6 +5,11 @@ from contextlib import ExitStack
 from types import ModuleType
 
 import pytest
+
+PARALLEL = bool(os.environ.pop("PYTEST_XDIST_WORKER", None))  # popped, since a process that a test starts is no worker
+if PARALLEL:  # before torch is imported: a worker has one core, and so have the processes that it starts
+    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
 import torch
 
 if not torch.cuda.is_available():  # before any kernel is imported: the Triton kernels then run in the interpreter

@@ -11,7 +11,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 import fastscore as fs
 from fastscore import losses, samplers
 
-from ..ops.cases import BACKENDS
+from .ops.cases import BACKENDS
 
 X = torch.zeros(4, 3)
 

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from .. import __version__
 from .._core.errors import require
 from . import terminal
 from .config import PRESETS, TrainConfig, quoted
@@ -286,6 +287,9 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         terminal.check_text(arguments)
+        if arguments == ["--version"]:
+            print(f"fastscore {__version__}")
+            return
         tyro = require("tyro", "train")
         tyro.extras.subcommand_cli_from_dict(
             _commands(tyro),

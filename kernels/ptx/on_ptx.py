@@ -43,7 +43,7 @@ class Compiler:
         }
         self.errors = open(cache / "compiler.txt", "w+")  # noqa: SIM115
         self.process = subprocess.Popen(
-            [sys.executable, "-m", f"{__package__}.compile"],
+            [sys.executable, "-m", "fastscore.kernels.ptx.compile"],
             stdin=subprocess.PIPE,
             cwd=ROOT,
             stdout=subprocess.PIPE,
