@@ -76,14 +76,14 @@ $(WHEEL): $(READY) pyproject.toml setup.py MANIFEST.in $(CPP) $(shell find fasts
 	@touch $@
 
 test-wheel: $(WHEEL)
-	$(BIN)/python tests/installed_wheel.py dist/*.whl
+	FASTSCORE_DIST=dist $(BIN)/python -m pytest tests/test_wheel.py
 
 test-older: $(WHEEL)
-	tests/another_torch.sh 'torch==2.13.0' dist/*.whl
-	tests/another_torch.sh 'torch==2.13.0' --no-compiler
+	VENV=$(VENV) tests/another_torch.sh 'torch==2.13.0' dist/*.whl
+	VENV=$(VENV) tests/another_torch.sh 'torch==2.13.0' --no-compiler
 
 test-oldest: $(WHEEL)
-	tests/another_torch.sh 'torch==2.11.0' dist/*.whl
+	VENV=$(VENV) tests/another_torch.sh 'torch==2.11.0' dist/*.whl
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastscore/_C*.so

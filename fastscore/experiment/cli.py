@@ -187,7 +187,7 @@ def evaluate(
         run: The run folder that training wrote.
         num: How many samples to draw.
         out: The folder to write into; the run folder where not given.
-        feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore[eval]' and a file of
+        feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore-torch[eval]' and a file of
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
