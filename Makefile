@@ -1,6 +1,7 @@
 # make demo    train, sample and evaluate an NCSN on handwritten digits (about 5 minutes on two CPU cores)
 # make test    the whole test suite, and the examples in docstrings, on all cores
 # make bench   time the operators against torch's, and write benchmarks/results (leave the machine alone meanwhile)
+# make docs    build the documentation into docs/_build; its tutorials are run (about two minutes)
 # make lint    style, docstrings, types, who imports whom, and the style of the C++ (make format puts style right)
 # make wheel   dist/: the source distribution and, built from it, the wheel
 #
@@ -19,7 +20,7 @@ READY := $(VENV)/.ready-$(shell printf '%s' '$(TORCH)' | cksum | cut -d' ' -f1)
 CPP := $(shell find csrc -type f)
 WHEEL := dist/.wheel
 
-.PHONY: demo test bench lint lint-style lint-types lint-imports lint-cpp format wheel test-wheel test-older test-oldest
+.PHONY: demo test bench docs lint lint-style lint-types lint-imports lint-cpp format wheel test-wheel test-older test-oldest
 .PHONY: help install clean
 .DEFAULT_GOAL := help
 
@@ -33,7 +34,7 @@ $(READY): pyproject.toml setup.py $(CPP)
 	choose one with: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) '$(TORCH)' 'setuptools>=77' wheel ninja
-	$(PIP) --no-build-isolation '$(TORCH)' --editable '.[dev]'
+	$(PIP) --no-build-isolation '$(TORCH)' --editable '.[dev,docs]'
 	@rm -f $(VENV)/.ready-*
 	@touch $@
 
@@ -47,6 +48,10 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/report.py
+
+docs: $(READY)
+	$(BIN)/sphinx-build -E -W --keep-going -n -q docs docs/_build/html
+	@echo "open docs/_build/html/index.html"
 
 lint: lint-style lint-types lint-imports lint-cpp
 

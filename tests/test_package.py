@@ -27,6 +27,7 @@ def test_import_needs_torch_and_numpy_alone(tmp_path):
         "PIL",
         "sklearn",
         "tyro",
+        "filelock",
         "torchmetrics",
         "scipy",
         "triton",
