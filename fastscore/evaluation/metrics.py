@@ -20,29 +20,21 @@ _CHUNK = 1 << 23  # distances computed at once: 64 MB of float64
 
 
 class Gaussian(NamedTuple):
-    """The mean [D] and the covariance [D, D] of points, float64."""
-
     mean: Tensor
     covariance: Tensor
 
 
 class PrecisionRecall(NamedTuple):
-    """The shares, in [0, 1]: of samples that look real, and of real ones that the samples reach."""
-
     precision: float
     recall: float
 
 
 class InceptionScore(NamedTuple):
-    """The mean over the splits, and their standard deviation."""
-
     mean: float
     std: float
 
 
 class HistogramDistance(NamedTuple):
-    """Total variation in [0, 1], and the chi-square test that both histograms are of one law."""
-
     total_variation: float
     chi_square: float
     degrees: int
@@ -50,8 +42,6 @@ class HistogramDistance(NamedTuple):
 
 
 class Neighbours(NamedTuple):
-    """The nearest points of a row, nearest first: which they are, and how far away."""
-
     indices: Tensor
     distances: Tensor
 

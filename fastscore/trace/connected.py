@@ -88,7 +88,6 @@ def plainly(f: Callable[[Tensor], Tensor], x: Tensor, error: Exception) -> None:
 
 
 def same(one: Exception, other: Exception) -> bool:
-    """Whether both say the same."""
     return type(one) is type(other) and str(one) == str(other)
 
 
