@@ -82,7 +82,7 @@ def use_backend(name: str) -> Iterator[None]:
         >>> import fastscore
         >>> x = torch.zeros(2, 3)
         >>> with use_backend("reference"):
-        ...     loss = fastscore.losses.dsm(lambda x, sigma: -x, x, 0.5, rng=fastscore.Philox(0))
+        ...     loss = fastscore.losses.dsm(lambda x: -x, x, 0.5, rng=fastscore.Philox(0))
     """
     global _chosen
     checks.one_of("backend", name, BACKENDS)
