@@ -5,6 +5,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 torch=$1 wheel=$2
+unset PYTHONPATH
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 "${VENV:-.venv}/bin/python" -m venv "$work/venv"
