@@ -6,9 +6,10 @@ from types import ModuleType
 
 import pytest
 
-PARALLEL = bool(os.environ.pop("PYTEST_XDIST_WORKER", None))  # popped, since a process that a test starts is no worker
-if PARALLEL:  # before torch is imported: a worker has one core, and so have the processes that it starts
-    os.environ |= {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+# Before torch is imported: a worker of pytest-xdist has one core, and so have the processes that it starts, which are no
+# workers themselves (pytest-benchmark would not time anything in one).
+if os.environ.pop("PYTEST_XDIST_WORKER", None):
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
 
 import torch
 
