@@ -8,28 +8,18 @@ import pytest
 import torch
 
 from .measure import backend_of, extra_memory, synchronize
-from .operators import OPERATORS, PROVIDERS, SHAPES, TRACE_OPERATORS, cases, trace_cases
+from .operators import PROVIDERS, cases, names
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("operator", OPERATORS)
-@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("shape, operator", [pytest.param(*name, id="-".join(name)) for name in names()])
 @pytest.mark.parametrize("device", DEVICES)
 def test_operator(benchmark, device, shape, operator, provider):
     skip_without(device)
-    found = cases(device, shapes=(shape,), compile=provider == "compile")
-    time(benchmark, device, provider, next(c for c in found if c.operator == operator))
-
-
-@pytest.mark.parametrize("provider", PROVIDERS)
-@pytest.mark.parametrize("operator", TRACE_OPERATORS)
-@pytest.mark.parametrize("device", DEVICES)
-def test_trace_operator(benchmark, device, operator, provider):
-    skip_without(device)
-    found = trace_cases(device, compile=provider == "compile")
-    time(benchmark, device, provider, next(c for c in found if c.operator == operator))
+    (case,) = cases(device, only=[(shape, operator)], compile=provider == "compile")
+    time(benchmark, device, provider, case)
 
 
 def skip_without(device):

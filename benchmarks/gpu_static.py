@@ -1,13 +1,14 @@
 """What the Triton kernels compile to and execute, without a GPU: registers, instructions and bytes an element.
 
-    python benchmarks/gpu_static.py [--arch 80 90 100] [--out benchmarks/results/gpu_static]
+    python benchmarks/gpu_static.py [--arch 80 90 100] [--operator perturb] [--out benchmarks/results/gpu_static]
 
-Every variant is compiled ahead of time and its machine code (SASS) is read back. The code has no loops, so the
-instructions of the program, divided by the elements a thread has, are those executed for an element; branches that
-are hardly ever taken (the slow path of a square root) are counted in, padding (NOP) is not.
+Every registered operator's kernels are launched by its examples; each launch is noted, compiled ahead of time, and its
+machine code (SASS) is read back. The code has no loops, so the instructions of the program, divided by the elements a
+thread has, are those executed for an element; branches that are hardly ever taken (the slow path of a square root) are
+counted in, padding (NOP) is not.
 
-In the repository the sm_90 PTX of every variant is executed too, on a few thousand elements, by the interpreter in
-kernels/ptx: branches that are never taken, threads that a mask stops and the sectors of global memory are seen there.
+The sm_90 PTX of every variant is executed too, on a few thousand elements, by the interpreter in kernels/ptx: branches
+that are never taken, threads that a mask stops and the sectors of global memory are seen there.
 
 The times are computed, not measured: instructions over what a GPU can issue, bytes over its nominal bandwidth, the
 larger of the two. They take every instruction to cost one issue slot, though wide multiplications and conversions cost
@@ -17,27 +18,30 @@ more, and leave out latency and caches.
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import torch
 import triton
 import triton.language as tl
-from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb
+from fastscore.kernels import _launch
+from fastscore.kernels.ptx.on_ptx import RESULTS, Launch, Recorder, replaced
+from fastscore.kernels.ptx.parser import parse
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import gpu_trace
+from fastscore._core.operators import OPERATORS, Function, Operator
+from fastscore._core.registration import raw
 
 ARCHS = (80, 90, 100)
 # thread instructions that can be issued a second (multiprocessors x 4 schedulers x 32 x clock), bytes a second: nominal
@@ -49,29 +53,21 @@ DEVICES = {
 # x + alpha/2 score + sqrt(alpha) z by torch without fusion, bytes an element: randn, then two additions with a factor
 TORCH = {"randn": 4, "add (x, alpha/2 score)": 12, "add (sqrt(alpha) z)": 12}
 ROOT = Path(__file__).resolve().parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "gpu_static"
+COMMITTED = ROOT / "benchmarks" / "results" / "gpu_static"
 PLAIN, UPDATE = "plain tl.randn update", "langevin_step"
-SIZES = {"fp32": 4, "fp64": 8, "i64": 8, "fp16": 2, "bf16": 2}
-TYPES = {
-    "seed": "i64",
-    "step": "u32",
-    "stream": "u32",
-    "first": "u32",
-    "rows": "i64",
-    "quads": "i32",
-    "tiles": "i32",
-    "magic": "u32",
-    "shift": "u32",
-    "n": "i32",
-    "a": "fp32",
-    "b": "fp32",
+# what a kernel is compiled for beside long float32 rows: the shape of the samples, their dtype, noise in device tensors
+LONG = ((4, 2048), torch.float32, False)
+FORMS = {
+    "short rows": ((16, 256), torch.float32, False),
+    "bf16": ((4, 2048), torch.bfloat16, False),
 }
-
-BLOCK = _launch.BLOCK
-ROWS = {"BLOCK": BLOCK, "QUADS": BLOCK, "PAD": 0, "MASK": False, "WIDE": False}  # long samples, no mask
-FLAT = ROWS | {"QUADS": 0, "MASK": True}  # short samples: all quads in one line
-ODD = FLAT | {"PAD": 1}  # a number of elements that 4 does not divide: no aligned accesses
-SHORT = ROWS | {"QUADS": BLOCK // 4, "MASK": True}  # sums of short samples: four samples a program
+MORE_FORMS = {  # of the update alone, which stands for all kernels in this
+    "seed on device": ((4, 2048), torch.float32, True),
+    "odd rows": ((8, 511), torch.float32, False),  # 4 does not divide a row: no aligned accesses
+    "fp16": ((4, 2048), torch.float16, False),
+    "fp64": ((4, 2048), torch.float64, False),
+}
+MASKED = ("short rows", "odd rows")  # compiled with the mask that other numbers of such rows need
 
 # kinds of instructions by the start of their names; whatever is in none of these is control or data movement
 MEMORY = ("LD", "ST", "ATOM", "RED", "ULDC", "CCTL")
@@ -104,7 +100,7 @@ DOUBLE = re.compile(r"D(ADD|MUL|FMA|SETP|MNMX)|MUFU\.\w+64H|\w+\.F64")
 
 
 @triton.jit
-def plain_kernel(out, x, score, a, b, seed, n, BLOCK: tl.constexpr):
+def plain_kernel(out, x, score, a: tl.float32, b: tl.float32, seed: tl.int64, n: tl.int32, BLOCK: tl.constexpr):
     """x + a score + b tl.randn: the lines one would write first, for comparison."""
     offsets = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     exists = offsets < n
@@ -114,65 +110,79 @@ def plain_kernel(out, x, score, a, b, seed, n, BLOCK: tl.constexpr):
 
 @dataclass(frozen=True)
 class Variant:
-    """One kernel as compiled for one kind of arguments; ``moved`` names the tensors of the samples' size."""
+    """One kernel as it is compiled for one launch; ``block``: the elements of a program."""
 
     kernel: Any
-    moved: str
-    others: str = ""
-    dtype: str = "fp32"
-    flags: dict[str, Any] = field(default_factory=lambda: ROWS)
-    options: dict[str, Any] = field(default_factory=lambda: _launch.OPTIONS)
+    launch: Launch
+    elements: int
+    block: int
 
     def source(self) -> ASTSource:
-        compute = "fp64" if self.dtype == "fp64" else "fp32"
-        types = TYPES | {name: f"*{self.dtype}" for name in self.moved.split()}
-        types |= {name: "*i64" if name in ("state", "index") else f"*{compute}" for name in self.others.split()}
-        names = self.kernel.arg_names
-        signature = {name: types.get(name, "constexpr") for name in names}
-        constants = {name: self.flags.get(name) for name in names if signature[name] == "constexpr"}
-        aligned = [i for i, name in enumerate(names) if signature[name].startswith("*") or name == "n"]
-        return ASTSource(self.kernel, signature, constants, {(i,): [["tt.divisibility", 16]] for i in aligned})
+        launch = self.launch
+        aligned = {(i,): [["tt.divisibility", 16]] for i in launch.aligned}
+        return ASTSource(self.kernel, launch.types, launch.constants, aligned)
+
+    def moved(self, written: bool) -> list[torch.Tensor]:
+        """The tensors of the samples' size that are written, or that are read."""
+        tensors = self.launch.tensors().items()
+        return [t for name, t in tensors if t.numel() == self.elements and (name in RESULTS) == written]
 
     def bytes_an_element(self) -> int:
-        return len(self.moved.split()) * SIZES[self.dtype]
+        return sum(t.element_size() for t in (*self.moved(False), *self.moved(True)))
+
+    def tensors_moved(self) -> int:
+        return len(self.moved(False)) + len(self.moved(True))
+
+    def code(self) -> tuple:
+        """What tells its machine code from others': not whether a number is one for all rows or one a row."""
+        constants = {k: v for k, v in self.launch.constants.items() if not k.endswith("_ROWS")}
+        return self.launch.kernel, str(self.launch.types), str(constants)
 
 
-def variants() -> dict[str, Variant]:
-    """Every way the operators' kernels are compiled, and the plain one."""
-    p, ls, d, f = (
-        perturb.perturb_kernel,
-        langevin_step.langevin_step_kernel,
-        dsm_loss.dsm_loss_kernel,
-        fill.fill_kernel,
-    )
-    per_row = {"ALPHA_ROWS": True, "SIGMA_ROWS": True, "LOSS_ROWS": True, "GRAD_ROWS": True}
-    rows, flat, odd, short = (kind | per_row for kind in (ROWS, FLAT, ODD, SHORT))
-    both = "sigma loss_factor grad_factor partial"
-    table = {
-        "perturb": Variant(p, "out x", "sigma", flags=rows),
-        "perturb, alpha": Variant(p, "out x", "sigma alpha", flags=rows),
-        "perturb, short rows": Variant(p, "out x", "sigma", flags=flat),
-        "perturb, bf16": Variant(p, "out x", "sigma", "bf16", rows),
-        "langevin_step": Variant(ls, "out x score", "alpha", flags=rows),
-        "langevin_step, seed on device": Variant(ls, "out x score", "alpha state index", flags=rows),
-        "langevin_step, short rows": Variant(ls, "out x score", "alpha", flags=flat),
-        "langevin_step, odd rows": Variant(ls, "out x score", "alpha", flags=odd),
-        "langevin_step, bf16": Variant(ls, "out x score", "alpha", "bf16", rows),
-        "langevin_step, fp16": Variant(ls, "out x score", "alpha", "fp16", rows),
-        "langevin_step, fp64": Variant(ls, "out x score", "alpha", "fp64", rows),
-        "dsm_loss": Variant(d, "score", "sigma loss_factor partial", flags=rows),
-        "dsm_loss + grad": Variant(d, "score grad", both, flags=rows),
-        "dsm_loss + grad, short rows": Variant(d, "score grad", both, flags=short),
-        "dsm_loss + grad, bf16": Variant(d, "score grad", both, "bf16", rows),
-        "dsm_loss, grad alone": Variant(d, "score grad", "sigma grad_factor", flags=rows),
-    }
-    for kind in ("normal", "uniform", "rademacher"):
-        table[f"fill {kind}"] = Variant(f, "out", flags=rows | {"KIND": kind})
-    table["fill words"] = Variant(f, "out", "", "i64", rows | {"KIND": "words"})
-    table[PLAIN] = Variant(
-        plain_kernel, "out x score", flags={"BLOCK": 1024}, options={"num_warps": 4, "enable_fp_fusion": True}
-    )
-    return table
+def recorded(operator: Operator, function: Function, title: str, form: tuple, mask: bool) -> Variant:
+    """The kernel that a function launches for one of its examples."""
+    shape, dtype, on_device = form
+    given = function.examples(shape, dtype, "cpu", 0)[title]
+    noise = () if operator.stream is None else (7, 1, int(operator.stream), 0, None, None)
+    if on_device:
+        noise = (*noise[:4], torch.tensor([7, 1]), torch.arange(shape[0]))
+    with replaced(Recorder) as kernels:
+        raw(function.name, "triton")(*given, *noise)
+    ((kernel, launch),) = [(kernel.kernel, launch) for kernel in kernels.values() for launch in kernel.launches]
+    if mask:
+        launch = replace(launch, constants=launch.constants | {"MASK": True})
+    return Variant(kernel, launch, shape[0] * shape[1], 4 * launch.constants["BLOCK"])
+
+
+def of_operator(operator: Operator) -> Iterator[tuple[str, Variant]]:
+    """Each of an operator's kernels once, and the one that moves most tensors for other shapes and dtypes too."""
+    known: dict[tuple, tuple[str, Function, str, Variant]] = {}
+    for function in operator.functions():
+        for title in function.examples(LONG[0], LONG[1], "cpu", 0):
+            variant = recorded(operator, function, title, LONG, False)
+            name = f"{function.name}, {title}".rstrip(", ")
+            known.setdefault(variant.code(), (name, function, title, variant))
+    yield from ((name, variant) for name, _, _, variant in known.values())
+    name, function, title, _ = max(known.values(), key=lambda entry: entry[3].tensors_moved())
+    for form, what in (FORMS | (MORE_FORMS if operator.name == UPDATE else {})).items():
+        yield f"{name}, {form}", recorded(operator, function, title, what, form in MASKED)
+
+
+def plain() -> Variant:
+    recorder, (out, x, score) = Recorder(plain_kernel), torch.zeros(3, 8192)
+    recorder[(8,)](out, x, score, 0.1, 0.4, 7, 8192, BLOCK=1024, num_warps=4, enable_fp_fusion=True)
+    (launch,) = recorder.launches
+    launch = replace(launch, aligned=(*launch.aligned, 6))  # n: Triton would find that 16 divides it
+    return Variant(plain_kernel, launch, 8192, 1024)
+
+
+def variants(operators: Collection[str] = ()) -> dict[str, Variant]:
+    """Every way the kernels of the operators (none named: of all) are compiled; with all of them the plain one."""
+    table: dict[str, Variant] = {}
+    for operator in OPERATORS.values():
+        if "triton" in operator.backends and (not operators or operator.name in operators):
+            table |= of_operator(operator)
+    return table if operators else table | {PLAIN: plain()}
 
 
 def run_tool(name: str, *arguments: str) -> str:
@@ -198,7 +208,7 @@ def kind_of(name: str) -> str:
 
 
 def compiled(variant: Variant, arch: int) -> Any:
-    return triton.compile(variant.source(), target=GPUTarget("cuda", arch, 32), options=variant.options)
+    return triton.compile(variant.source(), target=GPUTarget("cuda", arch, 32), options=variant.launch.options)
 
 
 def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
@@ -208,8 +218,7 @@ def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
         cubin.write_bytes(kernel.asm["cubin"])
         usage = run_tool("cuobjdump", "--dump-resource-usage", str(cubin))
         code = instructions(run_tool("nvdisasm", "-c", str(cubin)))
-    block = variant.flags["BLOCK"] * (1 if variant.kernel is plain_kernel else 4)
-    elements = block / (32 * variant.options["num_warps"])
+    elements = variant.block / (32 * variant.launch.options["num_warps"])
     kinds = {
         kind: round(sum(kind_of(name) == kind for name in code) / elements, 2)
         for kind in ("integer", "float", "memory", "other")
@@ -230,6 +239,8 @@ def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
         "stores": sum(name.startswith("STG") for name in code),
         "approximate": len(re.findall(r"\.approx|\.ftz|div\.full", ptx)),
         "ptx_fma": ptx.count("fma.rn.f32") + ptx.count("fma.rn.f32x2"),  # sm_100 does two at once
+        "tensors_read": len(variant.moved(False)),
+        "tensors_written": len(variant.moved(True)),
         "elements_a_thread": elements,
         "instructions": round(len(code) / elements, 2),
         **kinds,
@@ -240,47 +251,10 @@ def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
     }
 
 
-def interpreter() -> Any:
-    """kernels/ptx, or None where only this file is there."""
-    try:
-        return importlib.import_module("fastscore.kernels.ptx.machine")
-    except ModuleNotFoundError:
-        return None
-
-
-def shape_of(variant: Variant) -> tuple[int, int]:
-    """(rows, elements a row) for which ``_launch.plan`` gives the flags of the variant."""
-    for flags, shape in ((ODD, (8, 511)), (FLAT, (8, 512)), (SHORT, (16, 256))):
-        if all(variant.flags.get(k) == flags[k] for k in ("QUADS", "PAD", "MASK")):
-            return shape
-    return 4, 2048
-
-
-def execute(machine: Any, variant: Variant, kernel: Any) -> dict[str, float]:
+def execute(variant: Variant, kernel: Any) -> dict[str, float]:
     """Run a variant that was compiled for sm_90 on a few thousand elements: counts an element, and computed times."""
-    rows, width = shape_of(variant)
-    elements = rows * width
-    if variant.kernel is plain_kernel:
-        grid, numbers = (elements // variant.flags["BLOCK"],), {"n": elements, "a": 0.1, "b": 0.4, "seed": 7}
-    else:
-        grid, numbers, _ = _launch.plan(rows, width, whole_rows=variant.flags["QUADS"] == SHORT["QUADS"])
-        if any(numbers[flag] != variant.flags[flag] for flag in ("QUADS", "PAD")):
-            raise AssertionError(f"the plan of {rows} x {width} is not that of {variant.flags}")
-        numbers |= {"seed": 7, "step": 1, "stream": 2, "first": 0}
-    arguments: list[Any] = []
-    for name, kind in variant.source().signature.items():
-        if kind.startswith("*"):
-            moved = name in variant.moved.split()
-            array = np.zeros((elements if moved else 4 * grid[0] + rows) * SIZES[kind[1:]], np.uint8)
-            if not moved and kind[1:] in ("fp32", "fp64"):
-                array.view(f"f{SIZES[kind[1:]]}")[:] = 0.5
-            arguments.append(machine.Unwritten(array) if name in ("out", "grad", "partial") else array)
-        elif kind != "constexpr":
-            arguments.append(numbers[name])
-    module = machine.parse(kernel.asm["ptx"])
-    (entry,) = module.entries.values()
-    arguments += [None] * (len(entry.params) - len(arguments))  # scratch memory, which these kernels lack
-    counters = machine.launch(module, grid, 32 * kernel.metadata.num_warps, arguments, shared=kernel.metadata.shared)
+    elements, meta = variant.elements, kernel.metadata
+    counters = variant.launch.execute(parse(kernel.asm["ptx"]), warps=meta.num_warps, shared=meta.shared)
     computed = {
         f"{name.lower()}_ps": computed_ps(name, 32 * counters.warps / elements, counters.footprint / elements)
         for name in DEVICES
@@ -294,15 +268,20 @@ def computed_ps(device: str, instructions: float, moved: float) -> float:
     return 1e12 * max(instructions / rate, moved / bandwidth)
 
 
-def collect(archs: Sequence[int] = ARCHS) -> dict[str, Any]:
-    """All variants on all architectures, with the version they belong to, and what they execute."""
-    machine, kernels, executed = interpreter(), {}, {}
-    for name, variant in variants().items():
+def collect(archs: Sequence[int] = ARCHS, operators: Collection[str] = ()) -> dict[str, Any]:
+    """All variants on all architectures, with the version they belong to, and what they execute.
+
+    Args:
+        archs: compute capabilities.
+        operators: of these alone; empty: of all, and of the CUDA extension.
+    """
+    kernels, executed = {}, {}
+    for name, variant in variants(operators).items():
         built = {arch: compiled(variant, arch) for arch in archs}
         kernels[name] = {f"sm_{arch}": measure(variant, kernel) for arch, kernel in built.items()}
-        if machine is not None and 90 in built:
-            executed[name] = execute(machine, variant, built[90])
-    trace = gpu_trace.collect(archs, run_tool, computed_ps, list(DEVICES)) if machine is not None else {}
+        if 90 in built:
+            executed[name] = execute(variant, built[90])
+    trace = {} if operators else gpu_trace.collect(archs, run_tool, computed_ps, list(DEVICES))
     return {
         "triton": triton.__version__,
         "note": "ps: picoseconds an element, computed, not measured",
@@ -382,7 +361,7 @@ def table(results: dict[str, Any]) -> str:
         "touched, are those that the PTX for sm_90 executes in kernels/ptx; torch's kernels have bytes alone.",
         "",
     ]
-    lines += markdown(three_ways(results["executed"])) if results["executed"] else []
+    lines += markdown(three_ways(results["executed"])) if {UPDATE, PLAIN} <= set(results["executed"]) else []
     lines += markdown(all_kernels(results))
     if results["trace"]:
         spilling = ", ".join(results["trace"]["spilling"]) or "none of them"
@@ -398,14 +377,19 @@ def table(results: dict[str, Any]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arch", type=int, nargs="+", default=list(ARCHS), help="compute capabilities, as 80 90 100")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="path of the results, without .json and .md")
+    parser.add_argument(
+        "--operator", nargs="+", default=[], choices=OPERATORS, help="print these operators' rows alone"
+    )
+    parser.add_argument("--out", type=Path, help="path of the results, without .json and .md (default: the committed)")
     options = parser.parse_args()
     if os.environ.get("TRITON_INTERPRET") == "1" or _launch.interpreted():
         parser.error("unset TRITON_INTERPRET: interpreted kernels cannot be compiled")
-    results = collect(options.arch)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    Path(f"{options.out}.json").write_text(json.dumps(results, indent=1) + "\n")
-    Path(f"{options.out}.md").write_text(table(results))
+    results, out = collect(options.arch, options.operator), options.out
+    if out or not options.operator:
+        out = out or COMMITTED
+        out.parent.mkdir(parents=True, exist_ok=True)
+        Path(f"{out}.json").write_text(json.dumps(results, indent=1) + "\n")
+        Path(f"{out}.md").write_text(table(results))
     print(table(results), end="")
 
 

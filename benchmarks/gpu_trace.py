@@ -49,7 +49,7 @@ def collect(
         on_cuda = importlib.import_module("fastscore.kernels.ptx.on_cuda")
         nvcc = [*on_cuda.compile.NVCC, *on_cuda.FLAGS]
         for arch in archs:
-            for operator in on_cuda.OPERATORS:
+            for operator in on_cuda.ON_CUDA:
                 cubin = Path(folder) / f"{operator}.{arch}.cubin"
                 subprocess.run(
                     [*nvcc, "-cubin", f"-arch=sm_{arch}", f"csrc/cuda/{operator}.cu", "-o", str(cubin)],

@@ -1,29 +1,51 @@
 """What is compared: each operator by fastscore, by the torch lines a user would write, by torch.compile of those
 lines, and by one torch operation that moves the same bytes (the memory floor). All on float32.
 
-A provider is a function without arguments that does the work once; :func:`cases` makes them for one device.
+Every registered operator has a row: one of its own in :data:`_OWN`, or the one that :func:`_derived` makes of its
+declaration. A provider is a function without arguments that does the work once; :func:`cases` makes them for one device.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 import fastscore as fs
+from fastscore._core.operators import OPERATORS, Operator
 
 SHAPES = {"64x2": (64, 2), "64x3x32x32": (64, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32), "4M": (1024, 4, 32, 32)}
-OPERATORS = ("langevin_step", "perturb", "dsm_loss", "dsm_loss + gradient", "perturb + dsm_loss + gradient")
-TRACE_OPERATORS = ("fill_probes", "fill_probes, 8 colours", "probe_dot", "probe_dot, 8 colours", "mlp_divergence")
-TRACE_SHAPE = "8x16x3x32x32"  # eight probes of 16 images; the MLP has 1024 points of 64 numbers, 512 hidden units
+TRACE = {"8x16x3x32x32": (16, 3, 32, 32)}  # eight probes of 16 images
+POINTS = {"1024x64": (1024, 64)}  # of an MLP with 512 hidden units
 PROVIDERS = ("fastscore", "eager", "compile", "floor")
+Wrap = Callable[[Callable], Callable]  # torch.compile, or nothing
+
+
+@dataclass
+class Row:
+    """One row at one shape: fastscore's call, torch's lines (given what may compile them), the floor."""
+
+    ours: Callable[[], object]
+    lines: Callable[[Wrap], Callable[[], object]]
+    floor: Callable[[], object]
+    elements: int
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A row of the benchmark list: of which operator, at which shapes, and what makes it for a shape and a device."""
+
+    operator: str
+    make: Callable[[tuple[int, ...], str], Row]
+    shapes: Mapping[str, tuple[int, ...]]
 
 
 @dataclass
 class Case:
-    operator: str
+    operator: str  # the name of the row
     shape: str
     elements: int
     providers: dict[str, Callable[[], object]]
@@ -55,92 +77,166 @@ def chain(perturb: Callable, loss: Callable, *arguments: object) -> Tensor:
     return gradient(loss, x_tilde, noise, arguments[1])
 
 
-def trace_cases(device: str = "cpu", *, compile: bool = True) -> Iterator[Case]:
-    """The operators of trace estimates. Eager's signs are randn.sign(), which is faster here than randint * 2 - 1."""
-    x = torch.zeros(16, 3, 32, 32, device=device)
-    plain = fs.Probes(x, 8, fs.Philox(0))
-    colored = fs.Probes(x, 8, fs.Philox(0), coloring=fs.Coloring(8, 32, 32, 1, 3, 2))
-    v, product = fs.fill_probes(plain), torch.randn(8, *x.shape, device=device)
-    mask = colored.coloring.of(x.shape[1:], device) == torch.arange(8, device=device).view(8, 1, 1, 1, 1)
-    network = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.Tanh(), torch.nn.Linear(512, 64)).to(device)
-    network.requires_grad_(False)
-    points = torch.randn(1024, 64, device=device)
+def _sigma(shape: tuple[int, ...], device: str) -> Tensor:
+    return torch.linspace(0.01, 1.0, shape[0], device=device)
+
+
+def _langevin_step(shape: tuple[int, ...], device: str) -> Row:
+    x, score, rng = torch.randn(shape, device=device), torch.randn(shape, device=device), fs.Philox(0)
+    return Row(
+        lambda: fs.langevin_step(x, score, 0.1, rng),
+        lambda wrap: partial(wrap(langevin_step), x, score, 0.1),
+        lambda: torch.add(x, score, alpha=0.05),
+        x.numel(),
+    )
+
+
+def _perturb(shape: tuple[int, ...], device: str) -> Row:
+    x, sigma, rng = torch.randn(shape, device=device), _sigma(shape, device), fs.Philox(0)
+    return Row(
+        lambda: fs.perturb(x, sigma, rng),
+        lambda wrap: partial(wrap(perturb), x, sigma),
+        lambda: torch.mul(x, 0.5),
+        x.numel(),
+    )
+
+
+def _dsm_loss(shape: tuple[int, ...], device: str, with_gradient: bool) -> Row:
+    score, z, sigma = torch.randn(shape, device=device), torch.randn(shape, device=device), _sigma(shape, device)
+    handle = fs.Philox(0).noise(shape, device=device)
+    if not with_gradient:
+        return Row(
+            lambda: fs.dsm_loss(score, handle, sigma),
+            lambda wrap: partial(wrap(dsm_loss), score, z, sigma),
+            lambda: score.sum(),
+            score.numel(),
+        )
+    leaf = score.clone().requires_grad_()
+    return Row(
+        lambda: gradient(fs.dsm_loss, leaf, handle, sigma),
+        lambda wrap: partial(gradient, wrap(dsm_loss), leaf, z, sigma),
+        lambda: torch.mul(score, 0.5),
+        score.numel(),
+    )
+
+
+def _chain(shape: tuple[int, ...], device: str) -> Row:
+    x, sigma, rng = torch.randn(shape, device=device), _sigma(shape, device), fs.Philox(0)
+    return Row(
+        lambda: chain(fs.perturb, fs.dsm_loss, x, sigma, rng),
+        lambda wrap: partial(chain, wrap(perturb), wrap(dsm_loss), x, sigma),
+        lambda: torch.mul(torch.mul(x, 0.5), 0.5),
+        x.numel(),
+    )
+
+
+def _fill(shape: tuple[int, ...], device: str) -> Row:
+    rng = fs.Philox(0)
+    out = torch.empty(shape, device=device)
+    return Row(
+        lambda: rng.randn(shape, device=device),
+        lambda wrap: wrap(lambda: torch.randn(shape, device=device)),
+        lambda: torch.full_like(out, 1.0),
+        out.numel(),
+    )
+
+
+def _probes(shape: tuple[int, ...], device: str, colored: bool, dot: bool) -> Row:
+    """Eight probes. Eager's signs are randn.sign(), which is faster here than randint * 2 - 1."""
+    x = torch.zeros(shape, device=device)
+    coloring = fs.Coloring(8, 32, 32, 1, 3, 2) if colored else None
+    probes = fs.Probes(x, 8, fs.Philox(0), coloring=coloring)
+    v, product = fs.fill_probes(probes), torch.randn(8, *shape, device=device)
+    if dot:
+        return Row(
+            lambda: fs.probe_dot(product, probes),
+            lambda wrap: wrap(lambda: (v * product).flatten(2).sum(2)),
+            lambda: product.flatten(2).sum(2),
+            product.numel(),
+        )
+    colors = torch.arange(8, device=device).view(8, 1, 1, 1, 1)
+    mask = None if coloring is None else coloring.of(shape[1:], device) == colors
 
     def signs() -> Tensor:
-        return torch.randn(v.shape, device=device).sign()
+        return torch.randn(v.shape, device=device).sign() if mask is None else torch.randn_like(x).sign() * mask
 
-    def masked() -> Tensor:
-        return torch.randn(x.shape, device=device).sign() * mask
+    return Row(lambda: fs.fill_probes(probes), lambda wrap: wrap(signs), lambda: torch.full_like(v, 1.0), v.numel())
 
-    def dot() -> Tensor:
-        return (v * product).flatten(2).sum(2)
+
+def _mlp_divergence(shape: tuple[int, ...], device: str) -> Row:
+    network = torch.nn.Sequential(torch.nn.Linear(64, 512), torch.nn.Tanh(), torch.nn.Linear(512, 64)).to(device)
+    network.requires_grad_(False)
+    points = torch.randn(shape, device=device)
 
     def divergence() -> Tensor:
         jacobian = torch.func.vmap(torch.func.jacrev(network))(points)
         return jacobian.diagonal(dim1=1, dim2=2).sum(1)
 
-    table = {
-        "fill_probes": (lambda: fs.fill_probes(plain), signs, lambda: torch.full_like(v, 1.0)),
-        "fill_probes, 8 colours": (lambda: fs.fill_probes(colored), masked, lambda: torch.full_like(v, 1.0)),
-        "probe_dot": (lambda: fs.probe_dot(product, plain), dot, lambda: product.flatten(2).sum(2)),
-        "probe_dot, 8 colours": (lambda: fs.probe_dot(product, colored), dot, lambda: product.flatten(2).sum(2)),
-        "mlp_divergence": (lambda: fs.mlp_divergence(points, network)[1], divergence, lambda: network(points)),
-    }
-    for operator, (ours, eager, floor) in table.items():
-        providers = {"fastscore": ours, "eager": eager, "floor": floor}
+    return Row(
+        lambda: fs.mlp_divergence(points, network)[1],
+        lambda wrap: wrap(divergence),
+        lambda: network(points),
+        points.numel(),
+    )
+
+
+_OWN = {
+    "langevin_step": Benchmark("langevin_step", _langevin_step, SHAPES),
+    "perturb": Benchmark("perturb", _perturb, SHAPES),
+    "dsm_loss": Benchmark("dsm_loss", partial(_dsm_loss, with_gradient=False), SHAPES),
+    "dsm_loss + gradient": Benchmark("dsm_loss", partial(_dsm_loss, with_gradient=True), SHAPES),
+    "perturb + dsm_loss + gradient": Benchmark("dsm_loss", _chain, SHAPES),
+    "fill": Benchmark("fill", _fill, SHAPES),
+    "fill_probes": Benchmark("fill_probes", partial(_probes, colored=False, dot=False), TRACE),
+    "fill_probes, 8 colours": Benchmark("fill_probes", partial(_probes, colored=True, dot=False), TRACE),
+    "probe_dot": Benchmark("probe_dot", partial(_probes, colored=False, dot=True), TRACE),
+    "probe_dot, 8 colours": Benchmark("probe_dot", partial(_probes, colored=True, dot=True), TRACE),
+    "mlp_divergence": Benchmark("mlp_divergence", _mlp_divergence, POINTS),
+}
+
+
+def _derived(operator: Operator, shape: tuple[int, ...], device: str) -> Row:
+    """An operator's plainest example: its reference is torch's lines, its numbers being torch's.
+
+    The floor reads one tensor of the samples, or adds two, and writes one; where the result is smaller it is a sum.
+    """
+    given = next(iter(operator.examples(shape, torch.float32, device, 0).values()))
+    call, draws = operator.call or operator.public, operator.stream is not None
+    rng = (fs.Philox(0),) if draws else ()
+    x, *others = (v for v, kind in zip(given, operator.maps) if kind in ("batch", "probe") and isinstance(v, Tensor))
+
+    def lines() -> object:
+        return operator.reference(*given, *([torch.randn(shape, device=device)] if draws else []))
+
+    def floor() -> Tensor:
+        return torch.add(x, others[0], alpha=0.5) if others else torch.mul(x, 0.5)
+
+    smaller = call(*given, *rng).numel() < x.numel()
+    return Row(lambda: call(*given, *rng), lambda wrap: wrap(lines), x.sum if smaller else floor, x.numel())
+
+
+def benchmarks() -> dict[str, Benchmark]:
+    """All rows by their names."""
+    with_own = {benchmark.operator for benchmark in _OWN.values()}
+    others = (operator for operator in OPERATORS.values() if operator.name not in with_own)
+    return _OWN | {operator.name: Benchmark(operator.name, partial(_derived, operator), SHAPES) for operator in others}
+
+
+def names() -> list[tuple[str, str]]:
+    """(shape, row) of all cases, in the order of :func:`cases`: the rows of one shape together."""
+    table = benchmarks()
+    shapes = dict.fromkeys(shape for benchmark in table.values() for shape in benchmark.shapes)
+    return [(shape, name) for shape in shapes for name, benchmark in table.items() if shape in benchmark.shapes]
+
+
+def cases(device: str = "cpu", *, only: Collection[tuple[str, str]] = (), compile: bool = True) -> Iterator[Case]:
+    """Every row at every shape, or those of ``only``, (shape, row) each."""
+    table = benchmarks()
+    for shape, name in names():
+        if only and (shape, name) not in only:
+            continue
+        row = table[name].make(table[name].shapes[shape], device)
+        providers = {"fastscore": row.ours, "eager": row.lines(lambda f: f)}
         if compile:
-            providers["compile"] = torch.compile(eager, dynamic=False)
-        yield Case(
-            operator,
-            TRACE_SHAPE if operator != "mlp_divergence" else "1024x64",
-            v.numel() if operator != "mlp_divergence" else points.numel(),
-            providers,
-        )
-
-
-def cases(device: str = "cpu", *, shapes: tuple[str, ...] = tuple(SHAPES), compile: bool = True) -> Iterator[Case]:
-    """Every operator at every shape; for those of traces see :func:`trace_cases`."""
-    for name in shapes:
-        shape = SHAPES[name]
-        x, score = (torch.randn(shape, device=device) for _ in range(2))
-        sigma, rng = torch.linspace(0.01, 1.0, shape[0], device=device), fs.Philox(0)
-        z, handle = torch.randn(shape, device=device), rng.noise(shape, device=device)
-        leaf = score.clone().requires_grad_()
-        compiled = {f: torch.compile(f, dynamic=False) if compile else f for f in (langevin_step, perturb, dsm_loss)}
-
-        table = {
-            "langevin_step": {
-                "fastscore": lambda x=x, s=score, r=rng: fs.langevin_step(x, s, 0.1, r),
-                "eager": lambda x=x, s=score: langevin_step(x, s, 0.1),
-                "compile": lambda x=x, s=score, f=compiled[langevin_step]: f(x, s, 0.1),
-                "floor": lambda x=x, s=score: torch.add(x, s, alpha=0.05),
-            },
-            "perturb": {
-                "fastscore": lambda x=x, o=sigma, r=rng: fs.perturb(x, o, r),
-                "eager": lambda x=x, o=sigma: perturb(x, o),
-                "compile": lambda x=x, o=sigma, f=compiled[perturb]: f(x, o),
-                "floor": lambda x=x: torch.mul(x, 0.5),
-            },
-            "dsm_loss": {
-                "fastscore": lambda s=score, h=handle, o=sigma: fs.dsm_loss(s, h, o),
-                "eager": lambda s=score, z=z, o=sigma: dsm_loss(s, z, o),
-                "compile": lambda s=score, z=z, o=sigma, f=compiled[dsm_loss]: f(s, z, o),
-                "floor": lambda s=score: s.sum(),
-            },
-            "dsm_loss + gradient": {
-                "fastscore": lambda s=leaf, h=handle, o=sigma: gradient(fs.dsm_loss, s, h, o),
-                "eager": lambda s=leaf, z=z, o=sigma: gradient(dsm_loss, s, z, o),
-                "compile": lambda s=leaf, z=z, o=sigma, f=compiled[dsm_loss]: gradient(f, s, z, o),
-                "floor": lambda s=score: torch.mul(s, 0.5),
-            },
-            "perturb + dsm_loss + gradient": {
-                "fastscore": lambda x=x, o=sigma, r=rng: chain(fs.perturb, fs.dsm_loss, x, o, r),
-                "eager": lambda x=x, o=sigma: chain(perturb, dsm_loss, x, o),
-                "compile": lambda x=x, o=sigma, f=compiled: chain(f[perturb], f[dsm_loss], x, o),
-                "floor": lambda x=x: torch.mul(torch.mul(x, 0.5), 0.5),
-            },
-        }
-        for operator, providers in table.items():
-            if not compile:
-                del providers["compile"]
-            yield Case(operator, name, x.numel(), providers)
+            providers["compile"] = row.lines(lambda f: torch.compile(f, dynamic=False))
+        yield Case(name, shape, row.elements, providers | {"floor": row.floor})

@@ -15,14 +15,13 @@ import argparse
 import json
 import re
 import sys
-from itertools import chain
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.measure import about, measure
-from benchmarks.operators import cases, trace_cases
+from benchmarks.operators import cases
 from benchmarks.table import markdown
 
 RESULTS = Path(__file__).parent / "results"
@@ -38,7 +37,7 @@ def main() -> None:
     device = arguments.device
     machine = about(device)
     rows = []
-    for case in chain(cases(device, compile=not arguments.quick), trace_cases(device, compile=not arguments.quick)):
+    for case in cases(device, compile=not arguments.quick):
         rows.append(measure(case, device, arguments.seconds))
         print(
             f"{case.operator:<32}{case.shape:<14}{rows[-1]['backend']:<11}"

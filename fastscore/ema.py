@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from ._core import checks
+from ._core.private_torch import lerp_all
 
 
 class EMA:
@@ -96,7 +97,7 @@ class EMA:
             else:
                 average.copy_(value)
         if averages:
-            torch._foreach_lerp_(averages, weights, 1 - self.decay_of(self.num_updates))
+            lerp_all(averages, weights, 1 - self.decay_of(self.num_updates))
         self.num_updates += 1
 
     @torch.no_grad()

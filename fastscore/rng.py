@@ -18,7 +18,6 @@ A normal's value is a float32 whatever dtype is asked for (float64 holds it exac
 
 from __future__ import annotations
 
-import enum
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 
@@ -28,34 +27,11 @@ from torch.compiler import is_compiling
 
 from ._core import backends, checks, counter
 from ._core.counter import STEPS, signed
+from ._core.operators import ORDINARY, Operator, Stream
 from ._core.private_torch import backward_pass, depth
 from ._core.recomputation import Replay, refuse_recomputation
-from ._core.registration import first_of_slice, first_sample, fresh_seed, raw, register
+from ._core.registration import declare, first_of_slice, first_sample, fresh_seed, raw
 from ._core.sequence import KINDS, numbers
-
-register(
-    "fill",
-    "fill: (Tensor like, int kind) -> Tensor",
-    "b.",
-    lambda like, *_: like.new_empty(like.shape),
-    launch="launch_like",
-)
-
-
-class Stream(enum.IntEnum):
-    """What the numbers are for. Two purposes never share numbers, whatever their seed and step."""
-
-    USER = 0
-    INIT = 1
-    PERTURB = 2
-    LANGEVIN = 3
-    PROBE = 4
-    DEQUANTIZE = 5
-    LABELS = 6
-    FLIPS = 7
-    SHUFFLE = 8
-    DATA = 9
-    INPAINT = 10
 
 
 class Noise:
@@ -64,7 +40,7 @@ class Noise:
     ``tensor()`` gives the values, the same each time; nothing is stored. Cannot be changed once made.
 
     Attributes:
-        seed, step, stream, sample_offset: where: the key and the counter's last three words at row 0.
+        seed, step, stream, sample_offset: its position: the key and the counter's last three words at row 0.
         shape, dtype, device: of the noise, [B, ...].
         state: int64 [2] on the device, in place of seed and step; or None.
         first: int64 [], in place of sample_offset: under vmap, one for each slice; or None.
@@ -106,13 +82,13 @@ class Noise:
         return draw("normal", self, self._dtype if dtype is None else counter.dtype(dtype))
 
     def arguments(self) -> tuple[int, int, int, int, Tensor | None, Tensor | None]:
-        """Where the noise stands, as the compiled operators take it: seed, step, stream, offset, state, index."""
+        """Which numbers these are, as the compiled functions take it: seed, step, stream, offset, state, index."""
         index = None
         if self._first is not None:
             index = self._first + torch.arange(self._shape[0], device=self._device)
-        return *self.place(), self._state, index
+        return *self.position(), self._state, index
 
-    def place(self) -> tuple[int, int, int, int]:
+    def position(self) -> tuple[int, int, int, int]:
         """Seed (as an int64), step, stream and offset."""
         return signed(self._seed), self._step, self._stream, self._sample_offset
 
@@ -152,35 +128,62 @@ def later(noise: Noise, steps: int) -> Noise:
     )
 
 
-def draw(kind: str, where: Noise, dtype: torch.dtype) -> Tensor:
-    """Numbers of ``kind`` (a key of ``KINDS``) for the samples of ``where``, of its shape [B, ...], contiguous."""
-    backend = backends.choose("fill", where.device)
+def draw(kind: str, noise: Noise, dtype: torch.dtype) -> Tensor:
+    """Numbers of ``kind`` (a key of ``KINDS``) for the samples of ``noise``, of its shape [B, ...], contiguous."""
+    backend = backends.choose("fill", noise.device)
     if backend == "reference":
-        seed, step = (where.seed, where.step) if where.state is None else where.state.unbind()
-        values = numbers(
-            kind,
-            seed,
-            step,
-            where.stream,
-            where.sample_offset if where.first is None else where.first,
-            where.shape[0],
-            where.shape[1:].numel(),
-            where.device,
-        )
-        return values.to(dtype).reshape(where.shape)
-    return _filled(backend, kind, where.shape, dtype, where.device, where.arguments())
+        return _numbers(kind, noise, dtype)
+    return _filled(backend, kind, noise.shape, dtype, noise.device, noise.arguments())
 
 
-def regenerated(backend: str, x: Tensor, dtype: torch.dtype, where: Sequence) -> Tensor:
+def _numbers(kind: str, noise: Noise, dtype: torch.dtype) -> Tensor:
+    """:func:`draw` in plain torch."""
+    seed, step = (noise.seed, noise.step) if noise.state is None else noise.state.unbind()
+    values = numbers(
+        kind,
+        seed,
+        step,
+        noise.stream,
+        noise.sample_offset if noise.first is None else noise.first,
+        noise.shape[0],
+        noise.shape[1:].numel(),
+        noise.device,
+    )
+    return values.to(dtype).reshape(noise.shape)
+
+
+declare(
+    Operator(
+        name="fill",
+        schema="(Tensor like, int kind) -> Tensor",  # a new tensor of the form of `like`; kind counts KINDS
+        maps=("batch", "none"),
+        fake=lambda like, *_: like.new_empty(like.shape),
+        examples=lambda shape, dtype, device, seed: {
+            kind: (torch.empty(shape, dtype=torch.int64 if kind == "words" else dtype, device=device), i)
+            for i, kind in enumerate(KINDS)
+        },
+        reference=lambda like, kind, noise: _numbers(KINDS[kind], noise, like.dtype),
+        launch="launch_like",
+        public=Noise.tensor,
+        call=lambda like, kind, rng: draw(
+            KINDS[kind], rng.noise(like.shape, device=like.device, beside=()), like.dtype
+        ),
+        stream=Stream.USER,
+        backends=ORDINARY,
+    )
+)
+
+
+def regenerated(backend: str, x: Tensor, dtype: torch.dtype, arguments: Sequence) -> Tensor:
     """The normals that an operator added to ``x`` on the way forward, drawn again on the way back."""
-    return _filled(backend, "normal", x.shape, dtype, x.device, where)
+    return _filled(backend, "normal", x.shape, dtype, x.device, arguments)
 
 
 def _filled(
-    backend: str, kind: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, where: Sequence
+    backend: str, kind: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, arguments: Sequence
 ) -> Tensor:
     like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
-    return raw("fill", backend)(like, KINDS.index(kind), *where)
+    return raw("fill", backend)(like, KINDS.index(kind), *arguments)
 
 
 class Philox:
@@ -212,7 +215,7 @@ class Philox:
         sample_offset: int = 0,
         device: torch.device | str | None = None,
     ):
-        # by this name torch.compile knows the step for a number that moves on: _library.let_steps_vary
+        # by this name torch.compile knows the step for a number that moves on: private_torch.let_steps_vary
         self._philox_step, self._offset = counter.word("step", step), counter.word("sample_offset", sample_offset)
         self._state = None
         # the backward pass it was made in, where it may draw; none where it is made anew whenever it draws
@@ -297,9 +300,9 @@ class Philox:
             RuntimeError: inside ``vmap(..., randomness="error")``, which is torch's default.
         """
         dtype = None if dtype is None else counter.dtype(dtype)
-        return self._place(shape, stream, sample_offset, dtype, device, beside)
+        return self._noise(shape, stream, sample_offset, dtype, device, beside)
 
-    def _place(
+    def _noise(
         self,
         shape: Sequence[int],
         stream: int,
@@ -315,7 +318,8 @@ class Philox:
         if not isinstance(stream, Stream):  # which torch.compile does not compare
             stream = counter.word("stream", stream)
         device = counter.indexed(device)
-        noise = self._next(shape, int(stream), offset, dtype or torch.get_default_dtype(), device)
+        dtype = dtype or torch.get_default_dtype()
+        noise = self._next(shape, int(stream), offset, dtype, device, compiling=is_compiling())
         watched, inside = self._watched(), depth()
         if inside and beside is None:
             noise._first = first_of_slice(shape[0], offset, device, watched)
@@ -332,16 +336,26 @@ class Philox:
         Takes ``steps`` steps, of which the noise is the first. Where ``x`` is not mapped but a tensor ``beside`` it is,
         that one's slices count.
         """
-        noise = self._next(x.shape, int(stream), self._offset, x.dtype, x.device, steps)
+        noise = self._next(
+            x.shape, int(stream), self._offset, x.dtype, x.device, steps, compiling=transformed and is_compiling()
+        )
         if transformed:
             given = [x, *(t for t in beside if t is not None)]
             noise._first = first_sample(given, x.shape[0], noise._sample_offset, compiled=self._watched())
         return noise
 
     def _next(
-        self, shape: torch.Size, stream: int, offset: int, dtype: torch.dtype, device: torch.device, steps: int = 1
+        self,
+        shape: torch.Size,
+        stream: int,
+        offset: int,
+        dtype: torch.dtype,
+        device: torch.device,
+        steps: int = 1,
+        *,
+        compiling: bool,
     ) -> Noise:
-        if not is_compiling() and backward_pass() != self._task:
+        if not compiling and backward_pass() != self._task:
             refuse_recomputation(recording=True)
         if offset + shape[0] > STEPS:
             counter.rows(offset, shape[0])
@@ -369,14 +383,14 @@ class Philox:
         """
         return nullcontext(), Replay(self, *map(as_philox, others))
 
-    def _where(self) -> int | Tensor:
+    def _mark(self) -> int | Tensor:
         return self._philox_step if self._state is None else self._state.clone()
 
-    def _go(self, where: int | Tensor, task: int) -> None:
+    def _return_to(self, mark: int | Tensor, task: int) -> None:
         if self._state is None:
-            self._philox_step = where
+            self._philox_step = mark
         else:
-            self._state.copy_(where)
+            self._state.copy_(mark)
         self._task = task
 
     def _watched(self) -> bool:
@@ -455,8 +469,8 @@ class Philox:
     ) -> Tensor:
         if dtype is not None and kind != "words":
             counter.dtype(dtype)
-        where = self._place(_flat(shape), stream, sample_offset, dtype, device, beside)
-        return draw(kind, where, where.dtype)
+        noise = self._noise(_flat(shape), stream, sample_offset, dtype, device, beside)
+        return draw(kind, noise, noise.dtype)
 
 
 def as_philox(rng: Philox | None) -> Philox:

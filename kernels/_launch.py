@@ -7,10 +7,10 @@ from torch import Tensor
 
 from . import philox
 
-BLOCK = 256  # quads a program: 1024 elements, 2 quads a thread with WARPS warps
+BLOCK = 256  # quads per program: 1024 elements, 2 quads per thread with WARPS warps
 WARPS = 4
 INTERPRETED_BLOCK = 1 << 14  # the interpreter pays for every program, not for every element
-WIDE_FROM = 1 << 31  # quads in one line from which their place needs 64 bits
+WIDE_FROM = 1 << 31  # quads in one line from which their number needs 64 bits
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}  # no contraction: the contract says which fma there are
 INTEGERS = ("seed", "step", "stream", "first", "rows", "quads", "tiles", "magic", "shift")  # new values: no recompile
 
@@ -31,13 +31,13 @@ def reciprocal(d: int) -> tuple[int, int]:
 
 
 def plan(rows: int, width: int, *, whole_rows: bool = False) -> tuple[tuple[int], dict[str, int | bool], int]:
-    """How [rows, width] elements are shared out among programs: see ``philox.place``.
+    """How [rows, width] elements are shared out among programs: see ``philox.elements``.
 
     A row gets programs of its own where that idles at most one place in 16, or where sums over rows are wanted
     (``whole_rows``) and a row fills a program; short rows then share a program.
 
     Returns:
-        The grid, the kernel's arguments by name, and the number of tiles a row.
+        The grid, the kernel's arguments by name, and the number of tiles per row.
     """
     block = INTERPRETED_BLOCK if interpreted() else BLOCK
     quads = -(-width // 4)
@@ -95,11 +95,11 @@ def noise(seed: int, step: int, stream: int, offset: int, state: Tensor | None, 
 
 
 def shape2d(x: Tensor) -> tuple[int, int]:
-    """(rows, elements a row) of x [B, ...]."""
+    """(rows, elements per row) of x [B, ...]."""
     return x.shape[0], x.shape[1:].numel()
 
 
-def per_sample(value: Tensor, x: Tensor) -> tuple[Tensor, bool]:
+def row_values(value: Tensor, x: Tensor) -> tuple[Tensor, bool]:
     """A [] or [B] tensor in the dtype of computation, contiguous, and whether it is [B]."""
     value = value.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
     return (value.reshape(-1).contiguous(), True) if value.dim() else (value, False)

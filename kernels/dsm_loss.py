@@ -1,6 +1,6 @@
 """dsm_loss: 1/2 sigma_b^weight || score + z / sigma_b ||^2 a sample, and its gradient in the same pass.
 
-z is drawn again in the kernel: with the gradient 8 bytes an element in float32, without it 4.
+z is drawn again in the kernel: with the gradient 8 bytes per element in float32, without it 4.
 """
 
 import torch
@@ -40,24 +40,24 @@ def dsm_loss_kernel(
     WIDE: tl.constexpr,
 ):
     """partial[b, tile] = 1/2 loss_factor_b sum r^2 and grad = grad_factor_b r, r = score + z / sigma_b."""
-    row, quad, base, offset, exists = philox.place(
+    row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
-    inverse = philox.reciprocal(philox.per_sample(sigma, row, SIGMA_ROWS))
+    inverse = philox.reciprocal(philox.row_value(sigma, row, SIGMA_ROWS))
     s = tl.load(score + base + offset, mask=exists).to(inverse.dtype)
     z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(inverse.dtype)
     r = tl.fma(z, tl.broadcast_to(inverse, [BLOCK, 4]), s)
     if grad is not None:
-        value = philox.per_sample(grad_factor, row, GRAD_ROWS) * r
+        value = philox.row_value(grad_factor, row, GRAD_ROWS) * r
         tl.store(grad + base + offset, value.to(grad.dtype.element_ty), mask=exists)
     if partial is not None:
         square = tl.sum(tl.where(exists, r * r, 0.0), axis=1)
         if QUADS == BLOCK:
-            total = 0.5 * philox.per_sample(loss_factor, row, LOSS_ROWS) * tl.sum(square, axis=0)
+            total = 0.5 * philox.row_value(loss_factor, row, LOSS_ROWS) * tl.sum(square, axis=0)
             tl.store(partial + tl.program_id(0), total)
         else:
             own = tl.program_id(0).to(tl.int64) * (BLOCK // QUADS) + tl.arange(0, BLOCK // QUADS)
-            factor = philox.per_sample(loss_factor, tl.minimum(own, rows - 1), LOSS_ROWS)
+            factor = philox.row_value(loss_factor, tl.minimum(own, rows - 1), LOSS_ROWS)
             total = 0.5 * factor * tl.sum(tl.reshape(square, [BLOCK // QUADS, QUADS]), axis=1)
             tl.store(partial + own, total, mask=own < rows)
 
@@ -90,7 +90,7 @@ def launch(
         loss [B], float64 for a float64 score, else float32; grad of score's shape, dtype and memory format, or an
         empty tensor of its dtype.
     """
-    sigma, _ = _launch.per_sample(sigma, score)
+    sigma, _ = _launch.row_values(sigma, score)
     factor = _factor(sigma, weight)
     grad = torch.empty_like(score) if want_grad else None
     scaled = factor if scale == 1 or grad is None else _factor(sigma, weight, sigma.new_full((), scale))
@@ -99,7 +99,7 @@ def launch(
     return loss, score.new_empty(0) if grad is None else grad
 
 
-def launch_grad(
+def launch_gradient(
     score: Tensor,
     sigma: Tensor,
     weight: float,
@@ -112,8 +112,8 @@ def launch_grad(
     index: Tensor | None,
 ) -> Tensor:
     """upstream_b sigma_b^weight (score + z / sigma_b): the gradient of the loss above under ``upstream`` [] or [B]."""
-    sigma, _ = _launch.per_sample(sigma, score)
-    upstream, _ = _launch.per_sample(upstream, score)
+    sigma, _ = _launch.row_values(sigma, score)
+    upstream, _ = _launch.row_values(upstream, score)
     grad = torch.empty_like(score)
     _run(
         score,
@@ -141,7 +141,7 @@ def _run(
     if score.numel() == 0:
         return sigma.new_zeros(rows)
     written = None if grad is None else _launch.contiguous(grad)
-    grid, where, tiles = _launch.plan(rows, width, whole_rows=loss_factor is not None)
+    grid, shares, tiles = _launch.plan(rows, width, whole_rows=loss_factor is not None)
     partial = None if loss_factor is None else sigma.new_empty(rows, tiles)
     with torch.cuda.device_of(score):
         dsm_loss_kernel[grid](
@@ -155,7 +155,7 @@ def _run(
             SIGMA_ROWS=sigma.dim() > 0,
             LOSS_ROWS=loss_factor is not None and loss_factor.dim() > 0,
             GRAD_ROWS=grad_factor.dim() > 0,
-            **where,
+            **shares,
             **_launch.OPTIONS,
         )
     if grad is not None and written is not None:

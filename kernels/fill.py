@@ -34,7 +34,7 @@ def fill_kernel(
     WIDE: tl.constexpr,
 ):
     """out = the numbers of KIND at their places in the contract."""
-    row, quad, base, offset, exists = philox.place(
+    row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
     if KIND == "normal":
@@ -71,14 +71,14 @@ def launch(
     if out.numel() == 0:
         return out
     written = _launch.contiguous(out)
-    grid, where, _ = _launch.plan(*_launch.shape2d(out))
+    grid, shares, _ = _launch.plan(*_launch.shape2d(out))
     with torch.cuda.device_of(out):
         fill_kernel[grid](
-            written, **_launch.noise(seed, step, stream, offset, state, index), KIND=kind, **where, **_launch.OPTIONS
+            written, **_launch.noise(seed, step, stream, offset, state, index), KIND=kind, **shares, **_launch.OPTIONS
         )
     return _launch.finish(out, written)
 
 
-def launch_like(like: Tensor, kind: int, *where: Any) -> Tensor:
+def launch_like(like: Tensor, kind: int, *noise: Any) -> Tensor:
     """The operator ``fill``: a new contiguous tensor of the form of ``like``; ``kind`` counts ``KINDS``."""
-    return launch(torch.empty(like.shape, dtype=like.dtype, device=like.device), KINDS[kind], *where)
+    return launch(torch.empty(like.shape, dtype=like.dtype, device=like.device), KINDS[kind], *noise)

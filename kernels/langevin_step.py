@@ -1,4 +1,6 @@
-"""langevin_step: x' = x + alpha_b/2 score + sqrt(alpha_b) z, with z drawn in the kernel: 12 bytes an element."""
+"""langevin_step: x' = x + alpha_b/2 score + sqrt(alpha_b) z, with z drawn in the kernel: 12 bytes per element."""
+
+from typing import Any
 
 import torch
 import triton
@@ -33,10 +35,10 @@ def langevin_step_kernel(
     WIDE: tl.constexpr,
 ):
     """out = x + alpha_b/2 score + sqrt(alpha_b) z."""
-    row, quad, base, offset, exists = philox.place(
+    row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
-    a = philox.per_sample(alpha, row, ALPHA_ROWS)
+    a = philox.row_value(alpha, row, ALPHA_ROWS)
     start = tl.load(x + base + offset, mask=exists).to(a.dtype)
     slope = tl.load(score + base + offset, mask=exists).to(a.dtype)
     z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(a.dtype)
@@ -55,6 +57,7 @@ def launch(
     offset: int,
     state: Tensor | None,
     index: Tensor | None,
+    *,
     out: Tensor | None = None,
 ) -> Tensor:
     """x + alpha_b/2 score + sqrt(alpha_b) z, z ~ N(0, 1), rounded once.
@@ -71,9 +74,9 @@ def launch(
     out = torch.empty_like(x) if out is None else out
     if x.numel() == 0:
         return out
-    alpha, alpha_rows = _launch.per_sample(alpha, x)
+    alpha, alpha_rows = _launch.row_values(alpha, x)
     written = _launch.contiguous(out)
-    grid, where, _ = _launch.plan(*_launch.shape2d(x))
+    grid, shares, _ = _launch.plan(*_launch.shape2d(x))
     with torch.cuda.device_of(x):
         langevin_step_kernel[grid](
             written,
@@ -82,7 +85,12 @@ def launch(
             alpha,
             **_launch.noise(seed, step, stream, offset, state, index),
             ALPHA_ROWS=alpha_rows,
-            **where,
+            **shares,
             **_launch.OPTIONS,
         )
     return _launch.finish(out, written)
+
+
+def launch_out(x: Tensor, score: Tensor, alpha: Tensor, out: Tensor, *noise: Any) -> None:
+    """:func:`launch` into ``out``."""
+    launch(x, score, alpha, *noise, out=out)

@@ -1,4 +1,4 @@
-"""perturb: x_tilde = alpha_b x + sigma_b z, with z drawn in the kernel: 8 bytes an element in float32."""
+"""perturb: x_tilde = alpha_b x + sigma_b z, with z drawn in the kernel: 8 bytes per element in float32."""
 
 import torch
 import triton
@@ -34,13 +34,13 @@ def perturb_kernel(
     WIDE: tl.constexpr,
 ):
     """out = alpha_b x + sigma_b z."""
-    row, quad, base, offset, exists = philox.place(
+    row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
-    s = philox.per_sample(sigma, row, SIGMA_ROWS)
+    s = philox.row_value(sigma, row, SIGMA_ROWS)
     mean = tl.load(x + base + offset, mask=exists).to(s.dtype)
     if alpha is not None:
-        mean = philox.per_sample(alpha, row, ALPHA_ROWS) * mean
+        mean = philox.row_value(alpha, row, ALPHA_ROWS) * mean
     z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(s.dtype)
     value = tl.fma(tl.broadcast_to(s, [BLOCK, 4]), z, mean)
     tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)
@@ -71,9 +71,9 @@ def launch(
     if x.numel() == 0:
         return out
     written = _launch.contiguous(out)
-    sigma, sigma_rows = _launch.per_sample(sigma, x)
-    alpha, alpha_rows = (None, False) if alpha is None else _launch.per_sample(alpha, x)
-    grid, where, _ = _launch.plan(*_launch.shape2d(x))
+    sigma, sigma_rows = _launch.row_values(sigma, x)
+    alpha, alpha_rows = (None, False) if alpha is None else _launch.row_values(alpha, x)
+    grid, shares, _ = _launch.plan(*_launch.shape2d(x))
     with torch.cuda.device_of(x):
         perturb_kernel[grid](
             written,
@@ -83,7 +83,7 @@ def launch(
             **_launch.noise(seed, step, stream, offset, state, index),
             ALPHA_ROWS=alpha_rows,
             SIGMA_ROWS=sigma_rows,
-            **where,
+            **shares,
             **_launch.OPTIONS,
         )
     return _launch.finish(out, written)

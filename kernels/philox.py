@@ -29,7 +29,7 @@ def divide(n, magic, shift):
 
 
 @triton.jit
-def place(
+def elements(
     pid,
     rows,
     quads,
@@ -46,7 +46,7 @@ def place(
 
     The three ways to share out the quads (``_launch.plan`` chooses):
 
-    - QUADS = BLOCK: a program has BLOCK quads of one row, ``tiles`` programs a row;
+    - QUADS = BLOCK: a program has BLOCK quads of one row, ``tiles`` programs per row;
     - 0 < QUADS < BLOCK: a program has BLOCK / QUADS whole rows, QUADS (a power of two) places each;
     - QUADS = 0: all quads of all rows in one line, cut into blocks.
 
@@ -171,7 +171,7 @@ def normals(quad, row, seed, step, stream, offset, state, index, BLOCK: tl.const
 
 
 @triton.jit
-def per_sample(pointer, row, PER_ROW: tl.constexpr):
+def row_value(pointer, row, PER_ROW: tl.constexpr):
     """The value of a [B] tensor for ``row``, or of a [] tensor for all rows."""
     if PER_ROW:
         value = tl.load(pointer + row)

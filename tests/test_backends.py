@@ -2,12 +2,14 @@
 
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 import fastscore as fs
 from fastscore._core import backends
+from fastscore._core.operators import OPERATORS
 from fastscore.experiment.doctor import report
 
 SIGMAS = torch.tensor([1.0, 0.5, 0.1])
@@ -92,6 +94,60 @@ def test_triton_on_the_cpu_wants_the_interpreter(monkeypatch):
     monkeypatch.delenv("TRITON_INTERPRET", raising=False)
     with fs.use_backend("triton"), pytest.raises(fs.BackendUnavailable, match="TRITON_INTERPRET=1"):
         fs.perturb(torch.zeros(2, 3), 1.0)
+
+
+@pytest.fixture
+def declared(monkeypatch):
+    """Three operators that are there only in name, as only their backends count here; all backends work."""
+    for name, backend in {
+        "everywhere": {"native": ("cpu", "cuda"), "triton": ("cuda",)},
+        "by triton first": {"triton": ("cuda",), "native": ("cpu", "cuda")},
+        "on cuda alone": {"triton": ("cuda",)},
+    }.items():
+        monkeypatch.setitem(OPERATORS, name, SimpleNamespace(name=name, backends=backend))
+    for name, value in {"_native_problem": None, "_cuda_problem": None, "_has_triton": True}.items():
+        monkeypatch.setattr(backends, name, value)
+
+
+def test_the_first_declared_backend_of_a_device_is_its_default(declared, monkeypatch):
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    served = {name: [backends.choose(name, d) for d in (cpu, cuda)] for name in list(OPERATORS)[-3:]}
+    assert served == {
+        "everywhere": ["native", "native"],
+        "by triton first": ["native", "triton"],
+        "on cuda alone": ["reference", "triton"],
+    }
+    assert backends.slow("on cuda alone", cpu) is None  # there is nothing faster to be had
+    monkeypatch.setattr(backends, "_cuda_problem", "not built")
+    assert (
+        backends.choose("everywhere", cuda) == "triton"
+        and backends.problem("native", cuda, "everywhere") == "not built"
+    )
+    monkeypatch.setattr(backends, "_has_triton", False)
+    assert backends.default(cuda, "everywhere") == "reference" and backends.slow("everywhere", cuda) == "not built"
+
+
+def test_what_is_not_declared_is_refused(declared):
+    assert backends.problem("native", "cpu", "on cuda alone") == (
+        "it has no Native version: its backends are reference, triton"
+    )
+    assert backends.problem("native", "meta", "everywhere") == "native serves the CPU and CUDA devices, not meta"
+    assert backends.problem("triton", "meta", "everywhere") == "triton serves CUDA devices, not meta"
+    assert backends.problem("reference", "meta", "on cuda alone") is None
+    with (
+        fs.use_backend("triton"),
+        pytest.raises(fs.BackendUnavailable, match="cannot serve probe_dot here: it has no Tr"),
+    ):
+        backends.choose("probe_dot", torch.device("cuda"))
+
+
+def test_doctor_lists_every_operator_with_those_served_alike(declared):
+    lines = report().splitlines()
+    groups = [line for line in lines if line.startswith("operators (")]
+    listed = [name for line in groups for name in line[len("operators (") : -1].split(", ")]
+    assert sorted(listed) == sorted(OPERATORS)
+    at = lines.index("operators (on cuda alone)")
+    assert [line.split() for line in lines[at + 1 : at + 3]] == [["cpu", "reference"], ["cuda", "triton"]]
 
 
 @needs_native

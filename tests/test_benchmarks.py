@@ -10,10 +10,11 @@ import pytest
 import torch
 
 import fastscore as fs
-from benchmarks import table
+from benchmarks import operators, table
 from benchmarks.measure import backend_of, row
-from benchmarks.operators import OPERATORS, PROVIDERS, SHAPES, TRACE_OPERATORS, cases
+from benchmarks.operators import PROVIDERS, benchmarks, cases, names
 from fastscore._core import backends
+from fastscore._core.operators import OPERATORS
 
 CPU = torch.device("cpu")
 ROOT = Path(__file__).parent.parent
@@ -110,10 +111,10 @@ def made(operator: str, shape: str, elements: int, **seconds: list[float]) -> di
 
 def test_every_table_fits_a_terminal():
     """The longest names beside the longest numbers that were ever seen, on the longest backend."""
-    shapes = [*SHAPES, "8x16x3x32x32", "1024x64"]
+    shapes = {shape for shape, _ in names()}
     rows = [
         made(operator, shape, 10, fastscore=[1.2345e-4] * 3, eager=[1.0] * 3, compile=[1.0] * 3, floor=[1e-6] * 3)
-        for operator in (*OPERATORS, *TRACE_OPERATORS)
+        for operator in benchmarks()
         for shape in shapes
     ]
     lines = table.text(rows)
@@ -145,10 +146,33 @@ def test_markdown_names_the_backend_and_leaves_out_what_nobody_timed():
     assert lines[4] == ("| perturb | 4M | reference | 2.00 [1.40, 2.60] | 2.00x [1.60, 3.20] | 17 / 1097.2 |")
 
 
-@pytest.mark.parametrize("case", list(cases(shapes=("64x2",), compile=False)), ids=lambda case: case.operator)
-def test_backends_are_reported_by_the_calls_themselves(case):
+@pytest.mark.parametrize(
+    "shape, name", [name for name in names() if name[0] not in ("64x3x32x32", "128x3x32x32", "4M")]
+)
+def test_backends_are_reported_by_the_calls_themselves(shape, name):
+    """Of every row, whose providers all run, at its smallest shape."""
+    (case,) = cases(only=[(shape, name)], compile=False)
     with fs.use_backend("reference"):
         assert backend_of(case.providers["fastscore"]) == "reference"
-    assert backend_of(case.providers["fastscore"]) == backends.default(CPU)
+    assert backend_of(case.providers["fastscore"]) == backends.default(CPU, benchmarks()[name].operator)
     assert backend_of(case.providers["eager"]) == "none"
     assert set(case.providers) == set(PROVIDERS) - {"compile"}
+    assert case.providers["floor"]() is not None and case.elements > 0
+
+
+def test_an_operator_without_a_row_of_its_own_gets_one(monkeypatch):
+    """Made of its declaration: the reference is torch's lines."""
+    monkeypatch.setattr(operators, "_OWN", {})
+    assert set(benchmarks()) == set(OPERATORS)
+    for name in ("mlp_divergence", "langevin_step"):
+        (case,) = cases(only=[("64x2", name)], compile=False)
+        assert backend_of(case.providers["fastscore"]) == backends.default(CPU)
+        ours, lines = case.providers["fastscore"](), case.providers["eager"]()
+        assert ours.shape == lines.shape and backend_of(case.providers["eager"]) == "none"
+        assert (case.operator, case.elements) == (name, 128)
+
+
+def test_benchmarks_stand_alone():
+    """They import nothing from the tests."""
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        assert not re.search(r"^\s*(from|import) tests\b", path.read_text(), re.M), path

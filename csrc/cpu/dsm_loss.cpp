@@ -37,10 +37,10 @@ void dsm_loss(const DsmArguments& a, int64_t from, int64_t to) {
       a.rows, a.draw, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n, const float* noise) {
         for_each_row(row, count, begin, n, false, [&](int64_t r, int64_t start, int64_t m, int64_t offset) {
           const C sigma = a.sigma.at<C>(r), upstream = a.upstream.data ? a.upstream.at<C>(r) : C(a.scale);
-          const int64_t place = r * a.rows.width + start;
+          const int64_t at = r * a.rows.width + start;
           const double power = a.power(sigma);
-          const double sum = residual(score + place, noise + offset, m, C(1) / sigma, C(upstream * power),
-                                      gradient ? gradient + place : nullptr);
+          const double sum = residual(score + at, noise + offset, m, C(1) / sigma, C(upstream * power),
+                                      gradient ? gradient + at : nullptr);
           if (a.sums) a.sums[r * a.rows.blocks + start / a.rows.block] = sum;
         });
       });
@@ -48,7 +48,6 @@ void dsm_loss(const DsmArguments& a, int64_t from, int64_t to) {
 
 #else
 
-#include "direct.h"
 #include "tensor.h"
 
 namespace fastscore {
@@ -128,22 +127,6 @@ Tensor dsm_loss_gradient(const Tensor& score, const Tensor& sigma, double weight
                    per_row(upstream, score, "upstream"), weight, 1.0, nullptr, layout.rows,
                    draw(seed, step, stream, offset, state, index, score)});
   return gradient.finish();
-}
-
-PyObject* dsm_loss_direct(PyObject*, PyObject* const* arguments, Py_ssize_t) {  // the loss alone
-  Reader read(arguments);
-  const int64_t type = read.integer();
-  const void* score = read.address();
-  void* loss = read.address();
-  const PerRow sigma = read.per_row();
-  const double weight = read.number();
-  const Rows rows = read.rows();
-  std::vector<double> sums(rows.count * rows.blocks);
-  const DsmArguments a{score, nullptr, sigma, {nullptr, false}, weight, 1.0, sums.data(), rows, read.draw()};
-  if (!good(sigma, type, rows.count, Values::positive)) Py_RETURN_FALSE;
-  for_each_type(type, [&](auto t) { FASTSCORE_DISPATCH(dsm_loss<decltype(t)>, a, 0, a.rows.units()); });
-  finish(a, type == 1, loss);
-  Py_RETURN_TRUE;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) {

@@ -5,7 +5,7 @@
 // words of a quad are then paired into (r0, r2) and (r1, r3), so that one Box-Muller serves all four, and one unpack
 // brings its results into the order of the elements.
 
-constexpr int kChunk = 2 * kQuads;  // quads a pass: two independent chains of multiplies
+constexpr int kChunk = 2 * kQuads;  // quads per pass: two independent chains of multiplies
 
 #if FASTSCORE_SCALAR
 

@@ -13,18 +13,17 @@ void perturb(const PerturbArguments& a, int64_t from, int64_t to) {
           alignas(64) C x_buffer[kBlock + kSlack], out_buffer[kBlock + kSlack];
           const C sigma = a.sigma.at<C>(r), alpha = a.alpha.data ? a.alpha.at<C>(r) : C(1);
           const C* from = load(x + r * a.rows.width + start, m, x_buffer);
-          T* place = out + r * a.rows.width + start;
-          C* to = target(place, out_buffer);
+          T* result = out + r * a.rows.width + start;
+          C* to = target(result, out_buffer);
           const float* z = noise + offset;
           for (int64_t i = 0; i < m; ++i) to[i] = fma_(sigma, C(z[i]), alpha * from[i]);
-          store(to, m, place);
+          store(to, m, result);
         });
       });
 }
 
 #else
 
-#include "direct.h"
 #include "tensor.h"
 
 namespace fastscore {
@@ -58,20 +57,6 @@ Tensor perturb(const Tensor& x, const std::optional<Tensor>& alpha, const Tensor
                 [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(perturb<decltype(type)>, arguments, from, to); });
   });
   return out.finish();
-}
-
-PyObject* perturb_direct(PyObject*, PyObject* const* arguments, Py_ssize_t) {
-  Reader read(arguments);
-  const int64_t type = read.integer();
-  const void* x = read.address();
-  void* out = read.address();
-  const PerRow sigma = read.per_row(), alpha = read.per_row();
-  const Rows rows = read.rows();
-  const PerturbArguments a{x, out, sigma, alpha, rows, read.draw()};
-  if (!good(sigma, type, rows.count, Values::positive) || !good(alpha, type, rows.count, Values::not_negative))
-    Py_RETURN_FALSE;
-  for_each_type(type, [&](auto t) { FASTSCORE_DISPATCH(perturb<decltype(t)>, a, 0, a.rows.units()); });
-  Py_RETURN_TRUE;
 }
 
 STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) { library.impl("perturb_native", TORCH_BOX(&perturb)); }

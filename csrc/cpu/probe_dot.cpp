@@ -103,14 +103,14 @@ Tensor probe_dot(const Tensor& product, int64_t distribution, int64_t first, con
       empty({count, rows}, {rows, 1}, is_double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
   for (int64_t k = 0; k < count; ++k) {
     for (int64_t row = 0; row < rows; ++row) {
-      const int64_t place = k * rows + row;
+      const int64_t at = k * rows + row;
       double sum = 0;
-      for (int64_t block = 0; block < a.rows.blocks; ++block) sum += sums[place * a.rows.blocks + block];
+      for (int64_t block = 0; block < a.rows.blocks; ++block) sum += sums[at * a.rows.blocks + block];
       if (a.squares) sum *= a.scale(k, row);
       if (is_double) {
-        out.mutable_data_ptr<double>()[place] = sum;
+        out.mutable_data_ptr<double>()[at] = sum;
       } else {
-        out.mutable_data_ptr<float>()[place] = static_cast<float>(sum);
+        out.mutable_data_ptr<float>()[at] = static_cast<float>(sum);
       }
     }
   }

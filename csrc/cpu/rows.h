@@ -1,4 +1,4 @@
-// A tensor [B, ...] as rows, one a sample; where a draw stands in the random sequence; and the types of elements.
+// A tensor [B, ...] as rows, one per sample; where a draw stands in the random sequence; and the types of elements.
 #pragma once
 
 #include <cmath>
@@ -60,6 +60,17 @@ struct PerRow {
   template <class C>
   C at(int64_t row) const {
     return static_cast<const C*>(data)[many ? row : 0];
+  }
+};
+
+// A number for each channel, [C], or for each channel of each row, [B, C].
+struct PerChannel {
+  const void* data;
+  bool many;
+  int64_t channels;
+  template <class C>
+  const C* at(int64_t row) const {
+    return static_cast<const C*>(data) + (many ? row * channels : 0);
   }
 };
 

@@ -1,4 +1,5 @@
-// Walks a tensor [B, ...] in blocks, with the noise of each. Included once for each instruction set (isa.h).
+// Walks a tensor [B, ...] in blocks, with or without random numbers for each. Included once for each instruction set
+// (isa.h).
 
 // Conversions between what is stored and what is computed with: float32, or float64 for float64.
 inline const float* load(const float* in, int64_t, float*) { return in; }
@@ -66,23 +67,35 @@ inline const Out* row_block(const Rows& rows, const Draw& draw, int64_t row, int
   return other;
 }
 
-// Calls visit(row, count, begin, n, numbers) for the units from .. to of `rows`: `n` elements in memory order that
-// start `begin` elements into row `row`; they are part of that row (count = 1), or `count` whole rows.
+// Calls visit(row, count, begin, n) for the units from .. to of `rows`: `n` elements in memory order that start `begin`
+// elements into row `row`; they are part of that row (count = 1), or `count` whole rows.
+template <class Visit>
+inline void for_each_unit(const Rows& rows, int64_t from, int64_t to, const Visit& visit) {
+  for (int64_t unit = from; unit < to; ++unit) {
+    if (rows.grouped()) {
+      const int64_t row = unit * rows.group, left = rows.count - row, count = rows.group < left ? rows.group : left;
+      visit(row, count, int64_t{0}, count * rows.width);
+    } else {
+      const int64_t row = unit / rows.blocks, begin = unit % rows.blocks * rows.block;
+      visit(row, int64_t{1}, begin, begin + rows.block < rows.width ? rows.block : rows.width - begin);
+    }
+  }
+}
+
+// The same with the random numbers of each unit, visit(row, count, begin, n, numbers): raw words where Out is uint32_t,
+// normals where it is float.
 template <class Out, class Visit>
 inline void for_each_unit(const Rows& rows, const Draw& draw, int64_t from, int64_t to, const Visit& visit) {
   alignas(64) Out buffer[kBlock + kSlack], other[kBlock + kSlack];
   if (!rows.grouped()) {
-    for (int64_t unit = from; unit < to; ++unit) {
-      const int64_t row = unit / rows.blocks, begin = unit % rows.blocks * rows.block;
-      const int64_t n = begin + rows.block < rows.width ? rows.block : rows.width - begin;
-      visit(row, int64_t{1}, begin, n, row_block(rows, draw, row, begin, n, buffer, other));
-    }
+    for_each_unit(rows, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n) {
+      visit(row, count, begin, n, row_block(rows, draw, row, begin, n, buffer, other));
+    });
     return;
   }
   const int64_t quads = (rows.width + 3) / 4;
   uint32_t quad[kBlock / 4 + kSlack], sample[kBlock / 4 + kSlack] = {};
-  for (int64_t unit = from; unit < to; ++unit) {
-    const int64_t row = unit * rows.group, left = rows.count - row, count = rows.group < left ? rows.group : left;
+  for_each_unit(rows, from, to, [&](int64_t row, int64_t count, int64_t begin, int64_t n) {
     for (int64_t i = 0; i < count; ++i) {
       for (int64_t q = 0; q < quads; ++q) {
         quad[i * quads + q] = static_cast<uint32_t>(q);
@@ -90,12 +103,24 @@ inline void for_each_unit(const Rows& rows, const Draw& draw, int64_t from, int6
       }
     }
     generate(draw.position, sample, quad, count * quads, buffer);
-    if (rows.width == 4 * quads) {
-      visit(row, count, int64_t{0}, count * rows.width, static_cast<const Out*>(buffer));
-    } else {
-      for (int64_t i = 0; i < count; ++i)
-        for (int64_t j = 0; j < rows.width; ++j) other[i * rows.width + j] = buffer[i * 4 * quads + j];
-      visit(row, count, int64_t{0}, count * rows.width, static_cast<const Out*>(other));
-    }
+    const bool whole = rows.width == 4 * quads;
+    for (int64_t i = 0; i < count && !whole; ++i)
+      for (int64_t j = 0; j < rows.width; ++j) other[i * rows.width + j] = buffer[i * 4 * quads + j];
+    visit(row, count, begin, n, static_cast<const Out*>(whole ? buffer : other));
+  });
+}
+
+// Calls f(i, channel) for the n elements from `begin` on of a row [channels, ...] in memory order; i counts from 0.
+template <class F>
+inline void for_each_channel(const Rows& rows, int64_t channels, int64_t begin, int64_t n, const F& f) {
+  if (rows.channels > 1) {  // channels_last: a block is made of whole pixels
+    for (int64_t i = 0; i < n; i += channels)
+      for (int64_t c = 0; c < channels; ++c) f(i + c, c);
+    return;
+  }
+  const int64_t pixels = rows.width / channels;
+  for (int64_t i = 0; i < n;) {
+    const int64_t channel = (begin + i) / pixels, last = (channel + 1) * pixels - begin, stop = last < n ? last : n;
+    for (; i < stop; ++i) f(i, channel);
   }
 }

@@ -130,6 +130,16 @@ inline PerRow per_row(const Tensor& tensor, const Tensor& x, const char* name, V
   return {data, dim == 1};
 }
 
+// A number for each channel, the size of x's dimension 1, in the dtype that is computed with. `tensor` must outlive it.
+inline PerChannel per_channel(const Tensor& tensor, const Tensor& x, const char* name) {
+  const ScalarType type = x.scalar_type() == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
+  const int64_t dim = tensor.dim();
+  STD_TORCH_CHECK(tensor.scalar_type() == type && tensor.is_contiguous() && x.dim() >= 2 && (dim == 1 || dim == 2) &&
+                      tensor.size(dim - 1) == x.size(1) && (dim == 1 || tensor.size(0) == x.size(0)),
+                  name, " must be float32 (float64 beside float64), contiguous, of shape [C] or [B, C]");
+  return {tensor.const_data_ptr(), dim == 2, x.size(1)};
+}
+
 inline Draw draw(int64_t seed, int64_t step, int64_t stream, int64_t offset, const std::optional<Tensor>& state,
                  const std::optional<Tensor>& index, int64_t rows) {
   if (state) {

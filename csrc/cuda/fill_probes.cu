@@ -11,7 +11,7 @@ static void launch(const Form& f, Distribution distribution, T* out, cudaStream_
     const int64_t calls = rows * ceil_div(f.width, kSigns);
     fill_signs<T, Colored><<<grid(ceil_div(calls, kThreads)), kThreads, 0, stream>>>(f, out);
   } else if (distribution == Distribution::gaussian) {
-    const int64_t parts = ceil_div(quads, 4 * kThreads);  // four quads a thread share what leads up to them
+    const int64_t parts = ceil_div(quads, 4 * kThreads);  // four quads per thread share what leads up to them
     const dim3 blocks(grid(rows), static_cast<unsigned>(parts < 65535 ? parts : 65535));
     fill_normals<T, Colored, false><<<blocks, kThreads, 0, stream>>>(f, out);
   } else {

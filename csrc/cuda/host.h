@@ -92,18 +92,18 @@ inline Form form_of(const Tensor& tensor, int64_t first, const std::vector<int64
   f.draws = f.count ? (first + f.count - 1) / m + 1 - f.first_draw : 0;
   f.fours = f.width % 4 == 0 && reinterpret_cast<uintptr_t>(tensor.const_data_ptr()) % 16 == 0;
   const uint64_t key = static_cast<uint64_t>(seed);
-  f.place = {word(seed), static_cast<uint32_t>(key >> 32), word(step), word(stream), word(offset), nullptr, nullptr};
+  f.position = {word(seed), static_cast<uint32_t>(key >> 32), word(step), word(stream), word(offset), nullptr, nullptr};
   if (state) {
     STD_TORCH_CHECK(state->scalar_type() == ScalarType::Long && state->numel() == 2 && state->is_contiguous() &&
                         state->get_device_index() == tensor.get_device_index(),
                     "state must be int64 of shape [2] on the device of the samples: seed and step");
-    f.place.state = state->const_data_ptr<int64_t>();
+    f.position.state = state->const_data_ptr<int64_t>();
   }
   if (index) {
     STD_TORCH_CHECK(index->scalar_type() == ScalarType::Long && index->numel() == f.batch && index->is_contiguous() &&
                         index->get_device_index() == tensor.get_device_index(),
                     "index must be int64 of shape [B] on the device of the samples");
-    f.place.index = index->const_data_ptr<int64_t>();
+    f.position.index = index->const_data_ptr<int64_t>();
   }
   return f;
 }

@@ -1,4 +1,4 @@
-// The sum over hidden units that an MLP's divergence is, on CUDA: a block a sample.
+// The sum over hidden units that an MLP's divergence is, on CUDA: one block per sample.
 #pragma once
 
 #include <cub/block/block_reduce.cuh>

@@ -8,7 +8,7 @@
 
 namespace fastscore {
 
-constexpr int64_t kCalls = kThreads;         // Philox calls of signs in a chunk: one a thread
+constexpr int64_t kCalls = kThreads;         // Philox calls of signs in a chunk: one per thread
 constexpr int64_t kChunk = kCalls * kSigns;  // elements in a chunk
 
 using BlockSum = cub::BlockReduce<double, kThreads>;
@@ -73,13 +73,13 @@ __global__ void __launch_bounds__(kThreads) dot_normals(Form f, const T* product
       if (4 * quad + i < f.width) square = fma(static_cast<double>(z[i]), static_cast<double>(z[i]), square);
     }
   }
-  const int64_t place = static_cast<int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
+  const int64_t at = static_cast<int64_t>(blockIdx.x) * gridDim.y + blockIdx.y;
   const double total = BlockSum(storage).Sum(static_cast<double>(sum));
-  if (threadIdx.x == 0) partial[place] = total;
+  if (threadIdx.x == 0) partial[at] = total;
   if (!squares) return;
   __syncthreads();
   square = BlockSum(storage).Sum(square);
-  if (threadIdx.x == 0) squares[place] = square;
+  if (threadIdx.x == 0) squares[at] = square;
 }
 
 // Adds the chunks of each row.

@@ -62,10 +62,10 @@ struct alignas(sizeof(T) == 2 ? 8 : 16) Four {
 };
 
 // Where the probes stand in the random sequence; a draw j further takes step + j.
-struct Place {
+struct Position {
   uint32_t key0, key1, step, stream;
   uint32_t offset;       // the global index of sample 0
-  const int64_t* state;  // device memory: seed and step, in place of the above; or null
+  const int64_t* state;  // device memory: seed and step, in position of the above; or null
   const int64_t* index;  // the global index of every sample; or null
 };
 
@@ -74,12 +74,12 @@ struct Form {
   int64_t first, count, batch, width, first_draw, draws;
   Coloring coloring;
   bool fours;  // rows may be read and written four elements at a time
-  Place place;
+  Position position;
 };
 
 // The four words of block `block` of sample `row` in draw `first_draw() + j`.
 __device__ __forceinline__ void draw_words(const Form& f, int64_t j, int64_t row, uint32_t block, uint32_t words[4]) {
-  Place p = f.place;
+  Position p = f.position;
   if (p.state) {
     const uint64_t seed = static_cast<uint64_t>(p.state[0]);
     p.key0 = static_cast<uint32_t>(seed);

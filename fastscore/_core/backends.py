@@ -9,21 +9,22 @@ from __future__ import annotations
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 
 import torch
-from torch.autograd import forward_ad
 from torch.compiler import is_compiling
 
 from . import checks
 from .errors import BackendUnavailable
-from .private_torch import peek_interpreter_stack
+from .operators import OPERATORS, ORDINARY
+from .private_torch import in_forward_mode, peek_interpreter_stack
 
 BACKENDS = ("reference", "native", "triton")
-TRACE = frozenset({"fill_probes", "probe_dot", "mlp_divergence"})  # native on CPU and CUDA, and no Triton version
+_DEVICES = {"cpu": "the CPU", "cuda": "CUDA devices"}
 ISAS = ("portable", "avx2", "avx512")
 last: dict[str, str] = {}  # operator -> the backend that served its latest eager call
 _chosen: str | None = None
@@ -51,22 +52,28 @@ _cuda_problem = _load("_C_cuda", "CUDA", "nvcc and a CUDA build of torch")
 _has_triton = importlib.util.find_spec("triton") is not None
 
 
-def problem(backend: str, device: torch.device | str = "cpu", operator: str = "perturb") -> str | None:
-    """Why ``backend`` cannot serve ``operator`` for tensors on ``device``, or None where it can."""
+def problem(backend: str, device: torch.device | str = "cpu", operator: str | None = None) -> str | None:
+    """Why ``backend`` cannot serve ``operator`` (None: an ordinary one) for tensors on ``device``, or None where it can."""
     kind = torch.device(device).type
-    if backend == "native":
-        if operator in TRACE and kind == "cuda":
-            return _cuda_problem
-        return _native_problem or (None if kind == "cpu" else f"native serves the CPU, not {kind}")
+    if backend == "reference":
+        return None
+    served = _served(operator)
+    if backend not in served:
+        return f"it has no {backend.title()} version: its backends are {', '.join(('reference', *served))}"
     if backend == "triton":
-        if operator in TRACE:
-            return "it has no Triton version: its backends are reference and native"
         if not _has_triton:
             return "triton is not installed: pip install triton"
         if kind == "cpu" and os.environ.get("TRITON_INTERPRET") != "1":
             return "on the CPU the Triton kernels run only in the interpreter: set TRITON_INTERPRET=1 before the start"
-        return None if kind in ("cpu", "cuda") else f"triton serves CUDA devices, not {kind}"
-    return None
+        if kind == "cpu":
+            return None
+    elif kind in served["native"]:
+        return _cuda_problem if kind == "cuda" else _native_problem
+    elif _native_problem:
+        return _native_problem
+    if kind in served[backend]:
+        return None
+    return f"{backend} serves {' and '.join(_DEVICES[kind] for kind in served[backend])}, not {kind}"
 
 
 @contextmanager
@@ -97,36 +104,49 @@ def use_backend(name: str) -> Iterator[None]:
         _chosen = before
 
 
-def default(device: torch.device, operator: str = "perturb") -> str:
-    """The backend that serves ``operator`` on ``device`` where nothing else is asked for."""
-    kind = device.type
-    if operator in TRACE:
-        return "reference" if problem("native", device, operator) else "native"
-    if kind == "cpu":
-        return "reference" if _native_problem else "native"
-    return "triton" if kind == "cuda" and _has_triton else "reference"
+def _served(operator: str | None) -> Mapping[str, tuple[str, ...]]:
+    return OPERATORS[operator].backends if operator else ORDINARY
+
+
+def default(device: torch.device, operator: str | None = None) -> str:
+    """The backend that serves ``operator`` (None: an ordinary one) on ``device`` where nothing else is asked for."""
+    for backend, kinds in _served(operator).items():
+        if device.type in kinds and not problem(backend, device, operator):
+            return backend
+    return "reference"
 
 
 def choose(operator: str, device: torch.device) -> str:
     """The backend of one call of ``operator``; remembered in :data:`last`."""
+    compiling = is_compiling()
     if _chosen is None:
-        backend = default(device, operator)
+        if compiling:  # which does not know cached functions
+            backend = default(device, operator)
+        else:
+            backend = _default(operator, device, _native_problem, _cuda_problem, _has_triton)
         if backend == "reference":
             _say_that_it_is_slow(operator, device)
     else:
         backend, reason = _chosen, problem(_chosen, device, operator)
         if reason:
             raise BackendUnavailable(f"the {backend} backend cannot serve {operator} here: {reason}")
-    if not is_compiling():
+    if not compiling:
         last[operator] = backend
     return backend
 
 
+@lru_cache(maxsize=1024)
+def _default(operator: str, device: torch.device, *_: object) -> str:
+    """:func:`default`, for each state of what it depends on."""
+    return default(device, operator)
+
+
 def slow(operator: str, device: torch.device) -> str | None:
     """Why the reference is the default for ``operator`` where a compiled version could be, or None."""
-    if device.type not in ("cpu", "cuda") or default(device, operator) != "reference":
+    if default(device, operator) != "reference":
         return None
-    return problem("native" if operator in TRACE or device.type == "cpu" else "triton", device, operator)
+    served = (backend for backend, kinds in _served(operator).items() if device.type in kinds)
+    return next((problem(backend, device, operator) for backend in served), None)
 
 
 def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
@@ -141,14 +161,9 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
     )
 
 
-def serves_natively() -> bool:
-    """Whether the native backend serves the CPU now."""
-    return not _native_problem if _chosen is None else _chosen == "native"
-
-
 def transformed() -> bool:
     """Whether the call runs under torch.compile, a torch.func transform, or forward-mode differentiation."""
-    return is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0
+    return is_compiling() or peek_interpreter_stack() is not None or in_forward_mode()
 
 
 @contextmanager

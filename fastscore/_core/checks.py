@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .private_torch import dispatch_modes, is_wrapped, peek_interpreter_stack
 
@@ -163,6 +164,8 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     what is wrong.
     """
     compute = compute_dtype(x)
+    if type(value) is float and 7.1e-46 < value < 3.4e38 and not _elsewhere():  # what most callers pass: at once
+        return constant(value, compute, x.device)
     if isinstance(value, np.ndarray) and value.ndim == 1:
         value = torch.tensor(
             [positive(f"{name}[{i}]", v, zero_allowed=zero_allowed) for i, v in enumerate(value)],
@@ -176,9 +179,7 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
                 f"{name} must be finite and {'at least' if zero_allowed else 'greater than'} 0 as the "
                 f"float32 that is computed with, got {number}"
             )
-        if (
-            torch.compiler.is_compiling() or dispatch_modes() or peek_interpreter_stack() is not None
-        ):  # what is made there belongs there
+        if _elsewhere():  # what is made there belongs there
             # the number times one: torch.compile then takes it as an input, and does not compile anew for another
             return torch.ones((), dtype=compute, device=x.device) * number
         return constant(number, compute, x.device)
@@ -193,6 +194,11 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     if not here or value.dtype != compute:
         value = value.to(device=x.device, dtype=compute)
     return value if value.is_contiguous() else value.contiguous()
+
+
+def _elsewhere() -> bool:
+    """Whether tensors that are made now belong to a transform, a mode or a compiled function."""
+    return is_compiling() or bool(dispatch_modes()) or peek_interpreter_stack() is not None
 
 
 def positive_values(name: str, value: Tensor, *, zero_allowed: bool = False) -> None:

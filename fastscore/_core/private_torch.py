@@ -1,9 +1,17 @@
-"""Which transforms, modes and backward passes are on: the private parts of torch that say so, all in one place."""
+"""All that the library uses of torch's private parts, and nothing else does: a new torch is looked at here first.
+
+Which transforms, modes and backward passes are on; forward mode inside forward mode; what torch.compile is told; and a
+few functions and classes of torch that have no public name.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import importlib.util
+import sys
+from collections.abc import Callable, Sequence
 from functools import wraps
+from importlib.machinery import ModuleSpec
+from types import ModuleType
 from typing import Any
 
 import torch
@@ -16,17 +24,40 @@ from torch._C._functorch import get_unwrapped as unwrapped  # one level
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torch.nn.modules.instancenorm import _InstanceNorm
+from torch.nn.utils.parametrizations import _SpectralNorm
 
 __all__ = [
+    "OPERATOR_TYPES",
+    "_BatchNorm",
+    "_DropoutNd",
+    "_InstanceNorm",
+    "_SpectralNorm",
+    "assert_async",
     "backward_pass",
+    "constant_to_dynamo",
     "depth",
     "dispatch_modes",
     "forward_rule",
+    "in_forward_mode",
     "is_wrapped",
+    "lerp_all",
     "mapped_everywhere",
+    "opaque_to_dynamo",
     "peek_interpreter_stack",
     "unwrapped",
 ]
+
+OPERATOR_TYPES = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)  # of what torch.ops holds
+assert_async = torch._assert_async  # (condition, text): raises when the values are there, on a device too
+lerp_all = torch._foreach_lerp_  # (tensors, others, weight): every tensor moves in place by weight towards the other
+
+
+def in_forward_mode() -> bool:
+    """Whether a forward-mode level is entered."""
+    return forward_ad._current_level >= 0
 
 
 def is_wrapped(t: Tensor) -> bool:
@@ -83,3 +114,73 @@ def forward_rule(jvp: Callable) -> Callable:
             return jvp(_Primals(ctx), *tangents)
 
     return rule
+
+
+def let_steps_vary() -> None:
+    """Have torch.compile take the step of every Philox as an input, also of one that is a global or a network's
+    attribute: the plain numbers of those are constants to it, and it would compile anew at every call."""
+    config = torch.compiler.config
+    if hasattr(config, "dynamic_sources"):
+        config.dynamic_sources = ",".join(filter(None, (config.dynamic_sources, r".*\._philox_step$")))
+
+
+class _WhenDynamoLoads:
+    """Tells torch.compile of Philox, and calls ``torch.compiler.allow_in_graph`` on functions, once torch._dynamo is
+    imported.
+
+    It waits on ``sys.meta_path``: importing torch._dynamo here would take a second or more from everybody, for the sake
+    of those who compile. The functions are those that apply an autograd.Function with rules for reverse mode, forward
+    mode and vmap, into which torch.compile need not look: it records the call, and traces what it computes.
+
+    ``torch.library.register_autograd`` would need none of this, but gives an operator reverse mode alone. Tried with
+    torch 2.14, on an operator with a vmap rule: ``torch.func.grad``, ``vmap(grad(f))``, ``jacrev`` and all that hold
+    them raise (its autograd.Function "must override the setup_context staticmethod"), also inside torch.compile, and
+    forward mode loses the derivative without a word: ``jvp`` and ``jacfwd`` give 0, and a dual tensor comes back without
+    its tangent. There is no call with which to register a forward-mode rule.
+    """
+
+    def __init__(self) -> None:
+        self.functions: list[Callable] = []
+        self.looking = False
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "torch._dynamo" or self.looking:
+            return None
+        self.looking = True
+        try:
+            spec = importlib.util.find_spec(name)
+        finally:
+            self.looking = False
+        assert spec is not None and spec.loader is not None
+        execute = spec.loader.exec_module
+
+        def then_allow(module: ModuleType) -> None:  # not at once: who looks a module up need not import it
+            execute(module)
+            sys.meta_path.remove(self)
+            let_steps_vary()
+            for function in self.functions:
+                torch.compiler.allow_in_graph(function)
+
+        spec.loader.exec_module = then_allow
+        return spec
+
+
+_waiting = _WhenDynamoLoads()
+if "torch._dynamo" not in sys.modules:
+    sys.meta_path.insert(0, _waiting)
+else:
+    let_steps_vary()
+
+
+def opaque_to_dynamo(function: Callable) -> Callable:
+    """``torch.compiler.allow_in_graph``, as soon as torch._dynamo is there: torch.compile then does not look inside."""
+    if "torch._dynamo" in sys.modules:
+        return torch.compiler.allow_in_graph(function)
+    _waiting.functions.append(function)
+    return function
+
+
+def constant_to_dynamo(function: Callable) -> Callable:
+    """``torch.compiler.assume_constant_result``, without importing torch._dynamo."""
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function

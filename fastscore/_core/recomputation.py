@@ -46,15 +46,15 @@ class Replay(AbstractContextManager):
     """Inside, each Philox draws again what it drew from the making of this context on; then it goes on where it was."""
 
     def __init__(self, *rngs: Any):
-        self.rngs, self.starts, self.left = rngs, [rng._where() for rng in rngs], []
+        self.rngs, self.starts, self.left = rngs, [rng._mark() for rng in rngs], []
 
     def __enter__(self) -> None:
-        self.left.append([(rng._where(), rng._task) for rng in self.rngs])
+        self.left.append([(rng._mark(), rng._task) for rng in self.rngs])
         replayed.append(backward_pass())
         for rng, start in zip(self.rngs, self.starts):
-            rng._go(start, replayed[-1])
+            rng._return_to(start, replayed[-1])
 
     def __exit__(self, *_: Any) -> None:
         for rng, left in zip(self.rngs, self.left.pop()):
-            rng._go(*left)
+            rng._return_to(*left)
         replayed.pop()

@@ -1,8 +1,7 @@
-"""How an operator's compiled versions are registered with torch.
+"""How an operator's compiled functions are registered with torch, from its declaration.
 
-Each operator has two, ``fastscore::<name>_native`` (C++, CPU) and ``fastscore::<name>_triton``, of one signature: the
-operator's arguments, then where its noise stands in the random sequence. They are pure functions of these, so that
-torch.compile may move, merge and repeat them. Neither knows autograd: that is written once, in the operator's file.
+They are pure functions of their arguments, so that torch.compile may move, merge and repeat them. They know nothing of
+autograd: that is written once, in the operator's file.
 
 Under ``torch.func.vmap`` the mapped dimension joins the batch. Which samples a call draws for is decided where the
 noise is made (:func:`first_sample`), and is then an input like any other.
@@ -10,12 +9,8 @@ noise is made (:func:`first_sample`), and is then an input like any other.
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from importlib.machinery import ModuleSpec
-from types import ModuleType
 from typing import Any
 
 import torch
@@ -23,91 +18,68 @@ from torch import Tensor
 
 from . import counter
 from .backends import library
-from .private_torch import mapped_everywhere
+from .operators import OPERATORS, Function, Operator
+from .private_torch import mapped_everywhere, opaque_to_dynamo
 from .recomputation import refuse_recomputation
 
-NOISE = "SymInt seed, SymInt step, int stream, SymInt offset, Tensor? state, Tensor? index"
 _raw: dict[tuple[str, str], Callable] = {}
 
 
 def raw(name: str, backend: str) -> Callable:
-    """The compiled version of an operator; without autograd."""
+    """A compiled function of an operator, ``"dsm_loss_gradient"`` say; without autograd."""
     return _raw[name, backend]
 
 
-def register(
-    name: str,
-    schema: str,
-    kinds: str,
-    fake: Callable,
-    *,
-    launch: str | None = "launch",
-    mutated: str = "",
-    out_batch: int = 0,
-) -> None:
-    """Register the compiled versions of one operator.
-
-    Args:
-        name: the operator's name; its Triton launcher is ``fastscore.kernels.<file>.<launch>``, the file being
-            the part of ``schema`` before the colon.
-        schema: ``"file: (arguments) -> returns"`` without the noise arguments, which follow the others.
-        kinds: a letter for each of ``arguments``: ``b`` a tensor [B, ...], ``p`` one of [K, B, ...], ``r`` a number a
-            row ([] or [B]), ``.`` anything else. The first ``b`` or ``p`` says what B is.
-        fake: what comes back for fake tensors.
-        launch: the Triton launcher's name; None where the operator has no Triton version.
-        mutated: the schema of an output argument, which comes last.
-        out_batch: which dimension of the results is B.
-    """
-    file, signature = schema.split(": ", 1)
-    arguments, returns = signature.split(" -> ")
-    for backend in ("native", "triton") if launch else ("native",):
-        full = f"{name}_{backend}"
-        library.define(
-            f"{full}({arguments[1:-1]}, {NOISE}{mutated}) -> {returns}",
-            tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag),
-        )
-        torch.library.register_fake(f"fastscore::{full}", fake, lib=library)
-        op = getattr(torch.ops.fastscore, full).default
-        if not mutated:
-            torch.library.register_vmap(f"fastscore::{full}", _vmap_rule(op, kinds, out_batch), lib=library)
-        _raw[name, backend] = op
-
-    def triton(*args: Any) -> Any:
-        result = getattr(import_module(f"fastscore.kernels.{file}"), launch)(*args)
-        return None if mutated else result
-
-    if launch:
-        library.impl(f"{name}_triton", triton, "CompositeExplicitAutograd")
+def declare(operator: Operator) -> None:
+    """Take an operator into :data:`.operators.OPERATORS`, and register its compiled functions with torch."""
+    OPERATORS[operator.name] = operator
+    for function in operator.functions():
+        for backend in operator.backends:
+            _register(operator, function, backend)
 
 
-def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
-    """vmap of a registered operator: the mapped dimension and the batch become one batch."""
-    main = next(i for i, kind in enumerate(kinds) if kind in "bp")
+def _register(operator: Operator, function: Function, backend: str) -> None:
+    full = f"{function.name}_{backend}"
+    draws = operator.stream is not None
+    library.define(
+        function.full_schema(backend, draws), tags=(torch.Tag.needs_exact_strides, torch.Tag.pt2_compliant_tag)
+    )
+    torch.library.register_fake(f"fastscore::{full}", function.fake, lib=library)
+    op = getattr(torch.ops.fastscore, full).default
+    if not function.writes:
+        rule = _vmap_rule(op, function.maps, function.batch, draws)
+        torch.library.register_vmap(f"fastscore::{full}", rule, lib=library)
+    if backend == "triton":
+        launcher = operator.launcher(function)
+
+        def triton(*args: Any) -> Any:
+            return getattr(import_module(f"fastscore.kernels.{operator.name}"), launcher)(*args)
+
+        library.impl(full, triton, "CompositeExplicitAutograd")
+    _raw[function.name, backend] = op
+
+
+def _vmap_rule(op: Callable, maps: tuple[str, ...], out_batch: int, draws: bool) -> Callable:
+    """vmap of a compiled function: the mapped dimension and the batch become one batch."""
+    main = next(i for i, kind in enumerate(maps) if kind in ("batch", "probe"))
+    at = ("batch", "probe").index(maps[main])  # where B stands
 
     def rule(info: Any, in_dims: tuple, *args: Any) -> tuple:
         mapped = info.batch_size
         x, dim = args[main], in_dims[main]
-        at = "bp".index(kinds[main])  # where B stands
         batch = x.shape[at] if dim is None else x.movedim(dim, 0).shape[1 + at]
 
-        def merge(value: Tensor, dim: int | None, kind: str) -> Tensor:
-            if kind == "r" and dim is None and value.dim() == 0:
-                return value
-            value = value.expand(mapped, *value.shape) if dim is None else value.movedim(dim, 0)
-            if kind == "r" and value.dim() == 1:
-                value = value[:, None].expand(mapped, batch)
-            if kind == "p":
-                return value.movedim(0, 1).flatten(1, 2)
-            value = value.reshape(mapped * batch, *value.shape[2:])
-            return value.contiguous() if kind == "r" else value  # one that was expanded has no stride
+        def merge(value: Any, dim: int | None, kind: str) -> Any:
+            return _merged(value, dim, kind, mapped, batch) if isinstance(value, Tensor) else value
 
-        merged = [merge(a, d, k) if k != "." and isinstance(a, Tensor) else a for a, d, k in zip(args, in_dims, kinds)]
-        *position, offset, state, index = args[len(kinds) :]
-        index_dim = in_dims[-1]
-        if index is None:
-            index, index_dim = offset + torch.arange(batch, device=x.device), None
-        index = merge(index, index_dim, "b").contiguous()
-        out = op(*merged, *position, offset, state, index)
+        merged = list(map(merge, args, in_dims, maps))
+        if draws:
+            *key, offset, state, index = args[len(maps) :]
+            index_dim = in_dims[-1]
+            if index is None:
+                index, index_dim = offset + torch.arange(batch, device=x.device), None
+            merged += [*key, offset, state, merge(index, index_dim, "batch").contiguous()]
+        out = op(*merged)
 
         def split(value: Tensor) -> Tensor:
             if value.shape[out_batch] != mapped * batch:  # the gradient that was not asked for: empty
@@ -119,60 +91,18 @@ def _vmap_rule(op: Callable, kinds: str, out_batch: int) -> Callable:
     return rule
 
 
-def let_steps_vary() -> None:
-    """Have torch.compile take the step of every Philox as an input, also of one that is a global or a network's
-    attribute: the plain numbers of those are constants to it, and it would compile anew at every call."""
-    config = torch.compiler.config
-    if hasattr(config, "dynamic_sources"):
-        config.dynamic_sources = ",".join(filter(None, (config.dynamic_sources, r".*\._philox_step$")))
-
-
-class _WhenDynamoLoads:
-    """Tells torch.compile of Philox, and calls ``torch.compiler.allow_in_graph`` on functions, once torch._dynamo is
-    imported.
-
-    Importing it here would take a second or more from everybody, for the sake of those who compile.
-    """
-
-    def __init__(self) -> None:
-        self.functions: list[Callable] = []
-        self.looking = False
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torch._dynamo" or self.looking:
-            return None
-        self.looking = True
-        try:
-            spec = importlib.util.find_spec(name)
-        finally:
-            self.looking = False
-        assert spec is not None and spec.loader is not None
-        execute = spec.loader.exec_module
-
-        def then_allow(module: ModuleType) -> None:  # not at once: who looks a module up need not import it
-            execute(module)
-            sys.meta_path.remove(self)
-            let_steps_vary()
-            for function in self.functions:
-                torch.compiler.allow_in_graph(function)
-
-        spec.loader.exec_module = then_allow
-        return spec
-
-
-_waiting = _WhenDynamoLoads()
-if "torch._dynamo" not in sys.modules:
-    sys.meta_path.insert(0, _waiting)
-else:
-    let_steps_vary()
-
-
-def opaque_to_dynamo(function: Callable) -> Callable:
-    """``torch.compiler.allow_in_graph``, as soon as torch._dynamo is there: torch.compile then does not look inside."""
-    if "torch._dynamo" in sys.modules:
-        return torch.compiler.allow_in_graph(function)
-    _waiting.functions.append(function)
-    return function
+def _merged(value: Tensor, dim: int | None, kind: str, mapped: int, batch: int) -> Tensor:
+    """An argument of the ``mapped`` slices as one of a batch of ``mapped`` x ``batch``; see ``Function.maps``."""
+    shared = {"none": True, "row": value.dim() == 0, "channel": value.dim() == 1}.get(kind, False)
+    if dim is None and shared:
+        return value
+    value = value.expand(mapped, *value.shape) if dim is None else value.movedim(dim, 0)
+    if kind == "probe":
+        return value.movedim(0, 1).flatten(1, 2)
+    if (kind, value.dim()) in (("row", 1), ("channel", 2)):  # one for all rows of a slice
+        value = value[:, None].expand(mapped, batch, *value.shape[1:])
+    value = value.reshape(mapped * batch, *value.shape[2:])
+    return value if kind == "batch" else value.contiguous()  # one that was expanded has no stride
 
 
 library.define(
@@ -248,10 +178,9 @@ def first_of_slice(rows: int, offset: int, device: torch.device, compiled: bool)
 
 def wants_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd records what is done to any of the tensors."""
-    if torch.is_grad_enabled():
-        for t in tensors:
-            if t is not None and t.requires_grad:
-                return True
+    for t in tensors:
+        if t is not None and t.requires_grad:
+            return torch.is_grad_enabled()
     return False
 
 
@@ -263,7 +192,7 @@ def written(out: Tensor) -> Tensor:
 
 
 def per_row(value: Tensor, x: Tensor) -> Tensor:
-    """A number a row, [] or [B], in the shape that broadcasts against ``x`` [B, ...]."""
+    """One number for every row, [B], or for all, [], in the shape that broadcasts against ``x`` [B, ...]."""
     return value.reshape((-1,) + (1,) * (x.dim() - 1)) if value.dim() else value
 
 

@@ -11,10 +11,9 @@ import torch
 
 from .. import __version__
 from .._core import backends
+from .._core.operators import OPERATORS
 from ..evaluation.features import WEIGHTS
-from ..ops import __all__ as _in_ops
 
-_OPERATORS = [name for name in _in_ops if name.islower()]
 _EXTRAS = {
     "train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro"),
     "eval": ("torchmetrics", "torch_fidelity"),
@@ -33,17 +32,20 @@ def report() -> str:
     else:
         built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is CPU-only"
         lines.append(f"GPU: none usable ({built}); everything runs on the CPU")
-    trace = [name for name in _OPERATORS if name in backends.TRACE]
-    for names in ([name for name in (*_OPERATORS, "noise") if name not in trace], trace):
-        lines += ["", "operators (" + ", ".join(names) + ")"]
+    alike: dict[str, list[str]] = {}  # operators of the same backends
+    for operator in OPERATORS.values():
+        alike.setdefault(repr(dict(operator.backends)), []).append(operator.name)
+    for names in alike.values():
+        lines += ["", "operators (" + ", ".join(sorted(names)) + ")"]
         lines += [f"  {device:<16} {_served(names[0], torch.device(device))}" for device in ("cpu", "cuda")]
-    native, cuda = backends.problem("native"), backends.problem("native", "cuda", trace[0])
+    on_cuda = [o.name for o in OPERATORS.values() if "cuda" in o.backends.get("native", ())]
+    native, cuda = backends.problem("native"), backends.problem("native", "cuda", on_cuda[0])
     lines += [
         "",
         "backends",
         "  reference        plain torch, any device",
         f"  native           {native or f'C++ for the CPU, with {backends.isa()} instructions'}",
-        f"  native, CUDA     {cuda or 'C++ for CUDA devices: ' + ', '.join(trace)}",
+        f"  native, CUDA     {cuda or 'C++ for CUDA devices: ' + ', '.join(on_cuda)}",
         f"  triton           {backends.problem('triton', 'cuda') or 'kernels for CUDA devices'}",
     ]
     lines += ["", "optional packages"]

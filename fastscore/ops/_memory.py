@@ -16,15 +16,21 @@ def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
     tensors share nothing. Tensors without an address (under torch.compile and torch.func) are let through: the
     operators do not write in place there.
     """
-    if torch.compiler.is_compiling() or _address(out) is None:
+    if torch.compiler.is_compiling() or (start := _address(out)) is None:
         return
-    if _overlaps_itself(out):
+    whole = out.is_contiguous()
+    end = start + out.nbytes
+    if not whole and _overlaps_itself(out):
         raise ValueError(
             f"{name} must have memory of its own for every element, got {checks.describe(out)} with "
             f"strides {out.stride()}: use {name}.contiguous(), or leave {name} out"
         )
     for other_name, other in read.items():
-        if other is None or other is out or _address(other) is None or not out.numel() or not other.numel():
+        if other is None or other is out or (first := _address(other)) is None:
+            continue
+        if whole and other.is_contiguous() and (first >= end or first + other.nbytes <= start):
+            continue  # the common case, at once
+        if not out.numel() or not other.numel():
             continue
         if _same_place(out, other) or not _overlap(out, other):
             continue

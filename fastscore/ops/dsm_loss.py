@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
-from .._core.private_torch import forward_rule, is_wrapped
-from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
-from ..rng import Noise, regenerated
-from . import _small
+from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
+from .._core.private_torch import forward_rule, is_wrapped, opaque_to_dynamo
+from .._core.registration import declare, per_row, raw, row_sum, wants_grad
+from ..rng import Noise, Philox, regenerated
 
 
 def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight: float = 2.0) -> Tensor:
-    """Denoising score matching, one loss a sample.
+    """Denoising score matching, one loss per sample.
 
     The score of N(alpha x, sigma^2 I) at x_tilde = alpha x + sigma z is -z / sigma, whatever alpha, so
     ``loss_b = 1/2 sigma_b^weight sum_d (score_bd + z_bd / sigma_b)^2``.
@@ -36,9 +36,6 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
 
     Source: Vincent 2011, equation 9; Song & Ermon 2019, equations 5 and 6.
     """
-    small = _small.dsm_loss(score, noise, sigma, weight)
-    if small is not None:
-        return small
     checks.floating("score", score)
     if not isinstance(noise, Noise):
         if not isinstance(noise, Tensor):
@@ -57,7 +54,7 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     fast = backend == "native" and not transformed  # which looks at the values itself
     sigma = checks.per_sample("sigma", sigma, score, values=not fast)
     if backend == "reference":
-        return reference(score, noise, sigma, weight)
+        return reference(score, sigma, weight, noise)
     try:
         if transformed or wants_grad(sigma):
             return _differentiable(backend, score, sigma, weight, *noise.arguments())
@@ -69,7 +66,7 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
         raise
 
 
-def reference(score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float) -> Tensor:
+def reference(score: Tensor, sigma: Tensor, weight: float, noise: Noise | Tensor) -> Tensor:
     """1/2 sigma^weight || score + z / sigma ||^2 in plain torch; ``sigma`` is [] or [B]."""
     compute = checks.compute_dtype(score)
     z = noise.tensor(compute) if isinstance(noise, Noise) else noise.to(compute)
@@ -77,23 +74,73 @@ def reference(score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float
     return 0.5 * sigma**weight * residual.square().sum(1)
 
 
-# with_gradient: also scale sigma^weight (score + z / sigma), in the same pass; else an empty tensor in its place
-register(
-    "dsm_loss",
-    "dsm_loss: (Tensor score, Tensor sigma, float weight, float scale, bool with_gradient) -> (Tensor, Tensor)",
-    "br...",
-    lambda score, sigma, weight, scale, with_gradient, *_: (
-        sigma.new_empty(score.shape[0]),
-        torch.empty_like(score) if with_gradient else score.new_empty(0),
-    ),
-)
-# upstream_b sigma_b^weight (score_b + z_b / sigma_b)
-register(
-    "dsm_loss_gradient",
-    "dsm_loss: (Tensor score, Tensor sigma, float weight, Tensor upstream) -> Tensor",
-    "br.r",
-    lambda score, *_: torch.empty_like(score),
-    launch="launch_grad",
+def _reference_pair(
+    score: Tensor, sigma: Tensor, weight: float, scale: float, with_gradient: bool, noise: Noise | Tensor
+) -> tuple[Tensor, Tensor]:
+    upstream = sigma.new_full((), scale)
+    gradient = reference_gradient(score, sigma, weight, upstream, noise) if with_gradient else score.new_empty(0)
+    return reference(score, sigma, weight, noise), gradient
+
+
+def reference_gradient(score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, noise: Noise | Tensor) -> Tensor:
+    """upstream sigma^weight (score + z / sigma) in plain torch; ``upstream`` is [] or [B]."""
+    z = noise.tensor(sigma.dtype) if isinstance(noise, Noise) else noise.to(sigma.dtype)
+    residual = score.to(sigma.dtype) + z / per_row(sigma, score)
+    return (per_row(upstream * sigma**weight, score) * residual).to(score.dtype)
+
+
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    score, sigma = example(shape, dtype, device, seed), example_row(shape, dtype, device, seed + 1)
+    one = torch.full_like(sigma[:1], 0.7).squeeze()
+    return {
+        "": (score, sigma, 2.0, 1.0, False),
+        "and gradient": (score, sigma, 2.0, 0.3, True),
+        "weight 1.5": (score, sigma, 1.5, 0.3, True),
+        "one sigma": (score, one, 2.0, 0.3, True),
+    }
+
+
+def _examples_gradient(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    score, sigma = example(shape, dtype, device, seed), example_row(shape, dtype, device, seed + 1)
+    upstream = example_row(shape, dtype, device, seed + 2)
+    return {
+        "": (score, sigma, 1.5, upstream),
+        "one upstream": (score, sigma, 2.0, torch.full_like(sigma[:1], 0.7).squeeze()),
+    }
+
+
+def _call(score: Tensor, sigma: Tensor, weight: float, scale: float, with_gradient: bool, rng: Philox) -> Tensor:
+    noise = rng.noise(score.shape, stream=Stream.PERTURB, dtype=score.dtype, device=score.device, beside=(score,))
+    return dsm_loss(score, noise, sigma, weight)
+
+
+declare(
+    Operator(
+        name="dsm_loss",
+        # with_gradient: also scale sigma^weight (score + z / sigma), in the same pass; else an empty tensor in its place
+        schema="(Tensor score, Tensor sigma, float weight, float scale, bool with_gradient) -> (Tensor, Tensor)",
+        maps=("batch", "row", "none", "none", "none"),
+        fake=lambda score, sigma, weight, scale, with_gradient, *_: (
+            sigma.new_empty(score.shape[0]),
+            torch.empty_like(score) if with_gradient else score.new_empty(0),
+        ),
+        examples=_examples,
+        reference=_reference_pair,
+        public=dsm_loss,
+        call=_call,
+        stream=Stream.PERTURB,
+        backends=ORDINARY,
+        variants=(
+            Function(
+                name="dsm_loss_gradient",  # upstream_b sigma_b^weight (score_b + z_b / sigma_b)
+                schema="(Tensor score, Tensor sigma, float weight, Tensor upstream) -> Tensor",
+                maps=("batch", "row", "none", "row"),
+                fake=lambda score, *_: torch.empty_like(score),
+                examples=_examples_gradient,
+                reference=reference_gradient,
+            ),
+        ),
+    )
 )
 
 
@@ -113,24 +160,24 @@ class _OnePass(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, backend: str, score: Tensor, sigma: Tensor, weight: float, *where: Any) -> Tensor:
-        ctx.backend, ctx.weight, ctx.place = backend, weight, where
+    def forward(ctx: Any, backend: str, score: Tensor, sigma: Tensor, weight: float, *noise: Any) -> Tensor:
+        ctx.backend, ctx.weight, ctx.arguments = backend, weight, noise
         ctx.save_for_backward(score, sigma)
         ctx.scale, ctx.gradient = _mean_factor(score.shape[0], sigma.dtype), None
         if score.dtype != sigma.dtype:
-            return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *where)[0]
-        loss, ctx.gradient = raw("dsm_loss", backend)(score, sigma, weight, ctx.scale, True, *where)
+            return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *noise)[0]
+        loss, ctx.gradient = raw("dsm_loss", backend)(score, sigma, weight, ctx.scale, True, *noise)
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple:
-        nothing = (None,) * (2 + len(ctx.place))
+        nothing = (None,) * (2 + len(ctx.arguments))
         score, sigma = ctx.saved_tensors
         if torch.is_grad_enabled() or score.dtype != sigma.dtype or is_wrapped(upstream):
-            return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place), *nothing
+            return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.arguments), *nothing
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            gradient = raw("dsm_loss", ctx.backend)(score, sigma, ctx.weight, ctx.scale, True, *ctx.place)[1]
+            gradient = raw("dsm_loss", ctx.backend)(score, sigma, ctx.weight, ctx.scale, True, *ctx.arguments)[1]
         n = upstream.numel()
         constant = upstream.is_cpu and (n == 1 or (n > 1 and upstream.stride(0) == 0))
         if constant and upstream[0].item() == ctx.scale:
@@ -144,12 +191,12 @@ class _DsmLoss(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, *where: Any) -> Tensor:
-        return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *where)[0]
+    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, *noise: Any) -> Tensor:
+        return raw("dsm_loss", backend)(score, sigma, weight, 1.0, False, *noise)[0]
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, score, sigma, ctx.weight, *ctx.place, state, index = inputs
+        ctx.backend, score, sigma, ctx.weight, *ctx.position, state, index = inputs
         ctx.save_for_backward(score, sigma, state, index)
         ctx.save_for_forward(score, sigma, state, index)
 
@@ -157,7 +204,7 @@ class _DsmLoss(torch.autograd.Function):
     def _slope(ctx: Any) -> Tensor:
         """d loss_b / d sigma_b = weight/2 sigma^(weight-1) ||r||^2 - sigma^(weight-2) <r, z>, r = score + z / sigma."""
         score, sigma, state, index = ctx.saved_tensors
-        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.place, state, index))
+        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.position, state, index))
         r, p, rows = score + z / per_row(sigma, score), ctx.weight, score.new_empty(score.shape[0])
         return p / 2 * sigma ** (p - 1) * row_sum(r * r, rows) - sigma ** (p - 2) * row_sum(r * z, rows)
 
@@ -167,7 +214,7 @@ class _DsmLoss(torch.autograd.Function):
         _, needs_score, needs_sigma, *rest = ctx.needs_input_grad
         grad_score = grad_sigma = None
         if needs_score:
-            grad_score = _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place, state, index)
+            grad_score = _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.position, state, index)
         if needs_sigma:
             grad_sigma = row_sum(upstream * _DsmLoss._slope(ctx), sigma)
         return None, grad_score, grad_sigma, *(None for _ in rest)
@@ -179,7 +226,9 @@ class _DsmLoss(torch.autograd.Function):
         tangent = sigma.new_zeros(score.shape[0])
         if score_t is not None:
             ones = torch.ones_like(tangent)
-            gradient = _gradient(ctx.backend, score.to(sigma.dtype), sigma, ctx.weight, ones, *ctx.place, state, index)
+            gradient = _gradient(
+                ctx.backend, score.to(sigma.dtype), sigma, ctx.weight, ones, *ctx.position, state, index
+            )
             tangent = tangent + row_sum(gradient * score_t, ones)
         if sigma_t is not None:
             tangent = tangent + sigma_t * _DsmLoss._slope(ctx)
@@ -192,12 +241,12 @@ class _DsmLossGradient(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *where: Any) -> Tensor:
-        return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *where)
+    def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *noise: Any) -> Tensor:
+        return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, score, sigma, ctx.weight, upstream, *ctx.place, state, index = inputs
+        ctx.backend, score, sigma, ctx.weight, upstream, *ctx.position, state, index = inputs
         ctx.save_for_backward(score, sigma, upstream, state, index)
         ctx.save_for_forward(score, sigma, upstream, state, index)
 
@@ -205,7 +254,7 @@ class _DsmLossGradient(torch.autograd.Function):
     def _parts(ctx: Any) -> tuple[Tensor, Tensor, Tensor]:
         """sigma^weight as it broadcasts, the residual r, and d (sigma^weight r) / d sigma."""
         score, sigma, _, state, index = ctx.saved_tensors
-        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.place, state, index))
+        z = regenerated(ctx.backend, score, sigma.dtype, (*ctx.position, state, index))
         s, p = per_row(sigma, score), ctx.weight
         r = score + z / s
         return s**p, r, p * s ** (p - 1) * r - s ** (p - 2) * z
@@ -253,8 +302,8 @@ def _differentiable(backend: str, *arguments: Any) -> Tensor:
     return _DsmLoss.apply(backend, *arguments)
 
 
-def _gradient(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *where: Any) -> Tensor:
+def _gradient(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *noise: Any) -> Tensor:
     upstream = upstream.to(sigma.dtype).contiguous()
     if backends.transformed() or wants_grad(score, sigma, upstream):
-        return _DsmLossGradient.apply(backend, score, sigma, weight, upstream, *where)
-    return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *where)
+        return _DsmLossGradient.apply(backend, score, sigma, weight, upstream, *noise)
+    return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *noise)

@@ -1,6 +1,6 @@
 """fill_probes: random directions v with E[v v^T] = I, for estimates of traces and norms of Jacobians.
 
-Probes are a handle (:class:`Probes`), as noise is: a place in the random sequence, of which :func:`fill_probes` gives
+Probes are a handle (:class:`Probes`), as noise is: a position in the random sequence, of which :func:`fill_probes` gives
 values, and which :func:`fastscore.ops.probe_dot` reads without storing any. It cannot be changed once made.
 """
 
@@ -13,10 +13,12 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
-from .._core.registration import per_row, raw, register
-from ..rng import Noise, Philox, Stream, as_philox, draw, later
+from .._core.operators import Operator, Stream
+from .._core.registration import declare, per_row, raw
+from ..rng import Noise, Philox, as_philox, draw, later
 
 DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
+TRACE = {"native": ("cpu", "cuda")}  # the backends of the operators of trace estimates
 
 
 class _Coloring(NamedTuple):
@@ -172,7 +174,7 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
     first, count = probes.chunk(first, count)
     backend = backends.choose("fill_probes", probes.noise.device)
     if backend == "reference":
-        return reference(probes, first, count)
+        return directions(probes, first, count)
     return filled(
         backend,
         probes.noise.shape,
@@ -184,14 +186,21 @@ def fill_probes(probes: Probes, *, first: int = 0, count: int | None = None) -> 
     )
 
 
-def reference(probes: Probes, first: int, count: int, dtype: torch.dtype | None = None) -> Tensor:
+def directions(probes: Probes, first: int, count: int, dtype: torch.dtype | None = None) -> Tensor:
     """[count, B, ...] of the definition, in plain torch."""
-    noise, coloring = probes.noise, probes.coloring
-    dtype, colors = dtype or noise.dtype, 1 if coloring is None else coloring.colors
+    distribution, coloring = probes.form()
+    return _directions(distribution, first, count, coloring, probes.noise, dtype or probes.noise.dtype)
+
+
+def _directions(
+    distribution: int, first: int, count: int, form: Sequence[int], noise: Noise, dtype: torch.dtype
+) -> Tensor:
+    coloring = Coloring(*form) if form else None
+    colors = 1 if coloring is None else coloring.colors
     if count == 0:
         return torch.empty((0, *noise.shape), dtype=dtype, device=noise.device)
     from_draw, to_draw = first // colors, (first + count - 1) // colors + 1
-    draws = {j: _draw(probes.distribution, noise, j) for j in range(from_draw, to_draw)}
+    draws = {j: _draw(DISTRIBUTIONS[distribution], noise, j) for j in range(from_draw, to_draw)}
     if coloring is None:
         return torch.stack([draws[k] for k in range(first, first + count)]).to(dtype)
     color = coloring.of(noise.shape[1:], noise.device)
@@ -209,23 +218,56 @@ def _draw(distribution: str, noise: Noise, j: int) -> Tensor:
 
 
 def filled(
-    backend: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, first: int, count: int, where: Sequence
+    backend: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, first: int, count: int, form: Sequence
 ) -> Tensor:
-    """What a compiled version gives; ``where`` is the form of the probes and their place."""
+    """What a compiled function gives; ``form`` is ``Probes.form()`` and then ``Noise.arguments()``."""
     like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
-    distribution, coloring, *place = where
-    return raw("fill_probes", backend)(like, distribution, first, count, coloring, *place)
+    distribution, coloring, *noise = form
+    return raw("fill_probes", backend)(like, distribution, first, count, coloring, *noise)
 
 
 def _fake(like: Tensor, distribution: int, first: int, count: int, *_: Any) -> Tensor:
     return like.new_empty((count, *like.shape))
 
 
-register(
-    "fill_probes",
-    "fill_probes: (Tensor like, int distribution, int first, int count, int[] coloring) -> Tensor",
-    "b....",
-    _fake,
-    launch=None,
-    out_batch=1,
+FORMS = {  # name: distribution and colouring, as the compiled functions take them; of six probes
+    "": (0, []),
+    "gaussian": (1, []),
+    "sphere": (2, []),
+    "in 3 colors": (0, [3, 2, 2, 1, 2, 1]),
+    "gaussian, in 2 colors": (1, [2, 5, 1, 1, 0, 1]),
+}
+
+
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    like = torch.empty(shape, dtype=dtype, device=device)
+    return {name: (like, distribution, 1, 4, coloring) for name, (distribution, coloring) in FORMS.items()}
+
+
+def _probes(x: Tensor, distribution: int, at_least: int, form: Sequence[int], rng: Philox) -> Probes:
+    """A handle on enough probes, of a form as the compiled functions take it."""
+    coloring = Coloring(*form) if form else None
+    colors = 1 if coloring is None else coloring.colors
+    count = -(-at_least // colors) * colors
+    return Probes(x, count, rng, distribution=DISTRIBUTIONS[distribution], coloring=coloring)
+
+
+declare(
+    Operator(
+        name="fill_probes",
+        schema="(Tensor like, int distribution, int first, int count, int[] coloring) -> Tensor",
+        maps=("batch", "none", "none", "none", "none"),
+        fake=_fake,
+        examples=_examples,
+        reference=lambda like, distribution, first, count, coloring, noise: _directions(
+            distribution, first, count, coloring, noise, like.dtype
+        ),
+        batch=1,
+        public=fill_probes,
+        call=lambda like, distribution, first, count, coloring, rng: fill_probes(
+            _probes(like, distribution, first + count, coloring, rng), first=first, count=count
+        ),
+        stream=Stream.PROBE,
+        backends=TRACE,
+    )
 )

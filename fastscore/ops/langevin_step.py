@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
-from .._core.private_torch import forward_rule
-from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad, written
-from ..rng import Noise, Philox, Stream, as_philox, regenerated
+from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
+from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.registration import declare, per_row, raw, row_sum, wants_grad, written
+from ..rng import Noise, Philox, as_philox, regenerated
 from ..schedules import refuse_other_form
-from . import _small
 from ._memory import check_written
 
 
@@ -50,10 +50,8 @@ def langevin_step(
 
     Source: Welling & Teh 2011; Song & Ermon 2019, algorithm 1.
     """
-    small = _small.langevin_step(x, score, alpha, rng, out) if noise is None else None
-    if small is not None:
-        return small
-    refuse_other_form("alpha", alpha, "alpha")
+    if type(alpha) is not float:
+        refuse_other_form("alpha", alpha, "alpha")
     checks.floating("x", x)
     checks.like("score", score, "x", x)
     transformed = backends.transformed()
@@ -97,7 +95,7 @@ def _fused(
     elif out is None or out.is_neg():  # a view by -1, as of a conjugate's imaginary part, takes no writing in place
         value = raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
     else:
-        raw("langevin_step_out", backend)(x, score, alpha, *noise.arguments(), out)
+        raw("langevin_step_out", backend)(x, score, alpha, out, *noise.arguments())
         return written(out)
     return value if out is None else out.copy_(value)
 
@@ -119,18 +117,37 @@ def reference(x: Tensor, score: Tensor, alpha: Tensor, noise: Noise | Tensor) ->
     return (x.to(compute) + alpha / 2 * score.to(compute) + alpha.sqrt() * z).to(x.dtype)
 
 
-register(
-    "langevin_step",
-    "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> Tensor",
-    "bbr",
-    lambda x, *_: torch.empty_like(x),
-)
-register(
-    "langevin_step_out",
-    "langevin_step: (Tensor x, Tensor score, Tensor alpha) -> ()",
-    "bbr",
-    lambda *_: None,
-    mutated=", Tensor(a!) out",
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    x, score, alpha = (f(shape, dtype, device, seed + i) for i, f in enumerate((example, example, example_row)))
+    return {"": (x, score, alpha), "one alpha": (x, score, torch.full_like(alpha[:1], 0.7).squeeze())}
+
+
+def _examples_out(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    return {name: (*given, torch.empty_like(given[0])) for name, given in _examples(shape, dtype, device, seed).items()}
+
+
+declare(
+    Operator(
+        name="langevin_step",
+        schema="(Tensor x, Tensor score, Tensor alpha) -> Tensor",
+        maps=("batch", "batch", "row"),
+        fake=lambda x, *_: torch.empty_like(x),
+        examples=_examples,
+        reference=reference,
+        public=langevin_step,
+        call=langevin_step,
+        stream=Stream.LANGEVIN,
+        backends=ORDINARY,
+        variants=(
+            Function(
+                name="langevin_step_out",
+                schema="(Tensor x, Tensor score, Tensor alpha, Tensor(a!) out) -> ()",
+                maps=("batch", "batch", "row", "batch"),
+                fake=lambda *_: None,
+                examples=_examples_out,
+            ),
+        ),
+    )
 )
 
 
@@ -138,12 +155,12 @@ class _LangevinStep(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, x: Tensor, score: Tensor, alpha: Tensor, *where: Any) -> Tensor:
-        return raw("langevin_step", backend)(x, score, alpha, *where)
+    def forward(backend: str, x: Tensor, score: Tensor, alpha: Tensor, *noise: Any) -> Tensor:
+        return raw("langevin_step", backend)(x, score, alpha, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, _, score, alpha, *ctx.place, state, index = inputs
+        ctx.backend, _, score, alpha, *ctx.position, state, index = inputs
         ctx.save_for_backward(score, alpha, state, index)
         ctx.save_for_forward(score, alpha, state, index)
 
@@ -151,7 +168,7 @@ class _LangevinStep(torch.autograd.Function):
     def _slope(ctx: Any) -> Tensor:
         """d x' / d alpha = score/2 + z / (2 sqrt(alpha))."""
         score, alpha, state, index = ctx.saved_tensors
-        z = regenerated(ctx.backend, score, alpha.dtype, (*ctx.place, state, index))
+        z = regenerated(ctx.backend, score, alpha.dtype, (*ctx.position, state, index))
         return score / 2 + z / (2 * per_row(alpha, score).sqrt())
 
     @staticmethod

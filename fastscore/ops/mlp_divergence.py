@@ -10,16 +10,44 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core import backends, checks
-from .._core.backends import library
-from .._core.registration import wants_grad
+from .._core.operators import Function, Operator, example
+from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.registration import declare, per_row, raw, wants_grad
 
-# name: phi, phi'; in the order in which csrc/activation.h counts them
-ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Tensor], Callable[[Tensor], Tensor]]] = {
-    "tanh": (torch.tanh, lambda a: 1 - torch.tanh(a).square()),
-    "sigmoid": (torch.sigmoid, lambda a: torch.sigmoid(a) * torch.sigmoid(-a)),
-    "softplus": (F.softplus, torch.sigmoid),
-    "silu": (F.silu, lambda a: torch.sigmoid(a) * (1 + a * torch.sigmoid(-a))),
-    "elu": (F.elu, lambda a: torch.where(a > 0, 0.0, a).exp()),
+
+def _tanh_curves(a: Tensor) -> tuple[Tensor, Tensor]:
+    t = torch.tanh(a)
+    slope = 1 - t.square()
+    return -2 * t * slope, slope * (4 - 6 * slope)
+
+
+def _sigmoid_slopes(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first three derivatives, without cancellation where a is large."""
+    s, rest = torch.sigmoid(a), torch.sigmoid(-a)
+    return s * rest, s * rest * (rest - s), s * rest * (1 - 6 * s * rest)
+
+
+def _silu_curves(a: Tensor) -> tuple[Tensor, Tensor]:
+    first, second, third = _sigmoid_slopes(a)
+    return 2 * first + a * second, 3 * second + a * third
+
+
+def _elu_curves(a: Tensor) -> tuple[Tensor, Tensor]:
+    curve = torch.where(a > 0, 0.0, torch.where(a > 0, 0.0, a).exp())
+    return curve, curve
+
+
+# name: phi, phi', and (phi'', phi'''); in the order in which csrc/activation.h counts them
+ACTIVATIONS: dict[str, tuple[Callable[[Tensor], Any], ...]] = {
+    "tanh": (torch.tanh, lambda a: 1 - torch.tanh(a).square(), _tanh_curves),
+    "sigmoid": (
+        torch.sigmoid,
+        lambda a: torch.sigmoid(a) * torch.sigmoid(-a),
+        lambda a: _sigmoid_slopes(a)[1:],
+    ),
+    "softplus": (F.softplus, torch.sigmoid, lambda a: _sigmoid_slopes(a)[:2]),
+    "silu": (F.silu, lambda a: torch.sigmoid(a) * (1 + a * torch.sigmoid(-a)), _silu_curves),
+    "elu": (F.elu, lambda a: torch.where(a > 0, 0.0, a).exp(), _elu_curves),
 }
 _MODULES = {nn.Tanh: "tanh", nn.Sigmoid: "sigmoid", nn.Softplus: "softplus", nn.SiLU: "silu", nn.ELU: "elu"}
 Layer = nn.Linear | tuple[Tensor, Tensor | None]
@@ -39,14 +67,14 @@ def mlp_divergence(
     and one product more, where D Jacobian products were needed; differentiable in ``x`` and every weight, twice.
 
     Args:
-        x: [B, D]; float32 or float64 (half precision is computed in float32, by the reference).
+        x: [B, D]; float16, bfloat16, float32 or float64.
         layers: an ``nn.Sequential`` of ``nn.Linear`` with one kind of activation module between them, or two or three
             ``nn.Linear`` or (weight [out, in], bias [out] or None) in their order.
         activation: ``"tanh"``, ``"sigmoid"``, ``"softplus"``, ``"silu"`` or ``"elu"``; None: read off the Sequential.
 
     Returns:
         The output [B, D] and the divergence [B]. Backends: reference; native on CPU and CUDA (the sums over hidden
-        units; the matrix products are torch's). Under ``torch.func`` and ``torch.compile``: reference.
+        units; the matrix products are torch's).
 
     Raises:
         TypeError, ValueError: ``layers`` is another network, shapes do not fit; the message says how.
@@ -64,7 +92,7 @@ def mlp_divergence(
             f"x must be [B, D] and the layers lead from D to D, got {checks.describe(x)} and layers of "
             f"sizes {' -> '.join(map(str, sizes))}"
         )
-    phi, slope = ACTIVATIONS[name]
+    phi, slope, _ = ACTIVATIONS[name]
     (w1, b1), *middle, (w_last, b_last) = pairs
     a = F.linear(x, w1, b1)
     if not middle:
@@ -78,43 +106,160 @@ def mlp_divergence(
 
 def _slope_dot(a: Tensor, w: Tensor, name: str) -> Tensor:
     """sum_h phi'(a_bh) w_h, w [H] or [B, H]."""
-    backend = backends.choose("mlp_divergence", a.device)
-    if backend == "reference" or backends.transformed() or a.dtype not in (torch.float32, torch.float64):
-        return reference(a, w, name)
-    kind = list(ACTIVATIONS).index(name)
-    return _SlopeDot.apply(a, w, kind) if wants_grad(a, w) else torch.ops.fastscore.mlp_divergence_native(a, w, kind)
-
-
-def reference(a: Tensor, w: Tensor, name: str) -> Tensor:
-    """sum_h phi'(a_bh) w_bh in plain torch."""
     compute = checks.compute_dtype(a)
-    return (ACTIVATIONS[name][1](a.to(compute)) * w.to(compute)).sum(1)
+    a, w, activation = a.to(compute), w.to(compute), list(ACTIVATIONS).index(name)
+    backend = backends.choose("mlp_divergence", a.device)
+    if backend == "reference":
+        return reference(a, w, activation)
+    if backends.transformed() or wants_grad(a, w):
+        return _differentiable(backend, a, w, activation)
+    return raw("mlp_divergence", backend)(a, w, activation)
 
 
-library.define("mlp_divergence_native(Tensor a, Tensor w, int activation) -> Tensor")
-library.define(
-    "mlp_divergence_gradient_native(Tensor a, Tensor w, Tensor upstream, int activation) -> (Tensor, Tensor)"
+def reference(a: Tensor, w: Tensor, activation: int) -> Tensor:
+    """sum_h phi'(a_bh) w_bh in plain torch; ``activation`` counts :data:`ACTIVATIONS`."""
+    return (_slope(a, activation) * w).sum(1)
+
+
+def reference_gradient(a: Tensor, w: Tensor, upstream: Tensor, activation: int) -> tuple[Tensor, Tensor]:
+    """(g_b phi''(a_bh) w_bh, g_b phi'(a_bh)), both [B, H], in plain torch."""
+    g = per_row(upstream, a)
+    return g * _curves(a, activation)[0] * w, g * _slope(a, activation)
+
+
+def _slope(a: Tensor, activation: int) -> Tensor:
+    return list(ACTIVATIONS.values())[activation][1](a)
+
+
+def _curves(a: Tensor, activation: int) -> tuple[Tensor, Tensor]:
+    return list(ACTIVATIONS.values())[activation][2](a)
+
+
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    a = example(shape, dtype, device, seed).reshape(shape[0], torch.Size(shape[1:]).numel())
+    one, each = example(a.shape[1:], dtype, device, seed + 1), example(a.shape, dtype, device, seed + 2)
+    return {"": (a, one, 0), "w for each row": (a, each, 0)} | {
+        name: (a, one, i) for i, name in enumerate(ACTIVATIONS) if i
+    }
+
+
+def _examples_gradient(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    upstream = example(shape[:1], dtype, device, seed + 3)
+    return {name: (a, w, upstream, i) for name, (a, w, i) in _examples(shape, dtype, device, seed).items()}
+
+
+declare(
+    Operator(
+        name="mlp_divergence",
+        schema="(Tensor a, Tensor w, int activation) -> Tensor",
+        maps=("batch", "channel", "none"),
+        fake=lambda a, *_: a.new_empty(a.shape[0]),
+        examples=_examples,
+        reference=reference,
+        public=mlp_divergence,
+        call=lambda a, w, activation: _slope_dot(a, w, list(ACTIVATIONS)[activation]),
+        stream=None,
+        backends={"native": ("cpu", "cuda")},
+        dtypes=(torch.float32, torch.float64),
+        variants=(
+            Function(
+                name="mlp_divergence_gradient",
+                schema="(Tensor a, Tensor w, Tensor upstream, int activation) -> (Tensor, Tensor)",
+                maps=("batch", "channel", "batch", "none"),
+                fake=lambda a, *_: (a.new_empty(a.shape), a.new_empty(a.shape)),
+                examples=_examples_gradient,
+                reference=reference_gradient,
+            ),
+        ),
+    )
 )
 
 
+def _for_w(gradient: Tensor, w: Tensor) -> Tensor:
+    """[B, H] in the shape of ``w``."""
+    return gradient if w.dim() == 2 else gradient.sum(0)
+
+
 class _SlopeDot(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, a: Tensor, w: Tensor, kind: int) -> Tensor:
-        ctx.save_for_backward(a, w)
-        ctx.kind = kind
-        return torch.ops.fastscore.mlp_divergence_native(a, w, kind)
+    generate_vmap_rule = True
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, Tensor, None]:
+    def forward(backend: str, a: Tensor, w: Tensor, activation: int) -> Tensor:
+        return raw("mlp_divergence", backend)(a, w, activation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
+        ctx.backend, a, w, ctx.activation = inputs
+        ctx.save_for_backward(a, w)
+        ctx.save_for_forward(a, w)
+
+    @staticmethod
+    def backward(ctx: Any, upstream: Tensor) -> tuple:
         a, w = ctx.saved_tensors
-        if torch.is_grad_enabled():  # for a derivative of this one
-            wanted = [t for t, needed in zip((a, w), ctx.needs_input_grad) if needed]  # others may be frozen
-            with torch.enable_grad():
-                value = reference(a, w, list(ACTIVATIONS)[ctx.kind])
-                found = iter(torch.autograd.grad(value, wanted, grad, create_graph=True))
-            return *(next(found) if needed else None for needed in ctx.needs_input_grad[:2]), None
-        to_a, to_w = torch.ops.fastscore.mlp_divergence_gradient_native(a, w, grad, ctx.kind)
-        return to_a, to_w if w.dim() == 2 else to_w.sum(0), None
+        to_a, to_w = _gradient(ctx.backend, a, w, upstream, ctx.activation)
+        _, needs_a, needs_w, _ = ctx.needs_input_grad
+        return None, to_a if needs_a else None, _for_w(to_w, w) if needs_w else None, None
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Any, _: None, a_t: Tensor | None, w_t: Tensor | None, __: None) -> Tensor:
+        a, w = ctx.saved_tensors
+        to_a, to_w = _gradient(ctx.backend, a, w, a.new_ones(a.shape[0]), ctx.activation)
+        tangent = torch.zeros_like(a)
+        if a_t is not None:
+            tangent = tangent + to_a * a_t
+        if w_t is not None:
+            tangent = tangent + to_w * w_t
+        return tangent.sum(1)
+
+
+class _SlopeDotGradient(torch.autograd.Function):
+    """to_a = g phi''(a) w and to_w = g phi'(a), both [B, H]; its own derivatives are in plain torch."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(backend: str, a: Tensor, w: Tensor, upstream: Tensor, activation: int) -> tuple[Tensor, Tensor]:
+        return raw("mlp_divergence_gradient", backend)(a, w, upstream, activation)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
+        _, a, w, upstream, ctx.activation = inputs
+        ctx.save_for_backward(a, w, upstream)
+        ctx.save_for_forward(a, w, upstream)
+
+    @staticmethod
+    def backward(ctx: Any, a_bar: Tensor, w_bar: Tensor) -> tuple:
+        a, w, upstream = ctx.saved_tensors
+        first, (second, third) = _slope(a, ctx.activation), _curves(a, ctx.activation)
+        g = per_row(upstream, a)
+        to_a, to_w = g * (a_bar * third * w + w_bar * second), _for_w(a_bar * g * second, w)
+        return None, to_a, to_w, (a_bar * second * w + w_bar * first).sum(1), None
+
+    @staticmethod
+    @forward_rule
+    def jvp(ctx: Any, _: None, a_t: Tensor | None, w_t: Tensor | None, g_t: Tensor | None, __: None) -> tuple:
+        a, w, upstream = ctx.saved_tensors
+        first, (second, third) = _slope(a, ctx.activation), _curves(a, ctx.activation)
+        g, to_a, to_w = per_row(upstream, a), torch.zeros_like(a), torch.zeros_like(a)
+        if a_t is not None:
+            to_a, to_w = to_a + g * third * w * a_t, to_w + g * second * a_t
+        if w_t is not None:
+            to_a = to_a + g * second * w_t
+        if g_t is not None:
+            to_a, to_w = to_a + per_row(g_t, a) * second * w, to_w + per_row(g_t, a) * first
+        return to_a, to_w
+
+
+def _gradient(backend: str, a: Tensor, w: Tensor, upstream: Tensor, activation: int) -> tuple[Tensor, Tensor]:
+    if backends.transformed() or wants_grad(a, w, upstream):
+        return _SlopeDotGradient.apply(backend, a, w, upstream, activation)
+    return raw("mlp_divergence_gradient", backend)(a, w, upstream, activation)
+
+
+@opaque_to_dynamo
+def _differentiable(backend: str, a: Tensor, w: Tensor, activation: int) -> Tensor:
+    return _SlopeDot.apply(backend, a, w, activation)
 
 
 def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tensor | None]], str]:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
-from .._core.private_torch import forward_rule
-from .._core.registration import opaque_to_dynamo, per_row, raw, register, row_sum, wants_grad
-from ..rng import Noise, Philox, Stream, as_philox, regenerated
-from . import _small
+from .._core.operators import ORDINARY, Operator, Stream, example, example_row
+from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.registration import declare, per_row, raw, row_sum, wants_grad
+from ..rng import Noise, Philox, as_philox, regenerated
 
 
 def perturb(
@@ -36,9 +36,6 @@ def perturb(
 
     Source: Vincent 2011, "A connection between score matching and denoising autoencoders".
     """
-    small = _small.perturb(x, sigma, rng, alpha)
-    if small is not None:
-        return small
     checks.floating("x", x)
     transformed, backend = backends.transformed(), backends.choose("perturb", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
@@ -47,7 +44,7 @@ def perturb(
         alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
     noise = as_philox(rng).noise_for(x, Stream.PERTURB, transformed=transformed, beside=(sigma, alpha))
     if backend == "reference":
-        return reference(x, sigma, noise, alpha), noise
+        return reference(x, alpha, sigma, noise), noise
     try:
         if transformed or wants_grad(x, alpha, sigma):
             return _differentiable(backend, x, alpha, sigma, *noise.arguments()), noise
@@ -59,15 +56,32 @@ def perturb(
         raise
 
 
-def reference(x: Tensor, sigma: Tensor, noise: Noise, alpha: Tensor | None = None) -> Tensor:
+def reference(x: Tensor, alpha: Tensor | None, sigma: Tensor, noise: Noise) -> Tensor:
     """alpha x + sigma z in plain torch; ``sigma`` and ``alpha`` are [] or [B]."""
     compute = checks.compute_dtype(x)
     mean = x.to(compute) if alpha is None else per_row(alpha, x) * x.to(compute)
     return (mean + per_row(sigma, x) * noise.tensor(compute)).to(x.dtype)
 
 
-register(
-    "perturb", "perturb: (Tensor x, Tensor? alpha, Tensor sigma) -> Tensor", "brr", lambda x, *_: torch.empty_like(x)
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    x, sigma, alpha = (f(shape, dtype, device, seed + i) for i, f in enumerate((example, example_row, example_row)))
+    one = torch.full_like(sigma[:1], 0.7).squeeze()
+    return {"": (x, None, sigma), "alpha": (x, alpha, sigma), "one sigma": (x, None, one)}
+
+
+declare(
+    Operator(
+        name="perturb",
+        schema="(Tensor x, Tensor? alpha, Tensor sigma) -> Tensor",
+        maps=("batch", "row", "row"),
+        fake=lambda x, *_: torch.empty_like(x),
+        examples=_examples,
+        reference=reference,
+        public=perturb,
+        call=lambda x, alpha, sigma, rng: perturb(x, sigma, rng, alpha=alpha)[0],
+        stream=Stream.PERTURB,
+        backends=ORDINARY,
+    )
 )
 
 
@@ -75,12 +89,12 @@ class _Perturb(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, x: Tensor, alpha: Tensor | None, sigma: Tensor, *where: Any) -> Tensor:
-        return raw("perturb", backend)(x, alpha, sigma, *where)
+    def forward(backend: str, x: Tensor, alpha: Tensor | None, sigma: Tensor, *noise: Any) -> Tensor:
+        return raw("perturb", backend)(x, alpha, sigma, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, x, alpha, sigma, *ctx.place, state, index = inputs
+        ctx.backend, x, alpha, sigma, *ctx.position, state, index = inputs
         tensors = (x, alpha, sigma, state, index)
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
@@ -88,7 +102,7 @@ class _Perturb(torch.autograd.Function):
     @staticmethod
     def _noise(ctx: Any) -> Tensor:
         x, _, sigma, state, index = ctx.saved_tensors
-        return regenerated(ctx.backend, x, sigma.dtype, (*ctx.place, state, index))
+        return regenerated(ctx.backend, x, sigma.dtype, (*ctx.position, state, index))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
-from .._core.private_torch import forward_rule
-from .._core.registration import opaque_to_dynamo, raw, register, wants_grad
-from .fill_probes import Probes, filled
-from .fill_probes import reference as fill_reference
+from .._core.operators import Operator, Stream, example
+from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.registration import declare, raw, wants_grad
+from .fill_probes import FORMS, TRACE, Probes, _directions, _probes, directions, filled
 
 
 def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
@@ -38,7 +38,7 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
     noise = probes.noise
     if product.dim() == 0 or product.shape[1:] != noise.shape or product.device != noise.device:
         raise ValueError(
-            f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row a probe, "
+            f"product must be [K, *{tuple(noise.shape)}] on {noise.device}, one row per probe, "
             f"got {checks.describe(product)}"
         )
     first, _ = probes.chunk(first, product.shape[0])
@@ -53,22 +53,41 @@ def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
 
 def reference(product: Tensor, probes: Probes, first: int = 0) -> Tensor:
     """sum v product in plain torch."""
-    compute = checks.compute_dtype(product)
-    v = fill_reference(probes, first, product.shape[0], compute)
-    return (v * product.to(compute)).reshape(*product.shape[:2], product.shape[2:].numel()).sum(2)
+    return _dot(product, directions(probes, first, product.shape[0], checks.compute_dtype(product)))
+
+
+def _dot(product: Tensor, v: Tensor) -> Tensor:
+    return (v * product.to(v.dtype)).reshape(*product.shape[:2], product.shape[2:].numel()).sum(2)
 
 
 def _fake(product: Tensor, *_: Any) -> Tensor:
     return product.new_empty(product.shape[:2], dtype=checks.compute_dtype(product))
 
 
-register(
-    "probe_dot",
-    "probe_dot: (Tensor product, int distribution, int first, int[] coloring) -> Tensor",
-    "p...",
-    _fake,
-    launch=None,
-    out_batch=1,
+def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    product = example((4, *shape), dtype, device, seed)
+    forms = ((name, form) for name, form in FORMS.items() if name != "sphere")
+    return {name: (product, distribution, 1, coloring) for name, (distribution, coloring) in forms}
+
+
+declare(
+    Operator(
+        name="probe_dot",
+        schema="(Tensor product, int distribution, int first, int[] coloring) -> Tensor",
+        maps=("probe", "none", "none", "none"),
+        fake=_fake,
+        examples=_examples,
+        reference=lambda product, distribution, first, coloring, noise: _dot(
+            product, _directions(distribution, first, len(product), coloring, noise, checks.compute_dtype(product))
+        ),
+        batch=1,
+        public=probe_dot,
+        call=lambda product, distribution, first, coloring, rng: probe_dot(
+            product, _probes(product[0], distribution, first + len(product), coloring, rng), first=first
+        ),
+        stream=Stream.PROBE,
+        backends=TRACE,
+    )
 )
 
 
@@ -98,7 +117,7 @@ class _ProbeDot(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, product, ctx.first, ctx.distribution, *ctx.place = inputs[:8]
+        ctx.backend, product, ctx.first, ctx.distribution, *ctx.position = inputs[:8]
         state, index, *ctx.coloring = inputs[8:]
         ctx.save_for_backward(product, state, index)
         ctx.save_for_forward(product, state, index)
@@ -113,7 +132,7 @@ class _ProbeDot(torch.autograd.Function):
             product.device,
             ctx.first,
             product.shape[0],
-            (ctx.distribution, ctx.coloring, *ctx.place, state, index),
+            (ctx.distribution, ctx.coloring, *ctx.position, state, index),
         )
         scaled = v * grad.reshape(*grad.shape, *[1] * (product.dim() - 2))
         return None, scaled.to(product.dtype), *(None for _ in range(8 + len(ctx.coloring)))
@@ -123,7 +142,7 @@ class _ProbeDot(torch.autograd.Function):
     def jvp(ctx: Any, _: None, tangent: Tensor, *rest: None) -> Tensor:
         _, state, index = ctx.saved_tensors
         return _differentiable(
-            ctx.backend, tangent, ctx.first, ctx.distribution, *ctx.place, state, index, *ctx.coloring
+            ctx.backend, tangent, ctx.first, ctx.distribution, *ctx.position, state, index, *ctx.coloring
         )
 
 

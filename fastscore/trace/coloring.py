@@ -20,6 +20,7 @@ from functools import lru_cache
 
 import numpy as np
 
+from .._core.private_torch import constant_to_dynamo
 from ..ops import Coloring
 
 DECAY = 1.5
@@ -45,6 +46,7 @@ def coloring_for(coloring: str | Coloring, shape: tuple[int, ...], colors: int) 
     return lattice(shape, colors)
 
 
+@constant_to_dynamo
 def lattice(shape: tuple[int, ...], colors: int) -> Coloring:
     """The best lattice of ``colors`` colours for samples of ``shape``, a tuple without the batch dimension.
 
@@ -53,9 +55,6 @@ def lattice(shape: tuple[int, ...], colors: int) -> Coloring:
         Coloring(colors=2, width=8, height=8, a=1, b=1, e=0)
     """
     return _search(*box(shape), colors)
-
-
-lattice._dynamo_marked_constant = True  # as torch.compiler.assume_constant_result, without importing torch._dynamo
 
 
 @lru_cache(maxsize=256)

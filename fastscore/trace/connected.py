@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from .._core import backends
-from .._core.private_torch import dispatch_modes, is_wrapped, unwrapped
+from .._core.private_torch import assert_async, dispatch_modes, is_wrapped, unwrapped
 
 _HINTS = {  # what stands in torch's texts: what helps
     "use_reentrant": "pass use_reentrant=False to torch.utils.checkpoint",
@@ -56,7 +56,7 @@ def require_constant(f: Callable[[Tensor], Tensor], x: Tensor, mode: str, name: 
         f"fastscore.energy_score; or pass {other} or {differences}"
     )
     if compiling:  # in the graph, where the values will be
-        torch._assert_async(~changed.any(), text)
+        assert_async(~changed.any(), text)
         return 2
     while is_wrapped(changed):
         changed = unwrapped(changed)

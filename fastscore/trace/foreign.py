@@ -16,6 +16,8 @@ from torch import Tensor
 from torch.autograd import forward_ad
 from torch.overrides import TorchFunctionMode
 
+from .._core.private_torch import OPERATOR_TYPES
+
 # what `list(torch.ops)` has without any extension, and ours, whose rules are tested
 _OWN = frozenset(
     (
@@ -54,7 +56,6 @@ _OWN = frozenset(
         "tr_c10d",
     )
 )
-_OPERATORS = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)
 
 
 class LostTangent(NotImplementedError):
@@ -69,7 +70,7 @@ def watched() -> Any:
 class _Watch(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: tuple = (), kwargs: dict | None = None) -> Any:
         output = func(*args, **(kwargs or {}))
-        if isinstance(func, _OPERATORS) and str(func).split(".")[0] not in _OWN:
+        if isinstance(func, OPERATOR_TYPES) and str(func).split(".")[0] not in _OWN:
             given = [*tensors(args), *tensors((kwargs or {}).values())]
             if any(map(has_tangent, given)) and not all(map(has_tangent, tensors([output]))):
                 raise LostTangent(f"torch.ops.{func}")

@@ -11,12 +11,10 @@ from types import CodeType, MemberDescriptorType
 from typing import Any, NamedTuple
 
 import torch
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from .._core import checks
+from .._core.private_torch import _BatchNorm, _DropoutNd, _InstanceNorm
 from ..energy import EnergyScore
 
 

@@ -14,13 +14,9 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
-import pytest
-
 from .parser import Module, parse
 
 CSRC = Path(__file__).resolve().parents[2] / "csrc"
-
-
 NVCC = ["nvcc", "-std=c++20", "-fmad=false"]
 
 
@@ -31,13 +27,18 @@ def cuda(source: Path, folder: Path, *, include: Sequence[Path] = (CSRC,), optio
         folder: where the PTX goes.
         include: folders of headers; csrc has those that the backends share.
         options: further ones of nvcc. Without contraction, as everything here is compiled, unless they say otherwise.
+
+    Raises:
+        FileNotFoundError: there is no nvcc.
+        RuntimeError: it does not compile; the text is nvcc's.
     """
     if not shutil.which("nvcc"):
-        pytest.skip("nvcc is not there")
+        raise FileNotFoundError("nvcc is not there: install the CUDA toolkit's compiler and put it on PATH")
     out = folder / f"{source.stem}.ptx"
     command = [*NVCC, "-ptx", "-arch=sm_90", *(f"-I{f}" for f in include), *options]
     result = subprocess.run([*command, str(source), "-o", str(out)], capture_output=True, text=True)
-    assert result.returncode == 0, result.stderr
+    if result.returncode:
+        raise RuntimeError(f"nvcc does not compile {source}: {result.stderr}")
     return parse(out.read_text())
 
 

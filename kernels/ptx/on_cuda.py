@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 import fastscore as fs
+from fastscore._core.operators import OPERATORS
 
 from . import compile
 from .counters import Counters
@@ -17,7 +18,7 @@ from .machine import Unwritten, launch
 from .on_ptx import host_array
 
 THREADS, SIGNS, CHUNK = 256, 128, 256 * 128  # kThreads, kSigns, kChunk
-OPERATORS = ("fill_probes", "probe_dot", "mlp_divergence")
+ON_CUDA = [name for name, operator in OPERATORS.items() if "cuda" in operator.backends.get("native", ())]
 FLAGS = [
     "-O3",
     "--expt-relaxed-constexpr",
@@ -34,9 +35,9 @@ def compile_all(folder: Path) -> Find:
     with ThreadPoolExecutor() as pool:
         modules = dict(
             zip(
-                OPERATORS,
+                ON_CUDA,
                 pool.map(
-                    lambda name: compile.cuda(compile.CSRC / "cuda" / f"{name}.cu", folder, options=FLAGS), OPERATORS
+                    lambda name: compile.cuda(compile.CSRC / "cuda" / f"{name}.cu", folder, options=FLAGS), ON_CUDA
                 ),
             )
         )
@@ -51,7 +52,7 @@ def form_of(
     index: np.ndarray | None = None,
 ) -> tuple:
     """struct Form of csrc/cuda/probes.cuh, for a tensor [count, B, ...]."""
-    seed, step, stream, offset = handle.noise.place()
+    seed, step, stream, offset = handle.noise.position()
     coloring = list(handle.coloring or (0, 1, 1, 0, 0, 0))
     width = tensor.shape[2:].numel()
     fours = width % 4 == 0 and tensor.data_ptr() % 16 == 0

@@ -1,12 +1,17 @@
-"""Launches of Triton kernels that run their PTX here: what ``kernel[grid](...)`` does on a GPU, on CPU tensors."""
+"""Launches of Triton kernels that are noted, or run their PTX here: what ``kernel[grid](...)`` does, on CPU tensors."""
 
 from __future__ import annotations
 
 import inspect
 import json
 import os
+import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +31,7 @@ POINTERS = {
     torch.int64: "i64",
     torch.int32: "i32",
 }
-NUMBERS = {"int64": "i64", "uint64": "u64", "int32": "i32", "uint32": "u32", "float32": "fp32"}
+NUMBERS = {"int64": "i64", "uint64": "u64", "int32": "i32", "uint32": "u32", "float32": "fp32", "fp32": "fp32"}
 RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 RESULTS = ("out", "grad", "partial")  # arguments that a kernel writes, and must not read
 
@@ -92,56 +97,125 @@ def loose(module: Module) -> list[str]:
     ]
 
 
-class OnPtx:
-    """Stands in for a ``@triton.jit`` kernel: ``OnPtx(...)[grid](arguments)`` executes its PTX."""
+@dataclass(frozen=True)
+class Launch:
+    """One launch of a Triton kernel as the compiler sees it: what is compiled, and for which grid and arguments."""
 
-    def __init__(self, compiler: Compiler, kernel: Any):
-        self.compiler, self.function = compiler, getattr(kernel, "fn", kernel)
-        self.results: list[Counters] = []
-        self.modules: list[Module] = []
+    kernel: Callable
+    grid: tuple
+    values: dict[str, Any]  # of all parameters, in their order
+    types: dict[str, str]
+    constants: dict[str, Any]
+    aligned: tuple[int, ...]  # the places of pointers that 16 divides
+    options: dict[str, Any]
 
-    def __getitem__(self, grid: tuple) -> Any:
-        def run(*args: Any, **named: Any) -> None:
-            signature = inspect.signature(self.function)
-            options = {k: named.pop(k) for k in list(named) if k not in signature.parameters}
-            self._launch(grid, dict(signature.bind(*args, **named).arguments), options)
-
-        return run
-
-    def _launch(self, grid: tuple, values: dict[str, Any], options: dict) -> None:
-        parameters = inspect.signature(self.function).parameters
+    @classmethod
+    def of(cls, kernel: Callable, grid: tuple, args: tuple, named: dict[str, Any]) -> Launch:
+        """The launch ``kernel[grid](*args, **named)``, where ``kernel`` is the plain function."""
+        signature = inspect.signature(kernel)
+        options = {k: named[k] for k in named if k not in signature.parameters}
+        bound = signature.bind(*args, **{k: v for k, v in named.items() if k not in options})
         types: dict[str, str] = {}
         constants: dict[str, Any] = {}
         aligned: list[int] = []
-        given: list[Any] = []
-        for place, (name, value) in enumerate(values.items()):
-            annotation = parameters[name].annotation
+        for place, (name, value) in enumerate(bound.arguments.items()):
+            annotation = signature.parameters[name].annotation
             if "constexpr" in str(annotation) or value is None:
                 types[name], constants[name] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 types[name] = f"*{POINTERS[value.dtype]}"
                 if value.data_ptr() % 16 == 0:
                     aligned.append(place)
-                array = host_array(value)
-                given.append(Unwritten(array) if name in RESULTS else array)
             else:
-                types[name] = NUMBERS[str(getattr(annotation, "name", annotation))]
-                given.append(value)
+                types[name] = NUMBERS[str(getattr(annotation, "name", annotation)).removeprefix("tl.")]
+        return cls(kernel, grid, dict(bound.arguments), types, constants, tuple(aligned), options)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {name: value for name, value in self.values.items() if isinstance(value, torch.Tensor)}
+
+    def execute(self, module: Module, *, warps: int, shared: int) -> Counters:
+        """Run the PTX on the memory of the launch's own tensors (on the CPU); every byte of a result must be written."""
+        given: list[Any] = []
+        for name, kind in self.types.items():
+            if kind.startswith("*"):
+                array = host_array(self.values[name])
+                given.append(Unwritten(array) if name in RESULTS else array)
+            elif kind != "constexpr":
+                given.append(self.values[name])
+        entry = next(iter(module.entries.values()))
+        given += [None] * (len(entry.params) - len(given))  # Triton's own: scratch memory that these kernels lack
+        result = launch(module, self.grid, 32 * warps, given, shared=shared)
+        for value in given:
+            if isinstance(value, Unwritten) and value.array.size and not value.written.all():
+                raise AssertionError(f"{int((~value.written).sum())} bytes of a result were not written")
+        return result
+
+
+class Recorder:
+    """Stands in for a ``@triton.jit`` kernel: ``Recorder(...)[grid](arguments)`` notes the launch and runs nothing."""
+
+    def __init__(self, kernel: Any):
+        self.kernel = kernel
+        self.function: Callable = getattr(kernel, "fn", kernel)
+        self.launches: list[Launch] = []
+
+    def __getitem__(self, grid: tuple) -> Callable[..., None]:
+        return lambda *args, **named: self.run(Launch.of(self.function, grid, args, named))
+
+    def run(self, launch: Launch) -> None:
+        self.launches.append(launch)
+
+
+class OnPtx(Recorder):
+    """Stands in for a ``@triton.jit`` kernel: ``OnPtx(...)[grid](arguments)`` executes its PTX."""
+
+    def __init__(self, compiler: Compiler, kernel: Any):
+        super().__init__(kernel)
+        self.compiler = compiler
+        self.results: list[Counters] = []
+        self.modules: list[Module] = []
+
+    def run(self, launch: Launch) -> None:
         module, answer = self.compiler(
             {
                 "module": self.function.__module__,
                 "kernel": self.function.__name__,
-                "signature": types,
-                "constants": constants,
-                "aligned": aligned,
-                "options": options,
+                "signature": launch.types,
+                "constants": launch.constants,
+                "aligned": launch.aligned,
+                "options": launch.options,
             }
         )
         self.modules.append(module)
-        entry = next(iter(module.entries.values()))
-        given += [None] * (len(entry.params) - len(given))  # Triton's own: scratch memory that these kernels lack
-        result = launch(module, grid, 32 * answer["warps"], given, shared=answer["shared"])
-        for value in given:
-            if isinstance(value, Unwritten) and value.array.size and not value.written.all():
-                raise AssertionError(f"{int((~value.written).sum())} bytes of a result were not written")
-        self.results.append(result)
+        self.results.append(launch.execute(module, warps=answer["warps"], shared=answer["shared"]))
+
+
+def kernel_files() -> list[str]:
+    """The names of the files in kernels/ that have a kernel: each is an operator's, or several operators'."""
+    import fastscore.kernels
+
+    names = (module.name for module in pkgutil.iter_modules(fastscore.kernels.__path__) if not module.ispkg)
+    return sorted(name for name in names if hasattr(import_module(f"fastscore.kernels.{name}"), f"{name}_kernel"))
+
+
+@contextmanager
+def replaced(stand_in: Callable[[Any], Recorder]) -> Iterator[dict[str, Recorder]]:
+    """Inside the ``with``, every Triton kernel of the package is ``stand_in(kernel)``; yields them by their file.
+
+    Launches are then made as on a GPU, with its blocks, though their tensors may lie on the CPU.
+    """
+    launches: Any = import_module("fastscore.kernels._launch")
+    before = {name: getattr(import_module(f"fastscore.kernels.{name}"), f"{name}_kernel") for name in kernel_files()}
+    interpreted, launches.interpreted = launches.interpreted, lambda: False
+    made = {name: stand_in(kernel) for name, kernel in before.items()}
+
+    def put(kernels: dict[str, Any]) -> None:
+        for name, kernel in kernels.items():
+            setattr(import_module(f"fastscore.kernels.{name}"), f"{name}_kernel", kernel)
+
+    try:
+        put(made)
+        yield made
+    finally:
+        put(before)
+        launches.interpreted = interpreted

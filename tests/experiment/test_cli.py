@@ -316,7 +316,7 @@ def test_doctor(capsys):
     cli.main(["doctor"])
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}" in out
-    assert "operators (dsm_loss, langevin_step, perturb, noise)" in out
+    assert "operators (dsm_loss, fill, langevin_step, perturb)" in out
     for device in ("cpu", "cuda"):
         assert f"{device:<16} {backends.default(torch.device(device))}" in out
 

@@ -34,7 +34,7 @@ reference = {
 
 @pytest.fixture(params=["default", "tiles", "line", "wide"])
 def sharing(request, monkeypatch) -> str:
-    """The ways to share out the work: see ``philox.place``. Small blocks, so that small tensors need many."""
+    """The ways to share out the work: see ``philox.elements``. Small blocks, so that small tensors need many."""
     if request.param != "default":
         small_blocks(monkeypatch, 32 if request.param == "tiles" else 64)
     if request.param == "wide":
@@ -60,7 +60,7 @@ def test_perturb(dtype, shape, per_row, on_device):
     given = SimpleNamespace(tensor=lambda compute: z.to(compute))
     for alpha in (None, scalars(shape, dtype, not per_row, 0.5)):
         got = perturb.launch(*on(DEVICE, x, alpha, sigma), *arguments)
-        exact = reference["perturb"](x.double(), sigma.double(), given, None if alpha is None else alpha.double())
+        exact = reference["perturb"](x.double(), None if alpha is None else alpha.double(), sigma.double(), given)
         spread = column(sigma, x) * z.double()
         mean = x.double() if alpha is None else column(alpha, x) * x.double()
         assert got.dtype == dtype
@@ -87,10 +87,10 @@ def check_dsm(shape: tuple, dtype: torch.dtype, per_row: bool, on_device: bool, 
     (loss, nothing), (same, grad) = (
         dsm_loss.launch(*on(DEVICE, score, sigma), weight, 0.3, want, *arguments) for want in (False, True)
     )
-    other = dsm_loss.launch_grad(*on(DEVICE, score, sigma), weight, upstream.to(DEVICE), *arguments)
+    other = dsm_loss.launch_gradient(*on(DEVICE, score, sigma), weight, upstream.to(DEVICE), *arguments)
     assert torch.equal(loss, same) and nothing.numel() == 0 and nothing.dtype == grad.dtype == other.dtype == dtype
 
-    exact = reference["dsm_loss"](score.double(), z.double(), sigma.double(), weight)
+    exact = reference["dsm_loss"](score.double(), sigma.double(), weight, z.double())
     s, scaled = column(sigma, score), z.double() / column(sigma, score)
     residual, size = score.double() + scaled, score.double().abs() + scaled.abs()
     # 3 eps: the factor sigma^weight (a power, a product) is rounded too
@@ -166,7 +166,7 @@ def test_layouts(layout):
         lambda x, s: langevin_step.launch(x, s, sigma, *arguments),
         lambda x, s: langevin_step.launch(x.contiguous(), x, sigma, *arguments),
         lambda x, s: dsm_loss.launch(x, sigma, 2.0, 1.0, True, *arguments)[1],
-        lambda x, s: dsm_loss.launch_grad(x, sigma, 2.0, sigma, *arguments),
+        lambda x, s: dsm_loss.launch_gradient(x, sigma, 2.0, sigma, *arguments),
     ):
         assert torch.equal(run(x, score), run(*plain))
     for got in (

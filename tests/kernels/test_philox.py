@@ -64,7 +64,9 @@ def place_kernel(
     WIDE: tl.constexpr,
 ):
     """Row, quad, element, existence of every place of one program, as int64 [4, BLOCK, 4]."""
-    row, quad, base, offset, exists = philox.place(pid, rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE)
+    row, quad, base, offset, exists = philox.elements(
+        pid, rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
+    )
     zero = tl.zeros([BLOCK, 4], tl.int64)
     at = out + 4 * tl.arange(0, BLOCK)[:, None] + tl.arange(0, 4)[None, :]
     tl.store(at, zero + row)

@@ -8,9 +8,10 @@ from torch.func import grad, jacfwd, jacrev, vmap
 import fastscore as fs
 
 from .cases import BACKENDS, tensor
+from .declared import CALLS, every_call
 
 D = 5
-LAYERS = [(tensor((4, D), torch.float64, 5), tensor((4,), torch.float64, 6)), (tensor((D, 4), torch.float64, 7), None)]
+N = 3  # slices
 
 
 @pytest.fixture(params=BACKENDS)
@@ -19,65 +20,30 @@ def backend(request, on_backend):
     return request.param
 
 
-def handle(x):
-    return fs.Philox(1).noise(x.shape, dtype=x.dtype, beside=())
+def forms() -> list:
+    """(call, batch of a slice, in_dims): all inputs mapped, one, all but one; slices of one sample; other dimensions."""
+    rows = []
+    for name, call in CALLS.items():
+        count = len(call.places())
+        alone = [tuple(0 if i == k else None for i in range(count)) for k in range(count)]
+        but_one = [tuple(None if i == k else 0 for i in range(count)) for k in range(count)] if count > 2 else []
+        for in_dims in dict.fromkeys([(0,) * count, *alone, *but_one]):
+            rows += [(name, batch, in_dims) for batch in (2, 1)]
+        rows.append((name, 2, (-1,) * count))
+    return [pytest.param(*row, id=f"{row[0]}-{row[1]}-{','.join(map(str, row[2]))}") for row in rows]
 
 
-def probe(x):
-    return fs.Probes(torch.zeros(x.shape, dtype=x.dtype), 2, fs.Philox(2))
-
-
-OPERATORS = {  # of samples, other samples and a number a row; each draws the same numbers for every slice
-    "perturb": lambda x, s, v: fs.perturb(x, v, fs.Philox(1))[0] + 0 * s,
-    "perturb, alpha": lambda x, s, v: fs.perturb(x, 0.5, fs.Philox(1), alpha=v)[0] + 0 * s,
-    "langevin_step": lambda x, s, v: fs.langevin_step(x, s, v, fs.Philox(1)),
-    "langevin_step, noise": lambda x, s, v: fs.langevin_step(x, s, v, noise=handle(x)),
-    "dsm_loss": lambda x, s, v: fs.dsm_loss(x + s * s, handle(x), v),
-    "dsm_loss, weight": lambda x, s, v: fs.dsm_loss(x * s, handle(x), v, 0.5),
-    "probe_dot": lambda x, s, v: (
-        fs.probe_dot(torch.stack([x * s, s.sin()]), probe(x)).T * (v[:, None] if v.dim() else v)
-    ),
-    "mlp_divergence": lambda x, s, v: fs.mlp_divergence(x * s, LAYERS, activation="tanh")[1] * v,
-}
-every_operator = pytest.mark.parametrize("name", OPERATORS)
-
-# batch a slice; the shapes of the three arguments with N = 3 where mapped, and where
-N = 3
-FORMS = {
-    "all": (2, (0, 0, 0), "row"),
-    "slices of one sample": (1, (0, 0, 0), "row"),
-    "one sample, [1] not mapped": (1, (0, 0, None), "row"),
-    "one sample, 0-dim not mapped": (1, (0, 0, None), "0-dim"),
-    "[B] not mapped": (2, (0, 0, None), "row"),
-    "0-dim not mapped": (2, (0, 0, None), "0-dim"),
-    "0-dim mapped": (2, (0, 0, 0), "0-dim"),
-    "only the 0-dim": (2, (None, None, 0), "0-dim"),
-    "only [B]": (2, (None, None, 0), "row"),
-    "only [1]": (1, (None, None, 0), "row"),
-    "only x": (2, (0, None, None), "row"),
-    "only x, of one sample": (1, (0, None, None), "row"),
-    "only the second": (2, (None, 0, None), "row"),
-    "other dimensions": (2, (1, 2, 1), "row"),
-    "the last": (2, (-1, -1, -1), "row"),
-}
-
-
-def arguments(batch, in_dims, kind):
-    """The three tensors, their slices for the loop, and what vmap takes."""
-    slices = [
-        tensor((N, batch, D), torch.float64, 0),
-        tensor((N, batch, D), torch.float64, 1),
-        tensor((N, batch) if kind == "row" else (N,), torch.float64, 2).abs() + 0.3,
-    ]
-    slices = [t if d is not None else t[:1].expand(t.shape) for t, d in zip(slices, in_dims)]
+def arguments(call, batch, in_dims):
+    """The inputs, their slices for the loop, and what vmap takes."""
+    several = [call.inputs((batch, D), seed) for seed in range(0, 10 * N, 10)]
+    slices = [torch.stack(parts if d is not None else parts[:1] * N) for parts, d in zip(zip(*several), in_dims)]
     return [t[0] if d is None else t.movedim(0, d) for t, d in zip(slices, in_dims)], slices
 
 
-@every_operator
-@pytest.mark.parametrize("form", FORMS)
-def test_vmap_is_the_loop(name, form, backend):
-    function, in_dims = OPERATORS[name], FORMS[form][1]
-    given, slices = arguments(*FORMS[form])
+@pytest.mark.parametrize("name, batch, in_dims", forms())
+def test_vmap_is_the_loop(name, batch, in_dims, backend):
+    function, inputs = CALLS[name], range(len(in_dims))
+    given, slices = arguments(function, batch, in_dims)
     leaves = [t.clone().requires_grad_() for t in given]
 
     def each(function):
@@ -90,30 +56,45 @@ def test_vmap_is_the_loop(name, form, backend):
     def slope(argument):
         return lambda *a: grad(lambda *a: function(*a).square().sum(), argument)(*a)
 
-    for argument in range(3):  # the gradient of each slice, inside
-        torch.testing.assert_close(vmap(slope(argument), in_dims, randomness="same")(*given), each(slope(argument)))
+    wanted = [each(slope(argument)) for argument in inputs]
+    for argument in inputs:  # the gradient of each slice, inside
+        torch.testing.assert_close(vmap(slope(argument), in_dims, randomness="same")(*given), wanted[argument])
     outside = torch.autograd.grad(got.square().sum(), leaves)  # and of all together, outside
-    for argument, (found, dim) in enumerate(zip(outside, in_dims)):
-        wanted = each(slope(argument))
-        torch.testing.assert_close(found, wanted.sum(0) if dim is None else wanted.movedim(0, dim))
+    for found, all_of_them, dim in zip(outside, wanted, in_dims):
+        torch.testing.assert_close(found, all_of_them.sum(0) if dim is None else all_of_them.movedim(0, dim))
 
 
-@every_operator
+@every_call
 def test_nested_vmap_is_the_loop(name, backend):
-    function = OPERATORS[name]
-    x, s = tensor((2, 3, 1, D), torch.float64, 0), tensor((3, 1, D), torch.float64, 1)
-    v = tensor((2, 1), torch.float64, 2).abs() + 0.3
-    got = vmap(vmap(function, (0, 0, None), randomness="same"), (0, None, 0), randomness="same")(x, s, v)
-    torch.testing.assert_close(
-        got, torch.stack([torch.stack([function(x[i, j], s[j], v[i]) for j in range(3)]) for i in range(2)])
+    """The first input is mapped by both, the others by the inner and the outer vmap in turn."""
+    function = CALLS[name]
+    count = len(function.places())
+    inner = [True, *(i % 2 == 1 for i in range(1, count))]
+    outer = [True, *(i % 2 == 0 for i in range(1, count))]
+    table = [[function.inputs((1, D), 10 * i + j) for j in range(3)] for i in range(2)]
+
+    def one(i, j):
+        return [table[i if outer[k] else 0][j if inner[k] else 0][k] for k in range(count)]
+
+    def stacked(k):
+        rows = [torch.stack([one(i, j)[k] for j in range(3)]) if inner[k] else one(i, 0)[k] for i in range(2)]
+        return torch.stack(rows) if outer[k] else rows[0]
+
+    def in_dims(mapped):
+        return tuple(0 if m else None for m in mapped)
+
+    got = vmap(vmap(function, in_dims(inner), randomness="same"), in_dims(outer), randomness="same")(
+        *map(stacked, range(count))
     )
+    loop = torch.stack([torch.stack([function(*one(i, j)) for j in range(3)]) for i in range(2)])
+    torch.testing.assert_close(got, loop)
 
 
-@every_operator
-@pytest.mark.parametrize("batch, kind", [(2, "row"), (1, "row"), (2, "0-dim")])
-def test_batched_gradients(name, batch, kind, backend):
+@every_call
+@pytest.mark.parametrize("batch", [2, 1])
+def test_batched_gradients(name, batch, backend):
     """is_grads_batched, functional.jacobian(vectorize=True), jacrev and jacfwd: rows of one Jacobian."""
-    function, inputs = OPERATORS[name], tuple(arguments(batch, (None, None, None), kind)[0])
+    function, inputs = CALLS[name], CALLS[name].inputs((batch, D))
     leaves = [t.clone().requires_grad_() for t in inputs]
     out = function(*leaves)
     basis = torch.eye(out.numel(), dtype=out.dtype).view(-1, *out.shape)
@@ -121,15 +102,15 @@ def test_batched_gradients(name, batch, kind, backend):
     expected = [torch.stack(parts) for parts in zip(*rows)]
     batched = torch.autograd.grad(out, leaves, basis, is_grads_batched=True, retain_graph=True)
     again = torch.autograd.grad(function(*leaves), leaves, basis, is_grads_batched=True)  # with nothing before it
+    every = tuple(range(len(inputs)))
     slow = [
         jacobian(function, inputs, vectorize=True),
-        jacrev(function, (0, 1, 2))(*inputs),
-        jacfwd(function, (0, 1, 2), randomness="same")(*inputs),
+        jacobian(function, inputs, vectorize=True, strategy="forward-mode"),
+        jacrev(function, every)(*inputs),
+        jacfwd(function, every, randomness="same")(*inputs),
     ]
-    if name != "mlp_divergence":
-        slow.append(jacobian(function, inputs, vectorize=True, strategy="forward-mode"))
     for found in (batched, again, *slow):
-        for part, wanted in zip(found, expected):
+        for part, wanted in zip(found, expected, strict=True):
             torch.testing.assert_close(part.reshape(wanted.shape), wanted)
 
 

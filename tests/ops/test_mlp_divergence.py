@@ -1,16 +1,18 @@
 """mlp_divergence against the trace of the Jacobian that torch.func makes."""
 
+from functools import partial
 from itertools import pairwise
 
 import pytest
 import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
-from torch.func import jacrev, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 import fastscore as fs
 from fastscore._core import backends
-from fastscore.ops.mlp_divergence import ACTIVATIONS, reference
+from fastscore._core.registration import _raw
+from fastscore.ops.mlp_divergence import ACTIVATIONS, _differentiable, reference
 
 MODULES = {"tanh": nn.Tanh, "sigmoid": nn.Sigmoid, "softplus": nn.Softplus, "silu": nn.SiLU, "elu": nn.ELU}
 PLACES = [("reference", "cpu"), ("native", "cpu"), pytest.param("native", "cuda", marks=pytest.mark.gpu)]
@@ -72,7 +74,7 @@ def test_slopes_at_extremes(on_backend, name):
     kind = list(ACTIVATIONS).index(name)
     a = torch.cat([torch.linspace(-100, 100, 100_001), torch.tensor([0.0, -0.0, 1e-30, -1e-30, 87.3, -87.4])])[:, None]
     exact = a.double().requires_grad_()
-    slope = reference(exact, torch.ones(1).double(), name)
+    slope = reference(exact, torch.ones(1).double(), kind)
     (curve,) = torch.autograd.grad(slope.sum(), exact)
     for isa in backends.ISAS[: backends.ISAS.index(backends.isa()) + 1]:
         with backends.native_isa(isa):
@@ -98,11 +100,96 @@ def test_bits_depend_on_neither_instruction_set_nor_threads(on_backend):
             torch.set_num_threads(threads)
 
 
-def test_transforms():
-    net, x = network("tanh", 3, (5, 4), torch.float32), torch.randn(4, 3)
-    expected = fs.mlp_divergence(x, net)[1]
-    got = vmap(lambda row: fs.mlp_divergence(row[None], net)[1][0])(x)
-    torch.testing.assert_close(got, expected)
+def of_row(divergence):
+    return lambda row: divergence(row[None])[0]
+
+
+def of_first_weights(x):
+    """The divergence as a function of the first layer's weights, and three of them."""
+    last = torch.linspace(-1, 1, 12, dtype=x.dtype).view(3, 4)
+    return lambda w: fs.mlp_divergence(x, [(w, None), (last, None)], activation="tanh")[1], x[:3, :, None] * last
+
+
+TRANSFORMS = {  # of the divergence f at x; and how it is differentiated: "": not at all
+    "vmap": (lambda f, x: vmap(of_row(f))(x), ""),
+    "vmap in vmap": (lambda f, x: vmap(vmap(of_row(f)))(x.view(2, 2, 3)), ""),
+    "grad": (lambda f, x: grad(lambda x: f(x).square().sum())(x), "once"),
+    "jvp": (lambda f, x: jvp(f, (x,), (x.cos(),))[1], "once"),
+    "a gradient for each row": (lambda f, x: vmap(grad(of_row(f)))(x), "once"),
+    "reverse over forward": (lambda f, x: vmap(jacrev(jacfwd(of_row(f))))(x), "twice"),
+    "forward over reverse": (lambda f, x: vmap(jacfwd(jacrev(of_row(f))))(x), "twice"),
+    "forward over forward": (lambda f, x: vmap(jacfwd(jacfwd(of_row(f))))(x), "twice"),
+    "w mapped": (lambda f, x: (lambda g, w: vmap(g)(w.mT))(*of_first_weights(x)), ""),
+    "w mapped, differentiated": (
+        lambda f, x: (lambda g, w: vmap(grad(lambda w: g(w).square().sum()))(w.mT))(*of_first_weights(x)),
+        "once",
+    ),
+}
+
+
+@pytest.mark.parametrize("hidden", [(6,), (5, 4)], ids=str)
+@pytest.mark.parametrize("name", TRANSFORMS)
+def test_transforms_are_served_natively(on_backend, monkeypatch, name, hidden):
+    transform, differentiated = TRANSFORMS[name]
+    on_backend("native", operator="mlp_divergence")
+    net, x = network("silu", 3, hidden, torch.float64), torch.randn(4, 3, dtype=torch.float64)
+    calls = set()
+    for key, function in _raw.items():
+        counted = lambda *a, key=key, function=function: calls.add(key) or function(*a)  # noqa: E731
+        monkeypatch.setitem(_raw, key, counted)
+
+    def run():
+        calls.clear()
+        return transform(lambda x: fs.mlp_divergence(x, net)[1], x)
+
+    got, forward, gradient = run(), ("mlp_divergence", "native"), ("mlp_divergence_gradient", "native")
+    assert calls == ({forward, gradient} if differentiated else {forward})
+    with fs.use_backend("reference"):
+        torch.testing.assert_close(got, run())
+    assert not calls
+
+
+def test_compile_calls_the_compiled_functions(on_backend):
+    """One graph for the value and its gradient, with the native functions in it."""
+    from functorch.compile import make_boxed_func  # these import torch._dynamo, which takes seconds
+    from torch._dynamo.backends.common import aot_autograd
+
+    on_backend("native", operator="mlp_divergence")
+    net, x = network("silu", 3, (5, 4), torch.float64), torch.randn(4, 3, dtype=torch.float64, requires_grad=True)
+    seen = []
+
+    def record(graph, _):
+        seen.extend(str(node.target) for node in graph.graph.nodes if "fastscore" in str(node.target))
+        return make_boxed_func(graph.forward)
+
+    def loss(x):
+        return fs.mlp_divergence(x, net)[1].square().sum()
+
+    compiled = torch.compile(loss, fullgraph=True, backend=aot_autograd(fw_compiler=record))
+    (got,) = torch.autograd.grad(compiled(x), x)
+    assert seen == ["fastscore.mlp_divergence_native.default", "fastscore.mlp_divergence_gradient_native.default"]
+    torch.testing.assert_close(got, torch.autograd.grad(loss(x), x)[0])
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_derivatives_of_the_compiled_functions(name, on_backend):
+    """First and second, in reverse and in forward mode, for one w and for one a row."""
+    on_backend("native", operator="mlp_divergence")
+    a, many = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    for w in (many[0].detach().requires_grad_(), many):
+        function = partial(_differentiable, "native", activation=list(ACTIVATIONS).index(name))
+        assert gradcheck(function, (a, w), check_forward_ad=True, check_batched_grad=True)
+        assert gradgradcheck(function, (a, w), check_fwd_over_rev=True, check_batched_grad=True)
+
+
+def test_autocast(on_backend):
+    """The sum over hidden units is computed in float32, by the native backend."""
+    on_backend("native", operator="mlp_divergence")
+    net, x = network("tanh", 3, (5,), torch.float32), torch.randn(4, 3)
+    with torch.autocast("cpu", torch.bfloat16):
+        divergence = fs.mlp_divergence(x, net)[1]
+    assert divergence.dtype == torch.float32
+    torch.testing.assert_close(divergence, fs.mlp_divergence(x, net)[1], rtol=0.05, atol=0.05)
 
 
 def test_parametrized_weights():

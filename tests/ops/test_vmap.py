@@ -7,6 +7,7 @@ from torch.func import grad, vmap
 import fastscore as fs
 
 from .cases import BACKENDS, tensor
+from .declared import CALLS
 
 SIGMAS = torch.tensor([2.0, 1.0, 0.5, 0.25], dtype=torch.float64)
 N, B, D = 4, 3, 5
@@ -65,6 +66,24 @@ def test_a_draw_by_shape_obeys_randomness(name, backend):
     assert torch.equal(beside[0], whole(B)) and torch.equal(beside[1], whole(B))
     mapped = vmap(lambda y: one(y, beside=(x, y)), randomness="different")(x)
     assert torch.equal(mapped.flatten(0, 1), whole(2 * B))
+
+
+@pytest.mark.parametrize("name", [name for name, call in CALLS.items() if call.operator.stream is not None])
+def test_different_slices_are_one_batch(name, backend):
+    """Of an operator that draws: slice i has the numbers that its rows would have had in the whole batch."""
+    call = CALLS[name]
+    slices = [torch.stack(parts) for parts in zip(*(call.inputs((B, D), 10 * i) for i in range(N)))]
+    kinds = [call.operator.maps[place] for place in call.places()]
+
+    def merged(value, kind):
+        if kind == "row" and value.dim() == 1:
+            return value.repeat_interleave(B)
+        return value.movedim(0, 1).flatten(1, 2) if kind == "probe" else value.flatten(0, 1)
+
+    whole = call(*map(merged, slices, kinds)).unflatten(call.operator.batch, (N, B)).movedim(call.operator.batch, 0)
+    torch.testing.assert_close(vmap(call, randomness="different")(*slices), whole)
+    with pytest.raises(RuntimeError, match="randomness='different'"):
+        vmap(call)(*slices)
 
 
 ONE_MAPPED = {  # with one tensor mapped and the others captured: x, whose shape it is, is not

@@ -17,7 +17,7 @@ RNG = np.random.default_rng(1)
 
 
 @pytest.fixture(scope="module")
-def cuda(tmp_path_factory):
+def cuda(nvcc, tmp_path_factory):
     """programs.cu as PTX."""
     return compile.cuda(
         Path(__file__).with_name("programs.cu"), tmp_path_factory.mktemp("nvcc"), options=["-fmad=true"]
@@ -110,7 +110,7 @@ def test_approximate_instructions_widen_the_tolerance(cuda):
     assert launch(cuda, 8, 128, [x.copy(), x, 2.0, 1000], entry="saxpy").approx_tolerance == 0
 
 
-def test_the_shared_header_and_a_struct_by_value(tmp_path):
+def test_the_shared_header_and_a_struct_by_value(nvcc, tmp_path):
     """csrc/normal.h as nvcc compiles it for a device, the bits of the native backend."""
     rows, quads, where = 5, 33, (0xDEADBEEF, 0x12345678, 7, 3, 2**32 - 2)
     module = compile.cuda(Path(__file__).with_name("programs.cu"), tmp_path)

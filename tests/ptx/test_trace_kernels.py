@@ -3,8 +3,6 @@
 Values against the native CPU backend: the directions bit for bit, sums to rounding.
 """
 
-import shutil
-
 import numpy as np
 import pytest
 import torch
@@ -22,14 +20,11 @@ CASES = [
     for dtype in MANGLED
     for shape in (SHAPES if dtype == torch.float32 else SHAPES[:2])
 ]
-pytestmark = [
-    pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not there"),
-    pytest.mark.skipif(backends.problem("native") is not None, reason="needs the C++ extension"),
-]
+pytestmark = pytest.mark.skipif(backends.problem("native") is not None, reason="needs the C++ extension")
 
 
 @pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
+def kernels(nvcc, tmp_path_factory):
     return compile_all(tmp_path_factory.mktemp("nvcc"))
 
 

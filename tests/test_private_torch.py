@@ -1,0 +1,62 @@
+"""torch's private parts are used in one file, where a new torch is looked at first."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ALLOWED = ROOT / "fastscore" / "_core" / "private_torch.py"
+
+
+def private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def uses(source: str) -> list[str]:
+    """Where a source touches what is private in torch: by an import, as an attribute, or by a name in a text."""
+    tree, of_torch, found = ast.parse(source), {"torch"}, []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and not node.level and node.module.split(".")[0] in ("torch", "functorch"):
+            of_torch |= {alias.asname or alias.name for alias in node.names}
+            names = [*node.module.split("."), *(alias.name for alias in node.names)]
+            found += [f"line {node.lineno}: import" for name in names if private(name) or name == "functorch"]
+        elif isinstance(node, ast.Import):
+            paths = [alias.name.split(".") for alias in node.names]
+            found += [f"line {node.lineno}: import" for path in paths if path[0] == "torch" and any(map(private, path))]
+    texts = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}  # docstrings may speak of it
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and private(node.attr):
+            root = node.value
+            while isinstance(root, ast.Attribute):
+                root = root.value
+            if (isinstance(root, ast.Name) and root.id in of_torch) or node.attr.startswith("_dynamo"):
+                found.append(f"line {node.lineno}: {ast.unparse(node)}")
+        elif isinstance(node, ast.Constant) and id(node) not in texts and str(node.value).startswith("torch._"):
+            found.append(f"line {node.lineno}: {node.value!r}")
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import torch._dynamo",
+        "from torch._C import _functorch",
+        "from torch import _ops",
+        "import torch\ntorch._foreach_lerp_([], [], 0)",
+        "from torch.autograd import forward_ad\nforward_ad._current_level",
+        "f._dynamo_marked_constant = True",
+        "import sys\nsys.modules['torch._dynamo']",
+    ],
+)
+def test_a_use_is_seen(source):
+    assert uses(source)
+    assert not uses("from __future__ import annotations\nimport torch\ntorch.add(torch.__version__, self._x)")
+
+
+def test_private_parts_of_torch_are_used_in_one_file():
+    files = [*(ROOT / "fastscore").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]
+    assert ALLOWED in files and len(files) > 80
+    found = {str(path.relative_to(ROOT)): uses(path.read_text()) for path in files if path != ALLOWED}
+    assert {path: lines for path, lines in found.items() if lines} == {}
+    assert uses(ALLOWED.read_text())
