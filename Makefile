@@ -87,8 +87,11 @@ test-older: $(WHEEL)
 	VENV=$(VENV) tests/another_torch.sh 'torch==2.13.0' dist/*.whl
 	VENV=$(VENV) tests/another_torch.sh 'torch==2.13.0' --no-compiler
 
+# Two are left out: that torch's compiler refuses them, by an error.
 test-oldest: $(WHEEL)
-	VENV=$(VENV) tests/another_torch.sh 'torch==2.11.0' dist/*.whl
+	VENV=$(VENV) tests/another_torch.sh 'torch==2.11.0' dist/*.whl \
+	  --deselect tests/ops/test_vmap.py::test_compiled \
+	  --deselect tests/ops/test_transforms.py::TestCompile::test_two_draws_are_independent_and_eagers
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info fastscore/_C*.so

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The operators' tests beside another torch than the one of .venv, in an environment of their own.
-# usage: tests/another_torch.sh TORCH WHEEL         the stable ABI's promise: the wheel's extension, built in .venv
+# usage: tests/another_torch.sh TORCH WHEEL [options of pytest]
+#                                                  the stable ABI's promise: the wheel's extension, built in .venv
 #        tests/another_torch.sh TORCH --no-compiler  installed where nothing can be compiled: the reference alone
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -25,5 +26,5 @@ else
   rm -r fastscore kernels
   "${pip[@]}" "$OLDPWD/$wheel"
   "$python" -c 'from fastscore._core import backends; assert not backends.problem("native"), backends.problem("native")'
-  "$python" -m pytest -q tests/ops tests/test_native.py tests/test_rng.py
+  "$python" -m pytest -q tests/ops tests/test_native.py tests/test_rng.py "${@:3}"
 fi
