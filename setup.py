@@ -22,10 +22,12 @@ CUDA_ARCHITECTURES = "8.0;9.0;10.0+PTX"
 
 
 def files(folder: str, *endings: str) -> list[str]:
+    """The sources under csrc/``folder`` with one of the endings."""
     return sorted(str(path) for ending in endings for path in Path("csrc", folder).rglob(f"*.{ending}"))
 
 
 def say(text: str) -> None:
+    """Tell whoever installs, on stderr: pip shows it under -v and where the build fails."""
     print(f"fastscore: {text}", file=sys.stderr, flush=True)
 
 

@@ -32,11 +32,12 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+
 from fastscore.kernels import _launch
 from fastscore.kernels.ptx.on_ptx import RESULTS, Launch, Recorder, replaced
 from fastscore.kernels.ptx.parser import parse
-from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import gpu_trace

@@ -1,5 +1,6 @@
 """fastscore: losses, samplers and networks for score-based generative models. The README shows the three ways in."""
 
+import typing as _typing
 from importlib import import_module as _import_module
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
@@ -23,7 +24,7 @@ from .rng import Noise, Philox, Stream
 from .trace import jacobian_trace
 
 try:
-    __version__ = _version("fastscore")
+    __version__ = _version("fastscore-torch")
 except _PackageNotFoundError:  # a source tree that was never installed
     __version__ = "0+unknown"
 
@@ -57,15 +58,21 @@ __all__ = [
     "use_backend",
 ]
 
-
 _LAZY = frozenset({"compat", "data", "evaluation", "experiment", "models"})
+"""The modules that ``import fastscore`` alone does not need: each loads when it is first asked for."""
 
+if _typing.TYPE_CHECKING:
+    from . import compat as compat
+    from . import data as data
+    from . import evaluation as evaluation
+    from . import experiment as experiment
+    from . import models as models
+else:
 
-def __getattr__(name: str):
-    """The modules that ``import fastscore`` alone does not need load when first asked for."""
-    if name in _LAZY:
-        return _import_module(f"fastscore.{name}")
-    raise AttributeError(f"module 'fastscore' has no attribute {name!r}")
+    def __getattr__(name: str):
+        if name in _LAZY:
+            return _import_module(f"fastscore.{name}")
+        raise AttributeError(f"module 'fastscore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:

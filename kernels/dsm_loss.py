@@ -95,6 +95,7 @@ def launch(
     grad = torch.empty_like(score) if want_grad else None
     scaled = factor if scale == 1 or grad is None else _factor(sigma, weight, sigma.new_full((), scale))
     loss = _run(score, sigma, factor, grad, scaled, _launch.noise(seed, step, stream, offset, state, index))
+    assert loss is not None  # a factor was given
     return loss, score.new_empty(0) if grad is None else grad
 
 
@@ -139,10 +140,9 @@ def _run(
     rows, width = _launch.shape2d(score)
     if score.numel() == 0:
         return sigma.new_zeros(rows)
-    wanted = loss_factor is not None
     written = None if grad is None else _launch.contiguous(grad)
-    grid, shares, tiles = _launch.plan(rows, width, whole_rows=wanted)
-    partial = sigma.new_empty(rows, tiles) if wanted else None
+    grid, shares, tiles = _launch.plan(rows, width, whole_rows=loss_factor is not None)
+    partial = None if loss_factor is None else sigma.new_empty(rows, tiles)
     with torch.cuda.device_of(score):
         dsm_loss_kernel[grid](
             partial,
@@ -153,13 +153,13 @@ def _run(
             grad_factor,
             **noise,
             SIGMA_ROWS=sigma.dim() > 0,
-            LOSS_ROWS=wanted and loss_factor.dim() > 0,
+            LOSS_ROWS=loss_factor is not None and loss_factor.dim() > 0,
             GRAD_ROWS=grad_factor.dim() > 0,
             **shares,
             **_launch.OPTIONS,
         )
-    if grad is not None:
+    if grad is not None and written is not None:
         _launch.finish(grad, written)
-    if not wanted:
+    if partial is None:
         return None
     return partial.view(rows) if tiles == 1 else partial.sum(1)

@@ -7,7 +7,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from .._core.sequence import KINDS
+from fastscore._core.sequence import KINDS
+
 from . import _launch, philox
 
 
@@ -32,6 +33,7 @@ def fill_kernel(
     MASK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """out = the numbers of KIND at their places in the contract."""
     row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )

@@ -34,6 +34,7 @@ def langevin_step_kernel(
     MASK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """out = x + alpha_b/2 score + sqrt(alpha_b) z."""
     row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
@@ -56,6 +57,7 @@ def launch(
     offset: int,
     state: Tensor | None,
     index: Tensor | None,
+    *,
     out: Tensor | None = None,
 ) -> Tensor:
     """x + alpha_b/2 score + sqrt(alpha_b) z, z ~ N(0, 1), rounded once.

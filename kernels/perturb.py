@@ -33,6 +33,7 @@ def perturb_kernel(
     MASK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """out = alpha_b x + sigma_b z."""
     row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )

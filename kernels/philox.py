@@ -12,7 +12,7 @@ quad: 128-bit accesses in float32, and no exchange between threads.
 import triton
 import triton.language as tl
 
-from .._core import sequence
+from fastscore._core import sequence
 
 LOG_0, LOG_1, LOG_2, LOG_3, LOG_4, LOG_5, LOG_6, LOG_7, LOG_8 = map(tl.constexpr, sequence.LOG_POLY)
 SIN_0, SIN_1, SIN_2 = map(tl.constexpr, sequence.SIN_POLY)

@@ -5,6 +5,12 @@ from contextlib import ExitStack
 from types import ModuleType
 
 import pytest
+
+# Before torch is imported: a worker of pytest-xdist has one core, and so have the processes that it starts, which are no
+# workers themselves (pytest-benchmark would not time anything in one).
+if os.environ.pop("PYTEST_XDIST_WORKER", None):
+    os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="passive")
+
 import torch
 
 if not torch.cuda.is_available():  # before any kernel is imported: the Triton kernels then run in the interpreter

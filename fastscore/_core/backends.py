@@ -86,8 +86,10 @@ def use_backend(name: str) -> Iterator[None]:
             text says what is missing and how to get it.
 
     Example:
-        >>> with fastscore.use_backend("reference"):
-        ...     loss = fastscore.losses.dsm(score_fn, x, sigma)
+        >>> import fastscore
+        >>> x = torch.zeros(2, 3)
+        >>> with use_backend("reference"):
+        ...     loss = fastscore.losses.dsm(lambda x: -x, x, 0.5, rng=fastscore.Philox(0))
     """
     global _chosen
     checks.one_of("backend", name, BACKENDS)

@@ -24,19 +24,19 @@ from torch._C._functorch import get_unwrapped as unwrapped  # one level
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.nn.modules.dropout import _DropoutNd
-from torch.nn.modules.instancenorm import _InstanceNorm
-from torch.nn.utils.parametrizations import _SpectralNorm
+from torch.nn.modules.batchnorm import _BatchNorm as BatchNormBase
+from torch.nn.modules.dropout import _DropoutNd as DropoutBase
+from torch.nn.modules.instancenorm import _InstanceNorm as InstanceNormBase
+from torch.nn.utils.parametrizations import _SpectralNorm as SpectralNormBase
 from torch.utils.checkpoint import _StopRecomputationError as EndOfRecomputation  # control flow: let it through
 
 __all__ = [
     "OPERATOR_TYPES",
+    "BatchNormBase",
+    "DropoutBase",
     "EndOfRecomputation",
-    "_BatchNorm",
-    "_DropoutNd",
-    "_InstanceNorm",
-    "_SpectralNorm",
+    "InstanceNormBase",
+    "SpectralNormBase",
     "assert_async",
     "backward_pass",
     "constant_to_dynamo",

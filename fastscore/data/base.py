@@ -115,7 +115,7 @@ def fingerprint(words: str, tensors: Iterable[Tensor | None] = ()) -> str:
     for value in tensors:
         digest.update(b"|none" if value is None else f"|{value.dtype} {tuple(value.shape)}|".encode())
         if value is not None:
-            digest.update(value.detach().cpu().contiguous().numpy())
+            digest.update(value.detach().cpu().contiguous().numpy().data)
     return digest.hexdigest()
 
 

@@ -6,7 +6,7 @@ import os
 import stat
 from collections import Counter, deque
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -112,14 +112,14 @@ def _no_file(path: Path) -> str | None:
         _unreadable(error)
 
 
-def _unreadable(error: OSError) -> None:
+def _unreadable(error: OSError) -> NoReturn:
     raise DataError(
         f"{error.filename!r} does not read ({error.strerror}): make it readable, or take it out of the folder of images"
     ) from error
 
 
 def _notes(left_out: Counter[tuple[str, str]]) -> str:
-    """ "left out: 5 files with another ending (.txt 3, .json 2), 1 hidden", or "" where nothing was."""
+    """As "left out: 5 files with another ending (.txt 3, .json 2), 1 hidden", or "" where nothing was."""
     counts: Counter[str] = Counter()
     for (reason, _), count in left_out.items():
         counts[reason] += count

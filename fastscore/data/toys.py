@@ -262,6 +262,7 @@ class PointData:
         if self.num_classes is None:
             raise ValueError(f"the data set {self.name!r} has no labels: use batch()")
         points, labels = self._draw(iteration, batch_size, seed, sample_offset, global_batch_size)
+        assert labels is not None  # _draw has seen to it
         return points.to(device or "cpu"), labels.to(device or "cpu")
 
     def fingerprint(self) -> str:

@@ -7,6 +7,7 @@ import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from .. import __version__
 from .._core.errors import require
 from ..samplers import DEFAULT, SAMPLERS
 from . import objective_flags, terminal
@@ -181,7 +182,7 @@ def evaluate(
         run: The run folder that training wrote.
         num: How many samples to draw.
         out: The folder to write into; the run folder where not given.
-        feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore[eval]' and a file of
+        feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore-torch[eval]' and a file of
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
@@ -272,6 +273,9 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         terminal.check_text(arguments)
+        if arguments == ["--version"]:
+            print(f"fastscore {__version__}")
+            return
         tyro = require("tyro", "train")
         tyro.extras.subcommand_cli_from_dict(
             _commands(tyro),

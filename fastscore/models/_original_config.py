@@ -117,8 +117,10 @@ def noise_levels(options: Options, count: int) -> Tensor | None:
         "geometric": schedules.geometric_sigmas,
         "uniform": schedules.uniform_sigmas,
     }
+    if kind not in makers or begin is None or end is None:
+        return None
     try:
-        return makers[kind](begin, end, count) if kind in makers else None
+        return makers[kind](begin, end, count)
     except (TypeError, ValueError):
         return None
 

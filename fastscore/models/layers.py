@@ -8,7 +8,7 @@ the activation. Attribute names are those of the published checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 import torch
@@ -115,6 +115,14 @@ def conv3x3(width_in: int, width_out: int, *, dilation: int = 1, bias: bool = Tr
     return nn.Conv2d(width_in, width_out, 3, padding=dilation, dilation=dilation, bias=bias)
 
 
+def _list(modules: Iterable[nn.Module | None]) -> nn.ModuleList:
+    """A ModuleList, in which a place may be empty."""
+    layers = nn.ModuleList()
+    for place, module in enumerate(modules):
+        layers.add_module(str(place), module)
+    return layers
+
+
 class ConvMeanPool(nn.Module):
     """A convolution that keeps the size, then the mean over 2x2 (an odd last row or column is dropped)."""
 
@@ -174,7 +182,7 @@ class ResidualConvUnit(nn.ModuleDict):
         self.stages = [(f"{block}_1", f"{block}_2") for block in range(1, blocks + 1)]
         for stages in self.stages:
             for stage in stages:
-                self[f"{stage}_norm"] = norm(width)
+                self.add_module(f"{stage}_norm", norm(width))
                 self[f"{stage}_conv"] = conv3x3(width, width, bias=False)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
@@ -190,7 +198,7 @@ class MultiScaleFusion(nn.Module):
     def __init__(self, widths_in: Sequence[int], width: int, norm: Norm) -> None:
         super().__init__()
         self.convs = nn.ModuleList(conv3x3(width_in, width) for width_in in widths_in)
-        self.norms = nn.ModuleList(norm(width_in) for width_in in widths_in)
+        self.norms = _list(norm(width_in) for width_in in widths_in)
 
     def forward(self, inputs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
         size = inputs[0].shape[2:]
@@ -209,7 +217,7 @@ class ChainedResidualPooling(nn.Module):
         super().__init__()
         self.act = act
         self.convs = nn.ModuleList(conv3x3(width, width, bias=False) for _ in range(2))
-        self.norms = nn.ModuleList(norm(width) for _ in range(2))
+        self.norms = _list(norm(width) for _ in range(2))
         self.pool = pool(kernel_size=5, stride=1, padding=2)
 
     def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:

@@ -6,7 +6,7 @@ import logging
 import os
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -191,7 +191,7 @@ def _build(path: Path, weights: Mapping[str, Tensor], options: Options) -> Score
     try:
         with torch.device("meta"):
             if num_classes is not None:
-                kind: type[ScoreRefineNet] = NCSNdeeper if "res5" in blocks else NCSN
+                kind: Callable[..., ScoreRefineNet] = NCSNdeeper if "res5" in blocks else NCSN
             else:
                 kind = NCSNv2Deepest if "res31" in blocks else NCSNv2Deeper if "res5" in blocks else NCSNv2
             return kind(channels, ngf=ngf, **levels, **options.values)

@@ -64,6 +64,8 @@ class ScoreRefineNet(nn.Module):
             2x - 1. Both do the same here; they are the names of the originals' configurations.
     """
 
+    options_from: dict[str, str]  # where load_original_checkpoint had the options from
+
     def __init__(
         self,
         layout: Layout,

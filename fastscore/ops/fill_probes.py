@@ -217,6 +217,7 @@ def directions(probes: Probes, first: int, count: int, dtype: torch.dtype | None
 def directions_of_form(
     distribution: int, first: int, count: int, form: Sequence[int], noise: Noise, dtype: torch.dtype
 ) -> Tensor:
+    """:func:`directions` of a form as the compiled functions take it."""
     coloring = Coloring(*form) if form else None
     colors = 1 if coloring is None else coloring.colors
     if count == 0:

@@ -11,7 +11,7 @@ from .._core import backends, checks
 from .._core.operators import Operator, Stream, example
 from .._core.private_torch import forward_rule, opaque_to_dynamo
 from .._core.registration import declare, raw, wants_grad
-from .fill_probes import FORMS, TRACE, Probes, directions_of_form, probes_of_form, directions, filled
+from .fill_probes import FORMS, TRACE, Probes, directions, directions_of_form, filled, probes_of_form
 
 
 def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .._core import backends, checks
-from .._core.private_torch import _DropoutNd, _InstanceNorm, _SpectralNorm
+from .._core.private_torch import DropoutBase, InstanceNormBase, SpectralNormBase
 from ..trace import modules
 
 
@@ -98,7 +98,7 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
         for where, layer in network.named_modules():
             which = f"{modules.kind(layer)} {where!r}"
             learned = getattr(layer, "running_mean", None)
-            if modules.is_a(layer, _InstanceNorm) and layer.training and learned is not None:
+            if modules.is_a(layer, InstanceNormBase) and layer.training and learned is not None:
                 raise ValueError(
                     "score_fn must leave its network as it is while sampling, got a network whose "
                     f"{which} learns running statistics: call .eval() on the network"
@@ -116,11 +116,11 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
 
 def _fickle(layer: nn.Module) -> bool:
     """Whether the layer, in training mode, draws masks or slopes, or moves on an iteration."""
-    if modules.is_a(layer, _DropoutNd):
+    if modules.is_a(layer, DropoutBase):
         return getattr(layer, "p", 1) > 0  # which a trace has no more
     if isinstance(layer, (nn.RNNBase, nn.MultiheadAttention)):
         return layer.dropout > 0 and getattr(layer, "num_layers", 2) > 1
-    return isinstance(layer, (nn.RReLU, _SpectralNorm)) or any(
+    return isinstance(layer, (nn.RReLU, SpectralNormBase)) or any(
         isinstance(hook, SpectralNorm) for hook in layer._forward_pre_hooks.values()
     )
 

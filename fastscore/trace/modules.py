@@ -14,7 +14,7 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 
 from .._core import checks
-from .._core.private_torch import _BatchNorm, _DropoutNd, _InstanceNorm
+from .._core.private_torch import BatchNormBase, DropoutBase, InstanceNormBase
 from ..energy import EnergyScore
 
 
@@ -53,7 +53,7 @@ def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> La
             compiled |= "_orig_mod" in layer._modules or getattr(layer, "_compiled_call_impl", None) is not None
             parallel |= isinstance(layer, DistributedDataParallel)
             scripted |= isinstance(layer, torch.jit.ScriptModule)
-            normed |= isinstance(layer, (torch.nn.LayerNorm, _InstanceNorm))
+            normed |= isinstance(layer, (torch.nn.LayerNorm, InstanceNormBase))
     return Layers(recurrent, compiled, parallel, scripted, normed)
 
 
@@ -67,12 +67,12 @@ def sets_mode(held: Iterable[Any]) -> bool:
 def refuse(layer: torch.nn.Module, path: str, mode: str, name: str) -> None:
     """Raise if the layer mixes samples, or draws masks for differences."""
     which = f"a network whose {kind(layer)} {path!r}"
-    if is_a(layer, _BatchNorm) and (layer.training or getattr(layer, "running_mean", None) is None):
+    if is_a(layer, BatchNormBase) and (layer.training or getattr(layer, "running_mean", None) is None):
         advice = "call .eval() on the network" if layer.training else "give it track_running_stats=True"
         raise ValueError(
             f"{name} must act on each sample by itself, got {which} normalises by statistics of the batch: {advice}"
         )
-    if is_a(layer, _DropoutNd) and layer.training and getattr(layer, "p", 1) > 0 and mode == "fd":
+    if is_a(layer, DropoutBase) and layer.training and getattr(layer, "p", 1) > 0 and mode == "fd":
         raise ValueError(
             f"{name} must be the same function at every call for finite differences, got {which} draws a "
             "mask: call .eval() on the network"

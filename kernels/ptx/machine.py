@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from collections import namedtuple
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -32,7 +32,7 @@ class Unwritten:
     """An argument whose memory holds nothing yet: to read it is a fault. A launch leaves which bytes it wrote."""
 
     array: np.ndarray
-    written: np.ndarray | None = None
+    written: np.ndarray = field(init=False, repr=False)
 
 
 # what all blocks of a launch share: bytes of the parameters, addresses of variables, sizes of memories by space

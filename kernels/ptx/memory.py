@@ -151,7 +151,7 @@ class Memory:
             self._forbid(plain, "race", "atomic beside a plain access", a)
             self.writes.enter(cells, a)
             self.atomic[cells] = True
-        old = np.zeros(len(cells), dtype)
+        old: np.ndarray = np.zeros(len(cells), dtype)
         for k, row in enumerate(cells):
             old[k : k + 1] = self.data[row].view(dtype)
             self.data[row] = change(k, old[k : k + 1]).astype(dtype).view(np.uint8)

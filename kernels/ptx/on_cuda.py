@@ -78,6 +78,7 @@ def form_of(
 
 
 def draws(handle: fs.Probes, first: int, count: int) -> int:
+    """How many draws, each of which all colours share, the probes ``first`` .. ``first + count - 1`` take."""
     colors = handle.coloring.colors if handle.coloring else 1
     return (first + count - 1) // colors + 1 - first // colors if count else 0
 

@@ -56,14 +56,16 @@ class Compiler:
             text=True,
             env=environment,
         )
+        assert self.process.stdin and self.process.stdout  # both are pipes
+        self.requests, self.answers = self.process.stdin, self.process.stdout
         self.known: dict[str, tuple[Module, dict]] = {}
 
     def __call__(self, request: dict) -> tuple[Module, dict]:
         line = json.dumps(request, sort_keys=True)
         if line not in self.known:
-            self.process.stdin.write(line + "\n")
-            self.process.stdin.flush()
-            text = self.process.stdout.readline()
+            self.requests.write(line + "\n")
+            self.requests.flush()
+            text = self.answers.readline()
             answer = json.loads(text) if text else {"error": Path(self.errors.name).read_text()}
             if "error" in answer:
                 raise RuntimeError(answer["error"])
@@ -71,7 +73,7 @@ class Compiler:
         return self.known[line]
 
     def close(self) -> None:
-        self.process.stdin.close()
+        self.requests.close()
         self.process.wait(30)
         self.errors.close()
 
@@ -113,7 +115,9 @@ class Launch:
         signature = inspect.signature(kernel)
         options = {k: named[k] for k in named if k not in signature.parameters}
         bound = signature.bind(*args, **{k: v for k, v in named.items() if k not in options})
-        types, constants, aligned = {}, {}, []
+        types: dict[str, str] = {}
+        constants: dict[str, Any] = {}
+        aligned: list[int] = []
         for place, (name, value) in enumerate(bound.arguments.items()):
             annotation = signature.parameters[name].annotation
             if "constexpr" in str(annotation) or value is None:
@@ -200,7 +204,7 @@ def replaced(stand_in: Callable[[Any], Recorder]) -> Iterator[dict[str, Recorder
 
     Launches are then made as on a GPU, with its blocks, though their tensors may lie on the CPU.
     """
-    launches = import_module("fastscore.kernels._launch")
+    launches: Any = import_module("fastscore.kernels._launch")
     before = {name: getattr(import_module(f"fastscore.kernels.{name}"), f"{name}_kernel") for name in kernel_files()}
     interpreted, launches.interpreted = launches.interpreted, lambda: False
     made = {name: stand_in(kernel) for name, kernel in before.items()}

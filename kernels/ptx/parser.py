@@ -67,10 +67,9 @@ _DROPPED = re.compile(
     re.S | re.M,
 )
 _TOKEN = re.compile(
-    r"(?P<entry>(?:\.visible\s+|\.weak\s+)?\.entry\s[^{]*)|(?P<brace>[{}])|"
-    r"(?P<label>[\w$%.]+)\s*:(?!:)|(?P<statement>[^;{}][^;]*);|;"
+    r"(?:(?P<entry>(?:\.visible\s+|\.weak\s+)?\.entry\s[^{]*)|(?P<brace>[{}])|"
+    r"(?P<label>[\w$%.]+)\s*:(?!:)|(?P<statement>[^;{}][^;]*);|;)\s*"
 )
-_SPACE = re.compile(r"\s*")
 _DECLARATION = re.compile(
     r"(\.extern\s+)?(?:\.(?:visible|weak|common)\s+)?"
     r"\.(global|const|shared|local|param)\s+((?:\.\w+\s+(?:\d+\s+)?)*?)"
@@ -88,10 +87,12 @@ def parse(text: str) -> Module:
         token = _TOKEN.match(text, at)
         if not token:
             raise UnknownPtx(text[at : at + 80])
-        at = _SPACE.match(text, token.end()).end()
+        at = token.end()
         if token["entry"]:
-            name, params = re.search(r"\.entry\s+([\w$.]+)\s*\((.*?)\)", token["entry"], re.S).groups()
-            body = _Body(Entry(name, [_variable(p) for p in params.split(",") if p.strip()]))
+            head = re.search(r"\.entry\s+([\w$.]+)\s*\((.*?)\)", token["entry"], re.S)
+            if not head:
+                raise UnknownPtx(token["entry"][:80])
+            body = _Body(Entry(head[1], [_variable(p) for p in head[2].split(",") if p.strip()]))
         elif token["statement"] and body is None:
             module.variables.append(_variable(token["statement"]))
         elif body is None:
@@ -157,11 +158,11 @@ class _Body:
             opcode, _, operands = rest.strip().partition(" ")
             op, *mods = opcode.split(".")
             parts = [] if op == "bra" else [self._operand(o, text) for o in _split(operands)]
-            guard = self._operand(guard, text) if guard else None
-            self.entry.code.append(Instruction(op, tuple(mods), parts, text, guard))
+            predicate = self._operand(guard, text) if guard else None
+            self.entry.code.append(Instruction(op, tuple(mods), parts, text, predicate))
             if op == "bra":
-                names = [operands.strip() + ending for ending, _ in reversed(self.scopes)]
-                self.branches.append((self.entry.code[-1], names))
+                labels = [operands.strip() + ending for ending, _ in reversed(self.scopes)]
+                self.branches.append((self.entry.code[-1], labels))
 
     def _register(self, name: str) -> Reg | None:
         for ending, declared in reversed(self.scopes):

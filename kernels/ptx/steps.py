@@ -101,10 +101,10 @@ def _move(i: Instruction) -> Step:
 
 def _space(mods: tuple[str, ...]) -> tuple[str, int, str]:
     """(state space, elements of a vector, type) of a memory instruction; the hints for caches do not matter."""
-    *mods, t = (m.removesuffix("::cta") for m in mods)
-    space = next((m for m in mods if m in ("global", "shared", "local", "param", "const")), "generic")
-    vector = next((int(m[1:]) for m in mods if m in ("v2", "v4", "v8")), 1)
-    known(t in BITS and all(m in (space, f"v{vector}") or CACHE_HINTS.fullmatch(m) for m in mods))
+    *words, t = (m.removesuffix("::cta") for m in mods)
+    space = next((m for m in words if m in ("global", "shared", "local", "param", "const")), "generic")
+    vector = next((int(m[1:]) for m in words if m in ("v2", "v4", "v8")), 1)
+    known(t in BITS and all(m in (space, f"v{vector}") or CACHE_HINTS.fullmatch(m) for m in words))
     return space, vector, t
 
 
@@ -114,6 +114,7 @@ def _load(i: Instruction) -> Step:
     known(len(_parts(i.operands[0])) == vector)
 
     def step(b: Blocks, index: Index) -> str:
+        rows: np.ndarray
         if space == "param":
             raw = b.program.params[address.base.name][address.offset : address.offset + size]
             if len(raw) != size or address.offset < 0:
@@ -187,11 +188,11 @@ def _setp(i: Instruction) -> Step:
         x, y = (b.read(o, t, index) for o in i.operands[1:3])
         if "ftz" in mods:
             x, y = (encode(t, flush(t, decode(t, v))) for v in (x, y))
-        results = function(x, y), ~function(x, y)
+        results: tuple[np.ndarray, ...] = (function(x, y), ~function(x, y))
         if joins:
             third = b.read(i.operands[3], "pred", index)
-            results = (joins[0](result, third) for result in results)
-        for register, result in zip(targets, tuple(results)):
+            results = tuple(joins[0](result, third) for result in results)
+        for register, result in zip(targets, results):
             b.write(register, result, index)
         return "float" if t in FLOATS else "integer"
 

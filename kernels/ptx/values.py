@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -103,9 +104,9 @@ def _odd(near: np.ndarray, error: np.ndarray) -> np.ndarray:
     return bits.view(near.dtype)
 
 
-_fma_f64 = ctypes.CDLL("libm.so.6").fma
-_fma_f64.restype, _fma_f64.argtypes = ctypes.c_double, [ctypes.c_double] * 3
-_fma_f64 = np.vectorize(_fma_f64, otypes=[np.float64])
+_libm_fma = ctypes.CDLL("libm.so.6").fma
+_libm_fma.restype, _libm_fma.argtypes = ctypes.c_double, [ctypes.c_double] * 3
+_fma_f64 = np.vectorize(_libm_fma, otypes=[np.float64])
 
 
 def fma(t: str, a: np.ndarray, b: np.ndarray, c: np.ndarray) -> np.ndarray:
@@ -323,7 +324,7 @@ def _integer(op: str, flags: list[str], t: str) -> Alu:
 
 def compare(name: str, t: str) -> Callable:
     """``setp``'s comparison on bits; the unordered ones are true beside a NaN."""
-    ordered = {
+    ordered: dict[str, Callable[..., Any]] = {
         "eq": np.equal,
         "ne": np.not_equal,
         "lt": np.less,

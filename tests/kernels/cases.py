@@ -16,9 +16,9 @@ if DEVICE.type == "cpu":
 triton = pytest.importorskip("triton")
 
 import triton.language as tl  # noqa: E402
-from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb, philox  # noqa: E402, F401
 
 from fastscore._core.sequence import numbers  # noqa: E402
+from fastscore.kernels import _launch, dsm_loss, fill, langevin_step, perturb, philox  # noqa: E402, F401
 
 if DEVICE.type == "cpu" and type(tl.sum).__name__ != "InterpretedFunction":
     raise RuntimeError("triton was imported before TRITON_INTERPRET=1 was set: its tl.sum cannot be interpreted")

@@ -4,8 +4,8 @@ import os
 import shutil
 
 import pytest
-from fastscore.kernels.ptx.on_ptx import Compiler, OnPtx, loose, replaced
 
+from fastscore.kernels.ptx.on_ptx import Compiler, OnPtx, loose, replaced
 from tests.conftest import optional
 
 

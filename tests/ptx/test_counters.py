@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+
 from fastscore.kernels.ptx.counters import Counters
 from fastscore.kernels.ptx.machine import Unwritten, launch
 

@@ -6,6 +6,7 @@ from fractions import Fraction
 
 import numpy as np
 import pytest
+
 from fastscore.kernels.ptx import values
 from fastscore.kernels.ptx.machine import launch
 

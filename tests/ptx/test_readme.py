@@ -4,7 +4,6 @@ import re
 from pathlib import Path
 
 import fastscore.kernels.ptx
-
 from tests.conftest import optional
 
 

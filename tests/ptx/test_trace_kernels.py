@@ -6,10 +6,10 @@ Values against the native CPU backend: the directions bit for bit, sums to round
 import numpy as np
 import pytest
 import torch
-from fastscore.kernels.ptx.on_cuda import MANGLED, compile_all, dot, fill, slope_dot, slope_dot_gradient
 
 import fastscore as fs
 from fastscore._core import backends
+from fastscore.kernels.ptx.on_cuda import MANGLED, compile_all, dot, fill, slope_dot, slope_dot_gradient
 from fastscore.ops.mlp_divergence import ACTIVATIONS, reference
 
 from ..ops.probe_cases import FORMS, PROBES, probes, tensor
