@@ -1,6 +1,6 @@
 // Two standard normals from two random words: Box-Muller as ONE sequence of IEEE float32 operations, so that every
-// backend gives the same bits. The sequence, and where its constants come from: box_muller in fastscore/_core/sequence.py.
-// Compile with -ffp-contract=off; the fused multiply-adds are the explicit ones.
+// backend gives the same bits. The sequence, and where its constants come from: box_muller in
+// fastscore/_core/sequence.py. Compile with -ffp-contract=off; the fused multiply-adds are the explicit ones.
 #pragma once
 
 #include <cmath>
