@@ -98,7 +98,7 @@ def save_training_curves(
         label="median" if many else "loss",
     )
     axes[0].legend(fontsize=8, frameon=False)
-    pace = f", {speed:,.0f} images/s" if math.isfinite(speed) else ""
+    pace = f", {speed:,.0f} samples/s" if math.isfinite(speed) else ""
     canvas.style(axes[0], f"Loss ({int(steps[-1]):,} steps{pace})", "step", "loss per sample")
     if panels == 3:
         _level_panels(figure, axes, steps, levels, sigmas, log_steps)
@@ -253,7 +253,7 @@ def _cloud_panel(ax: Any, title: str, samples: Tensor, limits: tuple[float, floa
     if modes is not None:
         distances = torch.cdist(samples[samples.isfinite().all(1)], modes.detach().float().cpu())
         counts = torch.bincount(distances.argmin(1), minlength=len(modes))
-        title += ": mode weights " + " / ".join(f"{n / max(1, len(samples)):.2f}" for n in counts.tolist())
+        title += "\nmode weights " + " / ".join(f"{n / max(1, len(samples)):.2f}" for n in counts.tolist())
     if not bool(inside.all()):
         title += f"\n{int((~inside).sum())} of {len(samples)} outside the picture"
     ax.scatter(samples[:, 0], samples[:, 1], s=4, color=canvas.ACCENT, alpha=0.35, linewidths=0)

@@ -25,7 +25,7 @@ def report() -> str:
     lines = [
         f"fastscore {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"{platform.system()} {platform.machine()}",
-        f"CPU: {os.cpu_count()} cores, {torch.get_num_threads()} threads",
+        f"CPU: {_plural(os.cpu_count() or 1, 'core')}, {_plural(torch.get_num_threads(), 'thread')}",
     ]
     if torch.cuda.is_available():
         lines += [f"GPU {i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
@@ -68,6 +68,10 @@ def _served(operator: str, device: torch.device) -> str:
     """The backend of an operator, and where it is the reference for want of another, that it is slow."""
     slow = backends.slow(operator, device)
     return backends.default(device, operator) + (f", 10 to 100 times slower than compiled: {slow}" if slow else "")
+
+
+def _plural(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _state(module: str, extra: str) -> str:

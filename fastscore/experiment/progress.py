@@ -35,7 +35,7 @@ class Lines:
         pace = (self.n - self.first) / max(self.told - self.began, 1e-9)
         share = f" ({100 * self.n // self.total} %)" if self.total else ""
         print(
-            f"{self.desc}: {self.n} of {self.total} {self.unit}{share}, {pace:.3g} {self.unit}/s{self.notes}",
+            f"{self.desc}: {self.n} of {self.total}{share}, {pace:.3g} {self.unit}/s{self.notes}",
             file=sys.stderr,
             flush=True,
         )

@@ -7,4 +7,13 @@ from .mlp_divergence import mlp_divergence
 from .perturb import perturb
 from .probe_dot import probe_dot
 
-__all__ = ["Coloring", "Probes", "dsm_loss", "fill_probes", "langevin_step", "mlp_divergence", "perturb", "probe_dot"]
+__all__ = [
+    "Coloring",
+    "Probes",
+    "dsm_loss",
+    "fill_probes",
+    "langevin_step",
+    "mlp_divergence",
+    "perturb",
+    "probe_dot",
+]

@@ -52,7 +52,7 @@ def test_curves_of_a_short_run_are_the_records(tmp_path, figures):
     assert levels.lines[2].get_ydata().tolist() == pytest.approx([0.1, 0.05, 1 / 30])
     assert last.lines[0].get_xdata().tolist() == pytest.approx([1, 0.1, 0.01])
     assert last.lines[0].get_ydata().tolist() == pytest.approx([5 / 3, math.nan, 1 / 30], nan_ok=True)
-    assert total.get_title("left") == "Loss (30 steps, 1,000 images/s)"
+    assert total.get_title("left") == "Loss (30 steps, 1,000 samples/s)"
     assert {ax.get_xlabel() for ax in (total, levels)} == {"step"}
     assert last.get_xlabel() == bar.get_ylabel() == "noise level σ (units of the data)"
     assert {ax.get_ylabel() for ax in (total, levels, last)} == {"loss per sample"}
@@ -154,9 +154,9 @@ def test_score_field_arrows_errors_and_weights(tmp_path, figures):
     )
     learned, exact, error, *clouds, _ = figures[0].axes
     assert [ax.get_title("left") for ax in clouds] == [
-        "Data: mode weights 0.80 / 0.20",
-        "Plain Langevin: mode weights 0.50 / 0.50",
-        "Annealed Langevin: mode weights 0.79 / 0.20\n2 of 102 outside the picture",
+        "Data\nmode weights 0.80 / 0.20",
+        "Plain Langevin\nmode weights 0.50 / 0.50",
+        "Annealed Langevin\nmode weights 0.79 / 0.20\n2 of 102 outside the picture",
     ]
     arrows = next(c for c in exact.collections if hasattr(c, "U"))
     points = torch.from_numpy(np.stack([arrows.X, arrows.Y], 1)).float()

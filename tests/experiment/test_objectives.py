@@ -188,7 +188,7 @@ def test_what_an_objective_is_told_of_it(toy_objective, tmp_path, capsys):
     with pytest.raises(SystemExit):
         cli.main(["train", "toy", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "--objective {dsm,ssm,capricious}" in text and "capricious, a toy, draws as often as it likes." in text
+    assert f"--objective {{{','.join(OBJECTIVES)}}}" in text and "capricious, a toy, draws as often as it likes." in text
     assert "--norm {l1,l2} Norm of the error; by default l2. Only with --objective capricious." in text
     assert "--strength FLOAT" in text and "--objective-options" not in text
     row = "| `capricious` | a toy: draws as often as it likes | points | `strength`, `norm` | nobody |\n"
@@ -205,8 +205,8 @@ def test_what_an_objective_is_told_of_it(toy_objective, tmp_path, capsys):
 @pytest.mark.parametrize(
     "changes, error, message",
     [
-        ({"objective": "ism"}, ValueError, "objective must be one of 'dsm', 'ssm', got 'ism'"),
-        ({"objective": ["dsm"]}, TypeError, "objective must be one of dsm, ssm, got list"),
+        ({"objective": "ism"}, ValueError, f"objective must be one of {', '.join(map(repr, OBJECTIVES))}, got 'ism'"),
+        ({"objective": ["dsm"]}, TypeError, f"objective must be one of {', '.join(OBJECTIVES)}, got list"),
         ({"objective_options": 3}, TypeError, "objective_options must be a mapping of names to values, got int 3"),
         (
             {"objective_options": {"n_particles": 2}},

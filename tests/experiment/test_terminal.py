@@ -319,9 +319,9 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, capsys):
         bar.update()
     bar.close()
     assert capsys.readouterr().err.splitlines() == [
-        "training: 100 of 200 it (50 %), 2 it/s",
-        "training: 160 of 200 it (80 %), 2 it/s, loss 0.25",
-        "training: 200 of 200 it (100 %), 2 it/s, loss 0.25",
+        "training: 100 of 200 (50 %), 2 it/s",
+        "training: 160 of 200 (80 %), 2 it/s, loss 0.25",
+        "training: 200 of 200 (100 %), 2 it/s, loss 0.25",
     ]
     screen = io.StringIO()
     screen.isatty = lambda: True
@@ -333,4 +333,4 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, capsys):
 def test_a_command_in_a_log_file_writes_no_carriage_return(place, tmp_path, capsys):
     cli.main(["sample", str(place / "run"), "--num", "3", "--out", str(tmp_path)])
     err = capsys.readouterr().err
-    assert err.startswith("sampling: 3 of 3 step (100 %), ") and err.count("\n") == 1 and "\r" not in err
+    assert err.startswith("sampling: 3 of 3 (100 %), ") and err.count("\n") == 1 and "\r" not in err

@@ -30,6 +30,7 @@ def scale_shift_kernel(
     MASK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
+    """out = scale_c x + shift_c."""
     row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
