@@ -14,12 +14,11 @@ __all__ = [
     "history",
     "learner",
     "limits",
-    "objective_flags",
+    "options",
     "preview",
     "progress",
     "sample",
     "sample_folder",
-    "sampler_options",
     "terminal",
     "train",
 ]

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .._core.errors import require
+from ..losses import OBJECTIVES
 from ..samplers import DEFAULT, SAMPLERS
-from . import objective_flags, terminal
+from . import terminal
 from .config import PRESETS, TrainConfig, quoted
-from .sampler_options import with_sampler_options
+from .options import flags
 
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
@@ -55,7 +57,7 @@ def train(
     from .sample_folder import check_encodable, check_folder
     from .train import Trainer
 
-    preset = objective_flags.given(preset, options)
+    preset = dataclasses.replace(preset, objective_options=preset.objective_options | options.given())
     run = out or Path("runs") / preset.data
     if change and not resume:
         raise ValueError("--change needs --resume: a new run is trained as it is told to")
@@ -114,7 +116,8 @@ def sample(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
-    **options: Any,
+    *,
+    options: Any,
 ) -> None:
     """Draw new samples from a trained run.
 
@@ -126,17 +129,21 @@ def sample(
         num: How many samples.
         out: Where to write; RUN/samples-SEED where not given.
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
+        sampler: which one draws.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU where there is one.
         quiet: No progress bar.
+        options: of the sampler.
     """
     from .sample import load_run, sample_into, with_sampling
     from .sample_folder import ARRAY
 
-    trained = with_sampling(load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler, **options)
+    trained = with_sampling(
+        load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler, **options.given()
+    )
     picture, array = sample_into(
         out or run / f"samples-{seed}",
         trained,
@@ -168,7 +175,8 @@ def evaluate(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
-    **options: Any,
+    *,
+    options: Any,
 ) -> None:
     """Measure how good a run's samples are.
 
@@ -185,6 +193,7 @@ def evaluate(
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
+        sampler: which one draws.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
@@ -192,6 +201,7 @@ def evaluate(
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU where there is one.
         quiet: No progress bar.
+        options: of the sampler.
     """
     from . import evaluate as evaluation
 
@@ -211,7 +221,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         progress=not quiet,
-        **options,
+        **options.given(),
     )
     folder = out or run
     print(evaluation.table(report))
@@ -233,14 +243,25 @@ def _pair(weights: list[float]) -> str:
 
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
-    objective_flags.annotate(tyro)
     presets: Any = tyro.extras.subcommand_type_from_defaults(
         {name: config for name, (_, config) in PRESETS.items()},
         {name: text for name, (text, _) in PRESETS.items()},
         prefix_names=False,
     )
-    train.__annotations__["preset"] = Annotated[presets, tyro.conf.arg(name="")]
-    train.__annotations__["options"] = objective_flags.flags(tyro)
+    _annotate_objective(tyro)
+    about = "; ".join(f"{e.name}: {e.title} ({e.source}), {e.summary}" for e in SAMPLERS.values())
+    train.__annotations__ |= {
+        "preset": Annotated[presets, tyro.conf.arg(name="")],
+        "options": flags(OBJECTIVES, "objective", tyro),
+    }
+    for command, text in (
+        (sample, f"{about}."),
+        (evaluate, f"{' or '.join(SAMPLERS)}; see fastscore sample --help."),
+    ):
+        command.__annotations__ |= {
+            "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
+            "options": flags(SAMPLERS, "sampler", tyro),
+        }
     kinds = {
         "out": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
@@ -257,12 +278,16 @@ def _commands(tyro: Any) -> dict[str, Any]:
                 command.__annotations__[name] = Annotated[
                     bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
                 ]
-    return {
-        "train": train,
-        "sample": with_sampler_options(sample, tyro, long=True),
-        "evaluate": with_sampler_options(evaluate, tyro, long=False),
-        "doctor": doctor,
-    }
+    return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
+
+
+def _annotate_objective(tyro: Any) -> None:
+    """Show --objective with its choices, and no flag for ``objective_options``, whose entries have flags of their own."""
+    told = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
+    TrainConfig.__annotations__["objective"] = Annotated[
+        str, tyro.conf.arg(help=f"Loss: {told}.", metavar=f"{{{','.join(OBJECTIVES)}}}")
+    ]
+    TrainConfig.__annotations__["objective_options"] = tyro.conf.Suppress[dict[str, Any]]
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """A sampler is one entry of the registry: command line, Python and evaluation offer it and its options from there."""
 
 import dataclasses
+import inspect
 import json
 from functools import partial
 
@@ -196,3 +197,12 @@ def test_settings_that_options_come_from_are_the_runs():
         for option in entry.options:
             if option.setting is not None:
                 assert option.check(option.name, fields[option.setting].default) == fields[option.setting].default
+
+
+def test_no_option_has_a_name_that_is_taken():
+    """By a flag of a command, or by what samples.json and metrics.json say beside the options."""
+    taken = {name for command in (cli.sample, cli.evaluate) for name in inspect.signature(command).parameters}
+    taken |= {"identity", "step", "sha256", "shape", "versions", "data", "samples", "network_evaluations_a_sample"}
+    taken |= {"frechet_distance", "precision", "recall", "mode_weights", "score_error", "features"}
+    assert not taken & {option.name for entry in SAMPLERS.values() for option in entry.options if entry is not TOY}
+    assert not {"exact", "data", "plain"} & set(SAMPLERS)  # the other rows of "mode_weights"
