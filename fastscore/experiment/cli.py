@@ -6,14 +6,13 @@ import dataclasses
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from .._core.errors import require
-from ..losses import OBJECTIVES
 from ..samplers import DEFAULT, SAMPLERS
 from . import terminal
-from .config import PRESETS, TrainConfig, quoted
-from .options import flags
+from .config import TrainConfig, quoted
+from .flags import annotate
 
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
@@ -243,51 +242,8 @@ def _pair(weights: list[float]) -> str:
 
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
-    presets: Any = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-        prefix_names=False,
-    )
-    _annotate_objective(tyro)
-    about = "; ".join(f"{e.name}: {e.title} ({e.source}), {e.summary}" for e in SAMPLERS.values())
-    train.__annotations__ |= {
-        "preset": Annotated[presets, tyro.conf.arg(name="")],
-        "options": flags(OBJECTIVES, "objective", tyro),
-    }
-    for command, text in (
-        (sample, f"{about}."),
-        (evaluate, f"{' or '.join(SAMPLERS)}; see fastscore sample --help."),
-    ):
-        command.__annotations__ |= {
-            "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
-            "options": flags(SAMPLERS, "sampler", tyro),
-        }
-    kinds = {
-        "out": (Path, "PATH"),
-        "data_dir": (Path, "PATH"),
-        "checkpoint": (int, "INT"),
-    }  # tyro's own would be "{None}|PATH"
-    for command in (train, sample, evaluate):
-        for name, annotation in command.__annotations__.items():
-            if name in kinds:
-                kind, metavar = kinds[name]
-                command.__annotations__[name] = Annotated[
-                    kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-                ]
-            elif annotation == "bool":  # a preset's flags come in pairs, --decay and --no-decay; these do not
-                command.__annotations__[name] = Annotated[
-                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
-                ]
+    annotate(train, sample, evaluate, tyro)
     return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
-
-
-def _annotate_objective(tyro: Any) -> None:
-    """Show --objective with its choices, and no flag for ``objective_options``, whose entries have flags of their own."""
-    told = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
-    TrainConfig.__annotations__["objective"] = Annotated[
-        str, tyro.conf.arg(help=f"Loss: {told}.", metavar=f"{{{','.join(OBJECTIVES)}}}")
-    ]
-    TrainConfig.__annotations__["objective_options"] = tyro.conf.Suppress[dict[str, Any]]
 
 
 def main(arguments: list[str] | None = None) -> None:

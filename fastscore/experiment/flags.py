@@ -1,16 +1,69 @@
-"""The flags of the command line that come from the tables of samplers and objectives: one for each of their options."""
+"""The flags of the command line: how tyro is to read the commands.
+
+The tables of samplers and objectives say what there is to choose from, and each of their options has a flag.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .._core.options import Option
-from ..losses import Objective
-from ..samplers import Sampler
+from ..losses import OBJECTIVES, Objective
+from ..samplers import SAMPLERS, Sampler
+from .config import PRESETS, TrainConfig
 
 Table = Mapping[str, Sampler] | Mapping[str, Objective]
+
+
+def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
+    """Write the annotations of the commands as tyro wants them, with the flags that come from the tables."""
+    _annotate_objective(tyro)
+    presets: Any = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()},
+        prefix_names=False,
+    )
+    about = "; ".join(f"{e.name}: {e.title} ({e.source}), {e.summary}" for e in SAMPLERS.values())
+    train.__annotations__ |= {
+        "preset": Annotated[presets, tyro.conf.arg(name="")],
+        "options": flags(OBJECTIVES, "objective", tyro),
+    }
+    for command, text in (
+        (sample, f"{about}."),
+        (evaluate, f"{' or '.join(SAMPLERS)}; see fastscore sample --help."),
+    ):
+        command.__annotations__ |= {
+            "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
+            "options": flags(SAMPLERS, "sampler", tyro),
+        }
+    kinds = {
+        "out": (Path, "PATH"),
+        "data_dir": (Path, "PATH"),
+        "checkpoint": (int, "INT"),
+    }  # tyro's own would be "{None}|PATH"
+    for command in (train, sample, evaluate):
+        for name, annotation in command.__annotations__.items():
+            if name in kinds:
+                kind, metavar = kinds[name]
+                command.__annotations__[name] = Annotated[
+                    kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+                ]
+            elif annotation == "bool":  # a preset's flags come in pairs, --decay and --no-decay; these do not
+                command.__annotations__[name] = Annotated[
+                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
+                ]
+
+
+def _annotate_objective(tyro: Any) -> None:
+    """Show --objective with its choices, and no flag for ``objective_options``, whose entries have flags of their own."""
+    told = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
+    TrainConfig.__annotations__["objective"] = Annotated[
+        str, tyro.conf.arg(help=f"Loss: {told}.", metavar=f"{{{','.join(OBJECTIVES)}}}")
+    ]
+    TrainConfig.__annotations__["objective_options"] = tyro.conf.Suppress[dict[str, Any]]
 
 
 def flags(table: Table, word: str, tyro: Any) -> Any:
