@@ -15,8 +15,8 @@ from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._sampler import ALPHA, DENOISE, SMALLER_ALPHA, START, Options, Sampler
 from ._score import conditioned
-from ._start import initial
-from ._watch import Callback, Trajectory
+from ._start import check_shape, check_start, initial
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -84,6 +84,9 @@ def consistent_annealed(
         )
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
+    shape = check_shape(shape)
+    dtype = check_start(start, shape, dtype)
+    check_watch(len(sigma) - 1, shape, dtype, callback, trajectory, progress)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
     compute = checks.compute_dtype(x)
 

@@ -169,3 +169,13 @@ def test_no_name_of_a_sampler_stands_outside_its_folder():
             if isinstance(node, ast.ImportFrom) and inside:
                 imported = {(node.module or "").split(".")[0], *(alias.name for alias in node.names)}
                 assert not imported & {"experiment", "evaluation"}, f"{path} imports the application"
+
+
+@each_case
+def test_a_wrong_call_takes_no_random_step(case):
+    start = {} if case is CASES["langevin"] else {"start": "normal"}
+    for wrong in ({"callback": 3}, {"trajectory": 3}, {"trajectory": Trajectory(max_bytes=1)}, {"model_kwargs": 3}):
+        rng = fs.Philox(1)
+        with pytest.raises((TypeError, ValueError), match=f"^{next(iter(wrong))} "):
+            case(pull, rng=rng, **start, **wrong)
+        assert rng.step == 0, wrong

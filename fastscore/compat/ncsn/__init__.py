@@ -34,8 +34,8 @@ from .losses import (
 from .runners import (
     Langevin_dynamics,
     anneal_Langevin_dynamics,
-    anneal_Langevin_dynamics_inpainting,
     anneal_langevin_dynamics,
+    anneal_Langevin_dynamics_inpainting,
     baseline_Langevin_dynamics,
     langevin_dynamics,
 )
