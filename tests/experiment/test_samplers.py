@@ -138,7 +138,8 @@ def test_help_offers_it(monkeypatch, capsys):
             "--jumps INT Jumps at each noise level; by default 3. Only with --sampler toy.",
             "--mirrored Turn the samples about 0; by default False. Only with --sampler toy.",
             "--no-mirrored Turn --mirrored off for this call.",
-            "--alpha FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. --",
+            "--alpha FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. Only with "
+            "--sampler annealed or toy. Step size: an update removes the fraction alpha / (2 sigma_L^2) of the noise",
             "--start {uniform,normal}",
             "Only with --sampler annealed or consistent.",
         ):

@@ -158,7 +158,9 @@ def test_the_tables_name_every_sampler_and_option(monkeypatch):
     assert (
         "| `steps_per_level` | Langevin updates at each noise level | as the run was trained | `annealed` |" in options
     )
-    assert options.count("`alpha`") == 1
+    alphas = [line for line in options.splitlines() if line.startswith("| `alpha` | ")]
+    assert len(alphas) == 2 and "sigma_L" in alphas[1] and alphas[1].endswith("| `consistent` |")
+    assert options.count("| `start` | ") == 1
 
 
 def test_no_name_of_a_sampler_stands_outside_its_folder():
