@@ -139,7 +139,7 @@ def test_the_entries_are_the_functions():
 def test_a_trajectory_is_filled():
     for entry in SAMPLERS.values():
         trajectory, seen = Trajectory(), {}
-        draw(entry, {}, trajectory=trajectory, callback=lambda step, x: seen.update({step: x.clone()}))
+        draw(entry, {}, trajectory=trajectory, callback=lambda step, x, seen=seen: seen.update({step: x.clone()}))
         assert trajectory.steps == [*seen] and all(map(torch.equal, trajectory.frames, seen.values())), entry.name
 
 
