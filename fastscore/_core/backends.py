@@ -21,7 +21,7 @@ from torch.compiler import is_compiling
 from . import checks
 from .errors import BackendUnavailable
 from .operators import OPERATORS, ORDINARY
-from .private_torch import in_forward_mode, peek_interpreter_stack
+from .private_torch import transformed as transformed
 
 BACKENDS = ("reference", "native", "triton")
 _DEVICES = {"cpu": "the CPU", "cuda": "CUDA devices"}
@@ -157,11 +157,6 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
         f"slower than compiled (said once, and not inside use_backend('reference')): {reason}",
         stacklevel=checks.caller(),
     )
-
-
-def transformed() -> bool:
-    """Whether the call runs under torch.compile, a torch.func transform, or forward-mode differentiation."""
-    return is_compiling() or peek_interpreter_stack() is not None or in_forward_mode()
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Callable, Sequence
-from functools import wraps
+from functools import lru_cache, wraps
 from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import Any
@@ -24,6 +24,7 @@ from torch._C._functorch import get_unwrapped as unwrapped  # one level
 from torch._C._functorch import is_functorch_wrapped_tensor, is_legacy_batchedtensor, peek_interpreter_stack
 from torch._functorch.pyfunctorch import retrieve_current_functorch_interpreter
 from torch.autograd import forward_ad
+from torch.compiler import is_compiling
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 from torch.nn.modules.instancenorm import _InstanceNorm
@@ -37,18 +38,19 @@ __all__ = [
     "_DropoutNd",
     "_InstanceNorm",
     "_SpectralNorm",
+    "apply",
     "assert_async",
     "backward_pass",
     "constant_to_dynamo",
     "depth",
     "dispatch_modes",
     "forward_rule",
-    "in_forward_mode",
     "is_wrapped",
     "lerp_all",
     "mapped_everywhere",
     "opaque_to_dynamo",
     "peek_interpreter_stack",
+    "transformed",
     "unwrapped",
 ]
 
@@ -57,9 +59,9 @@ assert_async = torch._assert_async  # (condition, text): raises when the values 
 lerp_all = torch._foreach_lerp_  # (tensors, others, weight): every tensor moves in place by weight towards the other
 
 
-def in_forward_mode() -> bool:
-    """Whether a forward-mode level is entered."""
-    return forward_ad._current_level >= 0
+def transformed() -> bool:
+    """Whether the call runs under torch.compile, a torch.func transform, or forward-mode differentiation."""
+    return is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
 def is_wrapped(t: Tensor) -> bool:
@@ -116,6 +118,31 @@ def forward_rule(jvp: Callable) -> Callable:
             return jvp(_Primals(ctx), *tangents)
 
     return rule
+
+
+@lru_cache(maxsize=None)
+def _with_context(function: type[torch.autograd.Function]) -> type[torch.autograd.Function]:
+    """``function`` with ``forward(ctx, ...)`` in place of a ``forward`` and a ``setup_context``: the same derivatives."""
+
+    def forward(ctx: Any, *arguments: Any) -> Any:
+        output = function.forward(*arguments)
+        function.setup_context(ctx, arguments, output)
+        return output
+
+    base = torch.autograd.Function.setup_context  # torch knows by it that there is none
+    parts = {"forward": staticmethod(forward), "setup_context": staticmethod(base), "__module__": function.__module__}
+    return type(function.__name__, (function,), parts)
+
+
+def apply(function: type[torch.autograd.Function], *arguments: Any) -> Any:
+    """``function.apply(*arguments)``, of a function that has a ``setup_context``.
+
+    For such a function torch binds the arguments to the signature of ``forward``, at every call: it takes several times
+    as long as all the rest (25 to 35 us). Only torch.func needs a ``setup_context``, so without it there is another way.
+    """
+    if is_compiling() or peek_interpreter_stack() is not None:
+        return function.apply(*arguments)
+    return _with_context(function).apply(*arguments)
 
 
 def let_steps_vary() -> None:

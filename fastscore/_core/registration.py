@@ -82,8 +82,6 @@ def _vmap_rule(op: Callable, maps: tuple[str, ...], out_batch: int, draws: bool)
         out = op(*merged)
 
         def split(value: Tensor) -> Tensor:
-            if value.shape[out_batch] != mapped * batch:  # the gradient that was not asked for: empty
-                return value.expand(mapped, *value.shape)
             return value.unflatten(out_batch, (mapped, batch)).movedim(out_batch, 0)
 
         return (tuple(map(split, out)), (0,) * len(out)) if isinstance(out, tuple) else (split(out), 0)
@@ -178,9 +176,10 @@ def first_of_slice(rows: int, offset: int, device: torch.device, compiled: bool)
 
 def wants_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd records what is done to any of the tensors."""
-    for t in tensors:
-        if t is not None and t.requires_grad:
-            return torch.is_grad_enabled()
+    if torch.is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
     return False
 
 

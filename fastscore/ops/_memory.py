@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -16,20 +18,16 @@ def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
     tensors share nothing. Tensors without an address (under torch.compile and torch.func) are let through: the
     operators do not write in place there.
     """
-    if torch.compiler.is_compiling() or (start := _address(out)) is None:
+    if torch.compiler.is_compiling() or _plainly_apart(out, read.values()) or _address(out) is None:
         return
-    whole = out.is_contiguous()
-    end = start + out.nbytes
-    if not whole and _overlaps_itself(out):
+    if _overlaps_itself(out):
         raise ValueError(
             f"{name} must have memory of its own for every element, got {checks.describe(out)} with "
             f"strides {out.stride()}: use {name}.contiguous(), or leave {name} out"
         )
     for other_name, other in read.items():
-        if other is None or other is out or (first := _address(other)) is None:
+        if other is None or other is out or _address(other) is None:
             continue
-        if whole and other.is_contiguous() and (first >= end or first + other.nbytes <= start):
-            continue  # the common case, at once
         if not out.numel() or not other.numel():
             continue
         if _same_place(out, other) or not _overlap(out, other):
@@ -38,6 +36,21 @@ def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
             f"{name} must be {other_name} itself or share no memory with it, got {checks.describe(out)} "
             f"that overlaps {other_name} partly: give {name} memory of its own, or leave it out"
         )
+
+
+def _plainly_apart(out: Tensor, others: Iterable[Tensor | None]) -> bool:
+    """The common case, at once: contiguous tensors, and each is ``out`` or begins where it ends, or ends before it."""
+    try:
+        start, end = out.data_ptr(), out.data_ptr() + out.nbytes
+        for other in others:
+            if other is None or other is out:
+                continue
+            first = other.data_ptr()
+            if not other.is_contiguous() or (first < end and first + other.nbytes > start):
+                return False
+    except RuntimeError:  # they have no address
+        return False
+    return out.is_contiguous()
 
 
 def _address(t: Tensor) -> int | None:

@@ -9,9 +9,12 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Operator, Stream, example, example_row
-from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
 from .._core.registration import declare, per_row, raw, row_sum, wants_grad
 from ..rng import Noise, Philox, as_philox, regenerated
+
+
+_STREAM = int(Stream.PERTURB)
 
 
 def perturb(
@@ -53,7 +56,7 @@ def checked(x: Tensor, sigma: Tensor, rng: Philox, alpha: Tensor | None = None) 
 def _served(
     backend: str, transformed: bool, x: Tensor, sigma: Tensor, rng: Philox, alpha: Tensor | None
 ) -> tuple[Tensor, Noise]:
-    noise = rng.noise_for(x, Stream.PERTURB, transformed=transformed, beside=(sigma, alpha))
+    noise = rng.noise_for(x, _STREAM, transformed=transformed, beside=(sigma, alpha))
     if backend == "reference":
         return reference(x, alpha, sigma, noise), noise
     try:
@@ -142,4 +145,4 @@ class _Perturb(torch.autograd.Function):
 
 @opaque_to_dynamo
 def _differentiable(backend: str, *arguments: Any) -> Tensor:
-    return _Perturb.apply(backend, *arguments)
+    return apply(_Perturb, backend, *arguments)

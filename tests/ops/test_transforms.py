@@ -307,7 +307,8 @@ def test_opcheck(layout):
     for name, arguments in {
         "perturb": (x, None, sigma),
         "langevin_step": (x, x, sigma),
-        "dsm_loss": (x, sigma, 2.0, 1.0, True),
+        "dsm_loss": (x, sigma, 2.0),
+        "dsm_loss_and_gradient": (x, sigma, 2.0, 0.5),
         "dsm_loss_gradient": (x, sigma, 2.0, sigma),
         "fill": (x, 0),
     }.items():

@@ -67,8 +67,8 @@ def call(op, backend, x, score, a, one, z, where):
         "langevin_step, one alpha": lambda: raw("langevin_step", backend)(x, score, one, *where),
         "perturb": lambda: raw("perturb", backend)(x, None, a, *where),
         "perturb, alpha": lambda: raw("perturb", backend)(x, a.flip(0), a, *where),
-        "dsm_loss": lambda: raw("dsm_loss", backend)(score, a, 1.5, 1.0, False, *where)[0],
-        "dsm_loss and gradient": lambda: raw("dsm_loss", backend)(score, a, 2.0, 0.3, True, *where),
+        "dsm_loss": lambda: raw("dsm_loss", backend)(score, a, 1.5, *where),
+        "dsm_loss and gradient": lambda: raw("dsm_loss_and_gradient", backend)(score, a, 2.0, 0.3, *where),
         "dsm_loss, gradient alone": lambda: raw("dsm_loss_gradient", backend)(score, a, 1.5, a.flip(0), *where),
     }[op]()
     return result if isinstance(result, tuple) else (result,)
