@@ -346,11 +346,10 @@ class Philox:
         self, x: Tensor, stream: int, *, transformed: bool, beside: Sequence[Tensor | None] = ()
     ) -> tuple[int, int, int, int, Tensor | None, Tensor | None]:
         """``noise_for(...).arguments()``, where nobody asks for the handle."""
-        if transformed:
-            return self.noise_for(x, stream, transformed=True, beside=beside).arguments()
-        offset = self._offset
-        step, state = self._take(x.size(0), offset, None if self._state is None else x.device, 1, compiling=False)
-        return signed(self._seed), step, stream, offset, state, None
+        if transformed or self._state is not None:
+            return self.noise_for(x, stream, transformed=transformed, beside=beside).arguments()
+        step, _ = self._take(x.shape[0], self._offset, None, 1, compiling=False)
+        return signed(self._seed), step, stream, self._offset, None, None
 
     def _take(
         self, rows: int, offset: int, device: torch.device | None, steps: int, *, compiling: bool

@@ -114,6 +114,18 @@ def default(device: torch.device, operator: str | None = None) -> str:
     return "reference"
 
 
+def serving(operator: str, device: torch.device) -> tuple[str, bool]:
+    """:func:`choose`, and whether the call is :func:`transformed`."""
+    if transformed():
+        return choose(operator, device), True
+    if _chosen is not None:
+        return choose(operator, device), False
+    last[operator] = backend = _default(operator, device, _native_problem, _cuda_problem, _has_triton)
+    if backend == "reference":
+        _say_that_it_is_slow(operator, device)
+    return backend, False
+
+
 def choose(operator: str, device: torch.device) -> str:
     """The backend of one call of ``operator``; remembered in :data:`last`."""
     compiling = is_compiling()

@@ -60,7 +60,8 @@ def floating(name: str, value: Any, *, batched: bool = True) -> Tensor:
 
 def like(name: str, value: Any, other_name: str, other: Tensor) -> Tensor:
     """A floating tensor of the same shape and device as ``other``."""
-    floating(name, value, batched=False)
+    if not isinstance(value, Tensor) or value.dtype not in FLOATS:
+        floating(name, value, batched=False)  # which says so
     if value.shape != other.shape:
         raise ValueError(f"{name} must have the shape of {other_name}, {tuple(other.shape)}, got {describe(value)}")
     if not (value.is_cpu and other.is_cpu) and value.device != other.device:
@@ -185,9 +186,11 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
             # the number times one: torch.compile then takes it as an input, and does not compile anew for another
             return torch.ones((), dtype=compute, device=x.device) * number
         return constant(number, compute, x.device)
-    floating(name, value, batched=False)
+    other = value.dtype != compute
+    if other:
+        floating(name, value, batched=False)
     dim, here = value.dim(), (value.is_cpu and x.is_cpu) or value.device == x.device
-    if dim and (dim > 1 or value.size(0) != x.size(0)):
+    if dim and (dim > 1 or value.shape[0] != x.shape[0]):
         raise ValueError(
             f"{name} must be a number or have shape ({len(x)},), one for each sample, got {describe(value)}"
         )
@@ -195,7 +198,7 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {describe(value)}")
     if values:
         positive_values(name, value, zero_allowed=zero_allowed)
-    if not here or value.dtype != compute:
+    if other or not here:
         value = value.to(device=x.device, dtype=compute)
     return value if value.is_contiguous() else value.contiguous()
 

@@ -2,12 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .._core import checks
+
+
+def plainly_apart(out: Tensor, *read: Tensor | None) -> bool:
+    """Whether :func:`check_written` has nothing to find, where that shows at once: all are contiguous, and each tensor is
+    ``out``, or ends before it, or begins behind it."""
+    try:
+        start, size = out.data_ptr(), out.nbytes
+        for other in read:
+            if other is None or other is out:
+                continue
+            gap = other.data_ptr() - start
+            if not other.is_contiguous() or (gap < size and gap > -other.nbytes):
+                return False
+    except RuntimeError:  # one has no address
+        return False
+    return out.is_contiguous()
 
 
 def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
@@ -18,7 +33,7 @@ def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
     tensors share nothing. Tensors without an address (under torch.compile and torch.func) are let through: the
     operators do not write in place there.
     """
-    if torch.compiler.is_compiling() or _plainly_apart(out, read.values()) or _address(out) is None:
+    if is_compiling() or _address(out) is None:
         return
     if _overlaps_itself(out):
         raise ValueError(
@@ -36,21 +51,6 @@ def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
             f"{name} must be {other_name} itself or share no memory with it, got {checks.describe(out)} "
             f"that overlaps {other_name} partly: give {name} memory of its own, or leave it out"
         )
-
-
-def _plainly_apart(out: Tensor, others: Iterable[Tensor | None]) -> bool:
-    """The common case, at once: contiguous tensors, and each is ``out`` or begins where it ends, or ends before it."""
-    try:
-        start, end = out.data_ptr(), out.data_ptr() + out.nbytes
-        for other in others:
-            if other is None or other is out:
-                continue
-            first = other.data_ptr()
-            if not other.is_contiguous() or (first < end and first + other.nbytes > start):
-                return False
-    except RuntimeError:  # they have no address
-        return False
-    return out.is_contiguous()
 
 
 def _address(t: Tensor) -> int | None:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
-from .._core.registration import declare, per_row, raw, wants_grad
+from .._core.registration import declare, direct, per_row, wants_grad
 from ..rng import Noise
 from ._dsm_loss_derivatives import OnePass, differentiable
 
@@ -46,8 +46,10 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
             f"got noise of shape {tuple(noise.shape)} on {noise.device}"
         )
     weight = checks.number("weight", weight)
-    transformed = backends.transformed()
-    backend = "reference" if isinstance(noise, Tensor) else backends.choose("dsm_loss", score.device)
+    if isinstance(noise, Tensor):
+        backend, transformed = "reference", backends.transformed()
+    else:
+        backend, transformed = backends.serving("dsm_loss", score.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
     sigma = checks.per_sample("sigma", sigma, score, values=not fast)
     return _served(backend, transformed, score, noise, sigma, weight)
@@ -56,7 +58,7 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
 def checked(score: Tensor, noise: Noise, sigma: Tensor, weight: float) -> Tensor:
     """:func:`dsm_loss` of arguments that were checked, ``noise`` a handle and ``sigma`` [] or [B]."""
     sigma = sigma.to(checks.compute_dtype(score))
-    return _served(backends.choose("dsm_loss", score.device), backends.transformed(), score, noise, sigma, weight)
+    return _served(*backends.serving("dsm_loss", score.device), score, noise, sigma, weight)
 
 
 def _served(
@@ -69,7 +71,7 @@ def _served(
             return differentiable(backend, score, sigma, weight, *noise.arguments())
         if wants_grad(score):
             return OnePass.apply(backend, score, sigma, weight, *noise.arguments())
-        return raw("dsm_loss", backend)(score, sigma, weight, *noise.arguments())
+        return direct("dsm_loss", backend)(score, sigma, weight, *noise.arguments())
     except RuntimeError:
         checks.positive_values("sigma", sigma)
         raise
