@@ -169,13 +169,13 @@ def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, 
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     if type(value) is float and 7.1e-46 < value < 3.4e38 and not (_elsewhere() if values else dispatch_modes()):
         return constant(value, compute, x.device)  # what most callers pass, at once
-    if isinstance(value, np.ndarray) and value.ndim == 1:
+    if not isinstance(value, Tensor) and isinstance(value, np.ndarray) and value.ndim == 1:
         value = torch.tensor(
             [positive(f"{name}[{i}]", v, zero_allowed=zero_allowed) for i, v in enumerate(value)],
             dtype=compute,
             device=x.device,
         )
-    if not isinstance(value, Tensor):
+    elif not isinstance(value, Tensor):
         number = positive(name, value, zero_allowed=zero_allowed)
         if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:
             raise ValueError(
