@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import langevin_step
+from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
 from ._sampler import ALPHA, DENOISE, SMALLER_ALPHA, START, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
-from ._steps import per_level, step_size
+from ._steps import per_level, step_size, steps
 from ._watch import Callback, Trajectory, check_watch
 
 
@@ -90,7 +90,7 @@ def annealed_langevin(
     dtype = check_start(start, shape, dtype)
     check_watch(len(sigma) * steps_per_level, shape, dtype, callback, trajectory, progress)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
-    alphas = per_level(alpha, sigma)
+    alphas = steps(per_level(alpha, sigma), x)
     return run_chain(
         score,
         x,
