@@ -195,7 +195,9 @@ class Trainer:
                 if log:
                     record = self._log(float(grad_norm), seen / (time.perf_counter() - since))
                     if bar is not None:
-                        bar.set_postfix(loss=f"{record['loss']:.4g}", samples_per_s=f"{record['images_per_second']:.0f}")
+                        bar.set_postfix(
+                            loss=f"{record['loss']:.4g}", samples_per_s=f"{record['images_per_second']:.0f}"
+                        )
                 if save:
                     self._save()
                 if show and preview is not None:

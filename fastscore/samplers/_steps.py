@@ -43,6 +43,11 @@ def per_level(alpha: float, sigma: Sequence[float]) -> list[float]:
     return [alpha * (sigma_i / sigma[-1]) ** 2 for sigma_i in sigma]
 
 
+def steps(alphas: Sequence[float], x: Tensor) -> list[Tensor]:
+    """The step sizes as ``langevin_step.checked`` takes them for ``x``: checked here, once."""
+    return [checks.per_sample("alpha", alpha, x) for alpha in alphas]
+
+
 def _given(alpha: Any, step_lr: Any) -> tuple[str, Any, float]:
     if (alpha is None) == (step_lr is None):
         raise ValueError(

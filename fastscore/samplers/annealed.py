@@ -9,14 +9,14 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import langevin_step
+from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
 from ._sampler import ALPHA, DENOISE, SMALLER_ALPHA, START, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
-from ._start import initial
-from ._steps import per_level, step_size
-from ._watch import Callback, Trajectory
+from ._start import check_shape, check_start, initial
+from ._steps import per_level, step_size, steps
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -86,8 +86,11 @@ def annealed_langevin(
     levels = checks.sigmas("sigmas", sigmas)
     rng, sigma = as_philox(rng), levels.tolist()
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
+    shape = check_shape(shape)
+    dtype = check_start(start, shape, dtype)
+    check_watch(len(sigma) * steps_per_level, shape, dtype, callback, trajectory, progress)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
-    alphas = per_level(alpha, sigma)
+    alphas = steps(per_level(alpha, sigma), x)
     return run_chain(
         score,
         x,

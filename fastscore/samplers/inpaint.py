@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import langevin_step
+from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._score import conditioned
-from ._start import initial
-from ._steps import per_level, step_size
-from ._watch import Callback, Trajectory
+from ._start import check_shape, check_start, initial
+from ._steps import per_level, step_size, steps
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -66,8 +66,10 @@ def inpaint(
     sigma = checks.sigmas("sigmas", sigmas).tolist()
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
-    x = initial(start, image.shape, sigma[0], rng, image.dtype, image.device)
-    alphas = per_level(alpha, sigma)
+    dtype = check_start(start, check_shape(image.shape), image.dtype)
+    check_watch(len(sigma) * steps_per_level, image.shape, dtype, callback, trajectory, progress)
+    x = initial(start, image.shape, sigma[0], rng, dtype, image.device)
+    alphas = steps(per_level(alpha, sigma), x)
 
     def known_at(i: int) -> Callable[[Tensor], Tensor]:
         y = image + sigma[i] * rng.randn(image.shape, stream=Stream.INPAINT, dtype=image.dtype, device=image.device)

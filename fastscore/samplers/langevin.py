@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import langevin_step
+from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import run_chain
 from ._score import Score
-from ._steps import StepSize, root, schedule
-from ._watch import Callback, Trajectory
+from ._steps import StepSize, root, schedule, steps
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -76,8 +76,10 @@ def langevin(
         )
     num_steps = checks.integer("num_steps", num_steps, low=1)
     burn_in, thin = _kept(num_steps, burn_in, thin)
+    check_watch(num_steps, x.shape, x.dtype, callback, trajectory, progress)
     score = Score(score_fn, model_kwargs)
-    alphas, scale, rng = schedule(alpha, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
+    alphas = steps(schedule(alpha, step_lr, num_steps), x)
+    scale, rng = root(preconditioner, x), as_philox(rng)
     kept = []
 
     def step(x: Tensor, s: Tensor, k: int) -> Tensor:
@@ -99,7 +101,7 @@ def langevin(
     return x if thin is None else torch.stack(kept)
 
 
-def _update(x: Tensor, score: Tensor, alpha: float, scale: Tensor | None, rng: Philox) -> Tensor:
+def _update(x: Tensor, score: Tensor, alpha: Tensor, scale: Tensor | None, rng: Philox) -> Tensor:
     """x + alpha/2 M s + sqrt(alpha M) z, M = scale^2, computed as langevin_step does and rounded once."""
     if scale is None:
         return langevin_step(x, score, alpha, rng)
