@@ -113,6 +113,16 @@ def test_the_steps_touch_five_files(copy):
     }
 
 
+def test_the_steps_leave_nothing_to_the_linter(copy):
+    optional("ruff")
+    new = [
+        *(copy / part / "scale_shift.py" for part in ("fastscore/ops", "kernels")),
+        copy / "fastscore/ops/__init__.py",
+    ]
+    run(copy, "-m", "ruff", "format", "--check", *map(str, new))
+    run(copy, "-m", "ruff", "check", "--ignore", "I001", *map(str, new))  # where fastscore/kernels is a link, it errs
+
+
 def test_everything_that_is_derived_has_it(copy):
     run(copy, "-c", RUN, SELECTED, *DERIVED, "--benchmark-disable", TRITON_INTERPRET="1")
     found = json.loads((copy / "found.json").read_text())

@@ -41,8 +41,8 @@ def train(
         preset: what to train; every option below changes one setting of it.
         out: The run folder; runs/DATA where not given.
         resume: Go on from the last checkpoint, or start where there is none.
-        change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm or
-            --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
+        change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm
+            or --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
         options: of the objective.
     """
@@ -121,8 +121,8 @@ def sample(
 ) -> None:
     """Draw new samples from a trained run.
 
-    Writes samples.png (the first hundred), samples.npy (all, float32 [N, C, H, W] in [0, 1]), and samples.json (how
-    they were drawn). Samples that are not finite are not written, and what was there stays.
+    Writes samples.png (the first hundred), samples.npy (all, float32: images [N, C, H, W] in [0, 1], or points [N, 2]), and
+    samples.json (how they were drawn). Samples that are not finite are not written, and what was there stays.
 
     Args:
         run: The run folder that training wrote.

@@ -37,8 +37,7 @@ class TrainConfig:
     """Mirror each training image left to right with probability 1/2."""
 
     model: Literal["ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp"] = "ncsn"
-    """Score network: ncsn (told the noise level), ncsnv2 (divides by it), mlp (for 2-D data); the deeper kinds are for
-    images of 64 pixels and more, ncsnv2deepest of 256."""
+    """Score network: ncsn; ncsnv2, which divides by sigma; the deeper for 64 pixels or more, deepest 256; mlp: 2-D."""
     width: int = 32
     """Channels of the first layer (ngf), or hidden units of the mlp. Time and memory grow with its square."""
 
