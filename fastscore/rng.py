@@ -7,7 +7,7 @@ Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 - counter ``(c0, c1, c2, c3)`` = (block inside the sample, global sample index, step, stream);
 - normals: block ``q`` holds elements ``4q .. 4q+3`` of the sample, in logical (contiguous) order: Box-Muller on the
   words ``(r0, r1)`` and ``(r2, r3)``, all four used, by the one sequence of float32 operations of
-  ``_sequence.box_muller``;
+  ``_core.sequence.box_muller``;
 - uniforms: block ``q`` holds elements ``4q .. 4q+3``, each ``(r >> 8) * 2**-24`` in [0, 1);
 - Rademacher signs: block ``q`` holds elements ``128q .. 128q+127``, one bit each, lowest first; a set bit is -1;
 - the global sample index is ``sample_offset`` + row, so a batch split over calls or ranks draws what the whole
@@ -32,6 +32,8 @@ from ._core.private_torch import backward_pass, depth
 from ._core.recomputation import Replay, refuse_recomputation
 from ._core.registration import declare, first_of_slice, first_sample, fresh_seed, raw
 from ._core.sequence import KINDS, numbers, philox4x32
+
+__all__ = ["Noise", "Philox", "Stream", "as_philox"]
 
 
 class Noise:
@@ -388,8 +390,10 @@ class Philox:
 
     def _return_to(self, mark: int | Tensor, task: int) -> None:
         if self._state is None:
+            assert isinstance(mark, int)
             self._philox_step = mark
         else:
+            assert isinstance(mark, Tensor)
             self._state.copy_(mark)
         self._task = task
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 
 class FastscoreError(Exception):
     """Base of the errors raised by fastscore that are not plain ``ValueError`` or ``TypeError``."""
@@ -42,7 +44,7 @@ class NonFiniteSamples(FastscoreError):
     """Sampling ended in NaN or infinity; the text names the step size. Nothing was written."""
 
 
-def require(module: str, extra: str):
+def require(module: str, extra: str) -> ModuleType:
     """Import an optional ``module``, or raise :class:`MissingDependency` naming the ``extra`` that brings it."""
     import importlib
 

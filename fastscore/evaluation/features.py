@@ -15,7 +15,7 @@ import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -24,6 +24,18 @@ from .._core import checks
 from .._core.errors import DataError, MissingDependency, require
 
 Features = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class ClassFeatures(Protocol):
+    """``Features`` that know classes."""
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Images [N, C, H, W] in [0, 1] to vectors [N, D]."""
+
+    def probabilities(self, features: Tensor, /) -> Tensor:
+        """[N, K]: p(class | image) of vectors [N, D]."""
+
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"

@@ -73,7 +73,7 @@ def langevin_step(
             f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
             f"got noise of shape {tuple(noise.shape)} on {noise.device}"
         )
-    if backend == "reference":
+    if backend == "reference" or not isinstance(noise, Noise):
         value = reference(x, score, alpha, noise)
         return value if out is None else out.copy_(value)
     try:
