@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.errors import DataError, MissingDependency, require
+from .._core.errors import DataError, MissingDependency, how_to_install, require
 
 Features = Callable[[Tensor], Tensor]
 
@@ -210,8 +210,7 @@ def inception_features(
     missing = [name for name in ("torchmetrics", "torch_fidelity") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependency(
-            f"Inception features need {' and '.join(missing)}, not installed: "
-            "run in fastscore's source folder: pip install '.[eval]'"
+            f"Inception features need {' and '.join(missing)}, not installed: {how_to_install('eval')}"
             + (f"; they also need the network's weights: {advice}" if advice else "")
         )
     if advice:
