@@ -64,7 +64,7 @@ def checked(score: Tensor, noise: Noise, sigma: Tensor, weight: float) -> Tensor
 def _served(
     backend: str, transformed: bool, score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float
 ) -> Tensor:
-    if backend == "reference":
+    if backend == "reference" or not isinstance(noise, Noise):
         return reference(score, sigma, weight, noise)
     try:
         if transformed or wants_grad(sigma):

@@ -96,7 +96,7 @@ def _served(
     out: Tensor | None,
 ) -> Tensor:
     """``noise``: where to draw it from, its handle, or its values, which the reference takes."""
-    if backend == "reference":
+    if backend == "reference" or isinstance(noise, Tensor):
         if isinstance(noise, Philox):
             noise = noise.noise_for(x, _STREAM, transformed=transformed, beside=(score, alpha))
         value = reference(x, score, alpha, noise)
