@@ -137,7 +137,9 @@ def sample(
     from .sample import load_run, sample_into, with_sampling
     from .sample_folder import ARRAY
 
-    trained = with_sampling(load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler, **options)
+    trained = with_sampling(
+        load_run(run, device=device, weights=weights, iteration=checkpoint), sampler=sampler, **options
+    )
     picture, array = sample_into(
         out or run / f"samples-{seed}",
         trained,
@@ -205,7 +207,7 @@ def evaluate(
         seed=seed,
         sampler=sampler,
         weights=weights,
-        step=checkpoint,
+        iteration=checkpoint,
         data_dir=data_dir,
         out=out,
         overwrite=overwrite,

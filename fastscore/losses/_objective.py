@@ -36,7 +36,7 @@ class Objective:
             of ``rng`` as it likes: nobody else draws from it afterwards. ``bind`` raises ValueError for a network that
             does not fit.
         options: what it can be told; ``bind`` takes a value for each by name.
-        samples: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
+        sample_kinds: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
     """
 
     name: str
@@ -45,7 +45,7 @@ class Objective:
     summary: str
     bind: Callable[..., BatchLoss]
     options: tuple[Option, ...] = ()
-    samples: tuple[str, ...] = tuple(SAMPLES.values())
+    sample_kinds: tuple[str, ...] = tuple(SAMPLES.values())
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.
@@ -70,10 +70,10 @@ class Objective:
         Raises:
             TypeError, ValueError: an argument of the wrong kind or value; the objective cannot be computed for such samples, or for this network.
         """
-        if SAMPLES.get(len(sample_shape)) not in self.samples:
+        if SAMPLES.get(len(sample_shape)) not in self.sample_kinds:
             raise ValueError(
                 f"objective must be one for samples of shape {tuple(sample_shape)}, got {self.name!r}, which is for "
-                f"{' and '.join(self.samples)} alone"
+                f"{' and '.join(self.sample_kinds)} alone"
             )
         sigmas, weight = checks.sigmas("sigmas", sigmas), checks.number("weight", weight)
         return self.bind(network, sigmas, weight=weight, **self.complete(options))

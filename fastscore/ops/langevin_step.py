@@ -58,7 +58,7 @@ def langevin_step(
     transformed = backends.transformed()
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("langevin_step", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    step_size = checks.per_sample("step_size", step_size, x, zero_allowed=True, values=not fast)
+    step_size = checks.row_numbers("step_size", step_size, x, zero_allowed=True, values=not fast)
     if out is not None:
         _check_out(out, x, score, step_size, noise)
     if noise is None:

@@ -345,7 +345,13 @@ def test_nearest_neighbours_finds_copies_far_from_the_origin():
         (torch.zeros(2, 3), torch.zeros(4, 5), 1, ValueError, r"samples must be \[N, ...\].*\(2, 3\)"),
         (torch.zeros(2, 3), torch.zeros(4, 3), 5, ValueError, "k must be from 1 to 4, got 5"),
         (torch.zeros(0, 3), torch.zeros(4, 3), 1, ValueError, r"samples must be .*\(0, 3\)"),
-        (torch.zeros(2, 3), torch.full((4, 3), math.inf), 1, ValueError, "train must be finite.*in 4 of 4 rows"),
+        (
+            torch.zeros(2, 3),
+            torch.full((4, 3), math.inf),
+            1,
+            ValueError,
+            "training_samples must be finite.*in 4 of 4 rows",
+        ),
         (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(4, 3), 1, TypeError, "samples must be float16"),
     ],
 )
