@@ -90,7 +90,8 @@ class ImageData:
             checks.tensor("labels", labels).dtype != torch.int64 or labels.shape != images.shape[:1]
         ):
             raise ValueError(
-                f"labels must be an int64 tensor of shape ({len(images)},), one an image, got {checks.describe(labels)}"
+                f"labels must be an int64 tensor of shape ({len(images)},), one per image, "
+                f"got {checks.describe(labels)}"
             )
         self.images = images
         self.labels = labels

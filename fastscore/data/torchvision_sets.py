@@ -48,7 +48,7 @@ def mnist(
         dequantize, flips: see :class:`ImageData`.
 
     Raises:
-        DataError: a file of either half is missing or damaged, has labels other than 0 to 9 or not one an image, the
+        DataError: a file of either half is missing or damaged, has labels other than 0 to 9 or not one per image, the
             halves' images differ in size, or the download failed; the text names the files, and says what to put where.
         MissingDependency: torchvision is not installed, or does not match torch.
 
@@ -188,7 +188,7 @@ def _idx(path: Path, dims: int) -> Tensor:
     """A file of the idx format (magic number, ``dims`` sizes, uint8 values), mapped and not yet read.
 
     Raises:
-        OSError, ValueError: it does not read, or is none.
+        OSError, ValueError: it cannot be read, or is not such a file.
     """
     size, head = path.stat().st_size, 4 + 4 * dims
     with path.open("rb") as file:

@@ -65,7 +65,7 @@ class GaussianMixture:
         for name, value in (("weights", self.weights), ("stds", stds)):
             if value.shape != self.means.shape[:1] and (name == "weights" or value.dim()):
                 raise ValueError(
-                    f"{name} must have shape ({len(self.means)},), one a mean, got {checks.describe(value)}"
+                    f"{name} must have shape ({len(self.means)},), one per mean, got {checks.describe(value)}"
                 )
             if not bool((value.isfinite() & (value > 0)).all()):
                 raise ValueError(f"{name} must be finite and greater than 0, got {value.tolist()}")

@@ -74,7 +74,7 @@ def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a config: ``auto`` is CUDA where there is one."""
+    """The device of a config: ``auto`` is CUDA if there is a GPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

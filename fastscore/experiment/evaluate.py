@@ -23,7 +23,7 @@ from .sample import TrainedRun, load_run, sample_into, with_sampling
 from .sample_folder import read_samples, versions
 
 METRICS = "metrics.json"
-_PIXEL_LIMIT = 4096  # pixel values an image; the covariance takes the square of them, its roots the cube
+_PIXEL_LIMIT = 4096  # pixel values per image; the covariance takes the square of them, its roots the cube
 _FID_SAMPLES = 50_000
 
 
@@ -90,7 +90,7 @@ def evaluate(
         "seed": seed,
         "sampler": trained.sampler,
         **trained.options,
-        "network_evaluations_a_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),
+        "network_evaluations_per_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),
     }
 
     def drawn(trajectory: Trajectory | None = None) -> Tensor:
@@ -151,7 +151,7 @@ def _draw_training(run: Path, out: Path, trained: TrainedRun) -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The numbers of a report, one a line."""
+    """The numbers of a report, one per line."""
     lines = []
     for name, value in report.items():
         if name == "versions":

@@ -71,7 +71,7 @@ def load_run(
         iteration: which checkpoint, by its iteration; None: the last.
 
     Raises:
-        CheckpointError: not a run folder, no checkpoint yet (or of that iteration), or a damaged one; the text says which.
+        CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.
         ValueError: ``"ema"`` of a run that keeps none.
     """
     run = Path(run)
@@ -106,11 +106,12 @@ def load_run(
 
 
 def _checkpoint_of(run: Path, iteration: int) -> Path:
-    checkpoint.latest(run)  # says what to do where there is none
+    checkpoint.latest(run)  # raises, and says what to do, if there is no checkpoint
     found = {checkpoint.step_of(folder): folder for folder in checkpoint.steps(run)}
     if iteration not in found:
         raise CheckpointError(
-            f"{run} has no checkpoint of iteration {iteration} (--checkpoint); it has those of {', '.join(map(str, found))}"
+            f"{run} has no checkpoint of iteration {iteration} (--checkpoint); "
+            f"it has those of {', '.join(map(str, found))}"
         )
     return found[iteration]
 
@@ -286,7 +287,7 @@ def sample_into(
     Raises:
         FastscoreError: ``out`` holds samples of other settings, and ``overwrite`` is False.
         NonFiniteSamples, OSError: and what was there stays; see :func:`sample_folder.write_samples`.
-        ValueError: as :func:`sample`. All that can be is told before it samples.
+        ValueError: as :func:`sample`. Whatever can be checked is checked before it samples.
     """
     parts = batches(trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory)
     how = settings(trained, run, num, seed)

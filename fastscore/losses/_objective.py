@@ -29,13 +29,13 @@ class Objective:
         name: its key in the registry, and what the command line calls it.
         title: its name in tables and pictures, without a capital where it is not a proper name.
         source: authors and year.
-        summary: what tells it from the others, in a few words.
+        summary: how it differs from the others, in a few words.
         bind: ``bind(network, sigmas, weight=..., **options)``, of what :meth:`on` checked, gives the loss that is
             called at every iteration with x, labels and rng, and checks no more than these need. ``network(x, labels)``
             is the score; the loss of a sample at level i has the factor sigma_i^weight. The loss may take as many steps
             of ``rng`` as it likes: nobody else draws from it afterwards. ``bind`` raises ValueError for a network that
             does not fit.
-        options: what it can be told; ``bind`` takes a value for each by name.
+        options: the options that it takes; ``bind`` takes a value for each by name.
         sample_kinds: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
     """
 

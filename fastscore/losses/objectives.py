@@ -1,4 +1,4 @@
-"""The objectives of training by name. A new one is a file with its entry, and a line here."""
+"""The objectives of training by name. To add one, write a file with its entry, and add a line here."""
 
 from __future__ import annotations
 

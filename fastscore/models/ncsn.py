@@ -18,7 +18,7 @@ from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 class NCSN(ScoreRefineNet):
     """s(x, y), an estimate of grad log p_sigma(x) at the noise level sigma = sigmas[y].
 
-    A dilated RefineNet whose every norm is an InstanceNorm++ conditioned on the level's index y (see
+    A dilated RefineNet in which every norm is an InstanceNorm++ conditioned on the level's index y (see
     :class:`fastscore.models.refinenet.ScoreRefineNet`); average pooling in the decoder. The output is not
     divided by sigma. The ``state_dict`` has the keys and shapes of the original checkpoints.
 
@@ -83,7 +83,7 @@ class NCSN(ScoreRefineNet):
 
         Returns:
             [B, channels, H, W], of x's dtype. Where values cannot be read (on a GPU, under vmap or torch.compile), a
-            sigma that is none of the levels gives NaN.
+            sigma that is not one of the levels gives NaN.
 
         Raises:
             TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range or a sigma

@@ -46,8 +46,8 @@ def langevin_step(
 
     Raises:
         TypeError: ``x`` or ``score`` is not a floating tensor.
-        ValueError: shapes or devices differ; ``step_size`` negative or not finite; ``out`` while gradients are recorded,
-            or in memory that it shares with an argument in part, or with itself.
+        ValueError: shapes or devices differ; ``step_size`` negative or not finite; ``out`` while gradients are
+            recorded, or in memory that it shares with an argument in part, or with itself.
 
     Source: Welling & Teh 2011; Song & Ermon 2019, algorithm 1.
     """

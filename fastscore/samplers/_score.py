@@ -1,4 +1,4 @@
-"""How samplers call a network: what is refused, what it is told, and what may not happen to the samples meanwhile."""
+"""How samplers call a network: which are refused, what they are called with, why they cannot change the samples."""
 
 from __future__ import annotations
 

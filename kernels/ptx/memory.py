@@ -26,7 +26,7 @@ class Fault(Exception):
 
 
 # Threads, ascending, that want ``size`` bytes each, and how many barriers of their block and warp they have passed;
-# block_size: threads a block, rounded up to warps
+# block_size: threads per block, rounded up to warps
 Access = namedtuple("Access", "offsets addresses size thread epoch warp_epoch block_size text")
 Region = namedtuple("Region", "name start array")  # an allocation: where it starts, and the array that it is a copy of
 

@@ -34,7 +34,7 @@ def test_sample_k_depends_on_seed_step_and_k_alone(name):
     assert not torch.equal(sample(20, Philox(5, step=4)), whole)
     rng = Philox(5, step=3)
     sample(20, rng)
-    assert rng.step == 4  # one step a call, so that iterations never share numbers
+    assert rng.step == 4  # one step per call, so that iterations never share numbers
     assert sample(0, rng).shape == (0, 2)
 
 
@@ -142,7 +142,7 @@ def test_stein_identity():
 @pytest.mark.parametrize(
     "arguments, error, text",
     [
-        (([1.0], [[0.0, 0.0], [1.0, 1.0]]), ValueError, r"weights must have shape \(2,\), one a mean"),
+        (([1.0], [[0.0, 0.0], [1.0, 1.0]]), ValueError, r"weights must have shape \(2,\), one per mean"),
         (([1.0, 1.0], [[0.0], [1.0]], [1.0, 1.0, 1.0]), ValueError, r"stds must have shape \(2,\)"),
         (([1.0, 0.0], [[0.0], [1.0]]), ValueError, r"weights must be finite and greater than 0, got \[1"),
         (([1.0], [[0.0]], -1.0), ValueError, "stds must be finite and greater than 0"),

@@ -162,7 +162,7 @@ def test_precision_recall_equals_the_definition(k, monkeypatch):
     expected = naive_precision_recall(real, fake, k)
     assert 0.1 < expected[0] < 0.5 < expected[1] < 0.95  # there is something to get wrong
     assert metrics.precision_recall(real, fake, k) == expected
-    monkeypatch.setattr(neighbours, "_CHUNK", 7 * 90)  # seven rows a chunk, the last one short
+    monkeypatch.setattr(neighbours, "_CHUNK", 7 * 90)  # seven rows per chunk, the last one short
     assert metrics.precision_recall(real, fake, k) == expected
 
 

@@ -250,7 +250,7 @@ def test_the_trainer_knows_no_objective_by_name():
 
 
 def test_a_run_of_another_version_is_sampled_and_not_trained_further(tmp_path, monkeypatch):
-    """Its iterations drew other numbers. Its config.json may name no objective, which was dsm; the step size was alpha."""
+    """Its iterations drew other numbers. Its config.json may lack the objective (dsm), and call the step size alpha."""
     run = tmp_path / "run"
     config = dataclasses.replace(TOY, iterations=7, decay=False)
     Trainer(config, run).train(progress=False)

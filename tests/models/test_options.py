@@ -191,7 +191,7 @@ def test_unknown_sigma_of_ncsn():
     [
         (torch.zeros(2), r"sigma \(labels are integers\) must be finite and greater than 0 everywhere, got 0.0"),
         (torch.tensor([1.0, float("nan")]), "sigma .* must be finite"),
-        (torch.ones(3), r"sigma must have shape \(2,\), one a sample, got a float32 tensor of shape \(3,\)"),
+        (torch.ones(3), r"sigma must have shape \(2,\), one per sample, got a float32 tensor of shape \(3,\)"),
         (torch.ones(2, 1), r"sigma must have shape \(2,\)"),
         (torch.ones(()), r"sigma must have shape \(2,\)"),
         (torch.ones(2, device="meta"), "sigma must be on the device of the samples, cpu"),

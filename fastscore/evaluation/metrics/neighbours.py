@@ -88,8 +88,8 @@ def nearest_neighbours(samples: Tensor, training_samples: Tensor, k: int = 1) ->
         k: from 1 to M.
 
     Returns:
-        ``indices`` [N, k] int64 into ``training_samples`` and ``distances`` [N, k] float64, nearest first (of equal ones
-        the lower index). An exact copy has distance 0.
+        ``indices`` [N, k] int64 into ``training_samples`` and ``distances`` [N, k] float64, nearest first (of equal
+        ones the lower index). An exact copy has distance 0.
 
     Raises:
         TypeError, ValueError: not floating, different shapes or devices, k out of range, not finite.
