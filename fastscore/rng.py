@@ -7,11 +7,13 @@ Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 - counter ``(c0, c1, c2, c3)`` = (block inside the sample, global sample index, step, stream);
 - normals: block ``q`` holds elements ``4q .. 4q+3`` of the sample, in logical (contiguous) order: Box-Muller on the
   words ``(r0, r1)`` and ``(r2, r3)``, all four used, by the one sequence of float32 operations of
-  ``_sequence.box_muller``;
+  ``_core.sequence.box_muller``;
 - uniforms: block ``q`` holds elements ``4q .. 4q+3``, each ``(r >> 8) * 2**-24`` in [0, 1);
 - Rademacher signs: block ``q`` holds elements ``128q .. 128q+127``, one bit each, lowest first; a set bit is -1;
 - the global sample index is ``sample_offset`` + row, so a batch split over calls or ranks draws what the whole
-  batch would have drawn, and sample ``k`` of 10,000 can be drawn alone.
+  batch would have drawn, and sample ``k`` of 10,000 can be drawn alone;
+- sub-stream ``i`` of a seed is the sequence with the key ``(a, b XOR i)``, where a and b are the first words ``r0`` of
+  the seed's blocks with the counters (0, 0, i, SUBSTREAM) and (1, 0, 0, SUBSTREAM).
 
 A normal's value is a float32 whatever dtype is asked for (float64 holds it exactly, bfloat16 rounds it).
 """
