@@ -43,7 +43,7 @@ def test_import_needs_torch_and_numpy_alone(tmp_path):
     assert not [name for name in trainer if name.startswith(("fastscore.experiment.sample", "fastscore.evaluation"))]
 
 
-def test_a_missing_package_is_told_on_use(tmp_path):
+def test_a_missing_package_is_reported_on_use(tmp_path):
     """All modules load without the packages that they use; what needs one says how to get it."""
     code = """
 import sys
