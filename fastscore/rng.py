@@ -35,6 +35,8 @@ from ._core.recomputation import Replay, refuse_recomputation
 from ._core.registration import declare, first_of_slice, first_sample, fresh_seed, raw
 from ._core.sequence import KINDS, numbers, philox4x32
 
+__all__ = ["Noise", "Philox", "Stream", "as_philox"]
+
 
 class Noise:
     """A handle on standard normal noise: where it is in the random sequence, not its values.
@@ -393,8 +395,10 @@ class Philox:
 
     def _return_to(self, mark: int | Tensor, task: int) -> None:
         if self._state is None:
+            assert isinstance(mark, int)
             self._philox_step = mark
         else:
+            assert isinstance(mark, Tensor)
             self._state.copy_(mark)
         self._task = task
 

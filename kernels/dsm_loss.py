@@ -1,4 +1,4 @@
-"""dsm_loss: 1/2 sigma_b^weight || score + z / sigma_b ||^2 a sample, and its gradient in the same pass.
+"""dsm_loss: 1/2 sigma_b^weight || score + z / sigma_b ||^2 per sample, and its gradient in the same pass.
 
 z is drawn again in the kernel: with the gradient 8 bytes per element in float32, without it 4.
 """
@@ -76,7 +76,9 @@ def launch(
     """loss_b = 1/2 sigma_b^weight sum_d (score + z / sigma_b)^2, without the gradient."""
     sigma, _ = _launch.row_values(sigma, score)
     factor = _factor(sigma, weight)
-    return _run(score, sigma, factor, None, factor, _launch.noise(seed, step, stream, offset, state, index))
+    loss = _run(score, sigma, factor, None, factor, _launch.noise(seed, step, stream, offset, state, index))
+    assert loss is not None  # a factor was given
+    return loss
 
 
 def launch_and_gradient(
@@ -108,7 +110,9 @@ def launch_and_gradient(
     sigma, _ = _launch.row_values(sigma, score)
     factor, grad = _factor(sigma, weight), torch.empty_like(score)
     scaled = factor if scale == 1 else _factor(sigma, weight, sigma.new_full((), scale))
-    return _run(score, sigma, factor, grad, scaled, _launch.noise(seed, step, stream, offset, state, index)), grad
+    loss = _run(score, sigma, factor, grad, scaled, _launch.noise(seed, step, stream, offset, state, index))
+    assert loss is not None  # a factor was given
+    return loss, grad
 
 
 def launch_gradient(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 
 class FastscoreError(Exception):
     """Base of the errors raised by fastscore that are not plain ``ValueError`` or ``TypeError``."""
@@ -24,7 +26,7 @@ class CheckpointError(FastscoreError):
 
 
 class CannotWrite(FastscoreError, OSError):
-    """A file cannot be written, on a full disk, say; ``errno`` and ``filename`` are those of the ``OSError``."""
+    """A file cannot be written, as on a full disk; ``errno`` and ``filename`` are those of the ``OSError``."""
 
     def __init__(self, text: str, errno: int | None = None, filename: str | None = None):
         super().__init__(text)
@@ -42,7 +44,12 @@ class NonFiniteSamples(FastscoreError):
     """Sampling ended in NaN or infinity; the text names the step size. Nothing was written."""
 
 
-def require(module: str, extra: str):
+def how_to_install(extra: str) -> str:
+    """The commands that install fastscore's ``extra``, for messages."""
+    return f"pip install 'fastscore-torch[{extra}]', or in fastscore's source folder: pip install '.[{extra}]'"
+
+
+def require(module: str, extra: str) -> ModuleType:
     """Import an optional ``module``, or raise :class:`MissingDependency` naming the ``extra`` that brings it."""
     import importlib
 
@@ -51,7 +58,7 @@ def require(module: str, extra: str):
     except ImportError as error:
         raise MissingDependency(
             f"this needs the package {module.split('.')[0]!r}, which is not installed ({error}); "
-            f"run in fastscore's source folder: pip install '.[{extra}]'"
+            f"to get it: {how_to_install(extra)}"
         ) from error
     except RuntimeError as error:  # torchvision raises this beside a torch it was not built for
         raise MissingDependency(

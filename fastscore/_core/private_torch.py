@@ -1,6 +1,6 @@
-"""All that the library uses of torch's private parts, and nothing else does: a new torch is looked at here first.
+"""Every private part of torch that the library uses, in one file: the first place to look with a new torch.
 
-Which transforms, modes and backward passes are on; forward mode inside forward mode; what torch.compile is told; and a
+Which transforms, modes and backward passes are on; forward mode inside forward mode; hints for torch.compile; and a
 few functions and classes of torch that have no public name.
 """
 
@@ -84,9 +84,9 @@ def mapped_everywhere(device: torch.device) -> list[Tensor]:
     return marks
 
 
-def _primal(t: Tensor | None) -> Tensor | None:
+def _primal(t: Tensor) -> Tensor:
     """``t`` without the tangent of the innermost forward mode."""
-    if t is None or not t.is_floating_point():
+    if not t.is_floating_point():
         return t
     if not _functorch.is_batchedtensor(t) or _functorch.maybe_get_level(t) != peek_interpreter_stack().level():
         return forward_ad.unpack_dual(t).primal
@@ -99,7 +99,8 @@ class _Primals:
     """A ctx whose saved tensors have no tangents of the innermost forward mode."""
 
     def __init__(self, ctx: Any):
-        self._ctx, self.saved_tensors = ctx, tuple(map(_primal, ctx.saved_tensors))
+        self._ctx = ctx
+        self.saved_tensors = tuple(None if t is None else _primal(t) for t in ctx.saved_tensors)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._ctx, name)
@@ -198,7 +199,7 @@ class _WhenDynamoLoads:
             for function in self.functions:
                 torch.compiler.allow_in_graph(function)
 
-        spec.loader.exec_module = then_allow
+        spec.loader.exec_module = then_allow  # type: ignore[method-assign]  # of this one loader
         return spec
 
 

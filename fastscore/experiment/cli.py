@@ -40,7 +40,7 @@ def train(
     Args:
         preset: what to train; every option below changes one setting of it.
         out: The run folder; runs/DATA where not given.
-        resume: Go on from the last checkpoint, or start where there is none.
+        resume: Go on from the last checkpoint, or start if there is none.
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm
             or --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
@@ -60,7 +60,7 @@ def train(
     preset = dataclasses.replace(preset, objective_options=preset.objective_options | options.given())
     run = out or Path("runs") / preset.data
     if change and not resume:
-        raise ValueError("--change needs --resume: a new run is trained as it is told to")
+        raise ValueError("--change needs --resume: a new run takes its options as they are given")
     checks.one_of("data", preset.data, tuple(DATASETS))
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
@@ -134,7 +134,7 @@ def sample(
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
-        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
         options: of the sampler.
     """
@@ -142,7 +142,7 @@ def sample(
     from .sample_folder import ARRAY
 
     trained = with_sampling(
-        load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler, **options.given()
+        load_run(run, device=device, weights=weights, iteration=checkpoint), sampler=sampler, **options.given()
     )
     picture, array = sample_into(
         out or run / f"samples-{seed}",
@@ -199,7 +199,7 @@ def evaluate(
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
-        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
         options: of the sampler.
     """
@@ -214,7 +214,7 @@ def evaluate(
         seed=seed,
         sampler=sampler,
         weights=weights,
-        step=checkpoint,
+        iteration=checkpoint,
         data_dir=data_dir,
         out=out,
         overwrite=overwrite,

@@ -1,6 +1,6 @@
 """The bounds that the fields of a :class:`fastscore.experiment.config.TrainConfig` keep, each alone and together.
 
-What the machine has no memory for, :mod:`fastscore.experiment.limits` tells.
+Limits of the machine's memory are in :mod:`fastscore.experiment.limits`.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ _COUNTS = {
     "sample_every": (0, _STEPS),
     "seed": (0, 2**63 - 1),
 }
-_REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "alpha")
+_REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "step_size")
 
 
 def numbers(config: TrainConfig) -> dict[str, int | float]:
     """The counts and the real numbers of ``config``, each of its type: an integer in config.json may stand for a real.
 
     Raises:
-        TypeError, ValueError: one is no integer of its range, or an integer beyond all floats. What is otherwise wrong
-            with a real number is left to :func:`check`.
+        TypeError, ValueError: a count is not an integer in its range, or a real number too large for a float.
+            What is otherwise wrong with a real number is left to :func:`check`.
     """
     found = {name: _count(name, getattr(config, name), low, high) for name, (low, high) in _COUNTS.items()}
-    refuse_other_form("alpha", config.alpha, "alpha")
+    refuse_other_form("step_size", config.step_size, "step_size")
     return found | {name: _real(name, getattr(config, name)) for name in _REALS}
 
 
 def check(config: TrainConfig) -> None:
     """Raise TypeError or ValueError where a field is out of its bounds, or does not go with another."""
-    for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
+    for name in ("sigma_begin", "sigma_end", "lr", "eps", "step_size"):
         if not _SMALLEST <= checks.positive(name, getattr(config, name)) <= _LARGEST:
             raise ValueError(
                 f"{name} must be from {_SMALLEST} to {_LARGEST}, which float32 holds, got {getattr(config, name)}"
@@ -72,7 +72,7 @@ def check(config: TrainConfig) -> None:
             raise TypeError(f"{name} must be true or false, got {checks.describe(getattr(config, name))}")
     for name in ("data", "data_dir", "device"):
         if not isinstance(getattr(config, name), str):
-            raise TypeError(f"{name} must be a text, got {checks.describe(getattr(config, name))}")
+            raise TypeError(f"{name} must be a string, got {checks.describe(getattr(config, name))}")
     for name, words in (("model", _MODELS), ("objective", tuple(OBJECTIVES)), ("start", ("uniform", "normal"))):
         if not isinstance(getattr(config, name), str):  # a list, say, which cannot be looked up
             raise TypeError(f"{name} must be one of {', '.join(words)}, got {checks.describe(getattr(config, name))}")
@@ -114,10 +114,10 @@ def _check_together(config: TrainConfig) -> None:
             f"lr must be at most (1 - beta1) {_LARGEST}, since Adam divides by 1 - beta1, got "
             f"{config.lr} and beta1 {config.beta1}"
         )
-    if config.alpha * (config.sigma_begin / config.sigma_end) ** 2 > _LARGEST:
+    if config.step_size * (config.sigma_begin / config.sigma_end) ** 2 > _LARGEST:
         raise ValueError(
-            f"alpha (sigma_begin / sigma_end)^2, the step size at the largest noise level, must be at "
-            f"most {_LARGEST}, got alpha {config.alpha}"
+            f"step_size (sigma_begin / sigma_end)^2, which is used at the largest noise level, must be at "
+            f"most {_LARGEST}, got step_size {config.step_size}"
         )
 
 
@@ -129,7 +129,7 @@ def _count(name: str, value: Any, low: int, high: int | None) -> int:
 
 
 def _real(name: str, value: Any) -> Any:
-    """``value``, as a float where it is a number; what is none is left to the checks that follow."""
+    """``value``, as a float if it is an integer; anything else is left to the checks that follow."""
     value = checks.plain(value)
     try:
         return float(value) if type(value) is int else value

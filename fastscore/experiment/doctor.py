@@ -11,6 +11,7 @@ import torch
 
 from .. import __version__
 from .._core import backends
+from .._core.errors import how_to_install
 from .._core.operators import OPERATORS
 from ..evaluation.features import WEIGHTS
 
@@ -65,7 +66,7 @@ def report() -> str:
 
 
 def _served(operator: str, device: torch.device) -> str:
-    """The backend of an operator, and where it is the reference for want of another, that it is slow."""
+    """The backend of an operator, with a note that it is slow where only the reference is left."""
     slow = backends.slow(operator, device)
     return backends.default(device, operator) + (f", 10 to 100 times slower than compiled: {slow}" if slow else "")
 
@@ -78,7 +79,7 @@ def _state(module: str, extra: str) -> str:
     try:
         found = importlib.import_module(module)
     except ImportError:
-        return f"missing: run in fastscore's source folder: pip install '.[{extra}]'"
+        return f"missing: {how_to_install(extra)}"
     except RuntimeError as error:
         return f"installed, but does not import beside this torch: {error}"
     return str(getattr(found, "__version__", "installed"))

@@ -48,7 +48,7 @@ def evaluate_images(
             )
     extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
     updates = trained.entry.updates(config.num_levels, trained.options)
-    trajectory = Trajectory(max(1, updates // config.num_levels), samples=8)
+    trajectory = Trajectory(max(1, updates // config.num_levels), num_samples=8)
     images = drawn(trajectory)
     _draw_trajectory(trajectory, trained, out / "sampling.png")
     real = data.to_float(train.images)
@@ -56,6 +56,7 @@ def evaluate_images(
     nearest = metrics.nearest_neighbours(images[:20].flatten(1), real.flatten(1), k=4)
     pictures.save_neighbours(images[:20], real[nearest.indices], out / "neighbours.png")
     if feature == "inception":
+        assert isinstance(extract, features.ClassFeatures)
         score = metrics.inception_score(extract.probabilities(extract(images)))
         result["inception_score"] = {"mean": score.mean, "std": score.std}
     elif train.labels is not None and len(train) <= _CLASSIFIER_LIMIT:

@@ -30,7 +30,7 @@ from .._core.errors import CannotWrite, FastscoreError, NonFiniteSamples, requir
 
 ARRAY, PICTURE, SETTINGS, KEPT = "samples.npy", "samples.png", "samples.json", "samples.partial{}.npy"
 _SHOWN = 100
-_NOT_SETTINGS = ("versions", "shape", "run")  # of a run its weights count, not its place
+_NOT_SETTINGS = ("versions", "shape", "run")  # a run is identified by its weights, not by its path
 
 
 def versions() -> dict[str, str]:
@@ -63,10 +63,10 @@ def check_folder(name: str, folder: Path, *, make: bool = True) -> None:
 
 def _nearest(folder: Path) -> Path:
     """``folder`` or the first above it that is there."""
-    for place in (folder, *folder.absolute().parents):
+    for path in (folder, *folder.absolute().parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.lstat(place)
-            return place
+            os.lstat(path)
+            return path
     return Path("/")
 
 

@@ -6,7 +6,7 @@ E[1/2 ||s||^2 + tr ds/dx], with the trace of the score's Jacobian (:func:`ism`),
 (:func:`ssm`, :func:`ssm_vr`, :func:`annealed_ssm_vr`), or with differences (:func:`fd_ssm`).
 :func:`gradient_penalty` is the squared norm of that Jacobian.
 
-What a ``score_fn`` is called with is said by ``conditioning``:
+``conditioning`` says what a ``score_fn`` is called with:
 
 - ``"none"``: ``score_fn(x)``, a network for one noise level;
 - ``"labels"``: ``score_fn(x, labels)``, labels int64 [B], indices into ``sigmas`` (as NCSN and NCSNv2);
@@ -20,10 +20,11 @@ The gradient of an energy is a score by :func:`fastscore.energy_score`. One that
 under ``no_grad``, gives the denoising losses what they need, and the others no Jacobian, which is an error there.
 """
 
-from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce
+from ._objective import Objective
+from .common import PARAMETRIZATIONS, REDUCTIONS, reduce
 from .dsm import draw_labels, dsm, ncsn
 from .implicit import ism
-from .objectives import OBJECTIVES, Objective
+from .objectives import OBJECTIVES
 from .penalty import gradient_penalty
 from .sliced import annealed_ssm_vr, fd_ssm, ssm, ssm_vr
 

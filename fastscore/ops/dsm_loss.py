@@ -51,7 +51,7 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     else:
         backend, transformed = backends.serving("dsm_loss", score.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    sigma = checks.per_sample("sigma", sigma, score, values=not fast)
+    sigma = checks.row_numbers("sigma", sigma, score, values=not fast)
     return _served(backend, transformed, score, noise, sigma, weight)
 
 
@@ -64,7 +64,7 @@ def checked(score: Tensor, noise: Noise, sigma: Tensor, weight: float) -> Tensor
 def _served(
     backend: str, transformed: bool, score: Tensor, noise: Noise | Tensor, sigma: Tensor, weight: float
 ) -> Tensor:
-    if backend == "reference":
+    if backend == "reference" or not isinstance(noise, Noise):
         return reference(score, sigma, weight, noise)
     try:
         if transformed or wants_grad(sigma):

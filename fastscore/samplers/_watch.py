@@ -19,23 +19,23 @@ class Trajectory:
 
     Args:
         every: keep the samples after each ``every``-th step (and after the last).
-        samples: keep only the first so many samples of the batch; ``None`` keeps all.
+        num_samples: keep only the first so many samples of the batch; ``None`` keeps all.
         max_bytes: the most memory it may take; a run that would take more is refused before it starts.
 
     Attributes:
         steps: the step numbers kept (1 is the first update); ``frames``: the samples [n, ...] after each of them.
     """
 
-    def __init__(self, every: int = 1, *, samples: int | None = None, max_bytes: int = 1 << 30):
+    def __init__(self, every: int = 1, *, num_samples: int | None = None, max_bytes: int = 1 << 30):
         self.every = checks.integer("every", every, low=1)
-        self.samples = samples if samples is None else checks.integer("samples", samples, low=1)
+        self.num_samples = num_samples if num_samples is None else checks.integer("num_samples", num_samples, low=1)
         self.max_bytes = checks.integer("max_bytes", max_bytes, low=1)
         self.steps: list[int] = []
         self.frames: list[Tensor] = []
 
     def plan(self, total: int, shape: Sequence[int], dtype: torch.dtype) -> None:
         """Raise if ``total`` steps of samples of ``shape`` [B, ...] would take more than ``max_bytes``."""
-        kept = shape[0] if self.samples is None else min(self.samples, shape[0])
+        kept = shape[0] if self.num_samples is None else min(self.num_samples, shape[0])
         needed = -(-total // self.every) * kept * math.prod(shape[1:]) * dtype.itemsize
         if needed > self.max_bytes:
             raise ValueError(
@@ -47,7 +47,7 @@ class Trajectory:
         """Keep ``x`` where ``step`` is due."""
         if step % self.every == 0 or step == total:
             self.steps.append(step)
-            self.frames.append(x[: self.samples].detach().to("cpu", copy=True))
+            self.frames.append(x[: self.num_samples].detach().to("cpu", copy=True))
 
 
 def check_watch(

@@ -14,7 +14,7 @@ from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
-from ._steps import per_level, step_size, steps
+from ._steps import given_step_size, per_level, steps
 from ._watch import Callback, Trajectory, check_watch
 
 
@@ -25,7 +25,7 @@ def inpaint(
     mask: Tensor,
     sigmas: Tensor | Sequence[float],
     *,
-    alpha: float | None = None,
+    step_size: float | None = None,
     step_lr: float | None = None,
     steps_per_level: int = 100,
     rng: Philox | None = None,
@@ -40,14 +40,14 @@ def inpaint(
 ) -> Tensor:
     """Complete ``image`` where ``mask`` is False, by annealed Langevin dynamics.
 
-    At each level i the known part is y_i = image + sigma_i z (one z a level); before and after every Langevin update
+    At each level i the known part is y_i = image + sigma_i z (one z per level); before and after every Langevin update
     the known part of x is set to y_i. The result's known part is ``image`` itself.
 
     Args:
         image: the known values [B, ...]; what it holds where ``mask`` is False does not matter (NaN included).
         mask: bool, True where ``image`` is known; of a shape that broadcasts to ``image``'s: [H, W], or [1, C, H, W]
-            for one a channel, or [B, 1, H, W] for one a sample. [B, H, W] is an error: it would act on channels.
-        score_fn, sigmas, alpha, step_lr, steps_per_level, rng, start, denoise, clamp, conditioning, model_kwargs,
+            for one per channel, or [B, 1, H, W] for one per sample. [B, H, W] is an error: it would act on channels.
+        score_fn, sigmas, step_size, step_lr, steps_per_level, rng, start, denoise, clamp, conditioning, model_kwargs,
             callback, trajectory, progress: as for :func:`annealed_langevin`. ``clamp`` acts on the inpainted part.
 
     Returns:
@@ -60,7 +60,7 @@ def inpaint(
     """
     checks.floating("image", image)
     known = _check_mask(mask, image)
-    alpha = step_size(alpha, step_lr)
+    step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
     sigma = checks.sigmas("sigmas", sigmas).tolist()
@@ -69,7 +69,7 @@ def inpaint(
     dtype = check_start(start, check_shape(image.shape), image.dtype)
     check_watch(len(sigma) * steps_per_level, image.shape, dtype, callback, trajectory, progress)
     x = initial(start, image.shape, sigma[0], rng, dtype, image.device)
-    alphas = steps(per_level(alpha, sigma), x)
+    step_sizes = steps(per_level(step_size, sigma), x)
 
     def known_at(i: int) -> Callable[[Tensor], Tensor]:
         y = image + sigma[i] * rng.randn(image.shape, stream=Stream.INPAINT, dtype=image.dtype, device=image.device)
@@ -78,7 +78,7 @@ def inpaint(
     x = run_chain(
         score,
         x,
-        lambda x, s, i: langevin_step(x, s, alphas[i], rng),
+        lambda x, s, i: langevin_step(x, s, step_sizes[i], rng),
         [steps_per_level] * len(sigma),
         constraint=known_at,
         denoise_at=sigma[-1] if denoise else None,
@@ -96,7 +96,7 @@ def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
         raise TypeError(
             f"mask must be a bool tensor on {image.device} (True where image is known), got {checks.describe(mask)}"
         )
-    cures = "pass mask[:, None] for one a sample, alike for its channels, or mask[None] for one alike for all samples"
+    cures = "pass mask[:, None] for one per sample, alike for its channels, or mask[None] for one alike for all samples"
     many = mask.dim() > 1 and mask.dim() == image.dim() - 1 and mask.shape[0] > 1
     if many and mask.shape[0] == image.shape[0] == image.shape[1]:
         raise ValueError(

@@ -90,7 +90,7 @@ def test_classifier_probabilities_are_calibrated(classifier, digits):
     assert abs(confidence - accuracy) < 4 * math.sqrt(float((p.amax(1) * (1 - p.amax(1))).mean()) / 899)
 
 
-def test_classifier_is_deterministic_and_works_a_row_at_a_time(classifier, digits):
+def test_classifier_is_deterministic_and_treats_each_row_alone(classifier, digits):
     (train, train_labels), (images, _) = digits
     again = features.classifier_features(train, train_labels)
     assert again.temperature == classifier.temperature
@@ -160,7 +160,8 @@ def test_classifier_refuses_images_of_another_shape(classifier):
 
 def test_classifier_without_sklearn_says_what_to_install(digits, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(errors.MissingDependency, match=r"'sklearn'.*pip install '.\[train\]'"):
+    commands = r"pip install 'fastscore-torch\[train\]', or in fastscore's source folder: pip install '\.\[train\]'$"
+    with pytest.raises(errors.MissingDependency, match=rf"the package 'sklearn', which is not installed.*: {commands}"):
         features.classifier_features(*digits[0])
 
 
@@ -197,7 +198,7 @@ def test_inception_without_packages_and_weights_names_both(monkeypatch, offline)
         features.make("inception")
     assert time.perf_counter() - start < 1
     text = str(caught.value)
-    assert "need torch_fidelity, not installed: run in fastscore's source folder: pip install '.[eval]'" in text
+    assert f"need torch_fidelity, not installed: {errors.how_to_install('eval')}; they also need" in text
     assert f"download {features.WEIGHTS_URL}" in text and text.endswith(f"put it at {offline}")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from fastscore import data
 from fastscore._core import backends
+from fastscore._core.errors import how_to_install
 from fastscore.evaluation import features, metrics
 from fastscore.experiment import cli
 from fastscore.experiment import evaluate as evaluation
@@ -155,7 +157,7 @@ def test_evaluate(run, sampler, capsys):
     assert 0 <= report["precision"] <= 1 and 0 <= report["recall"] <= 1
     assert report["precision_of_train"] > 0.6 and report["recall_of_train"] > 0.6
     assert sum(report["class_histogram"]) == 60 and report["classifier_accuracy"] > 0.97
-    assert report["network_evaluations_a_sample"] == (41 if sampler == "annealed" else 20)
+    assert report["network_evaluations_per_sample"] == (41 if sampler == "annealed" else 20)
     for name in ("samples", "training", "sampling", "neighbours", "classes"):
         assert (run / f"{name}.png").stat().st_size > 1000
     out = capsys.readouterr().out
@@ -163,17 +165,17 @@ def test_evaluate(run, sampler, capsys):
 
 
 def test_sampling_settings_of_one_call(run, tmp_path, capsys):
-    """--alpha, --steps-per-level and --no-denoise change this call; the run's config.json stays."""
+    """--step-size, --steps-per-level and --no-denoise change this call; the run's config.json stays."""
     before = (run / "config.json").read_text()
-    options = ["--alpha", "1e-4", "--steps-per-level", "3", "--no-denoise", "--quiet"]
+    options = ["--step-size", "1e-4", "--steps-per-level", "3", "--no-denoise", "--quiet"]
     cli.main(["sample", str(run), "--num", "5", "--out", str(tmp_path / "a"), *options])
     trained = load_run(run)
-    config = dataclasses.replace(trained.config, alpha=1e-4, steps_per_level=3, denoise=False)
+    config = dataclasses.replace(trained.config, step_size=1e-4, steps_per_level=3, denoise=False)
     expected = sampling.sample(dataclasses.replace(trained, config=config), 5, progress=False)
     np.testing.assert_array_equal(np.load(tmp_path / "a" / "samples.npy"), expected.numpy())
     cli.main(["evaluate", str(run), "--num", "20", "--overwrite", *options])
     report = json.loads((run / "metrics.json").read_text())
-    assert [report[k] for k in ("alpha", "steps_per_level", "denoise", "network_evaluations_a_sample")] == [
+    assert [report[k] for k in ("step_size", "steps_per_level", "denoise", "network_evaluations_per_sample")] == [
         1e-4,
         3,
         False,
@@ -181,12 +183,15 @@ def test_sampling_settings_of_one_call(run, tmp_path, capsys):
     ]
     cli.main(["evaluate", str(run), "--num", "20", "--denoise", "--sampler", "consistent", "--overwrite", "--quiet"])
     report = json.loads((run / "metrics.json").read_text())
-    assert (report["alpha"], report["denoise"]) == (trained.config.alpha, True) and "steps_per_level" not in report
+    assert (report["step_size"], report["denoise"]) == (
+        trained.config.step_size,
+        True,
+    ) and "steps_per_level" not in report
     assert (run / "config.json").read_text() == before
     capsys.readouterr()
     for wrong, message in (
         (["--denoise", "--no-denoise"], "give one of --denoise and --no-denoise"),
-        (["--alpha", "-1"], "alpha must be finite and greater than 0, got -1.0"),
+        (["--step-size", "-1"], "step_size must be finite and greater than 0, got -1.0"),
         (["--sampler", "consistent", "--steps-per-level", "3"], "steps_per_level must be left out"),
     ):
         for command in ("sample", "evaluate"):
@@ -211,12 +216,12 @@ def test_resuming_says_which_sampling_settings_change(tmp_path, capsys):
         str(tmp_path / "run"),
         "--quiet",
     ]
-    cli.main([*toy, "--alpha", "0.1"])
-    cli.main([*toy, "--alpha", "0.1", "--resume"])
+    cli.main([*toy, "--step-size", "0.1"])
+    cli.main([*toy, "--step-size", "0.1", "--resume"])
     assert "from now on" not in capsys.readouterr().out
     cli.main([*toy, "--steps-per-level", "7", "--resume"])
     assert (
-        "from now on this run samples with alpha (was 0.1, now 0.05), steps_per_level (was 100, now 7)\n"
+        "from now on this run samples with step_size (was 0.1, now 0.05), steps_per_level (was 100, now 7)\n"
         in capsys.readouterr().out
     )
 
@@ -296,7 +301,7 @@ def test_points_are_drawn_by_the_sampler_that_is_asked_for(tmp_path, monkeypatch
     points = sampling.sample(load_run(run), 50, sampler="consistent", batch_size=20, progress=False)
     np.testing.assert_array_equal(np.load(run / "samples.npy"), points.numpy())
     report = json.loads((run / "metrics.json").read_text())
-    assert report["sampler"] == "consistent" and report["network_evaluations_a_sample"] == 12
+    assert report["sampler"] == "consistent" and report["network_evaluations_per_sample"] == 12
     assert list(report["mode_weights"]) == ["exact", "data", "consistent", "plain"]
 
 
@@ -312,13 +317,15 @@ def test_toy_recovers_the_weights_by_annealing_alone(tmp_path):
     assert report["frechet_distance"]["samples_to_data"] < 1.0
 
 
-def test_doctor(capsys):
+def test_doctor(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     cli.main(["doctor"])
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}" in out
     assert "operators (dsm_loss, fill, langevin_step, perturb)" in out
     for device in ("cpu", "cuda"):
         assert f"{device:<16} {backends.default(torch.device(device))}" in out
+    assert f"  torch_fidelity   missing: {how_to_install('eval')}\n" in out
 
 
 @pytest.mark.parametrize(
@@ -345,7 +352,7 @@ def test_doctor(capsys):
                 "--seed",
                 "--sampler",
                 "consistent",
-                "--alpha FLOAT",
+                "--step-size FLOAT",
                 "--steps-per-level INT",
                 "--denoise",
                 "--no-denoise",
@@ -360,7 +367,7 @@ def test_doctor(capsys):
                 "recall",
                 "--feature",
                 "50,000 samples with the training set",
-                "--alpha FLOAT",
+                "--step-size FLOAT",
                 "--steps-per-level INT",
                 "--denoise",
                 "--no-denoise",

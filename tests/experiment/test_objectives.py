@@ -143,7 +143,7 @@ TOY_OBJECTIVE = Objective(
             "norm", str, "Norm of the error", partial(checks.one_of, allowed=("l1", "l2")), "l2", choices=("l1", "l2")
         ),
     ),
-    samples=("points",),
+    sample_kinds=("points",),
 )
 
 
@@ -183,7 +183,7 @@ def test_a_new_objective_is_an_entry(toy_objective, tmp_path):
         Trainer(other, tmp_path / "parts", resume=True)
 
 
-def test_what_an_objective_is_told_of_it(toy_objective, tmp_path, monkeypatch, capsys):
+def test_what_an_objective_does_with_its_options(toy_objective, tmp_path, monkeypatch, capsys):
     """The help, the documentation's table, the command that a run is gone on with, and what it does not fit."""
     for name in OBJECTIVES.keys() - {"dsm", "ssm", toy_objective.name}:
         monkeypatch.delitem(OBJECTIVES, name)
@@ -254,7 +254,7 @@ def test_the_trainer_knows_no_objective_by_name():
 
 
 def test_a_run_of_another_version_is_sampled_and_not_trained_further(tmp_path, monkeypatch):
-    """Its iterations drew other numbers. Its config.json may not even name an objective: that was dsm."""
+    """Its iterations drew other numbers. Its config.json may lack the objective (dsm), and call the step size alpha."""
     run = tmp_path / "run"
     config = dataclasses.replace(TOY, iterations=7, decay=False)
     Trainer(config, run).train(progress=False)
@@ -263,8 +263,10 @@ def test_a_run_of_another_version_is_sampled_and_not_trained_further(tmp_path, m
     checkpoint.begin(run, dataclasses.replace(identity, format=1))
     fields = json.loads((run / "config.json").read_text())
     assert fields.pop("objective") == "dsm" and fields.pop("objective_options") == {}
+    fields["alpha"] = fields.pop("step_size") / 2
     (run / "config.json").write_text(json.dumps(fields))
-    assert load_run(run, device="cpu").step == 7
+    trained = load_run(run, device="cpu")
+    assert trained.iteration == 7 and trained.config.step_size == config.step_size / 2
     before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
     with pytest.raises(
         fs.CheckpointError,

@@ -30,7 +30,7 @@ def jump(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory)
         for j in range(options["jumps"]):
             labels = torch.full(shape[:1], i, device=device)
             with torch.no_grad():
-                x = x + options["alpha"] * sigma**2 * score_fn(x, labels)
+                x = x + options["step_size"] * sigma**2 * score_fn(x, labels)
             step = i * options["jumps"] + j + 1
             if callback is not None:
                 callback(step, x)
@@ -46,7 +46,7 @@ TOY = Sampler(
     summary="which no one should use",
     cost="levels x jumps",
     options=(
-        SAMPLERS["annealed"].options[0],  # alpha, which the run's settings have
+        SAMPLERS["annealed"].options[0],  # the step size, which the run's settings have
         Option("jumps", int, "Jumps at each noise level", partial(checks.integer, low=1), default=3),
         Option("width", float, "How far from 0 it begins", checks.positive, default=1.0),
         Option("mirrored", bool, "Turn the samples about 0", boolean, default=False),
@@ -68,22 +68,22 @@ def toy(monkeypatch):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("samplers") / "run"
     config = preset(
-        "toy", data="two_moons", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=2, alpha=0.125
+        "toy", data="two_moons", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=2, step_size=0.125
     )
     Trainer(config, folder).train(progress=False)
     return folder
 
 
 def test_fastscore_sample(run, tmp_path):
-    options = ["--sampler", "toy", "--jumps", "2", "--width", "0.5", "--mirrored", "--alpha", "0.25"]
+    options = ["--sampler", "toy", "--jumps", "2", "--width", "0.5", "--mirrored", "--step-size", "0.25"]
     cli.main(["sample", str(run), "--num", "5", "--seed", "7", "--out", str(tmp_path), *options, "--quiet"])
     said = json.loads((tmp_path / "samples.json").read_text())
-    values = {"sampler": "toy", "alpha": 0.25, "jumps": 2, "width": 0.5, "mirrored": True}
+    values = {"sampler": "toy", "step_size": 0.25, "jumps": 2, "width": 0.5, "mirrored": True}
     assert {name: said[name] for name in values} == values and "steps_per_level" not in said
     trained = load_run(run, device="cpu")
     want = sample(trained, 5, seed=7, progress=False, **values)
     np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), want.numpy())
-    unlike = [{"jumps": 3}, {"width": 0.6}, {"mirrored": False}, {"alpha": 0.125}, {"jumps": None}]
+    unlike = [{"jumps": 3}, {"width": 0.6}, {"mirrored": False}, {"step_size": 0.125}, {"jumps": None}]
     for changes in unlike:
         assert not torch.equal(sample(trained, 5, seed=7, progress=False, **(values | changes)), want), changes
 
@@ -91,7 +91,7 @@ def test_fastscore_sample(run, tmp_path):
 def test_the_same_samples_by_hand(run):
     """The network, the run's noise levels and settings, the entry's defaults, the seed's numbers, in any batches."""
     trained = with_sampling(load_run(run, device="cpu"), sampler="toy")
-    assert trained.options == {"alpha": 0.125, "jumps": 3, "width": 1.0, "mirrored": False}
+    assert trained.options == {"step_size": 0.125, "jumps": 3, "width": 1.0, "mirrored": False}
     rng = Philox(4 + _SAMPLING_SEED)
     want = jump(
         trained.network,
@@ -108,10 +108,10 @@ def test_the_same_samples_by_hand(run):
 
 
 def test_options_given_before_stay_until_another_sampler_is_asked_for(run):
-    trained = with_sampling(load_run(run, device="cpu"), sampler="toy", jumps=2, alpha=0.5)
-    assert with_sampling(trained, width=2.0).options == {"alpha": 0.5, "jumps": 2, "width": 2.0, "mirrored": False}
+    trained = with_sampling(load_run(run, device="cpu"), sampler="toy", jumps=2, step_size=0.5)
+    assert with_sampling(trained, width=2.0).options == {"step_size": 0.5, "jumps": 2, "width": 2.0, "mirrored": False}
     other = with_sampling(trained, sampler="annealed")
-    assert other.options["alpha"] == 0.5 and other.given == {}
+    assert other.options["step_size"] == 0.5 and other.given == {}
     assert with_sampling(other, sampler="toy").options["jumps"] == 3
 
 
@@ -120,7 +120,7 @@ def test_fastscore_evaluate(run, tmp_path, capsys):
     cli.main(["evaluate", str(run), "--num", "20", "--out", str(tmp_path / "a"), *options, "--quiet"])
     report = json.loads((tmp_path / "a" / "metrics.json").read_text())
     assert (report["sampler"], report["jumps"], report["mirrored"]) == ("toy", 2, False)
-    assert report["network_evaluations_a_sample"] == 3 * 2
+    assert report["network_evaluations_per_sample"] == 3 * 2
     assert "jumps" in capsys.readouterr().out
     assert evaluate(run, num=20, sampler="toy", out=tmp_path / "b", progress=False)["jumps"] == 3
 
@@ -138,8 +138,8 @@ def test_help_offers_it(monkeypatch, capsys):
             "--jumps INT Jumps at each noise level; by default 3. Only with --sampler toy.",
             "--mirrored Turn the samples about 0; by default False. Only with --sampler toy.",
             "--no-mirrored Turn --mirrored off for this call.",
-            "--alpha FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. Only with "
-            "--sampler annealed or toy. Step size: an update removes the fraction alpha / (2 sigma_L^2) of the noise",
+            "--step-size FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. "
+            "Only with --sampler annealed or toy. Step size: an update removes the fraction step_size / (2 sigma_L^2) of",
             "--start {uniform,normal}",
             "Only with --sampler annealed",  # and others, but not toy
         ):
@@ -149,16 +149,16 @@ def test_help_offers_it(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--jumps", "2"], "jumps must be left out for sampler 'annealed', which takes alpha, steps_per_level, "),
+        (["--jumps", "2"], "jumps must be left out for sampler 'annealed', which takes step_size, steps_per_level, "),
         (["--sampler", "toy", "--jumps", "0"], "jumps must be at least 1, got 0"),
         (
             ["--sampler", "toy", "--start", "normal"],
-            "start must be left out for sampler 'toy', which takes alpha, jumps",
+            "start must be left out for sampler 'toy', which takes step_size, jumps",
         ),
         (["--sampler", "toy", "--mirrored", "--no-mirrored"], "give one of --mirrored and --no-mirrored, or neither"),
     ],
 )
-def test_wrong_options_are_told(run, arguments, message, capsys):
+def test_wrong_options_are_reported(run, arguments, message, capsys):
     for command in ("sample", "evaluate"):
         with pytest.raises(SystemExit) as stop:
             cli.main([command, str(run), *arguments, "--quiet"])
@@ -167,7 +167,7 @@ def test_wrong_options_are_told(run, arguments, message, capsys):
 
 def test_samples_that_are_not_finite_name_the_entrys_remedy(run):
     with pytest.raises(NonFiniteSamples, match="5 of 5 samples are not finite: jump less than 9 times"):
-        sample(load_run(run, device="cpu"), 5, sampler="toy", width=1e30, jumps=9, alpha=1e30, progress=False)
+        sample(load_run(run, device="cpu"), 5, sampler="toy", width=1e30, jumps=9, step_size=1e30, progress=False)
 
 
 def test_one_option_of_two_kinds_is_an_error(monkeypatch):
@@ -205,7 +205,7 @@ def test_settings_that_options_come_from_are_the_runs():
 def test_no_option_has_a_name_that_is_taken():
     """By a flag of a command, or by what samples.json and metrics.json say beside the options."""
     taken = {name for command in (cli.sample, cli.evaluate) for name in inspect.signature(command).parameters}
-    taken |= {"identity", "step", "sha256", "shape", "versions", "data", "samples", "network_evaluations_a_sample"}
+    taken |= {"identity", "step", "sha256", "shape", "versions", "data", "samples", "network_evaluations_per_sample"}
     taken |= {"frechet_distance", "precision", "recall", "mode_weights", "score_error", "features"}
     assert not taken & {option.name for entry in SAMPLERS.values() for option in entry.options if entry is not TOY}
     assert not {"exact", "data", "plain"} & set(SAMPLERS)  # the other rows of "mode_weights"

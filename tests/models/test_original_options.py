@@ -74,7 +74,7 @@ def test_every_network_is_recognised(name, tmp_path):
     net = make(name, nonlinearity="swish", logit_transform=True)
     file = write(tmp_path, net)
     found = quietly(file, nonlinearity="swish", rescaled=False, logit_transform=True)
-    assert type(found) is type(net) and (found.channels, found.ngf, found.num_classes) == (2, 4, 3)
+    assert type(found) is type(net) and (found.channels, found.ngf, found.num_levels) == (2, 4, 3)
     assert_outputs(found, net)
     assert found.options_from == dict.fromkeys(OPTIONS, "given")
 
@@ -156,7 +156,7 @@ def test_config_elsewhere(tmp_path):
         ({"rescaled": True}, ["nonlinearity='elu'", "logit_transform=False"], ["rescaled="]),
     ],
 )
-def test_what_is_assumed_is_said(given, assumed, not_assumed, tmp_path):
+def test_assumptions_are_reported(given, assumed, not_assumed, tmp_path):
     with pytest.warns(UserWarning, match=r"no config\.yml beside it") as caught:
         found = load_original_checkpoint(write(tmp_path, make()), **given)
     assert caught[0].filename == __file__ and len(caught) == 1

@@ -27,8 +27,8 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 # options to try each entry of the registry with: the row that a new sampler needs
 ROWS = {
-    "annealed": {"alpha": 1e-3, "steps_per_level": 2},
-    "consistent": {"alpha": 1e-3},
+    "annealed": {"step_size": 1e-3, "steps_per_level": 2},
+    "consistent": {"step_size": 1e-3},
 }
 each_entry = pytest.mark.parametrize("entry", SAMPLERS.values(), ids=SAMPLERS)
 
@@ -121,27 +121,30 @@ def test_options_are_checked_and_every_one_counts(entry):
         other = another(option, row[option.name])
         assert not torch.equal(draw(entry, {option.name: other}), draw(entry, {})), option.name
         assert re.fullmatch(r"[A-Z].*[^.\s]", option.help)
-    with pytest.raises(ValueError, match=rf"^magic must be left out for sampler '{entry.name}', which takes alpha, "):
+    taken = ", ".join(row) or "no options"
+    with pytest.raises(
+        ValueError, match=f"^magic must be left out for sampler '{entry.name}', which takes {taken}, got"
+    ):
         entry.complete(row | {"magic": 1})
     assert entry.complete(row | {"magic": None}) == row
     assert entry.remedy.format_map(row)
 
 
 def test_an_option_without_a_default_must_be_given():
-    with pytest.raises(ValueError, match="alpha must be given for sampler 'annealed': Langevin step size"):
+    with pytest.raises(ValueError, match="step_size must be given for sampler 'annealed': Langevin step size"):
         SAMPLERS["annealed"].complete({})
 
 
 def test_the_entries_are_the_functions():
-    """With the paper's eta = alpha / (2 sigma_L^2), but no less than reaches the next level."""
+    """With the paper's eta = step_size / (2 sigma_L^2), but no less than reaches the next level."""
     assert torch.equal(
         draw(SAMPLERS["annealed"], {"denoise": True, "start": "normal"}),
         annealed_langevin(
-            pull, (5, 3), SIGMAS, alpha=1e-3, steps_per_level=2, denoise=True, start="normal", rng=fs.Philox(1)
+            pull, (5, 3), SIGMAS, step_size=1e-3, steps_per_level=2, denoise=True, start="normal", rng=fs.Philox(1)
         ),
     )
-    for alpha, eta in ((0.018, 0.9), (1e-3, 0.7 + 1e-6), (1.0, 1.0)):
-        got = draw(SAMPLERS["consistent"], {"alpha": alpha, "start": "normal"})
+    for step_size, eta in ((0.018, 0.9), (1e-3, 0.7 + 1e-6), (1.0, 1.0)):
+        got = draw(SAMPLERS["consistent"], {"step_size": step_size, "start": "normal"})
         want = consistent_annealed(pull, (5, 3), SIGMAS, eta=eta, denoise=False, rng=fs.Philox(1))
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
@@ -167,8 +170,8 @@ def test_the_tables_name_every_sampler_and_option(monkeypatch):
     assert "| `jumps` | How far it jumps | `7` | `toy` |\n" in options
     row = "| `steps_per_level` | Langevin updates at each noise level | as the run was trained | `annealed`"
     assert row in options  # and perhaps others that take it
-    alphas = [line for line in options.splitlines() if line.startswith("| `alpha` | ")]
-    assert len(alphas) == 2 and "sigma_L" in alphas[1] and alphas[1].endswith("| `consistent` |")
+    step_sizes = [line for line in options.splitlines() if line.startswith("| `step_size` | ")]
+    assert len(step_sizes) == 2 and "sigma_L" in step_sizes[1] and step_sizes[1].endswith("| `consistent` |")
     assert options.count("| `start` | ") == 1
 
 

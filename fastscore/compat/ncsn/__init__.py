@@ -4,8 +4,8 @@ Those of its ``losses/`` need a changed import line; its samplers are methods of
 these in their place (docs/porting.md has every line). The second repository's are in :mod:`fastscore.compat.ncsnv2`.
 
 **Step sizes** ``step_lr`` are the original's: the update is x + eta s + sqrt(2 eta) z with
-eta = step_lr (sigma_i / sigma_L)^2. The rest of fastscore speaks the paper's alpha, which is 2 eta:
-``annealed_langevin(alpha=2 * step_lr)``. ``lr`` of the toy samplers is alpha itself, as there.
+eta = step_lr (sigma_i / sigma_L)^2. The rest of fastscore has the paper's step size, which is 2 eta:
+``annealed_langevin(step_size=2 * step_lr)``. ``lr`` of the toy samplers is ``step_size`` itself, as there.
 
 **Noise** comes from :class:`fastscore.Philox`: pass ``rng=`` (last argument, ours) for an explicit source, or
 ``torch.manual_seed`` governs as it did before. Of the sliced losses, particle k of every sample is drawn by step k, so

@@ -10,7 +10,7 @@ from torch import Tensor
 from ... import samplers
 from ..._core import checks
 from ...rng import Philox
-from .._common import UNLIMITED, Meter, ScoreNet, annealing, inpainted, step_size
+from .._common import UNLIMITED, Meter, ScoreNet, annealing, checked_step_size, inpainted
 
 _LABEL = 9  # of AnnealRunner.Langevin_dynamics: the smallest of ten noise levels
 
@@ -41,14 +41,14 @@ def baseline_Langevin_dynamics(
 
     A list of CPU tensors clamped to [0, 1], one for each update; prints the mean and largest |s| at each, as there.
     """
-    step_lr, n_steps = step_size("step_lr", step_lr), checks.integer("n_steps", n_steps, low=1)
+    step_lr, n_steps = checked_step_size("step_lr", step_lr), checks.integer("n_steps", n_steps, low=1)
     meter = Meter(scorenet, _modulus, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
     samplers.langevin(
         meter.network,
         x_mod,
         num_steps=n_steps,
-        alpha=2 * step_lr,
+        step_size=2 * step_lr,
         rng=rng,
         callback=meter.callback,
         trajectory=trajectory,
@@ -78,7 +78,7 @@ def anneal_Langevin_dynamics(
         scorenet,
         x_mod.shape,
         sigmas,
-        alpha=2 * step_lr,
+        step_size=2 * step_lr,
         steps_per_level=n_steps_each,
         start=x_mod,
         device=x_mod.device,
@@ -123,16 +123,16 @@ def langevin_dynamics(
     score: ScoreNet, init: Tensor, lr: float = 0.1, step: int = 1000, *, rng: Philox | None = None
 ) -> Tensor:
     """``ToyRunner.langevin_dynamics``: ``step`` times x + lr/2 s(x) + sqrt(lr) z; the last state."""
-    step, lr = checks.integer("step", step, low=1), step_size("lr", lr)
-    return samplers.langevin(score, init, num_steps=step, alpha=lr, rng=rng)
+    step, lr = checks.integer("step", step, low=1), checked_step_size("lr", lr)
+    return samplers.langevin(score, init, num_steps=step, step_size=lr, rng=rng)
 
 
 def anneal_langevin_dynamics(
     score: ScoreNet, init: Tensor, sigmas: Any, lr: float = 0.1, n_steps_each: int = 100, *, rng: Philox | None = None
 ) -> Tensor:
-    """``ToyRunner.anneal_langevin_dynamics``: x + alpha_i/2 s(x, sigma_i) + sqrt(alpha_i) z; the last state.
+    """``ToyRunner.anneal_langevin_dynamics``: x + step_size_i/2 s(x, sigma_i) + sqrt(step_size_i) z; the last state.
 
-    alpha_i = lr (sigma_i / sigma_L)^2. ``score(x, sigma)`` is called with a number, one of ``sigmas``.
+    step_size_i = lr (sigma_i / sigma_L)^2. ``score(x, sigma)`` is called with a number, one of ``sigmas``.
     """
     levels, n_steps_each, lr = annealing(sigmas, n_steps_each, lr, "lr")
     calls = iter(sigma for sigma in levels.tolist() for _ in range(n_steps_each))
@@ -140,7 +140,7 @@ def anneal_langevin_dynamics(
         lambda x, labels: score(x, next(calls)),
         init.shape,
         levels,
-        alpha=lr,
+        step_size=lr,
         steps_per_level=n_steps_each,
         start=init,
         device=init.device,
