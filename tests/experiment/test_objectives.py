@@ -190,9 +190,7 @@ def test_what_an_objective_does_with_its_options(toy_objective, tmp_path, monkey
     with pytest.raises(SystemExit):
         cli.main(["train", "toy", "--help"])
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert (
-        f"--objective {{{','.join(OBJECTIVES)}}}" in text and "capricious, a toy, draws as often as it likes." in text
-    )
+    assert "--objective {dsm,ssm,capricious}" in text and "capricious, a toy, draws as often as it likes." in text
     assert "--norm {l1,l2} Norm of the error; by default l2. Only with --objective capricious." in text
     assert "--strength FLOAT" in text and "--objective-options" not in text
     row = "| `capricious` | a toy: draws as often as it likes | points | `strength`, `norm` | nobody |\n"
