@@ -30,7 +30,6 @@ extensions = [
     "docstrings",
     "generated",
 ]
-suppress_warnings = ["toc.empty_glob"]  # a pattern of index.md may match no page
 exclude_patterns = ["_build", "template_operator"]
 nitpicky = True
 # types of others, for which no inventory is fetched: the site builds without a network
