@@ -51,7 +51,7 @@ def require(module: str, extra: str):
     except ImportError as error:
         raise MissingDependency(
             f"this needs the package {module.split('.')[0]!r}, which is not installed ({error}); "
-            f"run in fastscore's source folder: pip install '.[{extra}]'"
+            f"run in fastscore's source folder: pip install --no-build-isolation '.[{extra}]'"
         ) from error
     except RuntimeError as error:  # torchvision raises this beside a torch it was not built for
         raise MissingDependency(

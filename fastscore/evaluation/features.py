@@ -199,7 +199,7 @@ def inception_features(
     if missing:
         raise MissingDependency(
             f"Inception features need {' and '.join(missing)}, not installed: "
-            "run in fastscore's source folder: pip install '.[eval]'"
+            "run in fastscore's source folder: pip install --no-build-isolation '.[eval]'"
             + (f"; they also need the network's weights: {advice}" if advice else "")
         )
     if advice:

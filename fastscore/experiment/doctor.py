@@ -74,7 +74,7 @@ def _state(module: str, extra: str) -> str:
     try:
         found = importlib.import_module(module)
     except ImportError:
-        return f"missing: run in fastscore's source folder: pip install '.[{extra}]'"
+        return f"missing: run in fastscore's source folder: pip install --no-build-isolation '.[{extra}]'"
     except RuntimeError as error:
         return f"installed, but does not import beside this torch: {error}"
     return str(getattr(found, "__version__", "installed"))
