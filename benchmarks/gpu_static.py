@@ -51,8 +51,8 @@ DEVICES = {
     "H100": (132 * 128 * 1.7e9, 3.35e12),
     "B200": (148 * 128 * 1.85e9, 8.0e12),
 }
-# x + alpha/2 score + sqrt(alpha) z by torch without fusion, bytes an element: randn, then two additions with a factor
-TORCH = {"randn": 4, "add (x, alpha/2 score)": 12, "add (sqrt(alpha) z)": 12}
+# x + step_size/2 score + sqrt(step_size) z by torch without fusion, in bytes per element: randn, then two additions
+TORCH = {"randn": 4, "add (x, step_size/2 score)": 12, "add (sqrt(step_size) z)": 12}
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "benchmarks" / "results" / "gpu_static"
 PLAIN, UPDATE = "plain tl.randn update", "langevin_step"
@@ -304,7 +304,7 @@ def times(row: dict[str, float]) -> list[str]:
 
 def three_ways(executed: dict[str, dict[str, float]]) -> list[list[str]]:
     """The Langevin update as this library, one plain Triton kernel and torch's three kernels have it."""
-    rows = [["float32 update x + alpha/2 score + sqrt(alpha) z", "instructions", "moved, bytes", *DEVICES]]
+    rows = [["float32 update x + step_size/2 score + sqrt(step_size) z", "instructions", "moved, bytes", *DEVICES]]
     for name, title in ((UPDATE, "`langevin_step`, one kernel"), (PLAIN, "one plain kernel with `tl.randn`")):
         row = executed[name]
         rows.append([title, f"{row['instructions']:.1f}", f"{row['footprint']:.1f}", *times(row)])

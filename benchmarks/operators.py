@@ -51,8 +51,8 @@ class Case:
     providers: dict[str, Callable[[], object]]
 
 
-def langevin_step(x: Tensor, score: Tensor, alpha: float) -> Tensor:
-    return x + alpha / 2 * score + alpha**0.5 * torch.randn_like(x)
+def langevin_step(x: Tensor, score: Tensor, step_size: float) -> Tensor:
+    return x + step_size / 2 * score + step_size**0.5 * torch.randn_like(x)
 
 
 def perturb(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:

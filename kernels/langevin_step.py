@@ -1,4 +1,4 @@
-"""langevin_step: x' = x + alpha_b/2 score + sqrt(alpha_b) z, with z drawn in the kernel: 12 bytes per element."""
+"""langevin_step: x' = x + step_size_b/2 score + sqrt(step_size_b) z, with z drawn in the kernel: 12 bytes per element."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ def langevin_step_kernel(
     out,
     x,
     score,
-    alpha,
+    step_size,
     seed: tl.int64,
     step: tl.uint32,
     stream: tl.uint32,
@@ -27,18 +27,18 @@ def langevin_step_kernel(
     tiles: tl.int32,
     magic: tl.uint32,
     shift: tl.uint32,
-    ALPHA_ROWS: tl.constexpr,
+    STEP_SIZE_ROWS: tl.constexpr,
     BLOCK: tl.constexpr,
     QUADS: tl.constexpr,
     PAD: tl.constexpr,
     MASK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """out = x + alpha_b/2 score + sqrt(alpha_b) z."""
+    """out = x + step_size_b/2 score + sqrt(step_size_b) z."""
     row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
-    a = philox.row_value(alpha, row, ALPHA_ROWS)
+    a = philox.row_value(step_size, row, STEP_SIZE_ROWS)
     start = tl.load(x + base + offset, mask=exists).to(a.dtype)
     slope = tl.load(score + base + offset, mask=exists).to(a.dtype)
     z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(a.dtype)
@@ -50,7 +50,7 @@ def langevin_step_kernel(
 def launch(
     x: Tensor,
     score: Tensor,
-    alpha: Tensor,
+    step_size: Tensor,
     seed: int,
     step: int,
     stream: int,
@@ -60,11 +60,11 @@ def launch(
     *,
     out: Tensor | None = None,
 ) -> Tensor:
-    """x + alpha_b/2 score + sqrt(alpha_b) z, z ~ N(0, 1), rounded once.
+    """x + step_size_b/2 score + sqrt(step_size_b) z, z ~ N(0, 1), rounded once.
 
     Args:
         x, score: [B, ...] of one dtype (float16, bfloat16, float32 or float64), any layout.
-        alpha: [] or [B], float64 beside a float64 x, else float32.
+        step_size: [] or [B], float64 beside a float64 x, else float32.
         seed, step, stream, offset, state, index: which noise, see ``_launch.noise``.
         out: where to write, of x's shape, dtype and device; may be x itself.
 
@@ -74,7 +74,7 @@ def launch(
     out = torch.empty_like(x) if out is None else out
     if x.numel() == 0:
         return out
-    alpha, alpha_rows = _launch.row_values(alpha, x)
+    step_size, step_size_rows = _launch.row_values(step_size, x)
     written = _launch.contiguous(out)
     grid, shares, _ = _launch.plan(*_launch.shape2d(x))
     with torch.cuda.device_of(x):
@@ -82,15 +82,15 @@ def launch(
             written,
             x.contiguous(),
             score.contiguous(),
-            alpha,
+            step_size,
             **_launch.noise(seed, step, stream, offset, state, index),
-            ALPHA_ROWS=alpha_rows,
+            STEP_SIZE_ROWS=step_size_rows,
             **shares,
             **_launch.OPTIONS,
         )
     return _launch.finish(out, written)
 
 
-def launch_out(x: Tensor, score: Tensor, alpha: Tensor, out: Tensor, *noise: Any) -> None:
+def launch_out(x: Tensor, score: Tensor, step_size: Tensor, out: Tensor, *noise: Any) -> None:
     """:func:`launch` into ``out``."""
-    launch(x, score, alpha, *noise, out=out)
+    launch(x, score, step_size, *noise, out=out)

@@ -26,18 +26,18 @@ def losses():
     yield "dsm, epsilon", lambda: fs.losses.dsm(score, x, 0.5, rng=fs.Philox(1), parametrization="epsilon")
     yield "ncsn", lambda: fs.losses.ncsn(score, x, SIGMAS, rng=fs.Philox(1))
     for name in ("annealed_langevin", "consistent_annealed"):
-        keyword = {"alpha": 0.01} if name == "annealed_langevin" else {"eta": 0.99}
+        keyword = {"step_size": 0.01} if name == "annealed_langevin" else {"eta": 0.99}
         yield (
             name,
             lambda name=name, keyword=keyword: getattr(fs.samplers, name)(
                 score, x.shape, SIGMAS, rng=fs.Philox(2), start="normal", **keyword
             ),
         )
-    yield "langevin", lambda: fs.samplers.langevin(score, x, num_steps=20, alpha=0.1, rng=fs.Philox(3))
+    yield "langevin", lambda: fs.samplers.langevin(score, x, num_steps=20, step_size=0.1, rng=fs.Philox(3))
     mask = x > 0
     yield (
         "inpaint",
-        lambda: fs.samplers.inpaint(score, x, mask, SIGMAS, alpha=0.01, steps_per_level=5, rng=fs.Philox(4)),
+        lambda: fs.samplers.inpaint(score, x, mask, SIGMAS, step_size=0.01, steps_per_level=5, rng=fs.Philox(4)),
     )
 
 

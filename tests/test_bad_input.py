@@ -25,7 +25,7 @@ def zero(x, labels=None):
 
 def anneal(**changes):
     return samplers.annealed_langevin(
-        zero, (4, 3), **({"sigmas": SIGMAS, "alpha": 0.1, "steps_per_level": 1} | changes)
+        zero, (4, 3), **({"sigmas": SIGMAS, "step_size": 0.1, "steps_per_level": 1} | changes)
     )
 
 
@@ -77,10 +77,10 @@ CASES = {
         ValueError,
         "score must be on the device",
     ),
-    "langevin alpha": (
+    "langevin step_size": (
         lambda: fs.langevin_step(X, X, -0.1),
         ValueError,
-        "alpha must be finite and at least 0, got -0.1",
+        "step_size must be finite and at least 0, got -0.1",
     ),
     "langevin out dtype": (lambda: fs.langevin_step(X, X, 0.1, out=X.double()), TypeError, "out must have the dtype"),
     "langevin out shape": (lambda: fs.langevin_step(X, X, 0.1, out=X[:2]), ValueError, "out must have the shape of x"),
@@ -290,7 +290,11 @@ CASES = {
         "step_lr must be",
     ),
     # samplers
-    "anneal alpha": (lambda: anneal(alpha=0.0), ValueError, "alpha must be finite and greater than 0, got 0.0"),
+    "anneal step_size": (
+        lambda: anneal(step_size=0.0),
+        ValueError,
+        "step_size must be finite and greater than 0, got 0.0",
+    ),
     "anneal steps": (lambda: anneal(steps_per_level=0), ValueError, "steps_per_level must be at least 1, got 0"),
     "anneal unsorted": (lambda: anneal(sigmas=[0.1, 1.0]), ValueError, "sigmas must be strictly decreasing"),
     "anneal start": (lambda: anneal(start="zeros"), ValueError, "start must be 'uniform', 'normal' or a tensor"),
@@ -303,22 +307,22 @@ CASES = {
         "trajectory must be a fastscore.samplers.Trajectory",
     ),
     "anneal empty shape": (
-        lambda: samplers.annealed_langevin(zero, (0, 3), SIGMAS, alpha=0.1),
+        lambda: samplers.annealed_langevin(zero, (0, 3), SIGMAS, step_size=0.1),
         ValueError,
         "shape must",
     ),
     "anneal score_fn": (
-        lambda: samplers.annealed_langevin(3, (4, 3), SIGMAS, alpha=0.1),
+        lambda: samplers.annealed_langevin(3, (4, 3), SIGMAS, step_size=0.1),
         TypeError,
         "score_fn must be",
     ),
     "langevin neither": (
         lambda: samplers.langevin(zero, X, num_steps=1),
         ValueError,
-        "give exactly one of alpha .* and step_lr",
+        "give exactly one of step_size .* and step_lr",
     ),
     "langevin both": (
-        lambda: samplers.langevin(zero, X, num_steps=1, alpha=1.0, step_lr=1.0),
+        lambda: samplers.langevin(zero, X, num_steps=1, step_size=1.0, step_lr=1.0),
         ValueError,
         "give exactly one of",
     ),
@@ -332,10 +336,18 @@ CASES = {
         ValueError,
         "steps_per_level must be 1",
     ),
-    "mask float": (lambda: samplers.inpaint(zero, X, X, SIGMAS, alpha=0.1), TypeError, "mask must be a bool tensor"),
-    "mask shape": (lambda: samplers.inpaint(zero, X, X[:3] > 0, SIGMAS, alpha=0.1), ValueError, "mask must broadcast"),
+    "mask float": (
+        lambda: samplers.inpaint(zero, X, X, SIGMAS, step_size=0.1),
+        TypeError,
+        "mask must be a bool tensor",
+    ),
+    "mask shape": (
+        lambda: samplers.inpaint(zero, X, X[:3] > 0, SIGMAS, step_size=0.1),
+        ValueError,
+        "mask must broadcast",
+    ),
     "interpolate none": (
-        lambda: samplers.interpolate(zero, (2, 3), SIGMAS, num_interpolations=0, alpha=0.1),
+        lambda: samplers.interpolate(zero, (2, 3), SIGMAS, num_interpolations=0, step_size=0.1),
         ValueError,
         "num_interpolations must be at least 1",
     ),

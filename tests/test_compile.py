@@ -138,7 +138,7 @@ def test_another_philox_does_not_compile_anew(arguments):
 @pytest.mark.parametrize(
     "function",
     [
-        lambda rng, alpha: fs.langevin_step(X, SCORE, alpha, rng),
+        lambda rng, step_size: fs.langevin_step(X, SCORE, step_size, rng),
         lambda rng, sigma: fs.perturb(X.double(), sigma, rng)[0],
         lambda rng, sigma: fs.losses.dsm(NETWORK, X, sigma, rng=rng),
     ],

@@ -254,7 +254,7 @@ SCORE = torch.linspace(-1, 1, 12).view(4, 3)
 SIGMAS = [1.0, 0.5, 0.25]
 NUMBERS = {  # a call with a number or numbers; each must take what float and int are taken for
     "sigma": (lambda v: fs.perturb(SCORE, v, fs.Philox(0))[0], 0.5),
-    "alpha": (lambda v: fs.langevin_step(X, SCORE, v, fs.Philox(0)), 0.25),
+    "step_size": (lambda v: fs.langevin_step(X, SCORE, v, fs.Philox(0)), 0.25),
     "weight": (lambda v: fs.dsm_loss(SCORE, fs.Philox(0).noise((4, 3)), 0.5, v), 2.0),
     "loss weight": (
         lambda v: losses.annealed_ssm_vr(lambda x, _: x.sin(), SCORE, SIGMAS, rng=fs.Philox(0), weight=v),
@@ -262,10 +262,13 @@ NUMBERS = {  # a call with a number or numbers; each must take what float and in
     ),
     "eps": (lambda v: losses.fd_ssm(torch.sin, SCORE, rng=fs.Philox(0), eps=v), 0.125),
     "eta": (lambda v: samplers.consistent_annealed(lambda x, _: -x, (4, 3), SIGMAS, eta=v, rng=fs.Philox(0)), 0.75),
-    "step size": (lambda v: samplers.langevin(lambda x: -x, SCORE, num_steps=3, alpha=v, rng=fs.Philox(0)), 0.25),
+    "step sizes of a sampler": (
+        lambda v: samplers.langevin(lambda x: -x, SCORE, num_steps=3, step_size=v, rng=fs.Philox(0)),
+        0.25,
+    ),
     "annealed": (
         lambda v: samplers.annealed_langevin(
-            lambda x, _: -x, (4, 3), SIGMAS, alpha=v, steps_per_level=2, rng=fs.Philox(0)
+            lambda x, _: -x, (4, 3), SIGMAS, step_size=v, steps_per_level=2, rng=fs.Philox(0)
         ),
         0.125,
     ),
@@ -286,7 +289,7 @@ NUMBERS = {  # a call with a number or numbers; each must take what float and in
     ),
     "shape": (lambda v: fs.Philox(0).randn(v, 3), 4),
     "coloring": (lambda v: fs.Coloring(v, 3, 1, 1).of((3,)), 2),
-    "steps": (lambda v: samplers.langevin(lambda x: -x, SCORE, num_steps=v, alpha=0.1, rng=fs.Philox(0)), 3),
+    "steps": (lambda v: samplers.langevin(lambda x: -x, SCORE, num_steps=v, step_size=0.1, rng=fs.Philox(0)), 3),
 }
 
 
@@ -319,7 +322,7 @@ def test_levels_of_numpy_and_torch(kind):
     for call in (
         lambda s: losses.ncsn(lambda x, _: -x, SCORE, s, rng=fs.Philox(0)),
         lambda s: samplers.annealed_langevin(
-            lambda x, _: -x, (4, 3), s, alpha=0.01, steps_per_level=2, rng=fs.Philox(0)
+            lambda x, _: -x, (4, 3), s, step_size=0.01, steps_per_level=2, rng=fs.Philox(0)
         ),
     ):
         assert torch.equal(call(kind(SIGMAS)), call(SIGMAS))

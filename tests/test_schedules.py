@@ -122,7 +122,7 @@ def test_published_schedules(name):
     digits = 1 if name == "ffhq" else 2
     assert float(f"{exact.step_lr:.{digits - 1}e}") == step_lr
     assert exact.step_lr == pytest.approx(step_lr, rel=0.003 if name == "cifar10" else 0.02)
-    assert exact.alpha == 2 * exact.step_lr
+    assert exact.step_size == 2 * exact.step_lr
     assert exact.variance_ratio > 1
 
 
@@ -147,7 +147,7 @@ def test_variance_ratio_is_the_langevin_recursion(gamma, steps, fraction):
 @pytest.mark.parametrize("steps", [1, 3, 5, 100])
 def test_step_size_is_closest_to_one(gamma, steps):
     sigma = 0.02
-    epsilon, ratio = schedules.step_size(sigma, gamma, steps)
+    epsilon, ratio = schedules.suggest_step_lr(sigma, gamma, steps)
     assert ratio == schedules.variance_ratio(epsilon, sigma, gamma, steps)
     grid = torch.linspace(math.log(1e-9), math.log(0.999), 41, dtype=torch.float64).tolist()
 
@@ -162,7 +162,9 @@ def test_step_size_is_closest_to_one(gamma, steps):
 
 
 def test_step_size_scales_with_the_variance():
-    assert schedules.step_size(0.3, 1.1, 5)[0] == pytest.approx(900 * schedules.step_size(0.01, 1.1, 5)[0], rel=1e-6)
+    assert schedules.suggest_step_lr(0.3, 1.1, 5)[0] == pytest.approx(
+        900 * schedules.suggest_step_lr(0.01, 1.1, 5)[0], rel=1e-6
+    )
 
 
 CLOUDS = {
@@ -227,7 +229,7 @@ def test_suggest_from_data():
     # L is the nearest: one level more or less is farther from the wanted ratio, in its logarithm's steps
     steps = math.log(found.sigma_max / 0.05) / math.log(schedules.level_ratio(64))
     assert abs(found.num_levels - 1 - steps) <= 0.5
-    assert (found.step_lr, found.variance_ratio) == schedules.step_size(0.05, found.gamma, 3)
+    assert (found.step_lr, found.variance_ratio) == schedules.suggest_step_lr(0.05, found.gamma, 3)
     scaled = schedules.suggest(data.float() / 255, sigma_min=0.05)
     assert scaled.sigma_max == pytest.approx(found.sigma_max, rel=1e-6)
 
@@ -257,7 +259,7 @@ def test_suggest_errors(data, options, error, text):
 
 def test_step_size_errors():
     with pytest.raises(ValueError, match=r"gamma must be greater than 1, got 1\.0"):
-        schedules.step_size(0.01, 1.0, 5)
+        schedules.suggest_step_lr(0.01, 1.0, 5)
 
 
 def test_suggest_takes_data_sets():
@@ -273,7 +275,7 @@ def test_suggest_takes_data_sets():
 
 def test_what_a_suggestion_says_of_step_sizes():
     found = schedules.suggest(blob(10, 8), steps_per_level=3)
-    assert found.sampling() == {"sigmas": found.sigmas, "alpha": found.alpha, "steps_per_level": 3}
-    assert type(found.alpha) is schedules.Alpha and type(found.step_lr) is schedules.StepLr
-    assert found.alpha == 2 * found.step_lr and type(2 * found.step_lr) is type(found.alpha / 2) is float
-    assert repr(found) == repr(found._replace(alpha=float(found.alpha), step_lr=float(found.step_lr)))
+    assert found.sampling() == {"sigmas": found.sigmas, "step_size": found.step_size, "steps_per_level": 3}
+    assert type(found.step_size) is schedules.StepSize and type(found.step_lr) is schedules.StepLr
+    assert found.step_size == 2 * found.step_lr and type(2 * found.step_lr) is type(found.step_size / 2) is float
+    assert repr(found) == repr(found._replace(step_size=float(found.step_size), step_lr=float(found.step_lr)))

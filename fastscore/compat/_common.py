@@ -22,15 +22,15 @@ ScoreNet = Callable[..., Tensor]
 UNLIMITED = 1 << 62  # the originals keep every step; their users know
 
 
-def step_size(name: str, value: Any) -> float:
-    """A step size as a Python number; ``lr`` is the paper's alpha."""
-    refuse_other_form(name, value, "alpha" if name == "lr" else "step_lr")
+def checked_step_size(name: str, value: Any) -> float:
+    """A step size as a Python number; ``lr`` is the paper's alpha, our ``step_size``."""
+    refuse_other_form(name, value, "step_size" if name == "lr" else "step_lr")
     return checks.positive(name, value)
 
 
 def annealing(sigmas: Any, n_steps_each: Any, step_lr: Any, name: str = "step_lr") -> tuple[Tensor, int, float]:
     """The levels in float32 (from a tensor, a numpy array or a list), the updates at each level, and the step size."""
-    n_steps_each, step_lr = checks.integer("n_steps_each", n_steps_each, low=1), step_size(name, step_lr)
+    n_steps_each, step_lr = checks.integer("n_steps_each", n_steps_each, low=1), checked_step_size(name, step_lr)
     return torch.as_tensor(sigmas).float(), n_steps_each, step_lr
 
 
@@ -179,7 +179,7 @@ def inpainted(
         image,
         left,
         sigmas,
-        alpha=2 * step_lr,
+        step_size=2 * step_lr,
         steps_per_level=n_steps_each,
         start=x_mod.reshape(image.shape),
         rng=rng,

@@ -4,8 +4,8 @@ Those of its ``losses/`` need a changed import line; its samplers are methods of
 these in their place (docs/porting.md has every line). The second repository's are in :mod:`fastscore.compat.ncsnv2`.
 
 **Step sizes** ``step_lr`` are the original's: the update is x + eta s + sqrt(2 eta) z with
-eta = step_lr (sigma_i / sigma_L)^2. The rest of fastscore speaks the paper's alpha, which is 2 eta:
-``annealed_langevin(alpha=2 * step_lr)``. ``lr`` of the toy samplers is alpha itself, as there.
+eta = step_lr (sigma_i / sigma_L)^2. The rest of fastscore has the paper's step size, which is 2 eta:
+``annealed_langevin(step_size=2 * step_lr)``. ``lr`` of the toy samplers is ``step_size`` itself, as there.
 
 **Noise** comes from :class:`fastscore.Philox`: pass ``rng=`` (last argument, ours) for an explicit source, or
 ``torch.manual_seed`` governs as it did before. Of the sliced losses, particle k of every sample is drawn by step k, so
@@ -41,9 +41,9 @@ from ._common import (
     annealing,
     check_levels,
     check_sliced,
+    checked_step_size,
     inpainted,
     score_of_energy,
-    step_size,
 )
 
 __all__ = [
@@ -248,14 +248,14 @@ def baseline_Langevin_dynamics(
 
     A list of CPU tensors clamped to [0, 1], one for each update; prints the mean and largest |s| at each, as there.
     """
-    step_lr, n_steps = step_size("step_lr", step_lr), checks.integer("n_steps", n_steps, low=1)
+    step_lr, n_steps = checked_step_size("step_lr", step_lr), checks.integer("n_steps", n_steps, low=1)
     meter = Meter(scorenet, _modulus, step_lr)
     trajectory = samplers.Trajectory(max_bytes=UNLIMITED)
     samplers.langevin(
         meter.network,
         x_mod,
         num_steps=n_steps,
-        alpha=2 * step_lr,
+        step_size=2 * step_lr,
         rng=rng,
         callback=meter.callback,
         trajectory=trajectory,
@@ -285,7 +285,7 @@ def anneal_Langevin_dynamics(
         scorenet,
         x_mod.shape,
         sigmas,
-        alpha=2 * step_lr,
+        step_size=2 * step_lr,
         steps_per_level=n_steps_each,
         start=x_mod,
         device=x_mod.device,
@@ -330,16 +330,16 @@ def langevin_dynamics(
     score: ScoreNet, init: Tensor, lr: float = 0.1, step: int = 1000, *, rng: Philox | None = None
 ) -> Tensor:
     """``ToyRunner.langevin_dynamics``: ``step`` times x + lr/2 s(x) + sqrt(lr) z; the last state."""
-    step, lr = checks.integer("step", step, low=1), step_size("lr", lr)
-    return samplers.langevin(score, init, num_steps=step, alpha=lr, rng=rng)
+    step, lr = checks.integer("step", step, low=1), checked_step_size("lr", lr)
+    return samplers.langevin(score, init, num_steps=step, step_size=lr, rng=rng)
 
 
 def anneal_langevin_dynamics(
     score: ScoreNet, init: Tensor, sigmas: Any, lr: float = 0.1, n_steps_each: int = 100, *, rng: Philox | None = None
 ) -> Tensor:
-    """``ToyRunner.anneal_langevin_dynamics``: x + alpha_i/2 s(x, sigma_i) + sqrt(alpha_i) z; the last state.
+    """``ToyRunner.anneal_langevin_dynamics``: x + step_size_i/2 s(x, sigma_i) + sqrt(step_size_i) z; the last state.
 
-    alpha_i = lr (sigma_i / sigma_L)^2. ``score(x, sigma)`` is called with a number, one of ``sigmas``.
+    step_size_i = lr (sigma_i / sigma_L)^2. ``score(x, sigma)`` is called with a number, one of ``sigmas``.
     """
     levels, n_steps_each, lr = annealing(sigmas, n_steps_each, lr, "lr")
     calls = iter(sigma for sigma in levels.tolist() for _ in range(n_steps_each))
@@ -347,7 +347,7 @@ def anneal_langevin_dynamics(
         lambda x, labels: score(x, next(calls)),
         init.shape,
         levels,
-        alpha=lr,
+        step_size=lr,
         steps_per_level=n_steps_each,
         start=init,
         device=init.device,

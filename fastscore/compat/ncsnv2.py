@@ -5,7 +5,7 @@ A script of that repository changes its import lines and nothing else (docs/port
     from fastscore.compat.ncsnv2 import anneal_dsm_score_estimation, anneal_Langevin_dynamics, get_sigmas
 
 The first repository's functions, of other argument orders and defaults, are in :mod:`fastscore.compat.ncsn`, which says
-what holds here too: ``step_lr`` is half of the paper's alpha, and noise comes from ``rng=`` or from
+what holds here too: ``step_lr`` is half of the paper's step size, and noise comes from ``rng=`` or from
 ``torch.manual_seed``.
 
 What is corrected rather than copied: lists of inpainted images hold the state after each update, and the last one the
@@ -123,7 +123,7 @@ def anneal_Langevin_dynamics(
         meter.network if meter else scorenet,
         x_mod.shape,
         sigmas,
-        alpha=2 * step_lr,
+        step_size=2 * step_lr,
         steps_per_level=n_steps_each,
         start=x_mod,
         denoise=denoise,
@@ -202,7 +202,7 @@ def anneal_Langevin_dynamics_interpolation(
         x_mod.shape,
         sigmas,
         num_interpolations=n_interpolations,
-        alpha=2 * step_lr,
+        step_size=2 * step_lr,
         steps_per_level=n_steps_each,
         start=x_mod,
         device=x_mod.device,

@@ -77,7 +77,7 @@ class TrainConfig:
     ema_warmup: bool = False
     """Let the average forget faster at first: at the rate min(ema, (1 + n) / (10 + n)) after n updates."""
 
-    alpha: float = 4e-5
+    step_size: float = 4e-5
     """Langevin step size at the smallest noise level (twice the step_lr of the NCSN code)."""
     steps_per_level: int = 100
     """Langevin updates at each noise level."""
@@ -117,6 +117,8 @@ class TrainConfig:
             values = parse_json(text)
             if not isinstance(values, dict):
                 raise ValueError(f"it must hold a JSON object, got {checks.describe(values)}")
+            if "step_size" not in values and "alpha" in values:  # the name that it had in runs of format 1
+                values["step_size"] = values.pop("alpha")
             unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
             if unknown:
                 raise ValueError(f"it has fields that this version does not know: {', '.join(sorted(unknown))}")
@@ -134,7 +136,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 #: How a run's samples are drawn.
-SAMPLING = ("alpha", "steps_per_level", "denoise", "start")
+SAMPLING = ("step_size", "steps_per_level", "denoise", "start")
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
 MAY_CHANGE = frozenset(
     {"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep", "sample_every", *SAMPLING}
@@ -155,7 +157,7 @@ _DIGITS = TrainConfig(
     warmup=100,
     decay=True,
     ema=0.99,
-    alpha=2.4e-4,
+    step_size=2.4e-4,
     steps_per_level=5,
     denoise=True,
     log_every=20,
@@ -170,7 +172,7 @@ _CIFAR10_NCSN = TrainConfig(
     sigma_begin=1.0,
     sigma_end=0.01,
     num_levels=10,
-    alpha=4e-5,
+    step_size=4e-5,
     steps_per_level=100,
     log_every=100,
     checkpoint_every=5000,
@@ -195,7 +197,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             warmup=100,
             decay=True,
             ema=0.99,
-            alpha=0.05,
+            step_size=0.05,
             steps_per_level=100,
             denoise=True,
             start="normal",
@@ -215,7 +217,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             warmup=500,
             decay=True,
             ema=0.999,
-            alpha=4e-5,
+            step_size=4e-5,
             steps_per_level=50,
             denoise=True,
             checkpoint_every=1000,
@@ -230,7 +232,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             width=64,
             iterations=200_001,
             lr=1e-3,
-            alpha=4e-5,
+            step_size=4e-5,
             steps_per_level=100,
             log_every=100,
             checkpoint_every=5000,
@@ -249,7 +251,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             lr=1e-4,
             ema=0.999,
             iterations=300_001,
-            alpha=2 * 6.2e-6,
+            step_size=2 * 6.2e-6,
             steps_per_level=5,
             denoise=True,
         ),

@@ -34,7 +34,7 @@ _COUNTS = {
     "sample_every": (0, _STEPS),
     "seed": (0, 2**63 - 1),
 }
-_REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "alpha")
+_REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "step_size")
 
 
 def numbers(config: TrainConfig) -> dict[str, int | float]:
@@ -45,13 +45,13 @@ def numbers(config: TrainConfig) -> dict[str, int | float]:
             with a real number is left to :func:`check`.
     """
     found = {name: _count(name, getattr(config, name), low, high) for name, (low, high) in _COUNTS.items()}
-    refuse_other_form("alpha", config.alpha, "alpha")
+    refuse_other_form("step_size", config.step_size, "step_size")
     return found | {name: _real(name, getattr(config, name)) for name in _REALS}
 
 
 def check(config: TrainConfig) -> None:
     """Raise TypeError or ValueError where a field is out of its bounds, or does not go with another."""
-    for name in ("sigma_begin", "sigma_end", "lr", "eps", "alpha"):
+    for name in ("sigma_begin", "sigma_end", "lr", "eps", "step_size"):
         if not _SMALLEST <= checks.positive(name, getattr(config, name)) <= _LARGEST:
             raise ValueError(
                 f"{name} must be from {_SMALLEST} to {_LARGEST}, which float32 holds, got {getattr(config, name)}"
@@ -114,10 +114,10 @@ def _check_together(config: TrainConfig) -> None:
             f"lr must be at most (1 - beta1) {_LARGEST}, since Adam divides by 1 - beta1, got "
             f"{config.lr} and beta1 {config.beta1}"
         )
-    if config.alpha * (config.sigma_begin / config.sigma_end) ** 2 > _LARGEST:
+    if config.step_size * (config.sigma_begin / config.sigma_end) ** 2 > _LARGEST:
         raise ValueError(
-            f"alpha (sigma_begin / sigma_end)^2, the step size at the largest noise level, must be at "
-            f"most {_LARGEST}, got alpha {config.alpha}"
+            f"step_size (sigma_begin / sigma_end)^2, which is used at the largest noise level, must be at "
+            f"most {_LARGEST}, got step_size {config.step_size}"
         )
 
 

@@ -43,7 +43,7 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
     rng = Philox(seed)
     start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)
     updates = config.num_levels * config.steps_per_level
-    plain = samplers.langevin(learned, start, num_steps=updates, alpha=config.alpha, rng=rng).cpu()
+    plain = samplers.langevin(learned, start, num_steps=updates, step_size=config.step_size, rng=rng).cpu()
     title = trained.entry.title
     plots.save_score_field(
         lambda x: learned(x).cpu(),

@@ -1,4 +1,4 @@
-"""langevin_step: x' = x + alpha/2 score + sqrt(alpha) z, z ~ N(0, I)."""
+"""langevin_step: x' = x + step_size/2 score + sqrt(step_size) z, z ~ N(0, I)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ._memory import check_written
 def langevin_step(
     x: Tensor,
     score: Tensor,
-    alpha: float | Tensor,
+    step_size: float | Tensor,
     rng: Philox | None = None,
     *,
     noise: Noise | Tensor | None = None,
@@ -27,13 +27,14 @@ def langevin_step(
 ) -> Tensor:
     """One step of (unadjusted) Langevin dynamics, uphill along the score.
 
-    ``x'_b = x_b + alpha_b/2 score_b + sqrt(alpha_b) z_b``. In the form x + tau s + sqrt(2 tau) z, alpha = 2 tau;
-    the ``step_lr`` of the NCSN code is a tau. Computed in float32 (float64 for float64) and rounded once.
+    ``x'_b = x_b + step_size_b/2 score_b + sqrt(step_size_b) z_b``: the papers' alpha. In the form x + tau s +
+    sqrt(2 tau) z, as the ``step_lr`` of the NCSN code is meant, step_size = 2 tau. Computed in float32 (float64 for
+    float64) and rounded once.
 
     Args:
         x: samples [B, ...]; float16, bfloat16, float32 or float64.
         score: the score at ``x``, of its shape and device.
-        alpha: step size, in squared units of ``x``: a number or [B], at least 0.
+        step_size: in squared units of ``x``: a number or [B], at least 0.
         rng: source of the noise; takes one step. ``None``: seeded from torch's default generator.
         noise: noise to use in place of a draw from ``rng``: a handle, or a tensor of ``x``'s shape (which the
             reference serves, as there is nothing to fuse).
@@ -45,23 +46,23 @@ def langevin_step(
 
     Raises:
         TypeError: ``x`` or ``score`` is not a floating tensor.
-        ValueError: shapes or devices differ; ``alpha`` negative or not finite; ``out`` while gradients are recorded, or
-            in memory that it shares with an argument in part, or with itself.
+        ValueError: shapes or devices differ; ``step_size`` negative or not finite; ``out`` while gradients are recorded,
+            or in memory that it shares with an argument in part, or with itself.
 
     Source: Welling & Teh 2011; Song & Ermon 2019, algorithm 1.
     """
-    if type(alpha) is not float:
-        refuse_other_form("alpha", alpha, "alpha")
+    if type(step_size) is not float:
+        refuse_other_form("step_size", step_size, "step_size")
     checks.floating("x", x)
     checks.like("score", score, "x", x)
     transformed = backends.transformed()
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("langevin_step", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
+    step_size = checks.per_sample("step_size", step_size, x, zero_allowed=True, values=not fast)
     if out is not None:
-        _check_out(out, x, score, alpha, noise)
+        _check_out(out, x, score, step_size, noise)
     if noise is None:
-        noise = as_philox(rng).noise_for(x, Stream.LANGEVIN, transformed=transformed, beside=(score, alpha))
+        noise = as_philox(rng).noise_for(x, Stream.LANGEVIN, transformed=transformed, beside=(score, step_size))
     elif rng is not None:
         raise ValueError("rng must be None where noise is given: the noise is then not drawn")
     elif isinstance(noise, Tensor):
@@ -74,52 +75,52 @@ def langevin_step(
             f"got noise of shape {tuple(noise.shape)} on {noise.device}"
         )
     if backend == "reference":
-        value = reference(x, score, alpha, noise)
+        value = reference(x, score, step_size, noise)
         return value if out is None else out.copy_(value)
     try:
-        return _fused(backend, transformed, x, score, alpha, noise, out)
+        return _fused(backend, transformed, x, score, step_size, noise, out)
     except RuntimeError:
-        checks.positive_values("alpha", alpha, zero_allowed=True)
+        checks.positive_values("step_size", step_size, zero_allowed=True)
         raise
 
 
 def _fused(
-    backend: str, transformed: bool, x: Tensor, score: Tensor, alpha: Tensor, noise: Noise, out: Tensor | None
+    backend: str, transformed: bool, x: Tensor, score: Tensor, step_size: Tensor, noise: Noise, out: Tensor | None
 ) -> Tensor:
     if score.dtype != x.dtype:  # computed in the wider of the two, rounded once
         wide = torch.promote_types(x.dtype, score.dtype)
-        alpha = alpha.to(torch.float64 if wide == torch.float64 else torch.float32)
-        value = _fused(backend, transformed, x.to(wide), score.to(wide), alpha, noise, None).to(x.dtype)
-    elif transformed or wants_grad(x, score, alpha):
-        value = _differentiable(backend, x, score, alpha, *noise.arguments())
+        step_size = step_size.to(torch.float64 if wide == torch.float64 else torch.float32)
+        value = _fused(backend, transformed, x.to(wide), score.to(wide), step_size, noise, None).to(x.dtype)
+    elif transformed or wants_grad(x, score, step_size):
+        value = _differentiable(backend, x, score, step_size, *noise.arguments())
     elif out is None or out.is_neg():  # a view by -1, as of a conjugate's imaginary part, takes no writing in place
-        value = raw("langevin_step", backend)(x, score, alpha, *noise.arguments())
+        value = raw("langevin_step", backend)(x, score, step_size, *noise.arguments())
     else:
-        raw("langevin_step_out", backend)(x, score, alpha, out, *noise.arguments())
+        raw("langevin_step_out", backend)(x, score, step_size, out, *noise.arguments())
         return written(out)
     return value if out is None else out.copy_(value)
 
 
-def _check_out(out: Any, x: Tensor, score: Tensor, alpha: Tensor, noise: Any) -> None:
+def _check_out(out: Any, x: Tensor, score: Tensor, step_size: Tensor, noise: Any) -> None:
     checks.like("out", out, "x", x)
     if out.dtype != x.dtype:
         raise TypeError(f"out must have the dtype of x, {x.dtype}, got {checks.describe(out)}")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, score, alpha, out)):
+    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, score, step_size, out)):
         raise ValueError("out must be None where gradients are recorded: leave it out, or use torch.no_grad()")
-    check_written("out", out, x=x, score=score, alpha=alpha, noise=noise if isinstance(noise, Tensor) else None)
+    check_written("out", out, x=x, score=score, step_size=step_size, noise=noise if isinstance(noise, Tensor) else None)
 
 
-def reference(x: Tensor, score: Tensor, alpha: Tensor, noise: Noise | Tensor) -> Tensor:
-    """x + alpha/2 score + sqrt(alpha) z in plain torch; ``alpha`` is [] or [B]."""
+def reference(x: Tensor, score: Tensor, step_size: Tensor, noise: Noise | Tensor) -> Tensor:
+    """x + step_size/2 score + sqrt(step_size) z in plain torch; ``step_size`` is [] or [B]."""
     compute = checks.compute_dtype(x)
     z = noise.tensor(compute) if isinstance(noise, Noise) else noise.to(compute)
-    alpha = per_row(alpha, x)
-    return (x.to(compute) + alpha / 2 * score.to(compute) + alpha.sqrt() * z).to(x.dtype)
+    step_size = per_row(step_size, x)
+    return (x.to(compute) + step_size / 2 * score.to(compute) + step_size.sqrt() * z).to(x.dtype)
 
 
 def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
-    x, score, alpha = (f(shape, dtype, device, seed + i) for i, f in enumerate((example, example, example_row)))
-    return {"": (x, score, alpha), "one alpha": (x, score, torch.full_like(alpha[:1], 0.7).squeeze())}
+    x, score, step_size = (f(shape, dtype, device, seed + i) for i, f in enumerate((example, example, example_row)))
+    return {"": (x, score, step_size), "one step_size": (x, score, torch.full_like(step_size[:1], 0.7).squeeze())}
 
 
 def _examples_out(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
@@ -129,7 +130,7 @@ def _examples_out(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed:
 declare(
     Operator(
         name="langevin_step",
-        schema="(Tensor x, Tensor score, Tensor alpha) -> Tensor",
+        schema="(Tensor x, Tensor score, Tensor step_size) -> Tensor",
         maps=("batch", "batch", "row"),
         fake=lambda x, *_: torch.empty_like(x),
         examples=_examples,
@@ -141,7 +142,7 @@ declare(
         variants=(
             Function(
                 name="langevin_step_out",
-                schema="(Tensor x, Tensor score, Tensor alpha, Tensor(a!) out) -> ()",
+                schema="(Tensor x, Tensor score, Tensor step_size, Tensor(a!) out) -> ()",
                 maps=("batch", "batch", "row", "batch"),
                 fake=lambda *_: None,
                 examples=_examples_out,
@@ -155,43 +156,43 @@ class _LangevinStep(torch.autograd.Function):
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(backend: str, x: Tensor, score: Tensor, alpha: Tensor, *noise: Any) -> Tensor:
-        return raw("langevin_step", backend)(x, score, alpha, *noise)
+    def forward(backend: str, x: Tensor, score: Tensor, step_size: Tensor, *noise: Any) -> Tensor:
+        return raw("langevin_step", backend)(x, score, step_size, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
-        ctx.backend, _, score, alpha, *ctx.position, state, index = inputs
-        ctx.save_for_backward(score, alpha, state, index)
-        ctx.save_for_forward(score, alpha, state, index)
+        ctx.backend, _, score, step_size, *ctx.position, state, index = inputs
+        ctx.save_for_backward(score, step_size, state, index)
+        ctx.save_for_forward(score, step_size, state, index)
 
     @staticmethod
     def _slope(ctx: Any) -> Tensor:
-        """d x' / d alpha = score/2 + z / (2 sqrt(alpha))."""
-        score, alpha, state, index = ctx.saved_tensors
-        z = regenerated(ctx.backend, score, alpha.dtype, (*ctx.position, state, index))
-        return score / 2 + z / (2 * per_row(alpha, score).sqrt())
+        """d x' / d step_size = score/2 + z / (2 sqrt(step_size))."""
+        score, step_size, state, index = ctx.saved_tensors
+        z = regenerated(ctx.backend, score, step_size.dtype, (*ctx.position, state, index))
+        return score / 2 + z / (2 * per_row(step_size, score).sqrt())
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple:
-        score, alpha, _, _ = ctx.saved_tensors
-        _, needs_x, needs_score, needs_alpha, *rest = ctx.needs_input_grad
-        grad_score = (grad * per_row(alpha, score) / 2).to(score.dtype) if needs_score else None
-        grad_alpha = row_sum(grad * _LangevinStep._slope(ctx), alpha) if needs_alpha else None
-        return None, grad if needs_x else None, grad_score, grad_alpha, *(None for _ in rest)
+        score, step_size, _, _ = ctx.saved_tensors
+        _, needs_x, needs_score, needs_step_size, *rest = ctx.needs_input_grad
+        grad_score = (grad * per_row(step_size, score) / 2).to(score.dtype) if needs_score else None
+        grad_step_size = row_sum(grad * _LangevinStep._slope(ctx), step_size) if needs_step_size else None
+        return None, grad if needs_x else None, grad_score, grad_step_size, *(None for _ in rest)
 
     @staticmethod
     @forward_rule
     def jvp(
-        ctx: Any, _: None, x_t: Tensor | None, score_t: Tensor | None, alpha_t: Tensor | None, *rest: None
+        ctx: Any, _: None, x_t: Tensor | None, score_t: Tensor | None, step_size_t: Tensor | None, *rest: None
     ) -> Tensor:
-        score, alpha, _, _ = ctx.saved_tensors
-        tangent = torch.zeros_like(score, dtype=alpha.dtype)
+        score, step_size, _, _ = ctx.saved_tensors
+        tangent = torch.zeros_like(score, dtype=step_size.dtype)
         if x_t is not None:
             tangent = tangent + x_t
         if score_t is not None:
-            tangent = tangent + per_row(alpha, score) / 2 * score_t
-        if alpha_t is not None:
-            tangent = tangent + per_row(alpha_t, score) * _LangevinStep._slope(ctx)
+            tangent = tangent + per_row(step_size, score) / 2 * score_t
+        if step_size_t is not None:
+            tangent = tangent + per_row(step_size_t, score) * _LangevinStep._slope(ctx)
         return tangent.to(score.dtype)
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.options import Option, boolean, complete
 from ._start import STARTS
-from ._steps import step_size
+from ._steps import given_step_size
 
 Options = Mapping[str, Any]
 
@@ -61,12 +61,12 @@ class Sampler:
         return complete(self.options, given, f"sampler {self.name!r}")
 
 
-ALPHA = Option(
-    "alpha",
+STEP_SIZE = Option(
+    "step_size",
     float,
     "Langevin step size at the smallest noise level",
-    lambda _, value: step_size(value, None),
-    setting="alpha",
+    lambda _, value: given_step_size(value, None),
+    setting="step_size",
 )
 STEPS_PER_LEVEL = Option(
     "steps_per_level",
@@ -93,7 +93,7 @@ START = Option(
     setting="start",
     choices=STARTS,
 )
-#: The remedy of samplers whose step size is ``alpha``.
-SMALLER_ALPHA = (
-    "alpha, {alpha:g}, is too large a step size for this network; sample with a smaller --alpha, or train longer"
+#: The remedy of samplers that take ``step_size``.
+SMALLER_STEP_SIZE = (
+    "step_size, {step_size:g}, is too large for this network; sample with a smaller --step-size, or train longer"
 )

@@ -1,7 +1,7 @@
 """Step sizes, in one vocabulary for all samplers, and preconditioners.
 
-``alpha`` is the papers', x + alpha/2 s + sqrt(alpha) z; ``step_lr`` that of the NCSN code, x + step_lr s +
-sqrt(2 step_lr) z: alpha = 2 step_lr. A sampler takes exactly one of them.
+``step_size`` is the papers' alpha, x + step_size/2 s + sqrt(step_size) z; ``step_lr`` that of the NCSN code, x + step_lr s +
+sqrt(2 step_lr) z: step_size = 2 step_lr. A sampler takes exactly one of them.
 """
 
 from __future__ import annotations
@@ -14,18 +14,18 @@ from torch import Tensor
 from .._core import checks
 from ..schedules import refuse_other_form
 
-StepSize = float | Sequence[float] | Tensor | Callable[[int], float]
+StepSizes = float | Sequence[float] | Tensor | Callable[[int], float]
 
 
-def step_size(alpha: float | None, step_lr: float | None) -> float:
-    """alpha, from the one of the two that is given."""
-    name, value, factor = _given(alpha, step_lr)
+def given_step_size(step_size: float | None, step_lr: float | None) -> float:
+    """step_size, from the one of the two that is given."""
+    name, value, factor = _given(step_size, step_lr)
     return factor * _number(name, name, value)
 
 
-def schedule(alpha: StepSize | None, step_lr: StepSize | None, num_steps: int) -> list[float]:
-    """alpha of every update, from a number, one number an update, or a function of the step (1 is the first)."""
-    name, value, factor = _given(alpha, step_lr)
+def schedule(step_size: StepSizes | None, step_lr: StepSizes | None, num_steps: int) -> list[float]:
+    """step_size of every update, from a number, one number an update, or a function of the step (1 is the first)."""
+    name, value, factor = _given(step_size, step_lr)
     if callable(value):
         return [factor * _number(name, f"{name}({step})", value(step)) for step in range(1, num_steps + 1)]
     values = value.tolist() if hasattr(value, "tolist") else value  # of a tensor or an array; a number where 0-dim
@@ -38,18 +38,18 @@ def schedule(alpha: StepSize | None, step_lr: StepSize | None, num_steps: int) -
     return [factor * _number(name, f"{name}[{i}]", v) for i, v in enumerate(values)]
 
 
-def per_level(alpha: float, sigma: Sequence[float]) -> list[float]:
-    """alpha_i = alpha sigma_i^2 / sigma_L^2 of every level, from ``alpha`` = alpha_L."""
-    return [alpha * (sigma_i / sigma[-1]) ** 2 for sigma_i in sigma]
+def per_level(step_size: float, sigma: Sequence[float]) -> list[float]:
+    """step_size_i = step_size sigma_i^2 / sigma_L^2 of every level, from ``step_size`` = step_size_L."""
+    return [step_size * (sigma_i / sigma[-1]) ** 2 for sigma_i in sigma]
 
 
-def _given(alpha: Any, step_lr: Any) -> tuple[str, Any, float]:
-    if (alpha is None) == (step_lr is None):
+def _given(step_size: Any, step_lr: Any) -> tuple[str, Any, float]:
+    if (step_size is None) == (step_lr is None):
         raise ValueError(
-            "give exactly one of alpha (x + alpha/2 s + sqrt(alpha) z) and step_lr (x + step_lr s + "
-            f"sqrt(2 step_lr) z, so alpha = 2 step_lr), got alpha={alpha}, step_lr={step_lr}"
+            "give exactly one of step_size (x + step_size/2 s + sqrt(step_size) z) and step_lr (x + step_lr s + "
+            f"sqrt(2 step_lr) z, so step_size = 2 step_lr), got step_size={step_size}, step_lr={step_lr}"
         )
-    return ("alpha", alpha, 1.0) if step_lr is None else ("step_lr", step_lr, 2.0)
+    return ("step_size", step_size, 1.0) if step_lr is None else ("step_lr", step_lr, 2.0)
 
 
 def _number(form: str, name: str, value: Any) -> float:

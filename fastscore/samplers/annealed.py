@@ -12,10 +12,10 @@ from .._core import checks
 from ..ops import langevin_step
 from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
-from ._sampler import ALPHA, DENOISE, SMALLER_ALPHA, START, STEPS_PER_LEVEL, Options, Sampler
+from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
 from ._start import initial
-from ._steps import per_level, step_size
+from ._steps import given_step_size, per_level
 from ._watch import Callback, Trajectory
 
 
@@ -25,7 +25,7 @@ def annealed_langevin(
     shape: Sequence[int],
     sigmas: Tensor | Sequence[float],
     *,
-    alpha: float | None = None,
+    step_size: float | None = None,
     step_lr: float | None = None,
     steps_per_level: int = 100,
     rng: Philox | None = None,
@@ -42,8 +42,8 @@ def annealed_langevin(
 ) -> Tensor:
     """Sample from the largest noise level to the smallest, with Langevin dynamics at each.
 
-    For i = 1..L, ``steps_per_level`` times: x <- x + alpha_i/2 s(x, i) + sqrt(alpha_i) z, with
-    alpha_i = alpha sigma_i^2 / sigma_L^2; at the end, where ``denoise``, x + sigma_L^2 s(x, L).
+    For i = 1..L, ``steps_per_level`` times: x <- x + step_size_i/2 s(x, i) + sqrt(step_size_i) z, with
+    step_size_i = step_size sigma_i^2 / sigma_L^2; at the end, where ``denoise``, x + sigma_L^2 s(x, L).
 
     Args:
         score_fn: ``score_fn(x, labels)`` or, by ``conditioning``, ``score_fn(x, sigma)``; any network whose samples do
@@ -51,9 +51,9 @@ def annealed_langevin(
             give ``fastscore.energy_score(energy)``.
         shape: shape of the samples, [B, ...]; (D,) is D samples of one number each, one of D numbers is (1, D).
         sigmas: noise levels [L], strictly decreasing.
-        alpha: alpha_L, the step size at the smallest noise level, as in the paper (4e-5 for NCSN on CIFAR-10, 1.24e-5
-            for NCSNv2). Give this or ``step_lr``.
-        step_lr: alpha_L / 2, as in the NCSN code, x + step_lr s + sqrt(2 step_lr) z at the smallest noise level (2e-5,
+        step_size: at the smallest noise level, step_size_L, as the paper's alpha (4e-5 for NCSN on CIFAR-10, 1.24e-5 for
+            NCSNv2). Give this or ``step_lr``.
+        step_lr: step_size_L / 2, as in the NCSN code, x + step_lr s + sqrt(2 step_lr) z at the smallest noise level (2e-5,
             6.2e-6).
         steps_per_level: T, updates at each noise level (100 for NCSN, 5 for NCSNv2).
         rng: source of start and noise. Its ``sample_offset`` is the index of the first sample: sample k is the
@@ -80,18 +80,18 @@ def annealed_langevin(
 
     Source: Song & Ermon 2019, algorithm 1; Song & Ermon 2020 (denoising).
     """
-    alpha = step_size(alpha, step_lr)
+    step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
     levels = checks.sigmas("sigmas", sigmas)
     rng, sigma = as_philox(rng), levels.tolist()
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
-    alphas = per_level(alpha, sigma)
+    step_sizes = per_level(step_size, sigma)
     return run_chain(
         score,
         x,
-        lambda x, s, i: langevin_step(x, s, alphas[i], rng),
+        lambda x, s, i: langevin_step(x, s, step_sizes[i], rng),
         [steps_per_level] * len(sigma),
         denoise_at=sigma[-1] if denoise else None,
         clamp=clamp,
@@ -113,10 +113,10 @@ ANNEALED = Sampler(
     source="Song & Ermon 2019",
     summary="the run's steps at each noise level",
     cost="levels x steps_per_level, and 1 for denoise",
-    options=(ALPHA, STEPS_PER_LEVEL, DENOISE, START),
+    options=(STEP_SIZE, STEPS_PER_LEVEL, DENOISE, START),
     run=_run,
     updates=lambda L, options: L * options["steps_per_level"],
     evaluations=lambda L, options: L * options["steps_per_level"] + options["denoise"],
     sigma_after=lambda sigmas, options, step: sigmas[(step - 1) // options["steps_per_level"]],
-    remedy=SMALLER_ALPHA,
+    remedy=SMALLER_STEP_SIZE,
 )

@@ -13,7 +13,7 @@ from torch import Tensor
 from .._core import checks
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
-from ._sampler import ALPHA, DENOISE, SMALLER_ALPHA, START, Options, Sampler
+from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, Options, Sampler
 from ._score import conditioned
 from ._start import initial
 from ._watch import Callback, Trajectory
@@ -50,7 +50,7 @@ def consistent_annealed(
     Args:
         eta: fraction of the noise removed by an update, in (0, 1]; at least 1 - sigma_{i+1} / sigma_i for every i.
             The paper's eta is epsilon / sigma_L^2, with epsilon its step size: of the other samplers' step sizes,
-            step_lr / sigma_L^2 = alpha / (2 sigma_L^2) moves as far along the score.
+            step_lr / sigma_L^2 = step_size / (2 sigma_L^2) moves as far along the score.
         steps_per_level: how many updates lead from one level to the next, with geometric levels in between. More
             than 1 needs ``conditioning="sigma"``: there are no labels for the levels in between.
         score_fn, shape, sigmas, rng, start, denoise, clamp, conditioning, model_kwargs, dtype, device, callback,
@@ -114,14 +114,14 @@ def _refine(sigma: list[float], parts: int) -> list[float]:
 def _run(
     score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any
 ) -> Tensor:
-    others = {name: value for name, value in options.items() if name != "alpha"}
-    return consistent_annealed(score_fn, shape, sigmas, eta=_eta(options["alpha"], sigmas), **others, **how)
+    others = {name: value for name, value in options.items() if name != "step_size"}
+    return consistent_annealed(score_fn, shape, sigmas, eta=_eta(options["step_size"], sigmas), **others, **how)
 
 
-def _eta(alpha: float, sigmas: Tensor) -> float:
-    """alpha / (2 sigma_L^2), or where that is larger the least eta that reaches each next level."""
+def _eta(step_size: float, sigmas: Tensor) -> float:
+    """step_size / (2 sigma_L^2), or where that is larger the least eta that reaches each next level."""
     ratio = float((sigmas[1:] / sigmas[:-1]).min()) if len(sigmas) > 1 else 1.0
-    return min(1.0, max(alpha / (2 * float(sigmas[-1]) ** 2), 1 - ratio + 1e-6))
+    return min(1.0, max(step_size / (2 * float(sigmas[-1]) ** 2), 1 - ratio + 1e-6))
 
 
 CONSISTENT = Sampler(
@@ -130,10 +130,10 @@ CONSISTENT = Sampler(
     source="Jolicoeur-Martineau et al. 2020",
     summary="one step a level, much faster",
     cost="levels - 1, and 1 for denoise",
-    options=(ALPHA, DENOISE, START),
+    options=(STEP_SIZE, DENOISE, START),
     run=_run,
     updates=lambda L, options: L - 1,
     evaluations=lambda L, options: L - 1 + options["denoise"],
     sigma_after=lambda sigmas, options, step: sigmas[step],
-    remedy=SMALLER_ALPHA,
+    remedy=SMALLER_STEP_SIZE,
 )

@@ -14,7 +14,7 @@ from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._score import conditioned
 from ._start import initial
-from ._steps import per_level, step_size
+from ._steps import given_step_size, per_level
 from ._watch import Callback, Trajectory
 
 
@@ -25,7 +25,7 @@ def inpaint(
     mask: Tensor,
     sigmas: Tensor | Sequence[float],
     *,
-    alpha: float | None = None,
+    step_size: float | None = None,
     step_lr: float | None = None,
     steps_per_level: int = 100,
     rng: Philox | None = None,
@@ -47,7 +47,7 @@ def inpaint(
         image: the known values [B, ...]; what it holds where ``mask`` is False does not matter (NaN included).
         mask: bool, True where ``image`` is known; of a shape that broadcasts to ``image``'s: [H, W], or [1, C, H, W]
             for one a channel, or [B, 1, H, W] for one a sample. [B, H, W] is an error: it would act on channels.
-        score_fn, sigmas, alpha, step_lr, steps_per_level, rng, start, denoise, clamp, conditioning, model_kwargs,
+        score_fn, sigmas, step_size, step_lr, steps_per_level, rng, start, denoise, clamp, conditioning, model_kwargs,
             callback, trajectory, progress: as for :func:`annealed_langevin`. ``clamp`` acts on the inpainted part.
 
     Returns:
@@ -60,14 +60,14 @@ def inpaint(
     """
     checks.floating("image", image)
     known = _check_mask(mask, image)
-    alpha = step_size(alpha, step_lr)
+    step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
     sigma = checks.sigmas("sigmas", sigmas).tolist()
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     x = initial(start, image.shape, sigma[0], rng, image.dtype, image.device)
-    alphas = per_level(alpha, sigma)
+    step_sizes = per_level(step_size, sigma)
 
     def known_at(i: int) -> Callable[[Tensor], Tensor]:
         y = image + sigma[i] * rng.randn(image.shape, stream=Stream.INPAINT, dtype=image.dtype, device=image.device)
@@ -76,7 +76,7 @@ def inpaint(
     x = run_chain(
         score,
         x,
-        lambda x, s, i: langevin_step(x, s, alphas[i], rng),
+        lambda x, s, i: langevin_step(x, s, step_sizes[i], rng),
         [steps_per_level] * len(sigma),
         constraint=known_at,
         denoise_at=sigma[-1] if denoise else None,

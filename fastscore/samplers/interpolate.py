@@ -15,7 +15,7 @@ from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._score import conditioned
 from ._start import check_shape, initial
-from ._steps import per_level, step_size
+from ._steps import given_step_size, per_level
 from ._watch import Callback, Trajectory
 
 
@@ -26,7 +26,7 @@ def interpolate(
     sigmas: Tensor | Sequence[float],
     *,
     num_interpolations: int,
-    alpha: float | None = None,
+    step_size: float | None = None,
     step_lr: float | None = None,
     steps_per_level: int = 100,
     rng: Philox | None = None,
@@ -51,7 +51,7 @@ def interpolate(
         shape: shape of the rows [R, ...]: R pairs of ends.
         num_interpolations: n >= 1, chains a row, both ends included; one alone is driven by p.
         start: as for :func:`annealed_langevin`; one start a row.
-        score_fn, sigmas, alpha, step_lr, steps_per_level, rng, denoise, clamp, conditioning, model_kwargs, dtype,
+        score_fn, sigmas, step_size, step_lr, steps_per_level, rng, denoise, clamp, conditioning, model_kwargs, dtype,
             device, callback, trajectory, progress: as for :func:`annealed_langevin`; score_fn, callback and trajectory
             see [R n, ...].
 
@@ -64,7 +64,7 @@ def interpolate(
     Source: Song & Ermon 2020, "Improved techniques for training score-based generative models", section 5.
     """
     n = checks.integer("num_interpolations", num_interpolations, low=1)
-    alpha = step_size(alpha, step_lr)
+    step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
     levels = checks.sigmas("sigmas", sigmas)
@@ -74,12 +74,12 @@ def interpolate(
     x = x.repeat_interleave(n, 0)
     compute = checks.compute_dtype(x)
     theta = torch.linspace(0, math.pi / 2, n, dtype=compute, device=x.device).view(n, *[1] * (len(rows) - 1))
-    alphas = per_level(alpha, sigma)
+    step_sizes = per_level(step_size, sigma)
 
     def step(x: Tensor, s: Tensor, i: int) -> Tensor:
         p, q = (rng.randn(rows, stream=Stream.LANGEVIN, dtype=compute, device=x.device)[:, None] for _ in range(2))
         z = (theta.cos() * p + theta.sin() * q).reshape(x.shape)
-        return langevin_step(x, s, alphas[i], noise=z)
+        return langevin_step(x, s, step_sizes[i], noise=z)
 
     x = run_chain(
         score,

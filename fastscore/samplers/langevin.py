@@ -13,7 +13,7 @@ from ..ops import langevin_step
 from ..rng import Philox, as_philox
 from ._driver import run_chain
 from ._score import Score
-from ._steps import StepSize, root, schedule
+from ._steps import StepSizes, root, schedule
 from ._watch import Callback, Trajectory
 
 
@@ -23,8 +23,8 @@ def langevin(
     x: Tensor,
     *,
     num_steps: int,
-    alpha: StepSize | None = None,
-    step_lr: StepSize | None = None,
+    step_size: StepSizes | None = None,
+    step_lr: StepSizes | None = None,
     preconditioner: Tensor | None = None,
     burn_in: int = 0,
     thin: int | None = None,
@@ -34,18 +34,19 @@ def langevin(
     trajectory: Trajectory | None = None,
     progress: bool = False,
 ) -> Tensor:
-    """Unadjusted Langevin dynamics: ``num_steps`` times x <- x + alpha/2 M s(x) + sqrt(alpha M) z, where M = 1 unless
-    there is a ``preconditioner``.
+    """Unadjusted Langevin dynamics: ``num_steps`` times x <- x + step_size/2 M s(x) + sqrt(step_size M) z.
+
+    M is 1 unless there is a ``preconditioner``.
 
     Args:
         score_fn: ``score_fn(x)``, the score of the density to sample, of ``x``'s shape. It is evaluated under
             ``torch.no_grad()``: where it is the gradient of an energy, give ``fastscore.energy_score(energy)``.
         x: where the chains begin [B, D, ...]; not changed. One of D numbers is x[None].
         num_steps: number of updates.
-        alpha: step size in the paper's form: a number, one for each update (a sequence or a tensor [num_steps]), or a
+        step_size: the paper's alpha: a number, one for each update (a sequence or a tensor [num_steps]), or a
             function of the step, 1 for the first update. All are asked for before the first. Give this or ``step_lr``.
-        step_lr: step size in the form x + step_lr s + sqrt(2 step_lr) z, so alpha = 2 step_lr; as ``alpha``.
-        preconditioner: a diagonal M > 0, in squared units of ``x``'s coordinates (alpha then has none): of ``x``'s
+        step_lr: step size in the form x + step_lr s + sqrt(2 step_lr) z, so step_size = 2 step_lr; as ``step_size``.
+        preconditioner: a diagonal M > 0, in squared units of ``x``'s coordinates (step_size then has none): of ``x``'s
             shape, or of one sample's, [D, ...]. Near the variances of the density it lets all coordinates mix alike.
         burn_in: how many updates pass before ``thin`` counts.
         thin: return the state after every ``thin``-th update, all of them. ``None``: the last alone.
@@ -58,7 +59,7 @@ def langevin(
     Returns:
         The last state [B, D, ...]; with ``thin``, those after the updates burn_in + thin, burn_in + 2 thin, ...,
         [(num_steps - burn_in) // thin, B, D, ...]. Of a coordinate that is N(0, s^2) the variance tends to
-        s^2 / (1 - alpha M / (4 s^2)), not s^2: there is no Metropolis step.
+        s^2 / (1 - step_size M / (4 s^2)), not s^2: there is no Metropolis step.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, shape or value; the message names it. ``score_fn``'s
@@ -77,11 +78,11 @@ def langevin(
     num_steps = checks.integer("num_steps", num_steps, low=1)
     burn_in, thin = _kept(num_steps, burn_in, thin)
     score = Score(score_fn, model_kwargs)
-    alphas, scale, rng = schedule(alpha, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
+    step_sizes, scale, rng = schedule(step_size, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
     kept = []
 
     def step(x: Tensor, s: Tensor, k: int) -> Tensor:
-        x = _update(x, s, alphas[k], scale, rng)
+        x = _update(x, s, step_sizes[k], scale, rng)
         after = k + 1 - burn_in
         if thin is not None and after > 0 and after % thin == 0:
             kept.append(x)
@@ -99,12 +100,12 @@ def langevin(
     return x if thin is None else torch.stack(kept)
 
 
-def _update(x: Tensor, score: Tensor, alpha: float, scale: Tensor | None, rng: Philox) -> Tensor:
-    """x + alpha/2 M s + sqrt(alpha M) z, M = scale^2, computed as langevin_step does and rounded once."""
+def _update(x: Tensor, score: Tensor, step_size: float, scale: Tensor | None, rng: Philox) -> Tensor:
+    """x + step_size/2 M s + sqrt(step_size M) z, M = scale^2, computed as langevin_step does and rounded once."""
     if scale is None:
-        return langevin_step(x, score, alpha, rng)
+        return langevin_step(x, score, step_size, rng)
     compute = scale.dtype
-    move = langevin_step(torch.zeros_like(x, dtype=compute), scale * score.to(compute), alpha, rng)
+    move = langevin_step(torch.zeros_like(x, dtype=compute), scale * score.to(compute), step_size, rng)
     return (x.to(compute) + scale * move).to(x.dtype)
 
 

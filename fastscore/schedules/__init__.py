@@ -18,22 +18,22 @@ models" (2020), for data of D dimensions:
 
 from .distances import largest_distance
 from .levels import geometric_sigmas, uniform_sigmas
-from .step_sizes import Alpha, StepLr, refuse_other_form
+from .step_sizes import StepLr, StepSize, refuse_other_form
 from .suggestion import Suggestion, suggest
-from .techniques import PUBLISHED_OVERLAP, level_overlap, level_ratio, step_size, variance_ratio
+from .techniques import PUBLISHED_OVERLAP, level_overlap, level_ratio, suggest_step_lr, variance_ratio
 
 __all__ = [
     "PUBLISHED_OVERLAP",
-    "Alpha",
     "StepLr",
+    "StepSize",
     "Suggestion",
     "geometric_sigmas",
     "largest_distance",
     "level_overlap",
     "level_ratio",
     "refuse_other_form",
-    "step_size",
     "suggest",
+    "suggest_step_lr",
     "uniform_sigmas",
     "variance_ratio",
 ]

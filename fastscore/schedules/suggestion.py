@@ -10,8 +10,8 @@ from torch import Tensor
 from .._core import checks
 from .distances import check_samples, largest_distance
 from .levels import geometric_sigmas
-from .step_sizes import Alpha, StepLr
-from .techniques import PUBLISHED_OVERLAP, level_ratio, step_size
+from .step_sizes import StepLr, StepSize
+from .techniques import PUBLISHED_OVERLAP, level_ratio, suggest_step_lr
 
 if TYPE_CHECKING:
     from ..data import Data
@@ -27,10 +27,9 @@ class Suggestion(NamedTuple):
         gamma: the ratio of neighbouring levels, (sigma_max / sigma_min)^{1/(L-1)}.
         sigmas: the levels, float32 [L], strictly decreasing.
         steps_per_level: T.
-        step_lr: epsilon of the last level, as the authors' code has it: x + epsilon s + sqrt(2 epsilon) z. A sampler's
-            ``step_lr``.
-        alpha: 2 epsilon, as the papers have it: x + alpha/2 s + sqrt(alpha) z. A sampler's ``alpha``. Either raises
-            where it is given in the other's place.
+        step_lr: of the last level, in x + step_lr s + sqrt(2 step_lr) z: the authors' epsilon. A sampler's ``step_lr``.
+        step_size: 2 step_lr, in x + step_size/2 s + sqrt(step_size) z: the papers' alpha. A sampler's ``step_size``.
+            Either raises where it is given in the other's place.
         variance_ratio: s_T^2 / sigma^2 at that step size; never less than 1.
     """
 
@@ -41,7 +40,7 @@ class Suggestion(NamedTuple):
     sigmas: Tensor
     steps_per_level: int
     step_lr: float
-    alpha: float
+    step_size: float
     variance_ratio: float
 
     def sampling(self) -> dict[str, Any]:
@@ -51,9 +50,9 @@ class Suggestion(NamedTuple):
             >>> import torch
             >>> found = suggest(torch.eye(8))
             >>> sorted(found.sampling())
-            ['alpha', 'sigmas', 'steps_per_level']
+            ['step_size', 'sigmas', 'steps_per_level']
         """
-        return {"sigmas": self.sigmas, "alpha": self.alpha, "steps_per_level": self.steps_per_level}
+        return {"sigmas": self.sigmas, "step_size": self.step_size, "steps_per_level": self.steps_per_level}
 
 
 def suggest(
@@ -106,8 +105,16 @@ def suggest(
         num_levels = max(2, 1 + round(math.log(sigma_max / sigma_min) / math.log(ratio)))
     num_levels = checks.integer("num_levels", num_levels, low=2)
     gamma = (sigma_max / sigma_min) ** (1 / (num_levels - 1))
-    step_lr, variance = step_size(sigma_min, gamma, steps_per_level)
+    step_lr, variance = suggest_step_lr(sigma_min, gamma, steps_per_level)
     sigmas = geometric_sigmas(sigma_max, sigma_min, num_levels)
     return Suggestion(
-        sigma_max, sigma_min, num_levels, gamma, sigmas, steps_per_level, StepLr(step_lr), Alpha(2 * step_lr), variance
+        sigma_max,
+        sigma_min,
+        num_levels,
+        gamma,
+        sigmas,
+        steps_per_level,
+        StepLr(step_lr),
+        StepSize(2 * step_lr),
+        variance,
     )

@@ -48,23 +48,23 @@ def level_ratio(dim: int, overlap: float = PUBLISHED_OVERLAP) -> float:
     return 0.5 * (low + high)
 
 
-def variance_ratio(epsilon: float, sigma_min: float, gamma: float, steps_per_level: int) -> float:
+def variance_ratio(step_lr: float, sigma_min: float, gamma: float, steps_per_level: int) -> float:
     """s_T^2 / sigma^2 of Technique 4: the samples' variance after a level's T steps, over the level's own.
 
     Args:
-        epsilon: step_lr of the last level, in x + epsilon s + sqrt(2 epsilon) z; less than sigma_L^2.
+        step_lr: epsilon of the last level, in x + epsilon s + sqrt(2 epsilon) z; less than sigma_L^2.
         sigma_min: sigma_L.
         gamma: the ratio of neighbouring levels, whose square is the ratio before the first step.
         steps_per_level: T.
     """
-    step = epsilon / sigma_min**2
+    step = step_lr / sigma_min**2
     kept = math.exp(2 * steps_per_level * math.log1p(-step))
     stationary = 2 / (2 - step)  # 2 epsilon / (sigma_L^2 - sigma_L^2 (1 - epsilon/sigma_L^2)^2)
     return kept * (gamma**2 - stationary) + stationary
 
 
-def step_size(sigma_min: float, gamma: float, steps_per_level: int) -> tuple[float, float]:
-    """The epsilon (step_lr) whose :func:`variance_ratio` is closest to 1, and that ratio (Technique 4).
+def suggest_step_lr(sigma_min: float, gamma: float, steps_per_level: int) -> tuple[float, float]:
+    """The step_lr (epsilon) whose :func:`variance_ratio` is closest to 1, and that ratio (Technique 4).
 
     The ratio averages gamma^2 and k, both at least 1, so the closest to 1 is the smallest: a ternary search
     over its logarithm. For the published CIFAR-10 schedule it finds 6.184e-6; the paper has 6.2e-6.
@@ -84,5 +84,5 @@ def step_size(sigma_min: float, gamma: float, steps_per_level: int) -> tuple[flo
             high -= third
         else:
             low += third
-    epsilon = math.exp(0.5 * (low + high)) * sigma_min**2
-    return epsilon, variance_ratio(epsilon, sigma_min, gamma, steps_per_level)
+    step_lr = math.exp(0.5 * (low + high)) * sigma_min**2
+    return step_lr, variance_ratio(step_lr, sigma_min, gamma, steps_per_level)

@@ -62,16 +62,16 @@ def toy_score(x, sigma=1.0):
 
 
 def test_toy_samplers():
-    """Their lr is alpha, the paper's step size, not half of it."""
+    """Their lr is our step_size, the paper's alpha, not half of it."""
     x = SAMPLES
     for step in range(5):
         x = x - 0.05 / 2 * torch.sin(x) + 0.05**0.5 * noise(step, fs.Stream.LANGEVIN)
     close(ncsn.langevin_dynamics(toy_score, SAMPLES, 0.05, 5, rng=fs.Philox(5)), x)
     x, step = SAMPLES, 0
     for sigma in SIGMAS.float().tolist():
-        alpha = 1e-3 * (sigma / SIGMAS.float()[-1].item()) ** 2
+        step_size = 1e-3 * (sigma / SIGMAS.float()[-1].item()) ** 2
         for _ in range(3):
-            x = x + alpha / 2 * toy_score(x, sigma) + alpha**0.5 * noise(step, fs.Stream.LANGEVIN)
+            x = x + step_size / 2 * toy_score(x, sigma) + step_size**0.5 * noise(step, fs.Stream.LANGEVIN)
             step += 1
     close(ncsn.anneal_langevin_dynamics(toy_score, SAMPLES, SIGMAS.numpy(), 1e-3, 3, rng=fs.Philox(5)), x)
 

@@ -191,10 +191,10 @@ def test_one_interpolation_is_the_first_of_several():
         close(a, b[::3])
 
 
-def test_published_step_lr_maps_to_alpha():
-    """step_lr = 2e-5 is alpha = 4e-5."""
+def test_published_step_lr_maps_to_step_size():
+    """Their step_lr = 2e-5 is our step_size = 4e-5."""
     ours = fs.samplers.annealed_langevin(
-        net, SAMPLES.shape, SIGMAS.float(), alpha=4e-5, steps_per_level=3, start=SAMPLES, rng=fs.Philox(1)
+        net, SAMPLES.shape, SIGMAS.float(), step_size=4e-5, steps_per_level=3, start=SAMPLES, rng=fs.Philox(1)
     )
     theirs = ncsnv2.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 3, 2e-5, True, False, False, rng=fs.Philox(1))[0]
     assert torch.equal(ours, theirs)

@@ -163,17 +163,17 @@ def test_evaluate(run, sampler, capsys):
 
 
 def test_sampling_settings_of_one_call(run, tmp_path, capsys):
-    """--alpha, --steps-per-level and --no-denoise change this call; the run's config.json stays."""
+    """--step-size, --steps-per-level and --no-denoise change this call; the run's config.json stays."""
     before = (run / "config.json").read_text()
-    options = ["--alpha", "1e-4", "--steps-per-level", "3", "--no-denoise", "--quiet"]
+    options = ["--step-size", "1e-4", "--steps-per-level", "3", "--no-denoise", "--quiet"]
     cli.main(["sample", str(run), "--num", "5", "--out", str(tmp_path / "a"), *options])
     trained = load_run(run)
-    config = dataclasses.replace(trained.config, alpha=1e-4, steps_per_level=3, denoise=False)
+    config = dataclasses.replace(trained.config, step_size=1e-4, steps_per_level=3, denoise=False)
     expected = sampling.sample(dataclasses.replace(trained, config=config), 5, progress=False)
     np.testing.assert_array_equal(np.load(tmp_path / "a" / "samples.npy"), expected.numpy())
     cli.main(["evaluate", str(run), "--num", "20", "--overwrite", *options])
     report = json.loads((run / "metrics.json").read_text())
-    assert [report[k] for k in ("alpha", "steps_per_level", "denoise", "network_evaluations_a_sample")] == [
+    assert [report[k] for k in ("step_size", "steps_per_level", "denoise", "network_evaluations_a_sample")] == [
         1e-4,
         3,
         False,
@@ -181,12 +181,15 @@ def test_sampling_settings_of_one_call(run, tmp_path, capsys):
     ]
     cli.main(["evaluate", str(run), "--num", "20", "--denoise", "--sampler", "consistent", "--overwrite", "--quiet"])
     report = json.loads((run / "metrics.json").read_text())
-    assert (report["alpha"], report["denoise"]) == (trained.config.alpha, True) and "steps_per_level" not in report
+    assert (report["step_size"], report["denoise"]) == (
+        trained.config.step_size,
+        True,
+    ) and "steps_per_level" not in report
     assert (run / "config.json").read_text() == before
     capsys.readouterr()
     for wrong, message in (
         (["--denoise", "--no-denoise"], "give one of --denoise and --no-denoise"),
-        (["--alpha", "-1"], "alpha must be finite and greater than 0, got -1.0"),
+        (["--step-size", "-1"], "step_size must be finite and greater than 0, got -1.0"),
         (["--sampler", "consistent", "--steps-per-level", "3"], "steps_per_level must be left out"),
     ):
         for command in ("sample", "evaluate"):
@@ -211,12 +214,12 @@ def test_resuming_says_which_sampling_settings_change(tmp_path, capsys):
         str(tmp_path / "run"),
         "--quiet",
     ]
-    cli.main([*toy, "--alpha", "0.1"])
-    cli.main([*toy, "--alpha", "0.1", "--resume"])
+    cli.main([*toy, "--step-size", "0.1"])
+    cli.main([*toy, "--step-size", "0.1", "--resume"])
     assert "from now on" not in capsys.readouterr().out
     cli.main([*toy, "--steps-per-level", "7", "--resume"])
     assert (
-        "from now on this run samples with alpha (was 0.1, now 0.05), steps_per_level (was 100, now 7)\n"
+        "from now on this run samples with step_size (was 0.1, now 0.05), steps_per_level (was 100, now 7)\n"
         in capsys.readouterr().out
     )
 
@@ -345,7 +348,7 @@ def test_doctor(capsys):
                 "--seed",
                 "--sampler",
                 "consistent",
-                "--alpha FLOAT",
+                "--step-size FLOAT",
                 "--steps-per-level INT",
                 "--denoise",
                 "--no-denoise",
@@ -360,7 +363,7 @@ def test_doctor(capsys):
                 "recall",
                 "--feature",
                 "50,000 samples with the training set",
-                "--alpha FLOAT",
+                "--step-size FLOAT",
                 "--steps-per-level INT",
                 "--denoise",
                 "--no-denoise",

@@ -250,7 +250,7 @@ def test_the_trainer_knows_no_objective_by_name():
 
 
 def test_a_run_of_another_version_is_sampled_and_not_trained_further(tmp_path, monkeypatch):
-    """Its iterations drew other numbers. Its config.json may not even name an objective: that was dsm."""
+    """Its iterations drew other numbers. Its config.json may name no objective, which was dsm; the step size was alpha."""
     run = tmp_path / "run"
     config = dataclasses.replace(TOY, iterations=7, decay=False)
     Trainer(config, run).train(progress=False)
@@ -259,8 +259,10 @@ def test_a_run_of_another_version_is_sampled_and_not_trained_further(tmp_path, m
     checkpoint.begin(run, dataclasses.replace(identity, format=1))
     fields = json.loads((run / "config.json").read_text())
     assert fields.pop("objective") == "dsm" and fields.pop("objective_options") == {}
+    fields["alpha"] = fields.pop("step_size") / 2
     (run / "config.json").write_text(json.dumps(fields))
-    assert load_run(run, device="cpu").step == 7
+    trained = load_run(run, device="cpu")
+    assert trained.step == 7 and trained.config.step_size == config.step_size / 2
     before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
     with pytest.raises(
         fs.CheckpointError,

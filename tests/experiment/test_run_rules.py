@@ -36,7 +36,7 @@ from .test_train import weights
         ({"lr": 10**400}, "lr must be a number that float32 holds, got a number of 401 digits"),
         ({"lr": 1e30, "beta1": 1 - 1e-12}, "lr must be at most"),
         ({"weight": 60.0}, "weight must keep sigma"),
-        ({"alpha": 1e37}, "alpha .*must be at most"),
+        ({"step_size": 1e37}, "step_size .*must be at most"),
     ],
 )
 def test_bounds_of_a_config(changes, message):

@@ -67,7 +67,7 @@ def refused(arguments, capsys) -> str:
 
 
 def test_the_settings_stand_beside_the_samples(run):
-    cli.main(["sample", str(run), "--num", "7", "--seed", "5", "--alpha", "0.01", "--no-denoise", "--quiet"])
+    cli.main(["sample", str(run), "--num", "7", "--seed", "5", "--step-size", "0.01", "--no-denoise", "--quiet"])
     said = json.loads((run / "samples-5" / "samples.json").read_text())
     expected = {
         "run": str(run),
@@ -76,7 +76,7 @@ def test_the_settings_stand_beside_the_samples(run):
         "num": 7,
         "seed": 5,
         "sampler": "annealed",
-        "alpha": 0.01,
+        "step_size": 0.01,
         "steps_per_level": 1,
         "denoise": False,
         "start": "normal",
@@ -91,7 +91,7 @@ def test_samples_of_other_settings_are_not_replaced(run, capsys):
     cli.main([*map(str, draw), "--quiet"])
     before = contents(folder)
     for option, differs in (
-        (["--alpha", "0.02"], "alpha (was 0.05, now 0.02)"),
+        (["--step-size", "0.02"], "step_size (was 0.05, now 0.02)"),
         (["--steps-per-level", "2"], "steps_per_level (was 1, now 2)"),
         (["--num", "25"], "num (was 30, now 25)"),
         (["--no-denoise"], "denoise (was True, now False)"),
@@ -103,8 +103,8 @@ def test_samples_of_other_settings_are_not_replaced(run, capsys):
     assert contents(folder) == before
     cli.main([*map(str, draw), "--quiet"])  # the same again
     cli.main([*map(str, draw), "--num", "40", "--quiet"])  # the same and more
-    cli.main([*map(str, draw), "--alpha", "0.02", "--overwrite", "--quiet"])
-    assert json.loads((folder / "samples.json").read_text())["alpha"] == 0.02
+    cli.main([*map(str, draw), "--step-size", "0.02", "--overwrite", "--quiet"])
+    assert json.loads((folder / "samples.json").read_text())["step_size"] == 0.02
     (folder / "samples.json").write_text("[")
     assert "samples without a readable samples.json" in refused(draw, capsys)
 
@@ -112,10 +112,10 @@ def test_samples_of_other_settings_are_not_replaced(run, capsys):
 def test_an_evaluation_of_other_settings_is_not_replaced(run, capsys):
     evaluation.evaluate(run, num=20, progress=False)
     before = contents(run)
-    assert "alpha (was 0.05, now 0.02)" in refused(["evaluate", run, "--num", "20", "--alpha", "0.02"], capsys)
+    assert "step_size (was 0.05, now 0.02)" in refused(["evaluate", run, "--num", "20", "--step-size", "0.02"], capsys)
     assert contents(run) == before
-    evaluation.evaluate(run, num=20, alpha=0.02, overwrite=True, progress=False)
-    assert json.loads((run / "metrics.json").read_text())["alpha"] == 0.02
+    evaluation.evaluate(run, num=20, step_size=0.02, overwrite=True, progress=False)
+    assert json.loads((run / "metrics.json").read_text())["step_size"] == 0.02
 
 
 def test_samples_of_an_earlier_iteration_are_replaced_with_a_word(run, tmp_path, capsys):
@@ -149,7 +149,7 @@ def test_a_moved_run_is_the_same_run_and_another_is_not(run, tmp_path, capsys):
 def test_samples_that_came_meanwhile_are_not_replaced(run, tmp_path):
     """Two commands that draw into one folder at the same time: the second to end keeps its samples elsewhere."""
     folder, trained = tmp_path / "out", load_run(run)
-    first, second = (sampling.with_sampling(trained, alpha=alpha) for alpha in (0.01, 0.02))
+    first, second = (sampling.with_sampling(trained, step_size=step_size) for step_size in (0.01, 0.02))
     parts = sampling.batches(second, 6, progress=False)
 
     def slow():
@@ -158,7 +158,7 @@ def test_samples_that_came_meanwhile_are_not_replaced(run, tmp_path):
 
     with (
         pytest.warns(UserWarning, match="the first 6 of 6 samples are kept in"),
-        pytest.raises(fs.FastscoreError, match=r"alpha \(was 0.01, now 0.02\)"),
+        pytest.raises(fs.FastscoreError, match=r"step_size \(was 0.01, now 0.02\)"),
     ):
         write_samples(slow(), folder, sampling.settings(second, run, 6, 0))
     assert torch.equal(read_samples(folder), sampling.sample(first, 6, progress=False))
@@ -176,15 +176,15 @@ def diverging(monkeypatch):
 
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 8)])
 def test_samples_that_are_not_finite_replace_nothing(shape, tmp_path, monkeypatch):
-    """Infinity, too, which clamping makes an image of; the message names --alpha and there is no second one."""
-    config = preset("toy" if len(shape) == 1 else "digits", num_levels=3, steps_per_level=1, alpha=0.125)
+    """Infinity, too, which clamping makes an image of; the message names --step-size and there is no second one."""
+    config = preset("toy" if len(shape) == 1 else "digits", num_levels=3, steps_per_level=1, step_size=0.125)
     run = sampling.TrainedRun(config, lambda x, labels: -x, shape, torch.device("cpu"), 1)
     sampling.sample_into(tmp_path / "a", run, tmp_path, 3, progress=False)
     before = contents(tmp_path / "a")
     bad = dataclasses.replace(run, network=lambda x, labels: -x * torch.tensor(1e38) ** (x[:, :1] * 0 + labels.max()))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(NonFiniteSamples, match=r"3 of 3 samples are not finite: alpha, 0\.125, .*--alpha"):
+        with pytest.raises(NonFiniteSamples, match=r"3 of 3 samples are not finite: step_size, 0\.125, .*--step-size"):
             sampling.sample_into(tmp_path / "a", bad, tmp_path, 3, overwrite=True, progress=False)
         diverging(monkeypatch)
         with pytest.raises(NonFiniteSamples):
@@ -195,8 +195,8 @@ def test_samples_that_are_not_finite_replace_nothing(shape, tmp_path, monkeypatc
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_points_that_are_not_finite_end_with_code_2(command, run, tmp_path, capsys):
     out = tmp_path / "out"
-    line = refused([command, run, "--num", "20", "--alpha", "1e35", "--steps-per-level", "9", "--out", out], capsys)
-    assert "--alpha" in line and contents(out) == {}
+    line = refused([command, run, "--num", "20", "--step-size", "1e35", "--steps-per-level", "9", "--out", out], capsys)
+    assert "--step-size" in line and contents(out) == {}
 
 
 def test_plain_langevin_that_diverges_finds_no_mode(tmp_path, monkeypatch):

@@ -29,7 +29,7 @@ def jump(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory)
         for j in range(options["jumps"]):
             labels = torch.full(shape[:1], i, device=device)
             with torch.no_grad():
-                x = x + options["alpha"] * sigma**2 * score_fn(x, labels)
+                x = x + options["step_size"] * sigma**2 * score_fn(x, labels)
             step = i * options["jumps"] + j + 1
             if callback is not None:
                 callback(step, x)
@@ -45,7 +45,7 @@ TOY = Sampler(
     summary="which no one should use",
     cost="levels x jumps",
     options=(
-        SAMPLERS["annealed"].options[0],  # alpha, which the run's settings have
+        SAMPLERS["annealed"].options[0],  # the step size, which the run's settings have
         Option("jumps", int, "Jumps at each noise level", partial(checks.integer, low=1), default=3),
         Option("width", float, "How far from 0 it begins", checks.positive, default=1.0),
         Option("mirrored", bool, "Turn the samples about 0", boolean, default=False),
@@ -67,22 +67,22 @@ def toy(monkeypatch):
 def run(tmp_path_factory):
     folder = tmp_path_factory.mktemp("samplers") / "run"
     config = preset(
-        "toy", data="two_moons", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=2, alpha=0.125
+        "toy", data="two_moons", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=2, step_size=0.125
     )
     Trainer(config, folder).train(progress=False)
     return folder
 
 
 def test_fastscore_sample(run, tmp_path):
-    options = ["--sampler", "toy", "--jumps", "2", "--width", "0.5", "--mirrored", "--alpha", "0.25"]
+    options = ["--sampler", "toy", "--jumps", "2", "--width", "0.5", "--mirrored", "--step-size", "0.25"]
     cli.main(["sample", str(run), "--num", "5", "--seed", "7", "--out", str(tmp_path), *options, "--quiet"])
     said = json.loads((tmp_path / "samples.json").read_text())
-    values = {"sampler": "toy", "alpha": 0.25, "jumps": 2, "width": 0.5, "mirrored": True}
+    values = {"sampler": "toy", "step_size": 0.25, "jumps": 2, "width": 0.5, "mirrored": True}
     assert {name: said[name] for name in values} == values and "steps_per_level" not in said
     trained = load_run(run, device="cpu")
     want = sample(trained, 5, seed=7, progress=False, **values)
     np.testing.assert_array_equal(np.load(tmp_path / "samples.npy"), want.numpy())
-    unlike = [{"jumps": 3}, {"width": 0.6}, {"mirrored": False}, {"alpha": 0.125}, {"jumps": None}]
+    unlike = [{"jumps": 3}, {"width": 0.6}, {"mirrored": False}, {"step_size": 0.125}, {"jumps": None}]
     for changes in unlike:
         assert not torch.equal(sample(trained, 5, seed=7, progress=False, **(values | changes)), want), changes
 
@@ -90,7 +90,7 @@ def test_fastscore_sample(run, tmp_path):
 def test_the_same_samples_by_hand(run):
     """The network, the run's noise levels and settings, the entry's defaults, the seed's numbers, in any batches."""
     trained = with_sampling(load_run(run, device="cpu"), sampler="toy")
-    assert trained.options == {"alpha": 0.125, "jumps": 3, "width": 1.0, "mirrored": False}
+    assert trained.options == {"step_size": 0.125, "jumps": 3, "width": 1.0, "mirrored": False}
     rng = Philox(4 + _SAMPLING_SEED)
     want = jump(
         trained.network,
@@ -107,10 +107,10 @@ def test_the_same_samples_by_hand(run):
 
 
 def test_options_given_before_stay_until_another_sampler_is_asked_for(run):
-    trained = with_sampling(load_run(run, device="cpu"), sampler="toy", jumps=2, alpha=0.5)
-    assert with_sampling(trained, width=2.0).options == {"alpha": 0.5, "jumps": 2, "width": 2.0, "mirrored": False}
+    trained = with_sampling(load_run(run, device="cpu"), sampler="toy", jumps=2, step_size=0.5)
+    assert with_sampling(trained, width=2.0).options == {"step_size": 0.5, "jumps": 2, "width": 2.0, "mirrored": False}
     other = with_sampling(trained, sampler="annealed")
-    assert other.options["alpha"] == 0.5 and other.given == {}
+    assert other.options["step_size"] == 0.5 and other.given == {}
     assert with_sampling(other, sampler="toy").options["jumps"] == 3
 
 
@@ -135,7 +135,7 @@ def test_help_offers_it(capsys):
             "--jumps INT Jumps at each noise level; by default 3. Only with --sampler toy.",
             "--mirrored Turn the samples about 0; by default False. Only with --sampler toy.",
             "--no-mirrored Turn --mirrored off for this call.",
-            "--alpha FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. --",
+            "--step-size FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. --",
             "--start {uniform,normal}",
             "Only with --sampler annealed or consistent.",
         ):
@@ -145,11 +145,11 @@ def test_help_offers_it(capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--jumps", "2"], "jumps must be left out for sampler 'annealed', which takes alpha, steps_per_level, "),
+        (["--jumps", "2"], "jumps must be left out for sampler 'annealed', which takes step_size, steps_per_level, "),
         (["--sampler", "toy", "--jumps", "0"], "jumps must be at least 1, got 0"),
         (
             ["--sampler", "toy", "--start", "normal"],
-            "start must be left out for sampler 'toy', which takes alpha, jumps",
+            "start must be left out for sampler 'toy', which takes step_size, jumps",
         ),
         (["--sampler", "toy", "--mirrored", "--no-mirrored"], "give one of --mirrored and --no-mirrored, or neither"),
     ],
@@ -163,7 +163,7 @@ def test_wrong_options_are_told(run, arguments, message, capsys):
 
 def test_samples_that_are_not_finite_name_the_entrys_remedy(run):
     with pytest.raises(NonFiniteSamples, match="5 of 5 samples are not finite: jump less than 9 times"):
-        sample(load_run(run, device="cpu"), 5, sampler="toy", width=1e30, jumps=9, alpha=1e30, progress=False)
+        sample(load_run(run, device="cpu"), 5, sampler="toy", width=1e30, jumps=9, step_size=1e30, progress=False)
 
 
 def test_one_option_of_two_kinds_is_an_error(monkeypatch):

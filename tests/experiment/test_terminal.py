@@ -43,7 +43,7 @@ def absurd_line(choose: random.Random, folder: Path) -> list[str]:
         options = {
             "STR": ("data", "data-dir", "model", "objective", "start", "device"),
             "PATH": ("out",),
-            "FLOAT": ("lr", "eps", "beta1", "beta2", "ema", "alpha", "sigma-begin", "sigma-end", "clip-norm"),
+            "FLOAT": ("lr", "eps", "beta1", "beta2", "ema", "step-size", "sigma-begin", "sigma-end", "clip-norm"),
             "INT": (
                 "iterations",
                 "batch-size",
@@ -62,7 +62,7 @@ def absurd_line(choose: random.Random, folder: Path) -> list[str]:
         options = {
             "STR": ("sampler", "weights", "device"),
             "PATH": ("out",),
-            "FLOAT": ("alpha",),
+            "FLOAT": ("step-size",),
             "INT": ("num", "seed", "steps-per-level", "checkpoint", "batch-size"),
         }
     for _ in range(choose.choice((1, 2))):

@@ -65,7 +65,7 @@ def test_presets_are_the_recipes():
         iterations=200_001,
         ema=0.0,
         steps_per_level=100,
-        alpha=2 * 2e-5,
+        step_size=2 * 2e-5,
         denoise=False,
         dequantize=True,
     )
@@ -77,7 +77,7 @@ def test_presets_are_the_recipes():
         iterations=300_001,
         ema=0.999,
         steps_per_level=5,
-        alpha=2 * 6.2e-6,
+        step_size=2 * 6.2e-6,
         denoise=True,
         dequantize=False,
     )

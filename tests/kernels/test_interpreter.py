@@ -71,10 +71,10 @@ def test_perturb(dtype, shape, per_row, on_device):
 def test_langevin_step(dtype, shape, per_row, on_device):
     arguments, z = noise(shape, on_device)
     x, score = tensor(shape, dtype, 1), tensor(shape, dtype, 2)
-    alpha = scalars(shape, dtype, per_row, 0.1)
-    got = langevin_step.launch(*on(DEVICE, x, score, alpha), *arguments)
-    exact = reference["langevin_step"](x.double(), score.double(), alpha.double(), z.double())
-    a = column(alpha, x)
+    step_size = scalars(shape, dtype, per_row, 0.1)
+    got = langevin_step.launch(*on(DEVICE, x, score, step_size), *arguments)
+    exact = reference["langevin_step"](x.double(), score.double(), step_size.double(), z.double())
+    a = column(step_size, x)
     spread = a.sqrt() * z.double()
     assert got.dtype == dtype
     assert_close(got, exact, x.double().abs() + a / 2 * score.double().abs() + spread.abs(), spread)
@@ -130,13 +130,13 @@ def test_dsm_sums_of_many_tiles(monkeypatch, shape, dtype):
 def test_results_ignore_how_the_work_is_shared(sharing, shape):
     arguments, z = noise(shape, True)
     x, score = tensor(shape, torch.float32, 1).to(DEVICE), tensor(shape, torch.float32, 2).to(DEVICE)
-    alpha = scalars(shape, torch.float32, True, 0.1).to(DEVICE)
+    step_size = scalars(shape, torch.float32, True, 0.1).to(DEVICE)
     _, where, tiles = _launch.plan(*shape)
     assert where["WIDE"] == (sharing == "wide" and where["QUADS"] == 0)
     assert sharing != "tiles" or shape != (2, 1024) or (tiles == 8 and where["QUADS"] == 32 and not where["MASK"])
     z = z.double()
-    got = langevin_step.launch(x, score, alpha, *arguments)
-    exact = reference["langevin_step"](*(v.cpu().double() for v in (x, score, alpha)), z)
+    got = langevin_step.launch(x, score, step_size, *arguments)
+    exact = reference["langevin_step"](*(v.cpu().double() for v in (x, score, step_size)), z)
     assert_close(got, exact, x.cpu().double().abs() + score.cpu().double().abs() + 2 * z.abs(), 2 * z)
     drawn = torch.empty(shape, device=DEVICE)
     fill.launch(drawn, "normal", *arguments)
@@ -181,16 +181,16 @@ def test_out():
     shape = (4, 3, 5, 6)
     arguments, _ = noise(shape, False)
     x, score = tensor(shape, torch.float32, 1).to(DEVICE), tensor(shape, torch.float32, 2).to(DEVICE)
-    alpha = scalars(shape, torch.float32, False, 0.1).to(DEVICE)
-    expected = langevin_step.launch(x, score, alpha, *arguments)
+    step_size = scalars(shape, torch.float32, False, 0.1).to(DEVICE)
+    expected = langevin_step.launch(x, score, step_size, *arguments)
     for layout in (lambda v: v.clone(), LAYOUTS["channels_last"], LAYOUTS["slice"]):
         for out in (layout(torch.zeros_like(x)), layout(x)):  # the second: given as x too
             start = out if torch.equal(out, x) else x
             before = out.data_ptr(), out.stride()
-            assert langevin_step.launch(start, score, alpha, *arguments, out=out) is out
+            assert langevin_step.launch(start, score, step_size, *arguments, out=out) is out
             assert (out.data_ptr(), out.stride()) == before and torch.equal(out, expected)
     into_score = score.clone()
-    assert torch.equal(langevin_step.launch(x, into_score, alpha, *arguments, out=into_score), expected)
+    assert torch.equal(langevin_step.launch(x, into_score, step_size, *arguments, out=into_score), expected)
 
 
 def test_scalars_of_other_layouts():

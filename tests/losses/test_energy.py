@@ -103,17 +103,17 @@ def test_it_learns_the_precision_of_gaussian_data():
 
 
 def test_samplers_keep_no_graph():
-    """Langevin dynamics on N(0, s^2) with step alpha ends at the variance s^2 / (1 - alpha / (4 s^2))."""
-    s2, alpha = 0.5, 0.2
+    """Langevin dynamics on N(0, s^2) with step_size ends at the variance s^2 / (1 - step_size / (4 s^2))."""
+    s2, step_size = 0.5, 0.2
     seen = []
 
     def energy_fn(y):
         seen.append(y)
         return y.square().sum(1) / (2 * s2)
 
-    start = (s2 / (1 - alpha / (4 * s2))) ** 0.5 * fs.Philox(9).randn(4000, 2, dtype=torch.float64)
-    x = fs.samplers.langevin(fs.energy_score(energy_fn), start, num_steps=20, alpha=alpha, rng=fs.Philox(1))
-    assert abs(z_variance(x, s2 / (1 - alpha / (4 * s2)))) < 4
+    start = (s2 / (1 - step_size / (4 * s2))) ** 0.5 * fs.Philox(9).randn(4000, 2, dtype=torch.float64)
+    x = fs.samplers.langevin(fs.energy_score(energy_fn), start, num_steps=20, step_size=step_size, rng=fs.Philox(1))
+    assert abs(z_variance(x, s2 / (1 - step_size / (4 * s2)))) < 4
     assert not x.requires_grad and not start.requires_grad and len(seen) == 20 and seen[0].requires_grad
 
 
@@ -141,7 +141,7 @@ def test_it_is_differentiated_again_where_gradients_are_on_alone():
 @pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
 def test_annealed_with_labels(context):
     """The embedding saves its labels, which inference mode forbids for tensors made there."""
-    net, options = Net(), dict(alpha=1e-2, steps_per_level=3, start="normal", dtype=torch.float64)
+    net, options = Net(), dict(step_size=1e-2, steps_per_level=3, start="normal", dtype=torch.float64)
     with context():
         got, expected = (
             fs.samplers.annealed_langevin(f, (5, 4), torch.tensor([2.0, 1.0, 0.5]), rng=fs.Philox(1), **options)

@@ -218,7 +218,7 @@ def test_conditioning_by_sigma_equals_conditioning_by_labels(name):
     torch.testing.assert_close(*losses, rtol=1e-10, atol=0)
     chains = [
         fs.samplers.annealed_langevin(
-            net, x.shape, SIGMAS, alpha=1e-3, steps_per_level=2, start=x, rng=fs.Philox(4), conditioning=word
+            net, x.shape, SIGMAS, step_size=1e-3, steps_per_level=2, start=x, rng=fs.Philox(4), conditioning=word
         )
         for word in ("labels", "sigma")
     ]

@@ -15,17 +15,17 @@ def test_equals_the_formula(on_backend, backend, device, shape, dtype, layout):
     on_backend(backend, device)
     x, score = LAYOUTS[layout](tensor(shape, dtype, 0, device)), LAYOUTS[layout](tensor(shape, dtype, 1, device))
     z = fs.Philox(3).randn(shape, stream=fs.Stream.LANGEVIN, dtype=torch.float64, device=device)
-    for alpha in (0.3, torch.tensor(0.3, device=device), torch.linspace(0, 1, shape[0], device=device)):
-        a = per_sample(alpha, x)
+    for step_size in (0.3, torch.tensor(0.3, device=device), torch.linspace(0, 1, shape[0], device=device)):
+        a = per_sample(step_size, x)
         exact = x.double() + a / 2 * score.double() + a.sqrt() * z
-        tolerance = DTYPES[dtype] if isinstance(alpha, float) else max(DTYPES[dtype], 1e-7)
-        got = fs.langevin_step(x, score, alpha, fs.Philox(3))
+        tolerance = DTYPES[dtype] if isinstance(step_size, float) else max(DTYPES[dtype], 1e-7)
+        got = fs.langevin_step(x, score, step_size, fs.Philox(3))
         assert got.dtype == dtype
         torch.testing.assert_close(got.double(), exact, rtol=tolerance, atol=tolerance)
         out = torch.empty_like(x, memory_format=torch.contiguous_format)
-        assert fs.langevin_step(x, score, alpha, fs.Philox(3), out=out) is out and torch.equal(out, got)
+        assert fs.langevin_step(x, score, step_size, fs.Philox(3), out=out) is out and torch.equal(out, got)
         own = x.clone(memory_format=torch.contiguous_format)
-        assert fs.langevin_step(own, score, alpha, fs.Philox(3), out=own) is own and torch.equal(own, got)
+        assert fs.langevin_step(own, score, step_size, fs.Philox(3), out=own) is own and torch.equal(own, got)
 
 
 def test_given_noise_in_place_of_a_draw():
@@ -38,18 +38,18 @@ def test_given_noise_in_place_of_a_draw():
 
 def test_gradients():
     x, score = (tensor((3, 4), torch.float64, i).requires_grad_() for i in range(2))
-    alpha = (torch.rand(3).double() + 0.2).requires_grad_()
-    assert torch.autograd.gradcheck(lambda *a: fs.langevin_step(*a, fs.Philox(0)), (x, score, alpha))
+    step_size = (torch.rand(3).double() + 0.2).requires_grad_()
+    assert torch.autograd.gradcheck(lambda *a: fs.langevin_step(*a, fs.Philox(0)), (x, score, step_size))
 
 
 def test_it_climbs():
-    """Without noise to speak of, a step goes uphill by alpha/2 s: a minus sign here is the classic mistake."""
+    """Without noise to speak of, a step goes uphill by step_size/2 s: a minus sign here is the classic mistake."""
     x, score = torch.zeros(2, 3), torch.ones(2, 3)
     got = fs.langevin_step(x, score, 0.5, noise=torch.zeros(2, 3))
     assert torch.equal(got, torch.full((2, 3), 0.25))
 
 
-def test_noise_has_variance_alpha():
+def test_noise_has_variance_step_size():
     got = fs.langevin_step(torch.zeros(100, 10_000), torch.zeros(100, 10_000), 0.3, fs.Philox(1))
     assert abs(z_variance(got, 0.3)) < 4
 

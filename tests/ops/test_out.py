@@ -21,10 +21,10 @@ def path(request, on_backend):
     backend, shape, options = PATHS[request.param]
     on_backend(backend, "cpu", "langevin_step")
 
-    def step(x, score, alpha, out=None):
+    def step(x, score, step_size, out=None):
         rng = fs.Philox(3)
         try:
-            return fs.langevin_step(x, score, alpha, None if options else rng, out=out, **options)
+            return fs.langevin_step(x, score, step_size, None if options else rng, out=out, **options)
         except ValueError:
             assert rng.step == 0
             raise
@@ -62,9 +62,9 @@ def test_a_negative_view_is_written(batch, on_backend):
 def test_other_overlaps_are_refused(path):
     step, shape = path
     out = memory(shape).view(shape)
-    with pytest.raises(ValueError, match="overlaps alpha partly"):
+    with pytest.raises(ValueError, match="overlaps step_size partly"):
         step(torch.zeros(shape), torch.zeros(shape), out.view(-1)[1 : 1 + shape[0]].abs_(), out=out)
-    with pytest.raises(ValueError, match="overlaps alpha partly"):
+    with pytest.raises(ValueError, match="overlaps step_size partly"):
         step(torch.zeros(shape), torch.zeros(shape), out.abs_()[1, 2], out=out)
     square = torch.zeros(4, 4)
     with pytest.raises(ValueError, match="overlaps x partly"):  # the same memory in another order
@@ -79,17 +79,21 @@ def test_other_overlaps_are_refused(path):
 def test_what_is_exactly_there_or_apart_is_right(path):
     step, shape = path
     x, score, n = memory(shape).view(shape), memory(shape, seed=1).view(shape), shape.numel()
-    alpha = torch.linspace(0.1, 0.5, shape[0])
-    expected = step(x, score, alpha)
+    step_size = torch.linspace(0.1, 0.5, shape[0])
+    expected = step(x, score, step_size)
     for name in ("x", "score"):
         given = {"x": x.clone(), "score": score.clone()}
-        assert torch.equal(step(**given, alpha=alpha, out=given[name].view(shape)), expected)  # another tensor object
+        assert torch.equal(
+            step(**given, step_size=step_size, out=given[name].view(shape)), expected
+        )  # another tensor object
     pair = torch.stack([x, torch.zeros(shape)], -1)
-    assert torch.equal(step(pair[..., 0], score, alpha, out=pair[..., 1]), expected)  # interleaved
+    assert torch.equal(step(pair[..., 0], score, step_size, out=pair[..., 1]), expected)  # interleaved
     assert torch.equal(pair[..., 0], x)
     buffer = torch.cat([x.flatten(), torch.zeros(n)])
-    assert torch.equal(step(buffer[:n].view(shape), score, alpha, out=buffer[n:].view(shape)), expected)  # neighbours
-    rows = torch.linspace(0.1, 0.5, shape[1])  # one number a sample: alpha itself may be written
+    assert torch.equal(
+        step(buffer[:n].view(shape), score, step_size, out=buffer[n:].view(shape)), expected
+    )  # neighbours
+    rows = torch.linspace(0.1, 0.5, shape[1])  # one number a sample: step_size itself may be written
     own = rows.clone()
     options = {"noise": torch.ones(shape[1])}
     want = fs.langevin_step(x[0], score[0], rows, **options)

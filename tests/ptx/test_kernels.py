@@ -156,7 +156,7 @@ def test_in_place_and_other_layouts_through_the_public_names(on_ptx):
 
 
 def test_an_update_moves_its_twelve_bytes_and_never_diverges(on_ptx):
-    given, where = inputs("langevin_step", "one alpha", (4, 2048), torch.float32)
+    given, where = inputs("langevin_step", "one step_size", (4, 2048), torch.float32)
     raw("langevin_step", "triton")(*given, *where)
     (counters,) = on_ptx["langevin_step"].results
     counts = counters.an_element(given[0].numel())

@@ -20,7 +20,7 @@ class Case:
     options: dict  # its step size, how many steps, and a last denoising step
     updates: int  # with these options at three noise levels
     evaluations: int
-    step_size: str = "alpha"
+    step_size: str = "step_size"
 
     def __call__(self, score, x=START, sigmas=SIGMAS, **changes):
         return self.call(score, x, sigmas, **(self.options | changes))
@@ -56,9 +56,9 @@ def _interpolate(score, x, sigmas, start=None, **k):
     return interpolate(score, x.shape, sigmas, start=x if start is None else start, dtype=x.dtype, **k)
 
 
-_BY_LEVELS = {"alpha": 1e-3, "steps_per_level": 2, "denoise": True}
+_BY_LEVELS = {"step_size": 1e-3, "steps_per_level": 2, "denoise": True}
 CASES = {
-    "langevin": Case(_langevin, {"alpha": 0.1, "num_steps": 3}, 3, 3),
+    "langevin": Case(_langevin, {"step_size": 0.1, "num_steps": 3}, 3, 3),
     "annealed": Case(_annealed, _BY_LEVELS, 6, 7),
     "consistent": Case(_consistent, {"eta": 0.8, "denoise": True}, 2, 3, "eta"),
     "inpaint": Case(_inpaint, _BY_LEVELS, 6, 7),

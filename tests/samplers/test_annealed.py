@@ -26,31 +26,33 @@ def by_label(x, labels):
     return gaussian_score(x, SIGMAS[labels])
 
 
-def annealed_variance(alpha, steps, v):
-    """v <- (1 - eta / tau)^2 v + 2 eta, eta = alpha_i / 2."""
+def annealed_variance(step_size, steps, v):
+    """v <- (1 - eta / tau)^2 v + 2 eta, eta = step_size_i / 2."""
     for sigma in SIGMAS.tolist():
-        eta = alpha * (sigma / 0.1) ** 2 / 2
+        eta = step_size * (sigma / 0.1) ** 2 / 2
         for _ in range(steps):
             v = (1 - eta / (C**2 + sigma**2)) ** 2 * v + 2 * eta
     return v
 
 
 @pytest.mark.parametrize("start, v", [("normal", 4.0), ("uniform", None)])
-@pytest.mark.parametrize("alpha", [0.01, 0.002])
-def test_variance_recursion(start, v, alpha):
-    x = annealed_langevin(by_label, (500, 400), SIGMAS, alpha=alpha, steps_per_level=8, start=start, rng=fs.Philox(1))
+@pytest.mark.parametrize("step_size", [0.01, 0.002])
+def test_variance_recursion(start, v, step_size):
+    x = annealed_langevin(
+        by_label, (500, 400), SIGMAS, step_size=step_size, steps_per_level=8, start=start, rng=fs.Philox(1)
+    )
     if start == "uniform":  # mean 1/2 decays, variance 1/12: for these steps the start is all but forgotten
         mean = 0.5
         for sigma in SIGMAS.tolist():
-            mean *= (1 - alpha * (sigma / 0.1) ** 2 / 2 / (C**2 + sigma**2)) ** 8
-        assert abs(z_mean(x, mean, annealed_variance(alpha, 8, 1 / 12))) < 4
+            mean *= (1 - step_size * (sigma / 0.1) ** 2 / 2 / (C**2 + sigma**2)) ** 8
+        assert abs(z_mean(x, mean, annealed_variance(step_size, 8, 1 / 12))) < 4
     else:
-        assert abs(z_variance(x, annealed_variance(alpha, 8, v))) < 4
+        assert abs(z_variance(x, annealed_variance(step_size, 8, v))) < 4
 
 
 def test_denoise_is_the_posterior_mean():
     """x + sigma_L^2 s = c^2 x / tau."""
-    kwargs = dict(alpha=0.01, steps_per_level=3, rng=None)
+    kwargs = dict(step_size=0.01, steps_per_level=3, rng=None)
     noisy, clean = (
         annealed_langevin(by_label, (20, 5), SIGMAS, denoise=d, **{**kwargs, "rng": fs.Philox(3)})
         for d in (False, True)
@@ -65,7 +67,7 @@ def test_every_update_is_the_formula_and_the_last_is_returned():
         by_label,
         (4, 3),
         SIGMAS,
-        alpha=0.01,
+        step_size=0.01,
         steps_per_level=2,
         rng=fs.Philox(2),
         start="normal",
@@ -75,9 +77,9 @@ def test_every_update_is_the_formula_and_the_last_is_returned():
     x = 2.0 * fs.Philox(2).randn(4, 3, stream=fs.Stream.INIT, dtype=torch.float64)
     for k in range(12):
         sigma = SIGMAS[k // 2].double()
-        alpha = 0.01 * (sigma / SIGMAS[-1].double()) ** 2
+        step_size = 0.01 * (sigma / SIGMAS[-1].double()) ** 2
         z = fs.Philox(2, step=k + 1).randn(4, 3, stream=fs.Stream.LANGEVIN, dtype=torch.float64)
-        x = x + alpha / 2 * (-x / (C**2 + sigma**2)) + alpha.sqrt() * z
+        x = x + step_size / 2 * (-x / (C**2 + sigma**2)) + step_size.sqrt() * z
         torch.testing.assert_close(trajectory.frames[k], x, rtol=1e-6, atol=1e-6)
     assert torch.equal(last, trajectory.frames[-1]) and len(trajectory.frames) == 12
 
@@ -91,7 +93,7 @@ def test_dtype_is_kept_whatever_the_network_returns(case, dtype):
     """Each update is computed in float32 or better and rounded once to the dtype asked for."""
 
     def draw(score, dtype, **options):
-        options[case.step_size] = {"alpha": 0.01, "eta": 0.6}[case.step_size]
+        options[case.step_size] = {"step_size": 0.01, "eta": 0.6}[case.step_size]
         return case(score, torch.zeros(64, 8, dtype=dtype), SIGMAS, start="normal", rng=fs.Philox(1), **options)
 
     trajectory = Trajectory()
@@ -117,7 +119,7 @@ def test_samples_without_dimensions(case):
 
 @pytest.mark.parametrize("sampler", [annealed_langevin, consistent_annealed])
 def test_conditioning_by_sigma_equals_by_label(sampler):
-    kwargs = dict(alpha=0.01, steps_per_level=3) if sampler is annealed_langevin else dict(eta=0.6)
+    kwargs = dict(step_size=0.01, steps_per_level=3) if sampler is annealed_langevin else dict(eta=0.6)
     a = sampler(by_label, (4, 3), SIGMAS, rng=fs.Philox(1), **kwargs)
     b = sampler(gaussian_score, (4, 3), SIGMAS, rng=fs.Philox(1), conditioning="sigma", **kwargs)
     assert torch.equal(a, b)
@@ -125,7 +127,7 @@ def test_conditioning_by_sigma_equals_by_label(sampler):
 
 def test_clamp_acts_on_what_is_returned_alone():
     free, clamped = Trajectory(), Trajectory()
-    kwargs = dict(alpha=0.01, steps_per_level=2, start="normal")
+    kwargs = dict(step_size=0.01, steps_per_level=2, start="normal")
     x = annealed_langevin(by_label, (50, 3), SIGMAS, rng=fs.Philox(1), trajectory=free, **kwargs)
     y = annealed_langevin(by_label, (50, 3), SIGMAS, rng=fs.Philox(1), trajectory=clamped, clamp=(0, 0.2), **kwargs)
     assert all(torch.equal(a, b) for a, b in zip(free.frames, clamped.frames))
@@ -139,7 +141,7 @@ def test_start_from_a_tensor():
         lambda x, i: torch.zeros_like(x),
         (3, 2),
         SIGMAS,
-        alpha=1e-12,
+        step_size=1e-12,
         steps_per_level=1,
         start=start,
         trajectory=trajectory,
@@ -190,7 +192,7 @@ def test_consistent_sampling_variance_recursion(steps_per_level):
 def test_inpainting_samples_the_conditional():
     """(x1, x2) normal with correlation rho, x1 known: the mean and variance of x2 follow exactly, level by level,
     and end near those of x2 given x1, rho x1 and 1 - rho^2."""
-    rho, known, alpha, steps, n = 0.9, 1.5, 2e-4, 60, 20_000
+    rho, known, step_size, steps, n = 0.9, 1.5, 2e-4, 60, 20_000
     cov = torch.tensor([[1.0, rho], [rho, 1.0]], dtype=torch.float64)
     sigmas = geometric_sigmas(2.0, 0.02, 10)
 
@@ -203,20 +205,20 @@ def test_inpainting_samples_the_conditional():
         image,
         torch.tensor([True, False]),
         sigmas,
-        alpha=alpha,
+        step_size=step_size,
         steps_per_level=steps,
         start="normal",
         conditioning="sigma",
         rng=fs.Philox(1),
     )
     mean, v = 0.0, 4.0
-    for sigma in sigmas.double().tolist():  # x2 <- a x2 + b y + sqrt(alpha_i) z, with one y = x1 + sigma z a level
-        alpha_i = alpha * (sigma / 0.02) ** 2
+    for sigma in sigmas.double().tolist():  # x2 <- a x2 + b y + sqrt(step_size_i) z, with one y = x1 + sigma z a level
+        step_size_i = step_size * (sigma / 0.02) ** 2
         precision = torch.linalg.inv(cov + sigma**2 * torch.eye(2))
-        a, b = 1 - alpha_i / 2 * float(precision[1, 1]), -alpha_i / 2 * float(precision[1, 0])
+        a, b = 1 - step_size_i / 2 * float(precision[1, 1]), -step_size_i / 2 * float(precision[1, 0])
         pull = b * (1 - a**steps) / (1 - a)
         mean = a**steps * mean + pull * known
-        v = a ** (2 * steps) * v + (pull * sigma) ** 2 + alpha_i * (1 - a ** (2 * steps)) / (1 - a * a)
+        v = a ** (2 * steps) * v + (pull * sigma) ** 2 + step_size_i * (1 - a ** (2 * steps)) / (1 - a * a)
     assert torch.equal(x[:, 0], image[:, 0])
     assert abs(z_mean(x[:, 1], mean, v)) < 4 and abs(z_variance(x[:, 1] - mean, v)) < 4
     assert abs(mean - rho * known) < 0.03 and abs(v / (1 - rho**2) - 1) < 0.1
@@ -231,7 +233,7 @@ def test_inpainting_keeps_the_known_part_at_the_level_of_noise():
         image,
         mask,
         SIGMAS,
-        alpha=0.01,
+        step_size=0.01,
         steps_per_level=2,
         rng=fs.Philox(1),
         trajectory=seen,
@@ -254,7 +256,7 @@ def test_interpolation_is_smooth_and_each_chain_is_right():
         (500, 300),
         SIGMAS,
         num_interpolations=n,
-        alpha=0.01,
+        step_size=0.01,
         steps_per_level=8,
         start="normal",
         rng=fs.Philox(1),
@@ -279,12 +281,12 @@ def test_mixture_weights():
     mixture = GaussianMixture()
     sigmas = geometric_sigmas(20.0, 0.5, 12)
     start = 16 * fs.Philox(3).rand(4000, 2) - 8
-    plain = langevin(lambda x: mixture.score(x, 0.0), start, num_steps=600, alpha=0.2, rng=fs.Philox(1))
+    plain = langevin(lambda x: mixture.score(x, 0.0), start, num_steps=600, step_size=0.2, rng=fs.Philox(1))
     annealed = annealed_langevin(
         lambda x, s: mixture.score(x, s),
         (4000, 2),
         sigmas,
-        alpha=0.05,
+        step_size=0.05,
         steps_per_level=50,
         start=start,
         conditioning="sigma",
@@ -315,7 +317,7 @@ MASKS = {  # shapes of mask for images [2, 3, 4, 4] that say which pixels they m
 def test_masks_that_say_what_they_mean(shape):
     image = fs.Philox(5).rand(2, 3, 4, 4)
     mask = fs.Philox(6).rand(1, *shape)[0] < 0.5
-    x = inpaint(lambda x, i: -x, image, mask, SIGMAS, alpha=0.01, steps_per_level=1)
+    x = inpaint(lambda x, i: -x, image, mask, SIGMAS, step_size=0.01, steps_per_level=1)
     assert torch.equal(x == image, mask.view(MASKS[shape]).expand(2, 3, 4, 4))
 
 
@@ -331,12 +333,12 @@ def test_a_mask_of_as_many_samples_as_channels_is_ambiguous(image, mask):
         match=rf"mask must say what its first {mask[0]} are, .*as many samples as channels"
         r".*pass mask\[:, None\] for one a sample, .* or mask\[None\] for",
     ):
-        inpaint(by_label, images, masks, SIGMAS, alpha=0.01)
+        inpaint(by_label, images, masks, SIGMAS, step_size=0.01)
     for view in (masks[:, None], masks[None]):
-        x = inpaint(by_label, images, view, SIGMAS, alpha=0.01, steps_per_level=1)
+        x = inpaint(by_label, images, view, SIGMAS, step_size=0.01, steps_per_level=1)
         assert torch.equal(x == 0, view.expand(image))
 
 
 def test_a_mask_a_sample_without_its_channels_is_told_the_cure():
     with pytest.raises(ValueError, match=r"mask must broadcast to .*\(5, 3, 4, 4\), got .*: pass mask\[:, None\]"):
-        inpaint(by_label, torch.zeros(5, 3, 4, 4), torch.zeros(5, 4, 4, dtype=torch.bool), SIGMAS, alpha=0.01)
+        inpaint(by_label, torch.zeros(5, 3, 4, 4), torch.zeros(5, 4, 4, dtype=torch.bool), SIGMAS, step_size=0.01)

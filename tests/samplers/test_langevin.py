@@ -16,9 +16,9 @@ def test_stationary_variance(s):
     assert abs(z_variance(x, s * s / 0.9)) < 4
 
 
-def test_alpha_is_twice_step_lr():
+def test_step_size_is_twice_step_lr():
     x = torch.ones(2, 3)
-    a = langevin(torch.neg, x, num_steps=5, alpha=0.2, rng=fs.Philox(0))
+    a = langevin(torch.neg, x, num_steps=5, step_size=0.2, rng=fs.Philox(0))
     assert torch.equal(a, langevin(torch.neg, x, num_steps=5, step_lr=0.1, rng=fs.Philox(0)))
 
 
@@ -30,7 +30,7 @@ def test_each_step_is_the_formula():
         lambda x: -2 * x,
         x,
         num_steps=3,
-        alpha=0.1,
+        step_size=0.1,
         rng=fs.Philox(0),
         trajectory=trajectory,
         callback=lambda step, x: seen.append((step, x)),
@@ -46,7 +46,7 @@ def test_each_step_is_the_formula():
 
 def test_trajectory_keeps_what_it_is_asked_to():
     trajectory = Trajectory(every=4, samples=2)
-    langevin(torch.neg, torch.ones(5, 3), num_steps=10, alpha=0.1, trajectory=trajectory)
+    langevin(torch.neg, torch.ones(5, 3), num_steps=10, step_size=0.1, trajectory=trajectory)
     assert trajectory.steps == [4, 8, 10] and all(f.shape == (2, 3) for f in trajectory.frames)
 
 
@@ -57,7 +57,7 @@ def test_trajectory_refuses_to_fill_memory():
             lambda x: calls.append(1) or -x,
             torch.ones(10, 3),
             num_steps=100,
-            alpha=0.1,
+            step_size=0.1,
             trajectory=Trajectory(max_bytes=11_999),
         )
     assert not calls, "nothing may run before the check"
@@ -67,17 +67,17 @@ def test_no_gradients_are_recorded():
     weight = torch.ones((), requires_grad=True)
     enabled = []
     x = langevin(
-        lambda x: enabled.append(torch.is_grad_enabled()) or -weight * x, torch.ones(2, 3), num_steps=2, alpha=0.1
+        lambda x: enabled.append(torch.is_grad_enabled()) or -weight * x, torch.ones(2, 3), num_steps=2, step_size=0.1
     )
     assert not x.requires_grad and enabled == [False, False]
 
 
 def test_warns_of_samples_that_are_not_finite():
     with pytest.warns(UserWarning, match="2 of 2 samples are not finite"):
-        langevin(lambda x: x * 1e30, torch.ones(2, 3), num_steps=3, alpha=1.0)
+        langevin(lambda x: x * 1e30, torch.ones(2, 3), num_steps=3, step_size=1.0)
 
 
 def test_an_empty_batch_stays_empty():
     x = torch.zeros(0, 3)
-    assert langevin(torch.neg, x, num_steps=2, alpha=0.1).shape == (0, 3)
-    assert langevin(torch.neg, x, num_steps=2, alpha=0.1, thin=1).shape == (2, 0, 3)
+    assert langevin(torch.neg, x, num_steps=2, step_size=0.1).shape == (0, 3)
+    assert langevin(torch.neg, x, num_steps=2, step_size=0.1, thin=1).shape == (2, 0, 3)

@@ -26,8 +26,8 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 
 # options to try each entry of the registry with: the row that a new sampler needs
 ROWS = {
-    "annealed": {"alpha": 1e-3, "steps_per_level": 2},
-    "consistent": {"alpha": 1e-3},
+    "annealed": {"step_size": 1e-3, "steps_per_level": 2},
+    "consistent": {"step_size": 1e-3},
 }
 each_entry = pytest.mark.parametrize("entry", SAMPLERS.values(), ids=SAMPLERS)
 
@@ -109,27 +109,29 @@ def test_options_are_checked_and_every_one_counts(entry):
         other = words[0] if words else not value if option.kind is bool else 600 * value  # beyond the least eta
         assert not torch.equal(draw(entry, {option.name: other}), draw(entry, {})), option.name
         assert re.fullmatch(r"[A-Z].*[^.\s]", option.help)
-    with pytest.raises(ValueError, match=rf"^magic must be left out for sampler '{entry.name}', which takes alpha, "):
+    with pytest.raises(
+        ValueError, match=rf"^magic must be left out for sampler '{entry.name}', which takes step_size, "
+    ):
         entry.complete(row | {"magic": 1})
     assert entry.complete(row | {"magic": None}) == row
     assert entry.remedy.format_map(row)
 
 
 def test_an_option_without_a_default_must_be_given():
-    with pytest.raises(ValueError, match="alpha must be given for sampler 'annealed': Langevin step size"):
+    with pytest.raises(ValueError, match="step_size must be given for sampler 'annealed': Langevin step size"):
         SAMPLERS["annealed"].complete({})
 
 
 def test_the_entries_are_the_functions():
-    """With the paper's eta = alpha / (2 sigma_L^2), but no less than reaches the next level."""
+    """With the paper's eta = step_size / (2 sigma_L^2), but no less than reaches the next level."""
     assert torch.equal(
         draw(SAMPLERS["annealed"], {"denoise": True, "start": "normal"}),
         annealed_langevin(
-            pull, (5, 3), SIGMAS, alpha=1e-3, steps_per_level=2, denoise=True, start="normal", rng=fs.Philox(1)
+            pull, (5, 3), SIGMAS, step_size=1e-3, steps_per_level=2, denoise=True, start="normal", rng=fs.Philox(1)
         ),
     )
-    for alpha, eta in ((0.018, 0.9), (1e-3, 0.7 + 1e-6), (1.0, 1.0)):
-        got = draw(SAMPLERS["consistent"], {"alpha": alpha, "start": "normal"})
+    for step_size, eta in ((0.018, 0.9), (1e-3, 0.7 + 1e-6), (1.0, 1.0)):
+        got = draw(SAMPLERS["consistent"], {"step_size": step_size, "start": "normal"})
         want = consistent_annealed(pull, (5, 3), SIGMAS, eta=eta, denoise=False, rng=fs.Philox(1))
         torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-5)
 
@@ -155,7 +157,7 @@ def test_the_tables_name_every_sampler_and_option(monkeypatch):
     assert (
         "| `steps_per_level` | Langevin updates at each noise level | as the run was trained | `annealed` |" in options
     )
-    assert options.count("`alpha`") == 1
+    assert options.count("`step_size`") == 1
 
 
 def test_no_name_of_a_sampler_stands_outside_its_folder():

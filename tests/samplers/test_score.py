@@ -399,7 +399,7 @@ def test_model_kwargs_that_score_fn_cannot_take(sampler, name):
         return -x
 
     if sampler is CASES["langevin"]:  # whose adapter above takes any
-        sampler = functools.partial(langevin, x=START, num_steps=1, alpha=0.1)
+        sampler = functools.partial(langevin, x=START, num_steps=1, step_size=0.1)
         score = functools.partial(score, labels=None) if name != "labels" else lambda x: -x
     with pytest.raises(TypeError, match=rf"model_kwargs must be arguments .* beside \(x.*, got '{name}'"):
         sampler(score, model_kwargs={name: 1})
@@ -447,7 +447,7 @@ BAD = {
 def test_bad_arguments(case):
     changes, error, text = BAD[case]
     with pytest.raises(error, match=text):
-        annealed_langevin(lambda x, i: -x, START.shape, SIGMAS, **({"alpha": 1e-3} | changes))
+        annealed_langevin(lambda x, i: -x, START.shape, SIGMAS, **({"step_size": 1e-3} | changes))
 
 
 def test_clamp_takes_any_pair_of_numbers():
@@ -455,7 +455,7 @@ def test_clamp_takes_any_pair_of_numbers():
         lambda x, i: -x,
         START.shape,
         SIGMAS,
-        alpha=1e-3,
+        step_size=1e-3,
         steps_per_level=1,
         start=START,
         clamp=torch.tensor([-0.1, float("inf")]).numpy(),

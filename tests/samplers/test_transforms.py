@@ -24,7 +24,7 @@ SAMPLERS = {name: by_case(case) for name, case in CASES.items()} | {
     "interpolate": by_case(CASES["interpolate"], num_interpolations=1),
     "from noise": by_case(CASES["annealed"], start="normal"),
     "preconditioned": lambda x, w: langevin(
-        lambda x: -w * x, x, num_steps=3, alpha=0.1, preconditioner=METRIC, thin=1, rng=fs.Philox(1)
+        lambda x: -w * x, x, num_steps=3, step_size=0.1, preconditioner=METRIC, thin=1, rng=fs.Philox(1)
     ).movedim(0, 1),
 }
 each_sampler = pytest.mark.parametrize("name", SAMPLERS)
@@ -58,16 +58,16 @@ def _vmapped(name, mapped, randomness):
 
 def test_a_score_that_works_in_place_under_vmap():
     got = torch.func.vmap(
-        lambda x: langevin(torch.neg_, x, num_steps=3, alpha=0.1, rng=fs.Philox(1)), randomness="same"
+        lambda x: langevin(torch.neg_, x, num_steps=3, step_size=0.1, rng=fs.Philox(1)), randomness="same"
     )(STARTS)
-    want = torch.stack([langevin(torch.neg, x, num_steps=3, alpha=0.1, rng=fs.Philox(1)) for x in STARTS])
+    want = torch.stack([langevin(torch.neg, x, num_steps=3, step_size=0.1, rng=fs.Philox(1)) for x in STARTS])
     torch.testing.assert_close(got, want)
 
 
 def test_a_trajectory_under_vmap_is_refused():
     with pytest.raises(ValueError, match=r"trajectory must be None under torch.func.vmap"):
         torch.func.vmap(
-            lambda x: langevin(torch.neg, x, num_steps=2, alpha=0.1, trajectory=Trajectory()), randomness="same"
+            lambda x: langevin(torch.neg, x, num_steps=2, step_size=0.1, trajectory=Trajectory()), randomness="same"
         )(STARTS)
 
 
