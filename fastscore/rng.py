@@ -7,7 +7,7 @@ Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 - counter ``(c0, c1, c2, c3)`` = (block inside the sample, global sample index, step, stream);
 - normals: block ``q`` holds elements ``4q .. 4q+3`` of the sample, in logical (contiguous) order: Box-Muller on the
   words ``(r0, r1)`` and ``(r2, r3)``, all four used, by the one sequence of float32 operations of
-  ``_sequence.box_muller``;
+  ``_core.sequence.box_muller``;
 - uniforms: block ``q`` holds elements ``4q .. 4q+3``, each ``(r >> 8) * 2**-24`` in [0, 1);
 - Rademacher signs: block ``q`` holds elements ``128q .. 128q+127``, one bit each, lowest first; a set bit is -1;
 - the global sample index is ``sample_offset`` + row, so a batch split over calls or ranks draws what the whole
@@ -295,6 +295,14 @@ class Philox:
         the rows that it would have had in one batch of all the slices; "same", the same rows; "error" raises. Where
         the numbers are for tensors, ``beside`` names them, and only a vmap that maps one of them counts.
 
+        Args:
+            shape: [B, ...]; a sample is a row.
+            stream: what the numbers are for: another stream, other numbers.
+            sample_offset: the global index of row 0. ``None``: this Philox's.
+            dtype: of the numbers. ``None``: torch's default dtype.
+            device: of the numbers. ``None``: torch's default device.
+            beside: the tensors that the numbers are for, under vmap.
+
         Raises:
             TypeError, ValueError: an argument of the wrong kind; no batch dimension, or an index beyond 2^32.
             RuntimeError: inside ``vmap(..., randomness="error")``, which is torch's default.
@@ -406,7 +414,7 @@ class Philox:
         device: torch.device | str | None = None,
         beside: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step. Inside ``vmap``, see :meth:`noise`."""
+        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step. Arguments and errors are those of :meth:`noise`."""
         return self.noise(
             _flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device, beside=beside
         ).tensor()
@@ -422,7 +430,7 @@ class Philox:
     ) -> Tensor:
         """Uniform numbers in [0, 1), multiples of 2^-24, of ``shape`` [B, ...]; takes one step.
 
-        In float16 and bfloat16 a value near 1 rounds to 1.
+        In float16 and bfloat16 a value near 1 rounds to 1. Arguments and errors are those of :meth:`noise`.
         """
         return self._plain("uniform", shape, stream, sample_offset, dtype, device, beside)
 
@@ -435,7 +443,7 @@ class Philox:
         device: torch.device | str | None = None,
         beside: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """Signs, -1 or +1 with probability 1/2, of ``shape`` [B, ...]; takes one step."""
+        """Signs, -1 or +1 with probability 1/2, of ``shape`` [B, ...]; takes one step. Arguments: see :meth:`noise`."""
         return self._plain("rademacher", shape, stream, sample_offset, dtype, device, beside)
 
     def randint(
@@ -447,7 +455,10 @@ class Philox:
         device: torch.device | str | None = None,
         beside: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """int64 numbers from 0 to ``high`` - 1 (uniform to within high / 2^32), shape [B, ...]; takes one step."""
+        """int64 numbers from 0 to ``high`` - 1, uniform to within high / 2^32, of ``shape`` [B, ...]; takes one step.
+
+        ``high`` is at most 2^31 - 1. The other arguments are those of :meth:`noise`.
+        """
         high = checks.integer("high", high, low=1, high=2**31 - 1)
         words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
         return (words * high) >> 32

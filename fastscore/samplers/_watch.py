@@ -16,12 +16,13 @@ class Trajectory:
     """Copies of the samples along a run, kept in CPU memory. Off unless one is passed as ``trajectory=``.
 
     Args:
-        every: keep the samples after each ``every``-th step (and after the last).
+        every: keep the samples after each ``every``-th update (and after the last).
         samples: keep only the first so many samples of the batch; ``None`` keeps all.
         max_bytes: the most memory it may take; a run that would take more is refused before it starts.
 
     Attributes:
-        steps: the step numbers kept (1 is the first update); ``frames``: the samples [n, ...] after each of them.
+        steps: the numbers of the updates after which samples were kept; 1 is the first.
+        frames: the samples [n, ...] after each of these.
     """
 
     def __init__(self, every: int = 1, *, samples: int | None = None, max_bytes: int = 1 << 30):
@@ -32,7 +33,7 @@ class Trajectory:
         self.frames: list[Tensor] = []
 
     def plan(self, total: int, x: Tensor) -> None:
-        """Raise if ``total`` steps of samples like ``x`` would take more than ``max_bytes``."""
+        """Raise if ``total`` updates of samples like ``x`` would take more than ``max_bytes``."""
         needed = -(-total // self.every) * x[: self.samples].numel() * x.element_size()
         if needed > self.max_bytes:
             raise ValueError(
