@@ -60,7 +60,7 @@ def extensions_and_command() -> tuple[list, dict]:
         return [], {}
 
     class BuildIfPossible(BuildExtension):
-        """Torch's build, in which an extension that fails is told and left out."""
+        """Torch's build, in which an extension that fails to build is reported and left out."""
 
         def build_extension(self, extension) -> None:
             try:

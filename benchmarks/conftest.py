@@ -1,6 +1,6 @@
 """The end of ``pytest benchmarks``: one table a person can read, and the same numbers in ``--benchmark-json``.
 
-pytest-benchmark's own table, a line a provider and 200 columns wide, is left out unless an option asks for what it
+pytest-benchmark's own table, a line per provider and 200 columns wide, is left out unless an option asks for what it
 shows (--benchmark-verbose, -compare, -columns, -cprofile, -histogram).
 """
 

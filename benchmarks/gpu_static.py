@@ -1,4 +1,4 @@
-"""What the Triton kernels compile to and execute, without a GPU: registers, instructions and bytes an element.
+"""What the Triton kernels compile to and execute, without a GPU: registers, instructions and bytes per element.
 
     python benchmarks/gpu_static.py [--arch 80 90 100] [--operator perturb] [--out benchmarks/results/gpu_static]
 
@@ -135,7 +135,7 @@ class Variant:
         return len(self.moved(False)) + len(self.moved(True))
 
     def code(self) -> tuple:
-        """What tells its machine code from others': not whether a number is one for all rows or one a row."""
+        """What sets its machine code apart. Whether a number is shared by all rows or one per row does not."""
         constants = {k: v for k, v in self.launch.constants.items() if not k.endswith("_ROWS")}
         return self.launch.kernel, str(self.launch.types), str(constants)
 

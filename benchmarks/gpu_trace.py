@@ -18,7 +18,7 @@ import fastscore as fs
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, PROBES = (4, 3, 32, 32), 8
 COLORS = fs.Coloring(PROBES, 32, 32, 1, 3, 2)
-# title: the operator, parts of the float32 kernel's mangled name, bytes an element that torch's lines move
+# title: the operator, parts of the float32 kernel's mangled name, bytes per element that torch's lines move
 ROWS: dict[str, tuple[str, tuple[str, ...], int]] = {
     "fill_probes, Rademacher": ("fill_probes", ("10fill_signs", "IfLb0E"), 20),  # randint, to float, times 2, minus 1
     "fill_probes, Rademacher, 8 colours": ("fill_probes", ("10fill_signs", "IfLb1E"), 32),  # and times a mask

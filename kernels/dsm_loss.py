@@ -1,4 +1,4 @@
-"""dsm_loss: 1/2 sigma_b^weight || score + z / sigma_b ||^2 a sample, and its gradient in the same pass.
+"""dsm_loss: 1/2 sigma_b^weight || score + z / sigma_b ||^2 per sample, and its gradient in the same pass.
 
 z is drawn again in the kernel: with the gradient 8 bytes per element in float32, without it 4.
 """

@@ -1,4 +1,4 @@
-"""langevin_step: x' = x + step_size_b/2 score + sqrt(step_size_b) z, with z drawn in the kernel: 12 bytes per element."""
+"""langevin_step: x' = x + step_size_b/2 score + sqrt(step_size_b) z, z drawn in the kernel: 12 bytes per element."""
 
 from typing import Any
 

@@ -149,7 +149,7 @@ def test_a_page_shows(made):
 @pytest.mark.parametrize("page", sorted(p for p in PAGES if "```python" in PAGES[p] and p not in TESTED_ELSEWHERE))
 def test_blocks_run(page):
     """The blocks of a page one after the other, given what its text takes for granted."""
-    network = fs.models.NCSN(channels=1, image_size=8, ngf=8, num_classes=10)
+    network = fs.models.NCSN(channels=1, image_size=8, ngf=8, num_levels=10)
 
     class VPSDE:
         T = 1.0

@@ -89,11 +89,11 @@ Tensor fill_probes(const Tensor& like, int64_t distribution, int64_t first, int6
   std::vector<int64_t> sizes(like.sizes().begin(), like.sizes().end());
   STD_TORCH_CHECK(!sizes.empty(), "a tensor must have a batch dimension");
   const auto kind = static_cast<Distribution>(distribution);
-  const Draw where = draw(seed, step, stream, offset, state, index, like);
+  const Draw first_draw = draw(seed, step, stream, offset, state, index, like);
   const int64_t rows = sizes[0];
   sizes.insert(sizes.begin(), count);
   const Tensor out = empty_contiguous(sizes, like);
-  ProbesArguments a(out, rows, kind, first, count, coloring, where);
+  ProbesArguments a(out, rows, kind, first, count, coloring, first_draw);
   a.out = out.mutable_data_ptr();
   std::vector<double> squares(kind == Distribution::sphere ? a.draws() * rows * a.rows.blocks : 0);
   if (kind == Distribution::sphere) {

@@ -28,7 +28,7 @@ _DEVICES = {"cpu": "the CPU", "cuda": "CUDA devices"}
 ISAS = ("portable", "avx2", "avx512")
 last: dict[str, str] = {}  # operator -> the backend that served its latest eager call
 _chosen: str | None = None
-_told: set[str] = set()  # the devices of which it was said that the reference serves them, slowly
+_told: set[str] = set()  # the kinds of devices for which the slow reference was warned of
 
 
 def _load(name: str, what: str, needs: str) -> str | None:
@@ -153,7 +153,7 @@ def slow(operator: str, device: torch.device) -> str | None:
 
 
 def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
-    """Once a process and kind of device; not where the reference was chosen by hand."""
+    """Warn once per process and kind of device, unless the reference was chosen by hand."""
     if is_compiling() or device.type in _told or not (reason := slow(operator, device)):
         return
     _told.add(device.type)

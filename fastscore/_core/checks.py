@@ -158,7 +158,7 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
     return value
 
 
-def per_sample(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, values: bool = True) -> Tensor:
+def row_numbers(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, values: bool = True) -> Tensor:
     """A number, a 0-dim tensor, or a [B] tensor or array of positive values, as a contiguous tensor [] or [B].
 
     Returned in the dtype of computation: float64 beside a float64 ``x``, else float32. With ``values=False`` what a

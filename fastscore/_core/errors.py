@@ -24,7 +24,7 @@ class CheckpointError(FastscoreError):
 
 
 class CannotWrite(FastscoreError, OSError):
-    """A file cannot be written, on a full disk, say; ``errno`` and ``filename`` are those of the ``OSError``."""
+    """A file cannot be written, as on a full disk; ``errno`` and ``filename`` are those of the ``OSError``."""
 
     def __init__(self, text: str, errno: int | None = None, filename: str | None = None):
         super().__init__(text)

@@ -89,7 +89,7 @@ def cannot_write(path: str | Path, error: OSError) -> CannotWrite:
 def temporary(path: Path) -> Path:
     """A hidden name beside ``path`` with the same ending, unique to this call; it tells the machine and the process.
 
-    By these :func:`clear_leftovers` knows the files of writers that are no more.
+    By these :func:`clear_leftovers` knows the files of writers that no longer run.
     """
     return path.with_name(f".{uuid.uuid4().hex}.{platform.node()}.{os.getpid()}.tmp{path.suffix}")
 

@@ -1,6 +1,6 @@
-"""All that the library uses of torch's private parts, and nothing else does: a new torch is looked at here first.
+"""Every private part of torch that the library uses, in one file: the first place to look with a new torch.
 
-Which transforms, modes and backward passes are on; forward mode inside forward mode; what torch.compile is told; and a
+Which transforms, modes and backward passes are on; forward mode inside forward mode; hints for torch.compile; and a
 few functions and classes of torch that have no public name.
 """
 

@@ -59,13 +59,13 @@ def _mixture(*, size: int = 10_000) -> PointData:
     )
 
 
-def _two_moons(*, noise: float = 0.1, size: int = 10_000) -> PointData:
+def _two_moons(*, noise_std: float = 0.1, size: int = 10_000) -> PointData:
     return PointData(
-        lambda n, rng: labelled_moons(n, rng, noise=noise),
+        lambda n, rng: labelled_moons(n, rng, noise_std=noise_std),
         name="two_moons",
         size=size,
         num_classes=2,
-        definition=f"two_moons(noise={noise!r})",
+        definition=f"two_moons(noise={noise_std!r})",  # as in the fingerprints of runs that exist
     )
 
 
@@ -73,12 +73,12 @@ def _checkerboard(*, size: int = 10_000) -> PointData:
     return PointData(labelled_checkerboard, name="checkerboard", size=size, num_classes=8, definition="checkerboard")
 
 
-def _swiss_roll(*, noise: float = 0.05, size: int = 10_000) -> PointData:
+def _swiss_roll(*, noise_std: float = 0.05, size: int = 10_000) -> PointData:
     return PointData(
-        lambda n, rng: swiss_roll(n, rng, noise=noise),
+        lambda n, rng: swiss_roll(n, rng, noise_std=noise_std),
         name="swiss_roll",
         size=size,
-        definition=f"swiss_roll(noise={noise!r})",
+        definition=f"swiss_roll(noise={noise_std!r})",  # as above
     )
 
 

@@ -42,7 +42,7 @@ def folder(
 
     Raises:
         DataError: no such folder, one that may not be read, no image in it, or an image that does not read or has
-            more than 8 bits a channel (the text names it).
+            more than 8 bits per channel (the text names it).
         MissingDependency: pillow is not installed.
     """
     image_size = checks.integer("image_size", image_size, low=1)
@@ -143,7 +143,7 @@ def _bits(path: Path, image: Any) -> int:
         with path.open("rb") as file:
             return file.read(25)[24]  # IHDR, always the first chunk: length, name, width, height, depth
     if image.format == "TIFF":
-        bits = image.tag_v2.get(258, 1)  # BitsPerSample, one a channel
+        bits = image.tag_v2.get(258, 1)  # BitsPerSample, one per channel
         return max(bits) if isinstance(bits, tuple) else bits
     if image.format == "PPM":
         arguments = image.tile[0][3]
@@ -160,14 +160,14 @@ def _read(path: Path, size: int, mode: str) -> Tensor:
         with Image.open(path) as image:
             if image.format not in _FORMATS:
                 raise DataError(
-                    f"the image {str(path)!r} is in truth a file of the format {image.format}, whose depth "
-                    "is not known here: convert it to PNG or JPEG, 8 bits a channel"
+                    f"the image {str(path)!r} is in fact a file of the format {image.format}, whose depth "
+                    "is not known here: convert it to PNG or JPEG, 8 bits per channel"
                 )
             if image.mode.startswith(("I", "F")) or (bits := _bits(path, image)) > 8:
                 what = f"pillow's mode {image.mode!r}" if image.mode.startswith(("I", "F")) else f"{bits} bits"
                 raise DataError(
-                    f"the image {str(path)!r} has more than 8 bits a channel ({what}), which would be "
-                    "lost: convert it to 8 bits a channel, or take it out of the folder"
+                    f"the image {str(path)!r} has more than 8 bits per channel ({what}), which would be "
+                    "lost: convert it to 8 bits per channel, or take it out of the folder"
                 )
             image = ImageOps.exif_transpose(image).convert(mode)
         side = min(image.size)

@@ -30,7 +30,7 @@ def to_float(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def dequantize(images: Tensor, noise: Tensor, num_values: int = 256) -> Tensor:
+def dequantize(images: Tensor, u: Tensor, num_values: int = 256) -> Tensor:
     """(k + U) / q: uniform noise as wide as the gap between two of the q values that a pixel can have.
 
     With q = 256 this is NCSN's (255/256) X + U/256. Data of fewer values needs wider noise: with noise of
@@ -39,15 +39,15 @@ def dequantize(images: Tensor, noise: Tensor, num_values: int = 256) -> Tensor:
 
     Args:
         images: uint8, value k of q stored as round(255 k / (q - 1)).
-        noise: U in [0, 1), float32 of the same shape.
+        u: U in [0, 1), float32 of the same shape.
         num_values: q, 2 to 256.
 
     Returns:
         float32 in [0, 1]: q times it lies in [k, k + 1], up to the rounding of float32.
     """
     if num_values == 256:
-        return (images + noise) / 256
-    return ((images * ((num_values - 1) / 255)).round() + noise) / num_values
+        return (images + u) / 256
+    return ((images * ((num_values - 1) / 255)).round() + u) / num_values
 
 
 class ImageData:
@@ -90,7 +90,8 @@ class ImageData:
             checks.tensor("labels", labels).dtype != torch.int64 or labels.shape != images.shape[:1]
         ):
             raise ValueError(
-                f"labels must be an int64 tensor of shape ({len(images)},), one an image, got {checks.describe(labels)}"
+                f"labels must be an int64 tensor of shape ({len(images)},), one per image, "
+                f"got {checks.describe(labels)}"
             )
         self.images = images
         self.labels = labels

@@ -48,21 +48,21 @@ def mnist(
         dequantize, flips: see :class:`ImageData`.
 
     Raises:
-        DataError: a file of either half is missing or damaged, has labels other than 0 to 9 or not one an image, the
+        DataError: a file of either half is missing or damaged, has labels other than 0 to 9 or not one per image, the
             halves' images differ in size, or the download failed; the text names the files, and says what to put where.
         MissingDependency: torchvision is not installed, or does not match torch.
 
     Source: LeCun, Cortes, Burges, "The MNIST database of handwritten digits".
     """
     cls = require("torchvision.datasets", "train").MNIST
-    place = Path(root) / "MNIST" / "raw"
+    folder = Path(root) / "MNIST" / "raw"
     data = _load(
         "mnist",
         cls,
         root,
-        place,
+        folder,
         download,
-        lambda: _mnist_halves(place),
+        lambda: _mnist_halves(folder),
         f"unpacked from the .gz files of the same names at {_MNIST_URL}",
     )
     images, labels = data["train" if train else "test"]
@@ -98,9 +98,9 @@ def cifar10(
     Source: Krizhevsky, "Learning multiple layers of features from tiny images" (2009).
     """
     cls = require("torchvision.datasets", "train").CIFAR10
-    place = Path(root) / cls.base_folder
+    folder = Path(root) / cls.base_folder
     data = _load(
-        "cifar10", cls, root, place, download, lambda: _cifar10_halves(place, cls), f"unpacked from {_CIFAR10_URL}"
+        "cifar10", cls, root, folder, download, lambda: _cifar10_halves(folder, cls), f"unpacked from {_CIFAR10_URL}"
     )
     images, labels = data["train" if train else "test"]
     return ImageData(
@@ -118,12 +118,12 @@ def _load(
     name: str,
     cls: Any,
     root: str | os.PathLike,
-    place: Path,
+    folder: Path,
     download: bool,
     read: Callable[[], tuple[Halves, Faults]],
     origin: str,
 ) -> Halves:
-    """What ``read`` finds in ``place``, after a download where that is wanted, or an error that names the files."""
+    """What ``read`` finds in ``folder``, after a download where that is wanted, or an error that names the files."""
     halves, faults = read()
     problem = "the data set does not read"
     if faults and download:
@@ -150,11 +150,11 @@ def _load(
         )
     )
     raise DataError(
-        f"{name}: {problem}. In {os.path.abspath(place)} {'; '.join(state)}. Put them there, {origin}{advice}"
+        f"{name}: {problem}. In {os.path.abspath(folder)} {'; '.join(state)}. Put them there, {origin}{advice}"
     )
 
 
-def _mnist_halves(place: Path) -> tuple[Halves, Faults]:
+def _mnist_halves(folder: Path) -> tuple[Halves, Faults]:
     """Both halves, as views of the mapped files, and the faults of the four files."""
     faults: Faults = {}
     halves: Halves = {}
@@ -162,7 +162,7 @@ def _mnist_halves(place: Path) -> tuple[Halves, Faults]:
         found = []
         for name, dims in ((f"{prefix}-images-idx3-ubyte", 3), (f"{prefix}-labels-idx1-ubyte", 1)):
             try:
-                found.append(_idx(place / name, dims))
+                found.append(_idx(folder / name, dims))
             except FileNotFoundError:
                 faults[name] = _MISSING
             except (OSError, ValueError) as error:
@@ -188,7 +188,7 @@ def _idx(path: Path, dims: int) -> Tensor:
     """A file of the idx format (magic number, ``dims`` sizes, uint8 values), mapped and not yet read.
 
     Raises:
-        OSError, ValueError: it does not read, or is none.
+        OSError, ValueError: it cannot be read, or is not such a file.
     """
     size, head = path.stat().st_size, 4 + 4 * dims
     with path.open("rb") as file:
@@ -209,16 +209,16 @@ def _idx(path: Path, dims: int) -> Tensor:
     return torch.from_numpy(values)
 
 
-def _cifar10_halves(place: Path, cls: Any) -> tuple[Halves, Faults]:
+def _cifar10_halves(folder: Path, cls: Any) -> tuple[Halves, Faults]:
     """Both halves, and the faults of the files: those whose checksum is wrong are not unpickled."""
     faults: Faults = {}
     halves: Halves = {}
     for half, listed in (("train", cls.train_list), ("test", cls.test_list)):
-        parts = [part for name, md5 in listed if (part := _cifar10_batch(place / name, md5, faults))]
+        parts = [part for name, md5 in listed if (part := _cifar10_batch(folder / name, md5, faults))]
         if len(parts) == len(listed):
             images, labels = (torch.cat(part) for part in zip(*parts))
             halves[half] = images, labels
-    _checked(place / cls.meta["filename"], cls.meta["md5"], faults)
+    _checked(folder / cls.meta["filename"], cls.meta["md5"], faults)
     return halves, faults
 
 

@@ -65,7 +65,7 @@ class GaussianMixture:
         for name, value in (("weights", self.weights), ("stds", stds)):
             if value.shape != self.means.shape[:1] and (name == "weights" or value.dim()):
                 raise ValueError(
-                    f"{name} must have shape ({len(self.means)},), one a mean, got {checks.describe(value)}"
+                    f"{name} must have shape ({len(self.means)},), one per mean, got {checks.describe(value)}"
                 )
             if not bool((value.isfinite() & (value > 0)).all()):
                 raise ValueError(f"{name} must be finite and greater than 0, got {value.tolist()}")
@@ -98,7 +98,7 @@ class GaussianMixture:
         checks.floating("x", x)
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape [B, {self.dim}], got {checks.describe(x)}")
-        sigma = checks.per_sample("sigma", sigma, x, zero_allowed=True)
+        sigma = checks.row_numbers("sigma", sigma, x, zero_allowed=True)
         weights, means, stds = (t.to(x.device, sigma.dtype) for t in (self.weights, self.means, self.stds))
         variance = stds.square() + per_row(sigma, x).square()  # [K], or [B, K]
         gap = means - x.to(sigma.dtype)[:, None]
@@ -127,29 +127,29 @@ class GaussianMixture:
         return ((logs.softmax(1) / variance)[..., None] * gap).sum(1).to(x.dtype)
 
 
-def two_moons(n: int, rng: Philox | None = None, *, noise: float = 0.1) -> Tensor:
-    """Half circles (cos t, sin t) and (1 - cos t, 1/2 - sin t), t uniform in [0, pi], plus N(0, noise^2 I).
+def two_moons(n: int, rng: Philox | None = None, *, noise_std: float = 0.1) -> Tensor:
+    """Half circles (cos t, sin t) and (1 - cos t, 1/2 - sin t), t uniform in [0, pi], plus N(0, noise_std^2 I).
 
     Args:
         n: how many points.
         rng: where they come from; takes one step. ``None``: seeded from torch's default generator.
-        noise: the standard deviation of the noise, at least 0.
+        noise_std: the standard deviation of the noise, at least 0.
 
     Returns:
         float32 [n, 2] on the CPU. The distribution of scikit-learn's ``make_moons``; each moon has
         probability 1/2.
     """
-    return labelled_moons(n, rng, noise=noise)[0]
+    return labelled_moons(n, rng, noise_std=noise_std)[0]
 
 
-def labelled_moons(n: int, rng: Philox | None = None, *, noise: float = 0.1) -> tuple[Tensor, Tensor]:
+def labelled_moons(n: int, rng: Philox | None = None, *, noise_std: float = 0.1) -> tuple[Tensor, Tensor]:
     """The points of :func:`two_moons`, and the moon of each, int64 [n]: 0 the outer (upper), 1 the inner."""
-    noise = checks.positive("noise", noise, zero_allowed=True)
+    noise_std = checks.positive("noise_std", noise_std, zero_allowed=True)
     z = _normals(n, 4, rng)
     angle = math.pi * _uniform(z[:, 1])
     outer = torch.stack([angle.cos(), angle.sin()], 1)
     inner = torch.stack([1 - angle.cos(), 0.5 - angle.sin()], 1)
-    points = torch.where(z[:, :1] < 0, outer, inner) + noise * z[:, 2:]
+    points = torch.where(z[:, :1] < 0, outer, inner) + noise_std * z[:, 2:]
     return points.float(), (z[:, 0] >= 0).long()
 
 
@@ -177,22 +177,22 @@ def labelled_checkerboard(n: int, rng: Philox | None = None) -> tuple[Tensor, Te
     return torch.stack([x, y], 1).float(), label.long()
 
 
-def swiss_roll(n: int, rng: Philox | None = None, *, noise: float = 0.05) -> Tensor:
-    """r (cos t, sin t) with r = t / (1.5 pi) and t uniform in [1.5 pi, 4.5 pi], plus N(0, noise^2 I).
+def swiss_roll(n: int, rng: Philox | None = None, *, noise_std: float = 0.05) -> Tensor:
+    """r (cos t, sin t) with r = t / (1.5 pi) and t uniform in [1.5 pi, 4.5 pi], plus N(0, noise_std^2 I).
 
     Args:
         n: how many points.
         rng: where they come from; takes one step. ``None``: seeded from torch's default generator.
-        noise: the standard deviation of the noise, at least 0.
+        noise_std: the standard deviation of the noise, at least 0.
 
     Returns:
         float32 [n, 2] on the CPU: a spiral of one and a half turns, of radius 1 to 3.
     """
-    noise = checks.positive("noise", noise, zero_allowed=True)
+    noise_std = checks.positive("noise_std", noise_std, zero_allowed=True)
     z = _normals(n, 3, rng)
     radius = 1 + 2 * _uniform(z[:, :1])
     angle = 1.5 * math.pi * radius
-    return (radius * torch.cat([angle.cos(), angle.sin()], 1) + noise * z[:, 1:]).float()
+    return (radius * torch.cat([angle.cos(), angle.sin()], 1) + noise_std * z[:, 1:]).float()
 
 
 class PointData:

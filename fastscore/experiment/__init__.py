@@ -1,4 +1,7 @@
-"""The application: ``fastscore train``, ``sample``, ``evaluate`` and ``doctor``. It knows the library, which never knows it."""
+"""The application: ``fastscore train``, ``sample``, ``evaluate`` and ``doctor``.
+
+It imports the library; the library never imports it.
+"""
 
 from importlib import import_module as _import_module
 

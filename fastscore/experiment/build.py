@@ -69,12 +69,12 @@ def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
         if flat:
             return build_model("mlp", dim=sample_shape[0], hidden=config.width, sigmas=sigmas)
         size = {"channels": sample_shape[0], "image_size": sample_shape[1], "ngf": config.width}
-        levels = {"num_classes": len(sigmas)} if config.model == "ncsn" else {"sigmas": sigmas}
+        levels = {"num_levels": len(sigmas)} if config.model == "ncsn" else {"sigmas": sigmas}
         return build_model(config.model, **size, **levels)
 
 
 def pick_device(name: str) -> torch.device:
-    """The device of a config: ``auto`` is CUDA where there is one."""
+    """The device of a config: ``auto`` is CUDA if there is a GPU."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

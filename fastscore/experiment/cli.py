@@ -39,7 +39,7 @@ def train(
     Args:
         preset: what to train; every option below changes one setting of it.
         out: The run folder; runs/DATA where not given.
-        resume: Go on from the last checkpoint, or start where there is none.
+        resume: Go on from the last checkpoint, or start if there is none.
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm or
             --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
@@ -59,7 +59,7 @@ def train(
     preset = objective_flags.given(preset, options)
     run = out or Path("runs") / preset.data
     if change and not resume:
-        raise ValueError("--change needs --resume: a new run is trained as it is told to")
+        raise ValueError("--change needs --resume: a new run takes its options as they are given")
     checks.one_of("data", preset.data, tuple(DATASETS))
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
@@ -131,13 +131,15 @@ def sample(
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
-        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
     """
     from .sample import load_run, sample_into, with_sampling
     from .sample_folder import ARRAY
 
-    trained = with_sampling(load_run(run, device=device, weights=weights, step=checkpoint), sampler=sampler, **options)
+    trained = with_sampling(
+        load_run(run, device=device, weights=weights, iteration=checkpoint), sampler=sampler, **options
+    )
     picture, array = sample_into(
         out or run / f"samples-{seed}",
         trained,
@@ -191,7 +193,7 @@ def evaluate(
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
-        device: cpu, cuda, ...; auto takes a GPU where there is one.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
     """
     from . import evaluate as evaluation
@@ -205,7 +207,7 @@ def evaluate(
         seed=seed,
         sampler=sampler,
         weights=weights,
-        step=checkpoint,
+        iteration=checkpoint,
         data_dir=data_dir,
         out=out,
         overwrite=overwrite,

@@ -89,7 +89,7 @@ class TrainConfig:
     seed: int = 0
     """Decides the initial weights, the batches and all noise."""
     device: str = "auto"
-    """cpu, cuda, cuda:1, ...; auto takes a GPU where there is one."""
+    """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
     log_every: int = 50
     """Iterations between two lines of metrics.jsonl."""
     checkpoint_every: int = 1000
@@ -107,7 +107,7 @@ class TrainConfig:
         object.__setattr__(self, "objective_options", config_bounds.options(self))
 
     def to_json(self) -> str:
-        """One indented JSON object, a field a line."""
+        """One indented JSON object, one field per line."""
         return json.dumps(dataclasses.asdict(self), indent=2) + "\n"
 
     @classmethod
@@ -128,7 +128,7 @@ class TrainConfig:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """:func:`json.loads` whose every failure is a ``ValueError``."""
+    """:func:`json.loads`, but every failure is a ``ValueError``."""
     try:
         return json.loads(text)
     except RecursionError:

@@ -1,6 +1,6 @@
 """The bounds that the fields of a :class:`fastscore.experiment.config.TrainConfig` keep, each alone and together.
 
-What the machine has no memory for, :mod:`fastscore.experiment.limits` tells.
+Limits of the machine's memory are in :mod:`fastscore.experiment.limits`.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ def numbers(config: TrainConfig) -> dict[str, int | float]:
     """The counts and the real numbers of ``config``, each of its type: an integer in config.json may stand for a real.
 
     Raises:
-        TypeError, ValueError: one is no integer of its range, or an integer beyond all floats. What is otherwise wrong
-            with a real number is left to :func:`check`.
+        TypeError, ValueError: a count is not an integer in its range, or a real number too large for a float.
+            What is otherwise wrong with a real number is left to :func:`check`.
     """
     found = {name: _count(name, getattr(config, name), low, high) for name, (low, high) in _COUNTS.items()}
     refuse_other_form("step_size", config.step_size, "step_size")
@@ -72,7 +72,7 @@ def check(config: TrainConfig) -> None:
             raise TypeError(f"{name} must be true or false, got {checks.describe(getattr(config, name))}")
     for name in ("data", "data_dir", "device"):
         if not isinstance(getattr(config, name), str):
-            raise TypeError(f"{name} must be a text, got {checks.describe(getattr(config, name))}")
+            raise TypeError(f"{name} must be a string, got {checks.describe(getattr(config, name))}")
     for name, words in (("model", _MODELS), ("objective", tuple(OBJECTIVES)), ("start", ("uniform", "normal"))):
         if not isinstance(getattr(config, name), str):  # a list, say, which cannot be looked up
             raise TypeError(f"{name} must be one of {', '.join(words)}, got {checks.describe(getattr(config, name))}")
@@ -129,7 +129,7 @@ def _count(name: str, value: Any, low: int, high: int | None) -> int:
 
 
 def _real(name: str, value: Any) -> Any:
-    """``value``, as a float where it is a number; what is none is left to the checks that follow."""
+    """``value``, as a float if it is an integer; anything else is left to the checks that follow."""
     value = checks.plain(value)
     try:
         return float(value) if type(value) is int else value

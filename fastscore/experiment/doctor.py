@@ -65,7 +65,7 @@ def report() -> str:
 
 
 def _served(operator: str, device: torch.device) -> str:
-    """The backend of an operator, and where it is the reference for want of another, that it is slow."""
+    """The backend of an operator, with a note that it is slow where only the reference is left."""
     slow = backends.slow(operator, device)
     return backends.default(device, operator) + (f", 10 to 100 times slower than compiled: {slow}" if slow else "")
 

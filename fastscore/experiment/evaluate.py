@@ -23,7 +23,7 @@ from .sample import TrainedRun, load_run, sample_into, with_sampling
 from .sample_folder import read_samples, versions
 
 METRICS = "metrics.json"
-_PIXEL_LIMIT = 4096  # pixel values an image; the covariance takes the square of them, its roots the cube
+_PIXEL_LIMIT = 4096  # pixel values per image; the covariance takes the square of them, its roots the cube
 _FID_SAMPLES = 50_000
 
 
@@ -36,7 +36,7 @@ def evaluate(
     sampler: str | None = None,
     batch_size: int = 500,
     weights: str = "auto",
-    step: int | None = None,
+    iteration: int | None = None,
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -54,7 +54,7 @@ def evaluate(
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.experiment.sample.sample`.
         options: values of the sampler's options; those that are None or left out are the run's own.
-        weights, step: which of the run's weights, as for :func:`fastscore.experiment.sample.load_run`.
+        weights, iteration: which of the run's weights, as for :func:`fastscore.experiment.sample.load_run`.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
         overwrite: replace the samples of other settings that are there.
@@ -72,7 +72,9 @@ def evaluate(
     """
     num = checks.integer("num", num, low=20)
     checks.one_of("feature", feature, ("auto", "pixels", "inception"))
-    trained = with_sampling(load_run(run, device=device, weights=weights, step=step), sampler=sampler, **options)
+    trained = with_sampling(
+        load_run(run, device=device, weights=weights, iteration=iteration), sampler=sampler, **options
+    )
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     limits.check_kept(num, trained.shape)
@@ -81,14 +83,14 @@ def evaluate(
     out = run if out is None else Path(out)
     report: dict[str, Any] = {
         "run": str(run),
-        "step": trained.step,
+        "step": trained.iteration,
         "weights": trained.weights,
         "data": trained.config.data,
         "samples": num,
         "seed": seed,
         "sampler": trained.sampler,
         **trained.options,
-        "network_evaluations_a_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),
+        "network_evaluations_per_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),
     }
 
     def drawn(trajectory: Trajectory | None = None) -> Tensor:
@@ -149,7 +151,7 @@ def _draw_training(run: Path, out: Path, trained: TrainedRun) -> None:
 
 
 def table(report: dict[str, Any]) -> str:
-    """The numbers of a report, one a line."""
+    """The numbers of a report, one per line."""
     lines = []
     for name, value in report.items():
         if name == "versions":

@@ -53,7 +53,7 @@ def evaluate_images(
             )
     extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
     updates = trained.entry.updates(config.num_levels, trained.options)
-    trajectory = Trajectory(max(1, updates // config.num_levels), samples=8)
+    trajectory = Trajectory(max(1, updates // config.num_levels), num_samples=8)
     images = drawn(trajectory)
     _draw_trajectory(trajectory, trained, out / "sampling.png")
     real = data.to_float(train.images)

@@ -1,4 +1,4 @@
-"""What a run recorded of itself (metrics.jsonl, changes.jsonl: a JSON object a line), and what may follow on it."""
+"""What a run recorded of itself (metrics.jsonl, changes.jsonl: one JSON object per line), and what may follow on it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def append(path: Path, record: dict[str, Any]) -> None:
 
 
 def drop_after(run: Path, step: int) -> None:
-    """Drop the records of metrics.jsonl after ``step``, which the run will write again, and a line torn by a kill.
+    """Drop the records of metrics.jsonl after ``step``, which the run will write again, and a line that a kill cut off.
 
-    Every other line stays as it is, also one that is not ours; where there is nothing to drop nothing is written.
+    Every other line stays as it is, even one that fastscore did not write. With nothing to drop, nothing is written.
     """
     path = run / checkpoint.METRICS
     lines = _lines(path)
@@ -106,7 +106,7 @@ def _lines(path: Path) -> list[bytes]:
 
 
 def _parsed(line: bytes) -> dict[str, Any] | None:
-    """The object of a line that has a possible "step"; None for anything else."""
+    """The JSON object of a line with a valid "step"; None for any other line."""
     try:
         record = parse_json(line)
     except ValueError:
@@ -116,13 +116,13 @@ def _parsed(line: bytes) -> dict[str, Any] | None:
 
 
 def _step_of(line: bytes) -> int:
-    """The iteration of a line of ours; 0 for one that is not."""
+    """The iteration that a line records; 0 if it records none."""
     record = _parsed(line)
     return record["step"] if record else 0
 
 
 def _record(line: bytes) -> dict[str, Any] | None:
-    """A line of metrics.jsonl whose every number can be drawn."""
+    """A line of metrics.jsonl, if all its numbers can be plotted."""
     record = _parsed(line)
     if record is None or record["step"] < 1 or not _finite(record.get("loss")):
         return None

@@ -53,7 +53,7 @@ class Learner:
 
     @property
     def network(self) -> nn.Module:
-        """The network to sample with: the moving average where there is one."""
+        """The network to sample with: the moving average if there is one."""
         return self.model if self.ema is None else self.ema.module
 
     def iterate(self, it: int) -> Tensor:
@@ -61,7 +61,7 @@ class Learner:
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite. On the CPU the weights are not touched; on a GPU, which is not
-                waited for at every iteration, this is told before a log line or a checkpoint is due.
+                waited for at every iteration, this is found before the next log line or checkpoint.
         """
         config = self.config
         x = self.data.batch(it, config.batch_size, seed=config.seed, device=self.device)

@@ -1,4 +1,4 @@
-"""What no machine can do, told before it is tried: a run that cannot fit into memory, a count beyond 32-bit numbers.
+"""What is refused before it is tried: a run that does not fit into memory, a count beyond 32-bit numbers.
 
 Sizes are lower bounds, so what is refused could not have run; what passes may still run out of memory.
 """
@@ -29,7 +29,7 @@ def memory(device: torch.device) -> int:
 
 
 def check_num(num: int) -> None:
-    """Raise where there are not so many samples of one seed."""
+    """Raise if one seed does not have that many samples."""
     if num > INDICES:
         raise ValueError(f"num must be at most 2^32, the samples of one seed, got {_short(num)}")
 

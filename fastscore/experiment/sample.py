@@ -31,7 +31,7 @@ class TrainedRun:
 
     Attributes:
         config: the settings that it was trained with, and is sampled with where a sampler's option is one of them.
-        network: in eval mode; shape: of a sample; device: where the network is; step: the checkpoint's iteration.
+        network: in eval mode; shape: of a sample; device: where the network is; iteration: the checkpoint's.
         weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
         sampler: which one draws; given: values of its options that are no settings of ``config``.
     """
@@ -40,7 +40,7 @@ class TrainedRun:
     network: nn.Module
     shape: tuple[int, ...]
     device: torch.device
-    step: int
+    iteration: int
     weights: str = "raw"
     identity: str = ""
     sha256: str | None = None
@@ -58,7 +58,9 @@ class TrainedRun:
         return options_of(self.config, self.sampler, self.given)
 
 
-def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", step: int | None = None) -> TrainedRun:
+def load_run(
+    run: str | Path, *, device: str = "auto", weights: str = "auto", iteration: int | None = None
+) -> TrainedRun:
     """The network of a run's checkpoint, in eval mode.
 
     Args:
@@ -66,10 +68,10 @@ def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", st
         device: where the network is put.
         weights: ``"ema"``, the moving average; ``"raw"``, the weights as the optimizer left them; ``"auto"``, the
             moving average where the run keeps one.
-        step: the checkpoint's iteration; None: the last.
+        iteration: which checkpoint, by its iteration; None: the last.
 
     Raises:
-        CheckpointError: not a run folder, no checkpoint yet (or of that step), or a damaged one; the text says which.
+        CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.
         ValueError: ``"ema"`` of a run that keeps none.
     """
     run = Path(run)
@@ -80,20 +82,22 @@ def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", st
             f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), got 'ema'"
         )
     weights = "ema" if config.ema and weights != "raw" else "raw"
-    where = pick_device(device)
+    chosen = pick_device(device)
 
     def read(folder: Path) -> tuple[Path, checkpoint.About, dict[str, Tensor]]:
         return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
 
-    folder, about, values = checkpoint.from_latest(run, read) if step is None else read(_checkpoint_of(run, step))
+    folder, about, values = (
+        checkpoint.from_latest(run, read) if iteration is None else read(_checkpoint_of(run, iteration))
+    )
     network = make_model(config, about.sample_shape)
     checkpoint.load_into(network, values, folder)
     network.requires_grad_(False)
     return TrainedRun(
         config,
-        network.to(where).eval(),
+        network.to(chosen).eval(),
         about.sample_shape,
-        where,
+        chosen,
         about.step,
         weights,
         about.run,
@@ -101,14 +105,15 @@ def load_run(run: str | Path, *, device: str = "auto", weights: str = "auto", st
     )
 
 
-def _checkpoint_of(run: Path, step: int) -> Path:
-    checkpoint.latest(run)  # says what to do where there is none
+def _checkpoint_of(run: Path, iteration: int) -> Path:
+    checkpoint.latest(run)  # raises, and says what to do, if there is no checkpoint
     found = {checkpoint.step_of(folder): folder for folder in checkpoint.steps(run)}
-    if step not in found:
+    if iteration not in found:
         raise CheckpointError(
-            f"{run} has no checkpoint of iteration {step} (--checkpoint); it has those of {', '.join(map(str, found))}"
+            f"{run} has no checkpoint of iteration {iteration} (--checkpoint); "
+            f"it has those of {', '.join(map(str, found))}"
         )
-    return found[step]
+    return found[iteration]
 
 
 def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -253,7 +258,7 @@ def settings(trained: TrainedRun, run: Path, num: int, seed: int) -> dict[str, A
     return {
         "run": str(run.resolve()),
         "identity": trained.identity,
-        "step": trained.step,
+        "step": trained.iteration,
         "weights": trained.weights,
         "sha256": trained.sha256,
         "num": num,
@@ -282,7 +287,7 @@ def sample_into(
     Raises:
         FastscoreError: ``out`` holds samples of other settings, and ``overwrite`` is False.
         NonFiniteSamples, OSError: and what was there stays; see :func:`sample_folder.write_samples`.
-        ValueError: as :func:`sample`. All that can be is told before it samples.
+        ValueError: as :func:`sample`. Whatever can be checked is checked before it samples.
     """
     parts = batches(trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory)
     how = settings(trained, run, num, seed)

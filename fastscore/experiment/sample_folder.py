@@ -63,10 +63,10 @@ def check_folder(name: str, folder: Path, *, make: bool = True) -> None:
 
 def _nearest(folder: Path) -> Path:
     """``folder`` or the first above it that is there."""
-    for place in (folder, *folder.absolute().parents):
+    for path in (folder, *folder.absolute().parents):
         with contextlib.suppress(FileNotFoundError, NotADirectoryError):
-            os.lstat(place)
-            return place
+            os.lstat(path)
+            return path
     return Path("/")
 
 

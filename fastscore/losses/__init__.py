@@ -6,7 +6,7 @@ E[1/2 ||s||^2 + tr ds/dx], with the trace of the score's Jacobian (:func:`ism`),
 (:func:`ssm`, :func:`ssm_vr`, :func:`annealed_ssm_vr`), or with differences (:func:`fd_ssm`).
 :func:`gradient_penalty` is the squared norm of that Jacobian.
 
-What a ``score_fn`` is called with is said by ``conditioning``:
+``conditioning`` says what a ``score_fn`` is called with:
 
 - ``"none"``: ``score_fn(x)``, a network for one noise level;
 - ``"labels"``: ``score_fn(x, labels)``, labels int64 [B], indices into ``sigmas`` (as NCSN and NCSNv2);

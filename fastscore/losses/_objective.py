@@ -29,14 +29,14 @@ class Objective:
         name: its key in the registry, and what the command line calls it.
         title: its name in tables and pictures, without a capital where it is not a proper name.
         source: authors and year.
-        summary: what tells it from the others, in a few words.
+        summary: how it differs from the others, in a few words.
         bind: ``bind(network, sigmas, weight=..., **options)``, of what :meth:`on` checked, gives the loss that is
             called at every iteration with x, labels and rng, and checks no more than these need. ``network(x, labels)``
             is the score; the loss of a sample at level i has the factor sigma_i^weight. The loss may take as many steps
             of ``rng`` as it likes: nobody else draws from it afterwards. ``bind`` raises ValueError for a network that
             does not fit.
-        options: what it can be told; ``bind`` takes a value for each by name.
-        samples: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
+        options: the options that it takes; ``bind`` takes a value for each by name.
+        sample_kinds: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
     """
 
     name: str
@@ -45,7 +45,7 @@ class Objective:
     summary: str
     bind: Callable[..., BatchLoss]
     options: tuple[Option, ...] = ()
-    samples: tuple[str, ...] = tuple(SAMPLES.values())
+    sample_kinds: tuple[str, ...] = tuple(SAMPLES.values())
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.
@@ -70,10 +70,10 @@ class Objective:
         Raises:
             TypeError, ValueError: an argument of the wrong kind or value; the objective cannot be computed for such samples, or for this network.
         """
-        if SAMPLES.get(len(sample_shape)) not in self.samples:
+        if SAMPLES.get(len(sample_shape)) not in self.sample_kinds:
             raise ValueError(
                 f"objective must be one for samples of shape {tuple(sample_shape)}, got {self.name!r}, which is for "
-                f"{' and '.join(self.samples)} alone"
+                f"{' and '.join(self.sample_kinds)} alone"
             )
         sigmas, weight = checks.sigmas("sigmas", sigmas), checks.number("weight", weight)
         return self.bind(network, sigmas, weight=weight, **self.complete(options))

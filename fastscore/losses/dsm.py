@@ -52,9 +52,9 @@ def dsm(
     keywords, weight = _check(
         score_fn, x, weight, parametrization, conditioning, ("none", "sigma"), model_kwargs, reduction
     )
-    sigma = checks.per_sample("sigma", sigma, x)
+    sigma = checks.row_numbers("sigma", sigma, x)
     if alpha is not None:
-        alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True)
+        alpha = checks.row_numbers("alpha", alpha, x, zero_allowed=True)
     score = score_of(score_fn, keywords, sigma=sigma, conditioning=conditioning, parametrization=parametrization)
     return reduced(denoising(score, x, sigma, as_philox(rng), weight, alpha), reduction)
 

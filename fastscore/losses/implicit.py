@@ -40,7 +40,7 @@ def ism(
     Args:
         score_fn: the network, ``score_fn(x)``, [B, ...] to [B, ...].
         x: samples [B, ...].
-        method: how the trace is found; ``"exact"`` (D Jacobian products a sample), or an estimator of
+        method: how the trace is found; ``"exact"`` (D Jacobian products per sample), or an estimator of
             :func:`fastscore.trace.jacobian_trace`: ``"rademacher"``, ``"gaussian"``, ``"sphere"``, ``"probing"``, ...
             All are unbiased, and so is the gradient. ``"rademacher"`` with one probe is :func:`ssm_vr`.
         num_probes, blocks, chunk_size, options: as for :func:`fastscore.trace.jacobian_trace`; ``"exact"`` needs none.

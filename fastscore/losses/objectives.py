@@ -1,4 +1,4 @@
-"""The objectives of training by name. A new one is a file with its entry, and a line here."""
+"""The objectives of training by name. To add one, write a file with its entry, and add a line here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def table() -> str:
     for entry in OBJECTIVES.values():
         options = ", ".join(f"`{option.name}`" for option in entry.options)
         about = f"{entry.title}: {entry.summary}"
-        rows.append([f"`{entry.name}`", about, ", ".join(entry.samples), options, entry.source])
+        rows.append([f"`{entry.name}`", about, ", ".join(entry.sample_kinds), options, entry.source])
     return "".join(f"| {' | '.join(row)} |\n" for row in rows)
 
 

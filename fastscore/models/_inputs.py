@@ -24,7 +24,7 @@ def is_sigma(labels: Tensor) -> bool:
 def check_sigma(sigma: Tensor, x: Tensor) -> Tensor:
     """``sigma`` [B], positive and finite, on x's device."""
     if sigma.shape != x.shape[:1]:
-        raise ValueError(f"sigma must have shape ({x.shape[0]},), one a sample, got {checks.describe(sigma)}")
+        raise ValueError(f"sigma must have shape ({x.shape[0]},), one per sample, got {checks.describe(sigma)}")
     if sigma.device != x.device:
         raise ValueError(f"sigma must be on the device of the samples, {x.device}, got {checks.describe(sigma)}")
     checks.positive_values("sigma (labels are integers)", sigma)

@@ -93,10 +93,10 @@ class InstanceNormPlus(nn.Module):
 class ConditionalInstanceNormPlus(nn.Module):
     """:func:`instance_norm_plus` with gamma, alpha, beta (in this order) looked up by noise level (NCSN)."""
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_levels: int) -> None:
         super().__init__()
         width = checks.integer("width", width, low=2)  # the variance over one channel is 0/0
-        self.embed = nn.Embedding(num_classes, 3 * width)
+        self.embed = nn.Embedding(num_levels, 3 * width)
         nn.init.normal_(self.embed.weight[:, : 2 * width], 1.0, 0.02)
         nn.init.zeros_(self.embed.weight[:, 2 * width :])
 
@@ -116,10 +116,10 @@ def conv3x3(width_in: int, width_out: int, *, dilation: int = 1, bias: bool = Tr
 
 
 def _list(modules: Iterable[nn.Module | None]) -> nn.ModuleList:
-    """A ModuleList, in which a place may be empty."""
+    """A ModuleList, in which an entry may be empty."""
     layers = nn.ModuleList()
-    for place, module in enumerate(modules):
-        layers.add_module(str(place), module)
+    for index, module in enumerate(modules):
+        layers.add_module(str(index), module)
     return layers
 
 

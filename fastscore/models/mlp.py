@@ -35,7 +35,7 @@ class ScoreMLP(nn.Module):
         dim: D, of the points.
         hidden: width.
         depth: number of hidden layers, at least 1.
-        num_classes: number of noise levels L. None: the number of ``sigmas``, or 10 without them.
+        num_levels: number of noise levels L. None: the number of ``sigmas``, or 10 without them.
         sigmas: [L] noise levels, strictly decreasing, kept as the buffer ``sigmas``.
         data_std: standard deviation of the data, used with ``sigmas`` only. It need not be exact.
 
@@ -54,7 +54,7 @@ class ScoreMLP(nn.Module):
         dim: int = 2,
         hidden: int = 128,
         depth: int = 3,
-        num_classes: int | None = None,
+        num_levels: int | None = None,
         sigmas: Tensor | Sequence[float] | None = None,
         data_std: float = 1.0,
     ) -> None:
@@ -63,16 +63,16 @@ class ScoreMLP(nn.Module):
         hidden = checks.integer("hidden", hidden, low=1)
         depth = checks.integer("depth", depth, low=1)
         self.data_std = checks.positive("data_std", data_std)
-        self.num_classes = 10 if num_classes is None else checks.integer("num_classes", num_classes, low=1)
+        self.num_levels = 10 if num_levels is None else checks.integer("num_levels", num_levels, low=1)
         if sigmas is not None:
             sigmas = checks.sigmas("sigmas", sigmas).detach().clone()
-            if num_classes not in (None, len(sigmas)):
-                raise ValueError(f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}")
-            self.num_classes = len(sigmas)
+            if num_levels not in (None, len(sigmas)):
+                raise ValueError(f"num_levels must be the number of sigmas, {len(sigmas)}, or None, got {num_levels}")
+            self.num_levels = len(sigmas)
             width = 2 * _FREQUENCIES
         else:
             width = hidden
-            self.embed = nn.Embedding(self.num_classes, width)
+            self.embed = nn.Embedding(self.num_levels, width)
         self.register_buffer("sigmas", sigmas)
         self.begin = nn.Linear(dim, hidden)
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
@@ -104,7 +104,7 @@ class ScoreMLP(nn.Module):
                     "labels must be int64, indices into the noise levels: this network embeds the index; "
                     f"build it with sigmas=... to call it with sigma, got {checks.describe(labels)}"
                 )
-            return self._network(x, self.embed(checks.labels("labels", labels, x, self.num_classes))).to(x.dtype)
+            return self._network(x, self.embed(checks.labels("labels", labels, x, self.num_levels))).to(x.dtype)
         sigma = sigma_of(labels, self.sigmas, x).reshape(-1, 1)
         tau = self.data_std**2 + sigma**2
         out = self._network((x / tau.sqrt()).to(x.dtype), _fourier(sigma.log()).to(x.dtype))

@@ -18,7 +18,7 @@ from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 class NCSN(ScoreRefineNet):
     """s(x, y), an estimate of grad log p_sigma(x) at the noise level sigma = sigmas[y].
 
-    A dilated RefineNet whose every norm is an InstanceNorm++ conditioned on the level's index y (see
+    A dilated RefineNet in which every norm is an InstanceNorm++ conditioned on the level's index y (see
     :class:`fastscore.models.refinenet.ScoreRefineNet`); average pooling in the decoder. The output is not
     divided by sigma. The ``state_dict`` has the keys and shapes of the original checkpoints.
 
@@ -26,7 +26,7 @@ class NCSN(ScoreRefineNet):
         channels: of the images.
         image_size: height and width, kept as an attribute; other sizes of at least 4 x 4 work too.
         ngf: base width, at least 2 (128 for CIFAR-10: 30,117,635 parameters; 64 for MNIST).
-        num_classes: number of noise levels. None: the number of ``sigmas``, or 10 without them.
+        num_levels: number of noise levels. None: the number of ``sigmas``, or 10 without them.
         sigmas: [L] noise levels, strictly decreasing. Given, the network can be called with sigma in place of labels.
             Kept as the buffer ``sigmas``, which is no part of the ``state_dict`` (as in the originals).
         options: ``nonlinearity``, ``rescaled``, ``logit_transform``: what the originals' configurations call so; see
@@ -35,7 +35,7 @@ class NCSN(ScoreRefineNet):
     Raises:
         TypeError, ValueError: an argument is not as said; the message names it.
 
-    >>> net = NCSN(channels=1, image_size=8, ngf=16, num_classes=10)
+    >>> net = NCSN(channels=1, image_size=8, ngf=16, num_levels=10)
     >>> net(torch.rand(4, 1, 8, 8), torch.tensor([0, 3, 3, 9])).shape
     torch.Size([4, 1, 8, 8])
     """
@@ -48,18 +48,18 @@ class NCSN(ScoreRefineNet):
         channels: int = 3,
         image_size: int = 32,
         ngf: int = 128,
-        num_classes: int | None = None,
+        num_levels: int | None = None,
         *,
         sigmas: Tensor | Sequence[float] | None = None,
         **options: Any,
     ) -> None:
         if sigmas is not None:
             sigmas = checks.sigmas("sigmas", sigmas).detach().clone()
-            if num_classes not in (None, len(sigmas)):
-                raise ValueError(f"num_classes must be the number of sigmas, {len(sigmas)}, or None, got {num_classes}")
-            num_classes = len(sigmas)
-        num_classes = 10 if num_classes is None else checks.integer("num_classes", num_classes, low=1)
-        norm = partial(ConditionalInstanceNormPlus, num_classes=num_classes)
+            if num_levels not in (None, len(sigmas)):
+                raise ValueError(f"num_levels must be the number of sigmas, {len(sigmas)}, or None, got {num_levels}")
+            num_levels = len(sigmas)
+        num_levels = 10 if num_levels is None else checks.integer("num_levels", num_levels, low=1)
+        norm = partial(ConditionalInstanceNormPlus, num_levels=num_levels)
         super().__init__(
             self._layout,
             channels,
@@ -68,7 +68,7 @@ class NCSN(ScoreRefineNet):
             norm=norm,
             refine_norm=norm,
             pool=nn.AvgPool2d,
-            num_classes=num_classes,
+            num_levels=num_levels,
             **options,
         )
         self.register_buffer("sigmas", sigmas, persistent=False)
@@ -83,7 +83,7 @@ class NCSN(ScoreRefineNet):
 
         Returns:
             [B, channels, H, W], of x's dtype. Where values cannot be read (on a GPU, under vmap or torch.compile), a
-            sigma that is none of the levels gives NaN.
+            sigma that is not one of the levels gives NaN.
 
         Raises:
             TypeError, ValueError: a shape or dtype is wrong, or (read on a CPU only) a label is out of range or a sigma
@@ -91,7 +91,7 @@ class NCSN(ScoreRefineNet):
         """
         self.check_image(x)
         if not is_sigma(labels):
-            return self.features(x, checks.labels("labels", labels, x, self.num_classes)).to(x.dtype)
+            return self.features(x, checks.labels("labels", labels, x, self.num_levels)).to(x.dtype)
         if self.sigmas is None:
             raise ValueError(
                 "labels must be int64, indices into the noise levels: this network embeds the index and "

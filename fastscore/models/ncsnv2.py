@@ -68,7 +68,7 @@ class NCSNv2(ScoreRefineNet):
             norm=InstanceNormPlus,
             refine_norm=_no_norm,
             pool=nn.MaxPool2d,
-            num_classes=len(sigmas),
+            num_levels=len(sigmas),
             **options,
         )
         self.register_buffer("sigmas", sigmas.detach().clone())

@@ -100,7 +100,7 @@ def load_original_checkpoint(
     network.load_state_dict({own[name]: tensor for name, tensor in weights.items()}, assign=fresh)
     if inner is not None:
         if fresh and inner.sigmas is None:
-            inner.sigmas = noise_levels(options, inner.num_classes)
+            inner.sigmas = noise_levels(options, inner.num_levels)
         inner.options_from = dict(options.sources)
         _report(path, options, inner)
     return network
@@ -108,9 +108,9 @@ def load_original_checkpoint(
 
 def _compare_options(path: Path, options: Options, network: ScoreRefineNet, sigmas: Tensor | None) -> None:
     """Raise where what is known of the checkpoint's options is not what the network has; check the sizes too."""
-    sizes = {"channels": network.channels, "ngf": network.ngf, "num_classes": network.num_classes}
+    sizes = {"channels": network.channels, "ngf": network.ngf, "num_classes": network.num_levels}
     check_fit(options, sizes, sigmas)
-    levels = noise_levels(options, network.num_classes)
+    levels = noise_levels(options, network.num_levels)
     own = network.sigmas if isinstance(network, NCSN) else None  # no part of NCSN's state
     if own is not None and levels is not None and not torch.allclose(own.cpu().float(), levels, rtol=1e-2):
         raise CheckpointError(
@@ -177,20 +177,20 @@ def _build(path: Path, weights: Mapping[str, Tensor], options: Options) -> Score
     """The network that fits the weights' shapes, on the meta device: nothing is allocated or initialised."""
     begin, embed = weights.get("begin_conv.weight"), weights.get("normalizer.embed.weight")
     sigmas = weights.get("sigmas")
-    num_classes = embed.shape[0] if embed is not None and embed.dim() == 2 else None
-    if begin is None or begin.dim() != 4 or (num_classes is None) == (sigmas is None):
+    num_levels = embed.shape[0] if embed is not None and embed.dim() == 2 else None
+    if begin is None or begin.dim() != 4 or (num_levels is None) == (sigmas is None):
         raise CheckpointError(
             f"{path} holds neither an NCSN (begin_conv.weight and normalizer.embed.weight) nor an NCSNv2 "
             f"(begin_conv.weight and sigmas), but {_outline(weights)}; {_EXPECTED}"
         )
     ngf, channels = begin.shape[:2]
     blocks = {name.partition(".")[0] for name in weights}
-    levels: dict[str, Any] = {"sigmas": sigmas} if num_classes is None else {"num_classes": num_classes}
+    levels: dict[str, Any] = {"sigmas": sigmas} if num_levels is None else {"num_levels": num_levels}
     if isinstance(size := options.sections.get("data", {}).get("image_size"), int):
         levels["image_size"] = size
     try:
         with torch.device("meta"):
-            if num_classes is not None:
+            if num_levels is not None:
                 kind: Callable[..., ScoreRefineNet] = NCSNdeeper if "res5" in blocks else NCSN
             else:
                 kind = NCSNv2Deepest if "res31" in blocks else NCSNv2Deeper if "res5" in blocks else NCSNv2

@@ -58,7 +58,7 @@ class ScoreRefineNet(nn.Module):
         ngf: base width, at least 2.
         norm, refine_norm: make the norms of the encoder and of the decoder.
         pool: ``nn.AvgPool2d`` or ``nn.MaxPool2d``.
-        num_classes: number of noise levels.
+        num_levels: number of noise levels.
         nonlinearity: ``"elu"``, ``"relu"``, ``"lrelu"`` (slope 0.2 below 0) or ``"swish"`` (x sigmoid(x)), everywhere.
         rescaled, logit_transform: the data were moved already, to [-1, 1] or to logits: x is taken as it is in place of
             2x - 1. Both do the same here; they are the names of the originals' configurations.
@@ -76,7 +76,7 @@ class ScoreRefineNet(nn.Module):
         norm: Norm,
         refine_norm: Norm,
         pool: Pool,
-        num_classes: int,
+        num_levels: int,
         nonlinearity: str = "elu",
         rescaled: bool = False,
         logit_transform: bool = False,
@@ -86,7 +86,7 @@ class ScoreRefineNet(nn.Module):
         self.channels = checks.integer("channels", channels, low=1)
         self.image_size = checks.integer("image_size", image_size, low=layout.smallest)
         self.ngf = checks.integer("ngf", ngf, low=2)
-        self.num_classes = num_classes
+        self.num_levels = num_levels
         self.nonlinearity = checks.one_of("nonlinearity", nonlinearity, ACTIVATIONS)
         self.rescaled = _flag("rescaled", rescaled)
         self.logit_transform = _flag("logit_transform", logit_transform)

@@ -52,7 +52,7 @@ def dsm_loss(score: Tensor, noise: Noise | Tensor, sigma: float | Tensor, weight
     transformed = backends.transformed()
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("dsm_loss", score.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    sigma = checks.per_sample("sigma", sigma, score, values=not fast)
+    sigma = checks.row_numbers("sigma", sigma, score, values=not fast)
     return _served(backend, transformed, score, noise, sigma, weight)
 
 

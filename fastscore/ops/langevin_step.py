@@ -46,8 +46,8 @@ def langevin_step(
 
     Raises:
         TypeError: ``x`` or ``score`` is not a floating tensor.
-        ValueError: shapes or devices differ; ``step_size`` negative or not finite; ``out`` while gradients are recorded,
-            or in memory that it shares with an argument in part, or with itself.
+        ValueError: shapes or devices differ; ``step_size`` negative or not finite; ``out`` while gradients are
+            recorded, or in memory that it shares with an argument in part, or with itself.
 
     Source: Welling & Teh 2011; Song & Ermon 2019, algorithm 1.
     """
@@ -58,7 +58,7 @@ def langevin_step(
     transformed = backends.transformed()
     backend = "reference" if isinstance(noise, Tensor) else backends.choose("langevin_step", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    step_size = checks.per_sample("step_size", step_size, x, zero_allowed=True, values=not fast)
+    step_size = checks.row_numbers("step_size", step_size, x, zero_allowed=True, values=not fast)
     if out is not None:
         _check_out(out, x, score, step_size, noise)
     if noise is None:

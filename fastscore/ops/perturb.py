@@ -40,9 +40,9 @@ def perturb(
     checks.floating("x", x)
     transformed, backend = backends.transformed(), backends.choose("perturb", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
-    sigma = checks.per_sample("sigma", sigma, x, values=not fast)
+    sigma = checks.row_numbers("sigma", sigma, x, values=not fast)
     if alpha is not None:
-        alpha = checks.per_sample("alpha", alpha, x, zero_allowed=True, values=not fast)
+        alpha = checks.row_numbers("alpha", alpha, x, zero_allowed=True, values=not fast)
     return _served(backend, transformed, x, sigma, as_philox(rng), alpha)
 
 

@@ -1,10 +1,10 @@
 """Samplers. Each works for any ``score_fn``, records no gradients, and draws its noise by the contract of rng.py.
 
 All that take a step size take ``step_size``, of x + step_size/2 s + sqrt(step_size) z (the papers' alpha), or
-``step_lr``, of x + step_lr s + sqrt(2 step_lr) z: step_size = 2 step_lr. Networks belong in eval mode: a layer that normalises by the batch's statistics is
-an error, one that draws masks is warned of. What they are given they may change in place; the chain does not notice.
-Under ``torch.func.vmap`` each slice's noise follows its ``randomness``, and samples that are not finite
-are not warned of.
+``step_lr``, of x + step_lr s + sqrt(2 step_lr) z: step_size = 2 step_lr. Networks belong in eval mode: a layer that
+normalises by the batch's statistics is an error; one that draws masks brings a warning. A network that changes its
+input in place does not disturb the chain. Under ``torch.func.vmap`` each slice's noise follows its ``randomness``, and
+there is no warning of samples that are not finite.
 
 ``SAMPLERS`` holds those that draw from a trained network alone, each with its options and what it costs: the command
 line, the evaluation and the documentation offer what they find there.

@@ -37,8 +37,8 @@ def run_chain(
         score: score(x, i), the score of ``x``'s shape at level i.
         x: where the chains begin [B, ...]; not changed.
         step: step(x, s, i), the samples after one update at level i, where s = score(x, i).
-        updates: how many updates there are at each level; a level of none is visited only to denoise.
-        constraint: constraint(i), asked once a level, gives the projection of the samples onto what must hold there;
+        updates: how many updates there are at each level; a level with no updates is visited only to denoise.
+        constraint: constraint(i), called once per level, gives the projection of the samples onto what must hold there;
             it is applied on entering the level and after each of its updates.
         denoise_at: sigma of the last level: end with x + sigma^2 score(x, last). None: end with the last update.
         clamp: (low, high) for the samples returned alone.

@@ -27,9 +27,9 @@ class Sampler:
         name: its key in the registry, and what the command line calls it.
         title: its name in tables and pictures, without a capital where it is not a proper name.
         source: authors and year.
-        summary: what tells it from the others, in a few words.
+        summary: how it differs from the others, in a few words.
         cost: how many evaluations of the network a sample takes, in words, for the documentation.
-        options: what it can be told.
+        options: the options that it takes.
         run: run(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory) -> samples of ``shape`` [B, ...];
             score_fn(x, labels) as for :func:`annealed_langevin`.
         updates: updates(L, options), how often it calls ``callback``.

@@ -1,4 +1,4 @@
-"""How samplers call a network: what is refused, what it is told, and what may not happen to the samples meanwhile."""
+"""How samplers call a network: which are refused, what they are called with, why they cannot change the samples."""
 
 from __future__ import annotations
 
@@ -95,8 +95,8 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
         return
     fickle = []
     for network in modules.networks(score_fn):
-        for where, layer in network.named_modules():
-            which = f"{modules.kind(layer)} {where!r}"
+        for name, layer in network.named_modules():
+            which = f"{modules.kind(layer)} {name!r}"
             learned = getattr(layer, "running_mean", None)
             if modules.is_a(layer, InstanceNormBase) and layer.training and learned is not None:
                 raise ValueError(

@@ -1,7 +1,7 @@
 """Step sizes, in one vocabulary for all samplers, and preconditioners.
 
-``step_size`` is the papers' alpha, x + step_size/2 s + sqrt(step_size) z; ``step_lr`` that of the NCSN code, x + step_lr s +
-sqrt(2 step_lr) z: step_size = 2 step_lr. A sampler takes exactly one of them.
+``step_size`` is the papers' alpha, x + step_size/2 s + sqrt(step_size) z; ``step_lr`` is the NCSN code's, x + step_lr s
++ sqrt(2 step_lr) z: step_size = 2 step_lr. A sampler takes exactly one of them.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def given_step_size(step_size: float | None, step_lr: float | None) -> float:
 
 
 def schedule(step_size: StepSizes | None, step_lr: StepSizes | None, num_steps: int) -> list[float]:
-    """step_size of every update, from a number, one number an update, or a function of the step (1 is the first)."""
+    """step_size of every update, from a number, one number per update, or a function of the step (1 is the first)."""
     name, value, factor = _given(step_size, step_lr)
     if callable(value):
         return [factor * _number(name, f"{name}({step})", value(step)) for step in range(1, num_steps + 1)]

@@ -17,7 +17,7 @@ class Trajectory:
 
     Args:
         every: keep the samples after each ``every``-th update (and after the last).
-        samples: keep only the first so many samples of the batch; ``None`` keeps all.
+        num_samples: keep only the first so many samples of the batch; ``None`` keeps all.
         max_bytes: the most memory it may take; a run that would take more is refused before it starts.
 
     Attributes:
@@ -25,16 +25,16 @@ class Trajectory:
         frames: the samples [n, ...] after each of these.
     """
 
-    def __init__(self, every: int = 1, *, samples: int | None = None, max_bytes: int = 1 << 30):
+    def __init__(self, every: int = 1, *, num_samples: int | None = None, max_bytes: int = 1 << 30):
         self.every = checks.integer("every", every, low=1)
-        self.samples = samples if samples is None else checks.integer("samples", samples, low=1)
+        self.num_samples = num_samples if num_samples is None else checks.integer("num_samples", num_samples, low=1)
         self.max_bytes = checks.integer("max_bytes", max_bytes, low=1)
         self.steps: list[int] = []
         self.frames: list[Tensor] = []
 
     def plan(self, total: int, x: Tensor) -> None:
         """Raise if ``total`` updates of samples like ``x`` would take more than ``max_bytes``."""
-        needed = -(-total // self.every) * x[: self.samples].numel() * x.element_size()
+        needed = -(-total // self.every) * x[: self.num_samples].numel() * x.element_size()
         if needed > self.max_bytes:
             raise ValueError(
                 f"trajectory would take {needed:,} bytes, more than its max_bytes={self.max_bytes:,}: "
@@ -45,7 +45,7 @@ class Trajectory:
         """Keep ``x`` where ``step`` is due."""
         if step % self.every == 0 or step == total:
             self.steps.append(step)
-            self.frames.append(x[: self.samples].detach().to("cpu", copy=True))
+            self.frames.append(x[: self.num_samples].detach().to("cpu", copy=True))
 
 
 class Watch:

@@ -51,10 +51,10 @@ def annealed_langevin(
             give ``fastscore.energy_score(energy)``.
         shape: shape of the samples, [B, ...]; (D,) is D samples of one number each, one of D numbers is (1, D).
         sigmas: noise levels [L], strictly decreasing.
-        step_size: at the smallest noise level, step_size_L, as the paper's alpha (4e-5 for NCSN on CIFAR-10, 1.24e-5 for
-            NCSNv2). Give this or ``step_lr``.
-        step_lr: step_size_L / 2, as in the NCSN code, x + step_lr s + sqrt(2 step_lr) z at the smallest noise level (2e-5,
-            6.2e-6).
+        step_size: at the smallest noise level, step_size_L, as the paper's alpha (4e-5 for NCSN on CIFAR-10, 1.24e-5
+            for NCSNv2). Give this or ``step_lr``.
+        step_lr: step_size_L / 2, as in the NCSN code, x + step_lr s + sqrt(2 step_lr) z at the smallest noise level
+            (2e-5, 6.2e-6).
         steps_per_level: T, updates at each noise level (100 for NCSN, 5 for NCSNv2).
         rng: source of start and noise. Its ``sample_offset`` is the index of the first sample: sample k is the
             same whatever batch it is drawn in. ``None``: seeded from torch's default generator.

@@ -1,4 +1,4 @@
-"""Consistent annealed sampling: annealing whose noise level is exactly the one the network is told."""
+"""Consistent annealed sampling: annealing in which the noise level is exactly the one the network assumes."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def consistent_annealed(
 
     ``x <- x + eta sigma_i^2 s(x, sigma_i) + beta_i z`` with ``beta_i^2 = sigma_{i+1}^2 - (1 - eta)^2 sigma_i^2``: for a
     single data point and its exact score, the noise after the update has standard deviation sigma_{i+1} exactly.
-    (With Langevin dynamics it is larger than the network is told.) With a geometric schedule of ratio gamma < 1,
+    (With Langevin dynamics it is larger than the network assumes.) With a geometric schedule of ratio gamma < 1,
     beta_i is sigma_{i+1} sqrt(1 - ((1 - eta) / gamma)^2), as in the paper. At the end, where ``denoise``,
     x + sigma_L^2 s.
 
@@ -128,7 +128,7 @@ CONSISTENT = Sampler(
     name="consistent",
     title="consistent annealed sampling",
     source="Jolicoeur-Martineau et al. 2020",
-    summary="one step a level, much faster",
+    summary="one step per level, much faster",
     cost="levels - 1, and 1 for denoise",
     options=(STEP_SIZE, DENOISE, START),
     run=_run,

@@ -40,13 +40,13 @@ def inpaint(
 ) -> Tensor:
     """Complete ``image`` where ``mask`` is False, by annealed Langevin dynamics.
 
-    At each level i the known part is y_i = image + sigma_i z (one z a level); before and after every Langevin update
+    At each level i the known part is y_i = image + sigma_i z (one z per level); before and after every Langevin update
     the known part of x is set to y_i. The result's known part is ``image`` itself.
 
     Args:
         image: the known values [B, ...]; what it holds where ``mask`` is False does not matter (NaN included).
         mask: bool, True where ``image`` is known; of a shape that broadcasts to ``image``'s: [H, W], or [1, C, H, W]
-            for one a channel, or [B, 1, H, W] for one a sample. [B, H, W] is an error: it would act on channels.
+            for one per channel, or [B, 1, H, W] for one per sample. [B, H, W] is an error: it would act on channels.
         score_fn, sigmas, step_size, step_lr, steps_per_level, rng, start, denoise, clamp, conditioning, model_kwargs,
             callback, trajectory, progress: as for :func:`annealed_langevin`. ``clamp`` acts on the inpainted part.
 
@@ -94,7 +94,7 @@ def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
         raise TypeError(
             f"mask must be a bool tensor on {image.device} (True where image is known), got {checks.describe(mask)}"
         )
-    cures = "pass mask[:, None] for one a sample, alike for its channels, or mask[None] for one alike for all samples"
+    cures = "pass mask[:, None] for one per sample, alike for its channels, or mask[None] for one alike for all samples"
     many = mask.dim() > 1 and mask.dim() == image.dim() - 1 and mask.shape[0] > 1
     if many and mask.shape[0] == image.shape[0] == image.shape[1]:
         raise ValueError(

@@ -49,8 +49,8 @@ def interpolate(
 
     Args:
         shape: shape of the rows [R, ...]: R pairs of ends.
-        num_interpolations: n >= 1, chains a row, both ends included; one alone is driven by p.
-        start: as for :func:`annealed_langevin`; one start a row.
+        num_interpolations: n >= 1, chains per row, both ends included; a single chain is driven by p.
+        start: as for :func:`annealed_langevin`; one start per row.
         score_fn, sigmas, step_size, step_lr, steps_per_level, rng, denoise, clamp, conditioning, model_kwargs, dtype,
             device, callback, trajectory, progress: as for :func:`annealed_langevin`; score_fn, callback and trajectory
             see [R n, ...].

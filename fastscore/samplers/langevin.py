@@ -51,7 +51,7 @@ def langevin(
         burn_in: how many updates pass before ``thin`` counts.
         thin: return the state after every ``thin``-th update, all of them. ``None``: the last alone.
         model_kwargs: keyword arguments for ``score_fn``, the same at each call.
-        rng: source of the noise, one step an update. ``None``: seeded from torch's default generator.
+        rng: source of the noise, one step per update. ``None``: seeded from torch's default generator.
         callback: called with (step, x) after each update; it may not change x.
         trajectory: a :class:`Trajectory` to fill.
         progress: show a progress bar (needs tqdm).

@@ -1,4 +1,4 @@
-"""The samplers by name. A new one is a file with its entry, and a line here."""
+"""The samplers by name. To add one, write a file with its entry, and add a line here."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ DEFAULT = ANNEALED.name
 
 
 def table() -> str:
-    """The samplers as a table in Markdown: name, title, network evaluations a sample, options, source."""
-    rows = [["`--sampler`", "", "network evaluations a sample", "options", "source"], ["---"] * 5]
+    """The samplers as a table in Markdown: name, title, network evaluations per sample, options, source."""
+    rows = [["`--sampler`", "", "network evaluations per sample", "options", "source"], ["---"] * 5]
     for entry in SAMPLERS.values():
         options = ", ".join(f"`{option.name}`" for option in entry.options)
         rows.append([f"`{entry.name}`", f"{entry.title}: {entry.summary}", entry.cost, options, entry.source])

@@ -173,7 +173,7 @@ def estimate(
             )
         receptive_field = checks.integer("receptive_field", receptive_field, low=0)
     colors = coloring_for(coloring, tuple(x.shape[1:]), num_probes // blocks) if method == "probing" else None
-    shift = None if shift is None else checks.per_sample("shift", shift, x)
+    shift = None if shift is None else checks.row_numbers("shift", shift, x)
     step = finite_step(x, mode, shift, fd_step)
     if rng is None and method == "exact" and receptive_field is None:
         rng = Philox(0)  # never drawn from: torch's own generator stays where it is
@@ -241,7 +241,7 @@ def finite_step(x: Tensor, mode: str, shift: Tensor | None, fd_step: float | Ten
             )
         return None
     if fd_step is not None:
-        return checks.per_sample("fd_step", fd_step, x)
+        return checks.row_numbers("fd_step", fd_step, x)
     if shift is None:
         raise ValueError("fd_step must be given where mode='fd' and shift is None: a good one is 0.01 sigma")
     return 0.01 * shift.sqrt()

@@ -64,7 +64,7 @@ def _triton(request: dict) -> dict:
 
 
 def main() -> None:
-    """Answer the requests on stdin, a line each, until it ends."""
+    """Answer the requests on stdin, one per line, until it ends."""
     from triton.backends.nvidia.compiler import CUDABackend
 
     CUDABackend.make_cubin = lambda *_: b""

@@ -275,15 +275,22 @@ class Blocks:
             address = address - np.uint64(WINDOWS[space])
         space = "global" if space == "const" else space
         store_, warp = self.memories[space], self.thread[index] // 32
-        places = address.view(np.int64) - store_.base
+        offsets = address.view(np.int64) - store_.base
         if space == "global":
             self.program.counters.global_access(address, warp, size, store)
         else:
             owner = self.local_block[index] if space == "shared" else threads
-            inside = (places >= 0) & (places < store_.size)  # not into a neighbour's copy
-            places = np.where(inside, places + owner * store_.size, -1)
+            inside = (offsets >= 0) & (offsets < store_.size)  # not into a neighbour's copy
+            offsets = np.where(inside, offsets + owner * store_.size, -1)
         if space == "shared":
             self.program.counters.shared_access(address, warp, self.lane[index], size)
         return store_, Access(
-            places, address, size, self.thread[index], self.epoch[index], self.warp_epoch[index], self.padded, self.text
+            offsets,
+            address,
+            size,
+            self.thread[index],
+            self.epoch[index],
+            self.warp_epoch[index],
+            self.padded,
+            self.text,
         )

@@ -26,8 +26,8 @@ class Fault(Exception):
 
 
 # Threads, ascending, that want ``size`` bytes each, and how many barriers of their block and warp they have passed;
-# block_size: threads a block, rounded up to warps
-Access = namedtuple("Access", "places addresses size thread epoch warp_epoch block_size text")
+# block_size: threads per block, rounded up to warps
+Access = namedtuple("Access", "offsets addresses size thread epoch warp_epoch block_size text")
 Region = namedtuple("Region", "name start array")  # an allocation: where it starts, and the array that it is a copy of
 
 
@@ -92,10 +92,10 @@ class Memory:
     # -- access
 
     def _cells(self, a: Access) -> np.ndarray:
-        """[threads, bytes]: the place of every byte, all of them allocated and the first aligned."""
+        """[threads, bytes]: the offset of every byte, all of them allocated and the first aligned."""
         self._forbid(a.addresses % np.uint64(a.size) != 0, "misaligned", f"{a.size} bytes", a)
-        self._forbid((a.places < 0) | (a.places > self.data.size - a.size), "out of bounds", f"{a.size} bytes", a)
-        cells = a.places[:, None] + np.arange(a.size)
+        self._forbid((a.offsets < 0) | (a.offsets > self.data.size - a.size), "out of bounds", f"{a.size} bytes", a)
+        cells = a.offsets[:, None] + np.arange(a.size)
         self._forbid(self.state[cells] == 0, "out of bounds", f"{a.size} bytes", a)
         return cells
 
@@ -104,14 +104,14 @@ class Memory:
         if not bad.any():
             return
         i = int(np.argmax(bad.reshape(len(bad), -1).any(1)))
-        place, thread = int(a.places[i]), int(a.thread[i])
-        near = min(self.regions, key=lambda r: max(r.start - place, place - r.start - r.array.nbytes), default=None)
-        where = f"byte {place % self.size}"
+        offset, thread = int(a.offsets[i]), int(a.thread[i])
+        near = min(self.regions, key=lambda r: max(r.start - offset, offset - r.start - r.array.nbytes), default=None)
+        byte = f"byte {offset % self.size}"
         if near:
-            where = f"{near.name}[byte {place - near.start} of {near.array.nbytes}]"
+            byte = f"{near.name}[byte {offset - near.start} of {near.array.nbytes}]"
         raise Fault(
             kind,
-            f"{what}, {self.space} {where}, thread {thread % a.block_size} of block "
+            f"{what}, {self.space} {byte}, thread {thread % a.block_size} of block "
             f"{thread // a.block_size}, in `{a.text}`",
         )
 

@@ -83,13 +83,15 @@ def draws(handle: fs.Probes, first: int, count: int) -> int:
     return (first + count - 1) // colors + 1 - first // colors if count else 0
 
 
-def fill(find: Find, handle: fs.Probes, first: int, count: int, **where: np.ndarray) -> tuple[torch.Tensor, Counters]:
+def fill(
+    find: Find, handle: fs.Probes, first: int, count: int, **position: np.ndarray
+) -> tuple[torch.Tensor, Counters]:
     """As launch() in fill_probes.cu: the directions, and what was counted."""
     shape, dtype = handle.noise.shape, handle.noise.dtype
     out = torch.empty((count, *shape), dtype=dtype)
     given, width = Unwritten(host_array(out)), shape[1:].numel()
     rows, colored = draws(handle, first, count) * shape[0], f"Lb{int(handle.coloring is not None)}E"
-    form = form_of(handle, out, first, **where)
+    form = form_of(handle, out, first, **position)
     if handle.distribution == "rademacher":
         module, entry = find("fill_probes", "10fill_signs", f"I{MANGLED[dtype]}{colored}")
         grid = -(-rows * -(-width // SIGNS) // THREADS)
@@ -103,7 +105,7 @@ def fill(find: Find, handle: fs.Probes, first: int, count: int, **where: np.ndar
 
 
 def dot(
-    find: Find, product: torch.Tensor, handle: fs.Probes, first: int, **where: np.ndarray
+    find: Find, product: torch.Tensor, handle: fs.Probes, first: int, **position: np.ndarray
 ) -> tuple[torch.Tensor, Counters]:
     """As launch() in probe_dot.cu, both stages: the sums, and what was counted in the first."""
     count, batch, dtype, width = *product.shape[:2], product.dtype, product.shape[2:].numel()
@@ -113,7 +115,7 @@ def dot(
     sphere = handle.distribution == "sphere"
     name = "9dot_signs" if handle.distribution == "rademacher" else "11dot_normals"
     module, entry = find("probe_dot", name, f"I{MANGLED[dtype]}Lb{int(handle.coloring is not None)}E")
-    arguments = [form_of(handle, product, first, **where), host_array(product), Unwritten(partial)]
+    arguments = [form_of(handle, product, first, **position), host_array(product), Unwritten(partial)]
     if handle.distribution != "rademacher":
         arguments.append(Unwritten(squares) if sphere else None)
     first_stage = launch(module, (rows, chunks), THREADS, arguments, entry=entry)

@@ -106,7 +106,7 @@ class Launch:
     values: dict[str, Any]  # of all parameters, in their order
     types: dict[str, str]
     constants: dict[str, Any]
-    aligned: tuple[int, ...]  # the places of pointers that 16 divides
+    aligned: tuple[int, ...]  # the indices of pointers that 16 divides
     options: dict[str, Any]
 
     @classmethod
@@ -118,14 +118,14 @@ class Launch:
         types: dict[str, str] = {}
         constants: dict[str, Any] = {}
         aligned: list[int] = []
-        for place, (name, value) in enumerate(bound.arguments.items()):
+        for index, (name, value) in enumerate(bound.arguments.items()):
             annotation = signature.parameters[name].annotation
             if "constexpr" in str(annotation) or value is None:
                 types[name], constants[name] = "constexpr", value
             elif isinstance(value, torch.Tensor):
                 types[name] = f"*{POINTERS[value.dtype]}"
                 if value.data_ptr() % 16 == 0:
-                    aligned.append(place)
+                    aligned.append(index)
             else:
                 types[name] = NUMBERS[str(getattr(annotation, "name", annotation)).removeprefix("tl.")]
         return cls(kernel, grid, dict(bound.arguments), types, constants, tuple(aligned), options)

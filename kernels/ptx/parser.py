@@ -171,17 +171,17 @@ class _Body:
                 return Reg(name + ending)
         return None
 
-    def _operand(self, text: str, where: str) -> Any:
+    def _operand(self, text: str, instruction: str) -> Any:
         if text == "_":
             return None
         if text[0] == "{":
-            return Vector(tuple(self._operand(p, where) for p in _split(text[1:-1])))
+            return Vector(tuple(self._operand(p, instruction) for p in _split(text[1:-1])))
         if match := re.fullmatch(r"\[\s*([^\s+]+?)\s*(?:\+\s*(-?\w+))?\s*\]", text):
-            return Address(self._operand(match[1], where), int(match[2] or "0", 0))
+            return Address(self._operand(match[1], instruction), int(match[2] or "0", 0))
         if "|" in text:
-            return Pair(*(self._operand(p.strip(), where) for p in text.split("|")))
+            return Pair(*(self._operand(p.strip(), instruction) for p in text.split("|")))
         if text[0] == "!":
-            return Not(self._operand(text[1:].strip(), where))
+            return Not(self._operand(text[1:].strip(), instruction))
         if register := self._register(text):
             return register
         if text[0] == "%":
@@ -192,7 +192,7 @@ class _Body:
             return Imm(int(text.rstrip("U"), 0))
         if re.fullmatch(r"[\w$.]+", text):
             return Symbol(text)
-        raise UnknownPtx(f"operand {text!r} in: {where}")
+        raise UnknownPtx(f"operand {text!r} in: {instruction}")
 
 
 def _split(text: str) -> list[str]:

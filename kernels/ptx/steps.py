@@ -138,7 +138,7 @@ def _store(i: Instruction) -> Step:
 
     def step(b: Blocks, index: Index) -> str:
         memory, access = b.access(space, i.operands[0], index, BITS[t] // 8 * vector, store=True)
-        columns = [np.broadcast_to(b.read(s, t, index), access.places.shape) for s in _parts(i.operands[1])]
+        columns = [np.broadcast_to(b.read(s, t, index), access.offsets.shape) for s in _parts(i.operands[1])]
         memory.store(access, np.stack(columns, 1).view(np.uint8))
         return f"{memory.space} store"
 
@@ -236,10 +236,10 @@ def _shuffle(i: Instruction) -> Step:
         inside = source >= top if mode == "up" else source <= top
         everyone = np.full(b.warps * 32, -1)
         everyone[warp * 32 + lane] = np.arange(len(threads))
-        place = everyone[warp * 32 + np.where(inside, source, lane)]
-        if (place < 0).any() or (mask.astype(np.int64) >> lane & 1 == 0).any():
+        other = everyone[warp * 32 + np.where(inside, source, lane)]
+        if (other < 0).any() or (mask.astype(np.int64) >> lane & 1 == 0).any():
             raise Fault("shuffle", f"reads a lane that takes no part, or is not in its own mask: `{i.text}`")
-        b.write(result, value[place], index)
+        b.write(result, value[other], index)
         b.write(predicate, inside, index)
         b.warp_epoch[index] += 1
         return "shuffle"
@@ -288,7 +288,7 @@ def _atomic(i: Instruction) -> Step:
 
     def step(b: Blocks, index: Index) -> str:
         memory, access = b.access(space, address, index, size, store=True)
-        given = [np.broadcast_to(b.read(s, t, index), access.places.shape) for s in sources]
+        given = [np.broadcast_to(b.read(s, t, index), access.offsets.shape) for s in sources]
         old = memory.update(access, dtype, lambda k, value: change(value, *(g[k : k + 1] for g in given)))
         b.write(target, old, index)
         return "atomic"

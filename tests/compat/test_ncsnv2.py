@@ -103,7 +103,7 @@ def size(x):
 
 
 def test_verbose(capsys):
-    """A line an update, with what the original's users tune by, in its words and order."""
+    """A line per update, with what the original's users tune by, in its words and order."""
     got = ncsnv2.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 2, 1e-3, True, True, rng=fs.Philox(5))
     lines = [numbers(line) for line in capsys.readouterr().out.splitlines()]
     silent = ncsnv2.anneal_Langevin_dynamics(SAMPLES, net, SIGMAS, 2, 1e-3, True, rng=fs.Philox(5))

@@ -128,7 +128,7 @@ def test_truncated_image_is_named(tmp_path):
 
 def test_sixteen_bits_are_refused(tmp_path):
     Image.new("I;16", (4, 4), 40_000).save(tmp_path / "deep.png")
-    with pytest.raises(DataError, match=r"deep\.png' has more than 8 bits a channel"):
+    with pytest.raises(DataError, match=r"deep\.png' has more than 8 bits per channel"):
         folder(tmp_path, 4)
 
 
@@ -150,7 +150,7 @@ def png(depth: int, colour_type: int, samples: int, size: int = 4) -> bytes:
 
 
 def tiff(bits: tuple[int, ...], photometric: int, size: int = 4) -> bytes:
-    """An uncompressed little-endian TIFF of zeros with these bits a channel."""
+    """An uncompressed little-endian TIFF of zeros with these bits per channel."""
     count, content = len(bits), bytes(size * size * sum(bits) // 8)
     ifd = 8 + 2 + 9 * 12 + 4
     tags = [
@@ -193,13 +193,13 @@ def test_depth_is_told_by_the_file_and_not_by_pillow(tmp_path, name, channels):
     """Most of these pillow opens as 8-bit "RGB", "RGBA" or "LA" without a word."""
     content, what = DEEP[name]
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"{name}' has more than 8 bits a channel \({what}\).* convert it to 8 bits"):
+    with pytest.raises(DataError, match=rf"{name}' has more than 8 bits per channel \({what}\).* convert it to 8 bits"):
         folder(tmp_path, 4, channels=channels)
 
 
 def test_float_tiff_is_refused(tmp_path):
     Image.new("F", (4, 4), 0.5).save(tmp_path / "x.tif")
-    with pytest.raises(DataError, match=r"x\.tif' has more than 8 bits a channel \(pillow's mode 'F'\)"):
+    with pytest.raises(DataError, match=r"x\.tif' has more than 8 bits per channel \(pillow's mode 'F'\)"):
         folder(tmp_path, 4)
 
 
@@ -232,7 +232,7 @@ def test_palette_keeps_its_colours(tmp_path):
 def test_a_format_of_unknown_depth_is_refused(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "x.avif")
     (tmp_path / "x.avif").rename(tmp_path / "x.png")
-    with pytest.raises(DataError, match=r"x\.png' is in truth a file of the format AVIF.*: convert it to PNG"):
+    with pytest.raises(DataError, match=r"x\.png' is in fact a file of the format AVIF.*: convert it to PNG"):
         folder(tmp_path, 4)
 
 

@@ -34,7 +34,7 @@ def test_sample_k_depends_on_seed_step_and_k_alone(name):
     assert not torch.equal(sample(20, Philox(5, step=4)), whole)
     rng = Philox(5, step=3)
     sample(20, rng)
-    assert rng.step == 4  # one step a call, so that iterations never share numbers
+    assert rng.step == 4  # one step per call, so that iterations never share numbers
     assert sample(0, rng).shape == (0, 2)
 
 
@@ -142,7 +142,7 @@ def test_stein_identity():
 @pytest.mark.parametrize(
     "arguments, error, text",
     [
-        (([1.0], [[0.0, 0.0], [1.0, 1.0]]), ValueError, r"weights must have shape \(2,\), one a mean"),
+        (([1.0], [[0.0, 0.0], [1.0, 1.0]]), ValueError, r"weights must have shape \(2,\), one per mean"),
         (([1.0, 1.0], [[0.0], [1.0]], [1.0, 1.0, 1.0]), ValueError, r"stds must have shape \(2,\)"),
         (([1.0, 0.0], [[0.0], [1.0]]), ValueError, r"weights must be finite and greater than 0, got \[1"),
         (([1.0], [[0.0]], -1.0), ValueError, "stds must be finite and greater than 0"),
@@ -173,7 +173,7 @@ def test_score_errors(x, sigma, error, text):
 
 
 def test_two_moons_lie_on_their_circles():
-    x = two_moons(N, Philox(0), noise=0.0).double()
+    x = two_moons(N, Philox(0), noise_std=0.0).double()
     outer = x.norm(dim=1).sub(1).abs() < 1e-6
     inner = (x - torch.tensor([1.0, 0.5])).norm(dim=1).sub(1).abs() < 1e-6
     assert bool((outer ^ inner).all())
@@ -188,13 +188,13 @@ def test_two_moons_lie_on_their_circles():
 
 @pytest.mark.parametrize("sample", [two_moons, swiss_roll])
 def test_noise_is_added_as_said(sample):
-    """The same points, moved by N(0, noise^2 I)."""
-    moved = (sample(N, Philox(0), noise=0.3) - sample(N, Philox(0), noise=0.0)).double()
+    """The same points, moved by N(0, noise_std^2 I)."""
+    moved = (sample(N, Philox(0), noise_std=0.3) - sample(N, Philox(0), noise_std=0.0)).double()
     assert abs(z_mean(moved, 0.0, 0.09)) < 4
     assert abs(z_mean(moved.square(), 0.09, 2 * 0.09**2)) < 4
     assert abs(z_mean(moved.prod(1), 0.0, 0.09**2)) < 4
-    with pytest.raises(ValueError, match="noise must be finite and at least 0, got -1"):
-        sample(3, Philox(0), noise=-1)
+    with pytest.raises(ValueError, match="noise_std must be finite and at least 0, got -1"):
+        sample(3, Philox(0), noise_std=-1)
 
 
 def test_checkerboard_squares():
@@ -217,7 +217,7 @@ def test_checkerboard_squares():
 
 def test_swiss_roll_spiral():
     """The radius gives the angle, and t is uniform in [1.5 pi, 4.5 pi]."""
-    x = swiss_roll(N, Philox(0), noise=0.0).double()
+    x = swiss_roll(N, Philox(0), noise_std=0.0).double()
     radius = x.norm(dim=1)
     angle = 1.5 * math.pi * radius
     want = radius[:, None] * torch.stack([angle.cos(), angle.sin()], 1)
@@ -230,7 +230,7 @@ def test_swiss_roll_spiral():
 def test_toys_use_the_data_stream():
     """The noise of two_moons is columns 2 and 3 of the normals of stream DATA."""
     z = Philox(4, step=9).randn(5, 4, stream=Stream.DATA)
-    moved = two_moons(5, Philox(4, step=9), noise=1.0) - two_moons(5, Philox(4, step=9), noise=0.0)
+    moved = two_moons(5, Philox(4, step=9), noise_std=1.0) - two_moons(5, Philox(4, step=9), noise_std=0.0)
     torch.testing.assert_close(moved, z[:, 2:], rtol=0, atol=1e-6)
 
 
@@ -246,10 +246,10 @@ def test_point_data_checks_what_it_is_given():
 
 @pytest.mark.parametrize("name", ["two_moons", "swiss_roll"])
 def test_options_reach_the_toy(name):
-    assert "noise" in DATASETS[name].__kwdefaults__
-    got = load(name, noise=0.0, size=77)
+    assert "noise_std" in DATASETS[name].__kwdefaults__
+    got = load(name, noise_std=0.0, size=77)
     assert len(got) == 77
-    assert torch.equal(got.batch(0, 5, seed=1), SAMPLERS[name](5, Philox(1), noise=0.0))
+    assert torch.equal(got.batch(0, 5, seed=1), SAMPLERS[name](5, Philox(1), noise_std=0.0))
 
 
 def test_labels_are_the_modes_that_points_were_drawn_from():
@@ -260,7 +260,7 @@ def test_labels_are_the_modes_that_points_were_drawn_from():
         for d in range(3):
             values = x[k == index, d].double()
             assert abs(z_mean(values, float(UNEVEN.means[index, d]), float(UNEVEN.stds[index]) ** 2)) < 4
-    x, moon = load("two_moons", noise=0.0).batch_with_labels(0, 500, seed=3)
+    x, moon = load("two_moons", noise_std=0.0).batch_with_labels(0, 500, seed=3)
     centre = torch.where(moon[:, None] == 0, torch.tensor([0.0, 0.0]), torch.tensor([1.0, 0.5]))
     assert float(((x - centre).norm(dim=1) - 1).abs().max()) < 1e-5
     x, square = load("checkerboard").batch_with_labels(0, 500, seed=3)

@@ -162,7 +162,7 @@ def test_precision_recall_equals_the_definition(k, monkeypatch):
     expected = naive_precision_recall(real, fake, k)
     assert 0.1 < expected[0] < 0.5 < expected[1] < 0.95  # there is something to get wrong
     assert metrics.precision_recall(real, fake, k) == expected
-    monkeypatch.setattr(neighbours, "_CHUNK", 7 * 90)  # seven rows a chunk, the last one short
+    monkeypatch.setattr(neighbours, "_CHUNK", 7 * 90)  # seven rows per chunk, the last one short
     assert metrics.precision_recall(real, fake, k) == expected
 
 
@@ -345,7 +345,13 @@ def test_nearest_neighbours_finds_copies_far_from_the_origin():
         (torch.zeros(2, 3), torch.zeros(4, 5), 1, ValueError, r"samples must be \[N, ...\].*\(2, 3\)"),
         (torch.zeros(2, 3), torch.zeros(4, 3), 5, ValueError, "k must be from 1 to 4, got 5"),
         (torch.zeros(0, 3), torch.zeros(4, 3), 1, ValueError, r"samples must be .*\(0, 3\)"),
-        (torch.zeros(2, 3), torch.full((4, 3), math.inf), 1, ValueError, "train must be finite.*in 4 of 4 rows"),
+        (
+            torch.zeros(2, 3),
+            torch.full((4, 3), math.inf),
+            1,
+            ValueError,
+            "training_samples must be finite.*in 4 of 4 rows",
+        ),
         (torch.zeros(2, 3, dtype=torch.uint8), torch.zeros(4, 3), 1, TypeError, "samples must be float16"),
     ],
 )

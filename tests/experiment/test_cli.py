@@ -155,7 +155,7 @@ def test_evaluate(run, sampler, capsys):
     assert 0 <= report["precision"] <= 1 and 0 <= report["recall"] <= 1
     assert report["precision_of_train"] > 0.6 and report["recall_of_train"] > 0.6
     assert sum(report["class_histogram"]) == 60 and report["classifier_accuracy"] > 0.97
-    assert report["network_evaluations_a_sample"] == (41 if sampler == "annealed" else 20)
+    assert report["network_evaluations_per_sample"] == (41 if sampler == "annealed" else 20)
     for name in ("samples", "training", "sampling", "neighbours", "classes"):
         assert (run / f"{name}.png").stat().st_size > 1000
     out = capsys.readouterr().out
@@ -173,7 +173,7 @@ def test_sampling_settings_of_one_call(run, tmp_path, capsys):
     np.testing.assert_array_equal(np.load(tmp_path / "a" / "samples.npy"), expected.numpy())
     cli.main(["evaluate", str(run), "--num", "20", "--overwrite", *options])
     report = json.loads((run / "metrics.json").read_text())
-    assert [report[k] for k in ("step_size", "steps_per_level", "denoise", "network_evaluations_a_sample")] == [
+    assert [report[k] for k in ("step_size", "steps_per_level", "denoise", "network_evaluations_per_sample")] == [
         1e-4,
         3,
         False,
@@ -299,7 +299,7 @@ def test_points_are_drawn_by_the_sampler_that_is_asked_for(tmp_path, monkeypatch
     points = sampling.sample(load_run(run), 50, sampler="consistent", batch_size=20, progress=False)
     np.testing.assert_array_equal(np.load(run / "samples.npy"), points.numpy())
     report = json.loads((run / "metrics.json").read_text())
-    assert report["sampler"] == "consistent" and report["network_evaluations_a_sample"] == 12
+    assert report["sampler"] == "consistent" and report["network_evaluations_per_sample"] == 12
     assert list(report["mode_weights"]) == ["exact", "data", "consistent", "plain"]
 
 

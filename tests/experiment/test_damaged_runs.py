@@ -299,9 +299,9 @@ def test_a_checkpoint_that_cannot_be_written_names_the_file(file, run, monkeypat
     assert told.value.errno == errno.ENOSPC
     assert [p.name for p in (run / "checkpoints").iterdir()] == ["step_00000002"]
     monkeypatch.undo()
-    assert load_run(run).step == 2
+    assert load_run(run).iteration == 2
     trainer._save()
-    assert load_run(run).step == 3
+    assert load_run(run).iteration == 3
 
 
 OUT_OF_MEMORY = "error: out of memory: use a smaller --batch-size, or train with a smaller --width"

@@ -143,7 +143,7 @@ TOY_OBJECTIVE = Objective(
             "norm", str, "Norm of the error", partial(checks.one_of, allowed=("l1", "l2")), "l2", choices=("l1", "l2")
         ),
     ),
-    samples=("points",),
+    sample_kinds=("points",),
 )
 
 
@@ -250,7 +250,7 @@ def test_the_trainer_knows_no_objective_by_name():
 
 
 def test_a_run_of_another_version_is_sampled_and_not_trained_further(tmp_path, monkeypatch):
-    """Its iterations drew other numbers. Its config.json may name no objective, which was dsm; the step size was alpha."""
+    """Its iterations drew other numbers. Its config.json may lack the objective (dsm), and call the step size alpha."""
     run = tmp_path / "run"
     config = dataclasses.replace(TOY, iterations=7, decay=False)
     Trainer(config, run).train(progress=False)
@@ -262,7 +262,7 @@ def test_a_run_of_another_version_is_sampled_and_not_trained_further(tmp_path, m
     fields["alpha"] = fields.pop("step_size") / 2
     (run / "config.json").write_text(json.dumps(fields))
     trained = load_run(run, device="cpu")
-    assert trained.step == 7 and trained.config.step_size == config.step_size / 2
+    assert trained.iteration == 7 and trained.config.step_size == config.step_size / 2
     before = sorted((p, p.stat().st_mtime_ns) for p in run.rglob("*"))
     with pytest.raises(
         fs.CheckpointError,

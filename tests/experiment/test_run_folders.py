@@ -63,7 +63,7 @@ def test_checkpoints_without_a_config_are_not_touched(tmp_path):
     assert "fastscore train" not in str(caught.value)
     assert str(run / "checkpoints/step_00000006/about.json") in text and "about.json" in str(caught.value)
     (run / "config.json").write_text(config)
-    assert load_run(run).step == 6
+    assert load_run(run).iteration == 6
 
 
 @pytest.mark.parametrize("name", ["metrics.jsonl", "changes.jsonl", "run.json", "samples/step_1.png", "checkpoints/x"])
@@ -77,7 +77,7 @@ def test_foreign_files_elsewhere_do_not_matter(tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     (tmp_path / "checkpoints").mkdir()
     train(tmp_path)
-    assert (tmp_path / "notes.txt").read_text() == "mine" and load_run(tmp_path).step == 6
+    assert (tmp_path / "notes.txt").read_text() == "mine" and load_run(tmp_path).iteration == 6
 
 
 @pytest.mark.parametrize("again", [False, True])
@@ -142,7 +142,7 @@ def test_only_own_checkpoints_are_pruned_by_number(tmp_path):
             shutil.copytree(trainer.last.with_name("step_00000002"), trainer.last.with_name("step_99999990"))
     names = ["step_00000002", "step_99999990", "step_100000000"]
     assert [p.name for p in checkpoint.steps(tmp_path / "a")] == names
-    assert checkpoint.latest(tmp_path / "a") == trainer.last and load_run(tmp_path / "a").step == 10**8
+    assert checkpoint.latest(tmp_path / "a") == trainer.last and load_run(tmp_path / "a").iteration == 10**8
 
 
 def test_only_names_that_a_run_writes_are_checkpoints(tmp_path):
@@ -288,7 +288,7 @@ def test_a_reader_takes_the_new_latest_where_the_old_one_was_pruned(tmp_path, mo
         return read(path)
 
     monkeypatch.setattr(store, "_bytes", late)
-    assert load_run(tmp_path).step == 2
+    assert load_run(tmp_path).iteration == 2
 
 
 @pytest.fixture(scope="module")

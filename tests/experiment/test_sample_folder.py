@@ -315,14 +315,14 @@ def test_temporary_files_of_the_dead_are_deleted_and_those_of_the_living_stay(tm
 def test_raw_weights_and_earlier_checkpoints(run, tmp_path):
     """Each is what safetensors holds; the moving average is the default where there is one."""
     for step, weights, file in ((None, "auto", "ema"), (2, "ema", "ema"), (3, "raw", "model"), (2, "raw", "model")):
-        loaded = load_run(run, device="cpu", weights=weights, step=step)
+        loaded = load_run(run, device="cpu", weights=weights, iteration=step)
         saved = checkpoint.read_weights(run / "checkpoints" / f"step_{step or 3:08d}", ema=file == "ema")
-        assert loaded.step == (step or 3) and loaded.weights == {"ema": "ema", "model": "raw"}[file]
+        assert loaded.iteration == (step or 3) and loaded.weights == {"ema": "ema", "model": "raw"}[file]
         assert all(torch.equal(value, saved[name]) for name, value in loaded.network.state_dict().items())
-    report = evaluation.evaluate(run, num=20, weights="raw", step=2, device="cpu", progress=False)
+    report = evaluation.evaluate(run, num=20, weights="raw", iteration=2, device="cpu", progress=False)
     assert (report["weights"], report["step"]) == ("raw", 2)
     with pytest.raises(fs.CheckpointError, match=r"no checkpoint of iteration 1 \(--checkpoint\); .* of 2, 3"):
-        load_run(run, step=1)
+        load_run(run, iteration=1)
     with pytest.raises(ValueError, match="weights must be one of 'auto', 'ema', 'raw', got 'both'"):
         load_run(run, weights="both")
     Trainer(preset("toy", iterations=1, width=8, batch_size=8, ema=0.0), tmp_path / "raw").train(progress=False)

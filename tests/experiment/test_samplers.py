@@ -119,7 +119,7 @@ def test_fastscore_evaluate(run, tmp_path, capsys):
     cli.main(["evaluate", str(run), "--num", "20", "--out", str(tmp_path / "a"), *options, "--quiet"])
     report = json.loads((tmp_path / "a" / "metrics.json").read_text())
     assert (report["sampler"], report["jumps"], report["mirrored"]) == ("toy", 2, False)
-    assert report["network_evaluations_a_sample"] == 3 * 2
+    assert report["network_evaluations_per_sample"] == 3 * 2
     assert "jumps" in capsys.readouterr().out
     assert evaluate(run, num=20, sampler="toy", out=tmp_path / "b", progress=False)["jumps"] == 3
 

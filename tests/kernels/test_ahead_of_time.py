@@ -111,7 +111,7 @@ def test_the_plain_update_costs_twice_the_instructions(results, arch):
 
 
 def test_what_is_executed(results):
-    """The interpreter in kernels/ptx ran the sm_90 code of every kernel: 12 bytes an element, no warp parted."""
+    """The interpreter in kernels/ptx ran the sm_90 code of every kernel: 12 bytes per element, no warp parted."""
     executed = results["executed"]
     assert sorted(executed) == sorted(results["kernels"])
     ours, plain = executed[UPDATE], executed[PLAIN]

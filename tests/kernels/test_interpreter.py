@@ -121,7 +121,7 @@ def test_dsm_weights(weight):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_dsm_sums_of_many_tiles(monkeypatch, shape, dtype):
-    """Rows packed into programs, a row a program, many programs a row: the sums are right, and the same each time."""
+    """Rows packed into programs, a row per program, many programs per row: the sums are right, and always the same."""
     small_blocks(monkeypatch, 64)
     check_dsm(shape, dtype, True, True, 2.0)
 

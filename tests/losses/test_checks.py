@@ -95,7 +95,7 @@ def test_every_argument_is_checked_once(name, monkeypatch):
 
     for function in (
         *(checks.floating, checks.integer, checks.one_of, checks.number, checks.positive, checks.sigmas),
-        *(checks.labels, checks.per_sample, checks.positive_values, checks.keywords),
+        *(checks.labels, checks.row_numbers, checks.positive_values, checks.keywords),
     ):
         counted(checks, function)
     counted(modules, modules.check)

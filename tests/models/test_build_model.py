@@ -21,9 +21,9 @@ def test_names_give_their_networks():
         "ncsnv2deepest": NCSNv2Deepest,
         "mlp": ScoreMLP,
     }
-    net = build_model("ncsn", channels=1, image_size=8, ngf=2, num_classes=3)
+    net = build_model("ncsn", channels=1, image_size=8, ngf=2, num_levels=3)
     assert type(net) is NCSN
-    assert (net.channels, net.image_size, net.ngf, net.num_classes) == (1, 8, 2, 3)
+    assert (net.channels, net.image_size, net.ngf, net.num_levels) == (1, 8, 2, 3)
     assert type(build_model("mlp", dim=3)) is ScoreMLP
     assert torch.equal(build_model("ncsnv2", ngf=2, sigmas=[2.0, 1.0]).sigmas, torch.tensor([2.0, 1.0]))
 
@@ -39,4 +39,4 @@ def test_every_network_can_be_trained_from_the_command_line():
     for word in words:
         assert TrainConfig(model=word).model == word
     net = make_model(TrainConfig(model="ncsnv2deeper", width=2, num_levels=3), (1, 8, 8))
-    assert type(net) is NCSNv2Deeper and (net.channels, net.ngf, net.num_classes) == (1, 2, 3)
+    assert type(net) is NCSNv2Deeper and (net.channels, net.ngf, net.num_levels) == (1, 2, 3)

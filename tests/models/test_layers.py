@@ -108,7 +108,7 @@ def test_norm_of_equal_channels_has_finite_gradients():
 
 
 def test_conditional_norm_splits_its_embedding_in_gamma_alpha_beta():
-    norm = ConditionalInstanceNormPlus(3, num_classes=4).double()
+    norm = ConditionalInstanceNormPlus(3, num_levels=4).double()
     norm.embed.weight.data.normal_()
     x, labels = sample()[0], torch.tensor([3, 1])
     gamma, alpha, beta = norm.embed.weight.detach()[labels].split(3, dim=1)
@@ -119,7 +119,7 @@ def test_initial_values():
     """N(1, 0.02) for gamma and alpha, 0 for beta; 20,000 draws each: z < 4 for mean and deviation."""
     torch.manual_seed(0)
     n = 20_000
-    embed = ConditionalInstanceNormPlus(100, num_classes=n // 100).embed.weight.detach()
+    embed = ConditionalInstanceNormPlus(100, num_levels=n // 100).embed.weight.detach()
     plain = InstanceNormPlus(n)
     assert not plain.beta.any() and not embed[:, 200:].any()
     gamma, alpha = embed[:, :100].flatten(), embed[:, 100:200].flatten()
@@ -212,7 +212,7 @@ def test_residual_blocks_shapes_and_strides():
 def test_compiled_gradients_are_the_eager_ones():
     """Through the in-place ELU and the reshaped group norm, which the compiler rewrites."""
     torch.manual_seed(0)
-    block = ResidualBlock(2, 2, partial(ConditionalInstanceNormPlus, num_classes=3)).double()
+    block = ResidualBlock(2, 2, partial(ConditionalInstanceNormPlus, num_levels=3)).double()
     x, labels = torch.rand(2, 2, 5, 5, dtype=torch.float64, requires_grad=True), torch.tensor([2, 0])
     inputs = (x, *block.parameters())
     found = torch.autograd.grad(

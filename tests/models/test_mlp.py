@@ -48,7 +48,7 @@ def test_denoised_point_is_the_preconditioned_network(data_std):
 
 @pytest.mark.parametrize("sigmas", [None, SIGMAS])
 def test_levels_differ_and_samples_stand_alone(sigmas):
-    net = build(sigmas=sigmas, num_classes=3)
+    net = build(sigmas=sigmas, num_levels=3)
     x = points(1).expand(3, -1)
     out = net(x, torch.arange(3))
     assert (out[0] - out[1]).abs().max() > 1e-3 and (out[1] - out[2]).abs().max() > 1e-3
@@ -70,7 +70,7 @@ def test_network_itself_sees_the_level():
 @pytest.mark.parametrize("sigmas", [None, SIGMAS])
 def test_trace_derivatives(sigmas):
     """The exact trace, and its gradient both ways."""
-    net, x, labels = build(sigmas=sigmas, num_classes=3), points(), torch.tensor([1, 1, 2])
+    net, x, labels = build(sigmas=sigmas, num_levels=3), points(), torch.tensor([1, 1, 2])
 
     def one(sample, label):
         return net(sample[None], label[None])[0]
@@ -161,11 +161,11 @@ def test_compiles_to_one_graph():
 
 
 def test_number_of_levels():
-    assert ScoreMLP().num_classes == 10
-    assert ScoreMLP(num_classes=4).embed.num_embeddings == 4
-    assert build().num_classes == 3
-    with pytest.raises(ValueError, match="num_classes must be the number of sigmas, 3, or None, got 4"):
-        build(num_classes=4)
+    assert ScoreMLP().num_levels == 10
+    assert ScoreMLP(num_levels=4).embed.num_embeddings == 4
+    assert build().num_levels == 3
+    with pytest.raises(ValueError, match="num_levels must be the number of sigmas, 3, or None, got 4"):
+        build(num_levels=4)
 
 
 @pytest.mark.parametrize(
@@ -190,7 +190,7 @@ def test_bad_inputs_are_named(x, labels, error, text):
         ({"dim": 0}, "dim must be at least 1"),
         ({"hidden": 0}, "hidden must be at least 1"),
         ({"depth": 0}, "depth must be at least 1"),
-        ({"num_classes": 0}, "num_classes must be at least 1"),
+        ({"num_levels": 0}, "num_levels must be at least 1"),
         ({"data_std": 0.0}, "data_std must be finite and greater than 0"),
         ({"data_std": math.inf}, "data_std must be finite and greater than 0"),
         ({"sigmas": [1.0, 2.0]}, "sigmas must be strictly decreasing"),

@@ -43,7 +43,7 @@ def small(network: str, channels: int = 1, size: int = 8, ngf: int = 4) -> torch
     """A network with three noise levels, in float32."""
     torch.manual_seed(0)
     if network == "ncsn":
-        return NCSN(channels, size, ngf, num_classes=len(LEVELS))
+        return NCSN(channels, size, ngf, num_levels=len(LEVELS))
     return NCSNv2(channels, size, ngf, sigmas=LEVELS)
 
 
@@ -288,7 +288,7 @@ def test_bad_inputs_are_named(network, x, labels, error, text):
         (lambda: NCSNv2(ngf=1), "ngf must be at least 2, got 1"),
         (lambda: NCSN(channels=0, ngf=2), "channels must be at least 1, got 0"),
         (lambda: NCSN(image_size=3, ngf=2), "image_size must be at least 4, got 3"),
-        (lambda: NCSN(ngf=2, num_classes=0), "num_classes must be at least 1, got 0"),
+        (lambda: NCSN(ngf=2, num_levels=0), "num_levels must be at least 1, got 0"),
         (lambda: NCSNv2(ngf=2, sigmas=[0.1, 1.0]), "sigmas must be strictly decreasing"),
     ],
 )

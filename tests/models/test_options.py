@@ -106,7 +106,7 @@ def test_smallest_size(cls, smallest):
 )
 def test_published_sizes_and_levels_are_the_defaults(cls, size, ends, count):
     net = cls(ngf=2)
-    assert net.image_size == size and len(net.sigmas) == net.num_classes == count
+    assert net.image_size == size and len(net.sigmas) == net.num_levels == count
     assert (net.sigmas[0].item(), net.sigmas[-1].item()) == pytest.approx(ends)
 
 
@@ -129,9 +129,9 @@ def test_bad_options_are_named(kwargs, error, text):
 
 
 def test_number_of_ncsn_levels():
-    assert NCSN(1, 8, 2).num_classes == 10 and NCSN(1, 8, 2, 4).num_classes == 4
-    assert NCSN(1, 8, 2, sigmas=[2.0, 1.0]).num_classes == 2
-    with pytest.raises(ValueError, match="num_classes must be the number of sigmas, 2, or None, got 3"):
+    assert NCSN(1, 8, 2).num_levels == 10 and NCSN(1, 8, 2, 4).num_levels == 4
+    assert NCSN(1, 8, 2, sigmas=[2.0, 1.0]).num_levels == 2
+    with pytest.raises(ValueError, match="num_levels must be the number of sigmas, 2, or None, got 3"):
         NCSN(1, 8, 2, 3, sigmas=[2.0, 1.0])
     assert "sigmas" not in NCSN(1, 8, 2, sigmas=[2.0, 1.0]).state_dict()
 
@@ -191,7 +191,7 @@ def test_unknown_sigma_of_ncsn():
     [
         (torch.zeros(2), r"sigma \(labels are integers\) must be finite and greater than 0 everywhere, got 0.0"),
         (torch.tensor([1.0, float("nan")]), "sigma .* must be finite"),
-        (torch.ones(3), r"sigma must have shape \(2,\), one a sample, got a float32 tensor of shape \(3,\)"),
+        (torch.ones(3), r"sigma must have shape \(2,\), one per sample, got a float32 tensor of shape \(3,\)"),
         (torch.ones(2, 1), r"sigma must have shape \(2,\)"),
         (torch.ones(()), r"sigma must have shape \(2,\)"),
         (torch.ones(2, device="meta"), "sigma must be on the device of the samples, cpu"),
@@ -203,7 +203,7 @@ def test_bad_sigma_is_named(name, sigma, text):
         net(x, sigma)
 
 
-@pytest.mark.parametrize("net", [NCSN(1, 8, 2), ScoreMLP(num_classes=3)])
+@pytest.mark.parametrize("net", [NCSN(1, 8, 2), ScoreMLP(num_levels=3)])
 def test_networks_without_levels_ask_for_them(net):
     x = torch.rand(2, 1, 8, 8) if isinstance(net, NCSN) else torch.rand(2, 2)
     with pytest.raises(ValueError, match=r"labels must be int64.*build it with sigmas=.*got a float32 tensor"):
@@ -238,11 +238,11 @@ def test_consistent_sampling_with_several_steps(name):
 def test_levels_that_half_precision_cannot_tell_apart():
     """The neighbour's label would be taken in silence."""
     sigmas = torch.linspace(0, -6, 1200).exp()
-    net = fs.models.NCSN(channels=1, image_size=8, ngf=2, num_classes=1200, sigmas=sigmas)
+    net = fs.models.NCSN(channels=1, image_size=8, ngf=2, num_levels=1200, sigmas=sigmas)
     x = torch.zeros(3, 1, 8, 8)
     given = sigmas[[4, 700, 1199]]
     torch.testing.assert_close(net(x, given), net(x, torch.tensor([4, 700, 1199])))
     with pytest.raises(ValueError, match="sigma must be float32 or float64"):
         net(x, given.bfloat16())
-    coarse = fs.models.NCSN(channels=1, image_size=8, ngf=2, num_classes=3, sigmas=[1.0, 0.5, 0.1])
+    coarse = fs.models.NCSN(channels=1, image_size=8, ngf=2, num_levels=3, sigmas=[1.0, 0.5, 0.1])
     torch.testing.assert_close(coarse(x, torch.tensor([0.1, 1.0, 0.5]).bfloat16()), coarse(x, torch.tensor([2, 0, 1])))

@@ -20,7 +20,7 @@ LEVELS = torch.tensor([2.0, 0.5, 0.1], dtype=torch.float64)
 
 def original(network: str, seed: int = 0, channels: int = 1) -> nn.Module:
     torch.manual_seed(seed)
-    return NCSN(channels, 8, 8, num_classes=4) if network == "ncsn" else NCSNv2(channels, 8, 8, sigmas=LEVELS)
+    return NCSN(channels, 8, 8, num_levels=4) if network == "ncsn" else NCSNv2(channels, 8, 8, sigmas=LEVELS)
 
 
 def states(net: nn.Module, *, prefix: str = "module.") -> list:
@@ -57,7 +57,7 @@ def test_network_is_inferred(network, prefix, zip_format, tmp_path):
     torch.save(states(net, prefix=prefix), file, _use_new_zipfile_serialization=zip_format)
     found = load_original_checkpoint(file)
     assert type(found) is type(net)
-    assert (found.channels, found.ngf, found.num_classes) == (3, 8, 4 if network == "ncsn" else 3)
+    assert (found.channels, found.ngf, found.num_levels) == (3, 8, 4 if network == "ncsn" else 3)
     assert_same(found, net.state_dict())
     x, labels = torch.rand(2, 3, 8, 8), torch.tensor([0, 2])
     out = found(x, labels)
@@ -222,7 +222,7 @@ def test_another_network_or_size_is_refused(tmp_path):
     file = save(states(original("ncsn")), tmp_path / "checkpoint.pth")
     refused(file, original("ncsnv2"), "does not fit the network", "it lacks normalizer.alpha")
     refused(file, original("ncsn", channels=3), "begin_conv.weight is", "shape (8, 3, 3, 3)")
-    refused(file, NCSN(1, 8, 4, num_classes=4), "more have wrong shapes")
+    refused(file, NCSN(1, 8, 4, num_levels=4), "more have wrong shapes")
     refused(file, nn.Linear(2, 2), "it lacks bias, weight")
 
 

@@ -74,7 +74,7 @@ def test_every_network_is_recognised(name, tmp_path):
     net = make(name, nonlinearity="swish", logit_transform=True)
     file = write(tmp_path, net)
     found = quietly(file, nonlinearity="swish", rescaled=False, logit_transform=True)
-    assert type(found) is type(net) and (found.channels, found.ngf, found.num_classes) == (2, 4, 3)
+    assert type(found) is type(net) and (found.channels, found.ngf, found.num_levels) == (2, 4, 3)
     assert_outputs(found, net)
     assert found.options_from == dict.fromkeys(OPTIONS, "given")
 

@@ -93,7 +93,7 @@ def tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int, device: str = 
 
 
 def sigma_of(kind: str, batch: int, device: str = "cpu") -> float | torch.Tensor:
-    """A number, a 0-dim tensor, or one value a sample."""
+    """A number, a 0-dim tensor, or one value per sample."""
     return {
         "number": 0.7,
         "0-dim": torch.tensor(0.7, device=device),

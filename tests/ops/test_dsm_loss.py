@@ -7,7 +7,7 @@ import fastscore as fs
 
 from ..conftest import z_mean
 from .cases import LAYOUTS, every_case, sigma_of, tensor
-from .test_perturb import per_sample
+from .test_perturb import column
 
 
 @every_case
@@ -17,7 +17,7 @@ def test_equals_the_formula(on_backend, backend, device, shape, dtype, layout, w
     score = LAYOUTS[layout](tensor(shape, dtype, 0, device))
     noise = fs.Philox(3).noise(shape, dtype=dtype, device=device)
     for kind in ("number", "0-dim", "per sample"):
-        sigma = per_sample(sigma_of(kind, shape[0], device), score)
+        sigma = column(sigma_of(kind, shape[0], device), score)
         z = noise.tensor(torch.float64)
         squares = (score.double() + z / sigma).square().reshape(shape[0], -1 if score.numel() else 0)
         exact = 0.5 * sigma.flatten() ** weight * squares.sum(1)

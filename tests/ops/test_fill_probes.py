@@ -77,7 +77,7 @@ def test_a_block_of_colors_adds_up_to_its_draw():
     x, coloring = torch.zeros(3, 2, 8, 8), fs.Coloring(5, 8, 8, 1, 2, 3)
     rng = fs.Philox(5)
     v = fs.fill_probes(fs.Probes(x, 10, rng, coloring=coloring))
-    assert rng.step == 2  # one draw a block
+    assert rng.step == 2  # one draw per block
     for j in range(2):
         z = fs.Philox(5, step=j).rademacher(x.shape, stream=PROBE)
         assert torch.equal(v[5 * j : 5 * j + 5].sum(0), z)

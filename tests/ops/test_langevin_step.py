@@ -7,7 +7,7 @@ import fastscore as fs
 
 from ..conftest import z_variance
 from .cases import DTYPES, LAYOUTS, every_case, tensor
-from .test_perturb import per_sample
+from .test_perturb import column
 
 
 @every_case
@@ -16,7 +16,7 @@ def test_equals_the_formula(on_backend, backend, device, shape, dtype, layout):
     x, score = LAYOUTS[layout](tensor(shape, dtype, 0, device)), LAYOUTS[layout](tensor(shape, dtype, 1, device))
     z = fs.Philox(3).randn(shape, stream=fs.Stream.LANGEVIN, dtype=torch.float64, device=device)
     for step_size in (0.3, torch.tensor(0.3, device=device), torch.linspace(0, 1, shape[0], device=device)):
-        a = per_sample(step_size, x)
+        a = column(step_size, x)
         exact = x.double() + a / 2 * score.double() + a.sqrt() * z
         tolerance = DTYPES[dtype] if isinstance(step_size, float) else max(DTYPES[dtype], 1e-7)
         got = fs.langevin_step(x, score, step_size, fs.Philox(3))

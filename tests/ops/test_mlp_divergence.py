@@ -173,7 +173,7 @@ def test_compile_calls_the_compiled_functions(on_backend):
 
 @pytest.mark.parametrize("name", ACTIVATIONS)
 def test_derivatives_of_the_compiled_functions(name, on_backend):
-    """First and second, in reverse and in forward mode, for one w and for one a row."""
+    """First and second, in reverse and in forward mode, for one w and for one per row."""
     on_backend("native", operator="mlp_divergence")
     a, many = (torch.randn(2, 3, dtype=torch.float64, requires_grad=True) for _ in range(2))
     for w in (many[0].detach().requires_grad_(), many):

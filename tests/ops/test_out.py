@@ -93,7 +93,7 @@ def test_what_is_exactly_there_or_apart_is_right(path):
     assert torch.equal(
         step(buffer[:n].view(shape), score, step_size, out=buffer[n:].view(shape)), expected
     )  # neighbours
-    rows = torch.linspace(0.1, 0.5, shape[1])  # one number a sample: step_size itself may be written
+    rows = torch.linspace(0.1, 0.5, shape[1])  # one number per sample: step_size itself may be written
     own = rows.clone()
     options = {"noise": torch.ones(shape[1])}
     want = fs.langevin_step(x[0], score[0], rows, **options)

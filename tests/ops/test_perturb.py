@@ -9,7 +9,7 @@ from ..conftest import z_mean, z_variance
 from .cases import DTYPES, LAYOUTS, every_case, sigma_of, tensor
 
 
-def per_sample(value, x):
+def column(value, x):
     value = torch.as_tensor(value, dtype=torch.float64, device=x.device)
     return value.reshape(-1, *[1] * (x.dim() - 1)) if value.dim() else value
 
@@ -23,7 +23,7 @@ def test_equals_the_formula(on_backend, backend, device, shape, dtype, layout):
         for alpha in (None, 0.5, torch.linspace(0, 1, shape[0], device=device)):
             got, noise = fs.perturb(x, sigma, fs.Philox(3), alpha=alpha)
             z = fs.Philox(3).randn(shape, stream=fs.Stream.PERTURB, dtype=torch.float64, device=device)
-            exact = per_sample(1.0 if alpha is None else alpha, x) * x.double() + per_sample(sigma, x) * z
+            exact = column(1.0 if alpha is None else alpha, x) * x.double() + column(sigma, x) * z
             assert got.dtype == dtype and got.shape == x.shape and backends.last["perturb"] == backend
             torch.testing.assert_close(got.double(), exact, rtol=DTYPES[dtype], atol=DTYPES[dtype])
             assert torch.equal(noise.tensor(torch.float64), z)

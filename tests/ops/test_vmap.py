@@ -96,7 +96,7 @@ ONE_MAPPED = {  # with one tensor mapped and the others captured: x, whose shape
 
 @pytest.mark.parametrize("name", ONE_MAPPED)
 def test_what_is_mapped_need_not_be_x(name, backend):
-    """vmap over the numbers a row alone: each slice has noise of its own, or by "same" one; never one unasked."""
+    """vmap over the numbers per row alone: each slice has noise of its own, or by "same" one; never one unasked."""
     function, x, score = ONE_MAPPED[name], samples(B, D), samples(B, D, seed=1)
     many, one = levels(N * B).view(N, B), levels(N)
     for values, rows in ((many, many.flatten()), (one, one.repeat_interleave(B))):

@@ -326,12 +326,12 @@ def test_masks_that_say_what_they_mean(shape):
     [((3, 3, 4, 4), (3, 4, 4)), ((2, 2, 5), (2, 5)), ((3, 3, 4, 4), (3, 1, 4)), ((4, 4, 4, 4), (4, 4, 4))],
 )
 def test_a_mask_of_as_many_samples_as_channels_is_ambiguous(image, mask):
-    """By broadcasting it would act on channels, where one a sample may have been meant. Both cures do as they say."""
+    """By broadcasting it would act on channels, where one per sample may have been meant. Both cures do as they say."""
     images, masks = torch.zeros(image), fs.Philox(6).rand(*mask) < 0.5
     with pytest.raises(
         ValueError,
         match=rf"mask must say what its first {mask[0]} are, .*as many samples as channels"
-        r".*pass mask\[:, None\] for one a sample, .* or mask\[None\] for",
+        r".*pass mask\[:, None\] for one per sample, .* or mask\[None\] for",
     ):
         inpaint(by_label, images, masks, SIGMAS, step_size=0.01)
     for view in (masks[:, None], masks[None]):

@@ -45,7 +45,7 @@ def test_each_step_is_the_formula():
 
 
 def test_trajectory_keeps_what_it_is_asked_to():
-    trajectory = Trajectory(every=4, samples=2)
+    trajectory = Trajectory(every=4, num_samples=2)
     langevin(torch.neg, torch.ones(5, 3), num_steps=10, step_size=0.1, trajectory=trajectory)
     assert trajectory.steps == [4, 8, 10] and all(f.shape == (2, 3) for f in trajectory.frames)
 

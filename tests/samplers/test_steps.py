@@ -147,7 +147,8 @@ SCALES = torch.tensor([3.0, 1.0, 0.1])
 
 
 def test_preconditioned_stationary_variance():
-    """x <- (1 - step_size M / (2 c^2)) x + sqrt(step_size M) z: v = c^2 / (1 - step_size M / (4 c^2)); for M = c^2 the same share
+    """x <- (1 - step_size M / (2 c^2)) x + sqrt(step_size M) z: v = c^2 / (1 - step_size M / (4 c^2)); for M = c^2 the
+    same share
     of every coordinate, reached after the same few steps."""
     for metric, step_size, steps in [(SCALES**2, 0.8, 40), (0.5 * SCALES**2, 0.8, 80), (SCALES, 0.05, 1500)]:
         n = 4000 if steps > 100 else 40_000

@@ -18,7 +18,7 @@ def by_case(case, **options):
     return lambda x, w: case(lambda x, i: -w * x, x, rng=fs.Philox(1), **options)
 
 
-# each sampler of the score -w x, from x [.., D]; w a number or one a row
+# each sampler of the score -w x, from x [.., D]; w a number or one per row
 SAMPLERS = {name: by_case(case) for name, case in CASES.items()} | {
     "annealed": by_case(CASES["annealed"], clamp=(-1, 1)),
     "interpolate": by_case(CASES["interpolate"], num_interpolations=1),

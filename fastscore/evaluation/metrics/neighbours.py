@@ -79,31 +79,35 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     return PrecisionRecall(float(torch.cat(inside).double().mean()), float(covered.double().mean()))
 
 
-def nearest_neighbours(samples: Tensor, train: Tensor, k: int = 1) -> Neighbours:
+def nearest_neighbours(samples: Tensor, training_samples: Tensor, k: int = 1) -> Neighbours:
     """The k training vectors nearest to each sample, in the Euclidean distance: are the samples copies?
 
     Args:
         samples: [N, ...], any floating dtype; images are flattened.
-        train: [M, ...] of the same sizes after the first, on the same device.
+        training_samples: [M, ...] of the same sizes after the first, on the same device.
         k: from 1 to M.
 
     Returns:
-        ``indices`` [N, k] int64 into ``train`` and ``distances`` [N, k] float64, nearest first (of equal ones
-        the lower index). An exact copy has distance 0.
+        ``indices`` [N, k] int64 into ``training_samples`` and ``distances`` [N, k] float64, nearest first (of equal
+        ones the lower index). An exact copy has distance 0.
 
     Raises:
         TypeError, ValueError: not floating, different shapes or devices, k out of range, not finite.
     """
-    for name, value in (("samples", samples), ("train", train)):
-        if checks.floating(name, value).dim() < 2 or value.numel() == 0 or value.shape[1:] != train.shape[1:]:
+    for name, value in (("samples", samples), ("training_samples", training_samples)):
+        if (
+            checks.floating(name, value).dim() < 2
+            or value.numel() == 0
+            or value.shape[1:] != training_samples.shape[1:]
+        ):
             raise ValueError(f"{name} must be [N, ...], the same sizes after N, got {checks.describe(value)}")
-    k = checks.integer("k", k, low=1, high=len(train))
-    samples, train = check_rows(1, samples=samples.flatten(1), train=train.flatten(1))
-    centre = train.mean(0)
+    k = checks.integer("k", k, low=1, high=len(training_samples))
+    samples, training_samples = check_rows(1, samples=samples.flatten(1), training_samples=training_samples.flatten(1))
+    centre = training_samples.mean(0)
     indices, distances = [], []
-    for rows, squared in _squared_distances(samples - centre, train - centre):
+    for rows, squared in _squared_distances(samples - centre, training_samples - centre):
         index = squared.topk(k, dim=1, largest=False).indices.sort(1).values
-        exact = torch.stack([(samples[rows] - train[i]).norm(dim=1) for i in index.T], 1)  # nothing cancels
+        exact = torch.stack([(samples[rows] - training_samples[i]).norm(dim=1) for i in index.T], 1)  # nothing cancels
         order = exact.argsort(dim=1, stable=True)
         indices.append(index.gather(1, order))
         distances.append(exact.gather(1, order))

@@ -61,7 +61,7 @@ class Identity:
         )
 
     def check_format(self, run: Path) -> None:
-        """Raise CheckpointError where ``run``, whose identity this is, cannot be trained further by this version."""
+        """Raise CheckpointError if this version cannot train ``run``, whose identity this is, any further."""
         if type(self.format) is not int or self.format != FORMAT:
             raise CheckpointError(
                 f"{run} was begun by another version of fastscore, whose iterations draw other random numbers (format "
@@ -123,7 +123,7 @@ def check_free(run: Path) -> None:
         )
     taken = [name for name in (METRICS, CHANGES) if name in names]
     taken += [f"{name}/" for name in (CHECKPOINTS, SAMPLES) if name in names and not _empty(run / name)]
-    if IDENTITY in names:  # our own is what a kill leaves that came before the config was written
+    if IDENTITY in names:  # a valid one is what is left of a run that was killed before it wrote its config
         try:
             read_identity(run)
         except (CheckpointError, OSError):

@@ -258,7 +258,7 @@ def check_finite(weights: dict[str, Tensor], source: Path) -> None:
 
 
 def last_good(run: Path) -> Path | None:
-    """The newest checkpoint whose every file is whole and finite; None where there is none."""
+    """The newest checkpoint of which every file is whole and finite, or None."""
     for folder in reversed(steps(run)):
         try:
             for name in read_about(folder).files:
