@@ -11,7 +11,9 @@ Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 
 - uniforms: block ``q`` holds elements ``4q .. 4q+3``, each ``(r >> 8) * 2**-24`` in [0, 1);
 - Rademacher signs: block ``q`` holds elements ``128q .. 128q+127``, one bit each, lowest first; a set bit is -1;
 - the global sample index is ``sample_offset`` + row, so a batch split over calls or ranks draws what the whole
-  batch would have drawn, and sample ``k`` of 10,000 can be drawn alone.
+  batch would have drawn, and sample ``k`` of 10,000 can be drawn alone;
+- sub-stream ``i`` of a seed is the sequence with the key ``(a, b XOR i)``, where a and b are the first words ``r0`` of
+  the seed's blocks with the counters (0, 0, i, SUBSTREAM) and (1, 0, 0, SUBSTREAM).
 
 A normal's value is a float32 whatever dtype is asked for (float64 holds it exactly, bfloat16 rounds it).
 """

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from .. import __version__
 from .._core.errors import require
 from ..samplers import DEFAULT, SAMPLERS
-from . import objective_flags, terminal
-from .config import PRESETS, TrainConfig, quoted
-from .sampler_options import with_sampler_options
+from . import terminal
+from .config import TrainConfig, quoted
+from .flags import annotate
 
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
@@ -56,7 +57,7 @@ def train(
     from .sample_folder import check_encodable, check_folder
     from .train import Trainer
 
-    preset = objective_flags.given(preset, options)
+    preset = dataclasses.replace(preset, objective_options=preset.objective_options | options.given())
     run = out or Path("runs") / preset.data
     if change and not resume:
         raise ValueError("--change needs --resume: a new run takes its options as they are given")
@@ -115,7 +116,8 @@ def sample(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
-    **options: Any,
+    *,
+    options: Any,
 ) -> None:
     """Draw new samples from a trained run.
 
@@ -127,18 +129,20 @@ def sample(
         num: How many samples.
         out: Where to write; RUN/samples-SEED where not given.
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
+        sampler: which one draws.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
+        options: of the sampler.
     """
     from .sample import load_run, sample_into, with_sampling
     from .sample_folder import ARRAY
 
     trained = with_sampling(
-        load_run(run, device=device, weights=weights, iteration=checkpoint), sampler=sampler, **options
+        load_run(run, device=device, weights=weights, iteration=checkpoint), sampler=sampler, **options.given()
     )
     picture, array = sample_into(
         out or run / f"samples-{seed}",
@@ -171,7 +175,8 @@ def evaluate(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
-    **options: Any,
+    *,
+    options: Any,
 ) -> None:
     """Measure how good a run's samples are.
 
@@ -188,6 +193,7 @@ def evaluate(
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
+        sampler: which one draws.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
@@ -195,6 +201,7 @@ def evaluate(
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
+        options: of the sampler.
     """
     from . import evaluate as evaluation
 
@@ -214,7 +221,7 @@ def evaluate(
         batch_size=batch_size,
         device=device,
         progress=not quiet,
-        **options,
+        **options.given(),
     )
     folder = out or run
     print(evaluation.table(report))
@@ -236,36 +243,8 @@ def _pair(weights: list[float]) -> str:
 
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
-    objective_flags.annotate(tyro)
-    presets: Any = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
-        {name: text for name, (text, _) in PRESETS.items()},
-        prefix_names=False,
-    )
-    train.__annotations__["preset"] = Annotated[presets, tyro.conf.arg(name="")]
-    train.__annotations__["options"] = objective_flags.flags(tyro)
-    kinds = {
-        "out": (Path, "PATH"),
-        "data_dir": (Path, "PATH"),
-        "checkpoint": (int, "INT"),
-    }  # tyro's own would be "{None}|PATH"
-    for command in (train, sample, evaluate):
-        for name, annotation in command.__annotations__.items():
-            if name in kinds:
-                kind, metavar = kinds[name]
-                command.__annotations__[name] = Annotated[
-                    kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")
-                ]
-            elif annotation == "bool":  # a preset's flags come in pairs, --decay and --no-decay; these do not
-                command.__annotations__[name] = Annotated[
-                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
-                ]
-    return {
-        "train": train,
-        "sample": with_sampler_options(sample, tyro, long=True),
-        "evaluate": with_sampler_options(evaluate, tyro, long=False),
-        "doctor": doctor,
-    }
+    annotate(train, sample, evaluate, tyro)
+    return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from .._core import checks
 from .._core.errors import CheckpointError
 from ..losses import OBJECTIVES
+from ..samplers import SAMPLERS
 from . import config_bounds
 
 
@@ -135,8 +136,8 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-#: How a run's samples are drawn.
-SAMPLING = ("step_size", "steps_per_level", "denoise", "start")
+#: How a run's samples are drawn: the settings that options of samplers have.
+SAMPLING = tuple(dict.fromkeys(o.setting for entry in SAMPLERS.values() for o in entry.options if o.setting))
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
 MAY_CHANGE = frozenset(
     {"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep", "sample_every", *SAMPLING}

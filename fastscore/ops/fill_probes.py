@@ -18,7 +18,7 @@ from .._core.registration import declare, per_row, raw
 from ..rng import Noise, Philox, as_philox, draw, later
 
 DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
-TRACE = {"native": ("cpu", "cuda")}  # the backends of the operators of trace estimates
+NATIVE_ALONE = {"native": ("cpu", "cuda")}  # the backends of the operators of trace estimates
 
 
 class _Coloring(NamedTuple):
@@ -291,6 +291,6 @@ declare(
             probes_of_form(like, distribution, first + count, coloring, rng), first=first, count=count
         ),
         stream=Stream.PROBE,
-        backends=TRACE,
+        backends=NATIVE_ALONE,
     )
 )

@@ -11,7 +11,7 @@ from .._core import backends, checks
 from .._core.operators import Operator, Stream, example
 from .._core.private_torch import forward_rule, opaque_to_dynamo
 from .._core.registration import declare, raw, wants_grad
-from .fill_probes import FORMS, TRACE, Probes, directions, directions_of_form, filled, probes_of_form
+from .fill_probes import FORMS, NATIVE_ALONE, Probes, directions, directions_of_form, filled, probes_of_form
 
 
 def probe_dot(product: Tensor, probes: Probes, *, first: int = 0) -> Tensor:
@@ -93,7 +93,7 @@ declare(
             product, probes_of_form(product[0], distribution, first + len(product), coloring, rng), first=first
         ),
         stream=Stream.PROBE,
-        backends=TRACE,
+        backends=NATIVE_ALONE,
     )
 )
 

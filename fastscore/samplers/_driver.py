@@ -31,7 +31,7 @@ def run_chain(
 ) -> Tensor:
     """For each level i, ``updates[i]`` times: x <- step(x, score(x, i), i).
 
-    What it is given was checked before, except callback and trajectory.
+    What it is given was checked before.
 
     Args:
         score: score(x, i), the score of ``x``'s shape at level i.
@@ -47,7 +47,7 @@ def run_chain(
     Returns:
         The samples [B, ...], with a warning where some are not finite.
     """
-    with Watch(sum(updates), x, callback, trajectory, progress) as watch:
+    with Watch(sum(updates), callback, trajectory, progress) as watch:
         for i, times in enumerate(updates):
             project = None if constraint is None else constraint(i)
             if project is not None:

@@ -24,25 +24,30 @@ def check_shape(shape: Sequence[int]) -> torch.Size:
     return shape
 
 
-def initial(
-    start: str | Tensor,
-    shape: Sequence[int],
-    sigma_1: float,
-    rng: Philox,
-    dtype: torch.dtype | None,
-    device: torch.device,
-) -> Tensor:
-    """Where the chains begin: U[0, 1] ("uniform"), N(0, sigma_1^2 I) ("normal"), or the tensor given."""
-    shape = check_shape(shape)
+def check_start(start: str | Tensor, shape: Sequence[int], dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype of the samples, once ``start`` and ``dtype`` are known to be right for ``shape`` [B, ...]."""
     if dtype is not None and dtype not in checks.FLOATS:
         raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, or None, got {dtype}")
     if isinstance(start, Tensor):
         checks.floating("start", start)
         if start.shape != shape:
             raise ValueError(f"start must have shape {tuple(shape)}, got {checks.describe(start)}")
-        return start.to(device=device, dtype=dtype or start.dtype, copy=True)
+        return dtype or start.dtype
     if not isinstance(start, str) or start not in STARTS:
         raise ValueError(f"start must be 'uniform', 'normal' or a tensor, got {checks.describe(start)}")
+    return dtype or torch.get_default_dtype()
+
+
+def initial(
+    start: str | Tensor, shape: Sequence[int], sigma_1: float, rng: Philox, dtype: torch.dtype, device: torch.device
+) -> Tensor:
+    """Where the chains begin: U[0, 1] ("uniform"), N(0, sigma_1^2 I) ("normal"), or the tensor given.
+
+    Of arguments that were checked: the first of ``rng``'s steps may not be taken before the whole call is known to be
+    right.
+    """
+    if isinstance(start, Tensor):
+        return start.to(device=device, dtype=dtype, copy=True)
     if start == "uniform":
         return rng.rand(shape, stream=Stream.INIT, dtype=dtype, device=device)
     return sigma_1 * rng.randn(shape, stream=Stream.INIT, dtype=dtype, device=device)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from .._core import backends, checks
@@ -32,9 +34,10 @@ class Trajectory:
         self.steps: list[int] = []
         self.frames: list[Tensor] = []
 
-    def plan(self, total: int, x: Tensor) -> None:
-        """Raise if ``total`` updates of samples like ``x`` would take more than ``max_bytes``."""
-        needed = -(-total // self.every) * x[: self.num_samples].numel() * x.element_size()
+    def plan(self, total: int, shape: Sequence[int], dtype: torch.dtype) -> None:
+        """Raise if ``total`` updates of samples of ``shape`` [B, ...] would take more than ``max_bytes``."""
+        kept = shape[0] if self.num_samples is None else min(self.num_samples, shape[0])
+        needed = -(-total // self.every) * kept * math.prod(shape[1:]) * dtype.itemsize
         if needed > self.max_bytes:
             raise ValueError(
                 f"trajectory would take {needed:,} bytes, more than its max_bytes={self.max_bytes:,}: "
@@ -48,23 +51,39 @@ class Trajectory:
             self.frames.append(x[: self.num_samples].detach().to("cpu", copy=True))
 
 
-class Watch:
-    """Shows progress, calls ``callback(step, x)`` and fills the trajectory after each update; step 1 is the first."""
+def check_watch(
+    total: int,
+    shape: Sequence[int],
+    dtype: torch.dtype,
+    callback: Callback | None,
+    trajectory: Trajectory | None,
+    progress: bool,
+) -> None:
+    """Raise unless ``total`` updates of samples of ``shape`` and ``dtype`` can be watched by these."""
+    if trajectory is not None:
+        if not isinstance(trajectory, Trajectory):
+            raise TypeError(
+                f"trajectory must be a fastscore.samplers.Trajectory or None, got {checks.describe(trajectory)}"
+            )
+        if backends.transformed():
+            raise ValueError(
+                "trajectory must be None under torch.func.vmap and torch.compile, from which nothing "
+                "but what is returned can be kept"
+            )
+        trajectory.plan(total, shape, dtype)
+    if callback is not None and not callable(callback):
+        raise TypeError(f"callback must be a function callback(step, x), got {checks.describe(callback)}")
+    if progress:
+        require("tqdm", "train")
 
-    def __init__(self, total: int, x: Tensor, callback: Callback | None, trajectory: Trajectory | None, progress: bool):
-        if trajectory is not None:
-            if not isinstance(trajectory, Trajectory):
-                raise TypeError(
-                    f"trajectory must be a fastscore.samplers.Trajectory or None, got {checks.describe(trajectory)}"
-                )
-            if backends.transformed():
-                raise ValueError(
-                    "trajectory must be None under torch.func.vmap and torch.compile, from which nothing "
-                    "but what is returned can be kept"
-                )
-            trajectory.plan(total, x)
-        if callback is not None and not callable(callback):
-            raise TypeError(f"callback must be a function callback(step, x), got {checks.describe(callback)}")
+
+class Watch:
+    """Shows progress, calls ``callback(step, x)`` and fills the trajectory after each update; step 1 is the first.
+
+    What it is given passed :func:`check_watch`.
+    """
+
+    def __init__(self, total: int, callback: Callback | None, trajectory: Trajectory | None, progress: bool):
         self.total, self.step = total, 0
         self.callback, self.trajectory = callback, trajectory
         self.bar = require("tqdm", "train").tqdm(total=total, desc="sampling", unit="step") if progress else None

@@ -14,9 +14,9 @@ from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
-from ._start import initial
+from ._start import check_shape, check_start, initial
 from ._steps import given_step_size, per_level
-from ._watch import Callback, Trajectory
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -86,6 +86,9 @@ def annealed_langevin(
     levels = checks.sigmas("sigmas", sigmas)
     rng, sigma = as_philox(rng), levels.tolist()
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
+    shape = check_shape(shape)
+    dtype = check_start(start, shape, dtype)
+    check_watch(len(sigma) * steps_per_level, shape, dtype, callback, trajectory, progress)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
     step_sizes = per_level(step_size, sigma)
     return run_chain(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from itertools import pairwise
@@ -15,8 +16,8 @@ from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, Options, Sampler
 from ._score import conditioned
-from ._start import initial
-from ._watch import Callback, Trajectory
+from ._start import check_shape, check_start, initial
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -84,6 +85,9 @@ def consistent_annealed(
         )
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
+    shape = check_shape(shape)
+    dtype = check_start(start, shape, dtype)
+    check_watch(len(sigma) - 1, shape, dtype, callback, trajectory, progress)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
     compute = checks.compute_dtype(x)
 
@@ -124,13 +128,18 @@ def _eta(step_size: float, sigmas: Tensor) -> float:
     return min(1.0, max(step_size / (2 * float(sigmas[-1]) ** 2), 1 - ratio + 1e-6))
 
 
+_STEP = dataclasses.replace(
+    STEP_SIZE,
+    help="Step size: an update removes the fraction step_size / (2 sigma_L^2) of the noise, sigma_L the smallest noise "
+    "level; at least what reaches the next level, at most all",
+)
 CONSISTENT = Sampler(
     name="consistent",
     title="consistent annealed sampling",
     source="Jolicoeur-Martineau et al. 2020",
     summary="one step per level, much faster",
     cost="levels - 1, and 1 for denoise",
-    options=(STEP_SIZE, DENOISE, START),
+    options=(_STEP, DENOISE, START),
     run=_run,
     updates=lambda L, options: L - 1,
     evaluations=lambda L, options: L - 1 + options["denoise"],

@@ -13,9 +13,9 @@ from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._score import conditioned
-from ._start import initial
+from ._start import check_shape, check_start, initial
 from ._steps import given_step_size, per_level
-from ._watch import Callback, Trajectory
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -66,7 +66,9 @@ def inpaint(
     sigma = checks.sigmas("sigmas", sigmas).tolist()
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
-    x = initial(start, image.shape, sigma[0], rng, image.dtype, image.device)
+    dtype = check_start(start, check_shape(image.shape), image.dtype)
+    check_watch(len(sigma) * steps_per_level, image.shape, dtype, callback, trajectory, progress)
+    x = initial(start, image.shape, sigma[0], rng, dtype, image.device)
     step_sizes = per_level(step_size, sigma)
 
     def known_at(i: int) -> Callable[[Tensor], Tensor]:

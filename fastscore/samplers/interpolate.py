@@ -14,9 +14,9 @@ from ..ops import langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._score import conditioned
-from ._start import check_shape, initial
+from ._start import check_shape, check_start, initial
 from ._steps import given_step_size, per_level
-from ._watch import Callback, Trajectory
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -70,6 +70,8 @@ def interpolate(
     levels = checks.sigmas("sigmas", sigmas)
     rng, sigma, rows = as_philox(rng), levels.tolist(), check_shape(shape)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
+    dtype = check_start(start, rows, dtype)
+    check_watch(len(sigma) * steps_per_level, (n * rows[0], *rows[1:]), dtype, callback, trajectory, progress)
     x = initial(start, rows, sigma[0], rng, dtype, torch.device(device or levels.device))
     x = x.repeat_interleave(n, 0)
     compute = checks.compute_dtype(x)

@@ -14,7 +14,7 @@ from ..rng import Philox, as_philox
 from ._driver import run_chain
 from ._score import Score
 from ._steps import StepSizes, root, schedule
-from ._watch import Callback, Trajectory
+from ._watch import Callback, Trajectory, check_watch
 
 
 @torch.no_grad()
@@ -77,6 +77,7 @@ def langevin(
         )
     num_steps = checks.integer("num_steps", num_steps, low=1)
     burn_in, thin = _kept(num_steps, burn_in, thin)
+    check_watch(num_steps, x.shape, x.dtype, callback, trajectory, progress)
     score = Score(score_fn, model_kwargs)
     step_sizes, scale, rng = schedule(step_size, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
     kept = []

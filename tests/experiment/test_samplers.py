@@ -1,6 +1,7 @@
 """A sampler is one entry of the registry: command line, Python and evaluation offer it and its options from there."""
 
 import dataclasses
+import inspect
 import json
 from functools import partial
 
@@ -124,7 +125,9 @@ def test_fastscore_evaluate(run, tmp_path, capsys):
     assert evaluate(run, num=20, sampler="toy", out=tmp_path / "b", progress=False)["jumps"] == 3
 
 
-def test_help_offers_it(capsys):
+def test_help_offers_it(monkeypatch, capsys):
+    for name in SAMPLERS.keys() - {"annealed", "consistent", "toy"}:
+        monkeypatch.delitem(SAMPLERS, name)
     for command, about in (("sample", "toy: jumping (nobody 1999), which no one should use."), ("evaluate", "or toy")):
         with pytest.raises(SystemExit):
             cli.main([command, "--help"])
@@ -135,7 +138,8 @@ def test_help_offers_it(capsys):
             "--jumps INT Jumps at each noise level; by default 3. Only with --sampler toy.",
             "--mirrored Turn the samples about 0; by default False. Only with --sampler toy.",
             "--no-mirrored Turn --mirrored off for this call.",
-            "--step-size FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. --",
+            "--step-size FLOAT Langevin step size at the smallest noise level; by default as the run's config.json has it. "
+            "Only with --sampler annealed or toy. Step size: an update removes the fraction step_size / (2 sigma_L^2) of",
             "--start {uniform,normal}",
             "Only with --sampler annealed or consistent.",
         ):
@@ -196,3 +200,12 @@ def test_settings_that_options_come_from_are_the_runs():
         for option in entry.options:
             if option.setting is not None:
                 assert option.check(option.name, fields[option.setting].default) == fields[option.setting].default
+
+
+def test_no_option_has_a_name_that_is_taken():
+    """By a flag of a command, or by what samples.json and metrics.json say beside the options."""
+    taken = {name for command in (cli.sample, cli.evaluate) for name in inspect.signature(command).parameters}
+    taken |= {"identity", "step", "sha256", "shape", "versions", "data", "samples", "network_evaluations_per_sample"}
+    taken |= {"frechet_distance", "precision", "recall", "mode_weights", "score_error", "features"}
+    assert not taken & {option.name for entry in SAMPLERS.values() for option in entry.options if entry is not TOY}
+    assert not {"exact", "data", "plain"} & set(SAMPLERS)  # the other rows of "mode_weights"

@@ -75,10 +75,12 @@ def test_every_entry_has_a_row_and_every_name_is_its_own():
 
 
 @each_entry
-@pytest.mark.parametrize("denoise", [False, True])
+@pytest.mark.parametrize("turned", [False, True])
 @pytest.mark.parametrize("levels", [1, 2, 5])
-def test_an_entry_does_as_often_as_it_says(entry, denoise, levels):
-    options = entry.complete(ROWS[entry.name] | {"denoise": denoise})
+def test_an_entry_does_as_often_as_it_says(entry, turned, levels):
+    """Also where each yes or no, such as denoise, is turned about."""
+    options = entry.complete(ROWS[entry.name])
+    options |= {o.name: turned != options[o.name] for o in entry.options if o.kind is bool}
     steps, scores, sigmas = [], [], torch.logspace(0, -1, levels)
     draw(
         entry, options, sigmas=sigmas, score=lambda x, i: scores.append(1) or -x, callback=lambda k, x: steps.append(k)
@@ -138,8 +140,9 @@ def test_the_entries_are_the_functions():
 
 def test_a_trajectory_is_filled():
     for entry in SAMPLERS.values():
-        trajectory = Trajectory()
-        assert torch.equal(draw(entry, {"denoise": False}, trajectory=trajectory), trajectory.frames[-1])
+        trajectory, seen = Trajectory(), {}
+        draw(entry, {}, trajectory=trajectory, callback=lambda step, x, seen=seen: seen.update({step: x.clone()}))
+        assert trajectory.steps == [*seen] and all(map(torch.equal, trajectory.frames, seen.values())), entry.name
 
 
 def test_the_tables_name_every_sampler_and_option(monkeypatch):
@@ -157,7 +160,9 @@ def test_the_tables_name_every_sampler_and_option(monkeypatch):
     assert (
         "| `steps_per_level` | Langevin updates at each noise level | as the run was trained | `annealed` |" in options
     )
-    assert options.count("`step_size`") == 1
+    step_sizes = [line for line in options.splitlines() if line.startswith("| `step_size` | ")]
+    assert len(step_sizes) == 2 and "sigma_L" in step_sizes[1] and step_sizes[1].endswith("| `consistent` |")
+    assert options.count("| `start` | ") == 1
 
 
 def test_no_name_of_a_sampler_stands_outside_its_folder():
@@ -171,3 +176,13 @@ def test_no_name_of_a_sampler_stands_outside_its_folder():
             if isinstance(node, ast.ImportFrom) and inside:
                 imported = {(node.module or "").split(".")[0], *(alias.name for alias in node.names)}
                 assert not imported & {"experiment", "evaluation"}, f"{path} imports the application"
+
+
+@each_case
+def test_a_wrong_call_takes_no_random_step(case):
+    start = {} if case is CASES["langevin"] else {"start": "normal"}
+    for wrong in ({"callback": 3}, {"trajectory": 3}, {"trajectory": Trajectory(max_bytes=1)}, {"model_kwargs": 3}):
+        rng = fs.Philox(1)
+        with pytest.raises((TypeError, ValueError), match=f"^{next(iter(wrong))} "):
+            case(pull, rng=rng, **start, **wrong)
+        assert rng.step == 0, wrong

@@ -1,0 +1,145 @@
+"""The flags of the command line: how tyro is to read the commands.
+
+The tables of samplers and objectives say what there is to choose from, and each of their options has a flag.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from .._core.options import Option
+from ..losses import OBJECTIVES, Objective
+from ..samplers import SAMPLERS, Sampler
+from .config import PRESETS, TrainConfig
+
+Table = Mapping[str, Sampler] | Mapping[str, Objective]
+
+
+def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
+    """Write the annotations of the commands as tyro wants them, with the flags that come from the tables."""
+    _annotate_objective(tyro)
+    presets: Any = tyro.extras.subcommand_type_from_defaults(
+        {name: config for name, (_, config) in PRESETS.items()},
+        {name: text for name, (text, _) in PRESETS.items()},
+        prefix_names=False,
+    )
+    about = "; ".join(f"{e.name}: {e.title} ({e.source}), {e.summary}" for e in SAMPLERS.values())
+    train.__annotations__ |= {
+        "preset": Annotated[presets, tyro.conf.arg(name="")],
+        "options": flags(OBJECTIVES, "objective", tyro),
+    }
+    for command, text in (
+        (sample, f"{about}."),
+        (evaluate, f"{' or '.join(SAMPLERS)}; see fastscore sample --help."),
+    ):
+        command.__annotations__ |= {
+            "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
+            "options": flags(SAMPLERS, "sampler", tyro),
+        }
+    kinds = {
+        "out": (Path, "PATH"),
+        "data_dir": (Path, "PATH"),
+        "checkpoint": (int, "INT"),
+    }  # tyro's own would be "{None}|PATH"
+    for command in (train, sample, evaluate):
+        for name, annotation in command.__annotations__.items():
+            if name in kinds:
+                kind, metavar = kinds[name]
+                command.__annotations__[name] = Annotated[
+                    kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")
+                ]
+            elif annotation == "bool":  # a preset's flags come in pairs, --decay and --no-decay; these do not
+                command.__annotations__[name] = Annotated[
+                    bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
+                ]
+
+
+def _annotate_objective(tyro: Any) -> None:
+    """Show --objective with its choices, and no flag for ``objective_options``, whose entries have flags of their own."""
+    told = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
+    TrainConfig.__annotations__["objective"] = Annotated[
+        str, tyro.conf.arg(help=f"Loss: {told}.", metavar=f"{{{','.join(OBJECTIVES)}}}")
+    ]
+    TrainConfig.__annotations__["objective_options"] = tyro.conf.Suppress[dict[str, Any]]
+
+
+def flags(table: Table, word: str, tyro: Any) -> Any:
+    """The annotation of a command's parameter that takes the options of all entries of ``table``.
+
+    It is a dataclass with a field for each flag, whose ``given()`` has the values by name of those that were given.
+
+    Args:
+        table: the samplers or the objectives.
+        word: the flag that chooses one of them, without dashes.
+        tyro: the module.
+
+    Raises:
+        TypeError: options of one name are of different kinds.
+    """
+    offered = _offered(table, word)
+    fields = [
+        (flag, annotation, False if options[0].kind is bool else None)
+        for name, options in offered.items()
+        for flag, annotation in _annotations(name, options, table, word, tyro).items()
+    ]
+
+    def given(chosen: Any) -> dict[str, Any]:
+        values = {
+            name: _either(name, chosen) if options[0].kind is bool else getattr(chosen, name)
+            for name, options in offered.items()
+        }
+        return {name: value for name, value in values.items() if value is not None}
+
+    made = dataclasses.make_dataclass("Options", fields, namespace={"given": given}, frozen=True)
+    return Annotated[made, tyro.conf.arg(name="")]
+
+
+def _offered(table: Table, word: str) -> dict[str, list[Option]]:
+    """The different options of each name, in the order of the table."""
+    offered: dict[str, list[Option]] = {}
+    for entry in table.values():
+        for option in entry.options:
+            same_name = offered.setdefault(option.name, [])
+            if option not in same_name:
+                same_name.append(option)
+            if option.kind is not same_name[0].kind:
+                raise TypeError(f"option {option.name} of {word} {entry.name} must be of one kind in all {word}s")
+    return offered
+
+
+def _annotations(name: str, options: list[Option], table: Table, word: str, tyro: Any) -> dict[str, Any]:
+    """Of the one flag of a number or a word, or the two of a yes or no."""
+    text, kind = " ".join(_help(option, table, word) for option in options), options[0].kind
+    if kind is bool:
+        off = f"Turn --{name.replace('_', '-')} off for this call."
+        return {
+            flag: Annotated[bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help=about, help_behavior_hint="")]
+            for flag, about in ((name, text), (f"no_{name}", off))
+        }
+    words = tuple(dict.fromkeys(choice for option in options for choice in option.choices))
+    metavar = f"{{{','.join(words)}}}" if words else kind.__name__.upper()  # tyro's own would be "{None}|FLOAT"
+    arg = tyro.conf.arg(help=text, metavar=metavar, help_behavior_hint="")
+    return {name: Annotated[(Literal[words] if words else kind) | None, arg]}
+
+
+def _help(option: Option, table: Table, word: str) -> str:
+    text = option.help
+    if option.setting:
+        text += "; by default as the run's config.json has it"
+    elif option.default is not None:
+        text += f"; by default {option.default}"
+    takers = [entry.name for entry in table.values() if option in entry.options]
+    only = f" Only with --{word} {' or '.join(takers)}." if len(takers) < len(table) else ""
+    return f"{text}.{only}"
+
+
+def _either(name: str, chosen: Any) -> bool | None:
+    """True, False, or None where neither flag of a yes or no was given."""
+    on, off = getattr(chosen, name), getattr(chosen, f"no_{name}")
+    if on and off:
+        flag = name.replace("_", "-")
+        raise ValueError(f"give one of --{flag} and --no-{flag}, or neither")
+    return on if on or off else None
