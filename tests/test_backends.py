@@ -178,7 +178,7 @@ CALLS = {
 
 
 @pytest.mark.parametrize("name", CALLS)
-def test_slow_by_default_is_said_once(name, monkeypatch):
+def test_a_slow_default_warns_once(name, monkeypatch):
     """With the cure, at the first call of any operator; nothing where the reference was asked for."""
     without_the_extension(monkeypatch)
     with warnings.catch_warnings():
@@ -198,7 +198,7 @@ def test_slow_by_default_is_said_once(name, monkeypatch):
 
 
 @needs_native
-def test_nothing_is_said_of_what_is_fast(monkeypatch):
+def test_a_fast_default_does_not_warn(monkeypatch):
     monkeypatch.setattr(backends, "_told", set())
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -160,7 +160,7 @@ def test_backends_are_reported_by_the_calls_themselves(shape, name):
     assert case.providers["floor"]() is not None and case.elements > 0
 
 
-def test_an_operator_without_a_row_of_its_own_gets_one(monkeypatch):
+def test_an_operator_without_a_benchmark_row_gets_one(monkeypatch):
     """Made of its declaration: the reference is torch's lines."""
     monkeypatch.setattr(operators, "_OWN", {})
     assert set(benchmarks()) == set(OPERATORS)

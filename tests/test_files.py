@@ -62,7 +62,7 @@ def test_a_folder_that_cannot_be_flushed_is_no_failure_and_one_that_fails_is(tmp
         files.write_atomically(tmp_path / "a", b"newer")
 
 
-def test_a_missing_folder_is_told_with_the_name_of_the_file(tmp_path):
+def test_a_missing_folder_is_reported_with_the_name_of_the_file(tmp_path):
     with pytest.raises(errors.CannotWrite, match="none/a cannot be written: No such file or directory"):
         files.write_atomically(tmp_path / "none" / "a", b"")
     (tmp_path / "file").touch()

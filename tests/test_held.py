@@ -363,7 +363,7 @@ def test_numbers_that_no_float_holds(value, on_backend):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16, np.int64, ">f8"])
 @pytest.mark.parametrize("given", [torch.float32, torch.float64])
-def test_an_array_is_a_number_a_sample(dtype, given, on_backend):
+def test_an_array_holds_one_number_per_sample(dtype, given, on_backend):
     values, x = np.array([4, 1, 2, 3], dtype)[::-1], SCORE.to(given)
     calls = (
         lambda v: fs.perturb(x, v, fs.Philox(0), alpha=v)[0],

@@ -45,7 +45,7 @@ def test_kernels_install_under_the_package(tmp_path):
     assert python("import fastscore.kernels as k; print(k.__name__)", cwd=tmp_path).strip() == "fastscore.kernels"
 
 
-def test_a_missing_package_is_told_on_use(tmp_path):
+def test_a_missing_package_is_reported_on_use(tmp_path):
     """All modules load without the packages that they use; what needs one says how to get it."""
     code = """
 import sys

@@ -85,8 +85,8 @@ def use_backend(name: str) -> Iterator[None]:
 
     Raises:
         ValueError: there is no such backend.
-        BackendUnavailable: it is not there (at once), or does not serve the device of a tensor (at the call); the
-            text says what is missing and how to get it.
+        BackendUnavailable: it is not available (raised at once), or does not serve the device of a tensor (at
+            the call); the text says what is missing and how to get it.
 
     Example:
         >>> import fastscore

@@ -67,7 +67,7 @@ def evaluate(
     Raises:
         CheckpointError: not a trained run. DataError: its data set, or Inception's weights, are not on this machine.
         ValueError: a number out of its range, or a feature that these samples do not have. FastscoreError: samples of
-            other settings are there. All before it samples.
+            other settings are there. All of these are raised before it samples.
         NonFiniteSamples: some samples are NaN or infinite. Nothing is replaced.
     """
     num = checks.integer("num", num, low=20)

@@ -19,7 +19,7 @@ _NUMBERS = ("lr", "grad_norm", "images_per_second")
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The lines of metrics.jsonl; those that are damaged, as by a kill while one was written, are left out."""
+    """The lines of metrics.jsonl; damaged ones, as after a kill during a write, are left out."""
     return [record for record in map(_record, _lines(run / checkpoint.METRICS)) if record is not None]
 
 

@@ -30,7 +30,7 @@ from .._core.errors import CannotWrite, FastscoreError, NonFiniteSamples, requir
 
 ARRAY, PICTURE, SETTINGS, KEPT = "samples.npy", "samples.png", "samples.json", "samples.partial{}.npy"
 _SHOWN = 100
-_NOT_SETTINGS = ("versions", "shape", "run")  # of a run its weights count, not its place
+_NOT_SETTINGS = ("versions", "shape", "run")  # a run is identified by its weights, not by its path
 
 
 def versions() -> dict[str, str]:

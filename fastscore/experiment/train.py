@@ -33,7 +33,7 @@ class Trainer:
     Args:
         config: what to train.
         run: the run folder; made where it does not exist.
-        resume: go on from the last checkpoint, or begin where there is no run.
+        resume: go on from the last checkpoint, or begin if there is no run.
         change: let ``config`` differ from the run's in how the optimizer steps (lr, betas, eps, warmup, decay,
             clip_norm, iterations); what changed, and from which iteration on, is recorded in changes.jsonl.
 

@@ -1,4 +1,4 @@
-"""What an objective says of itself, so that a trainer can minimise it and a command line or a table can offer it.
+"""How an objective describes itself for trainers, command lines and tables.
 
 A run has noise levels sigmas [L], strictly decreasing. At each iteration every sample of the batch x [B, ...] has a
 level, labels int64 [B], and the objective is a loss of each sample at its level, [B], whose mean is minimised.

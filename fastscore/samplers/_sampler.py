@@ -1,4 +1,4 @@
-"""What a sampler says of itself, so that a command line, a report or a table can offer it; and options that many take."""
+"""How a sampler describes itself to command lines, reports and tables; and the options that many samplers take."""
 
 from __future__ import annotations
 

@@ -2,8 +2,8 @@
 
 To autograd a constant function and one that was cut off (``detach``, ``no_grad``, a gradient taken without
 ``create_graph``) look alike: nothing of x is in the result. The Jacobian of the first is 0; that of the second is not,
-and a 0 in its place would be silently wrong. They are told apart by what they do: f is evaluated at x, and a little
-beside it. A function of x changes there; a constant one does not.
+and a 0 in its place would be silently wrong. To tell them apart, f is evaluated at x and close to it. A function of x
+changes there; a constant one does not.
 
 That costs two evaluations, and only where autograd finds nothing of x. Under ``torch.compile``, where there are no
 values yet, the comparison becomes part of the compiled function, and a RuntimeError (on a GPU an assertion there).

@@ -76,13 +76,13 @@ def jacobian_trace(
             for all the probes of a chunk. The gradient of an energy is :func:`fastscore.energy_score`.
         x: the samples [B, ...]; float16, bfloat16, float32 or float64.
         method: ``"auto"`` is ``"exact"`` where a sample has no more than ``num_probes`` elements, which costs no more;
-            else ``"probing"`` for images, [B, H, W] or [B, C, H, W], and ``"rademacher"`` for what is no image.
+            else ``"probing"`` for images, [B, H, W] or [B, C, H, W], and ``"rademacher"`` for anything else.
 
             - ``"rademacher"``, ``"gaussian"``, ``"sphere"``: Hutchinson's estimator; each probe is a block;
             - ``"probing"``: Rademacher probes split into ``num_probes`` / ``blocks`` colours: for images;
             - ``"hutchpp"``, ``"xtrace"``: a sketch of the range and the rest by Hutchinson: for Jacobians of low rank
               (or low rank after ``shift``). A block takes at least 3 products, or an even number;
-            - ``"exact"``: D products, or (``receptive_field`` + 1)^2 for each channel; ``num_probes`` is not looked at.
+            - ``"exact"``: D products, or (``receptive_field`` + 1)^2 for each channel; ``num_probes`` is ignored.
         num_probes: products with the Jacobian.
         blocks: independent estimates that they are split into, for ``stderr``; a divisor of ``num_probes``. The
             error bar of 2 blocks has one degree of freedom: it is right on average, and wide for a single sample.

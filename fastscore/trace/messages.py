@@ -1,4 +1,4 @@
-"""What is said where a function cannot be differentiated: one set of texts, in the words of the caller's arguments.
+"""The messages for a function that cannot be differentiated: one set of texts, in the words of the caller's arguments.
 
 Each text names the argument, what is wrong with it, and what to pass instead; the names of the arguments differ between
 traces and losses, and so do the cures. That difference is a :class:`Words`.

@@ -1,6 +1,6 @@
 """Probing: Rademacher probes split by colour, so that near elements, which a score couples most, do not disturb.
 
-With m colours, v_k = z where the element's colour is k, else 0, one z of signs a block: the block's estimate is the SUM
+With m colours, v_k = z where the element's colour is k, else 0, one z of signs per block: a block's estimate is the SUM
 
     sum_k v_k^T J v_k = sum_ij [colour i = colour j] z_i z_j J_ij = tr J + sum_(i != j of one colour) z_i z_j J_ij.
 

@@ -189,7 +189,7 @@ DEEP = {
 
 @pytest.mark.parametrize("name", DEEP)
 @pytest.mark.parametrize("channels", [1, 3])
-def test_depth_is_told_by_the_file_and_not_by_pillow(tmp_path, name, channels):
+def test_the_depth_is_that_of_the_file_and_not_pillows(tmp_path, name, channels):
     """Most of these pillow opens as 8-bit "RGB", "RGBA" or "LA" without a word."""
     content, what = DEEP[name]
     (tmp_path / name).write_bytes(content)
@@ -259,7 +259,7 @@ def test_links_are_followed_once_and_not_in_circles(tmp_path):
     )
 
 
-def test_what_was_read_and_left_out_is_told(tmp_path):
+def test_what_was_read_and_left_out_is_reported(tmp_path):
     write(tmp_path / "x.png", plain(4, 4, (1, 2, 3)))
     assert folder(tmp_path, 4).describe() == f"{tmp_path.name}: 1 image of (3, 4, 4), from {tmp_path}"
     for name in ("a.heic", "b.HEIC", "c.heic", "d.txt", "README", ".secret.png"):
@@ -289,7 +289,7 @@ def test_source_is_absolute_and_the_fingerprint_is_the_contents(tmp_path, monkey
 
 
 @pytest.mark.parametrize("closed, module, function", [("below", os, "scandir"), ("below/x.png", Image, "open")])
-def test_what_may_not_be_read_is_told_as_such(tmp_path, monkeypatch, closed, module, function):
+def test_unreadable_folders_and_files_are_named(tmp_path, monkeypatch, closed, module, function):
     """Refused by hand, for the superuser may read everything."""
     write(tmp_path / "below" / "x.png", plain(4, 4, (1, 2, 3)))
     write(tmp_path / "y.png", plain(4, 4, (1, 2, 3)))

@@ -134,7 +134,7 @@ def test_damaged_mnist_says_so(mnist_root, content):
 
 
 @pytest.mark.parametrize("function", [mnist, cifar10])
-def test_download_is_asked_for_and_its_failure_told(tmp_path, monkeypatch, function):
+def test_a_download_is_made_on_request_and_its_failure_reported(tmp_path, monkeypatch, function):
     """No network: torchvision's download is replaced."""
     calls = []
 
@@ -188,7 +188,7 @@ def test_one_damaged_mnist_file_names_itself_alone(mnist_root, train, damaged, d
     assert "or delete what is damaged and pass download=True" in str(caught.value)
 
 
-def test_missing_and_damaged_are_told_apart(mnist_root):
+def test_missing_and_damaged_files_have_different_errors(mnist_root):
     raw = mnist_root[0] / "MNIST" / "raw"
     (raw / FILES[0]).unlink()
     (raw / FILES[3]).write_bytes(b"")

@@ -90,7 +90,7 @@ def test_classifier_probabilities_are_calibrated(classifier, digits):
     assert abs(confidence - accuracy) < 4 * math.sqrt(float((p.amax(1) * (1 - p.amax(1))).mean()) / 899)
 
 
-def test_classifier_is_deterministic_and_works_a_row_at_a_time(classifier, digits):
+def test_classifier_is_deterministic_and_treats_each_row_alone(classifier, digits):
     (train, train_labels), (images, _) = digits
     again = features.classifier_features(train, train_labels)
     assert again.temperature == classifier.temperature

@@ -267,7 +267,7 @@ def test_a_folder_that_cannot_be_written(run, tmp_path, capsys):
     assert stop.value.code == 2 and "closed" in capsys.readouterr().err
 
 
-def test_any_error_of_an_unusable_device_is_told(monkeypatch):
+def test_any_error_of_an_unusable_device_is_reported(monkeypatch):
     def empty(*args, **kwargs):
         raise ImportError
 

@@ -183,7 +183,7 @@ def test_a_new_objective_is_an_entry(toy_objective, tmp_path):
         Trainer(other, tmp_path / "parts", resume=True)
 
 
-def test_what_an_objective_is_told_of_it(toy_objective, tmp_path, monkeypatch, capsys):
+def test_what_an_objective_does_with_its_options(toy_objective, tmp_path, monkeypatch, capsys):
     """The help, the documentation's table, the command that a run is gone on with, and what it does not fit."""
     for name in OBJECTIVES.keys() - {"dsm", "ssm", toy_objective.name}:
         monkeypatch.delitem(OBJECTIVES, name)

@@ -254,7 +254,7 @@ def test_what_was_drawn_is_kept(error, code, line, run, tmp_path, monkeypatch, c
     assert {name: data for name, data in contents(out).items() if ".partial" not in name} == before
 
 
-def test_a_disk_without_room_is_told_before_sampling(run, tmp_path, monkeypatch, capsys):
+def test_a_full_disk_is_reported_before_sampling(run, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     cli.main(["sample", str(run), "--num", "3", "--out", str(out), "--quiet"])
     before = contents(out)
@@ -351,7 +351,7 @@ def test_evaluation_into_another_folder_leaves_the_run_alone(run, tmp_path):
     ],
 )
 @pytest.mark.parametrize("command", ["train", "sample"])
-def test_places_that_are_no_folder_are_told_by_the_option(command, name, place, reason, run, tmp_path, capsys):
+def test_a_path_that_is_not_a_folder_is_named_with_its_option(command, name, place, reason, run, tmp_path, capsys):
     (tmp_path / "file").touch()
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     (tmp_path / "nothing").symlink_to(tmp_path / "nowhere" / "at all")

@@ -158,7 +158,7 @@ def test_help_offers_it(monkeypatch, capsys):
         (["--sampler", "toy", "--mirrored", "--no-mirrored"], "give one of --mirrored and --no-mirrored, or neither"),
     ],
 )
-def test_wrong_options_are_told(run, arguments, message, capsys):
+def test_wrong_options_are_reported(run, arguments, message, capsys):
     for command in ("sample", "evaluate"):
         with pytest.raises(SystemExit) as stop:
             cli.main([command, str(run), *arguments, "--quiet"])

@@ -156,7 +156,7 @@ def test_config_elsewhere(tmp_path):
         ({"rescaled": True}, ["nonlinearity='elu'", "logit_transform=False"], ["rescaled="]),
     ],
 )
-def test_what_is_assumed_is_said(given, assumed, not_assumed, tmp_path):
+def test_assumptions_are_reported(given, assumed, not_assumed, tmp_path):
     with pytest.warns(UserWarning, match=r"no config\.yml beside it") as caught:
         found = load_original_checkpoint(write(tmp_path, make()), **given)
     assert caught[0].filename == __file__ and len(caught) == 1

@@ -339,6 +339,6 @@ def test_a_mask_of_as_many_samples_as_channels_is_ambiguous(image, mask):
         assert torch.equal(x == 0, view.expand(image))
 
 
-def test_a_mask_a_sample_without_its_channels_is_told_the_cure():
+def test_the_error_for_a_mask_per_sample_without_channels_names_the_cure():
     with pytest.raises(ValueError, match=r"mask must broadcast to .*\(5, 3, 4, 4\), got .*: pass mask\[:, None\]"):
         inpaint(by_label, torch.zeros(5, 3, 4, 4), torch.zeros(5, 4, 4, dtype=torch.bool), SIGMAS, step_size=0.01)

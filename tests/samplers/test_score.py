@@ -415,7 +415,7 @@ def test_what_is_returned_is_no_argument(sampler):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
-def test_sigma_is_told_in_the_dtype_of_computation(dtype):
+def test_sigma_is_passed_in_the_dtype_of_computation(dtype):
     """[B], every level between too: what a network that takes sigma sees."""
     seen = []
     consistent_annealed(

@@ -34,7 +34,7 @@ def test_no_lattice_is_better(shape, m):
     assert cost(shape, found.of(shape)) <= best * (1 + 1e-8)
 
 
-def test_far_apart_is_told_from_farther():
+def test_far_and_farther_have_different_values():
     """60 colours of a strip of 2 x 60: the prior is down to e^-40 there, and still decides."""
     best = min(cost((2, 60), fs.Coloring(60, 60, 2, a, b).of((2, 60))) for a in (1, 2, 3) for b in range(60))
     assert 0 < best < 1e-15 and cost((2, 60), lattice((2, 60), 60).of((2, 60))) <= best * (1 + 1e-8)

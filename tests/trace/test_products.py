@@ -161,7 +161,7 @@ def distance(x):
 
 @pytest.mark.parametrize("chunk_size", [1, None])
 @pytest.mark.parametrize("f", [Old.apply, NoForward.apply, distance], ids=["old function", "no jvp", "cdist"])
-def test_a_missing_forward_rule_is_said_and_the_advice_works(f, chunk_size):
+def test_a_missing_forward_rule_is_reported_and_the_advice_works(f, chunk_size):
     x = matrix(3, 4)
     with pytest.raises(NotImplementedError, match=r"forward-mode rule.*pass mode='vjp' or mode='fd'"):
         fs.jacobian_trace(f, x, mode="jvp", chunk_size=chunk_size)
