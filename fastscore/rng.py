@@ -35,6 +35,8 @@ from ._core.recomputation import Replay, refuse_recomputation
 from ._core.registration import declare, first_of_slice, first_sample, fresh_seed, raw
 from ._core.sequence import KINDS, numbers, philox4x32
 
+__all__ = ["Noise", "Philox", "Stream", "as_philox"]
+
 
 class Noise:
     """A handle on standard normal noise: where it is in the random sequence, not its values.
@@ -88,11 +90,11 @@ class Noise:
         index = None
         if self._first is not None:
             index = self._first + torch.arange(self._shape[0], device=self._device)
-        return *self.position(), self._state, index
+        return signed(self._seed), self._step, self._stream, self._sample_offset, self._state, index
 
-    def position(self) -> tuple[int, int, int, int]:
-        """Seed (as an int64), step, stream and offset."""
-        return signed(self._seed), self._step, self._stream, self._sample_offset
+    def fits(self, x: Tensor) -> bool:
+        """Whether the noise has the shape and device of ``x``."""
+        return self._shape == x.shape and self._device == x.device
 
 
 def _handle(
@@ -329,7 +331,8 @@ class Philox:
             stream = counter.word("stream", stream)
         device = counter.indexed(device)
         dtype = dtype or torch.get_default_dtype()
-        noise = self._next(shape, int(stream), offset, dtype, device, compiling=is_compiling())
+        step, state = self._take(shape[0], offset, device, 1, compiling=is_compiling())
+        noise = _handle(self._seed, step, int(stream), offset, shape, dtype, device, state)
         watched, inside = self._watched(), depth()
         if inside and beside is None:
             noise._first = first_of_slice(shape[0], offset, device, watched)
@@ -346,33 +349,35 @@ class Philox:
         Takes ``steps`` steps, of which the noise is the first. Where ``x`` is not mapped but a tensor ``beside`` it is,
         that one's slices count.
         """
-        noise = self._next(
-            x.shape, int(stream), self._offset, x.dtype, x.device, steps, compiling=transformed and is_compiling()
-        )
+        shape, device, offset = x.shape, x.device, self._offset
+        step, state = self._take(shape[0], offset, device, steps, compiling=transformed and is_compiling())
+        noise = _handle(self._seed, step, int(stream), offset, shape, x.dtype, device, state)
         if transformed:
             given = [x, *(t for t in beside if t is not None)]
-            noise._first = first_sample(given, x.shape[0], noise._sample_offset, compiled=self._watched())
+            noise._first = first_sample(given, shape[0], offset, compiled=self._watched())
         return noise
 
-    def _next(
-        self,
-        shape: torch.Size,
-        stream: int,
-        offset: int,
-        dtype: torch.dtype,
-        device: torch.device,
-        steps: int = 1,
-        *,
-        compiling: bool,
-    ) -> Noise:
+    def arguments_for(
+        self, x: Tensor, stream: int, *, transformed: bool, beside: Sequence[Tensor | None] = ()
+    ) -> tuple[int, int, int, int, Tensor | None, Tensor | None]:
+        """``noise_for(...).arguments()``, where nobody asks for the handle."""
+        if transformed or self._state is not None:
+            return self.noise_for(x, stream, transformed=transformed, beside=beside).arguments()
+        step, _ = self._take(x.shape[0], self._offset, None, 1, compiling=False)
+        return signed(self._seed), step, stream, self._offset, None, None
+
+    def _take(
+        self, rows: int, offset: int, device: torch.device | None, steps: int, *, compiling: bool
+    ) -> tuple[int, Tensor | None]:
+        """The step of a draw of ``rows`` rows, or where it is kept on a device, 0 and the state; takes ``steps``."""
         if not compiling and backward_pass() != self._task:
             refuse_recomputation(recording=True)
-        if offset + shape[0] > STEPS:
-            counter.rows(offset, shape[0])
+        if offset + rows > STEPS:
+            counter.rows(offset, rows)
         if self._state is not None:
             state = self._state.to(device, copy=True)
             self._state[1] += steps
-            return _handle(self._seed, 0, stream, offset, shape, dtype, device, state)
+            return 0, state
         step = self._philox_step
         if step + steps > STEPS:
             raise ValueError(
@@ -380,7 +385,7 @@ class Philox:
                 f"{step}: go on with another seed"
             )
         self._philox_step = step + steps
-        return _handle(self._seed, step, stream, offset, shape, dtype, device)
+        return step, None
 
     def for_checkpoint(self, *others: Philox) -> tuple[AbstractContextManager, AbstractContextManager]:
         """What makes activation checkpointing of a function that draws right: its recomputation draws the same again.
@@ -398,8 +403,10 @@ class Philox:
 
     def _return_to(self, mark: int | Tensor, task: int) -> None:
         if self._state is None:
+            assert isinstance(mark, int)
             self._philox_step = mark
         else:
+            assert isinstance(mark, Tensor)
             self._state.copy_(mark)
         self._task = task
 

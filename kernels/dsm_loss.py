@@ -66,8 +66,26 @@ def launch(
     score: Tensor,
     sigma: Tensor,
     weight: float,
+    seed: int,
+    step: int,
+    stream: int,
+    offset: int,
+    state: Tensor | None,
+    index: Tensor | None,
+) -> Tensor:
+    """loss_b = 1/2 sigma_b^weight sum_d (score + z / sigma_b)^2, without the gradient."""
+    sigma, _ = _launch.row_values(sigma, score)
+    factor = _factor(sigma, weight)
+    loss = _run(score, sigma, factor, None, factor, _launch.noise(seed, step, stream, offset, state, index))
+    assert loss is not None  # a factor was given
+    return loss
+
+
+def launch_and_gradient(
+    score: Tensor,
+    sigma: Tensor,
+    weight: float,
     scale: float,
-    want_grad: bool,
     seed: int,
     step: int,
     stream: int,
@@ -77,26 +95,24 @@ def launch(
 ) -> tuple[Tensor, Tensor]:
     """loss_b = 1/2 sigma_b^weight sum_d (score + z / sigma_b)^2 and grad = scale sigma_b^weight (score + z / sigma_b).
 
-    The sum has a fixed order (within a tile, then over the tiles of a sample): the same bits every time.
+    Both in one pass. The sum has a fixed order (within a tile, then over the tiles of a sample): the same bits every
+    time.
 
     Args:
         score: [B, ...], float16, bfloat16, float32 or float64, any layout.
         sigma: [] or [B], float64 beside a float64 score, else float32.
         weight, scale: the power of sigma, and a factor on the gradient.
-        want_grad: whether the gradient is written too, in the same pass.
         seed, step, stream, offset, state, index: which noise, see ``_launch.noise``.
 
     Returns:
-        loss [B], float64 for a float64 score, else float32; grad of score's shape, dtype and memory format, or an
-        empty tensor of its dtype.
+        loss [B], float64 for a float64 score, else float32; grad of score's shape, dtype and memory format.
     """
     sigma, _ = _launch.row_values(sigma, score)
-    factor = _factor(sigma, weight)
-    grad = torch.empty_like(score) if want_grad else None
-    scaled = factor if scale == 1 or grad is None else _factor(sigma, weight, sigma.new_full((), scale))
+    factor, grad = _factor(sigma, weight), torch.empty_like(score)
+    scaled = factor if scale == 1 else _factor(sigma, weight, sigma.new_full((), scale))
     loss = _run(score, sigma, factor, grad, scaled, _launch.noise(seed, step, stream, offset, state, index))
     assert loss is not None  # a factor was given
-    return loss, score.new_empty(0) if grad is None else grad
+    return loss, grad
 
 
 def launch_gradient(

@@ -8,9 +8,6 @@ import pytest
 ROOT = Path(__file__).parent.parent / "fastscore"
 MODULES = sorted(p for p in ROOT.rglob("*.py") if "kernels" not in p.relative_to(ROOT).parts)
 EXTENSIONS = ("_C", "_C_cuda")  # modules without a file of source
-KNOWN = {  # what is left: (module, the private one that it uses)
-    ("compat/_common.py", "fastscore.losses._common"),
-}
 
 
 def is_private(name: str) -> bool:
@@ -56,7 +53,7 @@ def foreign_names(path: Path, root: Path = ROOT) -> set[str]:
 
 @pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_private_names_stay_at_home(path):
-    assert {name for name in foreign_names(path) if (str(path.relative_to(ROOT)), name) not in KNOWN} == set()
+    assert foreign_names(path) == set()
 
 
 def test_the_test_finds_them(tmp_path):

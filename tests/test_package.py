@@ -18,7 +18,7 @@ def python(code: str, **kwargs) -> str:
 
 
 def test_import_needs_torch_and_numpy_alone(tmp_path):
-    """Nothing optional is imported; it works from any folder."""
+    """Nothing optional is imported, and no application; it works from any folder. The trainer draws no samples."""
     optional = [
         "torchvision",
         "safetensors",
@@ -32,17 +32,15 @@ def test_import_needs_torch_and_numpy_alone(tmp_path):
         "scipy",
         "triton",
     ]
-    loaded = python(
-        "import torch, sys; before = set(sys.modules); import fastscore; "
-        "print(*sorted(m.split('.')[0] for m in set(sys.modules) - before))",
-        cwd=tmp_path,
-    ).split()
-    assert not set(loaded) & set(optional), set(loaded) & set(optional)
-    assert "fastscore" in loaded
-
-
-def test_kernels_install_under_the_package(tmp_path):
-    assert python("import fastscore.kernels as k; print(k.__name__)", cwd=tmp_path).strip() == "fastscore.kernels"
+    code = (
+        "import torch, sys; before = set(sys.modules); import fastscore; print(*set(sys.modules) - before); "
+        "import fastscore.experiment.train; print(*sys.modules); import fastscore.kernels as k; print(k.__name__)"
+    )
+    library, trainer, kernels = (line.split() for line in python(code, cwd=tmp_path).splitlines())
+    assert not {name.split(".")[0] for name in library} & set(optional)
+    assert "fastscore" in library and kernels == ["fastscore.kernels"]
+    assert not [name for name in library if name.startswith(("fastscore.experiment", "fastscore.evaluation"))]
+    assert not [name for name in trainer if name.startswith(("fastscore.experiment.sample", "fastscore.evaluation"))]
 
 
 def test_a_missing_package_is_reported_on_use(tmp_path):

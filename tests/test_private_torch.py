@@ -1,9 +1,13 @@
 """torch's private parts are used in one file, where a new torch is looked at first."""
 
 import ast
+import inspect
 from pathlib import Path
 
 import pytest
+import torch
+
+from fastscore._core.private_torch import apply
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = ROOT / "fastscore" / "_core" / "private_torch.py"
@@ -60,3 +64,29 @@ def test_private_parts_of_torch_are_used_in_one_file():
     found = {str(path.relative_to(ROOT)): uses(path.read_text()) for path in files if path != ALLOWED}
     assert {path: lines for path, lines in found.items() if lines} == {}
     assert uses(ALLOWED.read_text())
+
+
+class _Square(torch.autograd.Function):
+    @staticmethod
+    def forward(x, power):
+        return x**power
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        x, ctx.power = inputs
+        ctx.save_for_backward(x)
+
+    @staticmethod
+    def backward(ctx, upstream):
+        return upstream * ctx.power * ctx.saved_tensors[0] ** (ctx.power - 1), None
+
+
+def test_a_function_with_setup_context_is_applied_without_binding_its_arguments(monkeypatch):
+    """The derivatives of ``Function.apply``, which serves torch.func alone: nobody asks ``inspect.signature``."""
+    x = torch.tensor([1.0, -2.0, 3.0], requires_grad=True)
+    asked, signature = [], inspect.signature
+    monkeypatch.setattr(inspect, "signature", lambda f, **options: asked.append(f) or signature(f, **options))
+    (first,) = torch.autograd.grad(apply(_Square, x, 3).sum(), x, create_graph=True)
+    (second,) = torch.autograd.grad(first.sum(), x)
+    torch.testing.assert_close((first, second), (3 * x**2, 6 * x.detach()))
+    assert apply(_Square, x, 3).grad_fn.name() == "_SquareBackward" and _Square.forward not in asked

@@ -24,7 +24,7 @@ inline double residual(const T* score, const float* z, int64_t n, C inverse, C f
   }
   if (out) store(to, n, out);
   double sum = 0;
-  for (int k = 0; k < 32; ++k) sum += sums[k];
+  for (int64_t k = 0; k < 32 && k < n; ++k) sum += sums[k];  // the others are 0
   return sum;
 }
 
@@ -89,30 +89,41 @@ static void finish(const DsmArguments& a, bool is_double, void* loss) {
   }
 }
 
-// The loss [B], and where `with_gradient` also scale sigma^weight (score + z / sigma), in the same pass.
-std::tuple<Tensor, Tensor> dsm_loss(const Tensor& score, const Tensor& sigma, double weight, double scale,
-                                    bool with_gradient, int64_t seed, int64_t step, int64_t stream, int64_t offset,
-                                    const std::optional<Tensor>& state, const std::optional<Tensor>& index) {
-  Layout layout(score);
-  const Tensor in = layout.input(score);
-  const int64_t count = layout.rows.count, blocks = layout.rows.blocks;
-  std::optional<Result> gradient;
-  if (with_gradient) gradient.emplace(layout, score);
-  std::vector<double> sums(count * blocks);
+// The loss [B], and into `gradient`, where there is one, scale sigma^weight (score + z / sigma), in the same pass.
+static Tensor loss_into(void* gradient, const Layout& layout, const Tensor& in, const Tensor& sigma, double weight,
+                        double scale, const Draw& draw) {
+  std::vector<double> sums(layout.rows.count * layout.rows.blocks);
   const DsmArguments arguments{in.const_data_ptr(),
-                               gradient ? gradient->data() : nullptr,
-                               per_row(sigma, score, "sigma", Values::positive),
+                               gradient,
+                               per_row(sigma, in, "sigma", Values::positive),
                                PerRow{nullptr, false},
                                weight,
                                scale,
                                sums.data(),
                                layout.rows,
-                               draw(seed, step, stream, offset, state, index, score)};
-  run(score, layout, arguments);
-
-  Tensor loss = empty({count}, {1}, sigma);
+                               draw};
+  run(in, layout, arguments);
+  Tensor loss = empty({layout.rows.count}, {1}, sigma);
   finish(arguments, sigma.scalar_type() == ScalarType::Double, loss.mutable_data_ptr());
-  return {loss, gradient ? gradient->finish() : empty({0}, {1}, score)};
+  return loss;
+}
+
+Tensor dsm_loss(const Tensor& score, const Tensor& sigma, double weight, int64_t seed, int64_t step, int64_t stream,
+                int64_t offset, const std::optional<Tensor>& state, const std::optional<Tensor>& index) {
+  Layout layout(score);
+  return loss_into(nullptr, layout, layout.input(score), sigma, weight, 1.0,
+                   draw(seed, step, stream, offset, state, index, score));
+}
+
+std::tuple<Tensor, Tensor> dsm_loss_and_gradient(const Tensor& score, const Tensor& sigma, double weight, double scale,
+                                                 int64_t seed, int64_t step, int64_t stream, int64_t offset,
+                                                 const std::optional<Tensor>& state,
+                                                 const std::optional<Tensor>& index) {
+  Layout layout(score);
+  Result gradient(layout, score);
+  const Tensor loss = loss_into(gradient.data(), layout, layout.input(score), sigma, weight, scale,
+                                draw(seed, step, stream, offset, state, index, score));
+  return {loss, gradient.finish()};
 }
 
 // upstream_b sigma_b^weight (score_b + z_b / sigma_b).
@@ -131,6 +142,7 @@ Tensor dsm_loss_gradient(const Tensor& score, const Tensor& sigma, double weight
 
 STABLE_TORCH_LIBRARY_IMPL(fastscore, CPU, library) {
   library.impl("dsm_loss_native", TORCH_BOX(&dsm_loss));
+  library.impl("dsm_loss_and_gradient_native", TORCH_BOX(&dsm_loss_and_gradient));
   library.impl("dsm_loss_gradient_native", TORCH_BOX(&dsm_loss_gradient));
 }
 

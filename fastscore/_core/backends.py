@@ -21,7 +21,7 @@ from torch.compiler import is_compiling
 from . import checks
 from .errors import BackendUnavailable
 from .operators import OPERATORS, ORDINARY
-from .private_torch import in_forward_mode, peek_interpreter_stack
+from .private_torch import transformed as transformed
 
 BACKENDS = ("reference", "native", "triton")
 _DEVICES = {"cpu": "the CPU", "cuda": "CUDA devices"}
@@ -119,6 +119,18 @@ def default(device: torch.device, operator: str | None = None) -> str:
     return "reference"
 
 
+def serving(operator: str, device: torch.device) -> tuple[str, bool]:
+    """:func:`choose`, and whether the call is :func:`transformed`."""
+    if transformed():
+        return choose(operator, device), True
+    if _chosen is not None:
+        return choose(operator, device), False
+    last[operator] = backend = _default(operator, device, _native_problem, _cuda_problem, _has_triton)
+    if backend == "reference":
+        _say_that_it_is_slow(operator, device)
+    return backend, False
+
+
 def choose(operator: str, device: torch.device) -> str:
     """The backend of one call of ``operator``; remembered in :data:`last`."""
     compiling = is_compiling()
@@ -162,11 +174,6 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
         f"slower than compiled (said once, and not inside use_backend('reference')): {reason}",
         stacklevel=checks.caller(),
     )
-
-
-def transformed() -> bool:
-    """Whether the call runs under torch.compile, a torch.func transform, or forward-mode differentiation."""
-    return is_compiling() or peek_interpreter_stack() is not None or in_forward_mode()
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from torch.compiler import is_compiling
 
 from .private_torch import dispatch_modes, is_wrapped, peek_interpreter_stack
 
-FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # the likeliest first: this is asked often
 
 
 def describe(value: Any) -> str:
@@ -60,7 +60,8 @@ def floating(name: str, value: Any, *, batched: bool = True) -> Tensor:
 
 def like(name: str, value: Any, other_name: str, other: Tensor) -> Tensor:
     """A floating tensor of the same shape and device as ``other``."""
-    floating(name, value, batched=False)
+    if not isinstance(value, Tensor) or value.dtype not in FLOATS:
+        floating(name, value, batched=False)  # which says so
     if value.shape != other.shape:
         raise ValueError(f"{name} must have the shape of {other_name}, {tuple(other.shape)}, got {describe(value)}")
     if not (value.is_cpu and other.is_cpu) and value.device != other.device:
@@ -163,18 +164,18 @@ def row_numbers(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False,
 
     Returned in the dtype of computation: float64 beside a float64 ``x``, else float32. With ``values=False`` what a
     tensor holds is not looked at: the native operators do that on their way, and then :func:`positive_values` says
-    what is wrong.
+    what is wrong. Not under a transform.
     """
-    compute = compute_dtype(x)
-    if type(value) is float and 7.1e-46 < value < 3.4e38 and not _elsewhere():  # what most callers pass: at once
-        return constant(value, compute, x.device)
-    if isinstance(value, np.ndarray) and value.ndim == 1:
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if type(value) is float and 7.1e-46 < value < 3.4e38 and not (_elsewhere() if values else dispatch_modes()):
+        return constant(value, compute, x.device)  # what most callers pass, at once
+    if not isinstance(value, Tensor) and isinstance(value, np.ndarray) and value.ndim == 1:
         value = torch.tensor(
             [positive(f"{name}[{i}]", v, zero_allowed=zero_allowed) for i, v in enumerate(value)],
             dtype=compute,
             device=x.device,
         )
-    if not isinstance(value, Tensor):
+    elif not isinstance(value, Tensor):
         number = positive(name, value, zero_allowed=zero_allowed)
         if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:
             raise ValueError(
@@ -185,9 +186,11 @@ def row_numbers(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False,
             # the number times one: torch.compile then takes it as an input, and does not compile anew for another
             return torch.ones((), dtype=compute, device=x.device) * number
         return constant(number, compute, x.device)
-    floating(name, value, batched=False)
+    other = value.dtype != compute
+    if other:
+        floating(name, value, batched=False)
     dim, here = value.dim(), (value.is_cpu and x.is_cpu) or value.device == x.device
-    if dim and (dim > 1 or value.size(0) != x.size(0)):
+    if dim and (dim > 1 or value.shape[0] != x.shape[0]):
         raise ValueError(
             f"{name} must be a number or have shape ({len(x)},), one for each sample, got {describe(value)}"
         )
@@ -195,7 +198,7 @@ def row_numbers(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False,
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {describe(value)}")
     if values:
         positive_values(name, value, zero_allowed=zero_allowed)
-    if not here or value.dtype != compute:
+    if other or not here:
         value = value.to(device=x.device, dtype=compute)
     return value if value.is_contiguous() else value.contiguous()
 

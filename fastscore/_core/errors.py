@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 
 class FastscoreError(Exception):
     """Base of the errors raised by fastscore that are not plain ``ValueError`` or ``TypeError``."""
@@ -42,7 +44,18 @@ class NonFiniteSamples(FastscoreError):
     """Sampling ended in NaN or infinity; the text names the step size. Nothing was written."""
 
 
-def require(module: str, extra: str):
+def how_to_install(extra: str) -> str:
+    """The commands that install fastscore's ``extra``, for messages.
+
+    In the source folder pip builds anew, and only without isolation is torch there to build the native operators against.
+    """
+    return (
+        f"pip install 'fastscore-torch[{extra}]', or in fastscore's source folder: "
+        f"pip install --no-build-isolation '.[{extra}]'"
+    )
+
+
+def require(module: str, extra: str) -> ModuleType:
     """Import an optional ``module``, or raise :class:`MissingDependency` naming the ``extra`` that brings it."""
     import importlib
 
@@ -51,7 +64,7 @@ def require(module: str, extra: str):
     except ImportError as error:
         raise MissingDependency(
             f"this needs the package {module.split('.')[0]!r}, which is not installed ({error}); "
-            f"run in fastscore's source folder: pip install --no-build-isolation '.[{extra}]'"
+            f"to get it: {how_to_install(extra)}"
         ) from error
     except RuntimeError as error:  # torchvision raises this beside a torch it was not built for
         raise MissingDependency(

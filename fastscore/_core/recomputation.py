@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import sys
 from contextlib import AbstractContextManager
+from types import FrameType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from .private_torch import backward_pass
 
@@ -36,7 +38,7 @@ def refuse_recomputation(*, recording: bool) -> None:
 
 def _in_a_checkpoint() -> bool:
     """Whether torch.utils.checkpoint is among the callers."""
-    frame = sys._getframe(1)
+    frame: FrameType | None = sys._getframe(1)
     while frame is not None and frame.f_globals.get("__name__") != "torch.utils.checkpoint":
         frame = frame.f_back
     return frame is not None
@@ -46,7 +48,8 @@ class Replay(AbstractContextManager):
     """Inside, each Philox draws again what it drew from the making of this context on; then it goes on where it was."""
 
     def __init__(self, *rngs: Any):
-        self.rngs, self.starts, self.left = rngs, [rng._mark() for rng in rngs], []
+        self.rngs, self.starts = rngs, [rng._mark() for rng in rngs]
+        self.left: list[list[tuple[int | Tensor, int | None]]] = []  # one for each time that it is entered
 
     def __enter__(self) -> None:
         self.left.append([(rng._mark(), rng._task) for rng in self.rngs])

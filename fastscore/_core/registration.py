@@ -14,20 +14,26 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, is_grad_enabled
 
 from . import counter
 from .backends import library
 from .operators import OPERATORS, Function, Operator
-from .private_torch import mapped_everywhere, opaque_to_dynamo
+from .private_torch import increment_version, mapped_everywhere, opaque_to_dynamo, without_overload
 from .recomputation import refuse_recomputation
 
 _raw: dict[tuple[str, str], Callable] = {}
+_direct: dict[tuple[str, str], Callable] = {}
 
 
 def raw(name: str, backend: str) -> Callable:
     """A compiled function of an operator, ``"dsm_loss_gradient"`` say; without autograd."""
     return _raw[name, backend]
+
+
+def direct(name: str, backend: str) -> Callable:
+    """:func:`raw` without its layer of Python; not where torch.compile looks, which knows that layer only."""
+    return _direct[name, backend]
 
 
 def declare(operator: Operator) -> None:
@@ -56,7 +62,7 @@ def _register(operator: Operator, function: Function, backend: str) -> None:
             return getattr(import_module(f"fastscore.kernels.{operator.name}"), launcher)(*args)
 
         library.impl(full, triton, "CompositeExplicitAutograd")
-    _raw[function.name, backend] = op
+    _raw[function.name, backend], _direct[function.name, backend] = op, without_overload(op)
 
 
 def _vmap_rule(op: Callable, maps: tuple[str, ...], out_batch: int, draws: bool) -> Callable:
@@ -82,8 +88,6 @@ def _vmap_rule(op: Callable, maps: tuple[str, ...], out_batch: int, draws: bool)
         out = op(*merged)
 
         def split(value: Tensor) -> Tensor:
-            if value.shape[out_batch] != mapped * batch:  # the gradient that was not asked for: empty
-                return value.expand(mapped, *value.shape)
             return value.unflatten(out_batch, (mapped, batch)).movedim(out_batch, 0)
 
         return (tuple(map(split, out)), (0,) * len(out)) if isinstance(out, tuple) else (split(out), 0)
@@ -178,16 +182,19 @@ def first_of_slice(rows: int, offset: int, device: torch.device, compiled: bool)
 
 def wants_grad(*tensors: Tensor | None) -> bool:
     """Whether autograd records what is done to any of the tensors."""
-    for t in tensors:
-        if t is not None and t.requires_grad:
-            return torch.is_grad_enabled()
+    if is_grad_enabled():
+        for t in tensors:
+            if t is not None and t.requires_grad:
+                return True
     return False
 
 
 def written(out: Tensor) -> Tensor:
-    """``out`` after an operator wrote to it: autograd learns that what it may have saved of it has changed."""
-    if not out.is_inference():
-        torch.autograd.graph.increment_version(out)
+    """``out`` after an operator wrote to it: autograd learns that what it may have saved of it has changed.
+
+    An inference tensor has no version, and stays as it is.
+    """
+    increment_version((out,))
     return out
 
 

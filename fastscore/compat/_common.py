@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .. import samplers
 from .._core import checks
-from ..losses._common import Directions, check_directions, check_reduction, score_of
+from ..losses.common import Directions, check_directions, check_reduction, score_of
 from ..losses.dsm import denoising, noise_levels
 from ..losses.sliced import noisy_reduced
 from ..ops import Probes

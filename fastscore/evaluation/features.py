@@ -15,15 +15,27 @@ import importlib.util
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.errors import DataError, MissingDependency, require
+from .._core.errors import DataError, MissingDependency, how_to_install, require
 
 Features = Callable[[Tensor], Tensor]
+
+
+@runtime_checkable
+class ClassFeatures(Protocol):
+    """``Features`` that know classes."""
+
+    def __call__(self, images: Tensor, /) -> Tensor:
+        """Images [N, C, H, W] in [0, 1] to vectors [N, D]."""
+
+    def probabilities(self, features: Tensor, /) -> Tensor:
+        """[N, K]: p(class | image) of vectors [N, D]."""
+
 
 WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
 WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
@@ -198,8 +210,7 @@ def inception_features(
     missing = [name for name in ("torchmetrics", "torch_fidelity") if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingDependency(
-            f"Inception features need {' and '.join(missing)}, not installed: "
-            "run in fastscore's source folder: pip install --no-build-isolation '.[eval]'"
+            f"Inception features need {' and '.join(missing)}, not installed: {how_to_install('eval')}"
             + (f"; they also need the network's weights: {advice}" if advice else "")
         )
     if advice:

@@ -4,6 +4,7 @@ It imports the library; the library never imports it.
 """
 
 from importlib import import_module as _import_module
+from types import ModuleType as _ModuleType
 
 __all__ = [
     "build",
@@ -27,7 +28,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> _ModuleType:
     """Each module loads when first asked for."""
     if name in __all__:
         return _import_module(f"{__name__}.{name}")

@@ -11,6 +11,7 @@ import torch
 
 from .. import __version__
 from .._core import backends
+from .._core.errors import how_to_install
 from .._core.operators import OPERATORS
 from ..evaluation.features import WEIGHTS
 
@@ -74,7 +75,7 @@ def _state(module: str, extra: str) -> str:
     try:
         found = importlib.import_module(module)
     except ImportError:
-        return f"missing: run in fastscore's source folder: pip install --no-build-isolation '.[{extra}]'"
+        return f"missing: {how_to_install(extra)}"
     except RuntimeError as error:
         return f"installed, but does not import beside this torch: {error}"
     return str(getattr(found, "__version__", "installed"))

@@ -61,6 +61,7 @@ def evaluate_images(
     nearest = metrics.nearest_neighbours(images[:20].flatten(1), real.flatten(1), k=4)
     pictures.save_neighbours(images[:20], real[nearest.indices], out / "neighbours.png")
     if feature == "inception":
+        assert isinstance(extract, features.ClassFeatures)
         score = metrics.inception_score(extract.probabilities(extract(images)))
         result["inception_score"] = {"mean": score.mean, "std": score.std}
     elif train.labels is not None and len(train) <= _CLASSIFIER_LIMIT:

@@ -20,10 +20,11 @@ The gradient of an energy is a score by :func:`fastscore.energy_score`. One that
 under ``no_grad``, gives the denoising losses what they need, and the others no Jacobian, which is an error there.
 """
 
-from ._common import PARAMETRIZATIONS, REDUCTIONS, reduce
+from ._objective import Objective
+from .common import PARAMETRIZATIONS, REDUCTIONS, reduce
 from .dsm import draw_labels, dsm, ncsn
 from .implicit import ism
-from .objectives import OBJECTIVES, Objective
+from .objectives import OBJECTIVES
 from .penalty import gradient_penalty
 from .sliced import annealed_ssm_vr, fd_ssm, ssm, ssm_vr
 

@@ -12,8 +12,8 @@ from .._core import checks
 from ..ops.dsm_loss import checked as dsm_loss
 from ..ops.perturb import checked as perturb
 from ..rng import Philox, Stream, as_philox
-from ._common import PARAMETRIZATIONS, Score, check_reduction, reduced, score_of
 from ._objective import BatchLoss, Objective
+from .common import PARAMETRIZATIONS, Score, check_reduction, reduced, score_of
 
 
 def dsm(

@@ -14,7 +14,7 @@ from ..trace import modules
 from ..trace.jacobian_trace import check_x, estimate
 from ..trace.messages import OF_ISM
 from ..trace.products import AUTOMATIC, DEFAULT_MODE
-from ._common import check_reduction, half_square, reduced, score_of
+from .common import check_reduction, half_square, reduced, score_of
 
 
 def ism(

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..rng import Philox
 from ..trace.products import DEFAULT_MODE
-from ._common import check_sliced, products, reduced, square
+from .common import check_sliced, products, reduced, square
 
 
 def gradient_penalty(

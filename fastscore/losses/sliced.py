@@ -24,7 +24,8 @@ from ..ops.probe_dot import checked as probe_dot
 from ..rng import Philox, as_philox
 from ..trace import modules
 from ..trace.products import DEFAULT_MODE
-from ._common import (
+from ._objective import BatchLoss, Objective
+from .common import (
     PARAMETRIZATIONS,
     Directions,
     Score,
@@ -36,7 +37,6 @@ from ._common import (
     reduced,
     score_of,
 )
-from ._objective import BatchLoss, Objective
 from .dsm import check_levels, noise_levels
 
 

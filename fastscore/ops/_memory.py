@@ -4,8 +4,25 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.compiler import is_compiling
 
 from .._core import checks
+
+
+def plainly_apart(out: Tensor, *read: Tensor | None) -> bool:
+    """Whether :func:`check_written` has nothing to find, where that shows at once: all are contiguous, and each tensor is
+    ``out``, or ends before it, or begins behind it."""
+    try:
+        start, size = out.data_ptr(), out.nbytes
+        for other in read:
+            if other is None or other is out:
+                continue
+            gap = other.data_ptr() - start
+            if not other.is_contiguous() or (gap < size and gap > -other.nbytes):
+                return False
+    except RuntimeError:  # one has no address
+        return False
+    return out.is_contiguous()
 
 
 def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
@@ -16,20 +33,16 @@ def check_written(name: str, out: Tensor, **read: Tensor | None) -> None:
     tensors share nothing. Tensors without an address (under torch.compile and torch.func) are let through: the
     operators do not write in place there.
     """
-    if torch.compiler.is_compiling() or (start := _address(out)) is None:
+    if is_compiling() or _address(out) is None:
         return
-    whole = out.is_contiguous()
-    end = start + out.nbytes
-    if not whole and _overlaps_itself(out):
+    if _overlaps_itself(out):
         raise ValueError(
             f"{name} must have memory of its own for every element, got {checks.describe(out)} with "
             f"strides {out.stride()}: use {name}.contiguous(), or leave {name} out"
         )
     for other_name, other in read.items():
-        if other is None or other is out or (first := _address(other)) is None:
+        if other is None or other is out or _address(other) is None:
             continue
-        if whole and other.is_contiguous() and (first >= end or first + other.nbytes <= start):
-            continue  # the common case, at once
         if not out.numel() or not other.numel():
             continue
         if _same_place(out, other) or not _overlap(out, other):

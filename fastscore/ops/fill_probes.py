@@ -63,7 +63,7 @@ class Coloring(_Coloring):
         )
 
     @classmethod
-    def _make(cls, values: Iterable[int]) -> Coloring:  # what _replace calls
+    def _make(cls, values: Iterable[int]) -> Coloring:  # type: ignore[override]  # mypy asks for a generic one; _replace calls this
         return cls(*values)
 
     def of(self, shape: Sequence[int], device: torch.device | str | None = None) -> Tensor:

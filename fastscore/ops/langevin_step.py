@@ -9,11 +9,13 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
-from .._core.private_torch import forward_rule, opaque_to_dynamo
-from .._core.registration import declare, per_row, raw, row_sum, wants_grad, written
+from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
+from .._core.registration import declare, direct, per_row, raw, row_sum, wants_grad, written
 from ..rng import Noise, Philox, as_philox, regenerated
 from ..schedules import refuse_other_form
-from ._memory import check_written
+from ._memory import check_written, plainly_apart
+
+_STREAM = int(Stream.LANGEVIN)
 
 
 def langevin_step(
@@ -51,63 +53,90 @@ def langevin_step(
 
     Source: Welling & Teh 2011; Song & Ermon 2019, algorithm 1.
     """
-    if type(step_size) is not float:
+    number = type(step_size) is float
+    if not number:
         refuse_other_form("step_size", step_size, "step_size")
     checks.floating("x", x)
     checks.like("score", score, "x", x)
-    transformed = backends.transformed()
-    backend = "reference" if isinstance(noise, Tensor) else backends.choose("langevin_step", x.device)
+    if isinstance(noise, Tensor):
+        backend, transformed = "reference", backends.transformed()
+    else:
+        backend, transformed = backends.serving("langevin_step", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
     step_size = checks.row_numbers("step_size", step_size, x, zero_allowed=True, values=not fast)
     if out is not None:
-        _check_out(out, x, score, step_size, noise)
+        _check_out(out, x, score, None if number else step_size, noise, transformed)
     if noise is None:
-        noise = as_philox(rng).noise_for(x, Stream.LANGEVIN, transformed=transformed, beside=(score, step_size))
-    elif rng is not None:
+        return _served(backend, transformed, x, score, step_size, as_philox(rng), out)
+    if rng is not None:
         raise ValueError("rng must be None where noise is given: the noise is then not drawn")
-    elif isinstance(noise, Tensor):
+    if isinstance(noise, Tensor):
         checks.like("noise", noise, "x", x)
     elif not isinstance(noise, Noise):
         raise TypeError(f"noise must be a handle, a tensor or None, got {checks.describe(noise)}")
-    elif noise.shape != x.shape or noise.device != x.device:
+    elif not noise.fits(x):
         raise ValueError(
             f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
             f"got noise of shape {tuple(noise.shape)} on {noise.device}"
         )
-    if backend == "reference":
+    return _served(backend, transformed, x, score, step_size, noise, out)
+
+
+def checked(x: Tensor, score: Tensor, step_size: Tensor, rng: Philox) -> Tensor:
+    """:func:`langevin_step` of arguments that were checked: ``step_size`` [] or [B], in the dtype of computation."""
+    return _served(*backends.serving("langevin_step", x.device), x, score, step_size, rng, None)
+
+
+def _served(
+    backend: str,
+    transformed: bool,
+    x: Tensor,
+    score: Tensor,
+    step_size: Tensor,
+    noise: Philox | Noise | Tensor,
+    out: Tensor | None,
+) -> Tensor:
+    """``noise``: where to draw it from, its handle, or its values, which the reference takes."""
+    if backend == "reference" or isinstance(noise, Tensor):
+        if isinstance(noise, Philox):
+            noise = noise.noise_for(x, _STREAM, transformed=transformed, beside=(score, step_size))
         value = reference(x, score, step_size, noise)
         return value if out is None else out.copy_(value)
+    if isinstance(noise, Noise):
+        where = noise.arguments()
+    else:
+        where = noise.arguments_for(x, _STREAM, transformed=transformed, beside=(score, step_size))
+    dtype = x.dtype
+    if score.dtype != dtype:  # computed in the wider of the two, rounded once
+        wide = torch.promote_types(dtype, score.dtype)
+        x, score = x.to(wide), score.to(wide)
+        step_size = step_size.to(checks.compute_dtype(x))
     try:
-        return _fused(backend, transformed, x, score, step_size, noise, out)
+        if transformed or (out is None and wants_grad(x, score, step_size)):
+            value = _differentiable(backend, x, score, step_size, *where)
+        elif out is None or out.dtype != x.dtype or out.is_neg():  # a view by -1, as of an imaginary part: not in place
+            value = direct("langevin_step", backend)(x, score, step_size, *where)
+        else:
+            direct("langevin_step_out", backend)(x, score, step_size, out, *where)
+            return written(out)
     except RuntimeError:
         checks.positive_values("step_size", step_size, zero_allowed=True)
         raise
-
-
-def _fused(
-    backend: str, transformed: bool, x: Tensor, score: Tensor, step_size: Tensor, noise: Noise, out: Tensor | None
-) -> Tensor:
-    if score.dtype != x.dtype:  # computed in the wider of the two, rounded once
-        wide = torch.promote_types(x.dtype, score.dtype)
-        step_size = step_size.to(torch.float64 if wide == torch.float64 else torch.float32)
-        value = _fused(backend, transformed, x.to(wide), score.to(wide), step_size, noise, None).to(x.dtype)
-    elif transformed or wants_grad(x, score, step_size):
-        value = _differentiable(backend, x, score, step_size, *noise.arguments())
-    elif out is None or out.is_neg():  # a view by -1, as of a conjugate's imaginary part, takes no writing in place
-        value = raw("langevin_step", backend)(x, score, step_size, *noise.arguments())
-    else:
-        raw("langevin_step_out", backend)(x, score, step_size, out, *noise.arguments())
-        return written(out)
+    if value.dtype != dtype:
+        value = value.to(dtype)
     return value if out is None else out.copy_(value)
 
 
-def _check_out(out: Any, x: Tensor, score: Tensor, step_size: Tensor, noise: Any) -> None:
+def _check_out(out: Any, x: Tensor, score: Tensor, step_size: Tensor | None, noise: Any, transformed: bool) -> None:
+    """``step_size``: None where it is a number, whose tensor is nobody else's."""
     checks.like("out", out, "x", x)
     if out.dtype != x.dtype:
         raise TypeError(f"out must have the dtype of x, {x.dtype}, got {checks.describe(out)}")
-    if torch.is_grad_enabled() and any(t.requires_grad for t in (x, score, step_size, out)):
+    if wants_grad(x, score, step_size, out):
         raise ValueError("out must be None where gradients are recorded: leave it out, or use torch.no_grad()")
-    check_written("out", out, x=x, score=score, step_size=step_size, noise=noise if isinstance(noise, Tensor) else None)
+    noise = noise if isinstance(noise, Tensor) else None
+    if transformed or not plainly_apart(out, x, score, step_size, noise):
+        check_written("out", out, x=x, score=score, step_size=step_size, noise=noise)
 
 
 def reference(x: Tensor, score: Tensor, step_size: Tensor, noise: Noise | Tensor) -> Tensor:
@@ -198,4 +227,4 @@ class _LangevinStep(torch.autograd.Function):
 
 @opaque_to_dynamo
 def _differentiable(backend: str, *arguments: Any) -> Tensor:
-    return _LangevinStep.apply(backend, *arguments)
+    return apply(_LangevinStep, backend, *arguments)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._core import backends, checks
 from .._core.operators import Function, Operator, example
-from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
 from .._core.registration import declare, per_row, raw, wants_grad
 
 
@@ -253,13 +253,13 @@ class _SlopeDotGradient(torch.autograd.Function):
 
 def _gradient(backend: str, a: Tensor, w: Tensor, upstream: Tensor, activation: int) -> tuple[Tensor, Tensor]:
     if backends.transformed() or wants_grad(a, w, upstream):
-        return _SlopeDotGradient.apply(backend, a, w, upstream, activation)
+        return apply(_SlopeDotGradient, backend, a, w, upstream, activation)
     return raw("mlp_divergence_gradient", backend)(a, w, upstream, activation)
 
 
 @opaque_to_dynamo
 def _differentiable(backend: str, a: Tensor, w: Tensor, activation: int) -> Tensor:
-    return _SlopeDot.apply(backend, a, w, activation)
+    return apply(_SlopeDot, backend, a, w, activation)
 
 
 def _read(layers: Any, activation: str | None) -> tuple[list[tuple[Tensor, Tensor | None]], str]:

@@ -9,9 +9,11 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Operator, Stream, example, example_row
-from .._core.private_torch import forward_rule, opaque_to_dynamo
-from .._core.registration import declare, per_row, raw, row_sum, wants_grad
+from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
+from .._core.registration import declare, direct, per_row, raw, row_sum, wants_grad
 from ..rng import Noise, Philox, as_philox, regenerated
+
+_STREAM = int(Stream.PERTURB)
 
 
 def perturb(
@@ -38,7 +40,7 @@ def perturb(
     Source: Vincent 2011, "A connection between score matching and denoising autoencoders".
     """
     checks.floating("x", x)
-    transformed, backend = backends.transformed(), backends.choose("perturb", x.device)
+    backend, transformed = backends.serving("perturb", x.device)
     fast = backend == "native" and not transformed  # which looks at the values itself
     sigma = checks.row_numbers("sigma", sigma, x, values=not fast)
     if alpha is not None:
@@ -48,19 +50,19 @@ def perturb(
 
 def checked(x: Tensor, sigma: Tensor, rng: Philox, alpha: Tensor | None = None) -> tuple[Tensor, Noise]:
     """:func:`perturb` of arguments that were checked: ``sigma`` and ``alpha`` [] or [B], in the dtype of computation."""
-    return _served(backends.choose("perturb", x.device), backends.transformed(), x, sigma, rng, alpha)
+    return _served(*backends.serving("perturb", x.device), x, sigma, rng, alpha)
 
 
 def _served(
     backend: str, transformed: bool, x: Tensor, sigma: Tensor, rng: Philox, alpha: Tensor | None
 ) -> tuple[Tensor, Noise]:
-    noise = rng.noise_for(x, Stream.PERTURB, transformed=transformed, beside=(sigma, alpha))
+    noise = rng.noise_for(x, _STREAM, transformed=transformed, beside=(sigma, alpha))
     if backend == "reference":
         return reference(x, alpha, sigma, noise), noise
     try:
         if transformed or wants_grad(x, alpha, sigma):
             return _differentiable(backend, x, alpha, sigma, *noise.arguments()), noise
-        return raw("perturb", backend)(x, alpha, sigma, *noise.arguments()), noise
+        return direct("perturb", backend)(x, alpha, sigma, *noise.arguments()), noise
     except RuntimeError:
         checks.positive_values("sigma", sigma)
         if alpha is not None:
@@ -144,4 +146,4 @@ class _Perturb(torch.autograd.Function):
 
 @opaque_to_dynamo
 def _differentiable(backend: str, *arguments: Any) -> Tensor:
-    return _Perturb.apply(backend, *arguments)
+    return apply(_Perturb, backend, *arguments)

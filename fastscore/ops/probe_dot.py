@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import Operator, Stream, example
-from .._core.private_torch import forward_rule, opaque_to_dynamo
+from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
 from .._core.registration import declare, raw, wants_grad
 from .fill_probes import FORMS, NATIVE_ALONE, Probes, directions, directions_of_form, filled, probes_of_form
 
@@ -155,4 +155,4 @@ class _ProbeDot(torch.autograd.Function):
 
 @opaque_to_dynamo
 def _differentiable(backend: str, *arguments: Any) -> Tensor:
-    return _ProbeDot.apply(backend, *arguments)
+    return apply(_ProbeDot, backend, *arguments)

@@ -43,6 +43,11 @@ def per_level(step_size: float, sigma: Sequence[float]) -> list[float]:
     return [step_size * (sigma_i / sigma[-1]) ** 2 for sigma_i in sigma]
 
 
+def steps(step_sizes: Sequence[float], x: Tensor) -> list[Tensor]:
+    """The step sizes as ``langevin_step.checked`` takes them for ``x``: checked here, once."""
+    return [checks.row_numbers("step_size", step_size, x) for step_size in step_sizes]
+
+
 def _given(step_size: Any, step_lr: Any) -> tuple[str, Any, float]:
     if (step_size is None) == (step_lr is None):
         raise ValueError(

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import langevin_step
+from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
-from ._steps import given_step_size, per_level
+from ._steps import given_step_size, per_level, steps
 from ._watch import Callback, Trajectory, check_watch
 
 
@@ -90,7 +90,7 @@ def annealed_langevin(
     dtype = check_start(start, shape, dtype)
     check_watch(len(sigma) * steps_per_level, shape, dtype, callback, trajectory, progress)
     x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
-    step_sizes = per_level(step_size, sigma)
+    step_sizes = steps(per_level(step_size, sigma), x)
     return run_chain(
         score,
         x,

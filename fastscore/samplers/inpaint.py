@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import langevin_step
+from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
-from ._steps import given_step_size, per_level
+from ._steps import given_step_size, per_level, steps
 from ._watch import Callback, Trajectory, check_watch
 
 
@@ -69,7 +69,7 @@ def inpaint(
     dtype = check_start(start, check_shape(image.shape), image.dtype)
     check_watch(len(sigma) * steps_per_level, image.shape, dtype, callback, trajectory, progress)
     x = initial(start, image.shape, sigma[0], rng, dtype, image.device)
-    step_sizes = per_level(step_size, sigma)
+    step_sizes = steps(per_level(step_size, sigma), x)
 
     def known_at(i: int) -> Callable[[Tensor], Tensor]:
         y = image + sigma[i] * rng.randn(image.shape, stream=Stream.INPAINT, dtype=image.dtype, device=image.device)

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import langevin_step
+from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import run_chain
 from ._score import Score
-from ._steps import StepSizes, root, schedule
+from ._steps import StepSizes, root, schedule, steps
 from ._watch import Callback, Trajectory, check_watch
 
 
@@ -79,7 +79,8 @@ def langevin(
     burn_in, thin = _kept(num_steps, burn_in, thin)
     check_watch(num_steps, x.shape, x.dtype, callback, trajectory, progress)
     score = Score(score_fn, model_kwargs)
-    step_sizes, scale, rng = schedule(step_size, step_lr, num_steps), root(preconditioner, x), as_philox(rng)
+    step_sizes = steps(schedule(step_size, step_lr, num_steps), x)
+    scale, rng = root(preconditioner, x), as_philox(rng)
     kept = []
 
     def step(x: Tensor, s: Tensor, k: int) -> Tensor:
@@ -101,7 +102,7 @@ def langevin(
     return x if thin is None else torch.stack(kept)
 
 
-def _update(x: Tensor, score: Tensor, step_size: float, scale: Tensor | None, rng: Philox) -> Tensor:
+def _update(x: Tensor, score: Tensor, step_size: Tensor, scale: Tensor | None, rng: Philox) -> Tensor:
     """x + step_size/2 M s + sqrt(step_size M) z, M = scale^2, computed as langevin_step does and rounded once."""
     if scale is None:
         return langevin_step(x, score, step_size, rng)

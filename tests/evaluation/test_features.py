@@ -160,7 +160,10 @@ def test_classifier_refuses_images_of_another_shape(classifier):
 
 def test_classifier_without_sklearn_says_what_to_install(digits, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    with pytest.raises(errors.MissingDependency, match=r"'sklearn'.*pip install --no-build-isolation '.\[train\]'"):
+    commands = (
+        r"pip install 'fastscore-torch\[train\]', or .* source folder: pip install --no-build-isolation '\.\[train\]'$"
+    )
+    with pytest.raises(errors.MissingDependency, match=rf"the package 'sklearn', which is not installed.*: {commands}"):
         features.classifier_features(*digits[0])
 
 
@@ -197,8 +200,7 @@ def test_inception_without_packages_and_weights_names_both(monkeypatch, offline)
         features.make("inception")
     assert time.perf_counter() - start < 1
     text = str(caught.value)
-    assert "need torch_fidelity, not installed: run in fastscore's source folder" in text
-    assert "pip install --no-build-isolation '.[eval]'" in text
+    assert f"need torch_fidelity, not installed: {errors.how_to_install('eval')}; they also need" in text
     assert f"download {features.WEIGHTS_URL}" in text and text.endswith(f"put it at {offline}")
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import sys
 import warnings
 
 import numpy as np
@@ -11,6 +12,7 @@ import torch
 
 from fastscore import data
 from fastscore._core import backends
+from fastscore._core.errors import how_to_install
 from fastscore.evaluation import features, metrics
 from fastscore.experiment import cli
 from fastscore.experiment import evaluate as evaluation
@@ -315,13 +317,15 @@ def test_toy_recovers_the_weights_by_annealing_alone(tmp_path):
     assert report["frechet_distance"]["samples_to_data"] < 1.0
 
 
-def test_doctor(capsys):
+def test_doctor(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch_fidelity", None)
     cli.main(["doctor"])
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}" in out
     assert "operators (dsm_loss, fill, langevin_step, perturb)" in out
     for device in ("cpu", "cuda"):
         assert f"{device:<16} {backends.default(torch.device(device))}" in out
+    assert f"  torch_fidelity   missing: {how_to_install('eval')}\n" in out
 
 
 @pytest.mark.parametrize(

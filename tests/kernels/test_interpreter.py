@@ -84,11 +84,10 @@ def check_dsm(shape: tuple, dtype: torch.dtype, per_row: bool, on_device: bool, 
     arguments, z = noise(shape, on_device)
     score, sigma = tensor(shape, dtype, 1), scalars(shape, dtype, per_row, 0.3)
     upstream = scalars(shape, dtype, not per_row, 0.5)
-    (loss, nothing), (same, grad) = (
-        dsm_loss.launch(*on(DEVICE, score, sigma), weight, 0.3, want, *arguments) for want in (False, True)
-    )
+    loss = dsm_loss.launch(*on(DEVICE, score, sigma), weight, *arguments)
+    same, grad = dsm_loss.launch_and_gradient(*on(DEVICE, score, sigma), weight, 0.3, *arguments)
     other = dsm_loss.launch_gradient(*on(DEVICE, score, sigma), weight, upstream.to(DEVICE), *arguments)
-    assert torch.equal(loss, same) and nothing.numel() == 0 and nothing.dtype == grad.dtype == other.dtype == dtype
+    assert torch.equal(loss, same) and grad.dtype == other.dtype == dtype
 
     exact = reference["dsm_loss"](score.double(), sigma.double(), weight, z.double())
     s, scaled = column(sigma, score), z.double() / column(sigma, score)
@@ -165,14 +164,14 @@ def test_layouts(layout):
         lambda x, s: perturb.launch(x, None, sigma, *arguments),
         lambda x, s: langevin_step.launch(x, s, sigma, *arguments),
         lambda x, s: langevin_step.launch(x.contiguous(), x, sigma, *arguments),
-        lambda x, s: dsm_loss.launch(x, sigma, 2.0, 1.0, True, *arguments)[1],
+        lambda x, s: dsm_loss.launch_and_gradient(x, sigma, 2.0, 1.0, *arguments)[1],
         lambda x, s: dsm_loss.launch_gradient(x, sigma, 2.0, sigma, *arguments),
     ):
         assert torch.equal(run(x, score), run(*plain))
     for got in (
         perturb.launch(x, None, sigma, *arguments),
         langevin_step.launch(x, score, sigma, *arguments),
-        dsm_loss.launch(x, sigma, 2.0, 1.0, True, *arguments)[1],
+        dsm_loss.launch_and_gradient(x, sigma, 2.0, 1.0, *arguments)[1],
     ):
         assert got.stride() == torch.empty_like(x).stride()
 

@@ -7,9 +7,9 @@ import fastscore as fs
 from fastscore._core import backends
 from fastscore.ops._memory import check_written
 
-PATHS = {  # how langevin_step is served: past the dispatcher, by each backend, or with noise that is given
-    "small": ("native", (4, 6), {}),
-    "native": ("native", (3, 7000), {}),
+PATHS = {  # how langevin_step is served: by each backend, or with noise that is given
+    "native": ("native", (4, 6), {}),
+    "native, in threads": ("native", (3, 7000), {}),
     "reference": ("reference", (4, 6), {}),
     "triton": ("triton", (4, 6), {}),
     "noise": ("native", (4, 6), {"noise": torch.ones(4, 6)}),
