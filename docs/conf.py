@@ -30,7 +30,6 @@ extensions = [
     "docstrings",
     "generated",
 ]
-suppress_warnings = ["toc.empty_glob"]  # a pattern of index.md may match no page
 exclude_patterns = ["_build", "template_operator"]
 nitpicky = True
 # types of others, for which no inventory is fetched: the site builds without a network
@@ -56,6 +55,7 @@ nb_execution_in_temp = True
 nb_execution_raise_on_error = True
 nb_execution_timeout = 300
 nb_merge_streams = True
+nb_output_stderr = "remove"  # warnings of the machine that builds the site
 copybutton_exclude = ".linenos, .gp, .go"
 
 autodoc_member_order = "bysource"

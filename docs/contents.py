@@ -7,12 +7,16 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import re
 from types import ModuleType
 from typing import Any
 
 import tables
 
 import fastscore as fs
+from fastscore._core.operators import OPERATORS, Operator
+from fastscore.losses import objectives as objectives_registry
+from fastscore.samplers import registry
 
 #: Whose public names the reference must hold.
 PUBLIC = (
@@ -63,37 +67,33 @@ def backends() -> str:
     devices = {"cpu": "on a CPU", "cuda": "on a CUDA GPU"}
     rows = [
         [f"`{name}`", *(", ".join([*_serving(operator, device), "reference"]) for device in devices)]
-        for name, operator in _registered("fastscore._core.operators", "OPERATORS", {}).items()
+        for name, operator in OPERATORS.items()
     ]
-    return tables.markdown(["operator", *devices.values()], rows, words=3) if rows else ""
+    return tables.markdown(["operator", *devices.values()], rows, words=3)
 
 
-def _serving(operator: Any, device: str) -> list[str]:
+def _serving(operator: Operator, device: str) -> list[str]:
     return [backend for backend, kinds in operator.backends.items() if device in kinds]
+
+
+def streams() -> str:
+    """What each stream of the random numbers is for: the texts beside the members of the enumeration."""
+    texts = dict(re.findall(r"(?m)^    ([A-Z]+) = \d+  #: (.*)$", inspect.getsource(fs.Stream)))
+    return tables.markdown(
+        ["stream", "number", "what is drawn from it"],
+        [[f"`{stream.name}`", str(int(stream)), texts[stream.name]] for stream in fs.Stream],
+        words=3,
+    )
 
 
 def samplers() -> str:
     """The samplers of the command line, and their options."""
-    return _tables("fastscore.samplers.registry")
+    return f"{registry.table()}\n{registry.options_table()}"
 
 
 def objectives() -> str:
     """The objectives of the command line, and their options."""
-    return _tables("fastscore.losses.objectives")
-
-
-def _tables(registry: str) -> str:
-    """What a registry gives for these pages."""
-    made = [_registered(registry, name, str)() for name in ("table", "options_table")]
-    return "\n\n".join(made).strip()
-
-
-def _registered(module: str, name: str, otherwise: Any) -> Any:
-    """A name of a module of the library; ``otherwise`` where there is none."""
-    try:
-        return getattr(importlib.import_module(module), name, otherwise)
-    except ModuleNotFoundError:
-        return otherwise
+    return f"{objectives_registry.table()}\n{objectives_registry.options_table()}"
 
 
 def presets() -> str:

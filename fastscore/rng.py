@@ -299,6 +299,14 @@ class Philox:
         the rows that it would have had in one batch of all the slices; "same", the same rows; "error" raises. Where
         the numbers are for tensors, ``beside`` names them, and only a vmap that maps one of them counts.
 
+        Args:
+            shape: [B, ...]; a sample is a row.
+            stream: what the numbers are for: another stream, other numbers.
+            sample_offset: the global index of row 0. ``None``: this Philox's.
+            dtype: of the numbers. ``None``: torch's default dtype.
+            device: of the numbers. ``None``: torch's default device.
+            beside: the tensors that the numbers are for, under vmap.
+
         Raises:
             TypeError, ValueError: an argument of the wrong kind; no batch dimension, or an index beyond 2^32.
             RuntimeError: inside ``vmap(..., randomness="error")``, which is torch's default.
@@ -415,7 +423,7 @@ class Philox:
         device: torch.device | str | None = None,
         beside: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step. Inside ``vmap``, see :meth:`noise`."""
+        """N(0, 1) numbers of ``shape`` [B, ...]; takes one step. Arguments and errors are those of :meth:`noise`."""
         return self.noise(
             _flat(shape), stream=stream, sample_offset=sample_offset, dtype=dtype, device=device, beside=beside
         ).tensor()
@@ -431,7 +439,7 @@ class Philox:
     ) -> Tensor:
         """Uniform numbers in [0, 1), multiples of 2^-24, of ``shape`` [B, ...]; takes one step.
 
-        In float16 and bfloat16 a value near 1 rounds to 1.
+        In float16 and bfloat16 a value near 1 rounds to 1. Arguments and errors are those of :meth:`noise`.
         """
         return self._plain("uniform", shape, stream, sample_offset, dtype, device, beside)
 
@@ -444,7 +452,7 @@ class Philox:
         device: torch.device | str | None = None,
         beside: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """Signs, -1 or +1 with probability 1/2, of ``shape`` [B, ...]; takes one step."""
+        """Signs, -1 or +1 with probability 1/2, of ``shape`` [B, ...]; takes one step. Arguments: see :meth:`noise`."""
         return self._plain("rademacher", shape, stream, sample_offset, dtype, device, beside)
 
     def randint(
@@ -456,7 +464,10 @@ class Philox:
         device: torch.device | str | None = None,
         beside: Sequence[Tensor] | None = None,
     ) -> Tensor:
-        """int64 numbers from 0 to ``high`` - 1 (uniform to within high / 2^32), shape [B, ...]; takes one step."""
+        """int64 numbers from 0 to ``high`` - 1, uniform to within high / 2^32, of ``shape`` [B, ...]; takes one step.
+
+        ``high`` is at most 2^31 - 1. The other arguments are those of :meth:`noise`.
+        """
         high = checks.integer("high", high, low=1, high=2**31 - 1)
         words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
         return (words * high) >> 32

@@ -62,7 +62,7 @@ for use in (lambda: fs.evaluation.pictures.save_bars({"a": [1, 2]}, "x.png"), la
     try:
         use()
     except fs.MissingDependency as error:
-        print("pip install '.[train]'" in str(error))
+        print("pip install --no-build-isolation '.[train]'" in str(error))
 print(float(fs.evaluation.metrics.frechet_distance(torch.tensor([[0.0], [2.0]]), torch.tensor([[3.0], [5.0]]))))
 """
     assert python(code, cwd=tmp_path).split() == ["True"] * 4 + ["9.0"]

@@ -78,7 +78,10 @@ def problem(backend: str, device: torch.device | str = "cpu", operator: str | No
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Serve every operator inside the ``with`` by one backend: ``"reference"``, ``"native"`` or ``"triton"``.
+    """Serve every operator inside the ``with`` by one backend.
+
+    Args:
+        name: ``"reference"``, ``"native"`` or ``"triton"``.
 
     Raises:
         ValueError: there is no such backend.

@@ -45,8 +45,14 @@ class NonFiniteSamples(FastscoreError):
 
 
 def how_to_install(extra: str) -> str:
-    """The commands that install fastscore's ``extra``, for messages."""
-    return f"pip install 'fastscore-torch[{extra}]', or in fastscore's source folder: pip install '.[{extra}]'"
+    """The commands that install fastscore's ``extra``, for messages.
+
+    In the source folder pip builds anew, and only without isolation is torch there to build the native operators against.
+    """
+    return (
+        f"pip install 'fastscore-torch[{extra}]', or in fastscore's source folder: "
+        f"pip install --no-build-isolation '.[{extra}]'"
+    )
 
 
 def require(module: str, extra: str) -> ModuleType:

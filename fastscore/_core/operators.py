@@ -31,18 +31,18 @@ ORDINARY: Mapping[str, tuple[str, ...]] = {"native": ("cpu",), "triton": ("cuda"
 class Stream(enum.IntEnum):
     """What the numbers are for. Two purposes never share numbers, whatever their seed and step."""
 
-    USER = 0
-    INIT = 1
-    PERTURB = 2
-    LANGEVIN = 3
-    PROBE = 4
-    DEQUANTIZE = 5
-    LABELS = 6
-    FLIPS = 7
-    SHUFFLE = 8
-    DATA = 9
-    INPAINT = 10
-    SUBSTREAM = 11
+    USER = 0  #: what you draw yourself
+    INIT = 1  #: the samples that a sampler starts from
+    PERTURB = 2  #: the noise that `perturb` adds, and that `dsm_loss` draws again
+    LANGEVIN = 3  #: the noise of a sampler's updates
+    PROBE = 4  #: the directions of traces and of the sliced losses
+    DEQUANTIZE = 5  #: what fills the gaps between the grey values of images
+    LABELS = 6  #: the noise level of each training sample
+    FLIPS = 7  #: which training images are mirrored
+    SHUFFLE = 8  #: the order of the training samples in an epoch, and other permutations
+    DATA = 9  #: data sets that are made of random numbers, and how a data set is divided or thinned
+    INPAINT = 10  #: the noise on the known part of an image that is completed
+    SUBSTREAM = 11  #: the keys of sub-streams
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -130,6 +130,11 @@ class GaussianMixture:
 def two_moons(n: int, rng: Philox | None = None, *, noise_std: float = 0.1) -> Tensor:
     """Half circles (cos t, sin t) and (1 - cos t, 1/2 - sin t), t uniform in [0, pi], plus N(0, noise_std^2 I).
 
+    Args:
+        n: how many points.
+        rng: where they come from; takes one step. ``None``: seeded from torch's default generator.
+        noise_std: the standard deviation of the noise, at least 0.
+
     Returns:
         float32 [n, 2] on the CPU. The distribution of scikit-learn's ``make_moons``; each moon has
         probability 1/2.
@@ -151,6 +156,10 @@ def labelled_moons(n: int, rng: Philox | None = None, *, noise_std: float = 0.1)
 def checkerboard(n: int, rng: Philox | None = None) -> Tensor:
     """Uniform on the black squares of a 4 x 4 board over [-2, 2)^2, where floor(x) + floor(y) is even.
 
+    Args:
+        n: how many points.
+        rng: where they come from; takes one step. ``None``: seeded from torch's default generator.
+
     Returns:
         float32 [n, 2] on the CPU.
     """
@@ -170,6 +179,11 @@ def labelled_checkerboard(n: int, rng: Philox | None = None) -> tuple[Tensor, Te
 
 def swiss_roll(n: int, rng: Philox | None = None, *, noise_std: float = 0.05) -> Tensor:
     """r (cos t, sin t) with r = t / (1.5 pi) and t uniform in [1.5 pi, 4.5 pi], plus N(0, noise_std^2 I).
+
+    Args:
+        n: how many points.
+        rng: where they come from; takes one step. ``None``: seeded from torch's default generator.
+        noise_std: the standard deviation of the noise, at least 0.
 
     Returns:
         float32 [n, 2] on the CPU: a spiral of one and a half turns, of radius 1 to 3.

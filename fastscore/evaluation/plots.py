@@ -261,7 +261,15 @@ def _cloud_panel(ax: Any, title: str, samples: Tensor, limits: tuple[float, floa
 
 
 def save_points(points: Tensor, path: PathLike, *, title: str = "Samples") -> Path:
-    """A scatter plot of the first two coordinates of points [N, D], D >= 2.
+    """A scatter plot of the first two coordinates of points.
+
+    Args:
+        points: [N, D], N >= 1 and D >= 2.
+        path: a .png file.
+        title: what stands above the plot, before N.
+
+    Returns:
+        ``path``, as a ``Path``.
 
     Raises:
         TypeError, ValueError: another shape, or a path that does not end in .png.

@@ -27,9 +27,14 @@ def evaluate_images(
     """What metrics.json says of images, and their pictures in ``out``.
 
     Args:
-        trained: of ``run``. drawn: draws the samples, and fills a trajectory. feature: "pixels" or "inception".
+        trained: the network of ``run``.
+        run: the run folder.
+        out: where the pictures go.
+        drawn: draws the samples, and fills the trajectory that it is given.
+        feature: "pixels" or "inception".
 
-    Raises: DataError: the data set is not there, or too small.
+    Raises:
+        DataError: the data set is not there, or too small.
     """
     config = trained.config
     train, heldout = make_data(config), make_data(config, heldout=True)

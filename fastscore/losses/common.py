@@ -27,7 +27,15 @@ Score = Callable[[Tensor], Tensor]
 
 
 def reduce(loss: Tensor, reduction: str) -> Tensor:
-    """[B] to [B], or its mean or sum over the batch. The mean of an empty batch is an error, not NaN."""
+    """The losses [B] of a batch as they are, or their mean or sum.
+
+    Args:
+        loss: [B].
+        reduction: ``"none"``, ``"mean"`` or ``"sum"``.
+
+    Raises:
+        ValueError: another reduction, or the mean of an empty batch, which would be NaN.
+    """
     check_reduction(reduction, loss)
     return reduced(loss, reduction)
 

@@ -130,9 +130,14 @@ def draw_labels(
     device: torch.device | str | None = None,
     beside: Sequence[Tensor] | None = None,
 ) -> Tensor:
-    """Uniform noise-level labels, int64 [B] from 0 to ``num_levels`` - 1; takes one step of ``rng``.
+    """A noise level for each sample, uniform: labels int64 [B] from 0 to ``num_levels`` - 1.
 
-    ``beside``: the tensors that they are for, which matter under ``torch.func.vmap``: see :meth:`Philox.noise`.
+    Args:
+        num_levels: L.
+        batch_size: B.
+        rng: where they come from; takes one step, of the stream LABELS.
+        device: of the labels. ``None``: torch's default device.
+        beside: the tensors that they are for, which matter under ``torch.func.vmap``: see :meth:`Philox.noise`.
     """
     return rng.randint(num_levels, batch_size, stream=Stream.LABELS, device=device, beside=beside)
 

@@ -29,9 +29,9 @@ def langevin_step(
 ) -> Tensor:
     """One step of (unadjusted) Langevin dynamics, uphill along the score.
 
-    ``x'_b = x_b + step_size_b/2 score_b + sqrt(step_size_b) z_b``: the papers' alpha. In the form x + tau s +
-    sqrt(2 tau) z, as the ``step_lr`` of the NCSN code is meant, step_size = 2 tau. Computed in float32 (float64 for
-    float64) and rounded once.
+    ``x'_b = x_b + step_size_b/2 score_b + sqrt(step_size_b) z_b``, where the papers call step_size alpha. The
+    ``step_lr`` of the NCSN code, in x + step_lr s + sqrt(2 step_lr) z, is half of it. Computed in float32 (float64
+    for float64) and rounded once.
 
     Args:
         x: samples [B, ...]; float16, bfloat16, float32 or float64.
@@ -40,8 +40,8 @@ def langevin_step(
         rng: source of the noise; takes one step. ``None``: seeded from torch's default generator.
         noise: noise to use in place of a draw from ``rng``: a handle, or a tensor of ``x``'s shape (which the
             reference serves, as there is nothing to fuse).
-        out: where to write the result, of ``x``'s shape, dtype and device; may be ``x`` itself, or another argument,
-            but not overlap one partly. Not differentiable.
+        out: where to write the result, of ``x``'s shape, dtype and device; may be ``x`` itself or another argument,
+            but may not overlap one in part. Not differentiable.
 
     Returns:
         x' [B, ...] of ``x``'s dtype (``out`` where given).

@@ -34,7 +34,8 @@ def perturb(
 
     Raises:
         TypeError: ``x`` is not a floating tensor, ``sigma`` or ``alpha`` not a number or tensor.
-        ValueError: no batch dimension; ``sigma`` not positive and finite, or of another shape.
+        ValueError: no batch dimension; ``sigma`` not positive and finite, ``alpha`` negative or not finite, or one of
+            them of another shape.
 
     Source: Vincent 2011, "A connection between score matching and denoising autoencoders".
     """

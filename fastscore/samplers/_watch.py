@@ -18,12 +18,13 @@ class Trajectory:
     """Copies of the samples along a run, kept in CPU memory. Off unless one is passed as ``trajectory=``.
 
     Args:
-        every: keep the samples after each ``every``-th step (and after the last).
+        every: keep the samples after each ``every``-th update (and after the last).
         num_samples: keep only the first so many samples of the batch; ``None`` keeps all.
         max_bytes: the most memory it may take; a run that would take more is refused before it starts.
 
     Attributes:
-        steps: the step numbers kept (1 is the first update); ``frames``: the samples [n, ...] after each of them.
+        steps: the numbers of the updates after which samples were kept; 1 is the first.
+        frames: the samples [n, ...] after each of these.
     """
 
     def __init__(self, every: int = 1, *, num_samples: int | None = None, max_bytes: int = 1 << 30):
@@ -34,7 +35,7 @@ class Trajectory:
         self.frames: list[Tensor] = []
 
     def plan(self, total: int, shape: Sequence[int], dtype: torch.dtype) -> None:
-        """Raise if ``total`` steps of samples of ``shape`` [B, ...] would take more than ``max_bytes``."""
+        """Raise if ``total`` updates of samples of ``shape`` [B, ...] would take more than ``max_bytes``."""
         kept = shape[0] if self.num_samples is None else min(self.num_samples, shape[0])
         needed = -(-total // self.every) * kept * math.prod(shape[1:]) * dtype.itemsize
         if needed > self.max_bytes:

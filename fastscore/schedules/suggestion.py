@@ -50,7 +50,7 @@ class Suggestion(NamedTuple):
             >>> import torch
             >>> found = suggest(torch.eye(8))
             >>> sorted(found.sampling())
-            ['step_size', 'sigmas', 'steps_per_level']
+            ['sigmas', 'step_size', 'steps_per_level']
         """
         return {"sigmas": self.sigmas, "step_size": self.step_size, "steps_per_level": self.steps_per_level}
 

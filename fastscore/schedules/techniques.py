@@ -18,7 +18,17 @@ def _ndtr(x: float) -> float:
 
 
 def level_overlap(gamma: float, dim: int) -> float:
-    """Phi(sqrt(2D) (gamma - 1) + 3 gamma) - Phi(sqrt(2D) (gamma - 1) - 3 gamma), of Technique 2."""
+    """How much of one noise level's samples lie where the next larger level's do, of Technique 2.
+
+    ``Phi(sqrt(2D) (gamma - 1) + 3 gamma) - Phi(sqrt(2D) (gamma - 1) - 3 gamma)``
+
+    Args:
+        gamma: the ratio of neighbouring levels, at least 1.
+        dim: D, the number of elements of a sample.
+
+    Returns:
+        From 0 to 1, the less the larger ``gamma`` and D are.
+    """
     gap = math.sqrt(2 * dim) * (gamma - 1)
     return _ndtr(gap + 3 * gamma) - _ndtr(gap - 3 * gamma)
 
@@ -66,8 +76,20 @@ def variance_ratio(step_lr: float, sigma_min: float, gamma: float, steps_per_lev
 def suggest_step_lr(sigma_min: float, gamma: float, steps_per_level: int) -> tuple[float, float]:
     """The step_lr (epsilon) whose :func:`variance_ratio` is closest to 1, and that ratio (Technique 4).
 
-    The ratio averages gamma^2 and k, both at least 1, so the closest to 1 is the smallest: a ternary search
-    over its logarithm. For the published CIFAR-10 schedule it finds 6.184e-6; the paper has 6.2e-6.
+    The ratio is an average of gamma^2 and the variance that is left after many steps, both at least 1, so the closest
+    to 1 is the smallest: a ternary search over the logarithm. For the published CIFAR-10 schedule it finds 6.184e-6; the
+    paper has 6.2e-6.
+
+    Args:
+        sigma_min: sigma_L, the last level.
+        gamma: the ratio of neighbouring levels, greater than 1.
+        steps_per_level: T, the Langevin updates at each level.
+
+    Returns:
+        ``step_lr`` and the ratio.
+
+    Raises:
+        TypeError, ValueError: an argument out of its range.
     """
     sigma_min, gamma = checks.positive("sigma_min", sigma_min), checks.positive("gamma", gamma)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)

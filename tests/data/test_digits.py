@@ -69,5 +69,5 @@ def test_unknown_split():
 
 def test_missing_package(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "sklearn.datasets", None)
-    with pytest.raises(errors.MissingDependency, match=r"pip install '.\[train\]'"):
+    with pytest.raises(errors.MissingDependency, match=r"pip install --no-build-isolation '.\[train\]'"):
         digits()

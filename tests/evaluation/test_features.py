@@ -160,7 +160,9 @@ def test_classifier_refuses_images_of_another_shape(classifier):
 
 def test_classifier_without_sklearn_says_what_to_install(digits, monkeypatch):
     monkeypatch.setitem(sys.modules, "sklearn.svm", None)
-    commands = r"pip install 'fastscore-torch\[train\]', or in fastscore's source folder: pip install '\.\[train\]'$"
+    commands = (
+        r"pip install 'fastscore-torch\[train\]', or .* source folder: pip install --no-build-isolation '\.\[train\]'$"
+    )
     with pytest.raises(errors.MissingDependency, match=rf"the package 'sklearn', which is not installed.*: {commands}"):
         features.classifier_features(*digits[0])
 

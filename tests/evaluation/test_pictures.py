@@ -216,7 +216,9 @@ def test_imports_are_late_and_pyplot_never_comes(tmp_path):
 @pytest.mark.parametrize("module, save", [("matplotlib.figure", bars), ("PIL.Image", grid)])
 def test_missing_packages_are_named(module, save, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(errors.MissingDependency, match=rf"{module.split('.')[0]}.*pip install '.\[train\]'"):
+    with pytest.raises(
+        errors.MissingDependency, match=rf"{module.split('.')[0]}.*pip install --no-build-isolation '.\[train\]'"
+    ):
         save(tmp_path / "a.png")
     assert os.listdir(tmp_path) == []
 
