@@ -52,7 +52,7 @@ def form_of(
     index: np.ndarray | None = None,
 ) -> tuple:
     """struct Form of csrc/cuda/probes.cuh, for a tensor [count, B, ...]."""
-    seed, step, stream, offset = handle.noise.position()
+    seed, step, stream, offset, *_ = handle.noise.arguments()
     coloring = list(handle.coloring or (0, 1, 1, 0, 0, 0))
     width = tensor.shape[2:].numel()
     fours = width % 4 == 0 and tensor.data_ptr() % 16 == 0

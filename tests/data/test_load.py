@@ -125,8 +125,8 @@ def test_a_set_without_labels_says_so(data):
     [
         ("digits", {}, {"split": "heldout"}),
         ("gray_scott", {"num_images": 3, "steps": 3}, {"sample_offset": 3}),
-        ("two_moons", {}, {"noise": 0.2}),
-        ("swiss_roll", {}, {"noise": 0.2}),
+        ("two_moons", {}, {"noise_std": 0.2}),
+        ("swiss_roll", {}, {"noise_std": 0.2}),
     ],
 )
 def test_a_fingerprint_is_of_the_distribution(name, options, other):
