@@ -27,167 +27,16 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from ._core import backends, checks, counter
+from ._core import checks, counter
 from ._core.counter import STEPS, signed
-from ._core.operators import ORDINARY, Operator, Stream
+from ._core.operators import Stream
 from ._core.private_torch import backward_pass, depth
 from ._core.recomputation import Replay, refuse_recomputation
-from ._core.registration import declare, first_of_slice, first_sample, fresh_seed, raw
-from ._core.sequence import KINDS, numbers, philox4x32
+from ._core.registration import first_of_slice, first_sample, fresh_seed
+from ._core.sequence import philox4x32
+from ._noise import Noise, draw, handle
 
 __all__ = ["Noise", "Philox", "Stream", "as_philox"]
-
-
-class Noise:
-    """A handle on standard normal noise: where it is in the random sequence, not its values.
-
-    ``tensor()`` gives the values, the same each time; nothing is stored. Cannot be changed once made.
-
-    Attributes:
-        seed, step, stream, sample_offset: its position: the key and the counter's last three words at row 0.
-        shape, dtype, device: of the noise, [B, ...].
-        state: int64 [2] on the device, in place of seed and step; or None.
-        first: int64 [], in place of sample_offset: under vmap, one for each slice; or None.
-    """
-
-    __slots__ = ("_device", "_dtype", "_first", "_sample_offset", "_seed", "_shape", "_state", "_step", "_stream")
-    seed, step, stream, sample_offset = map(checks.fixed, ("seed", "step", "stream", "sample_offset"))
-    shape, dtype, device = map(checks.fixed, ("shape", "dtype", "device"))
-    state, first = map(checks.fixed, ("state", "first"))
-
-    def __init__(
-        self,
-        seed: int,
-        step: int,
-        stream: int,
-        sample_offset: int,
-        shape: Sequence[int],
-        dtype: torch.dtype,
-        device: torch.device | str,
-        state: Tensor | None = None,
-        first: Tensor | None = None,
-    ):
-        self._seed, self._step = counter.seed(seed), counter.word("step", step)
-        self._stream = counter.word("stream", stream)
-        self._sample_offset = counter.word("sample_offset", sample_offset)
-        self._shape, self._dtype, self._device = counter.shape(shape), counter.dtype(dtype), counter.indexed(device)
-        self._state = None if state is None else counter.state(state, self._device)
-        self._first = None if first is None else counter.first(first, self._device, self._shape[0])
-        counter.rows(self._sample_offset, self._shape[0])
-
-    def __repr__(self) -> str:
-        return (
-            f"Noise(seed={self.seed}, step={self.step}, stream={self.stream}, sample_offset={self.sample_offset}, "
-            f"shape={tuple(self.shape)}, dtype={self.dtype}, device={self.device})"
-        )
-
-    def tensor(self, dtype: torch.dtype | None = None) -> Tensor:
-        """The noise z ~ N(0, I), of the handle's shape [B, ...] and device, in ``dtype`` (default: the handle's)."""
-        return draw("normal", self, self._dtype if dtype is None else counter.dtype(dtype))
-
-    def arguments(self) -> tuple[int, int, int, int, Tensor | None, Tensor | None]:
-        """Which numbers these are, as the compiled functions take it: seed, step, stream, offset, state, index."""
-        index = None
-        if self._first is not None:
-            index = self._first + torch.arange(self._shape[0], device=self._device)
-        return signed(self._seed), self._step, self._stream, self._sample_offset, self._state, index
-
-    def fits(self, x: Tensor) -> bool:
-        """Whether the noise has the shape and device of ``x``."""
-        return self._shape == x.shape and self._device == x.device
-
-
-def _handle(
-    seed: int,
-    step: int,
-    stream: int,
-    sample_offset: int,
-    shape: torch.Size,
-    dtype: torch.dtype,
-    device: torch.device,
-    state: Tensor | None = None,
-    first: Tensor | None = None,
-) -> Noise:
-    """A Noise of what was checked before."""
-    noise = Noise.__new__(Noise)
-    noise._seed, noise._step, noise._stream, noise._sample_offset = seed, step, stream, sample_offset
-    noise._shape, noise._dtype, noise._device = shape, dtype, device
-    noise._state, noise._first = state, first
-    return noise
-
-
-def later(noise: Noise, steps: int) -> Noise:
-    """The handle on what a draw ``steps`` steps after gives."""
-    state = None if noise.state is None else noise.state + torch.tensor([0, steps], device=noise.device)
-    return _handle(
-        noise.seed,
-        noise.step + steps,
-        noise.stream,
-        noise.sample_offset,
-        noise.shape,
-        noise.dtype,
-        noise.device,
-        state,
-        noise.first,
-    )
-
-
-def draw(kind: str, noise: Noise, dtype: torch.dtype) -> Tensor:
-    """Numbers of ``kind`` (a key of ``KINDS``) for the samples of ``noise``, of its shape [B, ...], contiguous."""
-    backend = backends.choose("fill", noise.device)
-    if backend == "reference":
-        return _numbers(kind, noise, dtype)
-    return _filled(backend, kind, noise.shape, dtype, noise.device, noise.arguments())
-
-
-def _numbers(kind: str, noise: Noise, dtype: torch.dtype) -> Tensor:
-    """:func:`draw` in plain torch."""
-    seed, step = (noise.seed, noise.step) if noise.state is None else noise.state.unbind()
-    values = numbers(
-        kind,
-        seed,
-        step,
-        noise.stream,
-        noise.sample_offset if noise.first is None else noise.first,
-        noise.shape[0],
-        noise.shape[1:].numel(),
-        noise.device,
-    )
-    return values.to(dtype).reshape(noise.shape)
-
-
-declare(
-    Operator(
-        name="fill",
-        schema="(Tensor like, int kind) -> Tensor",  # a new tensor of the form of `like`; kind counts KINDS
-        maps=("batch", "none"),
-        fake=lambda like, *_: like.new_empty(like.shape),
-        examples=lambda shape, dtype, device, seed: {
-            kind: (torch.empty(shape, dtype=torch.int64 if kind == "words" else dtype, device=device), i)
-            for i, kind in enumerate(KINDS)
-        },
-        reference=lambda like, kind, noise: _numbers(KINDS[kind], noise, like.dtype),
-        launch="launch_like",
-        public=Noise.tensor,
-        call=lambda like, kind, rng: draw(
-            KINDS[kind], rng.noise(like.shape, device=like.device, beside=()), like.dtype
-        ),
-        stream=Stream.USER,
-        backends=ORDINARY,
-    )
-)
-
-
-def regenerated(backend: str, x: Tensor, dtype: torch.dtype, arguments: Sequence) -> Tensor:
-    """The normals that an operator added to ``x`` on the way forward, drawn again on the way back."""
-    return _filled(backend, "normal", x.shape, dtype, x.device, arguments)
-
-
-def _filled(
-    backend: str, kind: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, arguments: Sequence
-) -> Tensor:
-    like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
-    return raw("fill", backend)(like, KINDS.index(kind), *arguments)
 
 
 class Philox:
@@ -332,7 +181,7 @@ class Philox:
         device = counter.indexed(device)
         dtype = dtype or torch.get_default_dtype()
         step, state = self._take(shape[0], offset, device, 1, compiling=is_compiling())
-        noise = _handle(self._seed, step, int(stream), offset, shape, dtype, device, state)
+        noise = handle(self._seed, step, int(stream), offset, shape, dtype, device, state)
         watched, inside = self._watched(), depth()
         if inside and beside is None:
             noise._first = first_of_slice(shape[0], offset, device, watched)
@@ -351,7 +200,7 @@ class Philox:
         """
         shape, device, offset = x.shape, x.device, self._offset
         step, state = self._take(shape[0], offset, device, steps, compiling=transformed and is_compiling())
-        noise = _handle(self._seed, step, int(stream), offset, shape, x.dtype, device, state)
+        noise = handle(self._seed, step, int(stream), offset, shape, x.dtype, device, state)
         if transformed:
             given = [x, *(t for t in beside if t is not None)]
             noise._first = first_sample(given, shape[0], offset, compiled=self._watched())

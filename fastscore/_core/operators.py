@@ -66,7 +66,7 @@ class Function:
         examples: ``examples(shape, dtype, device, seed)`` gives by name argument lists that the function must serve,
             without the noise arguments, the plainest first; ``shape`` is [B, ...]. Tests are made of them.
         reference: the same in plain torch, of the same arguments and then, where the operator draws, the
-            :class:`fastscore.rng.Noise` to draw; None where another function's stands for it.
+            :class:`fastscore.Noise` to draw; None where another function's stands for it.
         batch: which dimension of every result is B.
         launch: the Triton launcher in ``kernels/<operator>.py``. None: ``launch``, of a variant ``launch_<what it is>``.
     """

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._core import backends
 from .._core.private_torch import apply, forward_rule, is_wrapped, opaque_to_dynamo
 from .._core.registration import per_row, raw, row_sum, wants_grad
-from ..rng import regenerated
+from .._noise import regenerated
 
 
 @lru_cache(maxsize=64)

@@ -15,7 +15,8 @@ from torch import Tensor
 from .._core import backends, checks
 from .._core.operators import Operator, Stream
 from .._core.registration import declare, per_row, raw
-from ..rng import Noise, Philox, as_philox, draw, later
+from .._noise import draw, later
+from ..rng import Noise, Philox, as_philox
 
 DISTRIBUTIONS = ("rademacher", "gaussian", "sphere")
 NATIVE_ALONE = {"native": ("cpu", "cuda")}  # the backends of the operators of trace estimates

@@ -11,7 +11,8 @@ from .._core import backends, checks
 from .._core.operators import ORDINARY, Operator, Stream, example, example_row
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
 from .._core.registration import declare, direct, per_row, raw, row_sum, wants_grad
-from ..rng import Noise, Philox, as_philox, regenerated
+from .._noise import regenerated
+from ..rng import Noise, Philox, as_philox
 
 _STREAM = int(Stream.PERTURB)
 

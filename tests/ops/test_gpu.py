@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import rng
+from fastscore import _noise
 from fastscore._core import backends, sequence
 
 pytestmark = pytest.mark.gpu
@@ -15,9 +15,9 @@ def test_numbers_are_the_cpus(kind):
     """Bit for bit, the normals too: one sequence of float32 operations, without contraction."""
     where = fs.Philox(2**63 + 5, step=9, sample_offset=2**31).noise((1000, 3, 33))
     dtype = torch.int64 if kind == "words" else torch.float32
-    here = rng.draw(kind, where, dtype)
+    here = _noise.draw(kind, where, dtype)
     where.device = torch.device("cuda")
-    there = rng.draw(kind, where, dtype)
+    there = _noise.draw(kind, where, dtype)
     assert backends.last["fill"] == "triton"
     assert torch.equal(there.cpu(), here)
 
