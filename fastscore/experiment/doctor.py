@@ -16,7 +16,7 @@ from .._core.operators import OPERATORS
 from ..evaluation.features import WEIGHTS
 
 _EXTRAS = {
-    "train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "tyro"),
+    "train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "scipy", "filelock", "tyro"),
     "eval": ("torchmetrics", "torch_fidelity"),
 }
 
