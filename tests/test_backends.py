@@ -107,6 +107,7 @@ def declared(monkeypatch):
         monkeypatch.setitem(OPERATORS, name, SimpleNamespace(name=name, backends=backend))
     for name, value in {"_native_problem": None, "_cuda_problem": None, "_has_triton": True}.items():
         monkeypatch.setattr(backends, name, value)
+    monkeypatch.setattr(backends, "isa", lambda: "avx2")
 
 
 def test_the_first_declared_backend_of_a_device_is_its_default(declared, monkeypatch):

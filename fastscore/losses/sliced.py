@@ -293,7 +293,7 @@ SLICED = Objective(
         Option(
             "projection",
             str,
-            "What the directions are",
+            "What the random directions are drawn from",
             partial(checks.one_of, allowed=DISTRIBUTIONS),
             default="rademacher",
             choices=DISTRIBUTIONS,
