@@ -117,7 +117,7 @@ def test_what_is_executed(results):
     ours, plain = executed[UPDATE], executed[PLAIN]
     assert plain["instructions"] > 2 * ours["instructions"] and ours["footprint"] < 12.1
     assert ours["divergent_share"] == ours["bank_conflicts"] == 0
-    assert 50 < ours["instructions"] < 65 < 75 > executed["dsm_loss, and gradient"]["instructions"]
+    assert 50 < ours["instructions"] < 65 < 75 > executed["dsm_loss_and_gradient"]["instructions"]
     torch_bytes = 4 + 12 + 12  # randn writes z; two additions read two tensors and write one
     for device, (rate, bandwidth) in DEVICES.items():
         row = ours[f"{device}_ps".lower()]
