@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from .._core import checks
@@ -43,8 +44,9 @@ def per_level(step_size: float, sigma: Sequence[float]) -> list[float]:
     return [step_size * (sigma_i / sigma[-1]) ** 2 for sigma_i in sigma]
 
 
-def steps(step_sizes: Sequence[float], x: Tensor) -> list[Tensor]:
-    """The step sizes as ``langevin_step.checked`` takes them for ``x``: checked here, once."""
+def steps(step_sizes: Sequence[float], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    """The step sizes as ``langevin_step.checked`` takes them for samples of ``dtype`` on ``device``: checked once, here."""
+    x = torch.empty(0, dtype=dtype, device=device)
     return [checks.row_numbers("step_size", step_size, x) for step_size in step_sizes]
 
 

@@ -89,8 +89,9 @@ def annealed_langevin(
     shape = check_shape(shape)
     dtype = check_start(start, shape, dtype)
     check_watch(len(sigma) * steps_per_level, shape, dtype, callback, trajectory, progress)
-    x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
-    step_sizes = steps(per_level(step_size, sigma), x)
+    on = torch.device(device or levels.device)
+    step_sizes = steps(per_level(step_size, sigma), dtype, on)
+    x = initial(start, shape, sigma[0], rng, dtype, on)
     return run_chain(
         score,
         x,

@@ -68,8 +68,8 @@ def inpaint(
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     dtype = check_start(start, check_shape(image.shape), image.dtype)
     check_watch(len(sigma) * steps_per_level, image.shape, dtype, callback, trajectory, progress)
+    step_sizes = steps(per_level(step_size, sigma), dtype, image.device)
     x = initial(start, image.shape, sigma[0], rng, dtype, image.device)
-    step_sizes = steps(per_level(step_size, sigma), x)
 
     def known_at(i: int) -> Callable[[Tensor], Tensor]:
         y = image + sigma[i] * rng.randn(image.shape, stream=Stream.INPAINT, dtype=image.dtype, device=image.device)

@@ -15,7 +15,7 @@ from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
-from ._steps import given_step_size, per_level
+from ._steps import given_step_size, per_level, steps
 from ._watch import Callback, Trajectory, check_watch
 
 
@@ -72,11 +72,12 @@ def interpolate(
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     dtype = check_start(start, rows, dtype)
     check_watch(len(sigma) * steps_per_level, (n * rows[0], *rows[1:]), dtype, callback, trajectory, progress)
-    x = initial(start, rows, sigma[0], rng, dtype, torch.device(device or levels.device))
+    on = torch.device(device or levels.device)
+    step_sizes = steps(per_level(step_size, sigma), dtype, on)
+    x = initial(start, rows, sigma[0], rng, dtype, on)
     x = x.repeat_interleave(n, 0)
     compute = checks.compute_dtype(x)
     theta = torch.linspace(0, math.pi / 2, n, dtype=compute, device=x.device).view(n, *[1] * (len(rows) - 1))
-    step_sizes = per_level(step_size, sigma)
 
     def step(x: Tensor, s: Tensor, i: int) -> Tensor:
         p, q = (rng.randn(rows, stream=Stream.LANGEVIN, dtype=compute, device=x.device)[:, None] for _ in range(2))

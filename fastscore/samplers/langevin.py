@@ -79,7 +79,7 @@ def langevin(
     burn_in, thin = _kept(num_steps, burn_in, thin)
     check_watch(num_steps, x.shape, x.dtype, callback, trajectory, progress)
     score = Score(score_fn, model_kwargs)
-    step_sizes = steps(schedule(step_size, step_lr, num_steps), x)
+    step_sizes = steps(schedule(step_size, step_lr, num_steps), x.dtype, x.device)
     scale, rng = root(preconditioner, x), as_philox(rng)
     kept = []
 
