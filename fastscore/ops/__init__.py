@@ -1,6 +1,7 @@
 """The operators. One operator is one file: equation, checks, reference."""
 
 from .dsm_loss import dsm_loss
+from .elu import elu
 from .fill_probes import Coloring, Probes, fill_probes
 from .langevin_step import langevin_step
 from .mlp_divergence import mlp_divergence
@@ -11,6 +12,7 @@ __all__ = [
     "Coloring",
     "Probes",
     "dsm_loss",
+    "elu",
     "fill_probes",
     "langevin_step",
     "mlp_divergence",
