@@ -1,75 +1,71 @@
-"""exp and exp(x) - 1 for x <= 0, and the ELU: the sequence of IEEE operations of ``csrc/exponential.h``, whose text says
-how it works, so that the bits are those of the C++ backend. In float32 and float64."""
+"""exp(x) and exp(x) - 1 for x <= 0, and the ELU made of them: the operations of csrc/exponential.h, bit for bit.
+
+Compiled without contraction, as every kernel here (``_launch.OPTIONS``). ``tl.exp`` would be an approximate instruction
+in float32.
+"""
 
 import triton
 import triton.language as tl
 
 
-@triton.jit
-def _number(value: tl.constexpr, x):
-    """A constant in the dtype of ``x``; ``tl.fma`` takes a plain one for a float32."""
-    return tl.full([], value, x.dtype)
+def _constants(least: float, log2_e: str, whole: float, high: str, low: str, *poly: str) -> tl.constexpr:
+    numbers = (log2_e, high, low, *poly)
+    return tl.constexpr((least, whole, *map(float.fromhex, numbers)))
+
+
+# below which exp is taken for 0; what rounds to an integer when it is added; 1 / ln 2; -ln 2 in two parts; the polynomial
+FLOAT32 = _constants(
+    -87.0,
+    "0x1.715476p+0",
+    1.5 * 2.0**23,
+    "-0x1.62e4p-1",
+    "-0x1.7f7d1cp-20",
+    *("0x1.a032c4p-13", "0x1.6d723ep-10", "0x1.11118ap-7", "0x1.5554b0p-5", "0x1.555554p-3", "0x1p-1"),
+)
+FLOAT64 = _constants(
+    -708.0,
+    "0x1.71547652b82fep+0",
+    1.5 * 2.0**52,
+    "-0x1.62e42feep-1",
+    "-0x1.a39ef35793c76p-33",
+    *("0x1.1ee88249c807ep-29", "0x1.af5ea820db61bp-26", "0x1.27e53646c91a4p-22", "0x1.71ddf863d3cf8p-19"),
+    *("0x1.a01a017baf1dep-16", "0x1.a01a01afdd847p-13", "0x1.6c16c16c1f0e8p-10", "0x1.111111110f6c5p-7"),
+    *("0x1.555555555553ep-5", "0x1.5555555555559p-3", "0x1p-1"),
+)
 
 
 @triton.jit
-def _reduced(x):
-    """exp(r) - 1 and 2^n, for x = n ln 2 + r."""
+def reduced(x):
+    """(exp(r) - 1, 2^n) for x = n ln 2 + r, x <= 0 or NaN; what comes of a greater x means nothing."""
+    NUMBERS: tl.constexpr = FLOAT64 if x.dtype == tl.float64 else FLOAT32
+    kept = tl.where(x < NUMBERS[0], tl.full([], NUMBERS[0], x.dtype), x)  # NaN stays
+    whole = tl.full([], NUMBERS[1], x.dtype)
+    shifted = tl.fma(kept, tl.full(x.shape, NUMBERS[2], x.dtype), whole)
+    n = shifted - whole
+    r = tl.fma(n, tl.full(x.shape, NUMBERS[3], x.dtype), kept)
+    r = tl.fma(n, tl.full(x.shape, NUMBERS[4], x.dtype), r)
+    q = tl.full(x.shape, NUMBERS[5], x.dtype)
+    for i in tl.static_range(6, 16 if x.dtype == tl.float64 else 11):
+        q = tl.fma(r, q, tl.full(x.shape, NUMBERS[i], x.dtype))
+    # the last bits of `shifted` are those of n: moved into the exponent, and that of 1 added
     if x.dtype == tl.float64:
-        kept = tl.where(x < -708.0, _number(-708.0, x), x)
-        rounding = _number(6755399441055744.0, x)  # 1.5 2^52
-        shifted = tl.fma(kept, _number(1.4426950408889634, x), rounding)
-        n = shifted - rounding
-        r = tl.fma(n, _number(-0.6931471803691238, x), kept)
-        r = tl.fma(n, _number(-1.9082149292705877e-10, x), r)
-        q = tl.fma(r, _number(2.0875321791412024e-09, x), _number(2.5109024307166103e-08, x))
-        q = tl.fma(r, q, _number(2.7557402797393253e-07, x))
-        q = tl.fma(r, q, _number(2.75572442546385e-06, x))
-        q = tl.fma(r, q, _number(2.4801587172206217e-05, x))
-        q = tl.fma(r, q, _number(0.00019841269886073013, x))
-        q = tl.fma(r, q, _number(0.0013888888888962617, x))
-        q = tl.fma(r, q, _number(0.008333333333321655, x))
-        q = tl.fma(r, q, _number(0.041666666666666505, x))
-        q = tl.fma(r, q, _number(0.16666666666666677, x))
-        q = tl.fma(r, q, _number(0.5, x))
-        exponent = tl.add(shifted.to(tl.int64, bitcast=True) << 52, 0x3FF0000000000000, sanitize_overflow=False)
+        scale = ((shifted.to(tl.int64, bitcast=True) << 52) + 0x3FF0000000000000).to(tl.float64, bitcast=True)
     else:
-        kept = tl.where(x < -87.0, _number(-87.0, x), x)
-        rounding = _number(12582912.0, x)  # 1.5 2^23
-        shifted = tl.fma(kept, _number(1.44269504, x), rounding)
-        n = shifted - rounding
-        r = tl.fma(n, _number(-0.693145752, x), kept)
-        r = tl.fma(n, _number(-1.42860677e-6, x), r)
-        q = tl.fma(r, _number(0.00019845881615765393, x), _number(0.0013940668432042003, x))
-        q = tl.fma(r, q, _number(0.008333389647305012, x))
-        q = tl.fma(r, q, _number(0.04166635870933533, x))
-        q = tl.fma(r, q, _number(0.1666666567325592, x))
-        q = tl.fma(r, q, _number(0.5, x))
-        exponent = tl.add(shifted.to(tl.int32, bitcast=True) << 23, 0x3F800000, sanitize_overflow=False)
-    return tl.fma(r * r, q, r), exponent.to(x.dtype, bitcast=True)
-
-
-@triton.jit
-def expm1_nonpositive(x):
-    """exp(x) - 1 for x <= 0, or NaN."""
-    part, scale = _reduced(x)
-    return tl.fma(scale, part, scale - 1.0)
-
-
-@triton.jit
-def exp_nonpositive(x):
-    """exp(x) for x <= 0, or NaN; 0 where float32 has ended, below -87 (float64: -708)."""
-    part, scale = _reduced(x)
-    least: tl.constexpr = -708.0 if x.dtype == tl.float64 else -87.0
-    return tl.where(x < least, 0.0, tl.fma(scale, part, scale))
+        scale = ((shifted.to(tl.int32, bitcast=True) << 23) + 0x3F800000).to(tl.float32, bitcast=True)
+    return tl.fma(r * r, q, r), scale
 
 
 @triton.jit
 def elu(x):
     """x where x > 0, else exp(x) - 1. Zeros keep their sign."""
-    return tl.where(x >= 0, x, expm1_nonpositive(x))
+    part, scale = reduced(x)
+    return tl.where(x >= 0, x, tl.fma(scale, part, scale - 1.0))
 
 
 @triton.jit
 def elu_slope(x):
-    """The derivative of ``elu``: 1 where x > 0, else exp(x)."""
-    return tl.where(x > 0, 1.0, exp_nonpositive(x))
+    """The derivative of :func:`elu`: 1 where x > 0, else exp(x)."""
+    LEAST: tl.constexpr = FLOAT64[0] if x.dtype == tl.float64 else FLOAT32[0]
+    part, scale = reduced(x)
+    below = tl.where(x < LEAST, 0.0, tl.fma(scale, part, scale))
+    return tl.where(x > 0, 1.0, below)
