@@ -4,6 +4,7 @@ from .dsm_loss import dsm_loss
 from .elu import elu
 from .fill_probes import Coloring, Probes, fill_probes
 from .langevin_step import langevin_step
+from .mean_pool import mean_pool
 from .mlp_divergence import mlp_divergence
 from .perturb import perturb
 from .probe_dot import probe_dot
@@ -15,6 +16,7 @@ __all__ = [
     "elu",
     "fill_probes",
     "langevin_step",
+    "mean_pool",
     "mlp_divergence",
     "perturb",
     "probe_dot",
