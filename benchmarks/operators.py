@@ -13,12 +13,14 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import fastscore as fs
 from fastscore._core.operators import OPERATORS, Operator
 
 SHAPES = {"64x2": (64, 2), "64x3x32x32": (64, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32), "4M": (1024, 4, 32, 32)}
 TRACE = {"8x16x3x32x32": (16, 3, 32, 32)}  # eight probes of 16 images
+ACTIVATIONS = {"4x128x32x32": (4, 128, 32, 32), "128x16x8x8": (128, 16, 8, 8)}  # of NCSN, on CIFAR-10 and on digits
 POINTS = {"1024x64": (1024, 64)}  # of an MLP with 512 hidden units
 PROVIDERS = ("fastscore", "eager", "compile", "floor")
 Wrap = Callable[[Callable], Callable]  # torch.compile, or nothing
@@ -180,6 +182,32 @@ def _mlp_divergence(shape: tuple[int, ...], device: str) -> Row:
     )
 
 
+def _layer(
+    shape: tuple[int, ...], device: str, ours: Callable, torchs: Callable, last: bool, with_gradient: bool
+) -> Row:
+    """A function of one tensor, or it and its gradient."""
+    order = torch.channels_last if last else torch.contiguous_format
+    x, upstream = (torch.randn(shape, device=device).contiguous(memory_format=order) for _ in range(2))
+    if not with_gradient:
+        return Row(lambda: ours(x), lambda wrap: partial(wrap(torchs), x), lambda: torch.mul(x, 0.5), x.numel())
+    leaf = x.clone().requires_grad_()
+
+    def back(layer: Callable[[Tensor], Tensor]) -> object:
+        return torch.autograd.grad(layer(leaf), leaf, upstream)
+
+    return Row(
+        lambda: back(ours),
+        lambda wrap: partial(back, wrap(torchs)),
+        lambda: (torch.mul(x, 0.5), torch.mul(upstream, 0.5)),
+        x.numel(),
+    )
+
+
+_ELU = partial(_layer, ours=fs.ops.elu, torchs=functional.elu, last=False)
+_MEAN_POOL = partial(
+    _layer, ours=fs.ops.mean_pool, torchs=partial(functional.avg_pool2d, kernel_size=5, stride=1, padding=2)
+)
+
 _OWN = {
     "langevin_step": Benchmark("langevin_step", _langevin_step, SHAPES),
     "perturb": Benchmark("perturb", _perturb, SHAPES),
@@ -191,6 +219,15 @@ _OWN = {
     "fill_probes, 8 colours": Benchmark("fill_probes", partial(_probes, colored=True, dot=False), TRACE),
     "probe_dot": Benchmark("probe_dot", partial(_probes, colored=False, dot=True), TRACE),
     "probe_dot, 8 colours": Benchmark("probe_dot", partial(_probes, colored=True, dot=True), TRACE),
+    **{
+        f"{name}{' + gradient' * back}": Benchmark(operator, partial(make, with_gradient=back), ACTIVATIONS)
+        for name, operator, make in (
+            ("elu", "elu", _ELU),
+            ("mean_pool", "mean_pool", partial(_MEAN_POOL, last=False)),
+            ("mean_pool, channels_last", "mean_pool", partial(_MEAN_POOL, last=True)),
+        )
+        for back in (False, True)
+    },
     "mlp_divergence": Benchmark("mlp_divergence", _mlp_divergence, POINTS),
 }
 
