@@ -69,11 +69,12 @@ void pool_unit(const PoolUnit<T>& u, Compute<T>* memory) {
 
 template <class T>
 void mean_pool(const PoolArguments& a, int64_t from, int64_t to) {
-  const std::unique_ptr<char[]> memory(new char[a.memory(sizeof(Compute<T>)) + 64]);
-  void* start = memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64) % 64;
+  alignas(64) char here[kStack];
+  const size_t needed = a.memory(sizeof(Compute<T>));
+  const std::unique_ptr<char[]> elsewhere(needed > kStack ? new char[needed] : nullptr);
+  Compute<T>* buffers = reinterpret_cast<Compute<T>*>(elsewhere ? elsewhere.get() : here);
   for (int64_t i = from; i < to; ++i) {
     const PoolUnit<T> unit = a.unit<T>(i);
-    Compute<T>* buffers = static_cast<Compute<T>*>(start);
     a.size == 5   ? pool_unit<T, 5>(unit, buffers)
     : a.size == 3 ? pool_unit<T, 3>(unit, buffers)
                   : pool_unit<T, 0>(unit, buffers);
@@ -88,6 +89,8 @@ void mean_pool(const PoolArguments& a, int64_t from, int64_t to) {
 #include "dense.h"
 
 namespace fastscore {
+
+constexpr size_t kStack = 1 << 17;  // bytes of buffers that need no allocation
 
 // What is pooled at once: rows of an image, or of many planes; a row is `segments` runs of `length` elements, `apart`
 // elements apart in memory and `pitch` in the buffers. Neighbours along the row are `shift` elements apart.
