@@ -172,7 +172,7 @@ def place(
         channel = tl.program_id(2) * BLOCK_1
         width = channels // EVEN * EVEN
         base = (first * pixels + pixel) * width + channel
-        instance, there = first * channels + channel + two, channel + two < width
+        instance, there = first * width + channel + two, channel + two < width
         across = there[None, :] & (pixel + one < pixels)[:, None]
         count = tl.minimum(tl.maximum(pixels - pixel, 0), BLOCK_0)
     else:
