@@ -126,7 +126,7 @@ class Variant:
     def moved(self, written: bool) -> list[torch.Tensor]:
         """The tensors of the samples' size that are written, or that are read."""
         tensors = self.launch.tensors().items()
-        return [t for name, t in tensors if t.numel() == self.elements and (name in RESULTS) == written]
+        return [t for name, t in tensors if t.numel() == self.elements and bool(RESULTS.fullmatch(name)) == written]
 
     def bytes_an_element(self) -> int:
         return sum(t.element_size() for t in (*self.moved(False), *self.moved(True)))

@@ -15,9 +15,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-TILE = 4096  # elements of a program
-WHOLE = 8192  # a sample of at most so many has one program, and is read once
-WIDE_CHANNELS = 32  # of a program where channels come last: 128 bytes in float32
+TILE = 1 << 14  # bytes of a program: 64 a thread
+LINE = 128  # bytes of a pixel's channels that a program has, where channels come last; more where pixels are few
+WHOLE = 8192  # a sample of at most so many elements has one program, and is read once
 CHUNKS = 1024  # of an instance at most: larger images have larger chunks, which a program walks tile by tile
 COMBINED = 2048  # partial results that a program combines at once
 CHANNELS = 1 << 15
@@ -29,9 +29,9 @@ def power(n: int) -> int:
     return 1 << (n - 1).bit_length()
 
 
-def warps(elements: int) -> int:
-    """16 elements a thread."""
-    return min(max(elements // 512, 1), 16)
+def warps(elements: int, a_thread: int = 16) -> int:
+    """How many warps share so many elements."""
+    return min(max(elements // (32 * a_thread), 1), 16)
 
 
 def dense(x: Tensor) -> tuple[Tensor, bool]:
@@ -62,12 +62,14 @@ class Plan:
         arguments: theirs.
         chunks: how many an instance has.
         whole: a program has a whole sample.
+        warps: of a program.
     """
 
     grid: tuple[int, int, int]
     arguments: dict[str, int | bool]
     chunks: int
     whole: bool
+    warps: int
 
     @classmethod
     def of(cls, x: Tensor, last: bool) -> Plan:
@@ -76,15 +78,15 @@ class Plan:
             raise ValueError(f"x may have at most {CHANNELS} channels in the Triton kernels, got {channels}")
         if pixels >= 1 << 31 or batch * channels >= 1 << 31:
             raise ValueError(f"x is too large for one launch: {tuple(x.shape)}")
-        wide, long = power(channels), power(pixels)
+        wide, long, tile, line = power(channels), power(pixels), TILE // x.element_size(), LINE // x.element_size()
         whole = wide * long <= WHOLE
         if whole:
             block = (long, wide) if last else (wide, long)
         elif last:
-            columns = min(wide, max(WIDE_CHANNELS, TILE // long))
-            block = (min(long, TILE // columns), columns)
+            columns = min(wide, max(line, tile // long))
+            block = (min(long, tile // columns), columns)
         else:
-            block = (max(TILE // long, 1), min(long, TILE))
+            block = (max(tile // long, 1), min(long, tile))
         tiles = -(-pixels // block[0 if last else 1])
         steps = power(-(-tiles // CHUNKS))
         chunks = -(-tiles // steps)
@@ -106,13 +108,13 @@ class Plan:
             "EVEN": gcd(channels if last else pixels, 16 // x.element_size()),
             "MASK": not full,
         }
-        return cls(grid, arguments, chunks, whole)
+        a_thread = 16 if whole else 64 // x.element_size()
+        return cls(grid, arguments, chunks, whole, warps(block[0] * block[1], a_thread))
 
     @property
     def options(self) -> dict[str, int | bool]:
         """Those of the compiler; one stage: nothing is copied ahead of the step that uses it."""
-        elements = int(self.arguments["BLOCK_0"]) * int(self.arguments["BLOCK_1"])
-        return {"num_warps": warps(elements), "num_stages": 1, "enable_fp_fusion": False}
+        return {"num_warps": self.warps, "num_stages": 1, "enable_fp_fusion": False}
 
     def combining(self) -> dict[str, int]:
         """The arguments of a kernel that has one program a sample, and combines the partial results of its chunks."""
@@ -132,7 +134,7 @@ class Plan:
     def combining_options(self) -> dict[str, int | bool]:
         block = self.combining()
         return {
-            "num_warps": warps(4 * block["CHANNELS"] * block["TOGETHER"]),
+            "num_warps": warps(block["CHANNELS"] * block["TOGETHER"], 4),
             "num_stages": 1,
             "enable_fp_fusion": False,
         }
