@@ -12,7 +12,7 @@ from torch import Tensor
 
 from . import exponential
 from .instance_norm_plus_gradient import launch_gradient as launch_gradient
-from .instance_statistics import coefficients, inverse_root, moments, parameter, standardized
+from .instance_statistics import inverse_root, moments, parameter, scale_and_shift, standardized
 from .instances import INTEGERS, Plan, dense, finish, parameters, place, quotient, spread
 
 
@@ -166,7 +166,7 @@ def launch(
         else:
             partial = mean.new_empty(2, plan.chunks, *mean.shape)
             instance_norm_plus_statistics_kernel[plan.grid](partial, source, **plan.arguments, **plan.options)
-            scale, shift = coefficients(plan, x, gamma, alpha, beta, eps, parts=partial, mean=mean, rstd=rstd)
+            scale, shift = scale_and_shift(plan, x, gamma, alpha, beta, eps, parts=partial, mean=mean, rstd=rstd)
             instance_norm_plus_kernel[plan.grid](
                 out, source, mean, scale, shift, ACTIVATION=activation, **plan.arguments, **plan.options
             )

@@ -14,7 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import exponential
-from .instance_statistics import coefficients, parameter, standardized
+from .instance_statistics import parameter, scale_and_shift, standardized
 from .instances import INTEGERS, Plan, dense, finish, like, parameters, place, quotient, spread
 
 
@@ -267,7 +267,7 @@ def launch_gradient(
             return finish(x, source, to_x), to_gamma, to_alpha, to_beta
         scale, shift = torch.empty_like(mean), None
         if activation:
-            scale, shift = coefficients(plan, x, gamma, alpha, beta, eps, mean=mean, rstd=rstd)
+            scale, shift = scale_and_shift(plan, x, gamma, alpha, beta, eps, mean=mean, rstd=rstd)
         sums, slope, constant = mean.new_empty(2, plan.chunks, *mean.shape), *(torch.empty_like(mean) for _ in range(2))
         instance_norm_plus_gradient_sums_kernel[plan.grid](
             sums, upstream, source, mean, scale if activation else None, shift, **own

@@ -69,7 +69,7 @@ def combined(partial, instance, there, instances, pixels, chunks, CHUNK: tl.cons
 
 
 @triton.jit(do_not_specialize=INTEGERS)
-def instance_norm_plus_coefficients_kernel(
+def instance_norm_plus_scale_shift_kernel(
     out_scale,
     out_shift,
     out_mean,
@@ -112,7 +112,7 @@ def instance_norm_plus_coefficients_kernel(
     tl.store(out_shift + instance, tl.fma(g * a, t, b), mask=there)
 
 
-def coefficients(
+def scale_and_shift(
     plan: Plan,
     x: Tensor,
     gamma: Tensor,
@@ -131,7 +131,7 @@ def coefficients(
     """
     scale, shift = torch.empty_like(mean), torch.empty_like(mean)
     given = (None, None, None, mean, rstd) if parts is None else (mean, rstd, parts, None, None)
-    instance_norm_plus_coefficients_kernel[(x.shape[0],)](
+    instance_norm_plus_scale_shift_kernel[(x.shape[0],)](
         scale,
         shift,
         *given,
