@@ -287,5 +287,7 @@ def launch_gradient(
             **plan.combining(),
             **plan.combining_options(),
         )
-        instance_norm_plus_gradient_kernel[plan.grid](to_x, upstream, source, mean, scale, shift, slope, constant, **own)
+        instance_norm_plus_gradient_kernel[plan.grid](
+            to_x, upstream, source, mean, scale, shift, slope, constant, **own
+        )
     return finish(x, source, to_x), to_gamma, to_alpha, to_beta

@@ -81,7 +81,7 @@ class Compiler:
 
 def host_array(tensor: torch.Tensor) -> np.ndarray:
     """The memory of a tensor of whatever type, dense in some order of its dimensions, as numpy integers."""
-    order = sorted(range(tensor.dim()), key=lambda d: (-tensor.stride(d), -tensor.shape[d]))
+    order = sorted(range(tensor.dim()), key=lambda d: (tensor.stride()[d], tensor.shape[d]), reverse=True)
     dense = tensor.detach().permute(order)
     if not dense.is_contiguous():
         raise ValueError(f"a kernel's tensor must be dense, got shape {tuple(tensor.shape)}, strides {tensor.stride()}")
