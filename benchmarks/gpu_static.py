@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import re
 import subprocess
@@ -68,6 +69,13 @@ MORE_FORMS = {  # of the update alone, which stands for all kernels in this
     "fp16": ((4, 2048), torch.float16, False),
     "fp64": ((4, 2048), torch.float64, False),
 }
+IMAGES = {  # of operators on images, in place of all these: with the memory format, where channels come last
+    "": ((4, 32, 32, 32), torch.float32, False),
+    "channels last": ((4, 32, 32, 32), torch.float32, False, torch.channels_last),
+    "channels last, bf16": ((2, 64, 32, 32), torch.bfloat16, False, torch.channels_last),
+    "small images": ((8, 16, 8, 8), torch.float32, False),
+}
+ON_IMAGES = {"instance_norm_plus": "elu"}  # and their example
 MASKED = ("short rows", "odd rows")  # compiled with the mask that other numbers of such rows need
 
 # kinds of instructions by the start of their names; whatever is in none of these is control or data movement
@@ -126,7 +134,7 @@ class Variant:
     def moved(self, written: bool) -> list[torch.Tensor]:
         """The tensors of the samples' size that are written, or that are read."""
         tensors = self.launch.tensors().items()
-        return [t for name, t in tensors if t.numel() == self.elements and (name in RESULTS) == written]
+        return [t for name, t in tensors if t.numel() == self.elements and bool(RESULTS.fullmatch(name)) == written]
 
     def bytes_an_element(self) -> int:
         return sum(t.element_size() for t in (*self.moved(False), *self.moved(True)))
@@ -140,33 +148,56 @@ class Variant:
         return self.launch.kernel, str(self.launch.types), str(constants)
 
 
-def recorded(operator: Operator, function: Function, title: str, form: tuple, mask: bool) -> Variant:
-    """The kernel that a function launches for one of its examples."""
-    shape, dtype, on_device = form
-    given = function.examples(shape, dtype, "cpu", 0)[title]
+def recorded(operator: Operator, function: Function, title: str, form: tuple, mask: bool) -> dict[str, Variant]:
+    """The kernels that a function launches for one of its examples, by their names."""
+    shape, dtype, on_device, *memory_format = form
+    given = list(function.examples(shape, dtype, "cpu", 0)[title])
+    for i, kind in enumerate(function.maps):
+        if memory_format and kind == "batch" and given[i].dim() == len(shape):
+            given[i] = given[i].contiguous(memory_format=memory_format[0])
     noise = () if operator.stream is None else (7, 1, int(operator.stream), 0, None, None)
     if on_device:
         noise = (*noise[:4], torch.tensor([7, 1]), torch.arange(shape[0]))
     with replaced(Recorder) as kernels:
         raw(function.name, "triton")(*given, *noise)
-    ((kernel, launch),) = [(kernel.kernel, launch) for kernel in kernels.values() for launch in kernel.launches]
-    if mask:
-        launch = replace(launch, constants=launch.constants | {"MASK": True})
-    return Variant(kernel, launch, shape[0] * shape[1], 4 * launch.constants["BLOCK"])
+    found, elements = {}, math.prod(shape)
+    for name, kernel in kernels.items():
+        for launch in kernel.launches:
+            if mask:
+                launch = replace(launch, constants=launch.constants | {"MASK": True})
+            constants = launch.constants
+            quads = 4 * constants["BLOCK"] if "BLOCK" in constants else constants.get("BLOCK_0", 0)
+            block = quads * constants.get("BLOCK_1", 1) or elements // math.prod(launch.grid)
+            found[name] = Variant(kernel.kernel, launch, elements, block)
+    return found
 
 
 def of_operator(operator: Operator) -> Iterator[tuple[str, Variant]]:
     """Each of an operator's kernels once, and the one that moves most tensors for other shapes and dtypes too."""
+    if operator.name in ON_IMAGES:
+        yield from on_images(operator)
+        return
     known: dict[tuple, tuple[str, Function, str, Variant]] = {}
     for function in operator.functions():
         for title in function.examples(LONG[0], LONG[1], "cpu", 0):
-            variant = recorded(operator, function, title, LONG, False)
+            (variant,) = recorded(operator, function, title, LONG, False).values()
             name = f"{function.name}, {title}".rstrip(", ")
             known.setdefault(variant.code(), (name, function, title, variant))
     yield from ((name, variant) for name, _, _, variant in known.values())
     name, function, title, _ = max(known.values(), key=lambda entry: entry[3].tensors_moved())
     for form, what in (FORMS | (MORE_FORMS if operator.name == UPDATE else {})).items():
-        yield f"{name}, {form}", recorded(operator, function, title, what, form in MASKED)
+        (variant,) = recorded(operator, function, title, what, form in MASKED).values()
+        yield f"{name}, {form}", variant
+
+
+def on_images(operator: Operator) -> Iterator[tuple[str, Variant]]:
+    """The kernels of each of an operator's functions for all forms of images; those on [B, C] for the first alone."""
+    for function in operator.functions():
+        for form, what in IMAGES.items():
+            for name, variant in recorded(operator, function, ON_IMAGES[operator.name], what, False).items():
+                part = name.removeprefix(function.name).removeprefix(operator.name).strip("_")
+                if not form or variant.tensors_moved():
+                    yield ", ".join(filter(None, (function.name, form, part))), variant
 
 
 def plain() -> Variant:

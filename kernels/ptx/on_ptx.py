@@ -6,6 +6,7 @@ import inspect
 import json
 import os
 import pkgutil
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ POINTERS = {
 }
 NUMBERS = {"int64": "i64", "uint64": "u64", "int32": "i32", "uint32": "u32", "float32": "fp32", "fp32": "fp32"}
 RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-RESULTS = ("out", "grad", "partial")  # arguments that a kernel writes, and must not read
+RESULTS = re.compile("out|grad|partial|(out|to)_.*")  # the names of what a kernel writes, and must not read
 
 
 class Compiler:
@@ -79,8 +80,12 @@ class Compiler:
 
 
 def host_array(tensor: torch.Tensor) -> np.ndarray:
-    """The memory of a contiguous tensor, of whatever type, as numpy integers."""
-    return tensor.detach().reshape(-1).view(RAW[tensor.element_size()]).numpy()
+    """The memory of a tensor of whatever type, dense in some order of its dimensions, as numpy integers."""
+    order = sorted(range(tensor.dim()), key=lambda d: (tensor.stride()[d], tensor.shape[d]), reverse=True)
+    dense = tensor.detach().permute(order)
+    if not dense.is_contiguous():
+        raise ValueError(f"a kernel's tensor must be dense, got shape {tuple(tensor.shape)}, strides {tensor.stride()}")
+    return dense.view(-1).view(RAW[tensor.element_size()]).numpy()
 
 
 def loose(module: Module) -> list[str]:
@@ -139,7 +144,7 @@ class Launch:
         for name, kind in self.types.items():
             if kind.startswith("*"):
                 array = host_array(self.values[name])
-                given.append(Unwritten(array) if name in RESULTS else array)
+                given.append(Unwritten(array) if RESULTS.fullmatch(name) else array)
             elif kind != "constexpr":
                 given.append(self.values[name])
         entry = next(iter(module.entries.values()))
@@ -190,28 +195,33 @@ class OnPtx(Recorder):
         self.results.append(launch.execute(module, warps=answer["warps"], shared=answer["shared"]))
 
 
-def kernel_files() -> list[str]:
-    """The names of the files in kernels/ that have a kernel: each is an operator's, or several operators'."""
+def all_kernels() -> dict[str, tuple[str, str]]:
+    """Every kernel of the package, a function whose name ends in _kernel, by its name without that: (file, function)."""
     import fastscore.kernels
 
-    names = (module.name for module in pkgutil.iter_modules(fastscore.kernels.__path__) if not module.ispkg)
-    return sorted(name for name in names if hasattr(import_module(f"fastscore.kernels.{name}"), f"{name}_kernel"))
+    found = {}
+    for module in pkgutil.iter_modules(fastscore.kernels.__path__, "fastscore.kernels."):
+        for function, kernel in () if module.ispkg else vars(import_module(module.name)).items():
+            if function.endswith("_kernel") and getattr(kernel, "fn", kernel).__module__ == module.name:
+                found[function.removesuffix("_kernel")] = (module.name, function)
+    return found
 
 
 @contextmanager
 def replaced(stand_in: Callable[[Any], Recorder]) -> Iterator[dict[str, Recorder]]:
-    """Inside the ``with``, every Triton kernel of the package is ``stand_in(kernel)``; yields them by their file.
+    """Inside the ``with``, every Triton kernel of the package is ``stand_in(kernel)``; yields them by their names.
 
     Launches are then made as on a GPU, with its blocks, though their tensors may lie on the CPU.
     """
     launches: Any = import_module("fastscore.kernels._launch")
-    before = {name: getattr(import_module(f"fastscore.kernels.{name}"), f"{name}_kernel") for name in kernel_files()}
+    places = all_kernels()
+    before = {name: getattr(import_module(file), function) for name, (file, function) in places.items()}
     interpreted, launches.interpreted = launches.interpreted, lambda: False
     made = {name: stand_in(kernel) for name, kernel in before.items()}
 
     def put(kernels: dict[str, Any]) -> None:
         for name, kernel in kernels.items():
-            setattr(import_module(f"fastscore.kernels.{name}"), f"{name}_kernel", kernel)
+            setattr(import_module(places[name][0]), places[name][1], kernel)
 
     try:
         put(made)

@@ -390,6 +390,10 @@ def alu(op: str, mods: tuple[str, ...]) -> Alu:
             return a ^ sign if op == "neg" else a & ~sign
 
         return Alu(signs, (t,), "float")
+    if op == "copysign":
+        known(t in ("f32", "f64") and not flags)
+        top = UINT[BITS[t]](1 << BITS[t] - 1)
+        return Alu(lambda a, b: (a & top) | (b & ~top), (t, t), "float")
     if t in FLOATS:
         return _float(op, set(flags), t)
     return _carrying(op, flags, t) if "cc" in flags or op in ("addc", "subc", "madc") else _integer(op, flags, t)

@@ -6,6 +6,7 @@ import torch
 import fastscore as fs
 from fastscore import _noise
 from fastscore._core import backends, sequence
+from fastscore._core.registration import raw
 
 pytestmark = pytest.mark.gpu
 
@@ -68,3 +69,26 @@ def test_the_current_stream_is_used():
         y = fs.perturb(x, 1e-6, fs.Philox(0))[0]
     stream.synchronize()
     torch.testing.assert_close(y, torch.full_like(y, 3.0), rtol=1e-4, atol=0)
+
+
+@pytest.mark.parametrize("shape", [(4, 16, 8, 8), (2, 32, 64, 64)], ids=["a program a sample", "many"])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_a_captured_norm_has_the_bits_of_an_eager_one(shape, memory_format):
+    """Forward and backward of new numbers in the same memory: nothing was decided, or read, on the host."""
+    x, upstream = (torch.randn(shape, device="cuda").contiguous(memory_format=memory_format) for _ in range(2))
+    gamma, alpha, beta = (torch.randn(shape[1], device="cuda") for _ in range(3))
+
+    def work() -> tuple:
+        out, mean, rstd = raw("instance_norm_plus", "triton")(x, gamma, alpha, beta, 1e-5, 1)
+        saved = (x, mean, rstd, gamma, alpha, beta)
+        return out, mean, rstd, *raw("instance_norm_plus_gradient", "triton")(upstream, *saved, 1e-5, 1)
+
+    work()  # kernels are compiled outside of the capture
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = work()
+    for _ in range(2):
+        for given in (x, upstream, gamma):
+            given.normal_()
+        graph.replay()
+        assert all(torch.equal(a, b) for a, b in zip(captured, work(), strict=True))

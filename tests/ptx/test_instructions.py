@@ -584,6 +584,7 @@ def test_signs_extremes_and_flushing():
     )
     check("neg.f32 %z, %a;", "u32", "u32", [r[:1] for r in rows], lambda a: a ^ 1 << 31)
     check("abs.f32 %z, %a;", "u32", "u32", [r[:1] for r in rows], lambda a: a & ~(1 << 31))
+    check("copysign.f32 %z, %a, %b;", "u32 u32", "u32", rows, lambda a, b: a & 1 << 31 | b & ~(1 << 31))  # of a onto b
 
     def flushed(x):
         return math.copysign(0.0, x) if abs(x) < 2.0**-126 else x

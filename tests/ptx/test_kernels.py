@@ -7,6 +7,7 @@ import torch
 
 import fastscore as fs
 from fastscore._core import backends
+from fastscore._core.checks import compute_dtype
 from fastscore._core.registration import raw
 from fastscore._core.sequence import KINDS
 from tests.ops.cases import DTYPES, LAYOUTS, compiled_table, tensor
@@ -58,6 +59,11 @@ def inputs(name, title, shape, dtype, layout="contiguous", how="numbers"):
     return tuple(given), noise(operator, shape[0], "on device" if how in ("on device", "index") else "numbers")
 
 
+# Operators that divide by what they sum: every result depends on the order of sums, which the C++ has another of. Their
+# results differ by no more than so many roundings of a tensor's largest number (4 were seen).
+REDUCED, ROUNDINGS = ("instance_norm_plus",), 32
+
+
 def sums(name):
     """Which of a function's results have fewer dimensions than its samples."""
     operator, function = FUNCTIONS[name]
@@ -84,10 +90,15 @@ def test_the_bits_of_native_and_the_values_of_the_reference(on_ptx, name, title,
     got, native = (raw(name, backend)(*given, *where) for backend in ("triton", "native"))
     got, native = results(got), results(native)
     x = given[0]
-    assert sum(len(kernel.results) for kernel in on_ptx.values()) == (1 if x.numel() else 0)
+    reduced = FUNCTIONS[name][0].name in REDUCED
+    launches = sum(len(kernel.results) for kernel in on_ptx.values())
+    assert launches == 0 if not x.numel() else launches >= 1 if reduced else launches == 1
     for ours, theirs, summed in zip(got, native, sums(name), strict=True):
         assert ours.shape == theirs.shape and ours.dtype == theirs.dtype
-        if summed:  # in another order
+        if reduced and x.numel():
+            bound = ROUNDINGS * torch.finfo(compute_dtype(x)).eps + torch.finfo(ours.dtype).eps
+            assert float((ours - theirs).abs().max()) <= bound * float(theirs.abs().max())
+        elif summed:  # in another order
             torch.testing.assert_close(ours, theirs, rtol=1e-13 if dtype == torch.float64 else 1e-6, atol=0)
         else:
             assert torch.equal(bits(ours), bits(theirs))
