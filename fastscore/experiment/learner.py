@@ -15,7 +15,7 @@ from ..ema import EMA
 from ..losses import OBJECTIVES, draw_labels
 from ..rng import Philox
 from . import checkpoint
-from .build import make_model, make_sigmas
+from .build import make_model, make_sigmas, placed
 from .config import TrainConfig
 from .precision import in_precision, resolve
 
@@ -43,7 +43,7 @@ class Learner:
     def __init__(self, config: TrainConfig, data: Data, device: torch.device):
         self.config, self.data, self.device = config, data, device
         self.sigmas = make_sigmas(config).to(device)
-        self.model = make_model(config, data.shape).to(device)
+        self.model = placed(make_model(config, data.shape), device)
         self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),

@@ -18,7 +18,7 @@ from .._core.errors import CheckpointError, NonFiniteSamples
 from ..rng import Philox
 from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
-from .build import make_model, make_sigmas, pick_device
+from .build import make_model, make_sigmas, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
@@ -112,7 +112,7 @@ def load_run(
     network.requires_grad_(False)
     return TrainedRun(
         config,
-        network.to(chosen).eval(),
+        placed(network, chosen).eval(),
         about.sample_shape,
         chosen,
         about.step,
