@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .. import data
 from ..models import build_model
+from ..models.refinenet import ScoreRefineNet
 from ..schedules import geometric_sigmas
 from .config import TrainConfig
 
@@ -71,6 +72,14 @@ def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
         size = {"channels": sample_shape[0], "image_size": sample_shape[1], "ngf": config.width}
         levels = {"num_levels": len(sigmas)} if config.model == "ncsn" else {"sigmas": sigmas}
         return build_model(config.model, **size, **levels)
+
+
+def placed(model: nn.Module, device: torch.device) -> nn.Module:
+    """``model``, moved to ``device``, with its weights in the order in memory that is fastest there."""
+    model = model.to(device)
+    if isinstance(model, ScoreRefineNet):
+        model.lay_out()
+    return model
 
 
 def pick_device(name: str) -> torch.device:

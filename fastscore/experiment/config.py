@@ -90,6 +90,8 @@ class TrainConfig:
     """Decides the initial weights, the batches and all noise."""
     device: str = "auto"
     """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """What the network is computed in; weights and loss are fp32. auto: bf16 where faster; the run keeps what it was."""
     log_every: int = 50
     """Iterations between two lines of metrics.jsonl."""
     checkpoint_every: int = 1000
@@ -119,6 +121,7 @@ class TrainConfig:
                 raise ValueError(f"it must hold a JSON object, got {checks.describe(values)}")
             if "step_size" not in values and "alpha" in values:  # the name that it had in runs of format 1
                 values["step_size"] = values.pop("alpha")
+            values.setdefault("precision", "fp32")  # there was no other
             unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
             if unknown:
                 raise ValueError(f"it has fields that this version does not know: {', '.join(sorted(unknown))}")
@@ -141,8 +144,8 @@ SAMPLING = tuple(dict.fromkeys(o.setting for entry in SAMPLERS.values() for o in
 MAY_CHANGE = frozenset(
     {"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep", "sample_every", *SAMPLING}
 )
-#: What may be changed on the way where that is asked for (``--change``): how the optimizer steps, and nothing else.
-CHANGEABLE = ("lr", "beta1", "beta2", "eps", "warmup", "decay", "clip_norm", "iterations")
+#: What may be changed on the way where that is asked for (``--change``): how the optimizer steps, and the precision.
+CHANGEABLE = ("lr", "beta1", "beta2", "eps", "warmup", "decay", "clip_norm", "iterations", "precision")
 
 _DIGITS = TrainConfig(
     data="digits",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig
 
 _MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
 # lowest and highest value
@@ -73,7 +74,13 @@ def check(config: TrainConfig) -> None:
     for name in ("data", "data_dir", "device"):
         if not isinstance(getattr(config, name), str):
             raise TypeError(f"{name} must be a string, got {checks.describe(getattr(config, name))}")
-    for name, words in (("model", _MODELS), ("objective", tuple(OBJECTIVES)), ("start", ("uniform", "normal"))):
+    choices = {
+        "model": _MODELS,
+        "objective": tuple(OBJECTIVES),
+        "start": ("uniform", "normal"),
+        "precision": PRECISIONS,
+    }
+    for name, words in choices.items():
         if not isinstance(getattr(config, name), str):  # a list, say, which cannot be looked up
             raise TypeError(f"{name} must be one of {', '.join(words)}, got {checks.describe(getattr(config, name))}")
         checks.one_of(name, getattr(config, name), words)

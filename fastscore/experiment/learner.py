@@ -15,8 +15,9 @@ from ..ema import EMA
 from ..losses import OBJECTIVES, draw_labels
 from ..rng import Philox
 from . import checkpoint
-from .build import make_model, make_sigmas
+from .build import make_model, make_sigmas, placed
 from .config import TrainConfig
+from .precision import in_precision, resolve
 
 
 class Learner:
@@ -32,6 +33,7 @@ class Learner:
 
     Attributes:
         model, ema, optimizer: the network, its moving average or None, and Adam.
+        scaler: scales the loss where the precision is fp16, else None.
         sums: the sum of the losses and how many, at each noise level since they were last set to zero, float64 [2, L].
 
     Raises:
@@ -41,14 +43,21 @@ class Learner:
     def __init__(self, config: TrainConfig, data: Data, device: torch.device):
         self.config, self.data, self.device = config, data, device
         self.sigmas = make_sigmas(config).to(device)
-        self.model = make_model(config, data.shape).to(device)
+        self.model = placed(make_model(config, data.shape), device)
         self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps
+            self.model.parameters(),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=device.type in ("cpu", "cuda"),  # one pass over weights, gradients and moments
         )
+        precision = resolve(config, device)
+        self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
         objective = OBJECTIVES[config.objective]
-        self._loss = objective.on(self.model, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
+        network = in_precision(self.model, precision)
+        self._loss = objective.on(network, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
         self._rng = Philox(config.seed)
 
     @property
@@ -56,8 +65,11 @@ class Learner:
         """The network to sample with: the moving average if there is one."""
         return self.model if self.ema is None else self.ema.module
 
-    def iterate(self, it: int) -> Tensor:
-        """Iteration ``it``, from 0: one step of the optimizer. Returns the norm of the gradient before clipping.
+    def iterate(self, it: int) -> Tensor | None:
+        """Iteration ``it``, from 0: one step of the optimizer.
+
+        Returns:
+            The norm of the gradient before clipping, in the iterations whose log line has it; else None.
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite. On the CPU the weights are not touched; on a GPU, which is not
@@ -73,12 +85,36 @@ class Learner:
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, it)
         self.optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
-        self.optimizer.step()
+        grad_norm = self._step(loss.mean(), it)
         if self.ema is not None:
             self.ema.update()
         return grad_norm
+
+    def _step(self, loss: Tensor, it: int) -> Tensor | None:
+        """Backward pass and step of the optimizer; what :meth:`iterate` returns."""
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        log = (it + 1) % self.config.log_every == 0 or it + 1 == self.config.iterations
+        grad_norm = self._clip() if log or self.config.clip_norm else None
+        if self.scaler is None:
+            self.optimizer.step()
+        else:  # which leaves out the step where the scaled gradient is not finite, and scales less from then on
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        return grad_norm if log else None
+
+    def _clip(self) -> Tensor:
+        """The norm of the gradient, which is then scaled down to ``clip_norm`` where it is larger."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        parameters = list(self.model.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        clip = self.config.clip_norm or math.inf
+        if self.device.type != "cpu":  # not waited for: multiplied, where it is by 1 too
+            if self.config.clip_norm:
+                nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        elif not float(norm) <= clip:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        return norm
 
     def means(self) -> list[float]:
         """The mean loss at each noise level since the sums were set to zero; NaN where there was no sample."""
@@ -92,7 +128,8 @@ class Learner:
 
     def state(self, step: int) -> dict[str, Any]:
         """What state.pt holds after ``step`` iterations."""
-        return {"step": step, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
+        scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        return {"step": step, "optimizer": self.optimizer.state_dict(), "sums": self.sums, **scaler}
 
     def load(self, folder: Path) -> tuple[int, TrainConfig]:
         """Take over the checkpoint ``folder``; returns its iterations, and the config that led to it.
@@ -111,6 +148,8 @@ class Learner:
             self.ema.num_updates = state["step"]
         checkpoint.load_optimizer(self.optimizer, state["optimizer"], folder)
         checkpoint.load_sums(self.sums, state["sums"], folder)
+        if self.scaler is not None and "scaler" in state:  # there is none yet where the precision was another
+            checkpoint.load_scaler(self.scaler, state["scaler"], folder)
         return state["step"], about.config
 
     def _check_finite(self, it: int) -> None:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from .._core import checks
 from ._inputs import check_dtype
-from ._memory import as_before, channels_last
+from ._memory import as_before, channels_last, faster
+from .first import FirstConv2d
 from .layers import ACTIVATIONS, Labels, Norm, Pool, RefineBlock, ResidualBlock, activate, conv3x3
 
 
@@ -92,7 +94,7 @@ class ScoreRefineNet(nn.Module):
         self.rescaled = _flag("rescaled", rescaled)
         self.logit_transform = _flag("logit_transform", logit_transform)
         self.act = act = ACTIVATIONS[nonlinearity]
-        self.begin_conv = conv3x3(channels, ngf)
+        self.begin_conv = FirstConv2d(channels, ngf, 3, padding=1)
         self.normalizer = norm(ngf)
         self.end_conv = conv3x3(ngf, channels)
         before = ngf
@@ -128,6 +130,12 @@ class ScoreRefineNet(nn.Module):
                 f"got {checks.describe(x)}"
             )
         check_dtype(x, self.begin_conv.weight)
+
+    def lay_out(self) -> None:
+        """Have the convolutions' weights lie in memory as the activations do on their device: else each of their
+        gradients is copied. Before an optimizer is made, whose state lies as the weights do; values stay as they are."""
+        if faster(self.begin_conv.weight.device, self.begin_conv.weight.dtype):
+            self.to(memory_format=torch.channels_last)
 
     def features(self, x: Tensor, labels: Labels) -> Tensor:
         """The last convolution's output, [B, channels, H, W], in x's memory format. Labels are for conditional norms."""
