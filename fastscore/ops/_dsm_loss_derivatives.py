@@ -5,6 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -17,7 +18,8 @@ from .._noise import regenerated
 @lru_cache(maxsize=64)
 def _mean_factor(batch: int, dtype: torch.dtype) -> float:
     """1 / B as a mean's backward has it, rounded to ``dtype``."""
-    return (torch.ones((), dtype=dtype) / max(batch, 1)).item()
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    return float(kind(1) / kind(max(batch, 1)))
 
 
 class OnePass(torch.autograd.Function):

@@ -1,0 +1,118 @@
+"""Training and sampling on a CUDA device that holds nothing: every device agrees, and nothing is read between two logs."""
+
+from unittest.mock import patch
+
+import pytest
+import torch
+
+import fastscore as fs
+from fastscore.experiment import learner as learners
+from fastscore.experiment import sample
+from fastscore.experiment.build import make_data, make_model, make_sigmas
+from fastscore.experiment.config import preset
+from fastscore.losses import OBJECTIVES
+from fastscore.samplers import SAMPLERS
+
+from .fake_cuda import CUDA, _backward, fake_cuda, waits
+from .samplers import cases
+from .samplers.cases import CASES
+
+SMALL = {"num_levels": 3, "width": 4, "batch_size": 4, "log_every": 100, "checkpoint_every": 100, "steps_per_level": 1}
+DATA = {"mlp": {"data": "mixture", "model": "mlp"}} | {
+    model: {"model": model, "flip": True, "dequantize": True} for model in ("ncsn", "ncsnv2")
+}
+
+
+def test_the_engine_in_place_of_torchs():
+    """First and second derivatives of what has branches, broadcasts, sums, and functions of ours in it."""
+    x, w = torch.linspace(-1, 1, 12).view(4, 3).requires_grad_(), torch.tensor([0.5, 1, 2], requires_grad=True)
+
+    def derivatives():
+        x_tilde, noise = fs.perturb(x * w, 0.3, fs.Philox(0))
+        loss = fs.dsm_loss(x_tilde.sin() + w.exp() + x_tilde, noise, 0.3)
+        first = torch.autograd.grad(loss.mean(), (w, x), create_graph=True)
+        second = torch.autograd.grad(first[0].square().sum() + first[1].sum(), (x, w))
+        w.grad = None
+        (loss.sum() + w.sum()).backward()
+        return [*first, *second, w.grad]
+
+    expected = derivatives()
+    with patch("torch.autograd._engine_run_backward", _backward):
+        torch.testing.assert_close(derivatives(), expected)
+
+
+def test_what_waits_is_seen():
+    with fake_cuda():
+        x = torch.ones(3, device=CUDA)
+        for wait in (x.sum().item, x.cpu, lambda: torch.ones(3).to(CUDA), torch.cuda.synchronize, x.tolist):
+            with waits() as seen:
+                wait()
+            assert seen
+        with waits() as seen:
+            torch.ones(3).to(CUDA, non_blocking=True).add_(x).fill_(2)
+        assert not seen
+
+
+def made(what, *arguments):
+    """``what`` of these, made before: numbers of networks and noise levels are looked at when they are made."""
+    return lambda *_, value=what(*arguments): value
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("model", DATA)
+def test_an_iteration(model, objective):
+    config = preset("digits", objective=objective, clip_norm=1.0, **SMALL, **DATA[model])
+    data = make_data(config)
+    with (
+        patch.object(learners, "make_sigmas", made(make_sigmas, config)),
+        patch.object(learners, "make_model", made(make_model, config, data.shape)),
+        fake_cuda(),
+    ):
+        learner = learners.Learner(config, data, CUDA)
+        learner.iterate(0)  # its constants are made
+        before = [p.clone() for p in learner.model.parameters()]
+        with waits() as seen:
+            learner.iterate(1)
+    assert not seen and {p.device for p in before} == {CUDA} and learner.sums.device == CUDA
+    assert all(p.grad is not None and p.grad.device == CUDA for p in learner.model.parameters())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_sampler_reads_before_and_after_its_updates(name):
+    """As often for three updates a level as for one."""
+    counts = []
+    for n in (1, 3):
+        steps = {"num_steps": n} if name == "langevin" else {"steps_per_level": n}
+        with fake_cuda():
+            x, weight = torch.zeros(3, 4, device=CUDA), torch.zeros(4, 4, device=CUDA)
+            known = torch.zeros(4, dtype=torch.bool, device=CUDA)
+            with patch.object(cases, "_known", lambda x, known=known: known), waits() as seen:
+                y = CASES[name](
+                    lambda x, level: x @ weight if level is None else x @ weight / level.view(-1, 1),
+                    x,
+                    torch.ones(3, device=CUDA),
+                    rng=fs.Philox(0),
+                    **steps,
+                    **({} if name == "langevin" else {"conditioning": "sigma"}),
+                )
+        assert y.device == CUDA
+        counts.append(len(seen))
+    assert counts[0] == counts[1] <= 8
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("model", DATA)
+def test_the_application_samples(model, name):
+    """With its networks; what is read: the noise levels, whether the network changed x, whether samples are finite."""
+    counts = []
+    for n in (2, 4):
+        config = preset("digits", **SMALL | {"num_levels": 3, "steps_per_level": n}, **DATA[model])
+        shape = (2,) if model == "mlp" else (1, 8, 8)
+        network = make_model(config, shape).eval()
+        with fake_cuda():
+            network, sigmas = network.to(CUDA), torch.ones(3, device=CUDA)
+            with patch.object(sample, "make_sigmas", lambda _, sigmas=sigmas: sigmas), waits() as seen:
+                x = sample.draw(config, network, (2, *shape), fs.Philox(0), device=CUDA, sampler=name)
+        assert x.device == CUDA
+        counts.append(len(seen))
+    assert counts[0] == counts[1] <= 10
