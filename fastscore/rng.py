@@ -321,9 +321,14 @@ class Philox:
         words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
         return (words * high) >> 32
 
-    def permutation(self, n: int, *, stream: int = Stream.SHUFFLE) -> Tensor:
-        """A random order of 0 .. ``n`` - 1, int64 on the CPU; takes one step. Sorts 62-bit random keys."""
-        words = self._plain("words", (checks.integer("n", n, low=0), 2), stream, 0, torch.int64, "cpu")
+    def permutation(
+        self, n: int, *, stream: int = Stream.SHUFFLE, device: torch.device | str = "cpu"
+    ) -> Tensor:
+        """A random order of 0 .. ``n`` - 1, int64 on ``device``, the same on each; takes one step.
+
+        Sorts 62-bit random keys.
+        """
+        words = self._plain("words", (checks.integer("n", n, low=0), 2), stream, 0, torch.int64, device)
         return torch.argsort((words[:, 0] >> 1 << 31) | (words[:, 1] >> 1), stable=True)
 
     def _plain(

@@ -56,6 +56,8 @@ class TrainConfig:
 
     batch_size: int = 128
     """Images an iteration."""
+    accumulate: int = 1
+    """Parts that a batch is worked on in, one after the other, for less memory: the step is the whole batch's."""
     iterations: int = 200_001
     """Optimizer steps in all."""
     lr: float = 1e-3
@@ -142,7 +144,7 @@ MAY_CHANGE = frozenset(
     {"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep", "sample_every", *SAMPLING}
 )
 #: What may be changed on the way where that is asked for (``--change``): how the optimizer steps, and nothing else.
-CHANGEABLE = ("lr", "beta1", "beta2", "eps", "warmup", "decay", "clip_norm", "iterations")
+CHANGEABLE = ("lr", "beta1", "beta2", "eps", "warmup", "decay", "clip_norm", "accumulate", "iterations")
 
 _DIGITS = TrainConfig(
     data="digits",

@@ -22,6 +22,7 @@ _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
 # lowest and highest value
 _COUNTS = {
     "batch_size": (1, None),
+    "accumulate": (1, None),
     "iterations": (1, _STEPS),
     "num_levels": (1, 2**31 - 1),
     "image_size": (1, None),
@@ -90,6 +91,11 @@ def options(config: TrainConfig) -> dict[str, Any]:
 
 def _check_together(config: TrainConfig) -> None:
     """The bounds that hold for fields together."""
+    if config.accumulate > config.batch_size:
+        raise ValueError(
+            f"accumulate must be at most batch_size, {_short(config.batch_size)}, a sample in each part, got "
+            f"{_short(config.accumulate)}"
+        )
     if config.num_levels == 1 and config.sigma_begin != config.sigma_end:
         raise ValueError(
             f"sigma_begin and sigma_end must be equal where num_levels is 1 (--sigma-begin, "

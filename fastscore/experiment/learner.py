@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, nn
 
 from .._core.errors import CheckpointError, NonFiniteLoss
-from ..data import Data
+from .._images import ImageBatch
+from ..data import Data, ImageData
 from ..ema import EMA
 from ..losses import OBJECTIVES, draw_labels
 from ..rng import Philox
 from . import checkpoint
-from .build import make_model, make_sigmas
+from .build import make_model, make_sigmas, resident
 from .config import TrainConfig
 
 
@@ -39,7 +40,7 @@ class Learner:
     """
 
     def __init__(self, config: TrainConfig, data: Data, device: torch.device):
-        self.config, self.data, self.device = config, data, device
+        self.config, self.data, self.device = config, resident(data, device), device
         self.sigmas = make_sigmas(config).to(device)
         self.model = make_model(config, data.shape).to(device)
         self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
@@ -49,6 +50,7 @@ class Learner:
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
         objective = OBJECTIVES[config.objective]
         self._loss = objective.on(self.model, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
+        self._reads_images = objective.reads_images and isinstance(self.data, ImageData)
         self._rng = Philox(config.seed)
 
     @property
@@ -64,21 +66,38 @@ class Learner:
                 waited for at every iteration, this is found before the next log line or checkpoint.
         """
         config = self.config
-        x = self.data.batch(it, config.batch_size, seed=config.seed, device=self.device)
-        rng = self._rng.substream(it)
-        labels = draw_labels(config.num_levels, len(x), rng, device=self.device)
-        loss = self._loss(x, labels, rng)
-        self.sums.index_add_(1, labels, torch.stack([loss.detach().double(), torch.ones_like(loss).double()]))
+        self.optimizer.zero_grad(set_to_none=True)
+        for first, size in parts(config.batch_size, config.accumulate):
+            (self._losses(it, first, size).sum() / config.batch_size).backward()
         self._check_finite(it)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(config, it)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.mean().backward()
         grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
         self.optimizer.step()
         if self.ema is not None:
             self.ema.update()
         return grad_norm
+
+    def _losses(self, it: int, first: int, size: int) -> Tensor:
+        """The losses [size] of the rows ``first`` .. of the batch of iteration ``it``, which go into the sums.
+
+        Every row draws what it draws in the whole batch.
+        """
+        rng = self._rng.substream(it)
+        rng.sample_offset = first
+        labels = draw_labels(self.config.num_levels, size, rng, device=self.device)
+        loss: Tensor = self._loss(self._samples(it, first, size), labels, rng)
+        self.sums.index_add_(1, labels, torch.stack([loss.detach().double(), torch.ones_like(loss).double()]))
+        return loss
+
+    def _samples(self, it: int, first: int, size: int) -> Tensor | ImageBatch:
+        """Rows of the batch of iteration ``it``; a handle on them where the objective takes one."""
+        whole, seed = self.config.batch_size, self.config.seed
+        where: dict[str, Any] = {"seed": seed, "sample_offset": first, "global_batch_size": whole}
+        if self._reads_images:
+            assert isinstance(self.data, ImageData)
+            return self.data.batch_handle(it, size, device=self.device, **where)
+        return self.data.batch(it, size, device=self.device, **where)
 
     def means(self) -> list[float]:
         """The mean loss at each noise level since the sums were set to zero; NaN where there was no sample."""
@@ -123,6 +142,12 @@ class Learner:
             f"the loss at iteration {it + 1} is not finite; loss by sigma since the last log: {seen}; learning rate "
             f"{learning_rate(self.config, it):.3g}"
         )
+
+
+def parts(batch_size: int, accumulate: int) -> list[tuple[int, int]]:
+    """(first row, rows) of the ``accumulate`` parts that a batch is worked on in; sizes differ by one at most."""
+    bounds = [k * batch_size // accumulate for k in range(accumulate + 1)]
+    return [(first, stop - first) for first, stop in zip(bounds, bounds[1:])]
 
 
 def learning_rate(config: TrainConfig, it: int) -> float:

@@ -1,5 +1,6 @@
 """The operators. One operator is one file: equation, checks, reference."""
 
+from .._images import ImageBatch, perturb_images
 from .dsm_loss import dsm_loss
 from .fill_probes import Coloring, Probes, fill_probes
 from .langevin_step import langevin_step
@@ -9,11 +10,13 @@ from .probe_dot import probe_dot
 
 __all__ = [
     "Coloring",
+    "ImageBatch",
     "Probes",
     "dsm_loss",
     "fill_probes",
     "langevin_step",
     "mlp_divergence",
     "perturb",
+    "perturb_images",
     "probe_dot",
 ]
