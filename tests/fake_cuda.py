@@ -36,7 +36,9 @@ class _Watching(TorchDispatchMode):
         if func is torch.ops.aten._to_copy.default:
             self._crosses(func, args[0].device, kwargs.get("device") or args[0].device, kwargs.get("non_blocking"))
         elif func is torch.ops.aten.copy_.default:
-            self._crosses(func, args[1].device, args[0].device, args[2] if len(args) > 2 else kwargs.get("non_blocking"))
+            self._crosses(
+                func, args[1].device, args[0].device, args[2] if len(args) > 2 else kwargs.get("non_blocking")
+            )
         elif func in _READS and args[0].device.type == "cuda":
             self.seen.append(str(func))
             return func is torch.ops.aten.equal.default or (1.0 if args[0].is_floating_point() else 0)

@@ -31,7 +31,7 @@ def test_the_engine_in_place_of_torchs():
         x_tilde, noise = fs.perturb(x * w, 0.3, fs.Philox(0))
         loss = fs.dsm_loss(x_tilde.sin() + w.exp() + x_tilde, noise, 0.3)
         first = torch.autograd.grad(loss.mean(), (w, x), create_graph=True)
-        second = torch.autograd.grad(first[0].square().sum() + first[1].sum(), (x, w))
+        second = torch.autograd.grad(first[0].square().sum() + first[1].sum(), (x, w), retain_graph=True)
         w.grad = None
         (loss.sum() + w.sum()).backward()
         return [*first, *second, w.grad]
@@ -44,7 +44,7 @@ def test_the_engine_in_place_of_torchs():
 def test_what_waits_is_seen():
     with fake_cuda():
         x = torch.ones(3, device=CUDA)
-        for wait in (x.sum().item, x.cpu, lambda: torch.ones(3).to(CUDA), torch.cuda.synchronize, x.tolist):
+        for wait in (x.sum().item, x.cpu, lambda: torch.ones(3).to(CUDA), lambda: torch.cuda.synchronize(), x.tolist):
             with waits() as seen:
                 wait()
             assert seen
@@ -55,7 +55,8 @@ def test_what_waits_is_seen():
 
 def made(what, *arguments):
     """``what`` of these, made before: numbers of networks and noise levels are looked at when they are made."""
-    return lambda *_, value=what(*arguments): value
+    value = what(*arguments)
+    return lambda *_: value
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -88,7 +89,7 @@ def test_a_sampler_reads_before_and_after_its_updates(name):
             known = torch.zeros(4, dtype=torch.bool, device=CUDA)
             with patch.object(cases, "_known", lambda x, known=known: known), waits() as seen:
                 y = CASES[name](
-                    lambda x, level: x @ weight if level is None else x @ weight / level.view(-1, 1),
+                    lambda x, level, weight=weight: x @ weight if level is None else x @ weight / level.view(-1, 1),
                     x,
                     torch.ones(3, device=CUDA),
                     rng=fs.Philox(0),

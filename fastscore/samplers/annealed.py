@@ -12,8 +12,8 @@ from .._core import checks
 from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
-from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, STEPS_PER_LEVEL, Options, Sampler
 from ._replay import check_graph
+from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
 from ._steps import given_step_size, per_level, steps

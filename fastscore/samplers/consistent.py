@@ -14,8 +14,8 @@ from torch import Tensor
 from .._core import checks
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
-from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, Options, Sampler
 from ._replay import Level, PerLevel, check_graph
+from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, Options, Sampler
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
 from ._watch import Callback, Trajectory, check_watch

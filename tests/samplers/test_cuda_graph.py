@@ -67,7 +67,8 @@ def test_a_network(kind, device, graphs):
     call = BY_LEVELS["annealed"]
     x = fs.Philox(1).rand(2, 1, 8, 8, device=device)
     ours, loop = (
-        call(net, x, SIGMAS.to(device), rng=fs.Philox(0), steps_per_level=2, cuda_graph=graph) for graph in (True, False)
+        call(net, x, SIGMAS.to(device), rng=fs.Philox(0), steps_per_level=2, cuda_graph=graph)
+        for graph in (True, False)
     )
     assert torch.equal(ours, loop) and len(graphs) == (device == "cpu")
 
@@ -107,7 +108,7 @@ def test_what_is_refused(name, monkeypatch):
     graphs_on_the_cpu(monkeypatch)
     with pytest.raises(ValueError, match=r"rng must have \d+ of its 2\^32 steps left"):
         case(network("cpu"), cuda_graph=True, rng=fs.Philox(0, step=2**32 - 4))
-    with pytest.raises(ValueError, match="cuda_graph must be False under torch.func"):
+    with pytest.raises(ValueError, match=r"cuda_graph must be False under torch\.func"):
         torch.func.vmap(lambda x: case(network("cpu"), x, cuda_graph=True), randomness="same")(torch.zeros(2, 3, 4))
 
     def reads(x, level):
