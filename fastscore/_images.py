@@ -146,15 +146,28 @@ def perturb_images(batch: ImageBatch, sigma: float | Tensor, rng: Philox | None 
     """
     if not isinstance(batch, ImageBatch):
         raise TypeError(f"batch must be a fastscore.ops.ImageBatch, got {checks.describe(batch)}")
-    return checked(batch, checks.row_numbers("sigma", sigma, batch._like()), as_philox(rng))
+    like = batch._like()
+    backend, transformed = backends.serving("read_images", like.device)
+    fast = backend == "native" and not transformed  # which looks at the values itself
+    sigma = checks.row_numbers("sigma", sigma, like, values=not fast)
+    try:
+        return _served(backend, transformed, batch, like, sigma, as_philox(rng))
+    except RuntimeError:
+        checks.positive_values("sigma", sigma)
+        raise
 
 
 def checked(batch: ImageBatch, sigma: Tensor, rng: Philox) -> tuple[Tensor, Noise]:
     """:func:`perturb_images` of arguments that were checked: ``sigma`` [] or [B], in the dtype of computation."""
-    like = batch._like()
-    backend, transformed = backends.serving("read_images", like.device)
+    return _served(*backends.serving("read_images", batch.device), batch, batch._like(), sigma, rng)
+
+
+def _served(
+    backend: str, transformed: bool, batch: ImageBatch, like: Tensor, sigma: Tensor, rng: Philox
+) -> tuple[Tensor, Noise]:
     noise = rng.noise_for(like, Stream.PERTURB, transformed=transformed, beside=(sigma,))
     if transformed or wants_grad(sigma) or noise.sample_offset != batch.sample_offset:  # what one pass does not do
+        checks.positive_values("sigma", sigma)
         return _perturbed(batch.tensor(sigma.dtype), sigma, noise).to(like.dtype), noise
     arguments = batch._arguments(sigma)
     if backend == "reference":

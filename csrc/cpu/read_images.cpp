@@ -16,6 +16,17 @@ inline void mirror(const uint8_t* image, int64_t line, int64_t begin, int64_t n,
   }
 }
 
+// x is what the bytes stand for, of q values, with uniform noise; q = 256 needs neither a table nor a division.
+inline void dequantize(const ReadArguments& a, const uint8_t* bytes, const uint32_t* words, int64_t n, float* x) {
+  if (a.count == 256.0f) {
+    for (int64_t i = 0; i < n; ++i)
+      x[i] = (static_cast<float>(bytes[i]) + static_cast<float>(static_cast<int32_t>(words[i] >> 8)) * 0x1p-24f) * 0x1p-8f;
+    return;
+  }
+  for (int64_t i = 0; i < n; ++i)
+    x[i] = (a.value[bytes[i]] + static_cast<float>(static_cast<int32_t>(words[i] >> 8)) * 0x1p-24f) / a.count;
+}
+
 template <class T>
 void read_images(const ReadArguments& a, int64_t from, int64_t to) {
   using C = Compute<T>;
@@ -30,11 +41,10 @@ void read_images(const ReadArguments& a, int64_t from, int64_t to) {
       mirror(image, a.line, begin, n, bytes);
       source = bytes;
     }
-    for (int64_t i = 0; i < n; ++i) x[i] = a.value[source[i]];
     if (a.dequantize) {
-      const uint32_t* words = row_block(a.rows, a.uniform_draw, row, begin, n, word_buffer, other_words);
-      for (int64_t i = 0; i < n; ++i)
-        x[i] = (x[i] + static_cast<float>(static_cast<int32_t>(words[i] >> 8)) * 0x1p-24f) / a.count;
+      dequantize(a, source, row_block(a.rows, a.uniform_draw, row, begin, n, word_buffer, other_words), n, x);
+    } else {
+      for (int64_t i = 0; i < n; ++i) x[i] = a.value[source[i]];
     }
     T* out = static_cast<T*>(a.out) + row * a.rows.width + begin;
     C* result = target(out, buffer);
