@@ -41,8 +41,8 @@ def train(
         preset: what to train; every option below changes one setting of it.
         out: The run folder; runs/DATA where not given.
         resume: Go on from the last checkpoint, or start if there is none.
-        change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm
-            or --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
+        change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm,
+            --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
         options: of the objective.
     """
@@ -70,7 +70,7 @@ def train(
     trainer = Trainer(preset, run, resume=resume, change=change)
     print(
         f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
-        f"parameters, on {trainer.device}, into {run}\ndata: {trainer.about_data}"
+        f"parameters, on {trainer.device} in {trainer.config.precision}, into {run}\ndata: {trainer.about_data}"
     )
     if trainer.changed:
         print(f"from now on this run samples with {', '.join(trainer.changed)}")
@@ -112,6 +112,7 @@ def sample(
     sampler: str = DEFAULT,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
     overwrite: bool = False,
     batch_size: int = 500,
     device: str = "auto",
@@ -132,6 +133,7 @@ def sample(
         sampler: which one draws.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        precision: What the network is computed in; by default as the run was trained.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -142,7 +144,9 @@ def sample(
     from .sample_folder import ARRAY
 
     trained = with_sampling(
-        load_run(run, device=device, weights=weights, iteration=checkpoint), sampler=sampler, **options.given()
+        load_run(run, device=device, weights=weights, iteration=checkpoint, precision=precision),
+        sampler=sampler,
+        **options.given(),
     )
     picture, array = sample_into(
         out or run / f"samples-{seed}",
@@ -170,6 +174,7 @@ def evaluate(
     sampler: str = DEFAULT,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
     data_dir: Path | None = None,
     overwrite: bool = False,
     batch_size: int = 500,
@@ -196,6 +201,7 @@ def evaluate(
         sampler: which one draws.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        precision: What the network is computed in; by default as the run was trained.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
@@ -215,6 +221,7 @@ def evaluate(
         sampler=sampler,
         weights=weights,
         iteration=checkpoint,
+        precision=precision,
         data_dir=data_dir,
         out=out,
         overwrite=overwrite,

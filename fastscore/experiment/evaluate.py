@@ -37,6 +37,7 @@ def evaluate(
     batch_size: int = 500,
     weights: str = "auto",
     iteration: int | None = None,
+    precision: str | None = None,
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -54,7 +55,8 @@ def evaluate(
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.experiment.sample.sample`.
         options: values of the sampler's options; those that are None or left out are the run's own.
-        weights, iteration: which of the run's weights, as for :func:`fastscore.experiment.sample.load_run`.
+        weights, iteration, precision: which of the run's weights, and what the network is computed in, as for
+            :func:`fastscore.experiment.sample.load_run`.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
         overwrite: replace the samples of other settings that are there.
@@ -73,7 +75,9 @@ def evaluate(
     num = checks.integer("num", num, low=20)
     checks.one_of("feature", feature, ("auto", "pixels", "inception"))
     trained = with_sampling(
-        load_run(run, device=device, weights=weights, iteration=iteration), sampler=sampler, **options
+        load_run(run, device=device, weights=weights, iteration=iteration, precision=precision),
+        sampler=sampler,
+        **options,
     )
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
@@ -88,6 +92,7 @@ def evaluate(
         "data": trained.config.data,
         "samples": num,
         "seed": seed,
+        "network_precision": trained.precision,
         "sampler": trained.sampler,
         **trained.options,
         "network_evaluations_per_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),

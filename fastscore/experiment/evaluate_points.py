@@ -38,7 +38,7 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
     def learned(x: Tensor) -> Tensor:
         x = x.to(trained.device)
         with torch.no_grad():
-            return trained.network(x, torch.full((len(x),), last, device=x.device)).to(x.device)
+            return trained.score_fn(x, torch.full((len(x),), last, device=x.device)).to(x.device)
 
     rng = Philox(seed)
     start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)

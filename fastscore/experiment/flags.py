@@ -14,6 +14,7 @@ from .._core.options import Option
 from ..losses import OBJECTIVES, Objective
 from ..samplers import SAMPLERS, Sampler
 from .config import PRESETS, TrainConfig
+from .precision import PRECISIONS, Precision
 
 Table = Mapping[str, Sampler] | Mapping[str, Objective]
 
@@ -39,10 +40,11 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
             "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
-    kinds = {
+    kinds: dict[str, tuple[Any, str]] = {
         "out": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
         "checkpoint": (int, "INT"),
+        "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),
     }  # tyro's own would be "{None}|PATH"
     for command in (train, sample, evaluate):
         for name, annotation in command.__annotations__.items():

@@ -6,9 +6,11 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._core import graphs
 from .._core.errors import CheckpointError, NonFiniteLoss
 from .._images import ImageBatch
 from ..data import Data, ImageData
@@ -18,6 +20,8 @@ from ..rng import Philox
 from . import checkpoint
 from .build import make_model, make_sigmas, resident
 from .config import TrainConfig
+from .precision import in_precision, resolve
+from .recorded_step import RecordedStep
 
 
 class Learner:
@@ -33,6 +37,8 @@ class Learner:
 
     Attributes:
         model, ema, optimizer: the network, its moving average or None, and Adam.
+        scaler: scales the loss where the precision is fp16, else None.
+        parts: (first row, rows) of the parts that a batch is worked on in.
         sums: the sum of the losses and how many, at each noise level since they were last set to zero, float64 [2, L].
 
     Raises:
@@ -45,50 +51,81 @@ class Learner:
         self.model = make_model(config, data.shape).to(device)
         self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
         self.optimizer = torch.optim.Adam(
-            self.model.parameters(), lr=config.lr, betas=(config.beta1, config.beta2), eps=config.eps
+            self.model.parameters(),
+            lr=config.lr,
+            betas=(config.beta1, config.beta2),
+            eps=config.eps,
+            fused=device.type in ("cpu", "cuda"),  # one pass over weights, gradients and moments
         )
+        precision = resolve(config, device)
+        self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
         objective = OBJECTIVES[config.objective]
-        self._loss = objective.on(self.model, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
+        network = in_precision(self.model, precision)
+        self._loss = objective.on(network, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
         self._reads_images = objective.reads_images and isinstance(self.data, ImageData)
-        self._rng = Philox(config.seed)
+        self._rng, self.parts = Philox(config.seed), parts(config.batch_size, config.accumulate)
+        graph = graphs.check("cuda_graph", config.cuda_graph, device)
+        self._recorded = RecordedStep(self) if graph else None
 
     @property
     def network(self) -> nn.Module:
         """The network to sample with: the moving average if there is one."""
         return self.model if self.ema is None else self.ema.module
 
-    def iterate(self, it: int) -> Tensor:
-        """Iteration ``it``, from 0: one step of the optimizer. Returns the norm of the gradient before clipping.
+    def iterate(self, it: int) -> Tensor | None:
+        """Iteration ``it``, from 0: one step of the optimizer.
+
+        Returns:
+            The norm of the gradient before clipping, in the iterations whose log line has it; else None.
 
         Raises:
             NonFiniteLoss: the loss is NaN or infinite. On the CPU the weights are not touched; on a GPU, which is not
                 waited for at every iteration, this is found before the next log line or checkpoint.
         """
-        config = self.config
+        log = (it + 1) % self.config.log_every == 0 or it + 1 == self.config.iterations
+        if self._recorded is not None:
+            grad_norm = self._recorded(it)
+            self._check_finite(it)
+            return grad_norm if log else None
         self.optimizer.zero_grad(set_to_none=True)
-        for first, size in parts(config.batch_size, config.accumulate):
-            (self._losses(it, first, size).sum() / config.batch_size).backward()
+        for first, size in self.parts:
+            rng = self._rng.substream(it)
+            rng.sample_offset = first
+            self.backward(self._samples(it, first, size), rng)
         self._check_finite(it)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, it)
-        grad_norm = nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm or math.inf)
-        self.optimizer.step()
-        if self.ema is not None:
-            self.ema.update()
-        return grad_norm
+            group["lr"] = self.rate(it)
+        return self.step(norm=log)
 
-    def _losses(self, it: int, first: int, size: int) -> Tensor:
-        """The losses [size] of the rows ``first`` .. of the batch of iteration ``it``, which go into the sums.
+    def rate(self, it: int) -> float:
+        """The learning rate of iteration ``it``; on a GPU as the float32 that a graph holds it in."""
+        rate = learning_rate(self.config, it)
+        return rate if self.device.type == "cpu" else float(np.float32(rate))
+
+    def backward(self, x: Tensor | ImageBatch, rng: Philox) -> None:
+        """Add the gradient of the loss of ``x``, a part of the batch, to the weights', and its losses to the sums.
 
         Every row draws what it draws in the whole batch.
         """
-        rng = self._rng.substream(it)
-        rng.sample_offset = first
-        labels = draw_labels(self.config.num_levels, size, rng, device=self.device)
-        loss: Tensor = self._loss(self._samples(it, first, size), labels, rng)
-        self.sums.index_add_(1, labels, torch.stack([loss.detach().double(), torch.ones_like(loss).double()]))
-        return loss
+        labels = draw_labels(self.config.num_levels, len(x), rng, device=self.device)
+        losses: Tensor = self._loss(x, labels, rng)
+        self.sums.index_add_(1, labels, torch.stack([losses.detach().double(), torch.ones_like(losses).double()]))
+        loss = losses.sum() / self.config.batch_size
+        (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def step(self, *, norm: bool, average: bool = True) -> Tensor | None:
+        """The optimizer's step, and where ``average`` the average's; returns the gradient's norm before clipping, if
+        asked for."""
+        grad_norm = self._clip() if norm or self.config.clip_norm else None
+        if self.scaler is None:
+            self.optimizer.step()
+        else:  # which leaves out the step where the scaled gradient is not finite, and scales less from then on
+            self.scaler.step(self.optimizer)
+            self.scaler.update()
+        if self.ema is not None and average:
+            self.ema.update()
+        return grad_norm if norm else None
 
     def _samples(self, it: int, first: int, size: int) -> Tensor | ImageBatch:
         """Rows of the batch of iteration ``it``; a handle on them where the objective takes one."""
@@ -98,6 +135,20 @@ class Learner:
             assert isinstance(self.data, ImageData)
             return self.data.batch_handle(it, size, device=self.device, **where)
         return self.data.batch(it, size, device=self.device, **where)
+
+    def _clip(self) -> Tensor:
+        """The norm of the gradient, which is then scaled down to ``clip_norm`` where it is larger."""
+        if self.scaler is not None:
+            self.scaler.unscale_(self.optimizer)
+        parameters = list(self.model.parameters())
+        norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
+        clip = self.config.clip_norm or math.inf
+        if self.device.type != "cpu" or self.config.cuda_graph:  # not waited for: multiplied, where it is by 1 too
+            if self.config.clip_norm:
+                nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        elif not float(norm) <= clip:
+            nn.utils.clip_grads_with_norm_(parameters, clip, norm)
+        return norm
 
     def means(self) -> list[float]:
         """The mean loss at each noise level since the sums were set to zero; NaN where there was no sample."""
@@ -111,7 +162,11 @@ class Learner:
 
     def state(self, step: int) -> dict[str, Any]:
         """What state.pt holds after ``step`` iterations."""
-        return {"step": step, "optimizer": self.optimizer.state_dict(), "sums": self.sums}
+        scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = float(group["lr"])  # a graph's is a tensor
+        return {"step": step, "optimizer": optimizer, "sums": self.sums, **scaler}
 
     def load(self, folder: Path) -> tuple[int, TrainConfig]:
         """Take over the checkpoint ``folder``; returns its iterations, and the config that led to it.
@@ -130,6 +185,8 @@ class Learner:
             self.ema.num_updates = state["step"]
         checkpoint.load_optimizer(self.optimizer, state["optimizer"], folder)
         checkpoint.load_sums(self.sums, state["sums"], folder)
+        if self.scaler is not None and "scaler" in state:  # there is none yet where the precision was another
+            checkpoint.load_scaler(self.scaler, state["scaler"], folder)
         return state["step"], about.config
 
     def _check_finite(self, it: int) -> None:

@@ -8,6 +8,7 @@ from .._core.errors import NonFiniteSamples
 from ..evaluation.pictures import save_grid
 from ..rng import Philox
 from . import checkpoint
+from .precision import for_sampling
 from .sample import draw
 from .train import Trainer
 
@@ -25,7 +26,8 @@ def save_preview(trainer: Trainer) -> None:
     if len(shape) == 1:
         return
     try:
-        images = draw(config, trainer.network, (_IMAGES, *shape), Philox(config.seed), device=trainer.device)
+        network = for_sampling(trainer.network, config.precision)
+        images = draw(config, network, (_IMAGES, *shape), Philox(config.seed), device=trainer.device)
     except NonFiniteSamples as error:
         warnings.warn(f"no picture of iteration {step}: {error}", stacklevel=2)
         return

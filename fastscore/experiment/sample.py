@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
 from .build import make_model, make_sigmas, pick_device
 from .config import TrainConfig
+from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
 
 WEIGHTS = ("auto", "ema", "raw")
@@ -31,8 +33,9 @@ class TrainedRun:
 
     Attributes:
         config: the settings that it was trained with, and is sampled with where a sampler's option is one of them.
-        network: in eval mode; shape: of a sample; device: where the network is; iteration: the checkpoint's.
+        network: in eval mode, with weights in float32; shape: of a sample; device: where the network is; iteration: the checkpoint's.
         weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
+        precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
         sampler: which one draws; given: values of its options that are no settings of ``config``.
     """
 
@@ -44,8 +47,14 @@ class TrainedRun:
     weights: str = "raw"
     identity: str = ""
     sha256: str | None = None
+    precision: str = "fp32"
     sampler: str = DEFAULT
     given: Mapping[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def score_fn(self) -> nn.Module:
+        """The network in its precision: what samplers call."""
+        return for_sampling(self.network, self.precision)
 
     @property
     def entry(self) -> Sampler:
@@ -59,7 +68,12 @@ class TrainedRun:
 
 
 def load_run(
-    run: str | Path, *, device: str = "auto", weights: str = "auto", iteration: int | None = None
+    run: str | Path,
+    *,
+    device: str = "auto",
+    weights: str = "auto",
+    iteration: int | None = None,
+    precision: str | None = None,
 ) -> TrainedRun:
     """The network of a run's checkpoint, in eval mode.
 
@@ -69,10 +83,11 @@ def load_run(
         weights: ``"ema"``, the moving average; ``"raw"``, the weights as the optimizer left them; ``"auto"``, the
             moving average where the run keeps one.
         iteration: which checkpoint, by its iteration; None: the last.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, see :mod:`fastscore.experiment.precision`; None: the run's.
 
     Raises:
         CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.
-        ValueError: ``"ema"`` of a run that keeps none.
+        ValueError: ``"ema"`` of a run that keeps none; ``"fp16"`` on a device that does not multiply it.
     """
     run = Path(run)
     checks.one_of("weights", weights, WEIGHTS)
@@ -83,6 +98,8 @@ def load_run(
         )
     weights = "ema" if config.ema and weights != "raw" else "raw"
     chosen = pick_device(device)
+    computed_in = resolve(config, chosen) if precision is None else checks.one_of("precision", precision, PRECISIONS)
+    check(computed_in, chosen)
 
     def read(folder: Path) -> tuple[Path, checkpoint.About, dict[str, Tensor]]:
         return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
@@ -102,6 +119,7 @@ def load_run(
         weights,
         about.run,
         about.checksum(ema=weights == "ema"),
+        computed_in,
     )
 
 
@@ -236,7 +254,7 @@ def batches(
             for first in firsts:
                 x = draw(
                     config,
-                    trained.network,
+                    trained.score_fn,
                     (min(batch_size, num - first), *trained.shape),
                     Philox(seed + _SAMPLING_SEED, sample_offset=first),
                     device=trained.device,
@@ -263,6 +281,7 @@ def settings(trained: TrainedRun, run: Path, num: int, seed: int) -> dict[str, A
         "sha256": trained.sha256,
         "num": num,
         "seed": seed,
+        "precision": trained.precision,
         "sampler": trained.sampler,
         **trained.options,
         "shape": list(trained.shape),

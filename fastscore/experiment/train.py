@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from .._core import files
 from .._core.errors import CannotWrite, CheckpointError, NonFiniteLoss
-from . import checkpoint, history, limits
+from . import checkpoint, history, limits, precision
 from .build import make_data, pick_device
 from .config import SAMPLING, TrainConfig, command_line
 from .learner import Learner, learning_rate
@@ -35,9 +35,11 @@ class Trainer:
         run: the run folder; made where it does not exist.
         resume: go on from the last checkpoint, or begin if there is no run.
         change: let ``config`` differ from the run's in how the optimizer steps (lr, betas, eps, warmup, decay,
-            clip_norm, iterations); what changed, and from which iteration on, is recorded in changes.jsonl.
+            clip_norm, iterations) and in the precision; what changed, and from which iteration on, is recorded in
+            changes.jsonl.
 
     Attributes:
+        config: what it trains; a precision of ``auto`` is what it became: the run's, or for a new run that of its device.
         changed: the sampling settings that differ from those the run was saved with, as text; from now on they are
             the run's.
         retuned: the settings of the optimizer that differ from those that led to the checkpoint it goes on from.
@@ -118,6 +120,7 @@ class Trainer:
     def _begin(self) -> None:
         """Start a run: nothing is written before it is known that nothing is in its way."""
         checkpoint.check_free(self.run)
+        self.config = precision.settled(self.config, self.config, self.device)
         self._build()
         self.run.mkdir(parents=True, exist_ok=True)
         self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
@@ -131,6 +134,7 @@ class Trainer:
         """Go on with a run, once its config, its data and its checkpoint are known to be what they were."""
         self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
         saved = checkpoint.read_config(self.run)
+        self.config = precision.settled(self.config, saved, self.device)
         history.check_continues(self.config, saved, self.run, change)
         self.identity = checkpoint.read_identity(self.run)
         self.identity.check_format(self.run)
@@ -162,6 +166,7 @@ class Trainer:
     def _build(self) -> None:
         """The data, and the network with its first weights."""
         config = self.config
+        precision.check(config.precision, self.device)
         limits.check_run(config, self.device)
         self.data = make_data(config)
         epochs = config.iterations * config.batch_size / len(self.data)
@@ -193,6 +198,7 @@ class Trainer:
                 if bar is not None:
                     bar.update()
                 if log:
+                    assert grad_norm is not None  # due when a line is
                     record = self._log(float(grad_norm), seen / (time.perf_counter() - since))
                     if bar is not None:
                         bar.set_postfix(
@@ -214,8 +220,8 @@ class Trainer:
         """Whether what is done ``every`` so many iterations (0: never) and after the last one is done now."""
         return every > 0 and (self.step % every == 0 or self.step == self.config.iterations)
 
-    def _iterate(self) -> Tensor:
-        """One iteration; returns the norm of the gradient before clipping."""
+    def _iterate(self) -> Tensor | None:
+        """One iteration; returns the norm of the gradient before clipping, where a line of metrics.jsonl is due."""
         try:
             grad_norm = self.learner.iterate(self.step)
         except NonFiniteLoss as error:

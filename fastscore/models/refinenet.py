@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from ._inputs import check_dtype
+from .first import FirstConv2d
 from .layers import ACTIVATIONS, Norm, Pool, RefineBlock, ResidualBlock, activate, conv3x3
 
 
@@ -91,7 +92,7 @@ class ScoreRefineNet(nn.Module):
         self.rescaled = _flag("rescaled", rescaled)
         self.logit_transform = _flag("logit_transform", logit_transform)
         self.act = act = ACTIVATIONS[nonlinearity]
-        self.begin_conv = conv3x3(channels, ngf)
+        self.begin_conv = FirstConv2d(channels, ngf, 3, padding=1)
         self.normalizer = norm(ngf)
         self.end_conv = conv3x3(ngf, channels)
         before = ngf

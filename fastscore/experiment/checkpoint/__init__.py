@@ -3,7 +3,7 @@
 A run folder holds config.json; run.json (the run's identity, a random number, and which data it is trained on);
 metrics.jsonl; changes.jsonl (where --change altered how it is trained, and from which iteration); and
 checkpoints/step_00001000/ with model.safetensors (the weights), ema.safetensors (their moving average, where kept),
-state.pt (optimizer and iteration; tensors and numbers only) and about.json (iteration, shape of a sample, config,
+state.pt (optimizer, iteration, the scale of fp16; tensors and numbers only) and about.json (iteration, shape of a sample, config,
 versions, the run's identity, and the SHA-256 of each of these files and of itself). The empty file .lock is locked
 while a process trains there.
 A checkpoint is written to a hidden folder, flushed to disk, and renamed: a folder named step_* is always whole.
@@ -31,13 +31,12 @@ from .folder import (
     steps,
 )
 from .lock import Lock
+from .state import load_optimizer, load_scaler, load_sums
 from .store import (
     About,
     check_finite,
     last_good,
     load_into,
-    load_optimizer,
-    load_sums,
     prune,
     read_about,
     read_shape,
@@ -68,6 +67,7 @@ __all__ = [
     "latest",
     "load_into",
     "load_optimizer",
+    "load_scaler",
     "load_sums",
     "prune",
     "read_about",

@@ -231,6 +231,13 @@ def latest(run: Path) -> Path:
     return found[-1]
 
 
+def advice(checkpoint: Path) -> str:
+    """What to do about a damaged checkpoint."""
+    if steps(checkpoint.parent.parent)[:1] == [checkpoint]:
+        return "there is no checkpoint before it: train again, in another folder"
+    return f"delete {checkpoint} to go on from the one before"
+
+
 def from_latest(run: Path, read: Callable[[Path], T]) -> T:
     """``read`` of the newest checkpoint; of the then newest where a trainer deleted that one meanwhile."""
     while True:

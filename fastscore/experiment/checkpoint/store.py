@@ -22,9 +22,10 @@ from ..._core.files import flush_folder, write_flushed
 from ..._core.prefixes import renamed
 from ..config import CHANGEABLE, MAY_CHANGE, TrainConfig
 from .files import NoChecksum, clear_unfinished, is_missing, read_signed_json, signed_json
-from .folder import CHECKPOINTS, CONFIG, changed_fields, read_config, read_identity, step_of, steps
+from .folder import CHECKPOINTS, CONFIG, advice, changed_fields, read_config, read_identity, step_of, steps
+from .state import STATE
 
-_MODEL, _EMA, _STATE, _ABOUT = "model.safetensors", "ema.safetensors", "state.pt", "about.json"
+_MODEL, _EMA, _ABOUT = "model.safetensors", "ema.safetensors", "about.json"
 
 
 @dataclass(frozen=True)
@@ -84,7 +85,7 @@ def save(
             files[_EMA] = _write(temporary / _EMA, save_tensors(_storable(ema)))
         buffer = io.BytesIO()  # torch's own writer does not say that the disk is full
         torch.save(state, buffer)
-        files[_STATE] = _write(temporary / _STATE, buffer.getbuffer())
+        files[STATE] = _write(temporary / STATE, buffer.getbuffer())
         about = About(step, shape, identity, config, files, torch.__version__)
         write_flushed(temporary / _ABOUT, signed_json(dataclasses.asdict(about)).encode())
         flush_folder(temporary)
@@ -136,7 +137,7 @@ def read_about(checkpoint: Path) -> About:
     except NoChecksum as error:
         raise CheckpointError(f"{path} does not describe a checkpoint: {error}") from error
     except (ValueError, TypeError, KeyError, CheckpointError) as error:
-        raise CheckpointError(f"{path} does not describe a checkpoint: {error}; {_advice(checkpoint)}") from error
+        raise CheckpointError(f"{path} does not describe a checkpoint: {error}; {advice(checkpoint)}") from error
     if about.run != read_identity(run).run:
         raise CheckpointError(
             f"{checkpoint} belongs to another run than {run}: put the right one back, or move it "
@@ -167,14 +168,14 @@ def read_weights(checkpoint: Path, *, ema: bool) -> dict[str, Tensor]:
 
 def read_state(checkpoint: Path) -> dict[str, Any]:
     """Optimizer state and iteration; refuses a file that would execute code."""
-    path = checkpoint / _STATE
+    path = checkpoint / STATE
     state = _read(path, lambda data: torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
     if not isinstance(state, dict) or not {"step", "optimizer", "sums"} <= set(state):
-        raise CheckpointError(f"{path} is not the state of a fastscore run; {_advice(checkpoint)}")
+        raise CheckpointError(f"{path} is not the state of a fastscore run; {advice(checkpoint)}")
     if type(state["step"]) is not int or state["step"] != step_of(checkpoint):
         raise CheckpointError(
             f"{path} is not the state of iteration {step_of(checkpoint)}, but of "
-            f"{checks.describe(state['step'])}; {_advice(checkpoint)}"
+            f"{checks.describe(state['step'])}; {advice(checkpoint)}"
         )
     return state
 
@@ -202,58 +203,12 @@ def load_into(model: nn.Module, weights: dict[str, Tensor], source: Path) -> Non
         raise CheckpointError(f"{source} does not fit the network that config.json describes: {error}") from error
 
 
-def load_optimizer(optimizer: torch.optim.Adam, saved: Any, checkpoint: Path) -> None:
-    """Load Adam's moments into ``optimizer``, whose learning rate and other settings stay as they are."""
-    state = saved.get("state") if isinstance(saved, dict) else None
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    if not isinstance(state, dict) or not all(
-        type(k) is int and 0 <= k < len(parameters) and _moments_fit(state[k], parameters[k]) for k in state
-    ):
-        raise CheckpointError(
-            f"{checkpoint / _STATE} does not hold Adam's moments of the network that config.json "
-            f"describes; {_advice(checkpoint)}"
-        )
-    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-
-
-def _moments_fit(moments: Any, parameter: Tensor) -> bool:
-    if not isinstance(moments, dict) or set(moments) != {"step", "exp_avg", "exp_avg_sq"}:
-        return False
-    step, *averages = moments["step"], moments["exp_avg"], moments["exp_avg_sq"]
-    return (
-        _fits(step, (), torch.float32)
-        and float(step) >= 1
-        and all(_fits(value, parameter.shape, parameter.dtype) for value in averages)
-    )
-
-
-def _fits(value: Any, shape: tuple[int, ...], dtype: torch.dtype) -> bool:
-    return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and value.shape == torch.Size(shape)
-        and value.dtype == dtype
-        and not value.is_meta
-        and bool(value.isfinite().all())
-    )
-
-
-def load_sums(sums: Tensor, saved: Any, checkpoint: Path) -> None:
-    """Copy the running sums of the loss, float64 [2, L], into ``sums``."""
-    if not _fits(saved, sums.shape, sums.dtype):
-        raise CheckpointError(
-            f"{checkpoint / _STATE} does not hold the sums of the loss at each noise level, float64 "
-            f"{tuple(sums.shape)}; {_advice(checkpoint)}"
-        )
-    sums.copy_(saved)
-
-
 def check_finite(weights: dict[str, Tensor], source: Path) -> None:
     """Raise :class:`CheckpointError` where a value is NaN or infinite."""
     bad = [name for name, value in weights.items() if not bool(value.isfinite().all())]
     if bad:
         raise CheckpointError(
-            f"{source} holds weights that are not finite, in {', '.join(bad[:3])}; {_advice(source.parent)}"
+            f"{source} holds weights that are not finite, in {', '.join(bad[:3])}; {advice(source.parent)}"
         )
 
 
@@ -262,7 +217,7 @@ def last_good(run: Path) -> Path | None:
     for folder in reversed(steps(run)):
         try:
             for name in read_about(folder).files:
-                read_state(folder) if name == _STATE else read_weights(folder, ema=name == _EMA)
+                read_state(folder) if name == STATE else read_weights(folder, ema=name == _EMA)
             return folder
         except (CheckpointError, OSError):
             continue
@@ -276,7 +231,7 @@ def _bytes(path: Path) -> bytes:
     except OSError as error:
         if not is_missing(error):
             raise
-        raise CheckpointError(f"{path} is missing: the checkpoint is not whole; {_advice(path.parent)}") from None
+        raise CheckpointError(f"{path} is missing: the checkpoint is not whole; {advice(path.parent)}") from None
 
 
 def _read(path: Path, load: Callable[[bytes], Any]) -> Any:
@@ -288,22 +243,15 @@ def _read(path: Path, load: Callable[[bytes], Any]) -> Any:
     if hashlib.sha256(data).hexdigest() != files[path.name]:
         raise CheckpointError(
             f"{path} is damaged or another checkpoint's: its checksum is not the one that "
-            f"{_ABOUT} gives; {_advice(path.parent)}"
+            f"{_ABOUT} gives; {advice(path.parent)}"
         )
     try:
         return load(data)
     except Exception as error:  # safetensors, torch and pickle each have their own
         raise CheckpointError(
             f"{path} cannot be read, it is not a checkpoint's or holds more than tensors and numbers "
-            f"(loading that could execute code): {error}; {_advice(path.parent)}"
+            f"(loading that could execute code): {error}; {advice(path.parent)}"
         ) from error
-
-
-def _advice(checkpoint: Path) -> str:
-    """What to do about a damaged checkpoint."""
-    if steps(checkpoint.parent.parent)[:1] == [checkpoint]:
-        return "there is no checkpoint before it: train again, in another folder"
-    return f"delete {checkpoint} to go on from the one before"
 
 
 def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
