@@ -18,6 +18,7 @@ from ..ema import EMA
 from ..losses import OBJECTIVES, draw_labels
 from ..rng import Philox
 from . import checkpoint
+from .acceleration import compiled
 from .build import make_model, make_sigmas, resident
 from .config import TrainConfig
 from .precision import in_precision, resolve
@@ -61,7 +62,7 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
         objective = OBJECTIVES[config.objective]
-        network = in_precision(self.model, precision)
+        network = in_precision(compiled(self.model, config.compile), precision)
         self._loss = objective.on(network, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
         self._reads_images = objective.reads_images and isinstance(self.data, ImageData)
         self._rng, self.parts = Philox(config.seed), parts(config.batch_size, config.accumulate)
