@@ -2,9 +2,11 @@
 
 from .._images import ImageBatch, perturb_images
 from .dsm_loss import dsm_loss
+from .elu import elu
 from .fill_probes import Coloring, Probes, fill_probes
 from .instance_norm_plus import instance_norm_plus
 from .langevin_step import langevin_step
+from .mean_pool import mean_pool
 from .mlp_divergence import mlp_divergence
 from .perturb import perturb
 from .probe_dot import probe_dot
@@ -14,9 +16,11 @@ __all__ = [
     "ImageBatch",
     "Probes",
     "dsm_loss",
+    "elu",
     "fill_probes",
     "instance_norm_plus",
     "langevin_step",
+    "mean_pool",
     "mlp_divergence",
     "perturb",
     "perturb_images",
