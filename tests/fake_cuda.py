@@ -140,7 +140,7 @@ def _called(node, given):
     arguments = [given.get(i) for i in range(max(len(node._input_metadata), max(given) + 1))]
     if isinstance(node, torch.autograd.function.BackwardCFunction):  # written in Python
         made = [
-            torch.zeros(m.shape, dtype=m.dtype, device=m.device) if g is None and node.materialize_grads else g
+            torch.zeros(m.shape, dtype=m.dtype, device=m.device) if g is None else g
             for g, m in zip(arguments, node._input_metadata)
         ]
         results = node.apply(*made)
