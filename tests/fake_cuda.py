@@ -7,6 +7,7 @@ pass: a copy between the devices for which the host would stand still.
 
 from __future__ import annotations
 
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from unittest.mock import patch
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 CUDA = torch.device("cuda:0")
 _READS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default)
@@ -39,6 +41,9 @@ class _Watching(TorchDispatchMode):
             self._crosses(
                 func, args[1].device, args[0].device, args[2] if len(args) > 2 else kwargs.get("non_blocking")
             )
+        elif func is torch.ops.aten._fused_adam_.tensor_lr:  # of which torch has no fake
+            assert {t.device for t in tree_leaves((args, kwargs)) if isinstance(t, torch.Tensor)} == {CUDA}
+            return None
         elif func in _READS and args[0].device.type == "cuda":
             self.seen.append(str(func))
             return func is torch.ops.aten.equal.default or (1.0 if args[0].is_floating_point() else 0)
@@ -58,9 +63,17 @@ def fake_cuda() -> Iterator[None]:
     try:
         with (
             FakeTensorMode(allow_non_fake_inputs=True),
+            warnings.catch_warnings(),
+            patch(
+                "torch.cuda.amp.common.amp_definitely_not_available", lambda: False
+            ),  # else no autocast and no scaler
+            patch("torch.cuda.is_bf16_supported", lambda: True),
             patch("torch.autograd._engine_run_backward", _backward),
             patch("torch.autograd.graph._engine_run_backward", _backward),
         ):
+            warnings.filterwarnings(
+                "ignore", message="Accessing the data pointer of FakeTensor"
+            )  # torch's own deepcopy
             yield
     finally:
         torch.__future__.set_overwrite_module_params_on_conversion(before)

@@ -1,11 +1,13 @@
 """Training and sampling on a CUDA device that holds nothing: every device agrees, and nothing is read between two logs."""
 
+from contextlib import nullcontext
 from unittest.mock import patch
 
 import pytest
 import torch
 
 import fastscore as fs
+from fastscore._core import graphs
 from fastscore.experiment import learner as learners
 from fastscore.experiment import sample
 from fastscore.experiment.build import make_data, make_model, make_sigmas
@@ -57,14 +59,31 @@ def made(what, *arguments):
     return lambda *_: value
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp16"])
-@pytest.mark.parametrize("model, objective", [("ncsn", "dsm"), ("ncsnv2", "dsm"), ("mlp", "ssm"), ("mlp", "dsm")])
-def test_an_iteration(model, objective, precision):
+@pytest.fixture
+def no_recording(monkeypatch):
+    """Graphs that run what they would record: what can be seen here is what the host waits for on the way."""
+    monkeypatch.setattr(graphs, "_aside", lambda device: nullcontext())
+    monkeypatch.setattr(graphs, "recorded", lambda function, device: function)
+
+
+@pytest.mark.parametrize(
+    "model, objective, precision, cuda_graph",
+    [
+        ("ncsn", "dsm", "fp16", True),
+        ("ncsnv2", "ssm", "fp32", False),
+        ("ncsnv2", "dsm", "bf16", True),
+        ("mlp", "dsm", "fp16", False),
+        ("mlp", "ssm", "fp32", True),
+    ],
+)
+def test_an_iteration(model, objective, precision, cuda_graph, no_recording):
     more = {"accumulate": 2, "clip_norm": 1.0} if precision == "fp16" else {}
+    more["cuda_graph"] = cuda_graph
+    seen_dtypes = set()
     config = preset("digits", objective=objective, precision=precision, **more, **SMALL, **DATA[model])
     data = make_data(config)
     if model == "mlp":  # which draws on the CPU, and checks what it drew
-        points = data._draw(0, config.batch_size // config.accumulate, 0, 0, None)
+        points = data._draw(0, config.batch_size // (1 if cuda_graph else config.accumulate), 0, 0, None)
         data._draw = lambda *_: points
     with (
         patch.object(learners, "make_sigmas", made(make_sigmas, config)),
@@ -72,15 +91,20 @@ def test_an_iteration(model, objective, precision):
         fake_cuda(),
     ):
         learner = learners.Learner(config, data, CUDA)
-        learner.iterate(0)  # its constants are made
+        with waits():
+            learner.iterate(0)  # its constants are made
+        layer = next(m for m in learner.model.modules() if type(m) in (torch.nn.Conv2d, torch.nn.Linear))
+        layer.register_forward_hook(lambda _, given, out: seen_dtypes.add(out.dtype))
         with waits() as seen:
             learner.iterate(1)
     assert not seen and learner.sums.device == CUDA
+    assert seen_dtypes == {torch.float16 if precision == "fp16" else torch.bfloat16 if precision == "bf16" else torch.float32}
     assert all(p.device == p.grad.device == CUDA for p in learner.model.parameters())
 
 
+@pytest.mark.parametrize("cuda_graph", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_a_sampler_reads_before_and_after_its_updates(name):
+def test_a_sampler_reads_before_and_after_its_updates(name, cuda_graph, no_recording):
     """As often for three updates a level as for one."""
     counts, levels = [], 3
     for n in (1, 3):
@@ -94,12 +118,14 @@ def test_a_sampler_reads_before_and_after_its_updates(name):
                     x,
                     torch.ones(3, device=CUDA),
                     rng=fs.Philox(0),
+                    cuda_graph=cuda_graph,
                     **steps,
                     **({} if name == "langevin" else {"conditioning": "sigma"}),
                 )
         assert y.device == CUDA
         counts.append(len(seen))
-    assert counts[0] == counts[1] <= levels + 2  # the noise levels; whether score_fn changed x; are all finite
+    tables = 7 if cuda_graph else 0  # the seed and the step, there and back; the levels' numbers
+    assert counts[0] == counts[1] <= levels + 2 + tables  # the noise levels; was x changed, and is it finite
 
 
 @pytest.mark.parametrize("model, name", [("ncsn", "consistent"), ("ncsnv2", "annealed"), ("mlp", "annealed")])

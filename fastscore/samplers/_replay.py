@@ -18,10 +18,17 @@ Level = int | Tensor
 
 
 class PerLevel:
-    """A number for each level: ``[i]`` is it as it was given, or of a level on the device, a tensor [] looked up there."""
+    """A number for each level: ``[i]`` is it, or its tensor where ``tensors`` are given; of a level on the device, a
+    tensor [] looked up there."""
 
-    def __init__(self, values: Sequence[float | Tensor], dtype: torch.dtype, device: torch.device):
-        self._values, self._how = values, (dtype, device)
+    def __init__(
+        self,
+        numbers: Sequence[float],
+        dtype: torch.dtype,
+        device: torch.device,
+        tensors: Sequence[Tensor] | None = None,
+    ):
+        self._numbers, self._values, self._how = numbers, numbers if tensors is None else tensors, (dtype, device)
         self._table: Tensor | None = None
 
     def __getitem__(self, level: Level) -> Any:
@@ -29,7 +36,7 @@ class PerLevel:
             return self._values[level]
         if self._table is None:  # in the first update, which is not recorded
             dtype, device = self._how
-            self._table = torch.tensor([float(value) for value in self._values], dtype=dtype, device=device)
+            self._table = torch.tensor(self._numbers, dtype=dtype, device=device)
         return self._table.index_select(0, level.reshape(1)).reshape(())
 
 

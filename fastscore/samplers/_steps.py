@@ -48,8 +48,8 @@ def per_level(step_size: float, sigma: Sequence[float]) -> list[float]:
 def steps(step_sizes: Sequence[float], dtype: torch.dtype, device: torch.device) -> PerLevel:
     """The step sizes as ``langevin_step.checked`` takes them for samples of ``dtype`` on ``device``: checked once, here."""
     x = torch.empty(0, dtype=dtype, device=device)
-    values = [checks.row_numbers("step_size", step_size, x) for step_size in step_sizes]
-    return PerLevel(values, checks.compute_dtype(x), device)
+    tensors = [checks.row_numbers("step_size", step_size, x) for step_size in step_sizes]
+    return PerLevel(step_sizes, checks.compute_dtype(x), device, tensors)
 
 
 def _given(step_size: Any, step_lr: Any) -> tuple[str, Any, float]:
