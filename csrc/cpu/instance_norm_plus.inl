@@ -101,9 +101,9 @@ void norm_moments(const NormArguments& a, int64_t from, int64_t to) {
   }
 }
 
-// The normalised means t of a sample: t = r (mean - m), r = (q + eps)^-1/2. Returns r.
-template <class C>
-inline double norm_shares(const C* mean, int64_t channels, double eps, double* t) {
+// The normalised means t of a sample: t = r (mean - m), r = (q + eps)^-1/2. Returns r. `mean` may be rounded, or not yet.
+template <class M>
+inline double norm_shares(const M* mean, int64_t channels, double eps, double* t) {
   double m = 0, q = 0;
   for (int64_t c = 0; c < channels; ++c) m += mean[c];
   m /= channels;
@@ -135,18 +135,17 @@ void norm_finish(const NormArguments& a, int64_t from, int64_t to) {
     const C *gamma = a.gamma.at<C>(sample), *alpha = a.alpha.at<C>(sample), *beta = a.beta.at<C>(sample);
     C *rounded = static_cast<C*>(a.mean) + sample * a.channels, *rstd = static_cast<C*>(a.rstd) + sample * a.channels;
     C *scale = static_cast<C*>(a.coefficients) + sample * 4 * a.channels, *shift = scale + a.channels;
-    double* variance = squares;
     for (int64_t c = 0; c < a.channels; ++c) {
-      rounded[c] = static_cast<C>(mean[c]);
-      mean[c] -= rounded[c];  // what rounding took away goes into the shift
-      variance[c] = squares[c] / static_cast<double>(a.pixels);
-      rstd[c] = static_cast<C>(1 / std::sqrt(variance[c] + a.eps));
+      rstd[c] = static_cast<C>(1 / std::sqrt(squares[c] / static_cast<double>(a.pixels) + a.eps));
       scale[c] = gamma[c] * rstd[c];
     }
     double* t = squares;  // no longer needed
-    norm_shares(rounded, a.channels, a.eps, t);
-    for (int64_t c = 0; c < a.channels; ++c)
-      shift[c] = static_cast<C>(double(gamma[c]) * alpha[c] * t[c] + beta[c] - scale[c] * mean[c]);
+    norm_shares(mean, a.channels, a.eps, t);
+    for (int64_t c = 0; c < a.channels; ++c) {
+      rounded[c] = static_cast<C>(mean[c]);
+      const double lost = mean[c] - rounded[c];  // what rounding took away goes into the shift
+      shift[c] = static_cast<C>(double(gamma[c]) * alpha[c] * t[c] + beta[c] - scale[c] * lost);
+    }
   }
 }
 

@@ -161,6 +161,7 @@ def test_a_new_objective_is_an_entry(toy_objective, tmp_path):
         objective="capricious",
         objective_options={"strength": 2.5},
         **dict(data="two_moons", width=8, batch_size=8, decay=False, iterations=4, log_every=1, checkpoint_every=1),
+        precision="fp32",
     )
     Trainer(config, tmp_path / "whole").train(progress=False)
     line = ["train", "toy", "--data", "two_moons", "--width", "8", "--batch-size", "8", "--no-decay", "--quiet"]

@@ -24,7 +24,7 @@ TINY = preset("digits", iterations=24, width=4, batch_size=8, checkpoint_every=5
 CONFIGS = {
     "mlp": TOY,
     "ncsn": TINY,
-    "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0),
+    "ncsnv2, bf16": dataclasses.replace(TINY, model="ncsnv2", ema=0.0, clip_norm=1.0, precision="bf16"),
     "mlp, ssm": dataclasses.replace(TOY, objective="ssm"),
     "ncsn, ssm": dataclasses.replace(TINY, objective="ssm", objective_options={"n_particles": 2}),
 }
@@ -265,4 +265,4 @@ def test_a_preview_that_cannot_be_drawn_or_written(tmp_path, monkeypatch):
 def test_config_is_saved_with_the_run(tmp_path):
     Trainer(TOY, tmp_path / "run")
     assert json.loads((tmp_path / "run" / "config.json").read_text())["batch_size"] == 32
-    assert checkpoint.read_config(tmp_path / "run") == TOY
+    assert checkpoint.read_config(tmp_path / "run") == dataclasses.replace(TOY, precision="fp32")  # what auto became
