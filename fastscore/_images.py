@@ -71,7 +71,7 @@ class ImageBatch:
     def checked(cls, *arguments: Any) -> ImageBatch:
         """The handle of arguments that were checked, in the order of ``__init__``; ``dtype`` float32."""
         batch = cls.__new__(cls)
-        batch._keep(*arguments, torch.float32)
+        batch._keep(*arguments)
         return batch
 
     def _keep(
@@ -83,7 +83,7 @@ class ImageBatch:
         sample_offset: int,
         num_values: int | None,
         flips: bool,
-        dtype: torch.dtype,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.images, self.indices = images, indices
         self.seed, self.step, self.sample_offset = seed, step, sample_offset
@@ -114,7 +114,7 @@ class ImageBatch:
         backend, arguments = backends.choose("read_images", self.device), self._arguments(None)
         noise = handle(0, 0, int(Stream.PERTURB), self.sample_offset, like.shape, like.dtype, like.device)
         if backend == "reference":
-            return reference(like, *arguments, noise)
+            return reference(like, *arguments, noise=noise)
         return raw("read_images", backend)(like, *arguments, *noise.arguments())
 
     def _like(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -171,7 +171,7 @@ def _served(
         return _perturbed(batch.tensor(sigma.dtype), sigma, noise).to(like.dtype), noise
     arguments = batch._arguments(sigma)
     if backend == "reference":
-        return reference(like, *arguments, noise), noise
+        return reference(like, *arguments, noise=noise), noise
     return direct("read_images", backend)(like, *arguments, *noise.arguments()), noise
 
 

@@ -321,9 +321,7 @@ class Philox:
         words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
         return (words * high) >> 32
 
-    def permutation(
-        self, n: int, *, stream: int = Stream.SHUFFLE, device: torch.device | str = "cpu"
-    ) -> Tensor:
+    def permutation(self, n: int, *, stream: int = Stream.SHUFFLE, device: torch.device | str = "cpu") -> Tensor:
         """A random order of 0 .. ``n`` - 1, int64 on ``device``, the same on each; takes one step.
 
         Sorts 62-bit random keys.

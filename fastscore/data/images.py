@@ -130,7 +130,9 @@ class ImageData:
 
         Of the same arguments: ``data.labels[data.indices(...)]`` are what :meth:`batch_with_labels` returns.
         """
-        return self._rows(*check_batch(iteration, batch_size, seed, sample_offset, global_batch_size)).to("cpu", copy=True)
+        return self._rows(*check_batch(iteration, batch_size, seed, sample_offset, global_batch_size)).to(
+            "cpu", copy=True
+        )
 
     def batch(
         self,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +51,9 @@ class Learner:
         )
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
         objective = OBJECTIVES[config.objective]
-        self._loss = objective.on(self.model, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
+        self._loss: Callable[..., Tensor] = objective.on(
+            self.model, self.sigmas, data.shape, weight=config.weight, **config.objective_options
+        )
         self._reads_images = objective.reads_images and isinstance(self.data, ImageData)
         self._rng = Philox(config.seed)
 
@@ -147,7 +151,7 @@ class Learner:
 def parts(batch_size: int, accumulate: int) -> list[tuple[int, int]]:
     """(first row, rows) of the ``accumulate`` parts that a batch is worked on in; sizes differ by one at most."""
     bounds = [k * batch_size // accumulate for k in range(accumulate + 1)]
-    return [(first, stop - first) for first, stop in zip(bounds, bounds[1:])]
+    return [(first, stop - first) for first, stop in pairwise(bounds)]
 
 
 def learning_rate(config: TrainConfig, it: int) -> float:
