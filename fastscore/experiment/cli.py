@@ -41,8 +41,8 @@ def train(
         preset: what to train; every option below changes one setting of it.
         out: The run folder; runs/DATA where not given.
         resume: Go on from the last checkpoint, or start if there is none.
-        change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm,
-            --accumulate or --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
+        change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm
+            or --iterations than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
         options: of the objective.
     """

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -51,9 +49,7 @@ class Learner:
         )
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
         objective = OBJECTIVES[config.objective]
-        self._loss: Callable[..., Tensor] = objective.on(
-            self.model, self.sigmas, data.shape, weight=config.weight, **config.objective_options
-        )
+        self._loss = objective.on(self.model, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
         self._reads_images = objective.reads_images and isinstance(self.data, ImageData)
         self._rng = Philox(config.seed)
 
@@ -151,7 +147,7 @@ class Learner:
 def parts(batch_size: int, accumulate: int) -> list[tuple[int, int]]:
     """(first row, rows) of the ``accumulate`` parts that a batch is worked on in; sizes differ by one at most."""
     bounds = [k * batch_size // accumulate for k in range(accumulate + 1)]
-    return [(first, stop - first) for first, stop in pairwise(bounds)]
+    return [(bounds[k], bounds[k + 1] - bounds[k]) for k in range(accumulate)]
 
 
 def learning_rate(config: TrainConfig, it: int) -> float:

@@ -35,7 +35,7 @@ class Trainer:
         run: the run folder; made where it does not exist.
         resume: go on from the last checkpoint, or begin if there is no run.
         change: let ``config`` differ from the run's in how the optimizer steps (lr, betas, eps, warmup, decay,
-            clip_norm, accumulate, iterations); what changed, and from which iteration on, is recorded in changes.jsonl.
+            clip_norm, iterations); what changed, and from which iteration on, is recorded in changes.jsonl.
 
     Attributes:
         changed: the sampling settings that differ from those the run was saved with, as text; from now on they are
