@@ -71,7 +71,7 @@ class ImageBatch:
     def checked(cls, *arguments: Any) -> ImageBatch:
         """The handle of arguments that were checked, in the order of ``__init__``; ``dtype`` float32."""
         batch = cls.__new__(cls)
-        batch._keep(*arguments, torch.float32)
+        batch._keep(*arguments)
         return batch
 
     def _keep(
@@ -83,7 +83,7 @@ class ImageBatch:
         sample_offset: int,
         num_values: int | None,
         flips: bool,
-        dtype: torch.dtype,
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         self.images, self.indices = images, indices
         self.seed, self.step, self.sample_offset = seed, step, sample_offset
@@ -114,7 +114,7 @@ class ImageBatch:
         backend, arguments = backends.choose("read_images", self.device), self._arguments(None)
         noise = handle(0, 0, int(Stream.PERTURB), self.sample_offset, like.shape, like.dtype, like.device)
         if backend == "reference":
-            return reference(like, *arguments, noise)
+            return reference(*(like, *arguments, noise))
         return raw("read_images", backend)(like, *arguments, *noise.arguments())
 
     def _like(self, dtype: torch.dtype | None = None) -> Tensor:
@@ -171,7 +171,7 @@ def _served(
         return _perturbed(batch.tensor(sigma.dtype), sigma, noise).to(like.dtype), noise
     arguments = batch._arguments(sigma)
     if backend == "reference":
-        return reference(like, *arguments, noise), noise
+        return reference(*(like, *arguments, noise)), noise
     return direct("read_images", backend)(like, *arguments, *noise.arguments()), noise
 
 
@@ -243,19 +243,7 @@ def reference(
     x = dequantize(x, uniform(like.shape, Stream.DEQUANTIZE), num_values) if num_values else to_float(x)
     if sigma is None:
         return x.to(like.dtype)
-    compute = checks.compute_dtype(like)
-    z = handle(
-        noise.seed,
-        noise.step,
-        noise.stream,
-        noise.sample_offset,
-        like.shape,
-        compute,
-        like.device,
-        noise.state,
-        noise.first,
-    )
-    return _perturbed(x.to(compute), sigma, z).to(like.dtype)
+    return _perturbed(x.to(checks.compute_dtype(like)), sigma, noise).to(like.dtype)
 
 
 _FORMS = {  # name: whether it is perturbed, num_values, flips

@@ -58,7 +58,9 @@ def read_images_kernel(
     image = philox.row_value(indices, row, INDEX_ROWS)
     mirrored = row < 0
     if MIRROR:
-        r0, _, _, _ = philox.words(row * 0, row, data_seed, data_step, tl.full([], FLIPS, tl.uint32), first, None, index)
+        r0, _, _, _ = philox.words(
+            row * 0, row, data_seed, data_step, tl.full([], FLIPS, tl.uint32), first, None, index
+        )
         mirrored = (r0 >> 31) == 0
     if WORDS:
         place = mirrored_place(tl.minimum(quad, quads - 1), mirrored, line, line_magic, line_shift)
@@ -74,7 +76,9 @@ def read_images_kernel(
             value = byte.to(tl.float32)
         else:  # value k of q is stored as round(255 k / (q - 1)); there are no ties
             value = (byte.to(tl.float32) * ((NUM_VALUES - 1) / 255) + 0.5).to(tl.int32).to(tl.float32)
-        r0, r1, r2, r3 = philox.words(quad, row, data_seed, data_step, tl.full([], DEQUANTIZE, tl.uint32), first, None, index)
+        r0, r1, r2, r3 = philox.words(
+            quad, row, data_seed, data_step, tl.full([], DEQUANTIZE, tl.uint32), first, None, index
+        )
         u = (philox.interleave(r0, r1, r2, r3, BLOCK) >> 8).to(tl.int32, bitcast=True).to(tl.float32) * 2.0**-24
         x = value + u
         if NUM_VALUES == 256:

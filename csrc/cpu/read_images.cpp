@@ -20,7 +20,8 @@ inline void mirror(const uint8_t* image, int64_t line, int64_t begin, int64_t n,
 inline void dequantize(const ReadArguments& a, const uint8_t* bytes, const uint32_t* words, int64_t n, float* x) {
   if (a.count == 256.0f) {
     for (int64_t i = 0; i < n; ++i)
-      x[i] = (static_cast<float>(bytes[i]) + static_cast<float>(static_cast<int32_t>(words[i] >> 8)) * 0x1p-24f) * 0x1p-8f;
+      x[i] =
+          (static_cast<float>(bytes[i]) + static_cast<float>(static_cast<int32_t>(words[i] >> 8)) * 0x1p-24f) * 0x1p-8f;
     return;
   }
   for (int64_t i = 0; i < n; ++i)
@@ -125,7 +126,8 @@ Tensor read_images(const Tensor& like, const Tensor& images, const Tensor& indic
     a.value[byte] = num_values == 0 ? static_cast<float>(byte) / 255.0f
                                     : static_cast<float>((2 * byte * (num_values - 1) + 255) / 510);
   for_each_type(out, [&](auto type) {
-    in_parallel(a.rows, [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(read_images<decltype(type)>, a, from, to); });
+    in_parallel(a.rows,
+                [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(read_images<decltype(type)>, a, from, to); });
   });
   return out;
 }

@@ -205,7 +205,7 @@ class Learner:
 def parts(batch_size: int, accumulate: int) -> list[tuple[int, int]]:
     """(first row, rows) of the ``accumulate`` parts that a batch is worked on in; sizes differ by one at most."""
     bounds = [k * batch_size // accumulate for k in range(accumulate + 1)]
-    return [(first, stop - first) for first, stop in zip(bounds, bounds[1:])]
+    return [(bounds[k], bounds[k + 1] - bounds[k]) for k in range(accumulate)]
 
 
 def learning_rate(config: TrainConfig, it: int) -> float:

@@ -16,8 +16,8 @@ from .._core import checks
 from .._core.options import Option, complete
 from ..rng import Philox
 
-#: loss(x [B, ...], labels int64 [B], rng) -> [B]
-BatchLoss = Callable[[Tensor, Tensor, Philox], Tensor]
+#: loss(x [B, ...], or a handle on it, labels int64 [B], rng) -> [B]
+BatchLoss = Callable[[Any, Tensor, Philox], Tensor]
 SAMPLES = {1: "points", 3: "images"}  # by the dimensions of a sample
 
 
