@@ -98,7 +98,9 @@ def test_an_iteration(model, objective, precision, cuda_graph, no_recording):
         with waits() as seen:
             learner.iterate(1)
     assert not seen and learner.sums.device == CUDA
-    assert seen_dtypes == {torch.float16 if precision == "fp16" else torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert seen_dtypes == {
+        torch.float16 if precision == "fp16" else torch.bfloat16 if precision == "bf16" else torch.float32
+    }
     assert all(p.device == p.grad.device == CUDA for p in learner.model.parameters())
 
 

@@ -16,7 +16,7 @@ def tf32(allowed: bool) -> Iterator[None]:
     TF32 has 10 bits of each factor's mantissa and sums in float32. torch allows it in convolutions unless told otherwise;
     what the process had set is set again at the end.
     """
-    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    places = torch.backends.cuda.matmul, torch.backends.cudnn.conv  # type: ignore[attr-defined]  # made at run time
     before = [place.fp32_precision for place in places]
     try:
         for place in places:
