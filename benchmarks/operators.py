@@ -110,6 +110,26 @@ def _perturb(shape: tuple[int, ...], device: str) -> Row:
     )
 
 
+def read_images(images: Tensor, indices: Tensor, sigma: Tensor) -> Tensor:
+    """NCSN's batch: gathered, mirrored, (255/256) X + U/256, perturbed."""
+    x = images[indices]
+    x = torch.where((torch.rand(len(x), device=x.device) < 0.5).view(-1, *[1] * (x.dim() - 1)), x.flip(-1), x)
+    return perturb((x + torch.rand(x.shape, device=x.device)) / 256, sigma)[0]
+
+
+def _read_images(shape: tuple[int, ...], device: str) -> Row:
+    images = torch.randint(0, 256, (2048, *shape[1:]), dtype=torch.uint8, device=device)
+    indices, sigma = torch.randint(0, 2048, shape[:1], device=device), _sigma(shape, device)
+    batch = fs.ops.ImageBatch(images, indices, seed=0, step=0, num_values=256, flips=True)
+    rng = fs.Philox(0)
+    return Row(
+        lambda: fs.ops.perturb_images(batch, sigma, rng),
+        lambda wrap: partial(wrap(read_images), images, indices, sigma),
+        lambda: images[: shape[0]].float(),
+        indices.numel() * images[0].numel(),
+    )
+
+
 def _dsm_loss(shape: tuple[int, ...], device: str, with_gradient: bool) -> Row:
     score, z, sigma = torch.randn(shape, device=device), torch.randn(shape, device=device), _sigma(shape, device)
     handle = fs.Philox(0).noise(shape, device=device)
@@ -243,6 +263,7 @@ _MEAN_POOL = partial(
 _OWN = {
     "langevin_step": Benchmark("langevin_step", _langevin_step, SHAPES),
     "perturb": Benchmark("perturb", _perturb, SHAPES),
+    "read_images": Benchmark("read_images", _read_images, SHAPES),
     "dsm_loss": Benchmark("dsm_loss", partial(_dsm_loss, with_gradient=False), SHAPES),
     "dsm_loss + gradient": Benchmark("dsm_loss", partial(_dsm_loss, with_gradient=True), SHAPES),
     "perturb + dsm_loss + gradient": Benchmark("dsm_loss", _chain, SHAPES),

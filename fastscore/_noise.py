@@ -94,7 +94,7 @@ def handle(
 
 def later(noise: Noise, steps: int) -> Noise:
     """The handle on what a draw ``steps`` steps after gives."""
-    state = None if noise.state is None else noise.state + torch.tensor([0, steps], device=noise.device)
+    state = None if noise.state is None else torch.stack([noise.state[0], noise.state[1] + steps])
     return handle(
         noise.seed,
         noise.step + steps,

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import copy
+import operator
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ._core import checks
-from ._core.private_torch import lerp_all
+from ._core.private_torch import copy_all, lerp_all
 
 
 class EMA:
@@ -58,6 +59,8 @@ class EMA:
             raise TypeError(f"warmup must be True or False, got {checks.describe(warmup)}")
         self.decay, self.warmup, self.num_updates = float(decay), warmup, 0
         self._model = _unwrapped(model)
+        self._known: tuple[list[Tensor], list[Tensor]] = [], []  # of the average and the network, at the last update
+        self._pairs = _Pairs([], [], [], [])
         self.module = copy.deepcopy(self._model).eval().requires_grad_(False)
         for parameter in self.module.parameters():
             if parameter.dtype in (torch.float16, torch.bfloat16):
@@ -83,22 +86,17 @@ class EMA:
             ValueError: the network has other parameters or buffers than when the average was made.
         """
         held, present = _tensors(self.module), _tensors(self._model)
-        if [a.shape for a in held] != [w.shape for w in present]:
-            raise ValueError(
-                "model must have the parameters and buffers that it had when the average was made; make "
-                "another EMA after a change of the network"
-            )
-        averages: list[Tensor] = []
-        weights: list[Tensor] = []
-        for average, value in zip(held, present):
-            number = average.is_floating_point() or average.is_complex()  # there is no mean of two codes
-            if self.num_updates and number and isinstance(average, nn.Parameter):
-                averages.append(average)
-                weights.append(value.detach().to(average))  # another device or dtype; else no copy
-            else:
-                average.copy_(value)
-        if averages:
+        if not all(map(_identical, (held, present), self._known)):
+            self._pairs = _paired(held, present)
+            self._known = held, present
+        averages, weights, copies, values = self._pairs
+        if averages and self.num_updates:  # `to`: another device or dtype; else no copy
+            weights = [weight.to(average) for average, weight in zip(averages, weights)]
             lerp_all(averages, weights, 1 - self.decay_of(self.num_updates))
+        elif averages:
+            copy_all(averages, weights)
+        if copies:
+            copy_all(copies, values)
         self.num_updates += 1
 
     @torch.no_grad()
@@ -158,8 +156,44 @@ class EMA:
         self.decay, self.warmup, self.num_updates = decay, warmup, updates
 
 
+class _Pairs(NamedTuple):
+    """Averages and the weights that they are of; and what is copied, and from where."""
+
+    averages: list[Tensor]
+    weights: list[Tensor]
+    copies: list[Tensor]
+    values: list[Tensor]
+
+
+def _paired(held: list[Tensor], present: list[Tensor]) -> _Pairs:
+    """The tensors of the average and those of the network, by what an update does to them."""
+    if [a.shape for a in held] != [w.shape for w in present]:
+        raise ValueError(
+            "model must have the parameters and buffers that it had when the average was made; make "
+            "another EMA after a change of the network"
+        )
+    pairs = _Pairs([], [], [], [])
+    for average, value in zip(held, present):
+        number = average.is_floating_point() or average.is_complex()  # there is no mean of two codes
+        averaged = number and isinstance(average, nn.Parameter)
+        (pairs.averages if averaged else pairs.copies).append(average)
+        (pairs.weights if averaged else pairs.values).append(value)
+    return pairs
+
+
+def _identical(tensors: list[Tensor], others: list[Tensor]) -> bool:
+    return len(tensors) == len(others) and all(map(operator.is_, tensors, others))
+
+
 def _tensors(module: nn.Module) -> list[Tensor]:
-    return [*module.parameters(), *module.buffers()]
+    """Parameters and buffers, each once. ``parameters()`` and ``buffers()`` give the same, and take twice as long."""
+    found: dict[int, Tensor] = {}
+    for part in module.modules():
+        for table in (part._parameters, part._buffers):
+            for value in table.values():
+                if value is not None:
+                    found[id(value)] = value
+    return list(found.values())
 
 
 def _unwrapped(model: nn.Module) -> nn.Module:

@@ -70,21 +70,39 @@ class Philox:
     ):
         # by this name torch.compile knows the step for a number that moves on: private_torch.let_steps_vary
         self._philox_step, self._offset = counter.word("step", step), counter.word("sample_offset", sample_offset)
+        self._seed: int | None = None
         self._state = None
         # the backward pass it was made in, where it may draw; none where it is made anew whenever it draws
         self._task = None if is_compiling() else backward_pass()
         if seed is None and is_compiling():  # where no number may be read: the seed stays a tensor
-            self._seed, self._state = 0, torch.stack([fresh_seed(), torch.tensor(self._philox_step, device="cpu")])
+            self._state = torch.stack([fresh_seed(), torch.tensor(self._philox_step, device="cpu")])
             return
-        self._seed = counter.seed(int(fresh_seed()) if seed is None else seed)
+        self._seed = known = counter.seed(int(fresh_seed()) if seed is None else seed)
         if device is not None:
             self._state = torch.tensor(
-                [signed(self._seed), self._philox_step], dtype=torch.int64, device=counter.indexed(device)
+                [signed(known), self._philox_step], dtype=torch.int64, device=counter.indexed(device)
             )
+
+    @classmethod
+    def at(cls, state: Tensor, *, sample_offset: int = 0) -> Philox:
+        """The source whose seed (as an int64) and step are ``state``, int64 [2], and stay there: a draw adds to the step.
+
+        The values are not read, and so not checked: a CUDA graph may make it, of a copy of what the host wrote before
+        the replay.
+
+        Raises:
+            TypeError, ValueError: ``state`` is no contiguous int64 tensor of two numbers, or ``sample_offset`` no index.
+        """
+        rng = cls(0, sample_offset=sample_offset)
+        rng._seed, rng._state = None, counter.state(state, values=False)
+        return rng
 
     @property
     def seed(self) -> int:
         """The key, 0 to 2^64 - 1."""
+        if self._seed is None:  # the device alone knows it
+            assert self._state is not None
+            return int(self._state[0]) % STEPS**2
         return self._seed
 
     @seed.setter
@@ -123,7 +141,7 @@ class Philox:
     @state.setter
     def state(self, value: Tensor | None) -> None:
         if value is None:
-            self._philox_step, self._state = self.step, None
+            self._seed, self._philox_step, self._state = self.seed, self.step, None
             return
         seed, _ = counter.state(value).tolist()
         self._seed, self._state = seed % (1 << 64), value
@@ -181,7 +199,7 @@ class Philox:
         device = counter.indexed(device)
         dtype = dtype or torch.get_default_dtype()
         step, state = self._take(shape[0], offset, device, 1, compiling=is_compiling())
-        noise = handle(self._seed, step, int(stream), offset, shape, dtype, device, state)
+        noise = handle(self._seed or 0, step, int(stream), offset, shape, dtype, device, state)
         watched, inside = self._watched(), depth()
         if inside and beside is None:
             noise._first = first_of_slice(shape[0], offset, device, watched)
@@ -200,7 +218,7 @@ class Philox:
         """
         shape, device, offset = x.shape, x.device, self._offset
         step, state = self._take(shape[0], offset, device, steps, compiling=transformed and is_compiling())
-        noise = handle(self._seed, step, int(stream), offset, shape, x.dtype, device, state)
+        noise = handle(self._seed or 0, step, int(stream), offset, shape, x.dtype, device, state)
         if transformed:
             given = [x, *(t for t in beside if t is not None)]
             noise._first = first_sample(given, shape[0], offset, compiled=self._watched())
@@ -213,7 +231,7 @@ class Philox:
         if transformed or self._state is not None:
             return self.noise_for(x, stream, transformed=transformed, beside=beside).arguments()
         step, _ = self._take(x.shape[0], self._offset, None, 1, compiling=False)
-        return signed(self._seed), step, stream, self._offset, None, None
+        return signed(self.seed), step, stream, self._offset, None, None
 
     def _take(
         self, rows: int, offset: int, device: torch.device | None, steps: int, *, compiling: bool
@@ -321,9 +339,12 @@ class Philox:
         words = self._plain("words", shape, stream, sample_offset, torch.int64, device, beside)
         return (words * high) >> 32
 
-    def permutation(self, n: int, *, stream: int = Stream.SHUFFLE) -> Tensor:
-        """A random order of 0 .. ``n`` - 1, int64 on the CPU; takes one step. Sorts 62-bit random keys."""
-        words = self._plain("words", (checks.integer("n", n, low=0), 2), stream, 0, torch.int64, "cpu")
+    def permutation(self, n: int, *, stream: int = Stream.SHUFFLE, device: torch.device | str = "cpu") -> Tensor:
+        """A random order of 0 .. ``n`` - 1, int64 on ``device``, the same on each; takes one step.
+
+        Sorts 62-bit random keys.
+        """
+        words = self._plain("words", (checks.integer("n", n, low=0), 2), stream, 0, torch.int64, device)
         return torch.argsort((words[:, 0] >> 1 << 31) | (words[:, 1] >> 1), stable=True)
 
     def _plain(
@@ -365,7 +386,7 @@ class Philox:
         if is_compiling():
             raise RuntimeError("a sub-stream must be made outside torch.compile: pass it to the compiled function")
         index = counter.word("index", index)
-        key = self._seed & (STEPS - 1), self._seed >> 32
+        key = self.seed & (STEPS - 1), self.seed >> 32
         low = philox4x32((0, 0, index, int(Stream.SUBSTREAM)), key)[0]
         mask = philox4x32((1, 0, 0, int(Stream.SUBSTREAM)), key)[0]
         device = None if self._state is None else self._state.device

@@ -145,3 +145,18 @@ def test_a_buffer_that_came_later_is_refused():
     with pytest.raises(ValueError, match="parameters and buffers that it had"):
         ema.update()
     assert ema.module[1].running_mean.tolist() == [0, 0, 0] and ema.num_updates == 0
+
+
+def test_what_is_replaced_after_an_update_counts():
+    """The tensors of an update are known from the last one: another parameter or buffer in their place is seen."""
+    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    ema = fs.EMA(model, 0.5)
+    ema.update()
+    model[0].weight = nn.Parameter(torch.full((2, 2), 8.0))
+    model[1].running_mean = torch.full((2,), 3.0)
+    ema.module[0].weight = nn.Parameter(torch.full((2, 2), 4.0), requires_grad=False)
+    ema.update()
+    assert ema.module[0].weight.tolist() == [[6, 6], [6, 6]] and ema.module[1].running_mean.tolist() == [3, 3]
+    model.double()
+    ema.update()
+    assert ema.module[0].weight.tolist() == [[7, 7], [7, 7]] and ema.module[0].weight.dtype == torch.float32

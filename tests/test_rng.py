@@ -221,3 +221,21 @@ def test_the_same_on_a_gpu():
     torch.testing.assert_close(
         fs.Philox(3).randn(8, 1001, device="cuda").cpu(), fs.Philox(3).randn(8, 1001, device="cpu"), rtol=1e-6, atol=0
     )
+
+
+def test_a_source_at_a_state():
+    """Draws as the numbers do, moves the state on, and takes what is written there; seed and step are read when asked."""
+    state = torch.tensor([-7, 3])
+    rng, numbers = fs.Philox.at(state, sample_offset=2), fs.Philox(2**64 - 7, step=3, sample_offset=2)
+    assert torch.equal(rng.randn(4, 3), numbers.randn(4, 3)) and state.tolist() == [-7, 4]
+    x = torch.zeros(4, 3)
+    assert torch.equal(fs.perturb(x, 0.5, rng)[0], fs.perturb(x, 0.5, numbers)[0])
+    assert (rng.seed, rng.step, repr(rng)) == (numbers.seed, numbers.step, repr(numbers))
+    assert rng.substream(6).seed == numbers.substream(6).seed
+    state[:] = torch.tensor([5, 8])
+    assert torch.equal(rng.rademacher(4, 3), fs.Philox(5, step=8, sample_offset=2).rademacher(4, 3))
+    rng.state = None
+    assert (rng.seed, rng.step) == (5, 9)
+    for bad in (torch.zeros(2), torch.zeros(3, dtype=torch.int64), 7, torch.zeros(4, dtype=torch.int64)[::2]):
+        with pytest.raises(TypeError, match=r"state must be a contiguous int64 tensor of shape \(2,\)"):
+            fs.Philox.at(bad)

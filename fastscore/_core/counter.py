@@ -39,14 +39,14 @@ def first(value: Any, device: torch.device, count: int) -> Tensor:
     return value
 
 
-def state(value: Any, device: torch.device | None = None) -> Tensor:
-    """Seed and step in place of the numbers, int64 [2]; on ``device``, where given."""
+def state(value: Any, device: torch.device | None = None, *, values: bool = True) -> Tensor:
+    """Seed and step in place of the numbers, int64 [2]; on ``device``, where given. ``values``: look at the step."""
     if not isinstance(value, Tensor) or value.dtype != torch.int64 or value.shape != (2,) or not value.is_contiguous():
         raise TypeError(
             "state must be a contiguous int64 tensor of shape (2,), the seed and the step, or None, "
             f"got {checks.describe(value)}"
         )
-    if checks.readable(value) and not 0 <= int(value[1]) < STEPS:
+    if values and checks.readable(value) and not 0 <= int(value[1]) < STEPS:
         raise ValueError(f"state[1], the step, must be from 0 to {STEPS - 1}, got {int(value[1])}")
     if device is not None:
         _on(device, "state", value)

@@ -43,6 +43,7 @@ __all__ = [
     "assert_async",
     "backward_pass",
     "constant_to_dynamo",
+    "copy_all",
     "depth",
     "dispatch_modes",
     "forward_rule",
@@ -59,6 +60,7 @@ __all__ = [
 
 OPERATOR_TYPES = (torch._ops.OpOverload, torch._ops.OpOverloadPacket)  # of what torch.ops holds
 assert_async = torch._assert_async  # (condition, text): raises when the values are there, on a device too
+copy_all = torch._foreach_copy_  # (tensors, others): every tensor takes the other's values, of any dtype and device
 lerp_all = torch._foreach_lerp_  # (tensors, others, weight): every tensor moves in place by weight towards the other
 
 

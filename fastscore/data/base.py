@@ -109,6 +109,14 @@ def check_batch(
     return iteration, batch_size, seed, sample_offset, whole
 
 
+def sent(values: Tensor, device: torch.device | str | None) -> Tensor:
+    """``values`` on ``device``, where None the CPU; from the CPU to a GPU the host does not wait for the copy."""
+    device = torch.device(device or "cpu")
+    if not values.is_cpu or device.type != "cuda":
+        return values.to(device)
+    return (values.pin_memory() if torch.cuda.is_available() else values).to(device, non_blocking=True)
+
+
 def fingerprint(words: str, tensors: Iterable[Tensor | None] = ()) -> str:
     """SHA-256, in hexadecimal, of ``words`` and of the dtype, shape and values of each tensor (or its absence)."""
     digest = hashlib.sha256(words.encode())

@@ -11,50 +11,25 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
 from .._core import checks
+from .._images import ImageBatch, dequantize, to_float
 from ..rng import Philox, Stream
 from .base import check_batch, fingerprint, wrong_labels
 
+__all__ = ["DEQUANTIZE", "ImageData", "dequantize", "to_float"]
+
 DEQUANTIZE = ("none", "uniform")
-
-
-def to_float(images: Tensor) -> Tensor:
-    """X = images / 255: uint8 [..., C, H, W] to float32 in [0, 1]."""
-    if checks.tensor("images", images).dtype != torch.uint8:
-        raise TypeError(f"images must be uint8, got {checks.describe(images)}")
-    return images.float() / 255
-
-
-def dequantize(images: Tensor, u: Tensor, num_values: int = 256) -> Tensor:
-    """(k + U) / q: uniform noise as wide as the gap between two of the q values that a pixel can have.
-
-    With q = 256 this is NCSN's (255/256) X + U/256. Data of fewer values needs wider noise: with noise of
-    1/256 on 17-valued digits the density stays a comb of 17 spikes, which a model of small noise levels would
-    learn.
-
-    Args:
-        images: uint8, value k of q stored as round(255 k / (q - 1)).
-        u: U in [0, 1), float32 of the same shape.
-        num_values: q, 2 to 256.
-
-    Returns:
-        float32 in [0, 1]: q times it lies in [k, k + 1], up to the rounding of float32.
-    """
-    if num_values == 256:
-        return (images + u) / 256
-    return ((images * ((num_values - 1) / 255)).round() + u) / num_values
 
 
 class ImageData:
     """uint8 images in memory, with labels if there are any; a :class:`fastscore.data.Data`.
 
     Args:
-        images: uint8 [N, C, H, W], N >= 1, on any device; batches are gathered where the images are.
+        images: uint8 [N, C, H, W], N >= 1, on any device (see :meth:`to`); kept contiguous, copied where they are not.
         labels: int64 [N] from 0 to ``num_classes`` - 1, or None.
         name: a short name, for logs.
         num_values: how many values a pixel can have, for "uniform" dequantisation: 256, or 17 for the digits.
@@ -93,7 +68,7 @@ class ImageData:
                 f"labels must be an int64 tensor of shape ({len(images)},), one per image, "
                 f"got {checks.describe(labels)}"
             )
-        self.images = images
+        self.images = images.contiguous()
         self.labels = labels
         self.num_classes = _classes(labels, num_classes)
         self.source = None if source is None else os.path.abspath(source)
@@ -103,7 +78,7 @@ class ImageData:
         self.num_values = checks.integer("num_values", num_values, low=2, high=256)
         self.dequantize = checks.one_of("dequantize", dequantize, DEQUANTIZE)
         self.flips = bool(flips)
-        self._orders: dict[tuple[int, int], Tensor] = {}  # (seed, epoch) -> permutation, the last two
+        self._orders: dict[tuple[int, int], Tensor] = {}  # (seed, epoch) -> permutation on the images' device, two
 
     def __len__(self) -> int:
         return len(self.images)
@@ -130,6 +105,18 @@ class ImageData:
         other._orders = {}
         return other
 
+    def to(self, device: torch.device | str) -> ImageData:
+        """The same data set with images and labels on ``device``: then a batch is drawn, shuffled and read there.
+
+        Nothing of it crosses from the host in an iteration. Of a data set that is elsewhere, whose bytes are too many
+        for the device, say, each batch's bytes are gathered (into pinned memory, for a GPU) and copied without waiting.
+        """
+        other = copy.copy(self)
+        other.images = self.images.to(device)
+        other.labels = None if self.labels is None else self.labels.to(device)
+        other._orders = {}
+        return other
+
     def indices(
         self,
         iteration: int,
@@ -143,13 +130,9 @@ class ImageData:
 
         Of the same arguments: ``data.labels[data.indices(...)]`` are what :meth:`batch_with_labels` returns.
         """
-        iteration, batch_size, seed, sample_offset, whole = check_batch(
-            iteration, batch_size, seed, sample_offset, global_batch_size
+        return self._rows(*check_batch(iteration, batch_size, seed, sample_offset, global_batch_size)).to(
+            "cpu", copy=True
         )
-        start = iteration * whole + sample_offset
-        stop, n = start + batch_size, len(self)
-        epochs = range(start // n, (stop - 1) // n + 1)
-        return torch.cat([self._order(seed, e)[max(start - e * n, 0) : stop - e * n] for e in epochs])
 
     def batch(
         self,
@@ -174,10 +157,23 @@ class ImageData:
         Raises:
             TypeError, ValueError: an argument out of its range, or rows beyond the whole batch.
         """
-        index = self.indices(
-            iteration, batch_size, seed=seed, sample_offset=sample_offset, global_batch_size=global_batch_size
-        )
-        return self._gather(index, iteration, seed, sample_offset, device)
+        return self._handle(iteration, batch_size, seed, sample_offset, global_batch_size, device)[0].tensor()
+
+    def batch_handle(
+        self,
+        iteration: int,
+        batch_size: int,
+        *,
+        seed: int,
+        sample_offset: int = 0,
+        global_batch_size: int | None = None,
+        device: torch.device | str | None = None,
+    ) -> ImageBatch:
+        """:meth:`batch` of the same arguments, not read yet: its ``tensor()`` is that batch, bit for bit.
+
+        :func:`fastscore.ops.perturb_images` reads and perturbs it in one pass.
+        """
+        return self._handle(iteration, batch_size, seed, sample_offset, global_batch_size, device)[0]
 
     def batch_with_labels(
         self,
@@ -199,11 +195,8 @@ class ImageData:
         """
         if self.labels is None:
             raise ValueError(f"the data set {self.name!r} has no labels: use batch()")
-        index = self.indices(
-            iteration, batch_size, seed=seed, sample_offset=sample_offset, global_batch_size=global_batch_size
-        )
-        images = self._gather(index, iteration, seed, sample_offset, device)
-        return images, self.labels[index.to(self.labels.device)].to(images.device)
+        batch, index = self._handle(iteration, batch_size, seed, sample_offset, global_batch_size, device)
+        return batch.tensor(), self.labels[index.to(self.labels.device)].to(batch.device)
 
     def fingerprint(self) -> str:
         """SHA-256 (64 hexadecimal digits) of the images' and labels' shapes, dtypes and values.
@@ -224,30 +217,53 @@ class ImageData:
             + (f"; {self.notes}" if self.notes else "")
         )
 
-    def _gather(
-        self, index: Tensor, iteration: int, seed: int, sample_offset: int, device: torch.device | str | None
-    ) -> Tensor:
-        """The images of ``index`` as a batch."""
-        images = self.images[index.to(self.images.device)].to(device or self.images.device)
+    def _handle(
+        self,
+        iteration: int,
+        batch_size: int,
+        seed: int,
+        sample_offset: int,
+        global_batch_size: int | None,
+        device: torch.device | str | None,
+    ) -> tuple[ImageBatch, Tensor]:
+        """The handle of a batch on ``device``, and which images it holds, int64 [B] where the images are."""
+        iteration, batch_size, seed, sample_offset, whole = check_batch(
+            iteration, batch_size, seed, sample_offset, global_batch_size
+        )
+        index = self._rows(iteration, batch_size, seed, sample_offset, whole)
+        device = self.images.device if device is None else torch.empty((), device=device).device
+        images, where = self.images, index
+        if device != images.device:
+            images, where = _moved(images, index, device), torch.arange(batch_size, device=device)
+        q = self.num_values if self.dequantize == "uniform" else None
+        batch = ImageBatch.checked(images, where, seed, iteration, sample_offset, q, self.flips)
+        return batch, index
 
-        def uniform(shape: Sequence[int], stream: Stream) -> Tensor:
-            rng = Philox(seed, step=iteration, sample_offset=sample_offset)
-            return rng.rand(shape, stream=stream, dtype=torch.float32, device=images.device)
-
-        if self.flips:
-            mirrored = uniform((len(images), 1, 1, 1), Stream.FLIPS) < 0.5
-            images = torch.where(mirrored, images.flip(-1), images)
-        if self.dequantize == "none":
-            return to_float(images)
-        return dequantize(images, uniform(images.shape, Stream.DEQUANTIZE), self.num_values)
+    def _rows(self, iteration: int, batch_size: int, seed: int, sample_offset: int, whole: int) -> Tensor:
+        """:meth:`indices` of arguments that were checked, where the images are."""
+        start = iteration * whole + sample_offset
+        stop, n = start + batch_size, len(self)
+        epochs = range(start // n, (stop - 1) // n + 1)
+        parts = [self._order(seed, e)[max(start - e * n, 0) : stop - e * n] for e in epochs]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
 
     def _order(self, seed: int, epoch: int) -> Tensor:
         if (seed, epoch) not in self._orders:
-            order = Philox(seed, step=epoch).permutation(len(self), stream=Stream.SHUFFLE)
+            rng = Philox(seed, step=epoch)
+            order = rng.permutation(len(self), stream=Stream.SHUFFLE, device=self.images.device)
             while len(self._orders) >= 2:
                 del self._orders[next(iter(self._orders))]
             self._orders[seed, epoch] = order
         return self._orders[seed, epoch]
+
+
+def _moved(images: Tensor, index: Tensor, device: torch.device) -> Tensor:
+    """The bytes of the images of ``index`` on another device; the host does not wait for a GPU."""
+    if images.device.type != "cpu" or device.type != "cuda":
+        return images[index].to(device)
+    shape = (len(index), *images.shape[1:])
+    gathered = torch.empty(shape, dtype=images.dtype, device="cpu", pin_memory=torch.cuda.is_available())
+    return torch.index_select(images, 0, index, out=gathered).to(device, non_blocking=True)
 
 
 def _classes(labels: Tensor | None, num_classes: int | None) -> int | None:

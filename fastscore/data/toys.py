@@ -15,7 +15,7 @@ from torch import Tensor
 from .._core import checks
 from .._core.registration import per_row
 from ..rng import Philox, Stream, as_philox
-from .base import check_batch, fingerprint, wrong_labels
+from .base import check_batch, fingerprint, sent, wrong_labels
 
 
 def _normals(n: int, width: int, rng: Philox | None) -> Tensor:
@@ -255,7 +255,7 @@ class PointData:
 
         The arguments are those of :meth:`fastscore.data.ImageData.batch`; where ``device`` is None, the CPU.
         """
-        return self._draw(iteration, batch_size, seed, sample_offset, global_batch_size)[0].to(device or "cpu")
+        return sent(self._draw(iteration, batch_size, seed, sample_offset, global_batch_size)[0], device)
 
     def batch_with_labels(
         self,
@@ -277,7 +277,7 @@ class PointData:
             raise ValueError(f"the data set {self.name!r} has no labels: use batch()")
         points, labels = self._draw(iteration, batch_size, seed, sample_offset, global_batch_size)
         assert labels is not None  # _draw has seen to it
-        return points.to(device or "cpu"), labels.to(device or "cpu")
+        return sent(points, device), sent(labels, device)
 
     def fingerprint(self) -> str:
         """SHA-256 (64 hexadecimal digits) of ``definition``, or without one of 1,024 points and their labels."""

@@ -52,6 +52,21 @@ def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None
     return loaded
 
 
+def resident(loaded: data.Data, device: torch.device) -> data.Data:
+    """Image data on ``device``, so that an iteration copies nothing from the host; as it is where that would not do.
+
+    On a GPU whose free memory it would fill by more than half it stays, and each batch's bytes are copied (see
+    :meth:`fastscore.data.ImageData.to`). Points are drawn on the CPU, and copied.
+    """
+    if not isinstance(loaded, data.ImageData) or device == loaded.images.device:
+        return loaded
+    if device.type == "cuda" and torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info(device)
+        if 2 * loaded.images.nbytes > free:
+            return loaded
+    return loaded.to(device)
+
+
 def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
     """The run's network with its initial weights, which are a function of ``config.seed`` alone.
 

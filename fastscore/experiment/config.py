@@ -56,6 +56,8 @@ class TrainConfig:
 
     batch_size: int = 128
     """Images an iteration."""
+    accumulate: int = 1
+    """Parts that a batch is worked on in, one after the other, for less memory: the step is the whole batch's."""
     iterations: int = 200_001
     """Optimizer steps in all."""
     lr: float = 1e-3
@@ -92,6 +94,12 @@ class TrainConfig:
     """cpu, cuda, cuda:1, ...; auto takes a GPU if there is one."""
     precision: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """What the network is computed in; weights and loss are fp32. auto: bf16 where faster; the run keeps what it was."""
+    tf32: bool = False
+    """On a GPU, multiply float32 in TF32, faster: 10 bits of each factor's mantissa; convolutions and products alike."""
+    compile: bool = False
+    """Compile the network with torch.compile, for training and for sampling. The first iteration takes minutes."""
+    cuda_graph: bool = False
+    """On a GPU, record an iteration as a CUDA graph and replay it: the same weights, with less work for the host."""
     log_every: int = 50
     """Iterations between two lines of metrics.jsonl."""
     checkpoint_every: int = 1000
@@ -142,10 +150,21 @@ def parse_json(text: str | bytes) -> Any:
 SAMPLING = tuple(dict.fromkeys(o.setting for entry in SAMPLERS.values() for o in entry.options if o.setting))
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
 MAY_CHANGE = frozenset(
-    {"iterations", "device", "data_dir", "download", "log_every", "checkpoint_every", "keep", "sample_every", *SAMPLING}
+    {
+        "iterations",
+        "device",
+        "data_dir",
+        "download",
+        "cuda_graph",
+        "log_every",
+        "checkpoint_every",
+        "keep",
+        "sample_every",
+        *SAMPLING,
+    }
 )
 #: What may be changed on the way where that is asked for (``--change``): how the optimizer steps, and the precision.
-CHANGEABLE = ("lr", "beta1", "beta2", "eps", "warmup", "decay", "clip_norm", "iterations", "precision")
+CHANGEABLE = ("lr", "beta1", "beta2", "eps", "warmup", "decay", "clip_norm", "accumulate", "iterations", "precision")
 
 _DIGITS = TrainConfig(
     data="digits",

@@ -18,11 +18,13 @@ if TYPE_CHECKING:
 
 _MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_FIRST_ORDER = ("dsm",)  # objectives that are functions of the score alone, not of its Jacobian
 _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
 # lowest and highest value
 _COUNTS = {
     "batch_size": (1, None),
+    "accumulate": (1, None),
     "iterations": (1, _STEPS),
     "num_levels": (1, 2**31 - 1),
     "image_size": (1, None),
@@ -68,7 +70,7 @@ def check(config: TrainConfig) -> None:
     for name in ("beta1", "beta2", "ema"):
         if not 0 <= checks.number(name, getattr(config, name)) < 1:
             raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
-    for name in ("download", "dequantize", "flip", "decay", "denoise", "ema_warmup"):
+    for name in ("download", "dequantize", "flip", "decay", "denoise", "ema_warmup", "tf32", "compile", "cuda_graph"):
         if not isinstance(getattr(config, name), bool):
             raise TypeError(f"{name} must be true or false, got {checks.describe(getattr(config, name))}")
     for name in ("data", "data_dir", "device"):
@@ -97,6 +99,16 @@ def options(config: TrainConfig) -> dict[str, Any]:
 
 def _check_together(config: TrainConfig) -> None:
     """The bounds that hold for fields together."""
+    if config.accumulate > config.batch_size:
+        raise ValueError(
+            f"accumulate must be at most batch_size, {_short(config.batch_size)}, a sample in each part, got "
+            f"{_short(config.accumulate)}"
+        )
+    if config.compile and config.objective not in _FIRST_ORDER:
+        raise ValueError(
+            f"compile must be False for the objective {config.objective!r}, whose gradient is a second derivative of the "
+            f"network, which torch.compile does not give; with compile the objective is {' or '.join(_FIRST_ORDER)}"
+        )
     if config.num_levels == 1 and config.sigma_begin != config.sigma_end:
         raise ValueError(
             f"sigma_begin and sigma_end must be equal where num_levels is 1 (--sigma-begin, "

@@ -6,18 +6,23 @@ import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
+from .._core import graphs
 from .._core.errors import CheckpointError, NonFiniteLoss
-from ..data import Data
+from .._images import ImageBatch
+from ..data import Data, ImageData
 from ..ema import EMA
 from ..losses import OBJECTIVES, draw_labels
 from ..rng import Philox
 from . import checkpoint
-from .build import make_model, make_sigmas, placed
+from .acceleration import compiled
+from .build import make_model, make_sigmas, placed, resident
 from .config import TrainConfig
 from .precision import in_precision, resolve
+from .recorded_step import RecordedStep
 
 
 class Learner:
@@ -34,6 +39,7 @@ class Learner:
     Attributes:
         model, ema, optimizer: the network, its moving average or None, and Adam.
         scaler: scales the loss where the precision is fp16, else None.
+        parts: (first row, rows) of the parts that a batch is worked on in.
         sums: the sum of the losses and how many, at each noise level since they were last set to zero, float64 [2, L].
 
     Raises:
@@ -41,7 +47,7 @@ class Learner:
     """
 
     def __init__(self, config: TrainConfig, data: Data, device: torch.device):
-        self.config, self.data, self.device = config, data, device
+        self.config, self.data, self.device = config, resident(data, device), device
         self.sigmas = make_sigmas(config).to(device)
         self.model = placed(make_model(config, data.shape), device)
         self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
@@ -56,9 +62,12 @@ class Learner:
         self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
         objective = OBJECTIVES[config.objective]
-        network = in_precision(self.model, precision)
+        network = in_precision(compiled(self.model, config.compile), precision)
         self._loss = objective.on(network, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
-        self._rng = Philox(config.seed)
+        self._reads_images = objective.reads_images and isinstance(self.data, ImageData)
+        self._rng, self.parts = Philox(config.seed), parts(config.batch_size, config.accumulate)
+        graph = graphs.check("cuda_graph", config.cuda_graph, device)
+        self._recorded = RecordedStep(self) if graph else None
 
     @property
     def network(self) -> nn.Module:
@@ -75,32 +84,58 @@ class Learner:
             NonFiniteLoss: the loss is NaN or infinite. On the CPU the weights are not touched; on a GPU, which is not
                 waited for at every iteration, this is found before the next log line or checkpoint.
         """
-        config = self.config
-        x = self.data.batch(it, config.batch_size, seed=config.seed, device=self.device)
-        rng = self._rng.substream(it)
-        labels = draw_labels(config.num_levels, len(x), rng, device=self.device)
-        loss = self._loss(x, labels, rng)
-        self.sums.index_add_(1, labels, torch.stack([loss.detach().double(), torch.ones_like(loss).double()]))
+        log = (it + 1) % self.config.log_every == 0 or it + 1 == self.config.iterations
+        if self._recorded is not None:
+            grad_norm = self._recorded(it)
+            self._check_finite(it)
+            return grad_norm if log else None
+        self.optimizer.zero_grad(set_to_none=True)
+        for first, size in self.parts:
+            rng = self._rng.substream(it)
+            rng.sample_offset = first
+            self.backward(self._samples(it, first, size), rng)
         self._check_finite(it)
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(config, it)
-        self.optimizer.zero_grad(set_to_none=True)
-        grad_norm = self._step(loss.mean(), it)
-        if self.ema is not None:
-            self.ema.update()
-        return grad_norm
+            group["lr"] = self.rate(it)
+        return self.step(norm=log)
 
-    def _step(self, loss: Tensor, it: int) -> Tensor | None:
-        """Backward pass and step of the optimizer; what :meth:`iterate` returns."""
+    def rate(self, it: int) -> float:
+        """The learning rate of iteration ``it``; on a GPU as the float32 that a graph holds it in."""
+        rate = learning_rate(self.config, it)
+        return rate if self.device.type == "cpu" else float(np.float32(rate))
+
+    def backward(self, x: Tensor | ImageBatch, rng: Philox) -> None:
+        """Add the gradient of the loss of ``x``, a part of the batch, to the weights', and its losses to the sums.
+
+        Every row draws what it draws in the whole batch.
+        """
+        labels = draw_labels(self.config.num_levels, len(x), rng, device=self.device)
+        losses: Tensor = self._loss(x, labels, rng)
+        self.sums.index_add_(1, labels, torch.stack([losses.detach().double(), torch.ones_like(losses).double()]))
+        loss = losses.sum() / self.config.batch_size
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
-        log = (it + 1) % self.config.log_every == 0 or it + 1 == self.config.iterations
-        grad_norm = self._clip() if log or self.config.clip_norm else None
+
+    def step(self, *, norm: bool, average: bool = True) -> Tensor | None:
+        """The optimizer's step, and where ``average`` the average's; returns the gradient's norm before clipping, if
+        asked for."""
+        grad_norm = self._clip() if norm or self.config.clip_norm else None
         if self.scaler is None:
             self.optimizer.step()
         else:  # which leaves out the step where the scaled gradient is not finite, and scales less from then on
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        return grad_norm if log else None
+        if self.ema is not None and average:
+            self.ema.update()
+        return grad_norm if norm else None
+
+    def _samples(self, it: int, first: int, size: int) -> Tensor | ImageBatch:
+        """Rows of the batch of iteration ``it``; a handle on them where the objective takes one."""
+        whole, seed = self.config.batch_size, self.config.seed
+        where: dict[str, Any] = {"seed": seed, "sample_offset": first, "global_batch_size": whole}
+        if self._reads_images:
+            assert isinstance(self.data, ImageData)
+            return self.data.batch_handle(it, size, device=self.device, **where)
+        return self.data.batch(it, size, device=self.device, **where)
 
     def _clip(self) -> Tensor:
         """The norm of the gradient, which is then scaled down to ``clip_norm`` where it is larger."""
@@ -109,7 +144,7 @@ class Learner:
         parameters = list(self.model.parameters())
         norm = nn.utils.get_total_norm([p.grad for p in parameters if p.grad is not None])
         clip = self.config.clip_norm or math.inf
-        if self.device.type != "cpu":  # not waited for: multiplied, where it is by 1 too
+        if self.device.type != "cpu" or self.config.cuda_graph:  # not waited for: multiplied, where it is by 1 too
             if self.config.clip_norm:
                 nn.utils.clip_grads_with_norm_(parameters, clip, norm)
         elif not float(norm) <= clip:
@@ -129,7 +164,10 @@ class Learner:
     def state(self, step: int) -> dict[str, Any]:
         """What state.pt holds after ``step`` iterations."""
         scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
-        return {"step": step, "optimizer": self.optimizer.state_dict(), "sums": self.sums, **scaler}
+        optimizer = self.optimizer.state_dict()
+        for group in optimizer["param_groups"]:
+            group["lr"] = float(group["lr"])  # a graph's is a tensor
+        return {"step": step, "optimizer": optimizer, "sums": self.sums, **scaler}
 
     def load(self, folder: Path) -> tuple[int, TrainConfig]:
         """Take over the checkpoint ``folder``; returns its iterations, and the config that led to it.
@@ -162,6 +200,12 @@ class Learner:
             f"the loss at iteration {it + 1} is not finite; loss by sigma since the last log: {seen}; learning rate "
             f"{learning_rate(self.config, it):.3g}"
         )
+
+
+def parts(batch_size: int, accumulate: int) -> list[tuple[int, int]]:
+    """(first row, rows) of the ``accumulate`` parts that a batch is worked on in; sizes differ by one at most."""
+    bounds = [k * batch_size // accumulate for k in range(accumulate + 1)]
+    return [(bounds[k], bounds[k + 1] - bounds[k]) for k in range(accumulate)]
 
 
 def learning_rate(config: TrainConfig, it: int) -> float:

@@ -60,7 +60,7 @@ def check_run(config: TrainConfig, device: torch.device) -> None:
         _fits("image_size", side, "one image", 4 * side**2, device)
     _fits("width", config.width, "weights", copies * (1 if config.model == "mlp" else 9) * config.width**2, device)
     _fits("num_levels", config.num_levels, "the losses of the noise levels", 16 * config.num_levels, device)
-    check_batch(config, shape, config.batch_size, device)
+    check_batch(config, shape, -(-config.batch_size // config.accumulate), device)
 
 
 def _fits(name: str, value: int, what: str, size: int, device: torch.device) -> None:

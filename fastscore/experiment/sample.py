@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import checks
+from .._core import checks, graphs
 from .._core.errors import CheckpointError, NonFiniteSamples
 from ..rng import Philox
 from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
+from .acceleration import compiled, tf32
 from .build import make_model, make_sigmas, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
@@ -54,7 +55,7 @@ class TrainedRun:
     @cached_property
     def score_fn(self) -> nn.Module:
         """The network in its precision: what samplers call."""
-        return for_sampling(self.network, self.precision)
+        return compiled(for_sampling(self.network, self.precision), self.config.compile)
 
     @property
     def entry(self) -> Sampler:
@@ -181,7 +182,7 @@ def draw(
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
-    with warnings.catch_warnings():
+    with tf32(config.tf32), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
             network,
@@ -192,6 +193,7 @@ def draw(
             device=device,
             trajectory=trajectory,
             callback=callback,
+            cuda_graph=config.cuda_graph and device.type in graphs.KINDS,
         )
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     if bad:

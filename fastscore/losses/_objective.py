@@ -16,8 +16,8 @@ from .._core import checks
 from .._core.options import Option, complete
 from ..rng import Philox
 
-#: loss(x [B, ...], labels int64 [B], rng) -> [B]
-BatchLoss = Callable[[Tensor, Tensor, Philox], Tensor]
+#: loss(x [B, ...], or a handle on it, labels int64 [B], rng) -> [B]
+BatchLoss = Callable[[Any, Tensor, Philox], Tensor]
 SAMPLES = {1: "points", 3: "images"}  # by the dimensions of a sample
 
 
@@ -37,6 +37,8 @@ class Objective:
             does not fit.
         options: the options that it takes; ``bind`` takes a value for each by name.
         sample_kinds: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
+        reads_images: whether its loss takes a :class:`fastscore.ops.ImageBatch` in place of x too, which it perturbs in
+            the pass that reads it; the others are given the images that were read.
     """
 
     name: str
@@ -46,6 +48,7 @@ class Objective:
     bind: Callable[..., BatchLoss]
     options: tuple[Option, ...] = ()
     sample_kinds: tuple[str, ...] = tuple(SAMPLES.values())
+    reads_images: bool = False
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.

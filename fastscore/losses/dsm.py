@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
+from .._images import ImageBatch
+from .._images import checked as perturb_images
 from ..ops.dsm_loss import checked as dsm_loss
 from ..ops.perturb import checked as perturb
 from ..rng import Philox, Stream, as_philox
@@ -143,10 +145,16 @@ def draw_labels(
 
 
 def denoising(
-    score: Score, x: Tensor, sigma: Tensor, rng: Philox, weight: float, alpha: Tensor | None = None
+    score: Score, x: Tensor | ImageBatch, sigma: Tensor, rng: Philox, weight: float, alpha: Tensor | None = None
 ) -> Tensor:
-    """[B]: 1/2 sigma^weight || s(alpha x + sigma z) + z / sigma ||^2, of arguments that were checked."""
-    x_tilde, noise = perturb(x, sigma, rng, alpha)
+    """[B]: 1/2 sigma^weight || s(alpha x + sigma z) + z / sigma ||^2, of arguments that were checked.
+
+    Of a handle ``x``, with ``alpha`` None, the clean samples are never made.
+    """
+    if isinstance(x, ImageBatch):
+        x_tilde, noise = perturb_images(x, sigma, rng)
+    else:
+        x_tilde, noise = perturb(x, sigma, rng, alpha)
     # eps = -sigma s: 1/2 sigma^p ||-eps/sigma + z/sigma||^2 = 1/2 sigma^(p-2) ||eps - z||^2
     return dsm_loss(score(x_tilde), noise, sigma, weight)
 
@@ -175,7 +183,7 @@ def _check(
 def _bind(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLoss:
     """:func:`ncsn` of each sample; what does not change from batch to batch is checked already."""
 
-    def loss(x: Tensor, labels: Tensor, rng: Philox) -> Tensor:
+    def loss(x: Tensor | ImageBatch, labels: Tensor, rng: Philox) -> Tensor:
         score = score_of(network, {}, labels=labels, conditioning="labels")
         return denoising(score, x, sigmas[labels], rng, weight)
 
@@ -188,4 +196,5 @@ DENOISING = Objective(
     source="Vincent 2011; Song & Ermon 2019",
     summary="compares the score with the noise that was added",
     bind=_bind,
+    reads_images=True,
 )

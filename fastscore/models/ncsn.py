@@ -117,7 +117,7 @@ class NCSN(ScoreRefineNet):
         """
         label = checks.integer("label", label, low=0, high=self.num_levels - 1)
         norms = [module for module in self.modules() if isinstance(module, ConditionalInstanceNormPlus)]
-        index = torch.tensor(label, device=self.begin_conv.weight.device)
+        index = torch.full((), label, dtype=torch.int64, device=self.begin_conv.weight.device)  # no copy from the host
         numbers: Labels = {norm: norm.numbers(index) for norm in norms}
 
         def score(x: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The operators. One operator is one file: equation, checks, reference."""
 
+from .._images import ImageBatch, perturb_images
 from .dsm_loss import dsm_loss
 from .elu import elu
 from .fill_probes import Coloring, Probes, fill_probes
@@ -12,6 +13,7 @@ from .probe_dot import probe_dot
 
 __all__ = [
     "Coloring",
+    "ImageBatch",
     "Probes",
     "dsm_loss",
     "elu",
@@ -21,5 +23,6 @@ __all__ = [
     "mean_pool",
     "mlp_divergence",
     "perturb",
+    "perturb_images",
     "probe_dot",
 ]

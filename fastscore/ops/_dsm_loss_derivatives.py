@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from .._core import backends
+from .._core import backends, checks
 from .._core.private_torch import apply, forward_rule, is_wrapped, opaque_to_dynamo
 from .._core.registration import per_row, raw, row_sum, wants_grad
 from .._noise import regenerated
@@ -17,7 +18,8 @@ from .._noise import regenerated
 @lru_cache(maxsize=64)
 def _mean_factor(batch: int, dtype: torch.dtype) -> float:
     """1 / B as a mean's backward has it, rounded to ``dtype``."""
-    return (torch.ones((), dtype=dtype) / max(batch, 1)).item()
+    kind = np.float64 if dtype == torch.float64 else np.float32
+    return float(kind(1) / kind(max(batch, 1)))
 
 
 class OnePass(torch.autograd.Function):
@@ -50,7 +52,7 @@ class OnePass(torch.autograd.Function):
             again = raw("dsm_loss_and_gradient", ctx.backend)
             _, gradient = again(score, sigma, ctx.weight, ctx.scale, *ctx.arguments)
         n = upstream.numel()
-        constant = upstream.is_cpu and (n == 1 or (n > 1 and upstream.stride(0) == 0))
+        constant = checks.readable(upstream) and (n == 1 or (n > 1 and upstream.stride(0) == 0))
         if constant and upstream[0].item() == ctx.scale:
             return None, gradient, *nothing
         return None, gradient.mul_(per_row(upstream / ctx.scale, score)), *nothing

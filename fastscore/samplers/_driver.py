@@ -10,18 +10,21 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
+from ..rng import Philox
+from ._replay import Level, kept_on, replayed
 from ._watch import Callback, Trajectory, Watch
 
-Step = Callable[[Tensor, Tensor, int], Tensor]
+Step = Callable[[Tensor, Tensor, Level], Tensor]
 Constraint = Callable[[int], Callable[[Tensor], Tensor]]
 
 
 def run_chain(
-    score: Callable[[Tensor, int], Tensor],
+    score: Callable[[Tensor, Level], Tensor],
     x: Tensor,
     step: Step,
     updates: Sequence[int],
     *,
+    recorded: Philox | None = None,
     constraint: Constraint | None = None,
     denoise_at: float | None = None,
     clamp: tuple[float, float] | None = None,
@@ -38,6 +41,8 @@ def run_chain(
         x: where the chains begin [B, ...]; not changed.
         step: step(x, s, i), the samples after one update at level i, where s = score(x, i).
         updates: how many updates there are at each level; a level with no updates is visited only to denoise.
+        recorded: where the updates are to be one CUDA graph, what they draw from; then the level i that score and step
+            are given is a tensor, and a constraint's projection works on tensors that stay from level to level.
         constraint: constraint(i), called once per level, gives the projection of the samples onto what must hold there;
             it is applied on entering the level and after each of its updates.
         denoise_at: sigma of the last level: end with x + sigma^2 score(x, last). None: end with the last update.
@@ -48,7 +53,11 @@ def run_chain(
         The samples [B, ...], with a warning where some are not finite.
     """
     with Watch(sum(updates), callback, trajectory, progress) as watch:
-        for i, times in enumerate(updates):
+        if recorded is not None:
+            watch.copies = True
+            with kept_on(recorded, x.device, 3 * sum(updates)):
+                x = replayed(score, x, step, updates, constraint, watch)
+        for i, times in enumerate(updates if recorded is None else ()):
             project = None if constraint is None else constraint(i)
             if project is not None:
                 x = project(x)

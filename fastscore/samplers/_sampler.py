@@ -30,8 +30,8 @@ class Sampler:
         summary: how it differs from the others, in a few words.
         cost: how many evaluations of the network a sample takes, in words, for the documentation.
         options: the options that it takes.
-        run: run(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory) -> samples of ``shape`` [B, ...];
-            score_fn(x, labels) as for :func:`annealed_langevin`.
+        run: run(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory, cuda_graph) -> samples of ``shape``
+            [B, ...]; all as for :func:`annealed_langevin`, score_fn(x, labels).
         updates: updates(L, options), how often it calls ``callback``.
         evaluations: evaluations(L, options), how often it calls ``score_fn``.
         sigma_after: sigma_after(sigmas, options, step), the noise level of the samples after update ``step`` (1 is the

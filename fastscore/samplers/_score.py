@@ -13,6 +13,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from .._core import backends, checks
 from .._core.private_torch import DropoutBase, InstanceNormBase, SpectralNormBase
 from ..trace import modules
+from ._replay import Level, PerLevel
 
 
 class Score:
@@ -73,23 +74,26 @@ def conditioned(
     sigmas: Sequence[float],
     conditioning: str,
     model_kwargs: Mapping[str, Any] | None = None,
-) -> Callable[[Tensor, int], Tensor]:
+) -> Callable[[Tensor, Level], Tensor]:
     """score(x, i) for level i, from a network that takes labels or sigma, [B]; checks what comes back."""
     checks.one_of("conditioning", conditioning, ("labels", "sigma"))
-    score = Score(score_fn, model_kwargs, conditioning)
+    score, table = Score(score_fn, model_kwargs, conditioning), None
     known: dict[int, Callable[[Tensor], Tensor]] = {}  # of the level that the chain is at
     once = conditioning == "labels" and not score.kwargs and _offers_levels(score_fn)
 
-    def at_level(x: Tensor, i: int) -> Tensor:
-        batch = x.shape[:1]
+    def at_level(x: Tensor, i: Level) -> Tensor:
+        nonlocal table
+        batch, compute = x.shape[:1], checks.compute_dtype(x)
+        if not isinstance(i, int):  # in a graph, which looks up anew whatever is of a level
+            table = table or PerLevel(sigmas, compute, x.device)
+            return score(x, (i if conditioning == "labels" else table[i]).repeat(batch))
         if once:
             if i not in known:
                 known.clear()
                 known[i] = score_fn.at_level(i)  # type: ignore[attr-defined]  # just asked for
             return score(x, at_level=known[i])
-        if conditioning == "labels":
-            return score(x, torch.full(batch, i, dtype=torch.int64, device=x.device))
-        return score(x, torch.full(batch, sigmas[i], dtype=checks.compute_dtype(x), device=x.device))
+        number, dtype = (i, torch.int64) if conditioning == "labels" else (sigmas[i], compute)
+        return score(x, torch.full(batch, number, dtype=dtype, device=x.device))
 
     return at_level
 

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from .._core import checks
 from ..schedules import refuse_other_form
+from ._replay import PerLevel
 
 StepSizes = float | Sequence[float] | Tensor | Callable[[int], float]
 
@@ -44,10 +45,11 @@ def per_level(step_size: float, sigma: Sequence[float]) -> list[float]:
     return [step_size * (sigma_i / sigma[-1]) ** 2 for sigma_i in sigma]
 
 
-def steps(step_sizes: Sequence[float], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+def steps(step_sizes: Sequence[float], dtype: torch.dtype, device: torch.device) -> PerLevel:
     """The step sizes as ``langevin_step.checked`` takes them for samples of ``dtype`` on ``device``: checked once, here."""
     x = torch.empty(0, dtype=dtype, device=device)
-    return [checks.row_numbers("step_size", step_size, x) for step_size in step_sizes]
+    tensors = [checks.row_numbers("step_size", step_size, x) for step_size in step_sizes]
+    return PerLevel(step_sizes, checks.compute_dtype(x), device, tensors)
 
 
 def _given(step_size: Any, step_lr: Any) -> tuple[str, Any, float]:

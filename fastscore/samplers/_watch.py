@@ -85,6 +85,7 @@ class Watch:
 
     def __init__(self, total: int, callback: Callback | None, trajectory: Trajectory | None, progress: bool):
         self.total, self.step = total, 0
+        self.copies = False  # whether what the callback is given will be written to
         self.callback, self.trajectory = callback, trajectory
         self.bar = require("tqdm", "train").tqdm(total=total, desc="sampling", unit="step") if progress else None
 
@@ -103,8 +104,9 @@ class Watch:
             self.trajectory.add(self.step, self.total, x)
         if self.callback is not None:
             version = _version(x)
-            self.callback(self.step, x.clone() if version is None else x)
-            if _version(x) != version:
+            given = x.clone() if version is None or self.copies else x
+            self.callback(self.step, given)
+            if version is not None and _version(given) != (0 if self.copies else version):
                 raise ValueError("callback must not change x in place, the chain itself: let it work on x.clone()")
 
 

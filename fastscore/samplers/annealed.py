@@ -12,6 +12,7 @@ from .._core import checks
 from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
+from ._replay import check_graph
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
@@ -39,6 +40,7 @@ def annealed_langevin(
     callback: Callback | None = None,
     trajectory: Trajectory | None = None,
     progress: bool = False,
+    cuda_graph: bool = False,
 ) -> Tensor:
     """Sample from the largest noise level to the smallest, with Langevin dynamics at each.
 
@@ -67,6 +69,9 @@ def annealed_langevin(
         callback: called with (step, x) after each update, step 1 .. L T; it may not change x.
         trajectory: a :class:`Trajectory` to fill; ``None`` keeps nothing.
         progress: show a progress bar (needs tqdm).
+        cuda_graph: record an update as a CUDA graph and replay it, on a CUDA device: the same samples bit for bit, in
+            which the host launches one graph an update. ``score_fn`` must read no value on the host, and do the same
+            at each call; it is called three times as it is, and the fourth is recorded.
 
     Returns:
         The samples [B, ...], after the very last update.
@@ -90,6 +95,7 @@ def annealed_langevin(
     dtype = check_start(start, shape, dtype)
     check_watch(len(sigma) * steps_per_level, shape, dtype, callback, trajectory, progress)
     on = torch.device(device or levels.device)
+    recorded = rng if check_graph(cuda_graph, on) else None
     step_sizes = steps(per_level(step_size, sigma), dtype, on)
     x = initial(start, shape, sigma[0], rng, dtype, on)
     return run_chain(
@@ -97,6 +103,7 @@ def annealed_langevin(
         x,
         lambda x, s, i: langevin_step(x, s, step_sizes[i], rng),
         [steps_per_level] * len(sigma),
+        recorded=recorded,
         denoise_at=sigma[-1] if denoise else None,
         clamp=clamp,
         callback=callback,

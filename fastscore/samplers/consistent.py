@@ -14,6 +14,7 @@ from torch import Tensor
 from .._core import checks
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
+from ._replay import Level, PerLevel, check_graph
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, Options, Sampler
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
@@ -39,6 +40,7 @@ def consistent_annealed(
     callback: Callback | None = None,
     trajectory: Trajectory | None = None,
     progress: bool = False,
+    cuda_graph: bool = False,
 ) -> Tensor:
     """Each update removes a fraction ``eta`` of the noise and adds back what the next, smaller level lacks.
 
@@ -55,7 +57,7 @@ def consistent_annealed(
         steps_per_level: how many updates lead from one level to the next, with geometric levels in between. More
             than 1 needs ``conditioning="sigma"``: there are no labels for the levels in between.
         score_fn, shape, sigmas, rng, start, denoise, clamp, conditioning, model_kwargs, dtype, device, callback,
-            trajectory, progress: as for :func:`annealed_langevin`.
+            trajectory, progress, cuda_graph: as for :func:`annealed_langevin`.
 
     Returns:
         The samples [B, ...].
@@ -88,19 +90,23 @@ def consistent_annealed(
     shape = check_shape(shape)
     dtype = check_start(start, shape, dtype)
     check_watch(len(sigma) - 1, shape, dtype, callback, trajectory, progress)
-    x = initial(start, shape, sigma[0], rng, dtype, torch.device(device or levels.device))
+    on = torch.device(device or levels.device)
+    recorded = rng if check_graph(cuda_graph, on) else None
+    x = initial(start, shape, sigma[0], rng, dtype, on)
     compute = checks.compute_dtype(x)
+    removed = PerLevel([eta * a**2 for a in sigma], compute, on)
+    beta = PerLevel([math.sqrt(max(0.0, b**2 - (1 - eta) ** 2 * a**2)) for a, b in pairwise(sigma)], compute, on)
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
-        beta = math.sqrt(max(0.0, sigma[i + 1] ** 2 - (1 - eta) ** 2 * sigma[i] ** 2))
+    def step(x: Tensor, s: Tensor, i: Level) -> Tensor:
         z = rng.randn(x.shape, stream=Stream.LANGEVIN, dtype=compute, device=x.device)
-        return (x.to(compute) + eta * sigma[i] ** 2 * s.to(compute) + beta * z).to(x.dtype)
+        return (x.to(compute) + removed[i] * s.to(compute) + beta[i] * z).to(x.dtype)
 
     return run_chain(
         score,
         x,
         step,
         [1] * (len(sigma) - 1) + [0],  # at the last level there is nothing left to remove but by denoising
+        recorded=recorded,
         denoise_at=sigma[-1] if denoise else None,
         clamp=clamp,
         callback=callback,

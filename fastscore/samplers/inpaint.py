@@ -12,6 +12,7 @@ from .._core import checks
 from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
+from ._replay import check_graph
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
 from ._steps import given_step_size, per_level, steps
@@ -37,6 +38,7 @@ def inpaint(
     callback: Callback | None = None,
     trajectory: Trajectory | None = None,
     progress: bool = False,
+    cuda_graph: bool = False,
 ) -> Tensor:
     """Complete ``image`` where ``mask`` is False, by annealed Langevin dynamics.
 
@@ -48,7 +50,7 @@ def inpaint(
         mask: bool, True where ``image`` is known; of a shape that broadcasts to ``image``'s: [H, W], or [1, C, H, W]
             for one per channel, or [B, 1, H, W] for one per sample. [B, H, W] is an error: it would act on channels.
         score_fn, sigmas, step_size, step_lr, steps_per_level, rng, start, denoise, clamp, conditioning, model_kwargs,
-            callback, trajectory, progress: as for :func:`annealed_langevin`. ``clamp`` acts on the inpainted part.
+            callback, trajectory, progress, cuda_graph: as for :func:`annealed_langevin`. ``clamp`` acts on the inpainted part.
 
     Returns:
         The completed images [B, ...], of ``image``'s dtype.
@@ -68,11 +70,14 @@ def inpaint(
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     dtype = check_start(start, check_shape(image.shape), image.dtype)
     check_watch(len(sigma) * steps_per_level, image.shape, dtype, callback, trajectory, progress)
+    recorded = rng if check_graph(cuda_graph, image.device) else None
+    kept = None if recorded is None else torch.empty_like(image)
     step_sizes = steps(per_level(step_size, sigma), dtype, image.device)
     x = initial(start, image.shape, sigma[0], rng, dtype, image.device)
 
     def known_at(i: int) -> Callable[[Tensor], Tensor]:
         y = image + sigma[i] * rng.randn(image.shape, stream=Stream.INPAINT, dtype=image.dtype, device=image.device)
+        y = y if kept is None else kept.copy_(y)
         return lambda x: torch.where(known, y, x)
 
     x = run_chain(
@@ -80,6 +85,7 @@ def inpaint(
         x,
         lambda x, s, i: langevin_step(x, s, step_sizes[i], rng),
         [steps_per_level] * len(sigma),
+        recorded=recorded,
         constraint=known_at,
         denoise_at=sigma[-1] if denoise else None,
         clamp=clamp,

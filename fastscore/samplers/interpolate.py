@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from ..ops import langevin_step
+from ..ops.langevin_step import reference as langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
+from ._replay import Level, check_graph
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
 from ._steps import given_step_size, per_level, steps
@@ -40,6 +41,7 @@ def interpolate(
     callback: Callback | None = None,
     trajectory: Trajectory | None = None,
     progress: bool = False,
+    cuda_graph: bool = False,
 ) -> Tensor:
     """Rows of samples that pass smoothly from one to another.
 
@@ -52,7 +54,7 @@ def interpolate(
         num_interpolations: n >= 1, chains per row, both ends included; a single chain is driven by p.
         start: as for :func:`annealed_langevin`; one start per row.
         score_fn, sigmas, step_size, step_lr, steps_per_level, rng, denoise, clamp, conditioning, model_kwargs, dtype,
-            device, callback, trajectory, progress: as for :func:`annealed_langevin`; score_fn, callback and trajectory
+            device, callback, trajectory, progress, cuda_graph: as for :func:`annealed_langevin`; score_fn, callback and trajectory
             see [R n, ...].
 
     Returns:
@@ -73,22 +75,24 @@ def interpolate(
     dtype = check_start(start, rows, dtype)
     check_watch(len(sigma) * steps_per_level, (n * rows[0], *rows[1:]), dtype, callback, trajectory, progress)
     on = torch.device(device or levels.device)
+    recorded = rng if check_graph(cuda_graph, on) else None
     step_sizes = steps(per_level(step_size, sigma), dtype, on)
     x = initial(start, rows, sigma[0], rng, dtype, on)
     x = x.repeat_interleave(n, 0)
     compute = checks.compute_dtype(x)
     theta = torch.linspace(0, math.pi / 2, n, dtype=compute, device=x.device).view(n, *[1] * (len(rows) - 1))
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
+    def step(x: Tensor, s: Tensor, i: Level) -> Tensor:
         p, q = (rng.randn(rows, stream=Stream.LANGEVIN, dtype=compute, device=x.device)[:, None] for _ in range(2))
         z = (theta.cos() * p + theta.sin() * q).reshape(x.shape)
-        return langevin_step(x, s, step_sizes[i], noise=z)
+        return langevin_step(x, s, step_sizes[i], z)
 
     x = run_chain(
         score,
         x,
         step,
         [steps_per_level] * len(sigma),
+        recorded=recorded,
         denoise_at=sigma[-1] if denoise else None,
         clamp=clamp,
         callback=callback,

@@ -12,6 +12,7 @@ from .._core import checks
 from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import run_chain
+from ._replay import check_graph
 from ._score import Score
 from ._steps import StepSizes, root, schedule, steps
 from ._watch import Callback, Trajectory, check_watch
@@ -33,6 +34,7 @@ def langevin(
     callback: Callback | None = None,
     trajectory: Trajectory | None = None,
     progress: bool = False,
+    cuda_graph: bool = False,
 ) -> Tensor:
     """Unadjusted Langevin dynamics: ``num_steps`` times x <- x + step_size/2 M s(x) + sqrt(step_size M) z.
 
@@ -55,6 +57,7 @@ def langevin(
         callback: called with (step, x) after each update; it may not change x.
         trajectory: a :class:`Trajectory` to fill.
         progress: show a progress bar (needs tqdm).
+        cuda_graph: as for :func:`annealed_langevin`.
 
     Returns:
         The last state [B, D, ...]; with ``thin``, those after the updates burn_in + thin, burn_in + 2 thin, ...,
@@ -78,24 +81,25 @@ def langevin(
     num_steps = checks.integer("num_steps", num_steps, low=1)
     burn_in, thin = _kept(num_steps, burn_in, thin)
     check_watch(num_steps, x.shape, x.dtype, callback, trajectory, progress)
+    check_graph(cuda_graph, x.device)
     score = Score(score_fn, model_kwargs)
     step_sizes = steps(schedule(step_size, step_lr, num_steps), x.dtype, x.device)
     scale, rng = root(preconditioner, x), as_philox(rng)
     kept = []
 
-    def step(x: Tensor, s: Tensor, k: int) -> Tensor:
-        x = _update(x, s, step_sizes[k], scale, rng)
-        after = k + 1 - burn_in
-        if thin is not None and after > 0 and after % thin == 0:
+    def watch(step: int, x: Tensor) -> None:
+        if thin is not None and step > burn_in and (step - burn_in) % thin == 0:
             kept.append(x)
-        return x
+        if callback is not None:
+            callback(step, x)
 
     x = run_chain(  # the "levels" are the updates, which may differ in their step size
         lambda x, _: score(x),
         x,
-        step,
+        lambda x, s, k: _update(x, s, step_sizes[k], scale, rng),
         [1] * num_steps,
-        callback=callback,
+        recorded=rng if cuda_graph else None,
+        callback=callback if thin is None else watch,
         trajectory=trajectory,
         progress=progress,
     )

@@ -31,6 +31,7 @@ POINTERS = {
     torch.bfloat16: "bf16",
     torch.int64: "i64",
     torch.int32: "i32",
+    torch.uint8: "u8",
 }
 NUMBERS = {"int64": "i64", "uint64": "u64", "int32": "i32", "uint32": "u32", "float32": "fp32", "fp32": "fp32"}
 RAW = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

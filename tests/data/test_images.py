@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import fastscore as fs
 from fastscore.data import Data, ImageData, PointData, dequantize, to_float, two_moons
 from fastscore.rng import Philox, Stream
 
@@ -250,3 +253,55 @@ def test_a_fingerprint_sees_every_change():
     assert len(set(found)) == len(sets)
     strided = images.permute(0, 1, 3, 2).contiguous().permute(0, 1, 3, 2)
     assert ImageData(strided, labels, name="other", source="elsewhere").fingerprint() == found[0]
+
+
+@pytest.mark.parametrize("options", [{}, {"dequantize": "uniform", "flips": True, "num_values": 17}])
+def test_a_handle_is_the_batch(options):
+    data = numbered(11, **options)
+    where = {"seed": 9, "sample_offset": 2, "global_batch_size": 8}  # straddles two epochs at iteration 1
+    for iteration in range(3):
+        handle = data.batch_handle(iteration, 5, **where)
+        assert torch.equal(handle.tensor(), data.batch(iteration, 5, **where))
+        assert torch.equal(handle.indices, data.indices(iteration, 5, **where))
+        assert handle.images is data.images
+
+
+def test_indices_are_a_copy():
+    data = numbered(11)
+    data.indices(0, 5, seed=1).zero_()
+    assert torch.equal(data.indices(0, 5, seed=1), Philox(1).permutation(11, stream=Stream.SHUFFLE)[:5])
+
+
+class Operations(TorchDispatchMode):
+    """The names of what is dispatched inside."""
+
+    def __init__(self):
+        super().__init__()
+        self.names = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.names.append(function.name())
+        return function(*args, **(kwargs or {}))
+
+
+def test_a_resident_data_set_copies_and_reads_nothing():
+    """On a device that has none of the values: whatever came from the host, or went there, would be seen."""
+    with FakeTensorMode():
+        data = ImageData(torch.empty(11, 1, 4, 4, dtype=torch.uint8), dequantize="uniform", flips=True).to("cuda")
+        sigma = torch.ones(5, device="cuda")
+        with Operations() as seen, torch.no_grad():
+            for iteration in range(3):  # two epochs' orders
+                handle = data.batch_handle(iteration, 5, seed=0, device="cuda")
+                x_tilde, _ = fs.ops.perturb_images(handle, sigma, Philox(0))
+                assert x_tilde.device.type == handle.indices.device.type == "cuda"
+    assert any("sort" in name for name in seen.names)
+    copies = [name for name in seen.names if "copy" in name or "local_scalar" in name or name == "aten::item"]
+    assert copies == []
+
+
+def test_to_keeps_everything_else():
+    data = numbered(11, dequantize="uniform", num_values=17)
+    other = data.to("cpu")
+    assert other._orders is not data._orders and repr(other) == repr(data)
+    assert torch.equal(other.batch(1, 4, seed=2), data.batch(1, 4, seed=2))
+    assert torch.equal(Philox(5).permutation(50, device="cpu"), Philox(5).permutation(50))

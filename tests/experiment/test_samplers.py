@@ -23,8 +23,9 @@ from fastscore.rng import Philox, Stream
 from fastscore.samplers import SAMPLERS, Sampler, Trajectory
 
 
-def jump(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory):
+def jump(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory, cuda_graph=False):
     """From noise to the mean of the clean sample, ``jumps`` times at each level."""
+    assert not cuda_graph  # it records none
     x = options["width"] * rng.randn(shape, stream=Stream.INIT, device=device)
     for i, sigma in enumerate(sigmas.tolist()):
         for j in range(options["jumps"]):

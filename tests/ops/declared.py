@@ -124,14 +124,17 @@ class Call:
 
 
 def _calls() -> dict[str, Call]:
-    """Of the examples of one operator those that differ in what is given, in dimensions or in a float."""
+    """Of the examples of one operator those that differ in what is given, in dimensions or in a float.
+
+    Not of operators that make their samples, of random numbers or of bytes, and take none.
+    """
     found: dict[tuple, tuple[str, Call]] = {}
     for operator in OPERATORS.values():
         for name, given in operator.examples((2, 3), torch.float64, "cpu", 0).items():
             forms = {Tensor: Tensor.dim, float: float, list: bool}
             kinds = tuple(forms.get(type(value), lambda _: None)(value) for value in given)
             call = Call(operator, name, given)
-            if call.places():
+            if any(operator.maps[place] in ("batch", "probe") for place in call.places()):
                 found.setdefault((operator.name, kinds), (f"{operator.name}, {name}".rstrip(", "), call))
     return dict(found.values())
 
