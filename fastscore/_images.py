@@ -20,7 +20,8 @@ class ImageBatch:
 
     ``x_b`` is image ``indices_b``, mirrored where it falls to it, as float32 numbers in [0, 1]. ``tensor()`` gives x, the
     same each time; :func:`fastscore.ops.perturb_images` gives x + sigma z in the same single pass over the bytes.
-    :meth:`fastscore.data.ImageData.batch_handle` makes handles.
+    :meth:`fastscore.data.ImageData.batch_handle` makes handles. What a CUDA graph recorded reads the same batch with the
+    same numbers at each replay: give it ``tensor()``, written to memory of its own.
 
     Args:
         images: uint8 [N, C, H, W].
