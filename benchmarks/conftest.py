@@ -113,7 +113,7 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             _write(terminalreporter, f"fastscore on {device}", lines)
         if rows := _networks(session.benchmarks, device):
             lines = [machine_line(about(device)), *network_table.ABOUT, "", *network_table.text(rows), ""]
-            _write(terminalreporter, f"networks on {device}", [*lines, _turns(rows, "benchmarks/report_networks.py")])
+            _write(terminalreporter, f"networks on {device}", [*lines, _turns(rows)])
 
 
 def _write(terminalreporter: Any, heading: str, lines: list[str]) -> None:
@@ -123,12 +123,12 @@ def _write(terminalreporter: Any, heading: str, lines: list[str]) -> None:
         terminalreporter.write_line(line)
 
 
-def _turns(rows: list[dict], command: str) -> str:
-    return f"Medians of {rows[0]['rounds']} rounds, one provider after the other; `{command}` times them in turns."
+def _turns(rows: list[dict]) -> str:
+    return f"Medians of {rows[0]['rounds']} rounds, one provider after the other; `make bench` times them in turns."
 
 
 def _foot(rows: list[dict], selected: set[str]) -> list[str]:
-    lines = [_turns(rows, "make bench")]
+    lines = [_turns(rows)]
     if absent := [name for name in PROVIDERS if name not in selected]:
         lines.append(f"Not selected: {', '.join(absent)}.")
     if partly := [name for name in PROVIDERS if name in selected and not all(name in row for row in rows)]:

@@ -8,11 +8,12 @@ where the preset keeps one. MNIST's and CIFAR-10's images are stand-ins of their
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import itertools
 from collections.abc import Callable, Collection, Iterator
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, fields, replace
-from functools import partial
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
@@ -32,6 +33,8 @@ NETWORKS = ("NCSN", "NCSNv2")
 PROVIDERS = ("fastscore", "fastscore bf16", "plain", "plain bf16", "compile")
 UPDATES = 2  # of the sampler at each of two levels, timed together
 Make = Callable[[], object]
+#: Whether a run's config has a precision. If not, fastscore's bf16 is autocast around the same calls.
+HAS_PRECISION = importlib.util.find_spec("fastscore.experiment.precision") is not None
 
 
 @dataclass(frozen=True)
@@ -130,9 +133,24 @@ def autocast(name: str, device: torch.device) -> AbstractContextManager:
 
 def precise(name: str, config: TrainConfig) -> TrainConfig:
     """The config in the precision that the provider's name says."""
-    if "precision" not in {field.name for field in fields(TrainConfig)}:
-        return config
-    return replace(config, precision="bf16" if "bf16" in name else "fp32")
+    return replace(config, precision=_precision(name)) if HAS_PRECISION else config
+
+
+def _precision(name: str) -> str:
+    return "bf16" if "bf16" in name else "fp32"
+
+
+def _sampled(name: str, config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> nn.Module:
+    """fastscore's network as its samplers call it."""
+    network = make_model(precise(name, config), data.shape).to(device).eval().requires_grad_(False)
+    if not HAS_PRECISION:
+        return network
+    return importlib.import_module("fastscore.experiment.precision").for_sampling(network, _precision(name))
+
+
+def _around_ours(name: str, device: torch.device) -> AbstractContextManager:
+    """Nothing, where the config has a precision."""
+    return nullcontext() if HAS_PRECISION else autocast(name, device)
 
 
 def plain_network(config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> PlainNCSN:
@@ -144,13 +162,18 @@ def plain_network(config: TrainConfig, data: fs.data.ImageData, device: torch.de
     return network.to(device)
 
 
+def compiled(network: nn.Module) -> nn.Module:
+    """torch.compile of the network."""
+    return torch.compile(network, dynamic=False)
+
+
 def _training(name: str, config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> Make:
     if not name.startswith("fastscore"):
         return PlainTraining(name, config, data, device).step
     learner, count = Learner(precise(name, config), data, device), itertools.count()
 
     def iterate() -> None:
-        with autocast(name, device):
+        with _around_ours(name, device):
             learner.iterate(next(count))
 
     return iterate
@@ -163,7 +186,7 @@ class PlainTraining:
         self.name, self.config, self.data, self.device = name, config, data, device
         self.images, self.sigmas = data.images.to(device), make_sigmas(config).to(device)
         self.network = plain_network(config, data, device)
-        self.called: nn.Module = torch.compile(self.network, dynamic=False) if name == "compile" else self.network
+        self.called: nn.Module = compiled(self.network) if name == "compile" else self.network
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2))
         self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
 
@@ -202,15 +225,15 @@ def _sampling(name: str, config: TrainConfig, data: fs.data.ImageData, device: t
             steps_per_level=UPDATES,
             denoise=False,
         )
-        network = make_model(precise(name, config), data.shape).to(device).eval().requires_grad_(False)
+        score_fn = _sampled(name, config, data, device)
 
         def ours() -> Tensor:
-            with autocast(name, device):
-                return draw(head, network, shape, fs.Philox(0), device=device)
+            with _around_ours(name, device):
+                return draw(head, score_fn, shape, fs.Philox(0), device=device)
 
         return ours
     network = plain_network(config, data, device).eval()
-    called = torch.compile(network, dynamic=False) if name == "compile" else network
+    called = compiled(network) if name == "compile" else network
 
     @torch.no_grad()
     def plain() -> Tensor:
@@ -229,17 +252,14 @@ def _sampling(name: str, config: TrainConfig, data: fs.data.ImageData, device: t
 def _forward(name: str, config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> Make:
     """The network alone, at levels that differ from sample to sample."""
     ours = name.startswith("fastscore")
-    make = (
-        partial(make_model, precise(name, config), data.shape) if ours else partial(plain_network, config, data, device)
-    )
-    network = make().to(device).eval().requires_grad_(False)
-    called = torch.compile(network, dynamic=False) if name == "compile" else network
+    called = _sampled(name, config, data, device) if ours else plain_network(config, data, device).eval()
+    called = compiled(called) if name == "compile" else called
     x = torch.rand(config.batch_size, *data.shape, generator=torch.Generator().manual_seed(0)).to(device)
     labels = (torch.arange(config.batch_size) % config.num_levels).to(device)
 
     @torch.no_grad()
     def forward() -> Tensor:
-        with autocast(name, device):
+        with _around_ours(name, device) if ours else autocast(name, device):
             return called(x, labels)
 
     return forward
