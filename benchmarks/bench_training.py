@@ -36,6 +36,6 @@ def time_one(benchmark, device, name, provider):
     benchmark.extra_info.update(
         about, provider=provider, device=device, threads=torch.get_num_threads(), torch=torch.__version__
     )
-    benchmark.pedantic(run, warmup_rounds=1, rounds=3, iterations=1)
+    benchmark.pedantic(run, warmup_rounds=1, rounds=3 if case.size == "digits" else 2, iterations=1)
     if benchmark.enabled:
         benchmark.extra_info["profile"] = profiled(work, device)
