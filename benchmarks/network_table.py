@@ -23,7 +23,7 @@ GOALS = {
     "digits": {"fastscore": 1.8},
 }
 ABOUT = (
-    "plain: the network in torch's own operations, Adam as it comes; compile: torch.compile of it.",
+    "plain: the network in torch's own operations, Adam as it comes; compile: its blocks compiled.",
     "float32, or bf16 autocast. x plain: plain's time over this one's; more is faster. goal: for that.",
     "conv: convolutions' share of the time. limit: x plain if all else took no time.",
     "MB: what a call holds at a time beyond what was held before it.",

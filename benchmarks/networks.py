@@ -25,12 +25,13 @@ from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.learner import Learner
 from fastscore.experiment.sample import draw
 
-from .plain_ncsn import PlainNCSN, dsm_loss, langevin_step
+from .plain_ncsn import BLOCKS, PlainNCSN, dsm_loss, langevin_step
 
 TRAINING, SAMPLING, FORWARD = "training step", "sampling evaluation", "forward"
 WORKS = (TRAINING, SAMPLING, FORWARD)
 NETWORKS = ("NCSN", "NCSNv2")
 PROVIDERS = ("fastscore", "fastscore bf16", "plain", "plain bf16", "compile")
+COMPILED = (TRAINING, "NCSN", "digits")  # it compiles for minutes; the larger ones as long, for less
 UPDATES = 2  # of the sampler at each of two levels, timed together
 Make = Callable[[], object]
 #: Whether a run's config has a precision. If not, fastscore's bf16 is autocast around the same calls.
@@ -86,15 +87,16 @@ def cases(
 ) -> Iterator[NetworkCase]:
     """Every work of every network at every size, or those of ``only``, by the ``providers`` named.
 
-    ``changes`` are of the presets: another ``width``, say. Only digits are compiled: the larger networks take as long to
-    compile, for less.
+    ``changes`` are of the presets: another ``width``, say. What is compiled is in COMPILED alone.
     """
     for work, network, size in names():
         if only and (work, network, size) not in only:
             continue
         config = config_of(network, size, **changes)
         make = {TRAINING: _training, SAMPLING: _sampling, FORWARD: _forward}[work]
-        chosen = [name for name in PROVIDERS if name in providers and (name != "compile" or size == "digits")]
+        chosen = [
+            name for name in PROVIDERS if name in providers and (name != "compile" or (work, network, size) == COMPILED)
+        ]
         data = images_of(config, size)
         yield NetworkCase(
             work,
@@ -163,8 +165,11 @@ def plain_network(config: TrainConfig, data: fs.data.ImageData, device: torch.de
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """torch.compile of the network."""
-    return torch.compile(network, dynamic=False)
+    """torch.compile of each block of the network, in place: compiled whole it takes several times as long to compile."""
+    for block in network.modules():
+        if isinstance(block, BLOCKS):
+            block.compile(dynamic=False, fullgraph=True)
+    return network
 
 
 def _training(name: str, config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> Make:
@@ -186,7 +191,8 @@ class PlainTraining:
         self.name, self.config, self.data, self.device = name, config, data, device
         self.images, self.sigmas = data.images.to(device), make_sigmas(config).to(device)
         self.network = plain_network(config, data, device)
-        self.called: nn.Module = compiled(self.network) if name == "compile" else self.network
+        if name == "compile":
+            compiled(self.network)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=config.lr, betas=(config.beta1, config.beta2))
         self.average = [p.detach().clone() for p in self.network.parameters()] if config.ema else []
 
@@ -202,7 +208,7 @@ class PlainTraining:
         x = self.batch()
         labels = torch.randint(config.num_levels, (len(x),), device=self.device)
         with autocast(self.name, self.device):
-            loss = dsm_loss(self.called, x, labels, self.sigmas)
+            loss = dsm_loss(self.network, x, labels, self.sigmas)
         self.optimizer.zero_grad()
         loss.backward()
         self.optimizer.step()
@@ -233,7 +239,6 @@ def _sampling(name: str, config: TrainConfig, data: fs.data.ImageData, device: t
 
         return ours
     network = plain_network(config, data, device).eval()
-    called = compiled(network) if name == "compile" else network
 
     @torch.no_grad()
     def plain() -> Tensor:
@@ -243,7 +248,7 @@ def _sampling(name: str, config: TrainConfig, data: fs.data.ImageData, device: t
             step_size = config.step_size * (sigma / sigmas[-1]) ** 2
             for _ in range(UPDATES):
                 with autocast(name, device):
-                    x = langevin_step(called, x, labels, step_size)
+                    x = langevin_step(network, x, labels, step_size)
         return x.clamp(0, 1)
 
     return plain
@@ -253,7 +258,6 @@ def _forward(name: str, config: TrainConfig, data: fs.data.ImageData, device: to
     """The network alone, at levels that differ from sample to sample."""
     ours = name.startswith("fastscore")
     called = _sampled(name, config, data, device) if ours else plain_network(config, data, device).eval()
-    called = compiled(called) if name == "compile" else called
     x = torch.rand(config.batch_size, *data.shape, generator=torch.Generator().manual_seed(0)).to(device)
     labels = (torch.arange(config.batch_size) % config.num_levels).to(device)
 

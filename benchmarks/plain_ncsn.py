@@ -176,6 +176,9 @@ class RefineBlock(nn.Module):
         return self.output_convs(self.crp(h, labels), labels)
 
 
+BLOCKS = (ResidualBlock, ResidualConvUnit, MultiScaleFusion, ChainedResidualPooling)
+
+
 class PlainNCSN(nn.Module):
     """The network of NCSN, or with ``sigmas`` that of NCSNv2."""
 

@@ -33,7 +33,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="leave torch.compile out")
     parser.add_argument("--profile", action="store_true", help="print the longest operations of each row too")
     parser.add_argument("-k", action="append", default=[], metavar="WORD", help="only rows whose names have every WORD")
-    parser.add_argument("--seconds", type=float, default=8.0, help="how long to time each row (default: 8)")
+    parser.add_argument("--seconds", type=float, default=7.0, help="how long to time each row (default: 7)")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     arguments = parser.parse_args()
     device, machine = arguments.device, about(arguments.device)

@@ -11,6 +11,7 @@ import torch
 import fastscore as fs
 from benchmarks import network_table, report_networks
 from benchmarks.networks import (
+    COMPILED,
     FORWARD,
     NETWORKS,
     PROVIDERS,
@@ -149,7 +150,7 @@ def test_stand_ins_have_the_shapes_and_the_recipes():
         232,
         0.999,
     )
-    assert len(names()) == 3 * 2 * 3
+    assert len(names()) == 3 * 2 * 3 and COMPILED in names()
 
 
 def made(work=TRAINING, size="CIFAR-10", scale=1.0):
