@@ -9,6 +9,7 @@ everything but its convolutions took no time) and "operations" (the ten that tak
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 
@@ -76,7 +77,7 @@ def row(case: NetworkCase, times: dict[str, list[float]], profiles: dict[str, di
             own["times_plain"] = quantiles([p / t for p, t in zip(times["plain"], values)])
         if name in profiles:
             seconds = profiles[name]["seconds"]
-            convolutions = sum(s for operation, s in seconds.items() if "conv" in operation.lower())
+            convolutions = sum(s for operation, s in seconds.items() if re.match(r"(aten|mkldnn)::.*conv", operation))
             own["megabytes"] = profiles[name]["bytes"] / 1e6
             own["convolutions"] = convolutions / profiles[name]["total"]
             if "plain" in times and convolutions:
@@ -135,7 +136,8 @@ def operations(row: dict) -> list[str]:
     lines = [title(row), f"{'milliseconds':<38}" + "".join(f"{name:>15}" for name in shown)]
     for key in sorted(keys, key=lambda key: -max(row[name]["operations"].get(key, 0) for name in shown)):
         cells = (row[name]["operations"].get(key) for name in shown)
-        lines.append(f"{key[:37]:<38}" + "".join(f"{'-' if ms is None else f'{ms:.2f}':>15}" for ms in cells))
+        short = key.replace("autograd::engine::evaluate_function:", "autograd:")
+        lines.append(f"{short[:37]:<38}" + "".join(f"{'-' if ms is None else f'{ms:.2f}':>15}" for ms in cells))
     return lines
 
 

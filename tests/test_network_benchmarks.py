@@ -159,7 +159,7 @@ def made(work=TRAINING, size="CIFAR-10", scale=1.0):
     profile = {
         "bytes": 5_000_000,
         "total": 4.0,
-        "seconds": {"aten::convolution": 1.0, "conv_backward": 1.0, "aten::elu": 2.0},
+        "seconds": {"aten::convolution": 1.0, "aten::convolution_backward": 1.0, "aten::elu": 2.0},
     }
     times = {name: [scale * s for s in values] for name, values in seconds.items()}
     return network_table.row(case, times, {"fastscore": profile, "plain": profile})
