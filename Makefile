@@ -1,6 +1,6 @@
 # make demo    train, sample and evaluate an NCSN on handwritten digits (about 5 minutes on two CPU cores)
 # make test    the whole test suite, and the examples in docstrings, on all cores
-# make bench   time the operators against torch's, and write benchmarks/results (leave the machine alone meanwhile)
+# make bench   time operators and networks against torch's, write benchmarks/results (leave the machine alone meanwhile)
 # make docs    build the documentation into docs/_build; its tutorials are run (about two minutes)
 # make lint    style, docstrings, types, who imports whom, and the style of the C++ (make format puts style right)
 # make wheel   dist/: the source distribution and, built from it, the wheel
@@ -48,6 +48,7 @@ test: $(READY)
 
 bench: $(READY)
 	$(BIN)/python benchmarks/report.py
+	$(BIN)/python benchmarks/report_networks.py
 
 docs: $(READY)
 	$(BIN)/sphinx-build -E -W --keep-going -n -q docs docs/_build/html

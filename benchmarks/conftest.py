@@ -6,14 +6,17 @@ shows (--benchmark-verbose, -compare, -columns, -cprofile, -histogram).
 
 from __future__ import annotations
 
+import dataclasses
 import textwrap
 from typing import Any
 
 import pytest
 
+from benchmarks import network_table
 from benchmarks.measure import about, row
+from benchmarks.networks import NetworkCase
 from benchmarks.operators import PROVIDERS
-from benchmarks.table import WIDTH, about_line, legend, text
+from benchmarks.table import WIDTH, about_line, legend, machine_line, text
 
 _SELECTED = pytest.StashKey[set[str]]()  # the providers of the tests that -k and its like left
 _WIDE = ("benchmark_verbose", "benchmark_compare", "benchmark_columns", "benchmark_cprofile", "benchmark_histogram")
@@ -24,7 +27,7 @@ def _groups(benchmarks: list[Any]) -> dict[tuple[str, str, str], dict[str, Any]]
     found: dict[tuple[str, str, str], dict[str, Any]] = {}
     for bench in benchmarks:
         info = bench.extra_info
-        if "provider" in info and not bench.has_error and bench.stats.data:
+        if "operator" in info and not bench.has_error and bench.stats.data:
             found.setdefault((info["device"], info["operator"], info["shape"]), {})[info["provider"]] = bench
     order = list(dict.fromkeys(key[:2] for key in found))  # shapes stay as they ran: sorting is stable
     return {key: found[key] for key in sorted(found, key=lambda key: order.index(key[:2]))}
@@ -43,9 +46,34 @@ def _row(key: tuple[str, str, str], timed: dict[str, Any]) -> dict:
     )
 
 
+def _networks(benchmarks: list[Any], device: str) -> list[dict[str, Any]]:
+    """The rows of whole networks on a device; what they say of a provider goes into its extra_info too."""
+    found: dict[str, dict[str, Any]] = {}
+    for bench in benchmarks:
+        info = bench.extra_info
+        if "network" in info and info["device"] == device and not bench.has_error and bench.stats.data:
+            found.setdefault(bench.group, {})[info["provider"]] = bench
+    fields = [field.name for field in dataclasses.fields(NetworkCase) if field.name != "providers"]
+    rows = []
+    for timed in found.values():
+        first = next(iter(timed.values())).extra_info
+        case = NetworkCase(**{name: first[name] for name in fields}, providers={})
+        profiles = {name: bench.extra_info["profile"] for name, bench in timed.items()}
+        rows.append(network_table.row(case, {name: bench.stats.data for name, bench in timed.items()}, profiles))
+        for name, bench in timed.items():
+            bench.extra_info.update(rows[-1][name])
+    return rows
+
+
+def _devices(benchmarks: list[Any]) -> list[str]:
+    return sorted({bench.extra_info["device"] for bench in benchmarks if "device" in bench.extra_info})
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], output_json: dict) -> None:
     """Every row's extra_info gets ns_per_element and times_fastscore, fastscore's the ratios to all others."""
+    for device in _devices(benchmarks):
+        _networks(benchmarks, device)
     for key, timed in _groups(benchmarks).items():
         made = _row(key, timed)
         for name, bench in timed.items():
@@ -60,8 +88,7 @@ def pytest_benchmark_update_json(config: pytest.Config, benchmarks: list[Any], o
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_benchmark_update_machine_info(config: pytest.Config, machine_info: dict) -> None:
-    groups = _groups(config._benchmarksession.benchmarks)
-    machine_info["fastscore"] = {device: about(device) for device in sorted({key[0] for key in groups})}
+    machine_info["fastscore"] = {device: about(device) for device in _devices(config._benchmarksession.benchmarks)}
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:
@@ -79,20 +106,29 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
             terminalreporter.write_line("benchmarks are disabled: each ran once, and nothing was timed")
         return
     groups = _groups(session.benchmarks)
-    if not groups:
-        return
-    session.quiet = session.quiet or not any(config.getoption(name, None) for name in _WIDE)
-    for device in dict.fromkeys(key[0] for key in groups):
-        rows = [_row(key, timed) for key, timed in groups.items() if key[0] == device]
-        machine = textwrap.wrap(about_line(about(device)), WIDTH)
-        terminalreporter.ensure_newline()
-        terminalreporter.write_line(f" fastscore on {device} ".center(WIDTH, "-"))
-        for line in (*machine, *legend(), "", *text(rows), "", *_foot(rows, config.stash[_SELECTED])):
-            terminalreporter.write_line(line)
+    for device in _devices(session.benchmarks):
+        session.quiet = session.quiet or not any(config.getoption(name, None) for name in _WIDE)
+        if rows := [_row(key, timed) for key, timed in groups.items() if key[0] == device]:
+            lines = [about_line(about(device)), *legend(), "", *text(rows), "", *_foot(rows, config.stash[_SELECTED])]
+            _write(terminalreporter, f"fastscore on {device}", lines)
+        if rows := _networks(session.benchmarks, device):
+            lines = [machine_line(about(device)), *network_table.ABOUT, "", *network_table.text(rows), ""]
+            _write(terminalreporter, f"networks on {device}", [*lines, _turns(rows)])
+
+
+def _write(terminalreporter: Any, heading: str, lines: list[str]) -> None:
+    terminalreporter.ensure_newline()
+    terminalreporter.write_line(f" {heading} ".center(WIDTH, "-"))
+    for line in (*textwrap.wrap(lines[0], WIDTH), *lines[1:]):
+        terminalreporter.write_line(line)
+
+
+def _turns(rows: list[dict]) -> str:
+    return f"Medians of {rows[0]['rounds']} rounds, one provider after the other; `make bench` times them in turns."
 
 
 def _foot(rows: list[dict], selected: set[str]) -> list[str]:
-    lines = [f"Medians of {rows[0]['rounds']} rounds, one provider after the other; `make bench` times them in turns."]
+    lines = [_turns(rows)]
     if absent := [name for name in PROVIDERS if name not in selected]:
         lines.append(f"Not selected: {', '.join(absent)}.")
     if partly := [name for name in PROVIDERS if name in selected and not all(name in row for row in rows)]:

@@ -112,25 +112,31 @@ def silence() -> Iterator[None]:
 
 def extra_memory(work: Callable[[], object], device: str) -> int:
     """The most bytes held at a time during one call, beyond what was held before it."""
+    return most_held(work, device)[0]
+
+
+def most_held(work: Callable[[], object], device: str) -> tuple[int, torch.profiler.profile, float]:
+    """:func:`extra_memory`, the profile of that call, and how many seconds it took under the profiler."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()
-        work()
-        torch.cuda.synchronize()
-        return torch.cuda.max_memory_allocated() - before
-    with (
-        silence(),
-        torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile,
-    ):
+    with silence(), torch.profiler.profile(activities=activities, profile_memory=device != "cuda") as profile:
+        start = time.perf_counter()
         result = work()
+        synchronize(device)
+        seconds = time.perf_counter() - start
     del result
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated() - before, profile, seconds
     held = most = 0
     for event in sorted(profile.profiler.kineto_results.events(), key=lambda e: e.start_ns()):
         if event.name() == "[memory]":
             held += event.nbytes()
             most = max(most, held)
-    return most
+    return most, profile, seconds
 
 
 def processor(device: str) -> str:
@@ -140,6 +146,12 @@ def processor(device: str) -> str:
         re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text()) if Path("/proc/cpuinfo").exists() else None
     )
     return found.group(1) if found else platform.processor()
+
+
+def machine_name(about: dict, device: str) -> str:
+    """The name of a machine's files: "amd-epyc-2-threads"."""
+    name = re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-")
+    return f"{name}-{about['threads']}-threads" if device == "cpu" else name
 
 
 def about(device: str) -> dict:

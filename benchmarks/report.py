@@ -13,14 +13,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.measure import about, measure
+from benchmarks.measure import about, machine_name, measure
 from benchmarks.operators import cases
 from benchmarks.table import markdown
 
@@ -45,9 +44,7 @@ def main() -> None:
             flush=True,
         )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", machine["processor"].lower()).strip("-") + (
-        f"-{machine['threads']}-threads" if device == "cpu" else ""
-    )
+    name = machine_name(machine, device)
     (arguments.out / f"{name}.json").write_text(json.dumps({"about": machine, "rows": rows}, indent=1) + "\n")
     (arguments.out / f"{name}.md").write_text(markdown(rows, machine))
     print("\n" + markdown(rows, machine) + f"\nwritten to {arguments.out / name}.json and .md")

@@ -6,12 +6,16 @@ HEADS = {"eager": "vs eager", "compile": "vs torch.compile", "floor": "vs the me
 WIDTH = 100  # of a terminal
 
 
-def about_line(about: dict) -> str:
+def machine_line(about: dict) -> str:
     instructions = f" ({about['instructions']})" if about["instructions"] else ""
     return (
         f"{about['processor']}{instructions}, {about['threads']} thread{'s' * (about['threads'] != 1)}, "
-        f"torch {about['torch']}, float32"
+        f"torch {about['torch']}"
     )
+
+
+def about_line(about: dict) -> str:
+    return f"{machine_line(about)}, float32"
 
 
 def markdown(rows: list[dict], about: dict) -> str:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -28,7 +27,7 @@ from torch.func import jacrev, vmap
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fastscore as fs
 from benchmarks.measure import about as about_machine
-from benchmarks.measure import measure
+from benchmarks.measure import machine_name, measure
 from benchmarks.operators import Case
 from benchmarks.report import RESULTS
 from fastscore.experiment import config
@@ -138,7 +137,7 @@ def main() -> None:
             f"{megabytes:.0f} | {100 * errors[name]:.2f} % |"
         )
     arguments.out.mkdir(parents=True, exist_ok=True)
-    name = re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-") + f"-{about['threads']}-threads-trace"
+    name = f"{machine_name(about, 'cpu')}-trace"
     results = {"about": about, "row": row, "errors": errors}
     (arguments.out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
     (arguments.out / f"{name}.md").write_text("\n".join(lines) + "\n")

@@ -26,6 +26,15 @@ SHOWN = (
     ("probe_dot", "8x16x3x32x32"),
     ("mlp_divergence", "1024x64"),
 )
+#: Of whole networks, what the README shows: work, network, size, by which of fastscore's precisions.
+SHOWN_NETWORKS = (
+    ("training step", "NCSN", "CIFAR-10", "fastscore"),
+    ("training step", "NCSN", "CIFAR-10", "fastscore bf16"),
+    ("sampling evaluation", "NCSN", "CIFAR-10", "fastscore"),
+    ("sampling evaluation", "NCSN", "CIFAR-10", "fastscore bf16"),
+    ("training step", "NCSN", "digits", "fastscore"),
+    ("sampling evaluation", "NCSN", "digits", "fastscore"),
+)
 #: Of each way to a divergence: its name in the JSON, in words, and how often it evaluates a product.
 WAYS = {
     "fastscore": "`jacobian_trace(num_probes=8)`: coloured probes, forward mode",
@@ -78,15 +87,75 @@ def readme() -> str:
         [
             f"`{name}`" if " " not in name else name,
             shape,
-            digits(row["fastscore"]["ns_per_element"][1]),
+            f"{digits(row['fastscore']['ns_per_element'][1])} ns",
             *(f"{digits(row[other]['times_fastscore'][1])}x" for other in ("eager", "compile")),
             " / ".join(held(row, who) for who in ("fastscore", "eager")),
         ]
         for name, shape in SHOWN
         for row in [rows[name, shape]]
     ]
-    heads = ["operator", "shape", "ns an element", "vs eager", "vs torch.compile", "memory: ours / eager"]
-    return f"{markdown(heads, lines, words=2)}\n\n*{machine(results['about'])}, float32.*"
+    lines += _networks_of_the_readme()
+    heads = ["what", "shape", "time", "vs eager", "vs torch.compile", "memory: ours / eager"]
+    return f"{markdown(heads, lines, words=2)}\n\n*{machine(results['about'])}, float32 where nothing else is said.*"
+
+
+def _networks_of_the_readme() -> list[list[str]]:
+    """The README's lines of whole networks, whose eager is the plain network in float32."""
+    if not (RESULTS / f"{MACHINE}-network.json").exists():
+        return []
+    rows = {(row["work"], row["network"], row["size"]): row for row in read(f"{MACHINE}-network")["rows"]}
+    lines = []
+    for work, network, size, provider in SHOWN_NETWORKS:
+        row = rows[work, network, size]
+        own, plain, compiled = row[provider], row["plain"], row.get("compile")
+        low = "bf16" in provider  # nobody compiled that
+        ratio = compiled and not low and own["times_plain"][1] / compiled["times_plain"][1]
+        lines.append(
+            [
+                f"{work}, {network}{', bf16' if low else ''}",
+                f"{size}, {row['images']} images",
+                f"{digits(own['milliseconds'][1])} ms",
+                f"{digits(own['times_plain'][1])}x",
+                f"{digits(ratio)}x" if ratio else "-",
+                f"{own['megabytes']:.0f} / {plain['megabytes']:.0f} MB",
+            ]
+        )
+    return lines
+
+
+def networks() -> str:
+    """Whole networks on every machine that they were timed on."""
+    tables = [networks_of(path.stem) for path in sorted(RESULTS.glob("*-network.json"))]
+    return "\n\n".join(tables) or "*`make bench` has not been run since these were added.*"
+
+
+def networks_of(name: str) -> str:
+    """Every row of one machine: medians."""
+    results = read(name)
+    lines = [
+        [
+            row["work"],
+            row["network"],
+            row["size"],
+            provider,
+            digits(row[provider]["milliseconds"][1]),
+            digits(row[provider]["images_per_second"]),
+            f"{digits(row[provider]['times_plain'][1])}x",
+            *_profile(row[provider]),
+        ]
+        for row in results["rows"]
+        for provider in row
+        if isinstance(row[provider], dict)
+    ]
+    heads = ["", "network", "size", "by", "ms", "images/s", "x plain", "convolutions", "limit", "MB"]
+    return f"{markdown(heads, lines, words=4)}\n\n*{machine(results['about'])}.*"
+
+
+def _profile(row: dict[str, Any]) -> list[str]:
+    """Share of convolutions, the limit, and memory, of what was profiled."""
+    if "limit" not in row:
+        return ["-"] * 3
+    return [f"{100 * row['convolutions']:.0f} %", f"{digits(row['limit'])}x", f"{row['megabytes']:.0f}"]
 
 
 def operators_of(name: str) -> str:

@@ -21,9 +21,11 @@ ROOT = Path(__file__).parent.parent
 SESSIONS = """
 import sys, pytest, fastscore as fs
 small = "langevin_step and 64x2 and "
+training = "training and digits and NCSN and not NCSNv2 and not bf16"
 def session(select, *options):
     print("@session", flush=True)
-    code = pytest.main(["benchmarks", "-p", "no:cacheprovider", "-k", small + select, *options])
+    select = select if select == training else small + select
+    code = pytest.main(["benchmarks", "-p", "no:cacheprovider", "-k", select, *options])
     assert code == 0, code
 session("not compile", "--benchmark-only", "--benchmark-json=" + sys.argv[1])
 with fs.use_backend("reference"):
@@ -31,16 +33,18 @@ with fs.use_backend("reference"):
 session("eager", "--benchmark-only")
 session("fastscore", "--benchmark-disable")
 session("fastscore", "--benchmark-columns=min")
+session(training, "--benchmark-only", "--benchmark-json=" + sys.argv[1] + "-networks")
 """
 
 
 @pytest.fixture(scope="module")
 def sessions(tmp_path_factory):
-    """The outputs of five sessions on the smallest case, in one process, and the JSON of the first."""
+    """The outputs of sessions on the smallest cases, in one process, and the JSON of the first and of the last."""
     path = tmp_path_factory.mktemp("benchmarks") / "out.json"
     done = subprocess.run([sys.executable, "-c", SESSIONS, str(path)], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.split("@session\n")[1:], json.loads(path.read_text())
+    networks = json.loads(path.with_name("out.json-networks").read_text())
+    return done.stdout.split("@session\n")[1:], json.loads(path.read_text()), networks
 
 
 def lines_of(output: str) -> list[str]:
@@ -103,6 +107,22 @@ def test_disabled_or_wide_where_that_is_asked_for(sessions):
     assert "benchmarks are disabled: each ran once, and nothing was timed" in sessions[0][3]
     assert "fastscore on cpu" not in sessions[0][3]
     assert "Name (time in" in sessions[0][4] and "fastscore on cpu" in sessions[0][4]
+
+
+def test_networks_have_a_table_of_their_own(sessions):
+    output = sessions[0][5].split("- networks on cpu -")[1]
+    assert max(map(len, output.splitlines())) <= 100 and "fastscore on cpu" not in sessions[0][5]
+    lines = [line.split() for line in output.splitlines() if line.startswith("  ")]
+    found = {bench["extra_info"]["provider"]: bench["extra_info"] for bench in sessions[2]["benchmarks"]}
+    head, lines = lines[0], lines[1:]
+    assert head == ["ms", "p20", "p80", "images/s", "x", "plain", "goal", "conv", "limit", "MB"]
+    assert [line[0] for line in lines] == ["fastscore", "plain"] == list(found)
+    for line in lines:
+        info = found[line[0]]
+        assert number(line[1]) == pytest.approx(info["milliseconds"][1], rel=0.01, abs=0.06)
+        assert number(line[5]) == pytest.approx(info["times_plain"][1], abs=0.006)
+        assert 0 < info["convolutions"] < 1 and info["megabytes"] > 1
+    assert "Medians of 3 rounds" in output
 
 
 def made(operator: str, shape: str, elements: int, **seconds: list[float]) -> dict:

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import fastscore as fs
+from benchmarks import network_table
 from benchmarks.table import markdown
 from fastscore._core.operators import OPERATORS
 from fastscore.losses.objectives import OBJECTIVES
@@ -81,6 +82,10 @@ def test_readme_is_short_and_has_one_table():
     assert len(re.findall(r"(?m)^\|[-:|]+\|$", README)) == 1
 
 
+def number(cell: str) -> float:
+    return float(cell.rstrip("x mns"))
+
+
 def test_readme_shows_the_measured_numbers():
     """If this fails after benchmarks/results changed: python docs/tables.py."""
     between = README.split("<!-- table -->\n")[1].split("\n<!-- end -->")[0]
@@ -89,14 +94,24 @@ def test_readme_shows_the_measured_numbers():
         (r["operator"], r["shape"]): r for r in json.loads((RESULTS / f"{tables.MACHINE}.json").read_text())["rows"]
     }
     shown = [
-        [cell.strip(" `x") for cell in line.split("|")[1:-1]] for line in between.splitlines()[2:] if line[:1] == "|"
+        [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in between.splitlines()[2:] if line[:1] == "|"
     ]
-    assert len(shown) == len(tables.SHOWN) >= 6
-    for name, shape, own, eager, compiled, _ in shown:
+    operators, networks = shown[: len(tables.SHOWN)], shown[len(tables.SHOWN) :]
+    assert [tuple(cells[:2]) for cells in operators] == list(tables.SHOWN) and len(operators) >= 6
+    for name, shape, own, eager, compiled, _ in operators:
         row = rows[name, shape]
-        assert float(own) == pytest.approx(row["fastscore"]["ns_per_element"][1], rel=0.06)
-        assert float(eager) == pytest.approx(row["eager"]["times_fastscore"][1], rel=0.02)
-        assert float(compiled) == pytest.approx(row["compile"]["times_fastscore"][1], rel=0.02)
+        assert number(own) == pytest.approx(row["fastscore"]["ns_per_element"][1], rel=0.06)
+        assert number(eager) == pytest.approx(row["eager"]["times_fastscore"][1], rel=0.02)
+        assert number(compiled) == pytest.approx(row["compile"]["times_fastscore"][1], rel=0.02)
+    path = RESULTS / f"{tables.MACHINE}-network.json"
+    rows = (
+        {(r["work"], r["network"], r["size"]): r for r in json.loads(path.read_text())["rows"]} if path.exists() else {}
+    )
+    assert len(networks) == (len(tables.SHOWN_NETWORKS) if rows else 0)
+    for (work, network, size, provider), (what, _, own, eager, _, _) in zip(tables.SHOWN_NETWORKS, networks):
+        assert what.startswith(f"{work}, {network}") and what.endswith("bf16") == provider.endswith("bf16")
+        assert number(own) == pytest.approx(rows[work, network, size][provider]["milliseconds"][1], rel=0.01)
+        assert number(eager) == pytest.approx(rows[work, network, size][provider]["times_plain"][1], rel=0.02)
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*-threads.json")), ids=lambda path: path.stem)
@@ -113,6 +128,10 @@ def test_committed_tables_are_those_of_the_json(path):
 
 
 def test_the_other_tables_of_the_site():
+    assert tables.networks()
+    for path in RESULTS.glob("*-network.json"):
+        results = json.loads(path.read_text())
+        assert path.with_suffix(".md").read_text() == network_table.markdown(results["rows"], results["about"])
     trace = json.loads(next(RESULTS.glob("*-trace.json")).read_text())
     table = tables.divergences()
     assert set(tables.WAYS) == set(trace["errors"]) and table.count("\n| ") == len(tables.WAYS)
