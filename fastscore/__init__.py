@@ -19,7 +19,17 @@ from ._core.errors import (
 )
 from .ema import EMA
 from .energy import energy_score
-from .ops import Coloring, Probes, dsm_loss, fill_probes, langevin_step, mlp_divergence, perturb, probe_dot
+from .ops import (
+    Coloring,
+    Probes,
+    dsm_loss,
+    fill_probes,
+    instance_norm_plus,
+    langevin_step,
+    mlp_divergence,
+    perturb,
+    probe_dot,
+)
 from .rng import Noise, Philox, Stream
 from .trace import jacobian_trace
 
@@ -46,6 +56,7 @@ __all__ = [
     "dsm_loss",
     "energy_score",
     "fill_probes",
+    "instance_norm_plus",
     "jacobian_trace",
     "langevin_step",
     "losses",

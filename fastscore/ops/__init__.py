@@ -2,6 +2,7 @@
 
 from .dsm_loss import dsm_loss
 from .fill_probes import Coloring, Probes, fill_probes
+from .instance_norm_plus import instance_norm_plus
 from .langevin_step import langevin_step
 from .mlp_divergence import mlp_divergence
 from .perturb import perturb
@@ -12,6 +13,7 @@ __all__ = [
     "Probes",
     "dsm_loss",
     "fill_probes",
+    "instance_norm_plus",
     "langevin_step",
     "mlp_divergence",
     "perturb",
