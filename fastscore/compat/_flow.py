@@ -6,6 +6,7 @@ import inspect
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -61,7 +62,7 @@ def observe(norms: Collection[nn.Module], slots: Sequence[Slot]) -> Flow:
     """
     flow, owners = Flow(), list(dict.fromkeys(slot.owner for slot in slots))
     for owner in owners:
-        held = [norm for norm in owner.children() if norm in norms]
+        held = [norm for norm in owner.modules() if norm in norms]
         if not held or all(norm in flow.users for norm in held):
             continue
         try:
@@ -122,7 +123,7 @@ class _Watched(nn.Module):
 
     def __init__(self, slot: Slot, act: nn.Module, watch: _Watch) -> None:
         super().__init__()
-        self.act, self.call = act, lambda x: watch.activated(slot, act, x)
+        self.act, self.call = act, partial(watch.activated, slot, act)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.call(x)
@@ -134,7 +135,8 @@ def _watched(norms: Collection[nn.Module], slots: Sequence[Slot]) -> Iterator[_W
     watch, kept = _Watch(), [(slot, getattr(slot.owner, slot.name)) for slot in slots]
     with ExitStack() as stack:
         for norm in norms:
-            stack.callback(norm.register_forward_hook(watch.made).remove)
+            handle = norm.register_forward_hook(watch.made)
+            stack.callback(handle.remove)
         for slot, act in kept:
             setattr(slot.owner, slot.name, _Watched(slot, act, watch))
             stack.callback(setattr, slot.owner, slot.name, act)

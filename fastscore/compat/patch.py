@@ -20,10 +20,10 @@ from torch.func import functional_call
 
 from .._core import checks
 from ..models import layers
-from ..ops.instance_norm_plus import instance_norm_plus
+from ..ops import instance_norm_plus
 from ._flow import Flow, Slot, observe
 
-__all__ = ["Patched", "patch_ncsn"]
+__all__ = ["FusedInstanceNormPlus", "Patched", "patch_ncsn"]
 
 #: The originals' classes, by name: their modules are not installed packages, and every copy has its own.
 CONDITIONAL, PLAIN = "ConditionalInstanceNorm2dPlus", "InstanceNorm2dPlus"
@@ -139,6 +139,7 @@ def patch_ncsn(module: nn.Module) -> Patched:
     ]
     flow = observe(norms, slots) if norms else Flow()
     pairs = flow.pairs(norms)
+    alone = {names[norm]: _why_alone(norm, flow) for norm in norms if norm not in pairs}
     fused = {norm: FusedInstanceNormPlus(norm, "elu" if norm in pairs else None) for norm in norms}
     for owner in names:
         for name, child in owner._modules.items():
@@ -149,7 +150,7 @@ def patch_ncsn(module: nn.Module) -> Patched:
     others = {found: "another norm" for found in names if type(found).__name__ in OTHERS}
     return Patched(
         fused=tuple(names[norm] for norm in norms if norm in pairs),
-        norms={names[norm]: _why_alone(norm, flow) for norm in norms if norm not in pairs},
+        norms=alone,
         left={names[norm]: why for norm, why in {**left, **others}.items()},
         already=already,
     )
@@ -212,12 +213,12 @@ def _computes_the_same(norm: nn.Module, shapes: Mapping[str, tuple[int, ...]]) -
     width: Any = norm.num_features
     x = normal(2, width, 3, 3) + 2 * normal(2, width, 1, 1)
     given = (x, torch.tensor([1, 0], device="cpu")) if _kind(norm) == CONDITIONAL else (x,)
-    try:
-        with torch.no_grad():
+    with torch.no_grad():
+        try:
             theirs = functional_call(norm, values, given)
-            ours = functional_call(FusedInstanceNormPlus(norm), values, given)
-    except Exception:  # a class that has the name alone may raise anything
-        return False
+        except Exception:  # a class that has the name alone may raise anything
+            return False
+        ours = functional_call(FusedInstanceNormPlus(norm), values, given)
     return isinstance(theirs, Tensor) and theirs.shape == ours.shape and torch.allclose(theirs, ours, 1e-9, 1e-9)
 
 

@@ -76,9 +76,9 @@ def _quota() -> float:
     for line in _text(_ROOT / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
         if not controllers:
-            home, files = _ROOT / "sys/fs/cgroup", ("cpu.max",)
+            home, files = _ROOT / "sys/fs/cgroup", ["cpu.max"]
         elif "cpu" in controllers.split(","):
-            home, files = _ROOT / "sys/fs/cgroup" / "cpu", ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+            home, files = _ROOT / "sys/fs/cgroup" / "cpu", ["cpu.cfs_quota_us", "cpu.cfs_period_us"]
         else:
             continue
         parts = [part for part in path.split("/") if part]
