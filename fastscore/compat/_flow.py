@@ -23,6 +23,11 @@ class Slot(NamedTuple):
     owner: nn.Module
     name: str
 
+    @property
+    def act(self) -> Any:
+        """The activation that is there now."""
+        return getattr(self.owner, self.name)
+
 
 class Flow:
     """What became of the norms' outputs, each time that a norm ran.
@@ -51,6 +56,13 @@ class Flow:
             if any(norm is None or found.get(norm) != slot for norm in self.inputs[slot]):
                 found = {norm: other for norm, other in found.items() if other != slot}
         return found
+
+    def why_alone(self, norm: nn.Module) -> str:
+        """Why no activation goes with this norm."""
+        if self.users[norm]:
+            return "no ELU takes its output, and it alone"
+        raised = [why for owner, why in self.failed.items() if norm in set(owner.modules())]
+        return f"not seen at work ({raised[0][:100]})" if raised else "no ELU is beside it"
 
 
 def observe(norms: Collection[nn.Module], slots: Sequence[Slot]) -> Flow:
@@ -132,7 +144,7 @@ class _Watched(nn.Module):
 @contextmanager
 def _watched(norms: Collection[nn.Module], slots: Sequence[Slot]) -> Iterator[_Watch]:
     """Every norm and every slot under watch. A slot of its own for each, though one activation be in all of them."""
-    watch, kept = _Watch(), [(slot, getattr(slot.owner, slot.name)) for slot in slots]
+    watch, kept = _Watch(), [(slot, slot.act) for slot in slots]
     with ExitStack() as stack:
         for norm in norms:
             handle = norm.register_forward_hook(watch.made)

@@ -146,7 +146,8 @@ class _Gradient(torch.autograd.Function):
         tensors = ctx.saved_tensors
         wide = [t.to(tensors[2].dtype) for t in tensors]
         moved = [
-            torch.zeros_like(t) if d is None else d.to(t.dtype) for t, d in zip(wide, tangents[: len(wide)], strict=True)
+            torch.zeros_like(t) if d is None else d.to(t.dtype)
+            for t, d in zip(wide, tangents[: len(wide)], strict=True)
         ]
         to_x, *others = _tangent_of_gradient(wide, moved, ctx.eps, ctx.activation)
         return to_x.to(tensors[1].dtype), *others

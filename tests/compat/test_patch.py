@@ -10,7 +10,7 @@ from torch import nn
 
 import fastscore as fs
 from fastscore._core import backends
-from fastscore.compat.patch import FusedInstanceNormPlus
+from fastscore.compat.patch import FusedELU, FusedInstanceNormPlus, FusedMeanPool
 from fastscore.models import NCSN, NCSNv2
 
 from . import originals
@@ -64,6 +64,8 @@ def test_outputs_and_gradients_are_those_before(make, fused, alone, dtype):
     assert torch.equal(torch.get_rng_state(), chance)
     assert changed.fused == tuple(f"module.{name}" for name in fused) and not changed.left and not changed.already
     assert changed.norms == {f"module.{name}": why for name, why in alone.items()}
+    assert changed.elus == (("module.res1.2.act",) if alone else ())
+    assert changed.pools == (("module.res1.2.maxpool",) if alone else ())
     assert list(net.state_dict()) == keys and all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
     assert not [m for m in net.modules() if type(m).__name__.endswith("2dPlus")] and set(modes) == {True}
     assert all(module.training for module in net.modules())
@@ -71,7 +73,8 @@ def test_outputs_and_gradients_are_those_before(make, fused, alone, dtype):
     net.load_state_dict(torch.load(sent))
     backends.last.clear()
     assert_same(results(net, dtype), expected, TOLERANCE[dtype])
-    assert backends.last == {"instance_norm_plus": backends.default(torch.device("cpu"), "instance_norm_plus")}
+    used = ("instance_norm_plus", "elu", "mean_pool") if alone else ("instance_norm_plus",)
+    assert backends.last == {name: backends.default(torch.device("cpu"), name) for name in used}
     for other in (copy.deepcopy(net), pickle.loads(pickle.dumps(net)), net.eval()):
         assert_same(results(other, dtype), expected, TOLERANCE[dtype])
     assert not any(module.training for module in net.modules())
@@ -83,7 +86,7 @@ def test_the_norm_of_each_is_computed_with_its_elu_once():
     expected = results(net)["out"]
     fs.patch_ncsn(net)
     assert [type(block.non_linearity) for block in net.res1[:1]] == [nn.Identity]
-    assert [type(m.act) for m in (net, net.res1[1], net.res1[2])] == [nn.Identity, nn.Identity, nn.ELU]
+    assert [type(m.act) for m in (net, net.res1[1], net.res1[2])] == [nn.Identity, nn.Identity, FusedELU]
     net.normalizer.activation = None
     assert (results(net)["out"] - expected).abs().max() > 1e-2
     net.normalizer.activation = "elu"
@@ -172,12 +175,35 @@ def test_what_is_no_instance_norm_plus_is_left(make, why):
     assert f"left as it was: 1: {why}: a" in str(changed)
 
 
+@pytest.mark.parametrize(
+    "pool, ours",
+    [
+        (nn.AvgPool2d(5, 1, 2), True),
+        (nn.AvgPool2d((3, 3), (1, 1), 1), True),
+        (nn.AvgPool2d(5, 2, 2), False),
+        (nn.AvgPool2d(4, 1, 2), False),
+        (nn.AvgPool2d((3, 5), 1, (1, 2)), False),
+        (nn.AvgPool2d(5, 1, 1), False),
+        (nn.AvgPool2d(5, 1, 2, count_include_pad=False), False),
+        (nn.AvgPool2d(5, 1, 2, divisor_override=7), False),
+        (nn.MaxPool2d(5, 1, 2), False),
+    ],
+)
+def test_a_pooling_is_replaced_where_the_operator_is_its_like(pool, ours):
+    net, x = nn.ModuleList([originals.InstanceNorm2dPlus(4), pool]), torch.rand(2, 3, 7, 6)
+    assert fs.patch_ncsn(net).pools == (("1",) if ours else ()) and (type(net[1]) is FusedMeanPool) == ours
+    torch.testing.assert_close(net[1](x), pool(x))
+    torch.testing.assert_close(net[1](x[0]), pool(x[0]))  # without a batch, as torch has it
+
+
 def test_the_record_says_on_one_screen_what_was_done():
     net = built(originals.NCSN)
     assert str(fs.patch_ncsn(net)).splitlines() == [
         "patched: 7 InstanceNorm++, by instance_norm_plus",
         "  5 with the ELU that follows: normalizer, res1.0.normalize2, res1.0.normalize1 and 2 more",
         "  2 without: no ELU takes its output, and it alone: res1.2.norms.0, res1.2.norms.1",
+        "patched: 1 ELU, by elu: res1.2.act",
+        "patched: 1 average poolings, by mean_pool: res1.2.maxpool",
     ]
     modules = list(net.modules())
     again = fs.patch_ncsn(net)
