@@ -37,7 +37,7 @@ def is_pool(module: nn.Module | None) -> TypeGuard[nn.AvgPool2d]:
         return False
     size, padding = (_square(value) for value in (module.kernel_size, module.padding))
     plain = module.count_include_pad and not module.ceil_mode and module.divisor_override is None
-    return plain and _square(module.stride) == 1 and size % 2 == 1 and size == 2 * padding + 1
+    return plain and _square(module.stride) == 1 and padding >= 0 and size == 2 * padding + 1
 
 
 def _square(value: int | tuple[int, ...]) -> int:
