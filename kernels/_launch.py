@@ -113,3 +113,10 @@ def contiguous(out: Tensor) -> Tensor:
 def finish(out: Tensor, written: Tensor) -> Tensor:
     """``out``, holding what the kernel wrote."""
     return out if written is out else out.copy_(written)
+
+
+def memory(like: Tensor, x: Tensor) -> Tensor:
+    """The elements of ``x`` [n] as those of ``like`` lie, which is without gaps: its own memory, or a copy's."""
+    places = zip(x.shape, x.stride(), like.stride())
+    laid = x if all(size == 1 or a == b for size, a, b in places) else torch.empty_like(like).copy_(x)
+    return laid.as_strided((x.numel(),), (1,))

@@ -1,9 +1,11 @@
 """The operators. One operator is one file: equation, checks, reference."""
 
 from .dsm_loss import dsm_loss
+from .elu import elu
 from .fill_probes import Coloring, Probes, fill_probes
 from .instance_norm_plus import instance_norm_plus
 from .langevin_step import langevin_step
+from .mean_pool import mean_pool
 from .mlp_divergence import mlp_divergence
 from .perturb import perturb
 from .probe_dot import probe_dot
@@ -12,9 +14,11 @@ __all__ = [
     "Coloring",
     "Probes",
     "dsm_loss",
+    "elu",
     "fill_probes",
     "instance_norm_plus",
     "langevin_step",
+    "mean_pool",
     "mlp_divergence",
     "perturb",
     "probe_dot",

@@ -178,23 +178,31 @@ def _matrix(i: Instruction) -> Step:
 
 
 def _setp(i: Instruction) -> Step:
+    """A comparison and its opposite; of a pair of halves (f16x2, bf16x2) that of the lower and that of the upper."""
     name, *mods, t = i.mods
-    function = compare(name, t)
+    packed = t.endswith("x2")
+    half = t.removesuffix("x2")
+    function = compare(name, half)
     joins = [{"and": np.logical_and, "or": np.logical_or, "xor": np.logical_xor}[m] for m in mods if m != "ftz"]
     known(len(joins) < 2 and len(i.operands) == 3 + len(joins))
     targets = i.operands[0] if isinstance(i.operands[0], Pair) else (i.operands[0],)
+    known(not packed or (len(targets) == 2 and "ftz" not in mods))
 
     def step(b: Blocks, index: Index) -> str:
         x, y = (b.read(o, t, index) for o in i.operands[1:3])
         if "ftz" in mods:
             x, y = (encode(t, flush(t, decode(t, v))) for v in (x, y))
-        results: tuple[np.ndarray, ...] = (function(x, y), ~function(x, y))
+        if packed:
+            parts = ((x & 0xFFFF, y & 0xFFFF), (x >> 16, y >> 16))
+            results = tuple(function(p.astype(np.uint16), q.astype(np.uint16)) for p, q in parts)
+        else:
+            results = (function(x, y), ~function(x, y))
         if joins:
             third = b.read(i.operands[3], "pred", index)
             results = tuple(joins[0](result, third) for result in results)
         for register, result in zip(targets, results):
             b.write(register, result, index)
-        return "float" if t in FLOATS else "integer"
+        return "float" if half in FLOATS else "integer"
 
     return step
 

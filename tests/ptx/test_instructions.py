@@ -550,6 +550,21 @@ def test_comparisons(t):
         )
 
 
+@pytest.mark.parametrize("half", ["f16", "bf16"])
+def test_comparisons_of_pairs_of_halves(half):
+    """The first predicate is of the lower halves, the second of the upper ones."""
+    numbers = [as_bits(half, x) for x in (0.0, -0.0, 1.5, -1.5, math.inf, math.nan)]
+    pairs = [low | high << 16 for low, high in grid(numbers, 2)]
+    for name, at in (("ge", 0), ("ge", 1), ("ltu", 0), ("ltu", 1)):
+
+        def exact(a, b, name=name, at=at):
+            a, b = (as_float(half, v >> 16 * at & 0xFFFF) for v in (a, b))
+            return (a >= b) if name == "ge" else not a >= b
+
+        code = f"setp.{name}.{half}x2 %p1|%p2, %a, %b; selp.u32 %z, 1, 0, %p{at + 1};"
+        check(code, "u32 u32", "u32", grid(pairs, 2), exact)
+
+
 def test_signs_extremes_and_flushing():
     rows = [(as_bits("f32", a), as_bits("f32", b)) for a, b in grid(F32, 2)]
 
