@@ -42,12 +42,14 @@ inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, const Tensor& 
 struct Layout {
   std::vector<int64_t> sizes, strides;
   bool direct;  // the tensor's own memory can be walked
+  int64_t most;  // channels that are walked in channels_last order; where there are more they are copied
   Rows rows;
 
-  explicit Layout(const Tensor& x)
+  explicit Layout(const Tensor& x, int64_t most = kMaxChannels)
       : sizes(x.sizes().begin(), x.sizes().end()),
         strides(x.strides().begin(), x.strides().end()),
         direct(true),
+        most(most),
         rows(1, 0) {
     STD_TORCH_CHECK(!sizes.empty(), "a tensor must have a batch dimension");
     int64_t width = 1;
@@ -55,7 +57,7 @@ struct Layout {
     int64_t channels = 1;
     if (!x.is_contiguous()) {
       channels = sizes.size() > 2 ? sizes[1] : 1;
-      direct = channels > 1 && channels <= kMaxChannels && channels_last();
+      direct = channels > 1 && channels <= most && channels_last();
       if (!direct) channels = 1;
     }
     rows = Rows(sizes[0], width, channels);
@@ -64,7 +66,7 @@ struct Layout {
   bool same(const Tensor& other) const {
     if (!direct) return false;
     if (rows.channels == 1) return other.is_contiguous();
-    return Layout(other).rows.channels == rows.channels;
+    return Layout(other, most).rows.channels == rows.channels;
   }
 
   // `x` itself where its memory lies like this, else a copy that does.

@@ -16,9 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core import checks
+from ..ops.instance_norm_plus import checked
 
-EPS = 1e-5
-
+Numbers = tuple[Tensor, Tensor, Tensor]  # gamma, alpha, beta
+#: [B] of a batch; of one level the numbers of every conditional norm; None where no norm is conditional.
+Labels = Tensor | dict[nn.Module, Numbers] | None
 Norm = Callable[[int], "nn.Module | None"]
 Pool = Callable[..., nn.Module]
 Activation = Callable[..., Tensor]
@@ -38,44 +40,11 @@ ACTIVATIONS: dict[str, Activation] = {
 }
 
 
-def instance_norm_plus(x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor, eps: float = EPS) -> Tensor:
-    """InstanceNorm++: an instance norm that keeps the channels' relative means.
-
-    With mu and v the mean and biased variance of x over H, W, and m and s^2 the mean and UNBIASED variance of
-    mu over C::
-
-        out = gamma ((x - mu) / sqrt(v + eps) + alpha (mu - m) / sqrt(s^2 + eps)) + beta
-
-    What is constant over an image and channel is folded into one shift [B, C]; a group norm with a group for
-    each image and channel, whose weight and bias are gamma and that shift, does the rest in one fused pass.
-    Not ``batch_norm`` or ``instance_norm``: in torch 2.14 the reverse-mode derivative of their forward-mode
-    derivative (sliced score matching by ``torch.func.jvp``) is silently wrong.
-
-    Args:
-        x: [B, C, H, W] with C >= 2 and H W >= 2.
-        gamma, alpha, beta: [B, C] or [C].
-        eps: added to both variances.
-
-    Returns:
-        A tensor of x's shape and dtype. Means and variances are float32 where x is half precision.
-
-    Source: Song and Ermon 2019, arXiv:1907.05600, appendix A.
-    """
-    batch, channels, height, width = x.shape
-    if batch == 0:  # group_norm divides by the number of groups
-        return x.clone()
-    mean = x.mean((2, 3), dtype=torch.promote_types(x.dtype, torch.float32))
-    spread, centre = torch.var_mean(mean, dim=1, correction=1, keepdim=True)
-    shift = gamma * (alpha * ((mean - centre) * torch.rsqrt(spread + eps))) + beta
-    groups = batch * channels
-    weight = gamma.expand(batch, channels).reshape(groups).to(x.dtype)
-    bias = shift.reshape(groups).to(x.dtype)
-    out = F.group_norm(x.reshape(1, groups, height, width), groups, weight, bias, eps)
-    return out.reshape(x.shape).to(x.dtype)  # autocast on CUDA gives float32
-
-
 class InstanceNormPlus(nn.Module):
-    """:func:`instance_norm_plus` with learned gamma, alpha, beta [C]; labels are ignored (NCSNv2)."""
+    """:func:`fastscore.instance_norm_plus` with learned gamma, alpha, beta [C]; labels are ignored (NCSNv2).
+
+    With ``elu`` the ELU that follows is applied in the same pass.
+    """
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -86,12 +55,15 @@ class InstanceNormPlus(nn.Module):
         nn.init.normal_(self.alpha, 1.0, 0.02)
         nn.init.normal_(self.gamma, 1.0, 0.02)
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        return instance_norm_plus(x, self.gamma, self.alpha, self.beta)
+    def forward(self, x: Tensor, labels: Labels, elu: bool = False) -> Tensor:
+        return checked(x, self.gamma, self.alpha, self.beta, int(elu))
 
 
 class ConditionalInstanceNormPlus(nn.Module):
-    """:func:`instance_norm_plus` with gamma, alpha, beta (in this order) looked up by noise level (NCSN)."""
+    """:func:`fastscore.instance_norm_plus` with gamma, alpha, beta (in this order) looked up by noise level (NCSN).
+
+    With ``elu`` the ELU that follows is applied in the same pass.
+    """
 
     def __init__(self, width: int, num_levels: int) -> None:
         super().__init__()
@@ -100,14 +72,27 @@ class ConditionalInstanceNormPlus(nn.Module):
         nn.init.normal_(self.embed.weight[:, : 2 * width], 1.0, 0.02)
         nn.init.zeros_(self.embed.weight[:, 2 * width :])
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def numbers(self, labels: Tensor) -> Numbers:
+        """gamma, alpha and beta of ``labels``, [C] of one level, [], or [B, C] of [B]."""
         gamma, alpha, beta = self.embed(labels).chunk(3, dim=-1)
-        return instance_norm_plus(x, gamma, alpha, beta)
+        return gamma, alpha, beta
+
+    def forward(self, x: Tensor, labels: Labels, elu: bool = False) -> Tensor:
+        assert labels is not None
+        gamma, alpha, beta = labels[self] if isinstance(labels, dict) else self.numbers(labels)
+        return checked(x, gamma, alpha, beta, int(elu))
 
 
-def activate(act: Activation, x: Tensor, norm: nn.Module | None, labels: Tensor | None) -> Tensor:
-    """act(norm(x)). In place on the norm's output, which nothing else holds: an activation less to keep."""
-    return act(x) if norm is None else act(norm(x, labels), inplace=True)
+_FUSES = (InstanceNormPlus, ConditionalInstanceNormPlus)  # a hook on one is to see the norm alone
+
+
+def activate(act: Activation, x: Tensor, norm: nn.Module | None, labels: Labels) -> Tensor:
+    """act(norm(x)): ELU in the norm's own pass, others in place on its output, which nothing else holds."""
+    if norm is None:
+        return act(x)
+    if act is ACTIVATIONS["elu"] and isinstance(norm, _FUSES) and not norm._forward_hooks:
+        return norm(x, labels, elu=True)
+    return act(norm(x, labels), inplace=True)
 
 
 def conv3x3(width_in: int, width_out: int, *, dilation: int = 1, bias: bool = True) -> nn.Conv2d:
@@ -168,7 +153,7 @@ class ResidualBlock(nn.Module):
             self.shortcut = conv3x3(width_in, width_out, dilation=dilation) if down else nn.Identity()
         self.normalize1 = norm(width_in)
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, labels: Labels) -> Tensor:
         h = self.conv1(activate(self.act, x, self.normalize1, labels))
         return self.conv2(activate(self.act, h, self.normalize2, labels)) + self.shortcut(x)
 
@@ -185,7 +170,7 @@ class ResidualConvUnit(nn.ModuleDict):
                 self.add_module(f"{stage}_norm", norm(width))
                 self[f"{stage}_conv"] = conv3x3(width, width, bias=False)
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, labels: Labels) -> Tensor:
         for first, second in self.stages:
             h = self[f"{first}_conv"](activate(self.act, x, self[f"{first}_norm"], labels))
             x = x + self[f"{second}_conv"](activate(self.act, h, self[f"{second}_norm"], labels))
@@ -200,7 +185,7 @@ class MultiScaleFusion(nn.Module):
         self.convs = nn.ModuleList(conv3x3(width_in, width) for width_in in widths_in)
         self.norms = _list(norm(width_in) for width_in in widths_in)
 
-    def forward(self, inputs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], labels: Labels) -> Tensor:
         size = inputs[0].shape[2:]
         parts = []
         for x, norm, conv in zip(inputs, self.norms, self.convs):
@@ -220,7 +205,7 @@ class ChainedResidualPooling(nn.Module):
         self.norms = _list(norm(width) for _ in range(2))
         self.pool = pool(kernel_size=5, stride=1, padding=2)
 
-    def forward(self, x: Tensor, labels: Tensor | None) -> Tensor:
+    def forward(self, x: Tensor, labels: Labels) -> Tensor:
         x = path = self.act(x)
         for norm, conv in zip(self.norms, self.convs):
             path = conv(self.pool(path if norm is None else norm(path, labels)))
@@ -247,7 +232,7 @@ class RefineBlock(nn.Module):
         self.msf = MultiScaleFusion(widths_in, width, norm) if len(widths_in) > 1 else None
         self.crp = ChainedResidualPooling(width, norm, pool, act)
 
-    def forward(self, inputs: Sequence[Tensor], labels: Tensor | None) -> Tensor:
+    def forward(self, inputs: Sequence[Tensor], labels: Labels) -> Tensor:
         adapted = [adapt(x, labels) for adapt, x in zip(self.adapt_convs, inputs)]
         h = adapted[0] if self.msf is None else self.msf(adapted, labels)
         return self.output_convs(self.crp(h, labels), labels)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from ._inputs import is_sigma, label_of
-from .layers import ConditionalInstanceNormPlus
+from .layers import ConditionalInstanceNormPlus, Labels
 from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 
 
@@ -101,6 +101,30 @@ class NCSN(ScoreRefineNet):
         labels, known = label_of(labels, self.sigmas, x)
         out = self.features(x, labels).to(x.dtype)
         return torch.where(known.reshape(-1, 1, 1, 1), out, torch.nan)
+
+    def at_level(self, label: int) -> Callable[[Tensor], Tensor]:
+        """score(x), what the network gives for the label ``label`` of every sample: the level's numbers are looked up
+        here, once, and not at every call. Samplers call it.
+
+        Args:
+            label: the index of the noise level.
+
+        Returns:
+            ``score(x)`` of x [B, channels, H, W], with the numbers that the network has now.
+
+        Raises:
+            TypeError, ValueError: ``label`` is not a level's index.
+        """
+        label = checks.integer("label", label, low=0, high=self.num_levels - 1)
+        norms = [module for module in self.modules() if isinstance(module, ConditionalInstanceNormPlus)]
+        index = torch.tensor(label, device=self.begin_conv.weight.device)
+        numbers: Labels = {norm: norm.numbers(index) for norm in norms}
+
+        def score(x: Tensor) -> Tensor:
+            self.check_image(x)
+            return self.features(x, numbers).to(x.dtype)
+
+        return score
 
 
 class NCSNdeeper(NCSN):

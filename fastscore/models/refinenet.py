@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from .._core import checks
 from ._inputs import check_dtype
-from .layers import ACTIVATIONS, Norm, Pool, RefineBlock, ResidualBlock, activate, conv3x3
+from ._memory import as_before, channels_last
+from .layers import ACTIVATIONS, Labels, Norm, Pool, RefineBlock, ResidualBlock, activate, conv3x3
 
 
 @dataclass(frozen=True)
@@ -128,18 +129,20 @@ class ScoreRefineNet(nn.Module):
             )
         check_dtype(x, self.begin_conv.weight)
 
-    def features(self, x: Tensor, labels: Tensor | None) -> Tensor:
-        """The last convolution's output, [B, channels, H, W]. Labels are for conditional norms."""
-        h = self.begin_conv(x if self.rescaled or self.logit_transform else 2 * x - 1)
+    def features(self, x: Tensor, labels: Labels) -> Tensor:
+        """The last convolution's output, [B, channels, H, W], in x's memory format. Labels are for conditional norms."""
+        h = channels_last(x if self.rescaled or self.logit_transform else 2 * x - 1)
+        h = channels_last(self.begin_conv(h))  # of one channel, a convolution cannot tell
         levels = []
         for name, _, _ in self.layout.encoder:
             for block in getattr(self, name):
                 h = block(h, labels)
             levels.append(h)
-        h = None
+        inputs: list[Tensor] = []  # of a refine block, beside its level: the block's below
         for name, level in zip(self.layout.decoder, reversed(levels)):
-            h = getattr(self, name)([level] if h is None else [level, h], labels)
-        return self.end_conv(activate(self.act, h, self.normalizer, labels))
+            h = getattr(self, name)([level, *inputs], labels)
+            inputs = [h]
+        return as_before(self.end_conv(activate(self.act, h, self.normalizer, labels)), x)
 
     def extra_repr(self) -> str:
         return f"nonlinearity={self.nonlinearity!r}, rescaled={self.rescaled}, logit_transform={self.logit_transform}"

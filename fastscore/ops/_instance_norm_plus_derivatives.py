@@ -7,20 +7,20 @@ them, so that its derivative has parts through them.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from .._core import backends
-from .._core.operators import OPERATORS
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
 from .._core.registration import raw, wants_grad
 
 
 def along(value: Tensor, x: Tensor) -> Tensor:
     """[C] or [B, C] in the shape that broadcasts against ``x`` [B, C, ...]."""
-    return value[(..., *[None] * (x.dim() - 2))]
+    return value.reshape(*value.shape, *[1] * (x.dim() - 2))
 
 
 def shares(mean: Tensor, eps: float) -> tuple[Tensor, Tensor]:
@@ -28,6 +28,32 @@ def shares(mean: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     centred = mean - mean.mean(1, keepdim=True)
     r = (centred.square().sum(1, keepdim=True) / (mean.shape[1] - 1) + eps).rsqrt()
     return centred * r, r
+
+
+def reference_gradient(
+    upstream: Tensor,
+    x: Tensor,
+    mean: Tensor,
+    rstd: Tensor,
+    gamma: Tensor,
+    alpha: Tensor,
+    beta: Tensor,
+    eps: float,
+    activation: int,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """The gradient of x, and of gamma, alpha and beta for each sample [B, C], in plain torch."""
+    compute, pixels, count = mean.dtype, tuple(range(2, x.dim())), x.shape[2:].numel()
+    t, r = shares(mean, eps)
+    h = (x.to(compute) - along(mean, x)) * along(rstd, x)
+    d = upstream.to(compute)
+    if activation:
+        a = along(gamma, x) * h + along(gamma * alpha * t + beta, x)
+        d = d * torch.where(a > 0, 1.0, torch.where(a > 0, 0.0, a).exp())
+    s1, s2 = d.sum(pixels), (d * h).sum(pixels)
+    u = gamma * alpha * s1
+    to_mean = r * (u - u.mean(1, keepdim=True) - t * (u * t).sum(1, keepdim=True) / (x.shape[1] - 1))
+    to_x = along(gamma * rstd, x) * (d - along(s1 / count, x) - h * along(s2 / count, x)) + along(to_mean / count, x)
+    return to_x.to(x.dtype), s2 + alpha * t * s1, gamma * t * s1, s1
 
 
 def _for(gradient: Tensor, parameter: Tensor) -> Tensor:
@@ -55,7 +81,10 @@ class _InstanceNormPlus(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, upstream: Tensor | None, to_mean: Tensor | None, to_rstd: Tensor | None) -> tuple:
         x, mean, rstd, gamma, alpha, beta = ctx.saved_tensors
-        to_x = to_gamma = to_alpha = to_beta = None
+        to_x: Tensor | None = None
+        to_gamma: Tensor | None = None
+        to_alpha: Tensor | None = None
+        to_beta: Tensor | None = None
         if upstream is not None:
             given = (upstream, x, mean, rstd, gamma, alpha, beta)
             to_x, to_gamma, to_alpha, to_beta = _gradient(ctx.backend, *given, ctx.eps, ctx.activation)
@@ -91,9 +120,9 @@ class _InstanceNormPlus(torch.autograd.Function):
         mean_t, rstd_t, tangent = torch.zeros_like(mean), torch.zeros_like(rstd), torch.zeros_like(wide)
         if x_t is not None:
             none = torch.zeros_like(gamma)
-            given = (x_t.to(mean.dtype), wide, mean, rstd, gamma, none, none)
-            tangent, s2, _, s1 = _gradient(ctx.backend, *given, ctx.eps, 0)
-            mean_t, rstd_t = s1 / count, rstd.square() * s2 / -count
+            at = (x_t.to(mean.dtype), wide, mean, rstd, gamma, none, none)
+            tangent, h_sum, _none, plain_sum = _gradient(ctx.backend, *at, ctx.eps, 0)
+            mean_t, rstd_t = plain_sum / count, rstd.square() * h_sum / -count
             shift = shift + gamma * alpha * _shares_tangent(mean_t, t, r)
         if alpha_t is not None:
             shift = shift + gamma * alpha_t * t
@@ -126,18 +155,14 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
-        *tensors, ctx.eps, ctx.activation = inputs[1:]
+        _, *tensors, ctx.eps, ctx.activation = inputs
         ctx.save_for_backward(*tensors)
         ctx.save_for_forward(*tensors)
 
     @staticmethod
     def backward(ctx: Any, *bars: Tensor) -> tuple:
-        def formula(*tensors: Tensor) -> tuple[Tensor, ...]:
-            variant = OPERATORS["instance_norm_plus"].variants[0]
-            assert variant.reference is not None
-            return variant.reference(*tensors, ctx.eps, ctx.activation)
-
-        _, pull = torch.func.vjp(formula, *ctx.saved_tensors)
+        formula = partial(reference_gradient, eps=ctx.eps, activation=ctx.activation)
+        pull = torch.func.vjp(formula, *ctx.saved_tensors)[1]
         return None, *pull(bars), None, None
 
     @staticmethod
@@ -145,10 +170,7 @@ class _Gradient(torch.autograd.Function):
     def jvp(ctx: Any, _: None, *tangents: Any) -> tuple:
         tensors = ctx.saved_tensors
         wide = [t.to(tensors[2].dtype) for t in tensors]
-        moved = [
-            torch.zeros_like(t) if d is None else d.to(t.dtype)
-            for t, d in zip(wide, tangents[: len(wide)], strict=True)
-        ]
+        moved = [torch.zeros_like(t) if d is None else d.to(t.dtype) for t, d in zip(wide, tangents)]
         to_x, *others = _tangent_of_gradient(wide, moved, ctx.eps, ctx.activation)
         return to_x.to(tensors[1].dtype), *others
 

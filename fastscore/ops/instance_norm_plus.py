@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, example
 from .._core.registration import declare, direct, wants_grad
-from ._instance_norm_plus_derivatives import along, differentiable, recorded, shares
+from ._instance_norm_plus_derivatives import along, differentiable, recorded, reference_gradient, shares
 
 ACTIVATIONS: dict[str | None, int] = {None: 0, "elu": 1}  # as the compiled functions count them
 EPS = 1e-5
@@ -101,32 +101,6 @@ def reference(
     return out.to(x.dtype), mean, rstd
 
 
-def reference_gradient(
-    upstream: Tensor,
-    x: Tensor,
-    mean: Tensor,
-    rstd: Tensor,
-    gamma: Tensor,
-    alpha: Tensor,
-    beta: Tensor,
-    eps: float,
-    activation: int,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """The gradient of x, and of gamma, alpha and beta for each sample [B, C], in plain torch."""
-    compute, pixels, count = mean.dtype, tuple(range(2, x.dim())), x.shape[2:].numel()
-    t, r = shares(mean, eps)
-    h = (x.to(compute) - along(mean, x)) * along(rstd, x)
-    d = upstream.to(compute)
-    if activation:
-        a = along(gamma, x) * h + along(gamma * alpha * t + beta, x)
-        d = d * torch.where(a > 0, 1.0, torch.where(a > 0, 0.0, a).exp())
-    s1, s2 = d.sum(pixels), (d * h).sum(pixels)
-    u = gamma * alpha * s1
-    to_mean = r * (u - u.mean(1, keepdim=True) - t * (u * t).sum(1, keepdim=True) / (x.shape[1] - 1))
-    to_x = along(gamma * rstd, x) * (d - along(s1 / count, x) - h * along(s2 / count, x)) + along(to_mean / count, x)
-    return to_x.to(x.dtype), s2 + alpha * t * s1, gamma * t * s1, s1
-
-
 def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
     if len(shape) < 3 or shape[1] < 2 or torch.Size(shape[2:]).numel() < 2:  # samples that it cannot take
         shape = (shape[0], 2, max(2, torch.Size(shape[1:]).numel()))
@@ -143,10 +117,9 @@ def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int
 
 def _examples_gradient(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
     found = {}
-    for name, (x, *parameters, eps, activation) in _examples(shape, dtype, device, seed).items():
-        _, mean, rstd = reference(x, *parameters, eps, activation)
-        upstream = example(x.shape, dtype, device, seed + 4)
-        found[name] = (upstream, x, mean, rstd, *parameters, eps, activation)
+    for name, given in _examples(shape, dtype, device, seed).items():
+        x, (_, mean, rstd) = given[0], reference(*given)
+        found[name] = (example(x.shape, dtype, device, seed + 4), x, mean, rstd, *given[1:])
     return found
 
 
@@ -155,7 +128,8 @@ def _fake(x: Tensor, gamma: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _fake_gradient(upstream: Tensor, x: Tensor, mean: Tensor, *_: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), *(mean.new_empty(x.shape[:2]) for _ in range(3))
+    each = x.shape[:2]
+    return torch.empty_like(x), mean.new_empty(each), mean.new_empty(each), mean.new_empty(each)
 
 
 def _call(x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor, eps: float, activation: int) -> Tensor:

@@ -37,10 +37,11 @@ class Score:
         self.score_fn, self.kwargs = score_fn, checks.keywords(model_kwargs, score_fn, *condition)
         self.copies, self.evaluations = True, 0
 
-    def __call__(self, x: Tensor, *condition: Tensor) -> Tensor:
+    def __call__(self, x: Tensor, *condition: Tensor, at_level: Callable[[Tensor], Tensor] | None = None) -> Tensor:
+        """``at_level``: what gives the same of x alone."""
         given, version = (x.clone(), None) if self.copies else (x.detach(), x._version)
         try:
-            value = self.score_fn(given, *condition, **self.kwargs)
+            value = self.score_fn(given, *condition, **self.kwargs) if at_level is None else at_level(given)
         except RuntimeError as error:
             if _wants_gradients(error):
                 raise RuntimeError(
@@ -76,14 +77,35 @@ def conditioned(
     """score(x, i) for level i, from a network that takes labels or sigma, [B]; checks what comes back."""
     checks.one_of("conditioning", conditioning, ("labels", "sigma"))
     score = Score(score_fn, model_kwargs, conditioning)
+    known: dict[int, Callable[[Tensor], Tensor]] = {}  # of the level that the chain is at
+    once = conditioning == "labels" and not score.kwargs and _offers_levels(score_fn)
 
     def at_level(x: Tensor, i: int) -> Tensor:
         batch = x.shape[:1]
+        if once:
+            if i not in known:
+                known.clear()
+                known[i] = score_fn.at_level(i)  # type: ignore[attr-defined]  # just asked for
+            return score(x, at_level=known[i])
         if conditioning == "labels":
             return score(x, torch.full(batch, i, dtype=torch.int64, device=x.device))
         return score(x, torch.full(batch, sigmas[i], dtype=checks.compute_dtype(x), device=x.device))
 
     return at_level
+
+
+def _offers_levels(score_fn: Any) -> bool:
+    """Whether ``score_fn`` is a network with ``at_level``, and calling it does no more than its own ``forward``."""
+    owner = next((c for c in type(score_fn).__mro__ if {"forward", "at_level"} & vars(c).keys()), None)
+    if (
+        owner is None
+        or not isinstance(score_fn, nn.Module)
+        or "forward" in vars(score_fn)
+        or torch.compiler.is_compiling()
+    ):
+        return False
+    hooked = score_fn._forward_hooks or score_fn._forward_pre_hooks
+    return {"forward", "at_level"} <= vars(owner).keys() and not hooked
 
 
 def check_network(score_fn: Callable[..., Tensor]) -> None:

@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from fastscore import instance_norm_plus
 from fastscore.models.layers import (
     ChainedResidualPooling,
     ConditionalInstanceNormPlus,
@@ -16,7 +17,6 @@ from fastscore.models.layers import (
     MultiScaleFusion,
     ResidualBlock,
     ResidualConvUnit,
-    instance_norm_plus,
 )
 
 
