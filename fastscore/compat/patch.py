@@ -43,7 +43,6 @@ class FusedInstanceNormPlus(nn.Module):
         self.num_features: Any = norm.num_features
         self.eps: Any = norm.get_submodule("instance_norm").eps
         self.activation = activation
-        self.training = norm.training
 
     def extra_repr(self) -> str:
         return f"{self.num_features}, activation={self.activation!r}"
@@ -175,14 +174,16 @@ def _replace(
     lone: Collection[Slot],
 ) -> None:
     """Put ours in the place of the norms, with the activation that each takes over, of poolings and of lone ELUs."""
-    ours: dict[nn.Module | None, nn.Module] = {norm: FusedInstanceNormPlus(norm, act) for norm, act in norms.items()}
+    ours: dict[nn.Module, nn.Module] = {norm: FusedInstanceNormPlus(norm, act) for norm, act in norms.items()}
     ours |= {pool: FusedMeanPool(pool.kernel_size, 1, pool.padding) for pool in modules if is_pool(pool)}
     for owner in modules:
-        owner._modules.update({name: ours[child] for name, child in owner._modules.items() if child in ours})
-    for slot in taken:
-        setattr(slot.owner, slot.name, nn.Identity())
-    for slot in lone:
-        setattr(slot.owner, slot.name, FusedELU())
+        for name, child in owner._modules.items():
+            if child is not None and child in ours:
+                owner._modules[name] = ours[child]
+                ours[child].training = child.training
+    for slots, kind_of in ((taken, nn.Identity), (lone, FusedELU)):
+        for slot in slots:
+            setattr(slot.owner, slot.name, kind_of().train(slot.act.training))
 
 
 _OURS = (FusedInstanceNormPlus, layers.InstanceNormPlus, layers.ConditionalInstanceNormPlus)

@@ -56,19 +56,17 @@ ALONE = {f"res1.2.norms.{i}": "no ELU takes its output, and it alone" for i in (
 @pytest.mark.parametrize("make, fused, alone", [(originals.NCSN, FUSED, ALONE), (originals.NCSNv2, FUSED[:3], {})])
 def test_outputs_and_gradients_are_those_before(make, fused, alone, dtype):
     net = built(make, dtype)
-    expected, modes = results(net, dtype), [m.training for m in net.modules()]
+    expected = results(net, dtype)
     keys, parameters = list(net.state_dict()), list(net.parameters())
-    sent, chance = io.BytesIO(), torch.get_rng_state()
+    sent = io.BytesIO()
     torch.save(net.state_dict(), sent)
     changed = fs.patch_ncsn(nn.DataParallel(net))
-    assert torch.equal(torch.get_rng_state(), chance)
     assert changed.fused == tuple(f"module.{name}" for name in fused) and not changed.left and not changed.already
     assert changed.norms == {f"module.{name}": why for name, why in alone.items()}
     assert changed.elus == (("module.res1.2.act",) if alone else ())
     assert changed.pools == (("module.res1.2.maxpool",) if alone else ())
     assert list(net.state_dict()) == keys and all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
-    assert not [m for m in net.modules() if type(m).__name__.endswith("2dPlus")] and set(modes) == {True}
-    assert all(module.training for module in net.modules())
+    assert not [m for m in net.modules() if type(m).__name__.endswith("2dPlus")]
     sent.seek(0)
     net.load_state_dict(torch.load(sent))
     backends.last.clear()
@@ -92,6 +90,21 @@ def test_the_norm_of_each_is_computed_with_its_elu_once():
     net.normalizer.activation = "elu"
     net.act = nn.ELU()
     assert (results(net)["out"] - expected).abs().max() > 1e-2
+
+
+def test_looking_leaves_no_trace():
+    """The network runs: its buffers, its modes, its gradients' absence and torch's random numbers are as before."""
+    net = built(originals.NCSN)
+    net.begin_conv = nn.Sequential(net.begin_conv, nn.BatchNorm2d(4), nn.Dropout(0.5))
+    net.res1[1].eval()
+    state = copy.deepcopy(net.state_dict())
+    modes = {name: module.training for name, module in net.named_modules(remove_duplicate=False)}
+    chance = torch.get_rng_state()
+    assert len(fs.patch_ncsn(net).fused) == 5
+    assert torch.equal(torch.get_rng_state(), chance)
+    assert all(torch.equal(value, state[name]) for name, value in net.state_dict().items())
+    assert all(modes[name] == module.training for name, module in net.named_modules())
+    assert all(parameter.grad is None for parameter in net.parameters())
 
 
 @pytest.mark.parametrize("bias", [True, False])
