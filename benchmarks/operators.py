@@ -19,6 +19,7 @@ from fastscore._core.operators import OPERATORS, Operator
 
 SHAPES = {"64x2": (64, 2), "64x3x32x32": (64, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32), "4M": (1024, 4, 32, 32)}
 TRACE = {"8x16x3x32x32": (16, 3, 32, 32)}  # eight probes of 16 images
+ACTIVATIONS = {"4x128x32x32": (4, 128, 32, 32), "128x16x8x8": (128, 16, 8, 8)}  # of NCSN, on CIFAR-10 and on digits
 POINTS = {"1024x64": (1024, 64)}  # of an MLP with 512 hidden units
 PROVIDERS = ("fastscore", "eager", "compile", "floor")
 Wrap = Callable[[Callable], Callable]  # torch.compile, or nothing
@@ -63,6 +64,13 @@ def perturb(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
 def dsm_loss(score: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     target = noise / sigma.view(-1, *[1] * (score.dim() - 1))
     return 0.5 * ((score + target) ** 2).flatten(1).sum(1) * sigma**2
+
+
+def norm_and_elu(x: Tensor, gamma: Tensor, alpha: Tensor, beta: Tensor) -> Tensor:
+    means = x.mean((2, 3))
+    away = (means - means.mean(1, keepdim=True)) / torch.sqrt(means.var(1, keepdim=True) + 1e-5)
+    h = torch.nn.functional.instance_norm(x) + (alpha * away)[..., None, None]
+    return torch.nn.functional.elu(gamma[..., None, None] * h + beta[..., None, None])
 
 
 def gradient(loss: Callable[..., Tensor], score: Tensor, *others: object) -> Tensor:
@@ -180,6 +188,31 @@ def _mlp_divergence(shape: tuple[int, ...], device: str) -> Row:
     )
 
 
+def _norm(shape: tuple[int, ...], device: str, last: bool, with_gradient: bool) -> Row:
+    order = torch.channels_last if last else torch.contiguous_format
+    x = torch.randn(shape, device=device).contiguous(memory_format=order)
+    gamma, alpha, beta = torch.randn(3, *shape[:2], device=device)
+    ours = partial(fs.instance_norm_plus, activation="elu")
+    if not with_gradient:
+        return Row(
+            lambda: ours(x, gamma, alpha, beta),
+            lambda wrap: partial(wrap(norm_and_elu), x, gamma, alpha, beta),
+            lambda: torch.mul(x, 0.5),
+            x.numel(),
+        )
+    leaves, upstream = [t.clone().requires_grad_() for t in (x, gamma, alpha, beta)], torch.randn_like(x)
+
+    def back(norm: Callable[..., Tensor]) -> object:
+        return torch.autograd.grad(norm(*leaves), leaves, upstream)
+
+    return Row(
+        lambda: back(ours),
+        lambda wrap: partial(back, wrap(norm_and_elu)),
+        lambda: torch.add(torch.mul(x, 0.5), upstream),
+        x.numel(),
+    )
+
+
 _OWN = {
     "langevin_step": Benchmark("langevin_step", _langevin_step, SHAPES),
     "perturb": Benchmark("perturb", _perturb, SHAPES),
@@ -191,6 +224,13 @@ _OWN = {
     "fill_probes, 8 colours": Benchmark("fill_probes", partial(_probes, colored=True, dot=False), TRACE),
     "probe_dot": Benchmark("probe_dot", partial(_probes, colored=False, dot=True), TRACE),
     "probe_dot, 8 colours": Benchmark("probe_dot", partial(_probes, colored=True, dot=True), TRACE),
+    **{
+        f"instance_norm_plus + elu{' + gradient' * back}{', channels_last' * last}": Benchmark(
+            "instance_norm_plus", partial(_norm, last=last, with_gradient=back), ACTIVATIONS
+        )
+        for back in (False, True)
+        for last in (False, True)
+    },
     "mlp_divergence": Benchmark("mlp_divergence", _mlp_divergence, POINTS),
 }
 

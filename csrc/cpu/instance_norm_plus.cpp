@@ -1,5 +1,5 @@
-// instance_norm_plus: out = phi(gamma (h + alpha t) + beta), h the instance norm of x, t the channels' normalised means,
-// phi the identity or ELU; and its gradient. The equations: fastscore/ops/instance_norm_plus.py.
+// instance_norm_plus: out = phi(gamma (h + alpha t) + beta), h the instance norm of x, t the channels' normalised
+// means, phi the identity or ELU; and its gradient. The equations: fastscore/ops/instance_norm_plus.py.
 //
 // A sample is one strip of C interleaved channels (channels_last), or C strips of one channel (contiguous). A strip is
 // walked in rows, each some whole pixels, so that the numbers of a channel stand at the same places in every row; sums
@@ -19,25 +19,26 @@
 
 namespace fastscore {
 
-constexpr int64_t kNormRow = 128;     // elements of a row, where channels are fewer
-constexpr int64_t kNormWidest = 1024; // channels of a strip; with more, channels_last is copied
-constexpr int64_t kNormChunk = 4096;  // elements, at most
-constexpr int64_t kNormSpan = 32768;  // elements, about
-constexpr int64_t kNormFinish = 1024; // channels whose numbers are kept on the stack
+constexpr int64_t kNormRow = 128;      // elements of a row, where channels are fewer
+constexpr int64_t kNormWidest = 1024;  // channels of a strip; with more, channels_last is copied
+constexpr int64_t kNormChunk = 4096;   // elements, at most
+constexpr int64_t kNormSpan = 32768;   // elements, about
 
 struct NormArguments {
   int64_t batch, channels, pixels;
-  bool last;              // channels_last
-  int64_t width, row;     // channels of a strip; elements of a row
-  int64_t chunk;          // elements
-  int64_t span, spans;    // pixels of a span; spans of a strip
+  bool last;            // channels_last
+  int64_t width, row;   // channels of a strip; elements of a row
+  int64_t chunk;        // elements
+  int64_t span, spans;  // pixels of a span; spans of a strip
   const void *x, *upstream;
   void *out, *mean, *rstd;  // out: of the gradient, that of x
   PerChannel gamma, alpha, beta;
   void *to_gamma, *to_alpha, *to_beta;
   double eps;
-  double* sums;        // [B, spans, 2, C]
+  double* sums;        // [B, 2 spans + 1, C]: of each span, and the normalised means
   void* coefficients;  // [B, 4, C]
+  double* sums_of(int64_t sample) const { return sums + sample * (2 * spans + 1) * channels; }
+  double* shares_of(int64_t sample) const { return sums_of(sample) + 2 * spans * channels; }
   int64_t units_a_sample() const { return (last ? 1 : channels) * spans; }
 };
 
@@ -91,7 +92,7 @@ static NormArguments arguments_of(const Tensor& x, const Layout& layout, const T
   a.alpha = channels_of(alpha, x, "alpha", kept.alpha);
   a.beta = channels_of(beta, x, "beta", kept.beta);
   a.eps = eps;
-  kept.sums.reset(new double[a.batch * a.spans * 2 * a.channels]);
+  kept.sums.reset(new double[a.batch * (2 * a.spans + 1) * a.channels]);
   kept.coefficients.reset(new double[a.batch * 4 * a.channels]);
   a.sums = kept.sums.get();
   a.coefficients = kept.coefficients.get();
@@ -102,9 +103,8 @@ static NormArguments arguments_of(const Tensor& x, const Layout& layout, const T
 template <class F>
 static void for_norm_kind(const Tensor& x, int64_t activation, const F& f) {
   STD_TORCH_CHECK(activation == 0 || activation == 1, "activation must be 0 (none) or 1 (ELU)");
-  for_each_type(x, [&](auto type) {
-    activation ? f(NormKind<decltype(type), true>{}) : f(NormKind<decltype(type), false>{});
-  });
+  for_each_type(
+      x, [&](auto type) { activation ? f(NormKind<decltype(type), true>{}) : f(NormKind<decltype(type), false>{}); });
 }
 
 // Calls first(from, to) and last(from, to) on units and between them middle(from, to) on samples: a sample after the
@@ -151,15 +151,17 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_plus(const Tensor& x, const Ten
   return {out.finish(), mean, rstd};
 }
 
-std::tuple<Tensor, Tensor, Tensor, Tensor> instance_norm_plus_gradient(
-    const Tensor& upstream, const Tensor& x, const Tensor& mean_in, const Tensor& rstd_in, const Tensor& gamma,
-    const Tensor& alpha, const Tensor& beta, double eps, int64_t activation) {
+std::tuple<Tensor, Tensor, Tensor, Tensor> instance_norm_plus_gradient(const Tensor& upstream, const Tensor& x,
+                                                                       const Tensor& mean_in, const Tensor& rstd_in,
+                                                                       const Tensor& gamma, const Tensor& alpha,
+                                                                       const Tensor& beta, double eps,
+                                                                       int64_t activation) {
   check_like(upstream, x, "upstream");
   Layout layout(x, kNormWidest);
   NormInputs kept;
   NormArguments a = arguments_of(x, layout, gamma, alpha, beta, eps, kept);
-  const Tensor in = layout.input(x), upstream_in = layout.input(upstream),
-               mean = torch::stable::contiguous(mean_in), rstd = torch::stable::contiguous(rstd_in);
+  const Tensor in = layout.input(x), upstream_in = layout.input(upstream), mean = torch::stable::contiguous(mean_in),
+               rstd = torch::stable::contiguous(rstd_in);
   for (const Tensor* numbers : {&mean, &rstd})
     STD_TORCH_CHECK(numbers->scalar_type() == kept.gamma.scalar_type() && numbers->dim() == 2 &&
                         numbers->size(0) == a.batch && numbers->size(1) == a.channels,

@@ -13,10 +13,10 @@ struct NormUnit {
     at = (sample * a.channels + channel) * a.pixels + first * a.width;
     elements = std::min(a.span, a.pixels - first) * a.width;
   }
-  double* sums(const NormArguments& a) const { return a.sums + (sample * a.spans + span) * 2 * a.channels + channel; }
+  double* sums(const NormArguments& a) const { return a.sums_of(sample) + span * 2 * a.channels + channel; }
 };
 
-// A number for each place of a row, of a number for each channel; where `from` is null, 0.
+// A number for each place of a row, of a number for each channel.
 template <class C>
 inline void norm_tile(const C* from, int64_t width, int64_t row, C* out) {
   if (width == 1) {
@@ -38,7 +38,7 @@ inline void norm_fold(C* sums, int64_t width, int64_t row) {
   }
 }
 
-// Calls visit(begin, n) for the chunks of n elements of a unit, and each_row(i, n) for the rows of a chunk.
+// Calls visit(at, n) for the chunks of a unit: n elements from `at` on in the tensor.
 template <class F>
 inline void norm_chunks(const NormArguments& a, const NormUnit& unit, const F& visit) {
   for (int64_t begin = 0; begin < unit.elements; begin += a.chunk)
@@ -101,9 +101,10 @@ void norm_moments(const NormArguments& a, int64_t from, int64_t to) {
   }
 }
 
-// The normalised means t of a sample: t = r (mean - m), r = (q + eps)^-1/2. Returns r.
-template <class C>
-inline double norm_shares(const C* mean, int64_t channels, double eps, double* t) {
+// The normalised means t of a sample: t = r (mean - m), r = (q + eps)^-1/2. Returns r. `mean` may be rounded, or not
+// yet.
+template <class M>
+inline double norm_shares(const M* mean, int64_t channels, double eps, double* t) {
   double m = 0, q = 0;
   for (int64_t c = 0; c < channels; ++c) m += mean[c];
   m /= channels;
@@ -121,7 +122,7 @@ template <class K>
 void norm_finish(const NormArguments& a, int64_t from, int64_t to) {
   using C = Compute<typename K::Element>;
   for (int64_t sample = from; sample < to; ++sample) {
-    double *mean = a.sums + sample * a.spans * 2 * a.channels, *squares = mean + a.channels;
+    double *mean = a.sums_of(sample), *squares = mean + a.channels;
     for (int64_t span = 1; span < a.spans; ++span) {
       const double seen = static_cast<double>(span * a.span), more = std::min<double>(a.span, a.pixels - seen);
       const double total = seen + more, part = more / total, between = seen * part;
@@ -135,18 +136,17 @@ void norm_finish(const NormArguments& a, int64_t from, int64_t to) {
     const C *gamma = a.gamma.at<C>(sample), *alpha = a.alpha.at<C>(sample), *beta = a.beta.at<C>(sample);
     C *rounded = static_cast<C*>(a.mean) + sample * a.channels, *rstd = static_cast<C*>(a.rstd) + sample * a.channels;
     C *scale = static_cast<C*>(a.coefficients) + sample * 4 * a.channels, *shift = scale + a.channels;
-    double* variance = squares;
     for (int64_t c = 0; c < a.channels; ++c) {
-      rounded[c] = static_cast<C>(mean[c]);
-      mean[c] -= rounded[c];  // what rounding took away goes into the shift
-      variance[c] = squares[c] / static_cast<double>(a.pixels);
-      rstd[c] = static_cast<C>(1 / std::sqrt(variance[c] + a.eps));
+      rstd[c] = static_cast<C>(1 / std::sqrt(squares[c] / static_cast<double>(a.pixels) + a.eps));
       scale[c] = gamma[c] * rstd[c];
     }
-    double* t = squares;  // no longer needed
-    norm_shares(rounded, a.channels, a.eps, t);
-    for (int64_t c = 0; c < a.channels; ++c)
-      shift[c] = static_cast<C>(double(gamma[c]) * alpha[c] * t[c] + beta[c] - scale[c] * mean[c]);
+    double* t = a.shares_of(sample);
+    norm_shares(mean, a.channels, a.eps, t);
+    for (int64_t c = 0; c < a.channels; ++c) {
+      rounded[c] = static_cast<C>(mean[c]);
+      const double lost = mean[c] - rounded[c];  // what rounding took away goes into the shift
+      shift[c] = static_cast<C>(double(gamma[c]) * alpha[c] * t[c] + beta[c] - scale[c] * lost);
+    }
   }
 }
 
@@ -191,9 +191,10 @@ void norm_prepare(const NormArguments& a, int64_t from, int64_t to) {
   using C = Compute<typename K::Element>;
   for (int64_t sample = from; sample < to; ++sample) {
     const C *gamma = a.gamma.at<C>(sample), *alpha = a.alpha.at<C>(sample), *beta = a.beta.at<C>(sample);
-    const C *mean = static_cast<C*>(a.mean) + sample * a.channels, *rstd = static_cast<C*>(a.rstd) + sample * a.channels;
+    const C *mean = static_cast<C*>(a.mean) + sample * a.channels,
+            *rstd = static_cast<C*>(a.rstd) + sample * a.channels;
     C *scale = static_cast<C*>(a.coefficients) + sample * 4 * a.channels, *shift = scale + a.channels;
-    double* t = a.sums + sample * a.spans * 2 * a.channels;
+    double* t = a.shares_of(sample);
     norm_shares(mean, a.channels, a.eps, t);
     for (int64_t c = 0; c < a.channels; ++c) {
       scale[c] = gamma[c] * rstd[c];
@@ -248,11 +249,8 @@ template <class K>
 void norm_finish_gradient(const NormArguments& a, int64_t from, int64_t to) {
   using C = Compute<typename K::Element>;
   const double pixels = static_cast<double>(a.pixels);
-  double kept[kNormFinish];
-  std::unique_ptr<double[]> more(a.channels > kNormFinish ? new double[a.channels] : nullptr);
-  double* t = more ? more.get() : kept;
   for (int64_t sample = from; sample < to; ++sample) {
-    double *s1 = a.sums + sample * a.spans * 2 * a.channels, *s2 = s1 + a.channels;
+    double *s1 = a.sums_of(sample), *s2 = s1 + a.channels;
     for (int64_t span = 1; span < a.spans; ++span)
       for (int64_t k = 0; k < 2 * a.channels; ++k) s1[k] += s1[span * 2 * a.channels + k];
     const int64_t at = sample * a.channels;
@@ -260,6 +258,7 @@ void norm_finish_gradient(const NormArguments& a, int64_t from, int64_t to) {
     const C *mean = static_cast<C*>(a.mean) + at, *rstd = static_cast<C*>(a.rstd) + at;
     C *to_gamma = static_cast<C*>(a.to_gamma) + at, *to_alpha = static_cast<C*>(a.to_alpha) + at,
       *to_beta = static_cast<C*>(a.to_beta) + at;
+    double* t = a.shares_of(sample);
     const double r = norm_shares(mean, a.channels, a.eps, t);
     double sum = 0, product = 0;  // of u = gamma alpha s1, and of u t, over the channels
     for (int64_t c = 0; c < a.channels; ++c) {

@@ -119,9 +119,9 @@ struct PoolArguments {
     constexpr int64_t kRow = 1280;  // elements of a row buffer; size + 2 of them should stay in the first-level cache
     bands = (height + kBand - 1) / kBand;
     if (channels_last) {
-      tile = kRow / width / 16 * 16;
-      if (tile < 16) tile = 16;
-      if (tile > channels || width * channels <= 2 * kRow) tile = channels;
+      tiles = std::max<int64_t>(1, channels * width / kRow);
+      tile = ((channels + tiles - 1) / tiles + 15) / 16 * 16;  // vectors are full
+      tile = std::min(tile, channels);
       tiles = (channels + tile - 1) / tile;
     } else {
       tile = std::max<int64_t>(1, kRow / (width + size / 2));

@@ -41,7 +41,7 @@ inline Tensor empty_contiguous(const std::vector<int64_t>& sizes, const Tensor& 
 // How the rows of a tensor [B, ...] lie in memory: contiguous, channels_last, or anything else, which is copied.
 struct Layout {
   std::vector<int64_t> sizes, strides;
-  bool direct;  // the tensor's own memory can be walked
+  bool direct;   // the tensor's own memory can be walked
   int64_t most;  // channels that are walked in channels_last order; where there are more they are copied
   Rows rows;
 

@@ -16,14 +16,21 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core import checks
-from ..ops.instance_norm_plus import checked
+from ..ops.elu import checked as _checked_elu
+from ..ops.instance_norm_plus import checked as normed
+from ..ops.mean_pool import checked as _checked_mean_pool
 
 Numbers = tuple[Tensor, Tensor, Tensor]  # gamma, alpha, beta
 #: [B] of a batch; of one level the numbers of every conditional norm; None where no norm is conditional.
 Labels = Tensor | dict[nn.Module, Numbers] | None
 Norm = Callable[[int], "nn.Module | None"]
-Pool = Callable[..., nn.Module]
+Pool = Callable[[Tensor], Tensor]
 Activation = Callable[..., Tensor]
+
+
+def _elu(x: Tensor, inplace: bool = False) -> Tensor:
+    """:func:`fastscore.ops.elu`. Never in place: it keeps its output alone, which the layer after it keeps too."""
+    return _checked_elu(x)
 
 
 def _swish(x: Tensor, inplace: bool = False) -> Tensor:
@@ -33,11 +40,21 @@ def _swish(x: Tensor, inplace: bool = False) -> Tensor:
 
 #: By the originals' names; each is called as ``act(x)`` or ``act(x, inplace=True)``.
 ACTIVATIONS: dict[str, Activation] = {
-    "elu": F.elu,
+    "elu": _elu,
     "relu": F.relu,
     "lrelu": partial(F.leaky_relu, negative_slope=0.2),
     "swish": _swish,
 }
+
+
+def mean_pool(x: Tensor) -> Tensor:
+    """The mean over 5x5 pixels at stride 1, zeros beyond the image (NCSN's decoder)."""
+    return _checked_mean_pool(x, 5)
+
+
+def max_pool(x: Tensor) -> Tensor:
+    """The largest of 5x5 pixels at stride 1 (NCSNv2's decoder)."""
+    return F.max_pool2d(x, 5, stride=1, padding=2)
 
 
 class InstanceNormPlus(nn.Module):
@@ -56,7 +73,7 @@ class InstanceNormPlus(nn.Module):
         nn.init.normal_(self.gamma, 1.0, 0.02)
 
     def forward(self, x: Tensor, labels: Labels, elu: bool = False) -> Tensor:
-        return checked(x, self.gamma, self.alpha, self.beta, int(elu))
+        return normed(x, self.gamma, self.alpha, self.beta, int(elu))
 
 
 class ConditionalInstanceNormPlus(nn.Module):
@@ -80,7 +97,7 @@ class ConditionalInstanceNormPlus(nn.Module):
     def forward(self, x: Tensor, labels: Labels, elu: bool = False) -> Tensor:
         assert labels is not None
         gamma, alpha, beta = labels[self] if isinstance(labels, dict) else self.numbers(labels)
-        return checked(x, gamma, alpha, beta, int(elu))
+        return normed(x, gamma, alpha, beta, int(elu))
 
 
 _FUSES = (InstanceNormPlus, ConditionalInstanceNormPlus)  # a hook on one is to see the norm alone
@@ -90,7 +107,7 @@ def activate(act: Activation, x: Tensor, norm: nn.Module | None, labels: Labels)
     """act(norm(x)): ELU in the norm's own pass, others in place on its output, which nothing else holds."""
     if norm is None:
         return act(x)
-    if act is ACTIVATIONS["elu"] and isinstance(norm, _FUSES) and not norm._forward_hooks:
+    if act is _elu and isinstance(norm, _FUSES) and not norm._forward_hooks:
         return norm(x, labels, elu=True)
     return act(norm(x, labels), inplace=True)
 
@@ -138,7 +155,7 @@ class ResidualBlock(nn.Module):
         *,
         down: bool = False,
         dilation: int = 1,
-        act: Activation = F.elu,
+        act: Activation = _elu,
     ) -> None:
         super().__init__()
         self.act = act
@@ -161,7 +178,7 @@ class ResidualBlock(nn.Module):
 class ResidualConvUnit(nn.ModuleDict):
     """RCU: ``blocks`` times x + stage2(stage1(x)), a stage being norm, act, 3x3 convolution without bias."""
 
-    def __init__(self, width: int, blocks: int, norm: Norm, act: Activation = F.elu) -> None:
+    def __init__(self, width: int, blocks: int, norm: Norm, act: Activation = _elu) -> None:
         super().__init__()
         self.act = act
         self.stages = [(f"{block}_1", f"{block}_2") for block in range(1, blocks + 1)]
@@ -198,12 +215,12 @@ class MultiScaleFusion(nn.Module):
 class ChainedResidualPooling(nn.Module):
     """CRP: x = act(x), plus a chain of two stages conv(pool(norm(path))), each added to x."""
 
-    def __init__(self, width: int, norm: Norm, pool: Pool, act: Activation = F.elu) -> None:
+    def __init__(self, width: int, norm: Norm, pool: Pool, act: Activation = _elu) -> None:
         super().__init__()
         self.act = act
         self.convs = nn.ModuleList(conv3x3(width, width, bias=False) for _ in range(2))
         self.norms = _list(norm(width) for _ in range(2))
-        self.pool = pool(kernel_size=5, stride=1, padding=2)
+        self.pool = pool
 
     def forward(self, x: Tensor, labels: Labels) -> Tensor:
         x = path = self.act(x)
@@ -224,7 +241,7 @@ class RefineBlock(nn.Module):
         pool: Pool,
         *,
         out_blocks: int = 1,
-        act: Activation = F.elu,
+        act: Activation = _elu,
     ) -> None:
         super().__init__()
         self.adapt_convs = nn.ModuleList(ResidualConvUnit(width_in, 2, norm, act) for width_in in widths_in)

@@ -7,11 +7,11 @@ from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._core import checks
 from ._inputs import is_sigma, label_of
-from .layers import ConditionalInstanceNormPlus, Labels
+from .layers import ConditionalInstanceNormPlus, Labels, mean_pool
 from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 
 
@@ -67,7 +67,7 @@ class NCSN(ScoreRefineNet):
             ngf,
             norm=norm,
             refine_norm=norm,
-            pool=nn.AvgPool2d,
+            pool=mean_pool,
             num_levels=num_levels,
             **options,
         )

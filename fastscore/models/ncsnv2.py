@@ -6,12 +6,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from .._core import checks
 from ..schedules import geometric_sigmas
 from ._inputs import sigma_of
-from .layers import InstanceNormPlus
+from .layers import InstanceNormPlus, max_pool
 from .refinenet import DEEPER, DEEPEST, STANDARD, Layout, ScoreRefineNet
 
 
@@ -67,7 +67,7 @@ class NCSNv2(ScoreRefineNet):
             ngf,
             norm=InstanceNormPlus,
             refine_norm=_no_norm,
-            pool=nn.MaxPool2d,
+            pool=max_pool,
             num_levels=len(sigmas),
             **options,
         )

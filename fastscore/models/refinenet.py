@@ -58,7 +58,7 @@ class ScoreRefineNet(nn.Module):
         channels, image_size: of the images. The size is kept for samplers; any from ``layout.smallest`` on is accepted.
         ngf: base width, at least 2.
         norm, refine_norm: make the norms of the encoder and of the decoder.
-        pool: ``nn.AvgPool2d`` or ``nn.MaxPool2d``.
+        pool: the pooling of the chained residual pooling, 5x5 at stride 1.
         num_levels: number of noise levels.
         nonlinearity: ``"elu"``, ``"relu"``, ``"lrelu"`` (slope 0.2 below 0) or ``"swish"`` (x sigmoid(x)), everywhere.
         rescaled, logit_transform: the data were moved already, to [-1, 1] or to logits: x is taken as it is in place of

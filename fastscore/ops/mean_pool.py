@@ -68,10 +68,18 @@ def reference(x: Tensor, size: int) -> Tensor:
 
 
 def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
-    rows, *sides = shape
-    sides = sides[:2] + [torch.Size(sides[2:]).numel()] if len(sides) > 2 else [1] * (3 - len(sides)) + sides
-    x = example((rows, *sides), dtype, device, seed)
-    return {"": (x, 5), "size 3": (x, 3), "size 9": (x, 9)}
+    x = example(_image(shape), dtype, device, seed)
+    last = x.contiguous(memory_format=torch.channels_last)
+    return {"": (x, 5), "channels_last": (last, 5), "size 9": (x, 9)}
+
+
+def _image(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """[B, C, H, W] with the elements of [B, ...]: of a row of many, 8 x 8 pixels."""
+    if len(shape) == 2 and shape[1] and shape[1] % 64 == 0:
+        return (shape[0], shape[1] // 64, 8, 8)
+    if len(shape) > 4:
+        return (*shape[:3], torch.Size(shape[3:]).numel())
+    return (shape[0], *[1] * (4 - len(shape)), *shape[1:])
 
 
 declare(

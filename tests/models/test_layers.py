@@ -17,6 +17,8 @@ from fastscore.models.layers import (
     MultiScaleFusion,
     ResidualBlock,
     ResidualConvUnit,
+    max_pool,
+    mean_pool,
 )
 
 
@@ -159,7 +161,7 @@ def test_residual_conv_unit_on_positive_numbers():
     torch.testing.assert_close(unit(x, None), 37 * 37 * x)
 
 
-@pytest.mark.parametrize(("pool", "expected"), [(nn.AvgPool2d, 1 / 25), (nn.MaxPool2d, 1.0)])
+@pytest.mark.parametrize(("pool", "expected"), [(mean_pool, 1 / 25), (max_pool, 1.0)])
 def test_chained_pooling_adds_both_stages(pool, expected):
     crp = ChainedResidualPooling(1, lambda width: _Double(), pool)
     for conv in crp.convs:
@@ -173,7 +175,7 @@ def test_chained_pooling_adds_both_stages(pool, expected):
 
 
 def test_average_pooling_counts_the_padding_as_zeros():
-    crp = ChainedResidualPooling(1, lambda width: None, nn.AvgPool2d)
+    crp = ChainedResidualPooling(1, lambda width: None, mean_pool)
     for conv in crp.convs:
         _impulse(conv, 1.0)
     crp.convs[1].weight.data.zero_()

@@ -10,7 +10,7 @@ from torch.func import grad, jvp, vmap
 import fastscore as fs
 from fastscore.models import MODELS, NCSN, NCSNv2, NCSNv2Deeper, NCSNv2Deepest, ScoreMLP
 from fastscore.models._inputs import label_of
-from fastscore.models.layers import ACTIVATIONS, ChainedResidualPooling, ResidualBlock, ResidualConvUnit
+from fastscore.models.layers import ACTIVATIONS, ChainedResidualPooling, ResidualBlock, ResidualConvUnit, mean_pool
 
 SIGMAS = torch.tensor([3.0, 0.7, 0.2], dtype=torch.float64)
 IMAGE_NETWORKS = [name for name in MODELS if name != "mlp"]
@@ -50,7 +50,7 @@ def test_activation_is_its_formula_wherever_a_block_applies_it(word):
     torch.testing.assert_close(block(x, None), x + block.conv2(formula(block.conv1(formula(x)))))
     unit = ResidualConvUnit(2, 1, lambda width: None, act).double()
     torch.testing.assert_close(unit(x, None), x + unit["1_2_conv"](formula(unit["1_1_conv"](formula(x)))))
-    crp = ChainedResidualPooling(2, lambda width: None, nn.AvgPool2d, act).double()
+    crp = ChainedResidualPooling(2, lambda width: None, mean_pool, act).double()
     first = crp.convs[0](crp.pool(formula(x)))
     torch.testing.assert_close(crp(x, None), formula(x) + first + crp.convs[1](crp.pool(first)))
 
