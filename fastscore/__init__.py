@@ -59,6 +59,7 @@ __all__ = [
     "langevin_step",
     "losses",
     "mlp_divergence",
+    "patch_ncsn",
     "perturb",
     "probe_dot",
     "samplers",
@@ -76,13 +77,16 @@ if _typing.TYPE_CHECKING:
     from . import evaluation as evaluation
     from . import experiment as experiment
     from . import models as models
+    from .compat.patch import patch_ncsn as patch_ncsn
 else:
 
     def __getattr__(name: str):
         if name in _LAZY:
             return _import_module(f"fastscore.{name}")
+        if name == "patch_ncsn":
+            return _import_module("fastscore.compat.patch").patch_ncsn
         raise AttributeError(f"module 'fastscore' has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY})
+    return sorted({*globals(), *_LAZY, "patch_ncsn"})

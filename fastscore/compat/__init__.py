@@ -1,5 +1,5 @@
-"""Drop-ins: other projects' function names and argument order, on fastscore's operators (docs/porting.md)."""
+"""Other projects' names and networks on fastscore's operators: functions by their names, and :mod:`.patch` (docs/porting.md)."""
 
-from . import ncsn, ncsnv2
+from . import ncsn, ncsnv2, patch
 
-__all__ = ["ncsn", "ncsnv2"]
+__all__ = ["ncsn", "ncsnv2", "patch"]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 import platform
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from .._core import backends
 from .._core.errors import how_to_install
 from .._core.operators import OPERATORS
 from ..evaluation.features import WEIGHTS
+from . import processors
 
 _EXTRAS = {
     "train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "scipy", "filelock", "tyro"),
@@ -22,11 +22,12 @@ _EXTRAS = {
 
 
 def report() -> str:
-    """Versions, devices, which backend serves which operator, and what is missing with how to get it."""
+    """Versions, devices, cores left unused, which backend serves which operator, and what is missing with how to get it."""
     lines = [
         f"fastscore {__version__}, Python {platform.python_version()}, torch {torch.__version__}, "
         f"{platform.system()} {platform.machine()}",
-        f"CPU: {_plural(os.cpu_count() or 1, 'core')}, {_plural(torch.get_num_threads(), 'thread')}",
+        f"CPU: {_plural(processors.cores(), 'core')}, {_plural(torch.get_num_threads(), 'thread')}",
+        *(f"     {line}" for line in processors.unused()),
     ]
     if torch.cuda.is_available():
         lines += [f"GPU {i}: {torch.cuda.get_device_name(i)}" for i in range(torch.cuda.device_count())]
