@@ -13,6 +13,7 @@ from functools import partial
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 import fastscore as fs
 from fastscore._core.operators import OPERATORS, Operator
@@ -213,6 +214,32 @@ def _norm(shape: tuple[int, ...], device: str, last: bool, with_gradient: bool) 
     )
 
 
+def _layer(
+    shape: tuple[int, ...], device: str, ours: Callable, torchs: Callable, last: bool, with_gradient: bool
+) -> Row:
+    """A function of one tensor, or it and its gradient."""
+    order = torch.channels_last if last else torch.contiguous_format
+    x, upstream = (torch.randn(shape, device=device).contiguous(memory_format=order) for _ in range(2))
+    if not with_gradient:
+        return Row(lambda: ours(x), lambda wrap: partial(wrap(torchs), x), lambda: torch.mul(x, 0.5), x.numel())
+    leaf = x.clone().requires_grad_()
+
+    def back(layer: Callable[[Tensor], Tensor]) -> object:
+        return torch.autograd.grad(layer(leaf), leaf, upstream)
+
+    return Row(
+        lambda: back(ours),
+        lambda wrap: partial(back, wrap(torchs)),
+        lambda: (torch.mul(x, 0.5), torch.mul(upstream, 0.5)),
+        x.numel(),
+    )
+
+
+_ELU = partial(_layer, ours=fs.ops.elu, torchs=functional.elu, last=False)
+_MEAN_POOL = partial(
+    _layer, ours=fs.ops.mean_pool, torchs=partial(functional.avg_pool2d, kernel_size=5, stride=1, padding=2)
+)
+
 _OWN = {
     "langevin_step": Benchmark("langevin_step", _langevin_step, SHAPES),
     "perturb": Benchmark("perturb", _perturb, SHAPES),
@@ -230,6 +257,15 @@ _OWN = {
         )
         for back in (False, True)
         for last in (False, True)
+    },
+    **{
+        f"{name}{' + gradient' * back}": Benchmark(operator, partial(make, with_gradient=back), ACTIVATIONS)
+        for name, operator, make in (
+            ("elu", "elu", _ELU),
+            ("mean_pool", "mean_pool", partial(_MEAN_POOL, last=False)),
+            ("mean_pool, channels_last", "mean_pool", partial(_MEAN_POOL, last=True)),
+        )
+        for back in (False, True)
     },
     "mlp_divergence": Benchmark("mlp_divergence", _mlp_divergence, POINTS),
 }

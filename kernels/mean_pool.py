@@ -99,26 +99,20 @@ def mean_pool_kernel(
     pitch = width * step
     at = image.to(tl.int64) * height * pitch + (place * LANES + tl.arange(0, LANES)[None, :])
     inside = (w, width)
-    if SIZE <= UNROLLED_SIZE:
-        totals = ()
-        for r in tl.static_range(ROWS + SIZE - 1):
-            row = _row_sum(x + at, top + r - SIZE // 2, inside, height, pitch, step, exists, compute, SIZE)
-            more = ()
-            for j in tl.static_range(ROWS):
-                if j < r and r < j + SIZE:
-                    more = more + (totals[j] + row,)
-                elif j < r:
-                    more = more + (totals[j],)
-                elif j == r:
-                    more = more + (row,)
-            totals = more
-    else:
-        total = _row_sum(x + at, top - SIZE // 2, inside, height, pitch, step, exists, compute, SIZE)
-        for r in range(1, SIZE):
-            total += _row_sum(x + at, top + r - SIZE // 2, inside, height, pitch, step, exists, compute, SIZE)
-        totals = (total,)
+    sums = ()
+    for r in tl.static_range(ROWS + SIZE - 1 if SIZE <= UNROLLED_SIZE else 0):
+        sum_of_row = _row_sum(x + at, top + r - SIZE // 2, inside, height, pitch, step, exists, compute, SIZE)
+        sums = sums + (sum_of_row,)  # type: ignore[assignment]  # of another length
     for j in tl.static_range(ROWS):
-        value = (totals[j] * SCALE).to(out.dtype.element_ty)
+        if SIZE <= UNROLLED_SIZE:
+            total = sums[j]  # type: ignore[var-annotated]
+            for k in tl.static_range(1, SIZE):
+                total += sums[j + k]
+        else:  # ROWS is 1
+            total = _row_sum(x + at, top - SIZE // 2, inside, height, pitch, step, exists, compute, SIZE)
+            for k in range(1, SIZE):
+                total += _row_sum(x + at, top + k - SIZE // 2, inside, height, pitch, step, exists, compute, SIZE)
+        value = (total * SCALE).to(out.dtype.element_ty)
         tl.store(out + at + (top + j) * pitch, value, mask=exists & (top + j < height))
 
 

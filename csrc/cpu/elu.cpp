@@ -54,9 +54,8 @@ Tensor elu_forward(const Tensor& x) {
   const Tensor out = torch::stable::empty_like(x), in = laid_like(out, x);
   const EluArguments arguments{nullptr, in.const_data_ptr(), out.mutable_data_ptr()};
   for_each_type(x, [&](auto type) {
-    in_parallel(x.numel(), [&](int64_t from, int64_t to) {
-      FASTSCORE_DISPATCH(elu_block<decltype(type)>, arguments, from, to);
-    });
+    in_parallel(x.numel(),
+                [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(elu_block<decltype(type)>, arguments, from, to); });
   });
   return out;
 }

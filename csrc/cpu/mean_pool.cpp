@@ -1,6 +1,6 @@
-// mean_pool: the mean over a square window at stride 1, with zeros beyond the image. Each row of the image is read once:
-// summed along the row into one of `size` row buffers, of which the output row is the sum. Always the same additions in
-// the same order: of a window's row from left to right, then of its rows from top to bottom.
+// mean_pool: the mean over a square window at stride 1, with zeros beyond the image. Each row of the image is read
+// once: summed along the row into one of `size` row buffers, of which the output row is the sum. Always the same
+// additions in the same order: of a window's row from left to right, then of its rows from top to bottom.
 #if FASTSCORE_KERNELS
 
 // out[i] = scale (rows[0][i] + rows[1][i] + ...), from left to right. K: how many, 0 where only `count` knows.
@@ -69,12 +69,15 @@ void pool_unit(const PoolUnit<T>& u, Compute<T>* memory) {
 
 template <class T>
 void mean_pool(const PoolArguments& a, int64_t from, int64_t to) {
-  const std::unique_ptr<char[]> memory(new char[a.memory(sizeof(Compute<T>)) + 64]);
-  void* start = memory.get() + (64 - reinterpret_cast<uintptr_t>(memory.get()) % 64) % 64;
+  alignas(64) char here[kStack];
+  const size_t needed = a.memory(sizeof(Compute<T>));
+  const std::unique_ptr<char[]> elsewhere(needed > kStack ? new char[needed] : nullptr);
+  Compute<T>* buffers = reinterpret_cast<Compute<T>*>(elsewhere ? elsewhere.get() : here);
   for (int64_t i = from; i < to; ++i) {
     const PoolUnit<T> unit = a.unit<T>(i);
-    Compute<T>* buffers = static_cast<Compute<T>*>(start);
-    a.size == 5 ? pool_unit<T, 5>(unit, buffers) : a.size == 3 ? pool_unit<T, 3>(unit, buffers) : pool_unit<T, 0>(unit, buffers);
+    a.size == 5   ? pool_unit<T, 5>(unit, buffers)
+    : a.size == 3 ? pool_unit<T, 3>(unit, buffers)
+                  : pool_unit<T, 0>(unit, buffers);
   }
 }
 
@@ -86,6 +89,8 @@ void mean_pool(const PoolArguments& a, int64_t from, int64_t to) {
 #include "dense.h"
 
 namespace fastscore {
+
+constexpr size_t kStack = 1 << 17;  // bytes of buffers that need no allocation
 
 // What is pooled at once: rows of an image, or of many planes; a row is `segments` runs of `length` elements, `apart`
 // elements apart in memory and `pitch` in the buffers. Neighbours along the row are `shift` elements apart.
@@ -101,7 +106,7 @@ struct PoolArguments {
   const void* x;
   void* out;
   int64_t batch, channels, height, width;
-  int64_t size;   // of the window, no wider than what can meet the image
+  int64_t size;  // of the window, no wider than what can meet the image
   double scale;  // 1 / its whole size^2
   bool channels_last;
   int64_t tile, tiles, bands;  // channels of one unit, or planes; units beside each other, and one above another
@@ -188,7 +193,9 @@ Tensor mean_pool(const Tensor& x, int64_t size) {
   arguments.out = written.mutable_data_ptr();
   const int64_t grain = (16384 + arguments.elements_a_unit() - 1) / arguments.elements_a_unit();
   for_each_type(x, [&](auto type) {
-    const auto work = [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(mean_pool<decltype(type)>, arguments, from, to); };
+    const auto work = [&](int64_t from, int64_t to) {
+      FASTSCORE_DISPATCH(mean_pool<decltype(type)>, arguments, from, to);
+    };
     if (arguments.units() <= grain) return work(int64_t{0}, arguments.units());
     torch::stable::parallel_for(0, arguments.units(), grain, work);
   });

@@ -32,7 +32,9 @@ FMA = {
     "fill, normal": 2 * 34,
     "langevin_step, fp64": 2 * 34,
     "fill, uniform": 0,
+    "elu": 8 * 10,  # of an element: three for n and r, five for the polynomial, two to put them together
 }
+STENCIL = "mean_pool"  # a thread reads the neighbours of its elements too: most of the time from a cache
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +80,16 @@ def test_machine_code(results, arch):
             continue
         row, sums = by_arch[arch], name.startswith("dsm_loss") and not name.startswith("dsm_loss_gradient")
         assert (row["spills"], row["stack"], row["local"]) == (0, 0, 0), name
-        assert row["registers"] <= 80, name  # at least six blocks of 128 threads on a multiprocessor
+        stencil = name.startswith(STENCIL)
+        assert row["registers"] <= (128 if stencil else 80), (
+            name
+        )  # four, or six blocks of 128 threads on a multiprocessor
         assert row["approximate"] == 0, name  # no operation that does not round to nearest, none that flushes to zero
         assert (row["float64"] == 0) == (name not in DOUBLE), name
         assert row["shared"] <= (4096 if name == ODD else 2048 if name in EIGHT_BYTES else 64 if sums else 0), name
-        if name != ODD and not name.endswith(NOT_FLOAT32):
+        if name == f"{STENCIL}, channels_last":  # five of each of eight rows, for the four of its column
+            assert row["loads"] == row["loads_128"] == 40 and row["stores"] == row["stores_128"] == 4
+        elif name != ODD and not stencil and not name.endswith(NOT_FLOAT32):
             # a thread has two quads: so many accesses of 128 bits, and no others of the tensors of the samples' size
             wide = (2 * row["tensors_read"], 2 * row["tensors_written"])
             assert (row["loads_128"], row["stores_128"]) == wide, name
