@@ -7,7 +7,6 @@ them, so that its derivative has parts through them.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 import torch
@@ -160,10 +159,20 @@ class _Gradient(torch.autograd.Function):
         ctx.save_for_forward(*tensors)
 
     @staticmethod
-    def backward(ctx: Any, *bars: Tensor) -> tuple:
-        formula = partial(reference_gradient, eps=ctx.eps, activation=ctx.activation)
-        pull = torch.func.vjp(formula, *ctx.saved_tensors)[1]
-        return None, *pull(bars), None, None
+    def backward(ctx: Any, x_bar: Tensor, *bars: Tensor) -> tuple:
+        """The second derivatives are symmetric: the gradient of <bar, gradient> is the gradient's tangent along bar.
+
+        Mean and rstd move with x there, so that all of it is x's, and they have no part of their own.
+        """
+        tensors = ctx.saved_tensors
+        wide = [t.to(tensors[2].dtype) for t in tensors]
+        _, x, mean, rstd, *parameters = wide
+        pixels, moved = tuple(range(2, x.dim())), x_bar.to(x.dtype)
+        rstd_t = -(rstd**3) * ((x - along(mean, x)) * moved).mean(pixels)
+        tangents = [None, moved, moved.mean(pixels), rstd_t, *bars]
+        to_g, to_x, *others = _tangent_of_gradient(wide, tangents, ctx.eps, ctx.activation)
+        each = map(_for, others, parameters)
+        return None, to_g.to(tensors[0].dtype), to_x.to(tensors[1].dtype), None, None, *each, None, None
 
     @staticmethod
     @forward_rule
@@ -171,12 +180,15 @@ class _Gradient(torch.autograd.Function):
         tensors = ctx.saved_tensors
         wide = [t.to(tensors[2].dtype) for t in tensors]
         moved = [torch.zeros_like(t) if d is None else d.to(t.dtype) for t, d in zip(wide, tangents)]
-        to_x, *others = _tangent_of_gradient(wide, moved, ctx.eps, ctx.activation)
+        _out, to_x, *others = _tangent_of_gradient(wide, moved, ctx.eps, ctx.activation)
         return to_x.to(tensors[1].dtype), *others
 
 
-def _tangent_of_gradient(tensors: list[Tensor], tangents: list[Tensor], eps: float, activation: int) -> tuple:
-    """The lines of ``reference_gradient``, differentiated one by one; a name with _t is the tangent of the other."""
+def _tangent_of_gradient(tensors: list[Tensor], tangents: list[Any], eps: float, activation: int) -> tuple:
+    """The tangents of the output and of the gradients: the lines of ``reference_gradient``, differentiated one by one.
+
+    A name with _t is the tangent of the other. The first, the upstream's, may be None: none.
+    """
     g, x, mean, rstd, gamma, alpha, beta = tensors
     g_t, x_t, mean_t, rstd_t, gamma_t, alpha_t, beta_t = tangents
     pixels, count, others = tuple(range(2, x.dim())), x.shape[2:].numel(), x.shape[1] - 1
@@ -186,13 +198,15 @@ def _tangent_of_gradient(tensors: list[Tensor], tangents: list[Tensor], eps: flo
     t, t_t = centred * r, centred_t * r + centred * r_t
     away, scale = x - along(mean, x), along(rstd, x)
     h, h_t = away * scale, (x_t - along(mean_t, x)) * scale + away * along(rstd_t, x)
-    d, d_t = g, g_t
+    shift_t = gamma_t * alpha * t + gamma * alpha_t * t + gamma * alpha * t_t + beta_t
+    out_t = along(gamma_t, x) * h + along(gamma, x) * h_t + along(shift_t, x)
+    d, d_t = g, torch.zeros_like(g) if g_t is None else g_t
     if activation:
         a = along(gamma, x) * h + along(gamma * alpha * t + beta, x)
-        shift_t = gamma_t * alpha * t + gamma * alpha_t * t + gamma * alpha * t_t + beta_t
-        a_t = along(gamma_t, x) * h + along(gamma, x) * h_t + along(shift_t, x)
         e = torch.where(a > 0, 0.0, a).exp()  # 1 where the slope is 1
-        d, d_t = g * e, g_t * e + g * torch.where(a > 0, 0.0, e) * a_t
+        d, d_t = g * e, g * torch.where(a > 0, 0.0, e) * out_t
+        d_t = d_t if g_t is None else d_t + g_t * e
+        out_t = out_t * e
     s1, s1_t = d.sum(pixels), d_t.sum(pixels)
     s2, s2_t = (d * h).sum(pixels), (d_t * h + d * h_t).sum(pixels)
     u, u_t = gamma * alpha * s1, gamma_t * alpha * s1 + gamma * alpha_t * s1 + gamma * alpha * s1_t
@@ -204,7 +218,7 @@ def _tangent_of_gradient(tensors: list[Tensor], tangents: list[Tensor], eps: flo
     to_x_t = along(gamma_t * rstd + gamma * rstd_t, x) * rest + along(gamma * rstd, x) * rest_t
     to_gamma_t = s2_t + alpha_t * t * s1 + alpha * t_t * s1 + alpha * t * s1_t
     to_alpha_t = gamma_t * t * s1 + gamma * t_t * s1 + gamma * t * s1_t
-    return to_x_t + along(to_mean_t / count, x), to_gamma_t, to_alpha_t, s1_t
+    return out_t, to_x_t + along(to_mean_t / count, x), to_gamma_t, to_alpha_t, s1_t
 
 
 def _gradient(backend: str, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
