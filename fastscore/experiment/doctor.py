@@ -13,7 +13,7 @@ from .._core import backends
 from .._core.errors import how_to_install
 from .._core.operators import OPERATORS
 from ..evaluation.features import WEIGHTS
-from . import processors
+from . import precision, processors
 
 _EXTRAS = {
     "train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "scipy", "filelock", "tyro"),
@@ -34,6 +34,10 @@ def report() -> str:
     else:
         built = f"this torch is built for CUDA {torch.version.cuda}" if torch.version.cuda else "this torch is CPU-only"
         lines.append(f"GPU: none usable ({built}); everything runs on the CPU")
+    devices = [torch.device(name) for name in ("cpu", "cuda") if name == "cpu" or torch.cuda.is_available()]
+    for device in devices:
+        multiplied = ", ".join(word for word in precision.PRECISIONS if precision.multiplies(word, device))
+        lines.append(f"precisions that the {device} multiplies: {multiplied}")
     alike: dict[str, list[str]] = {}  # operators of the same backends
     for operator in OPERATORS.values():
         alike.setdefault(repr(dict(operator.backends)), []).append(operator.name)

@@ -199,6 +199,7 @@ class Learner:
         raise NonFiniteLoss(
             f"the loss at iteration {it + 1} is not finite; loss by sigma since the last log: {seen}; learning rate "
             f"{learning_rate(self.config, it):.3g}"
+            + ("; in fp16 what is beyond 65504 is infinite, in bf16 it is not" if self.scaler is not None else "")
         )
 
 
