@@ -33,8 +33,6 @@ class RecordedStep:
         exact = torch.float64 if device.type == "cpu" else torch.float32  # which torch's Adam asks for
         self._rate = torch.zeros((), dtype=exact, device=device)
         self._grad_norm = torch.zeros((), device=device)
-        for group in learner.optimizer.param_groups:
-            group["lr"], group["capturable"] = self._rate, True
         self._graph = graphs.Graph(self._iterate, device, "An iteration (--no-cuda-graph does without)")
 
     def __call__(self, it: int) -> Tensor:
@@ -52,6 +50,8 @@ class RecordedStep:
 
     def _iterate(self) -> None:
         learner = self._learner
+        for group in learner.optimizer.param_groups:  # here: whoever loads a state gives it other groups
+            group["lr"], group["capturable"] = self._rate, True
         learner.optimizer.zero_grad(set_to_none=True)
         for first, size in learner.parts:
             rng = Philox.at(self._key.clone(), sample_offset=first)  # at step 0 for every part

@@ -44,6 +44,7 @@ IMAGES = preset(
     iterations=5,
     steps_per_level=2,
     warmup=4,
+    decay=False,  # so that a shorter run is the beginning of a longer one
     log_every=2,
     checkpoint_every=5,
     precision="fp32",
