@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastscore as fs
+from fastscore.experiment import build
 from fastscore.experiment.build import make_model, make_sigmas
 from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.learner import Learner
@@ -143,10 +144,11 @@ def _precision(name: str) -> str:
 
 
 def _sampled(name: str, config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> nn.Module:
-    """fastscore's network as its samplers call it."""
-    network = make_model(precise(name, config), data.shape).to(device).eval().requires_grad_(False)
+    """fastscore's network as ``fastscore sample`` calls it."""
+    network = make_model(precise(name, config), data.shape).eval().requires_grad_(False)
     if not HAS_PRECISION:
-        return network
+        return network.to(device)
+    network = build.placed(network, device)
     return importlib.import_module("fastscore.experiment.precision").for_sampling(network, _precision(name))
 
 
