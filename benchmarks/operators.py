@@ -192,7 +192,7 @@ def _norm(shape: tuple[int, ...], device: str, last: bool, with_gradient: bool) 
     order = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(shape, device=device).contiguous(memory_format=order)
     gamma, alpha, beta = torch.randn(3, *shape[:2], device=device)
-    ours = partial(fs.instance_norm_plus, activation="elu")
+    ours = partial(fs.ops.instance_norm_plus, activation="elu")
     if not with_gradient:
         return Row(
             lambda: ours(x, gamma, alpha, beta),

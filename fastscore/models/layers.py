@@ -58,7 +58,7 @@ def max_pool(x: Tensor) -> Tensor:
 
 
 class InstanceNormPlus(nn.Module):
-    """:func:`fastscore.instance_norm_plus` with learned gamma, alpha, beta [C]; labels are ignored (NCSNv2).
+    """:func:`fastscore.ops.instance_norm_plus` with learned gamma, alpha, beta [C]; labels are ignored (NCSNv2).
 
     With ``elu`` the ELU that follows is applied in the same pass.
     """
@@ -77,7 +77,7 @@ class InstanceNormPlus(nn.Module):
 
 
 class ConditionalInstanceNormPlus(nn.Module):
-    """:func:`fastscore.instance_norm_plus` with gamma, alpha, beta (in this order) looked up by noise level (NCSN).
+    """:func:`fastscore.ops.instance_norm_plus` with gamma, alpha, beta (in this order) looked up by noise level (NCSN).
 
     With ``elu`` the ELU that follows is applied in the same pass.
     """

@@ -9,7 +9,6 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
-from fastscore import instance_norm_plus
 from fastscore.models.layers import (
     ChainedResidualPooling,
     ConditionalInstanceNormPlus,
@@ -20,6 +19,7 @@ from fastscore.models.layers import (
     max_pool,
     mean_pool,
 )
+from fastscore.ops import instance_norm_plus
 
 
 def formula(x, gamma, alpha, beta, eps=1e-5):

@@ -11,7 +11,7 @@ from fastscore.ops.instance_norm_plus import reference, reference_gradient
 from .cases import BACKENDS
 
 native = pytest.mark.skipif(backends.problem("native") is not None, reason="needs the C++ extension")
-norm = fs.instance_norm_plus
+norm = fs.ops.instance_norm_plus
 
 
 @pytest.fixture(params=BACKENDS)
