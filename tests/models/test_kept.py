@@ -36,7 +36,7 @@ def kept(net, *inputs):
     "ours, plain, most",
     [
         (lambda: NCSN(3, 16, ngf=8, num_levels=4), lambda: PlainNCSN(3, 8, 4), 0.55),
-        (lambda: NCSNv2(3, 16, ngf=8, sigmas=SIGMAS), lambda: PlainNCSN(3, 8, 4, SIGMAS), 0.8),  # max pooling: indices
+        (lambda: NCSNv2(3, 16, ngf=8, sigmas=SIGMAS), lambda: PlainNCSN(3, 8, 4, SIGMAS), 0.65),  # max pooling: indices
     ],
 )
 def test_a_network_keeps_less_than_the_plain_one(ours, plain, most):
