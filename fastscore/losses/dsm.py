@@ -188,4 +188,5 @@ DENOISING = Objective(
     source="Vincent 2011; Song & Ermon 2019",
     summary="compares the score with the noise that was added",
     bind=_bind,
+    as_good_in_bf16=True,
 )
