@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from ..losses import OBJECTIVES
 from .config import TrainConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -44,11 +45,12 @@ def resolve(config: TrainConfig, device: torch.device) -> Precision:
     """The precision of a run of ``config`` that begins on ``device``: its word, or for ``auto`` ``bf16`` or ``fp32``.
 
     ``auto`` is ``bf16`` where the device multiplies it (AMX or AVX512_BF16; CUDA from sm_80 on), the network is one of
-    images with a width of at least 32, and the objective denoising score matching; else ``fp32``.
+    images with a width of at least 32, and the objective one that was seen to be as good so (denoising score matching);
+    else ``fp32``.
     """
     if config.precision != "auto":
         return config.precision
-    wide = config.model != "mlp" and config.width >= _WIDE and config.objective == "dsm"
+    wide = config.model != "mlp" and config.width >= _WIDE and OBJECTIVES[config.objective].as_good_in_bf16
     return "bf16" if wide and multiplies("bf16", device) else "fp32"
 
 

@@ -36,6 +36,8 @@ class Objective:
             of ``rng`` as it likes: nobody else draws from it afterwards. ``bind`` raises ValueError for a network that
             does not fit.
         options: the options that it takes; ``bind`` takes a value for each by name.
+        as_good_in_bf16: whether a network trained by it in bfloat16 was seen to be as good as in float32, so that a
+            precision of ``auto`` may choose bfloat16.
         sample_kinds: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
         reads_images: whether its loss takes a :class:`fastscore.ops.ImageBatch` in place of x too, which it perturbs in
             the pass that reads it; the others are given the images that were read.
@@ -49,6 +51,7 @@ class Objective:
     options: tuple[Option, ...] = ()
     sample_kinds: tuple[str, ...] = tuple(SAMPLES.values())
     reads_images: bool = False
+    as_good_in_bf16: bool = False
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.
