@@ -322,7 +322,7 @@ def test_doctor(capsys, monkeypatch):
     cli.main(["doctor"])
     out = capsys.readouterr().out
     assert f"torch {torch.__version__}" in out
-    assert "operators (dsm_loss, fill, langevin_step, perturb)" in out
+    assert "operators (dsm_loss, fill, langevin_step, perturb, read_images)" in out
     for device in ("cpu", "cuda"):
         assert f"{device:<16} {backends.default(torch.device(device))}" in out
     assert f"  torch_fidelity   missing: {how_to_install('eval')}\n" in out
