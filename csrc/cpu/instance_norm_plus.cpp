@@ -25,7 +25,7 @@ constexpr int64_t kNormRow = 128;      // elements of a row, where channels are 
 constexpr int64_t kNormWidest = 1024;  // channels of a strip; with more, channels_last is copied
 constexpr int64_t kNormChunk = 4096;   // elements, at most
 constexpr int64_t kNormSpan = 32768;   // elements, about
-constexpr int64_t kNormPlane = 256;    // pixels of a small plane, at most
+constexpr int64_t kNormPlane = 1024;   // bytes of a small plane, at most, as computed with
 constexpr int64_t kNormPlanes = 2048;  // elements of the planes that are turned at once, about
 
 struct NormArguments {
@@ -85,7 +85,7 @@ struct NormInputs {
 // How many small planes are turned at once: about the same number each time, whole vectors of them.
 static int64_t planes_at_once(int64_t channels, int64_t pixels) {
   constexpr int64_t kVector = 16;
-  const int64_t most = std::min(std::max(kNormPlanes / pixels, kVector), kNormWidest);
+  const int64_t most = std::clamp(kNormPlanes / pixels / kVector * kVector, kVector, kNormWidest);
   const int64_t turns = (channels + most - 1) / most, even = (channels + turns - 1) / turns;
   return std::min({channels, most, (even + kVector - 1) / kVector * kVector});
 }
@@ -99,7 +99,8 @@ static NormArguments arguments_of(const Tensor& x, const Layout& layout, const T
   a.pixels = layout.rows.width / a.channels;
   STD_TORCH_CHECK(a.pixels >= 2, "x must have at least 2 pixels");
   a.last = layout.rows.channels > 1;
-  a.turned = !a.last && a.pixels <= kNormPlane;
+  const int64_t bytes = x.scalar_type() == ScalarType::Double ? 8 : 4;
+  a.turned = !a.last && a.pixels * bytes <= kNormPlane;
   a.width = a.last ? a.channels : a.turned ? planes_at_once(a.channels, a.pixels) : 1;
   a.row = a.width * std::min(std::max<int64_t>(kNormRow / a.width, 1), a.pixels);
   a.chunk = a.row * std::max<int64_t>(kNormChunk / a.row, 1);
