@@ -1,10 +1,12 @@
 // instance_norm_plus: out = phi(gamma (h + alpha t) + beta), h the instance norm of x, t the channels' normalised
 // means, phi the identity or ELU; and its gradient. The equations: fastscore/ops/instance_norm_plus.py.
 //
-// A sample is one strip of C interleaved channels (channels_last), or C strips of one channel (contiguous). A strip is
-// walked in rows, each some whole pixels, so that the numbers of a channel stand at the same places in every row; sums
-// are vectors of a row's width, in float32 over a chunk that stays in the first-level cache, in float64 beyond. Strips
-// are cut into spans of a fixed size, on which threads may work: the same bits, however many there are.
+// A sample is one strip of C interleaved channels (channels_last), or C strips of one channel (contiguous); or, where
+// the planes of channels are small, strips of several planes, which are turned into interleaved channels on the way in
+// and back on the way out. A strip is walked in rows, each some whole pixels, so that the numbers of a channel stand at
+// the same places in every row; sums are vectors of a row's width, in float32 over a chunk that stays in the
+// first-level cache, in float64 beyond. Strips are cut into spans of a fixed size, on which threads may work: the same
+// bits, however many there are.
 #if FASTSCORE_KERNELS
 
 #include "instance_norm_plus.inl"
@@ -23,10 +25,13 @@ constexpr int64_t kNormRow = 128;      // elements of a row, where channels are 
 constexpr int64_t kNormWidest = 1024;  // channels of a strip; with more, channels_last is copied
 constexpr int64_t kNormChunk = 4096;   // elements, at most
 constexpr int64_t kNormSpan = 32768;   // elements, about
+constexpr int64_t kNormPlane = 1024;   // bytes of a small plane, at most, as computed with
+constexpr int64_t kNormPlanes = 2048;  // elements of the planes that are turned at once, about
 
 struct NormArguments {
   int64_t batch, channels, pixels;
   bool last;            // channels_last
+  bool turned;          // strips of several planes
   int64_t width, row;   // channels of a strip; elements of a row
   int64_t chunk;        // elements
   int64_t span, spans;  // pixels of a span; spans of a strip
@@ -35,11 +40,17 @@ struct NormArguments {
   PerChannel gamma, alpha, beta;
   void *to_gamma, *to_alpha, *to_beta;
   double eps;
-  double* sums;        // [B, 2 spans + 1, C]: of each span, and the normalised means
-  void* coefficients;  // [B, 4, C]
-  double* sums_of(int64_t sample) const { return sums + sample * (2 * spans + 1) * channels; }
+  double* numbers;  // of a sample: [2 spans, C] sums, the normalised means and their r [C + 1], coefficients [4, C]
+  int64_t stride;   // from one sample's numbers to the next's; 0 where samples take turns
+  double* sums_of(int64_t sample) const { return numbers + sample * stride; }
   double* shares_of(int64_t sample) const { return sums_of(sample) + 2 * spans * channels; }
-  int64_t units_a_sample() const { return (last ? 1 : channels) * spans; }
+  template <class C>
+  C* coefficients_of(int64_t sample) const {
+    return reinterpret_cast<C*>(shares_of(sample) + channels + 1);
+  }
+  int64_t numbers_a_sample() const { return (2 * spans + 5) * channels + 1; }
+  int64_t strips() const { return (channels + width - 1) / width; }
+  int64_t units_a_sample() const { return strips() * spans; }
 };
 
 template <class T, bool E>
@@ -69,9 +80,15 @@ static PerChannel channels_of(const Tensor& given, const Tensor& x, const char* 
 
 struct NormInputs {
   Tensor gamma, alpha, beta;
-  std::unique_ptr<double[]> sums;
-  std::unique_ptr<double[]> coefficients;
 };
+
+// How many small planes are turned at once: about the same number each time, whole vectors of them.
+static int64_t planes_at_once(int64_t channels, int64_t pixels) {
+  constexpr int64_t kVector = 16;
+  const int64_t most = std::clamp(kNormPlanes / pixels / kVector * kVector, kVector, kNormWidest);
+  const int64_t turns = (channels + most - 1) / most, even = (channels + turns - 1) / turns;
+  return std::min({channels, most, (even + kVector - 1) / kVector * kVector});
+}
 
 static NormArguments arguments_of(const Tensor& x, const Layout& layout, const Tensor& gamma, const Tensor& alpha,
                                   const Tensor& beta, double eps, NormInputs& kept) {
@@ -82,7 +99,9 @@ static NormArguments arguments_of(const Tensor& x, const Layout& layout, const T
   a.pixels = layout.rows.width / a.channels;
   STD_TORCH_CHECK(a.pixels >= 2, "x must have at least 2 pixels");
   a.last = layout.rows.channels > 1;
-  a.width = a.last ? a.channels : 1;
+  const int64_t bytes = x.scalar_type() == ScalarType::Double ? 8 : 4;
+  a.turned = !a.last && a.pixels * bytes <= kNormPlane;
+  a.width = a.last ? a.channels : a.turned ? planes_at_once(a.channels, a.pixels) : 1;
   a.row = a.width * std::min(std::max<int64_t>(kNormRow / a.width, 1), a.pixels);
   a.chunk = a.row * std::max<int64_t>(kNormChunk / a.row, 1);
   const int64_t pixels_a_chunk = a.chunk / a.width;
@@ -92,10 +111,6 @@ static NormArguments arguments_of(const Tensor& x, const Layout& layout, const T
   a.alpha = channels_of(alpha, x, "alpha", kept.alpha);
   a.beta = channels_of(beta, x, "beta", kept.beta);
   a.eps = eps;
-  kept.sums.reset(new double[a.batch * (2 * a.spans + 1) * a.channels]);
-  kept.coefficients.reset(new double[a.batch * 4 * a.channels]);
-  a.sums = kept.sums.get();
-  a.coefficients = kept.coefficients.get();
   return a;
 }
 
@@ -107,26 +122,37 @@ static void for_norm_kind(const Tensor& x, int64_t activation, const F& f) {
       x, [&](auto type) { activation ? f(NormKind<decltype(type), true>{}) : f(NormKind<decltype(type), false>{}); });
 }
 
-// Calls first(from, to) and last(from, to) on units and between them middle(from, to) on samples: a sample after the
-// other, whose memory is then still near; or, where samples are too few for the threads, unit by unit.
-template <class First, class Middle, class Last>
-static void in_parallel(const NormArguments& a, const First& first, const Middle& middle, const Last& last) {
+// Calls first(a, from, to) and last(a, from, to) on units, before and between them before(a, from, to) and
+// middle(a, from, to) on samples: a sample after the other, whose memory is then still near; or, where samples are too
+// few for the threads, unit by unit.
+template <class Before, class First, class Middle, class Last>
+static void in_parallel(const NormArguments& given, const Before& before, const First& first, const Middle& middle,
+                        const Last& last) {
   constexpr int64_t kGrain = 16384;  // elements; below, starting a thread costs more than it saves
+  NormArguments a = given;
   const int64_t units = a.units_a_sample(), size = a.channels * a.pixels, threads = torch::stable::get_num_threads();
   const auto whole = [&](int64_t from, int64_t to) {
+    const std::unique_ptr<double[]> numbers(new double[a.numbers_a_sample()]);
+    NormArguments own = a;
+    own.numbers = numbers.get();
     for (int64_t sample = from; sample < to; ++sample) {
-      first(sample * units, (sample + 1) * units);
-      middle(sample, sample + 1);
-      last(sample * units, (sample + 1) * units);
+      before(own, sample, sample + 1);
+      first(own, sample * units, (sample + 1) * units);
+      middle(own, sample, sample + 1);
+      last(own, sample * units, (sample + 1) * units);
     }
   };
   const int64_t grain = (kGrain + size - 1) / size;
   if (threads == 1 || a.batch * size <= kGrain) return whole(0, a.batch);
   if (a.batch >= 2 * threads || units == 1) return torch::stable::parallel_for(0, a.batch, grain, whole);
+  a.stride = a.numbers_a_sample();
+  const std::unique_ptr<double[]> numbers(new double[a.batch * a.stride]);
+  a.numbers = numbers.get();
   const int64_t unit_grain = (kGrain * units + size - 1) / size;
-  torch::stable::parallel_for(0, a.batch * units, unit_grain, first);
-  middle(0, a.batch);
-  torch::stable::parallel_for(0, a.batch * units, unit_grain, last);
+  before(a, 0, a.batch);
+  torch::stable::parallel_for(0, a.batch * units, unit_grain, [&](int64_t from, int64_t to) { first(a, from, to); });
+  middle(a, 0, a.batch);
+  torch::stable::parallel_for(0, a.batch * units, unit_grain, [&](int64_t from, int64_t to) { last(a, from, to); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> instance_norm_plus(const Tensor& x, const Tensor& gamma, const Tensor& alpha,
@@ -143,10 +169,12 @@ std::tuple<Tensor, Tensor, Tensor> instance_norm_plus(const Tensor& x, const Ten
   a.rstd = rstd.mutable_data_ptr();
   for_norm_kind(x, activation, [&](auto kind) {
     using K = decltype(kind);
+    using A = const NormArguments&;
     in_parallel(
-        a, [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_moments<K>, a, from, to); },
-        [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_finish<K>, a, from, to); },
-        [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_apply<K>, a, from, to); });
+        a, [](A, int64_t, int64_t) {},
+        [](A own, int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_moments<K>, own, from, to); },
+        [](A own, int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_finish<K>, own, from, to); },
+        [](A own, int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_apply<K>, own, from, to); });
   });
   return {out.finish(), mean, rstd};
 }
@@ -179,11 +207,12 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> instance_norm_plus_gradient(const Ten
   a.to_beta = to[2].mutable_data_ptr();
   for_norm_kind(x, activation, [&](auto kind) {
     using K = decltype(kind);
-    FASTSCORE_DISPATCH(norm_prepare<K>, a, 0, a.batch);
+    using A = const NormArguments&;
     in_parallel(
-        a, [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_products<K>, a, from, to); },
-        [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_finish_gradient<K>, a, from, to); },
-        [&](int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_apply_gradient<K>, a, from, to); });
+        a, [](A own, int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_prepare<K>, own, from, to); },
+        [](A own, int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_products<K>, own, from, to); },
+        [](A own, int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_finish_gradient<K>, own, from, to); },
+        [](A own, int64_t from, int64_t to) { FASTSCORE_DISPATCH(norm_apply_gradient<K>, own, from, to); });
   });
   return {to_x.finish(), to[0], to[1], to[2]};
 }

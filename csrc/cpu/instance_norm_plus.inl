@@ -1,49 +1,7 @@
 // The passes of instance_norm_plus over a sample's memory, included once for each instruction set. What a row, a chunk,
 // a span and a unit are: instance_norm_plus.cpp.
 
-// The unit `index`: sample, first channel, span, its first element in the tensor and how many it has.
-struct NormUnit {
-  int64_t sample, channel, span, at, elements;
-  NormUnit(const NormArguments& a, int64_t index) {
-    const int64_t strips = a.last ? 1 : a.channels;
-    span = index % a.spans;
-    channel = index / a.spans % strips;
-    sample = index / a.spans / strips;
-    const int64_t first = span * a.span;
-    at = (sample * a.channels + channel) * a.pixels + first * a.width;
-    elements = std::min(a.span, a.pixels - first) * a.width;
-  }
-  double* sums(const NormArguments& a) const { return a.sums_of(sample) + span * 2 * a.channels + channel; }
-};
-
-// A number for each place of a row, of a number for each channel.
-template <class C>
-inline void norm_tile(const C* from, int64_t width, int64_t row, C* out) {
-  if (width == 1) {
-    for (int64_t k = 0; k < row; ++k) out[k] = *from;
-  } else {
-    for (int64_t start = 0; start < row; start += width)
-      for (int64_t k = 0; k < width; ++k) out[start + k] = from[k];
-  }
-}
-
-// The sums of a row's places, added up to one for each channel: the first `width`. By halves: the same order always.
-template <class C>
-inline void norm_fold(C* sums, int64_t width, int64_t row) {
-  for (int64_t pixels = row / width; pixels > 1;) {
-    const int64_t kept = (pixels + 1) / 2;
-#pragma GCC ivdep
-    for (int64_t k = 0; k < (pixels - kept) * width; ++k) sums[k] += sums[kept * width + k];
-    pixels = kept;
-  }
-}
-
-// Calls visit(at, n) for the chunks of a unit: n elements from `at` on in the tensor.
-template <class F>
-inline void norm_chunks(const NormArguments& a, const NormUnit& unit, const F& visit) {
-  for (int64_t begin = 0; begin < unit.elements; begin += a.chunk)
-    visit(unit.at + begin, std::min(a.chunk, unit.elements - begin));
-}
+#include "instance_norm_plus_strips.inl"
 
 // The mean of each channel over a unit, and the sum of squares around it: chunk by chunk in two passes, whose rounded
 // mean is then corrected; chunks are joined in float64 (Chan, Golub and LeVeque 1979).
@@ -51,13 +9,14 @@ template <class K>
 void norm_moments(const NormArguments& a, int64_t from, int64_t to) {
   using T = typename K::Element;
   using C = Compute<T>;
-  alignas(64) C buffer[kNormChunk + kSlack], sums[kNormWidest], rest[kNormWidest], centre[kNormWidest];
-  const int64_t row = a.row, width = a.width;
+  alignas(64) C buffer[kNormChunk + kSlack], other[kNormChunk + kSlack];
+  alignas(64) C sums[kNormWidest], rest[kNormWidest], centre[kNormWidest];
   for (int64_t index = from; index < to; ++index) {
     const NormUnit unit(a, index);
+    const int64_t row = unit.row, width = unit.width;
     double *mean = unit.sums(a), *squares = mean + a.channels, seen = 0;
     norm_chunks(a, unit, [&](int64_t at, int64_t n) {
-      const C* x = load(static_cast<const T*>(a.x) + at, n, buffer);
+      const C* x = norm_load(a, static_cast<const T*>(a.x) + at, n, buffer, other);
       for (int64_t k = 0; k < row; ++k) sums[k] = 0;
       int64_t i = 0;
       for (; i + 4 * row <= n; i += 4 * row) {
@@ -135,7 +94,7 @@ void norm_finish(const NormArguments& a, int64_t from, int64_t to) {
     }
     const C *gamma = a.gamma.at<C>(sample), *alpha = a.alpha.at<C>(sample), *beta = a.beta.at<C>(sample);
     C *rounded = static_cast<C*>(a.mean) + sample * a.channels, *rstd = static_cast<C*>(a.rstd) + sample * a.channels;
-    C *scale = static_cast<C*>(a.coefficients) + sample * 4 * a.channels, *shift = scale + a.channels;
+    C *scale = a.coefficients_of<C>(sample), *shift = scale + a.channels;
     for (int64_t c = 0; c < a.channels; ++c) {
       rstd[c] = static_cast<C>(1 / std::sqrt(squares[c] / static_cast<double>(a.pixels) + a.eps));
       scale[c] = gamma[c] * rstd[c];
@@ -156,22 +115,21 @@ void norm_apply(const NormArguments& a, int64_t from, int64_t to) {
   using C = Compute<T>;
   alignas(64) C in[kNormChunk + kSlack], out[kNormChunk + kSlack];
   alignas(64) C mean[kNormWidest], scale[kNormWidest], shift[kNormWidest];
-  const int64_t row = a.row;
   int64_t tiled = -1;
   for (int64_t index = from; index < to; ++index) {
     const NormUnit unit(a, index);
-    const int64_t place = unit.sample * a.channels + unit.channel;
+    const int64_t row = unit.row, place = unit.sample * a.channels + unit.channel;
     if (place != tiled) {
-      const C* numbers = static_cast<const C*>(a.coefficients) + unit.sample * 4 * a.channels + unit.channel;
-      norm_tile(static_cast<const C*>(a.mean) + place, a.width, row, mean);
-      norm_tile(numbers, a.width, row, scale);
-      norm_tile(numbers + a.channels, a.width, row, shift);
+      const C* numbers = a.coefficients_of<C>(unit.sample) + unit.channel;
+      norm_tile(static_cast<const C*>(a.mean) + place, unit.width, row, mean);
+      norm_tile(numbers, unit.width, row, scale);
+      norm_tile(numbers + a.channels, unit.width, row, shift);
       tiled = place;
     }
     norm_chunks(a, unit, [&](int64_t at, int64_t n) {
-      const C* x = load(static_cast<const T*>(a.x) + at, n, in);
+      const C* x = norm_load(a, static_cast<const T*>(a.x) + at, n, in, out);
       T* final = static_cast<T*>(a.out) + at;
-      C* y = target(final, out);
+      C* y = norm_target(a, final, out);
       for (int64_t i = 0; i < n; i += row) {
         const int64_t m = std::min(row, n - i);
 #pragma GCC ivdep
@@ -180,7 +138,7 @@ void norm_apply(const NormArguments& a, int64_t from, int64_t to) {
           y[i + k] = K::elu ? elu(value) : value;
         }
       }
-      store(y, n, final);
+      norm_store(a, y, n, final, in);
     });
   }
 }
@@ -193,9 +151,9 @@ void norm_prepare(const NormArguments& a, int64_t from, int64_t to) {
     const C *gamma = a.gamma.at<C>(sample), *alpha = a.alpha.at<C>(sample), *beta = a.beta.at<C>(sample);
     const C *mean = static_cast<C*>(a.mean) + sample * a.channels,
             *rstd = static_cast<C*>(a.rstd) + sample * a.channels;
-    C *scale = static_cast<C*>(a.coefficients) + sample * 4 * a.channels, *shift = scale + a.channels;
+    C *scale = a.coefficients_of<C>(sample), *shift = scale + a.channels;
     double* t = a.shares_of(sample);
-    norm_shares(mean, a.channels, a.eps, t);
+    t[a.channels] = norm_shares(mean, a.channels, a.eps, t);
     for (int64_t c = 0; c < a.channels; ++c) {
       scale[c] = gamma[c] * rstd[c];
       shift[c] = static_cast<C>(double(gamma[c]) * alpha[c] * t[c] + beta[c]);
@@ -208,21 +166,21 @@ template <class K>
 void norm_products(const NormArguments& a, int64_t from, int64_t to) {
   using T = typename K::Element;
   using C = Compute<T>;
-  alignas(64) C x_buffer[kNormChunk + kSlack], upstream_buffer[kNormChunk + kSlack];
+  alignas(64) C x_buffer[kNormChunk + kSlack], upstream_buffer[kNormChunk + kSlack], other[kNormChunk + kSlack];
   alignas(64) C mean[kNormWidest], scale[kNormWidest], shift[kNormWidest], first[kNormWidest], second[kNormWidest];
-  const int64_t row = a.row, width = a.width;
   for (int64_t index = from; index < to; ++index) {
     const NormUnit unit(a, index);
+    const int64_t row = unit.row, width = unit.width;
     const int64_t place = unit.sample * a.channels + unit.channel;
-    const C* numbers = static_cast<const C*>(a.coefficients) + unit.sample * 4 * a.channels + unit.channel;
+    const C* numbers = a.coefficients_of<C>(unit.sample) + unit.channel;
     norm_tile(static_cast<const C*>(a.mean) + place, width, row, mean);
     norm_tile(numbers, width, row, scale);
     norm_tile(numbers + a.channels, width, row, shift);
     double *s1 = unit.sums(a), *s2 = s1 + a.channels;
     for (int64_t k = 0; k < width; ++k) s1[k] = s2[k] = 0;
     norm_chunks(a, unit, [&](int64_t at, int64_t n) {
-      const C* x = load(static_cast<const T*>(a.x) + at, n, x_buffer);
-      const C* g = load(static_cast<const T*>(a.upstream) + at, n, upstream_buffer);
+      const C* x = norm_load(a, static_cast<const T*>(a.x) + at, n, x_buffer, other);
+      const C* g = norm_load(a, static_cast<const T*>(a.upstream) + at, n, upstream_buffer, other);
       for (int64_t k = 0; k < row; ++k) first[k] = second[k] = 0;
       for (int64_t i = 0; i < n; i += row) {
         const int64_t m = std::min(row, n - i);
@@ -255,11 +213,10 @@ void norm_finish_gradient(const NormArguments& a, int64_t from, int64_t to) {
       for (int64_t k = 0; k < 2 * a.channels; ++k) s1[k] += s1[span * 2 * a.channels + k];
     const int64_t at = sample * a.channels;
     const C *gamma = a.gamma.at<C>(sample), *alpha = a.alpha.at<C>(sample);
-    const C *mean = static_cast<C*>(a.mean) + at, *rstd = static_cast<C*>(a.rstd) + at;
+    const C* rstd = static_cast<C*>(a.rstd) + at;
     C *to_gamma = static_cast<C*>(a.to_gamma) + at, *to_alpha = static_cast<C*>(a.to_alpha) + at,
       *to_beta = static_cast<C*>(a.to_beta) + at;
-    double* t = a.shares_of(sample);
-    const double r = norm_shares(mean, a.channels, a.eps, t);
+    const double *t = a.shares_of(sample), r = t[a.channels];
     double sum = 0, product = 0;  // of u = gamma alpha s1, and of u t, over the channels
     for (int64_t c = 0; c < a.channels; ++c) {
       s2[c] *= rstd[c];
@@ -272,8 +229,7 @@ void norm_finish_gradient(const NormArguments& a, int64_t from, int64_t to) {
     }
     sum /= a.channels;
     product /= a.channels - 1;
-    C *slope = static_cast<C*>(a.coefficients) + sample * 4 * a.channels + 2 * a.channels,
-      *constant = slope + a.channels;
+    C *slope = a.coefficients_of<C>(sample) + 2 * a.channels, *constant = slope + a.channels;
     for (int64_t c = 0; c < a.channels; ++c) {
       const double to_mean = r * (double(gamma[c]) * alpha[c] * s1[c] - sum - t[c] * product);
       const double scale = double(gamma[c]) * rstd[c];
@@ -290,17 +246,17 @@ void norm_apply_gradient(const NormArguments& a, int64_t from, int64_t to) {
   alignas(64) C x_buffer[kNormChunk + kSlack], upstream_buffer[kNormChunk + kSlack], out[kNormChunk + kSlack];
   alignas(64) C numbers[5][kNormWidest];
   const C *mean = numbers[0], *scale = numbers[1], *shift = numbers[2], *slope = numbers[3], *constant = numbers[4];
-  const int64_t row = a.row;
   for (int64_t index = from; index < to; ++index) {
     const NormUnit unit(a, index);
-    const C* given = static_cast<const C*>(a.coefficients) + unit.sample * 4 * a.channels + unit.channel;
-    norm_tile(static_cast<const C*>(a.mean) + unit.sample * a.channels + unit.channel, a.width, row, numbers[0]);
-    for (int64_t i = 0; i < 4; ++i) norm_tile(given + i * a.channels, a.width, row, numbers[1 + i]);
+    const int64_t row = unit.row, width = unit.width;
+    const C* given = a.coefficients_of<C>(unit.sample) + unit.channel;
+    norm_tile(static_cast<const C*>(a.mean) + unit.sample * a.channels + unit.channel, width, row, numbers[0]);
+    for (int64_t i = 0; i < 4; ++i) norm_tile(given + i * a.channels, width, row, numbers[1 + i]);
     norm_chunks(a, unit, [&](int64_t at, int64_t n) {
-      const C* x = load(static_cast<const T*>(a.x) + at, n, x_buffer);
-      const C* g = load(static_cast<const T*>(a.upstream) + at, n, upstream_buffer);
+      const C* x = norm_load(a, static_cast<const T*>(a.x) + at, n, x_buffer, out);
+      const C* g = norm_load(a, static_cast<const T*>(a.upstream) + at, n, upstream_buffer, out);
       T* final = static_cast<T*>(a.out) + at;
-      C* to_x = target(final, out);
+      C* to_x = norm_target(a, final, out);
       for (int64_t i = 0; i < n; i += row) {
         const int64_t m = std::min(row, n - i);
 #pragma GCC ivdep
@@ -310,7 +266,7 @@ void norm_apply_gradient(const NormArguments& a, int64_t from, int64_t to) {
           to_x[i + k] = fma_(scale[k], d, fma_(slope[k], away, constant[k]));
         }
       }
-      store(to_x, n, final);
+      norm_store(a, to_x, n, final, x_buffer);
     });
   }
 }

@@ -54,3 +54,5 @@ inline void half_to_float(const uint16_t* in, float* out) {
 inline void float_to_half(const float* in, uint16_t* out) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(out), _mm256_cvtps_ph(_mm256_loadu_ps(in), _MM_FROUND_TO_NEAREST_INT));
 }
+
+#include "vector_tiles.inl"

@@ -56,3 +56,5 @@ inline void half_to_float(const uint16_t* in, float* out) {
 inline void float_to_half(const float* in, uint16_t* out) {
   _mm256_storeu_si256(reinterpret_cast<__m256i*>(out), _mm512_cvtps_ph(_mm512_loadu_ps(in), _MM_FROUND_TO_NEAREST_INT));
 }
+
+#include "vector_tiles.inl"

@@ -103,7 +103,16 @@ class TestPrecision:
 class TestMemory:
     @pytest.mark.parametrize(
         "shape",
-        [(3, 5, 2, 1), (2, 2, 2, 2), (2, 3, 7, 11), (5, 16, 8, 8), (2, 130, 9, 5), (1, 1030, 3, 2), (2, 48, 40, 37)],
+        [
+            (3, 5, 2, 1),
+            (2, 2, 2, 2),
+            (2, 3, 7, 11),
+            (5, 16, 8, 8),
+            (2, 33, 16, 16),
+            (2, 130, 9, 5),
+            (1, 1030, 3, 2),
+            (2, 48, 40, 37),
+        ],
         ids=str,
     )
     @pytest.mark.parametrize("last", [False, True])
@@ -121,7 +130,7 @@ class TestMemory:
             for i, (got, expected) in enumerate(zip(compiled(*arguments), exact(*arguments), strict=True)):
                 assert (got - expected).abs().max() < 2e-6 * max(1000 if i in sums else 1, expected.abs().max()), i
 
-    @pytest.mark.parametrize("shape", [(1, 128, 32, 32), (1, 3, 300, 300), (9, 24, 30, 30)], ids=str)
+    @pytest.mark.parametrize("shape", [(1, 128, 32, 32), (1, 3, 300, 300), (9, 24, 30, 30), (3, 130, 9, 9)], ids=str)
     def test_threads_and_instruction_sets_give_the_same_bits(self, shape):
         before = torch.get_num_threads()
         for last in (False, True):
@@ -136,6 +145,19 @@ class TestMemory:
             for isa in backends.ISAS[: backends.ISAS.index(backends.isa())]:
                 with backends.native_isa(isa):
                     assert all(map(torch.equal, compiled(*arguments), expected)), isa
+
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+    @pytest.mark.parametrize("shape", [(2, 13, 7, 5), (3, 16, 8, 8), (2, 32, 2, 2)], ids=str)
+    def test_small_planes_are_computed_as_channels_last(self, shape, dtype):
+        """Few enough channels are turned at once: the same bits in both orders."""
+        planes, last = compiled(*given(shape, dtype)), compiled(*given(shape, dtype, last=True))
+        assert all(map(torch.equal, planes, last))
+
+    def test_a_sample_alone_is_the_sample_in_a_batch(self):
+        x, gamma, alpha, beta, upstream = given((20, 130, 9, 9))
+        whole = compiled(x, gamma, alpha, beta, upstream)
+        alone = compiled(x[7:8], gamma[7:8], alpha, beta[7:8], upstream[7:8])
+        assert all(torch.equal(w[7:8], a) for w, a in zip(whole, alone, strict=True))
 
     def test_the_memory_format_stays(self):
         for last in (False, True):
