@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig
 
 _MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _FIRST_ORDER = ("dsm",)  # objectives that are functions of the score alone, not of its Jacobian
 _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
@@ -80,7 +80,7 @@ def check(config: TrainConfig) -> None:
         "model": _MODELS,
         "objective": tuple(OBJECTIVES),
         "start": ("uniform", "normal"),
-        "precision": PRECISIONS,
+        "precision": _PRECISIONS,
     }
     for name, words in choices.items():
         if not isinstance(getattr(config, name), str):  # a list, say, which cannot be looked up

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .._core import calls
 from .config import TrainConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -88,10 +89,7 @@ class InPrecision(nn.Module):
 
     def at_level(self, label: int) -> Callable[[Tensor], Tensor]:
         """score(x), what the network gives for the label ``label`` of every sample: samplers ask for it."""
-        at_level = getattr(self.network, "at_level", None)
-        if at_level is not None:
-            return partial(self._computed, at_level(label))
-        return lambda x: self(x, torch.full(x.shape[:1], label, dtype=torch.int64, device=x.device))
+        return partial(self._computed, calls.at_level(self.network, label))
 
     def _computed(self, score: Callable[..., Tensor], x: Tensor, *labels: Tensor) -> Tensor:
         with torch.autocast(x.device.type, self.dtype):

@@ -129,6 +129,22 @@ def test_for_sampling_is_the_same_network(word):
     assert precision.for_sampling(model, "fp32") is model
 
 
+@pytest.mark.parametrize("how", ["hook", "derived"])
+def test_a_level_of_a_network_that_does_more(how):
+    """What a call does beside the class's forward is done at a level too."""
+
+    class Half(fs.models.NCSN):
+        def forward(self, x, labels):
+            return super().forward(x, labels) / 2
+
+    model = (Half if how == "derived" else fs.models.NCSN)(channels=1, image_size=8, ngf=4, num_levels=3)
+    if how == "hook":
+        model.register_forward_hook(lambda network, given, out: out / 2)
+    rounded, x = precision.for_sampling(model, "bf16"), torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(rounded.at_level(1)(x), rounded(x, torch.tensor([1, 1])))
+
+
 def test_sampling_is_in_the_runs_precision_or_another(tmp_path, able):
     run, out = tmp_path / "run", tmp_path / "out"
     able("bf16")
