@@ -99,6 +99,10 @@ def options(config: TrainConfig) -> dict[str, Any]:
 
 def _check_together(config: TrainConfig) -> None:
     """The bounds that hold for fields together."""
+    if config.model != "mlp" and config.width < 2:
+        raise ValueError(
+            f"width must be at least 2 for images, whose norms take a variance over channels, got {config.width}"
+        )
     if config.accumulate > config.batch_size:
         raise ValueError(
             f"accumulate must be at most batch_size, {_short(config.batch_size)}, a sample in each part, got "

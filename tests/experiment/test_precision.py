@@ -78,8 +78,12 @@ def test_a_run_remembers_what_auto_became(able, tmp_path):
     able("bf16")
     Trainer(wide, run).train(progress=False)
     assert checkpoint.read_config(run).precision == "bf16"
+    able()
+    with pytest.warns(UserWarning, match="cpu does not multiply bfloat16"):
+        assert Trainer(wide, run, resume=True).config.precision == "bf16"
+    Trainer(wide, tmp_path / "other").train(progress=False)
     able("bf16", "fp16")
-    assert Trainer(wide, run, resume=True).config.precision == "bf16"
+    assert Trainer(wide, tmp_path / "other", resume=True).config.precision == "fp32"
     other = dataclasses.replace(wide, precision="fp32", decay=False)
     with pytest.raises(fs.CheckpointError, match=r"precision \(was bf16, now fp32\)"):
         Trainer(other, run, resume=True)
