@@ -10,7 +10,7 @@ import torch
 
 import fastscore as fs
 from fastscore import losses
-from fastscore.experiment import checkpoint, cli, precision
+from fastscore.experiment import checkpoint, cli, precision, preview
 from fastscore.experiment.build import make_data, make_model, make_sigmas
 from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.learner import Learner
@@ -170,6 +170,18 @@ def test_sampling_is_in_the_runs_precision_or_another(tmp_path, able):
         load_run(run, device="cpu", precision="fp16")
 
 
+def test_a_preview_is_drawn_in_the_runs_precision(tmp_path, able, monkeypatch):
+    able("bf16")
+    drawn = []
+    monkeypatch.setattr(
+        preview, "draw", lambda config, network, shape, rng, device: drawn.append(network) or torch.zeros(shape)
+    )
+    with Trainer(BF16, tmp_path / "run") as trainer:
+        preview.save_preview(trainer)
+        assert trainer.network.end_conv.weight.dtype == torch.float32
+    assert drawn[0].network.end_conv.weight.dtype == torch.bfloat16
+
+
 def test_fp16_scales_its_loss_and_goes_on_with_the_scale(able, tmp_path):
     able("fp16")
     config = dataclasses.replace(TOY, precision="fp16", iterations=14, clip_norm=1.0)
@@ -184,6 +196,20 @@ def test_fp16_scales_its_loss_and_goes_on_with_the_scale(able, tmp_path):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     ours, theirs = (checkpoint.read_state(checkpoint.latest(tmp_path / name)) for name in ("parts", "whole"))
     assert ours["scaler"] == theirs["scaler"] and ours["scaler"]["_growth_tracker"] > 7  # it was not begun anew
+
+
+def test_fp16_clips_the_gradient_itself(able):
+    """Not the scaled one: the norm, and with a large eps the step, are those of float32."""
+    able("fp16")
+    config = dataclasses.replace(TOY, log_every=1, clip_norm=0.5, eps=1.0, warmup=0)
+    first, (half, full) = (
+        make_model(config, (2,)),
+        [learner(dataclasses.replace(config, precision=p)) for p in ("fp16", "fp32")],
+    )
+    norms = [float(one.iterate(0)) for one in (half, full)]
+    assert norms[1] > config.clip_norm and abs(norms[0] / norms[1] - 1) < 0.02
+    for start, a, b in zip(*(map(torch.detach, net.parameters()) for net in (first, half.model, full.model))):
+        torch.testing.assert_close(a - start, b - start, rtol=0.05, atol=0.05 * float((b - start).abs().max()))
 
 
 def test_a_step_whose_scaled_gradient_overflows_is_left_out(able):
