@@ -111,6 +111,7 @@ def for_sampling(network: nn.Module, precision: str) -> nn.Module:
         return network
     network = copy.deepcopy(network).requires_grad_(False)
     for layer in network.modules():
-        if type(layer) in (nn.Conv2d, nn.Linear):  # not FirstConv2d, which autocast leaves alone
+        # not FirstConv2d, which autocast leaves alone, nor one whose weight a hook makes of others
+        if type(layer) in (nn.Conv2d, nn.Linear) and not calls.hooked(layer):
             layer.to(_DTYPES[precision])
     return in_precision(network, precision)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import fastscore as fs
 from fastscore import losses
@@ -131,6 +132,26 @@ def test_for_sampling_is_the_same_network(word):
     assert rounded.network.begin_conv.weight.dtype == torch.float32
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert precision.for_sampling(model, "fp32") is model
+
+
+def test_a_weight_that_a_hook_makes_is_rounded_after_it():
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(2, 2, 3, padding=1))).eval()
+    x = torch.rand(2, 2, 8, 8)
+    rounded, computed = (
+        precision.for_sampling(LabelFree(model), "bf16"),
+        precision.in_precision(LabelFree(model), "bf16"),
+    )
+    with torch.no_grad():
+        assert torch.equal(rounded(x, None), computed(x, None))
+
+
+class LabelFree(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, labels):
+        return self.inner(x)
 
 
 @pytest.mark.parametrize("how", ["hook", "derived"])
