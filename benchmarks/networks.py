@@ -8,8 +8,6 @@ where the preset keeps one. MNIST's and CIFAR-10's images are stand-ins of their
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import itertools
 from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, nullcontext
@@ -24,6 +22,7 @@ from fastscore.experiment import build
 from fastscore.experiment.build import make_model, make_sigmas
 from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.learner import Learner
+from fastscore.experiment.precision import for_sampling
 from fastscore.experiment.sample import draw
 
 from .plain_ncsn import BLOCKS, PlainNCSN, dsm_loss, langevin_step
@@ -35,8 +34,6 @@ PROVIDERS = ("fastscore", "fastscore bf16", "plain", "plain bf16", "compile")
 COMPILED = (TRAINING, "NCSN", "digits")  # it compiles for minutes; the larger ones as long, for less
 UPDATES = 2  # of the sampler at each of two levels, timed together
 Make = Callable[[], object]
-#: Whether a run's config has a precision. If not, fastscore's bf16 is autocast around the same calls.
-HAS_PRECISION = importlib.util.find_spec("fastscore.experiment.precision") is not None
 
 
 @dataclass(frozen=True)
@@ -136,7 +133,7 @@ def autocast(name: str, device: torch.device) -> AbstractContextManager:
 
 def precise(name: str, config: TrainConfig) -> TrainConfig:
     """The config in the precision that the provider's name says."""
-    return replace(config, precision=_precision(name)) if HAS_PRECISION else config
+    return replace(config, precision=_precision(name))
 
 
 def _precision(name: str) -> str:
@@ -146,15 +143,7 @@ def _precision(name: str) -> str:
 def _sampled(name: str, config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> nn.Module:
     """fastscore's network as ``fastscore sample`` calls it."""
     network = make_model(precise(name, config), data.shape).eval().requires_grad_(False)
-    if not HAS_PRECISION:
-        return network.to(device)
-    network = build.placed(network, device)
-    return importlib.import_module("fastscore.experiment.precision").for_sampling(network, _precision(name))
-
-
-def _around_ours(name: str, device: torch.device) -> AbstractContextManager:
-    """Nothing, where the config has a precision."""
-    return nullcontext() if HAS_PRECISION else autocast(name, device)
+    return for_sampling(build.placed(network, device), _precision(name))
 
 
 def plain_network(config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> PlainNCSN:
@@ -180,8 +169,7 @@ def _training(name: str, config: TrainConfig, data: fs.data.ImageData, device: t
     learner, count = Learner(precise(name, config), data, device), itertools.count()
 
     def iterate() -> None:
-        with _around_ours(name, device):
-            learner.iterate(next(count))
+        learner.iterate(next(count))
 
     return iterate
 
@@ -236,8 +224,7 @@ def _sampling(name: str, config: TrainConfig, data: fs.data.ImageData, device: t
         score_fn = _sampled(name, config, data, device)
 
         def ours() -> Tensor:
-            with _around_ours(name, device):
-                return draw(head, score_fn, shape, fs.Philox(0), device=device)
+            return draw(head, score_fn, shape, fs.Philox(0), device=device)
 
         return ours
     network = plain_network(config, data, device).eval()
@@ -258,14 +245,14 @@ def _sampling(name: str, config: TrainConfig, data: fs.data.ImageData, device: t
 
 def _forward(name: str, config: TrainConfig, data: fs.data.ImageData, device: torch.device) -> Make:
     """The network alone, at levels that differ from sample to sample."""
-    ours = name.startswith("fastscore")
+    ours = name.startswith("fastscore")  # which has its precision within
     called = _sampled(name, config, data, device) if ours else plain_network(config, data, device).eval()
     x = torch.rand(config.batch_size, *data.shape, generator=torch.Generator().manual_seed(0)).to(device)
     labels = (torch.arange(config.batch_size) % config.num_levels).to(device)
 
     @torch.no_grad()
     def forward() -> Tensor:
-        with _around_ours(name, device) if ours else autocast(name, device):
+        with nullcontext() if ours else autocast(name, device):
             return called(x, labels)
 
     return forward

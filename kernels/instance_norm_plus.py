@@ -2,7 +2,7 @@
 
 A sample of few elements has one program, which reads it once: 8 bytes an element in float32. Of others the first kernel
 has the mean of every chunk of every instance and the squares about it, the second what they make of a sample's channels,
-the third the values: 12 bytes. Sums have a fixed order: within a tile, over the chunks, over the channels. No atomics.
+the third the values: 12 bytes, and what the chunks have. Sums have a fixed order: within a tile, over the chunks, over the channels. No atomics.
 """
 
 import torch

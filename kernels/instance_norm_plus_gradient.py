@@ -5,7 +5,8 @@ every instance give the parameters' gradients, and with them
 
     to_x = scale d + slope (x - mu) + constant,   slope = -scale rstd s2 / N,   constant = (to_mu - scale s1) / N.
 
-A sample of few elements has one program: 12 bytes an element in float32, of others x and upstream are read twice: 20.
+A sample of few elements has one program: 12 bytes an element in float32, of others x and upstream are read twice: 20,
+and what the chunks have.
 """
 
 import torch

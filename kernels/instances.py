@@ -75,9 +75,15 @@ class Plan:
     def of(cls, x: Tensor, last: bool) -> Plan:
         batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2:].numel()
         if channels > CHANNELS:
-            raise ValueError(f"x may have at most {CHANNELS} channels in the Triton kernels, got {channels}")
+            raise ValueError(
+                f"x must have at most {CHANNELS} channels in the Triton kernels, got {channels}: call it under "
+                'fastscore.use_backend("reference")'
+            )
         if pixels >= 1 << 31 or batch * channels >= 1 << 31:
-            raise ValueError(f"x is too large for one launch: {tuple(x.shape)}")
+            raise ValueError(
+                "x must have less than 2^31 pixels an image, and images times channels in the Triton kernels, got "
+                f'{tuple(x.shape)}: split the batch, or call it under fastscore.use_backend("reference")'
+            )
         wide, long, tile, line = power(channels), power(pixels), TILE // x.element_size(), LINE // x.element_size()
         whole = wide * long <= WHOLE
         if whole:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from .._core.calls import hooked
 from ._flow import Slot
 
 #: The originals' classes, by name: their modules are not installed packages, and every copy has its own.
@@ -64,12 +65,6 @@ def not_ncsn(module: nn.Module, modules: Collection[nn.Module]) -> str:
     kinds = Counter(type(found).__name__ for found in modules if "Norm" in type(found).__name__)
     held = ", ".join(f"{count} {kind}" for kind, count in kinds.most_common(4)) or "no norm"
     return f"{wanted}, got a {type(module).__name__} with {held}"
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether a function is called with what goes into the module or comes out of it."""
-    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-    return any(getattr(module, name) for name in hooks)
 
 
 def why_not(norm: nn.Module, ours: Callable[[nn.Module], nn.Module]) -> str | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .config import TrainConfig
 
 _MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
-PRECISIONS = ("auto", "fp32", "bf16", "fp16")
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _FIRST_ORDER = ("dsm",)  # objectives that are functions of the score alone, not of its Jacobian
 _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
@@ -80,7 +80,7 @@ def check(config: TrainConfig) -> None:
         "model": _MODELS,
         "objective": tuple(OBJECTIVES),
         "start": ("uniform", "normal"),
-        "precision": PRECISIONS,
+        "precision": _PRECISIONS,
     }
     for name, words in choices.items():
         if not isinstance(getattr(config, name), str):  # a list, say, which cannot be looked up
@@ -99,6 +99,10 @@ def options(config: TrainConfig) -> dict[str, Any]:
 
 def _check_together(config: TrainConfig) -> None:
     """The bounds that hold for fields together."""
+    if config.model != "mlp" and config.width < 2:
+        raise ValueError(
+            f"width must be at least 2 for images, whose norms take a variance over channels, got {config.width}"
+        )
     if config.accumulate > config.batch_size:
         raise ValueError(
             f"accumulate must be at most batch_size, {_short(config.batch_size)}, a sample in each part, got "

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from .._core import calls
 from ..losses import OBJECTIVES
 from .config import TrainConfig
 
@@ -90,10 +91,7 @@ class InPrecision(nn.Module):
 
     def at_level(self, label: int) -> Callable[[Tensor], Tensor]:
         """score(x), what the network gives for the label ``label`` of every sample: samplers ask for it."""
-        at_level = getattr(self.network, "at_level", None)
-        if at_level is not None:
-            return partial(self._computed, at_level(label))
-        return lambda x: self(x, torch.full(x.shape[:1], label, dtype=torch.int64, device=x.device))
+        return partial(self._computed, calls.at_level(self.network, label))
 
     def _computed(self, score: Callable[..., Tensor], x: Tensor, *labels: Tensor) -> Tensor:
         with torch.autocast(x.device.type, self.dtype):
@@ -115,6 +113,7 @@ def for_sampling(network: nn.Module, precision: str) -> nn.Module:
         return network
     network = copy.deepcopy(network).requires_grad_(False)
     for layer in network.modules():
-        if type(layer) in (nn.Conv2d, nn.Linear):  # not FirstConv2d, which autocast leaves alone
+        # not FirstConv2d, which autocast leaves alone, nor one whose weight a hook makes of others
+        if type(layer) in (nn.Conv2d, nn.Linear) and not calls.hooked(layer):
             layer.to(_DTYPES[precision])
     return in_precision(network, precision)

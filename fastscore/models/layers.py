@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core import checks
+from .._core.calls import hooked
 from ..ops.elu import checked as _checked_elu
 from ..ops.instance_norm_plus import checked as normed
 from ..ops.mean_pool import checked as _checked_mean_pool
@@ -100,14 +101,14 @@ class ConditionalInstanceNormPlus(nn.Module):
         return normed(x, gamma, alpha, beta, int(elu))
 
 
-_FUSES = (InstanceNormPlus, ConditionalInstanceNormPlus)  # a hook on one is to see the norm alone
+_FUSES = (InstanceNormPlus, ConditionalInstanceNormPlus)  # these alone: one derived from them may take no ``elu``
 
 
 def activate(act: Activation, x: Tensor, norm: nn.Module | None, labels: Labels) -> Tensor:
     """act(norm(x)): ELU in the norm's own pass, others in place on its output, which nothing else holds."""
     if norm is None:
         return act(x)
-    if act is _elu and isinstance(norm, _FUSES) and not norm._forward_hooks:
+    if act is _elu and type(norm) in _FUSES and not hooked(norm):  # whose hooks are to see the norm alone
         return norm(x, labels, elu=True)
     return act(norm(x, labels), inplace=True)
 

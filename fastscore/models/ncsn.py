@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import calls, checks
 from ._inputs import is_sigma, label_of
 from .layers import ConditionalInstanceNormPlus, Labels, mean_pool
 from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
@@ -72,6 +72,7 @@ class NCSN(ScoreRefineNet):
             **options,
         )
         self.register_buffer("sigmas", sigmas, persistent=False)
+        self._own_norms = frozenset(self._norms())
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         """The score at x.
@@ -104,7 +105,8 @@ class NCSN(ScoreRefineNet):
 
     def at_level(self, label: int) -> Callable[[Tensor], Tensor]:
         """score(x), what the network gives for the label ``label`` of every sample: the level's numbers are looked up
-        here, once, and not at every call. Samplers call it.
+        here, once, and not at every call, unless a norm was replaced or has hooks, which are given labels. Samplers
+        call it.
 
         Args:
             label: the index of the noise level.
@@ -116,15 +118,20 @@ class NCSN(ScoreRefineNet):
             TypeError, ValueError: ``label`` is not a level's index.
         """
         label = checks.integer("label", label, low=0, high=self.num_levels - 1)
-        norms = [module for module in self.modules() if isinstance(module, ConditionalInstanceNormPlus)]
+        norms = self._norms()
+        if norms.keys() != self._own_norms or any(map(calls.hooked, norms.values())):
+            return calls.called(self, label)
         index = torch.full((), label, dtype=torch.int64, device=self.begin_conv.weight.device)  # no copy from the host
-        numbers: Labels = {norm: norm.numbers(index) for norm in norms}
+        numbers: Labels = {norm: norm.numbers(index) for norm in norms.values()}
 
         def score(x: Tensor) -> Tensor:
             self.check_image(x)
             return self.features(x, numbers).to(x.dtype)
 
         return score
+
+    def _norms(self) -> dict[str, ConditionalInstanceNormPlus]:
+        return {name: part for name, part in self.named_modules() if type(part) is ConditionalInstanceNormPlus}
 
 
 class NCSNdeeper(NCSN):

@@ -55,7 +55,7 @@ def instance_norm_plus(
     for name, value in (("gamma", gamma), ("alpha", alpha), ("beta", beta)):
         _check_channels(name, value, x)
     eps = checks.positive("eps", eps)
-    if activation not in ACTIVATIONS:
+    if activation not in list(ACTIVATIONS):  # which need not be hashable
         raise ValueError(f"activation must be None or 'elu', got {activation!r}")
     return checked(x, gamma, alpha, beta, ACTIVATIONS[activation], eps)
 

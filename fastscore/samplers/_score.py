@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 
-from .._core import backends, checks
+from .._core import backends, calls, checks
 from .._core.private_torch import DropoutBase, InstanceNormBase, SpectralNormBase
 from ..trace import modules
 from ._replay import Level, PerLevel
@@ -79,7 +79,7 @@ def conditioned(
     checks.one_of("conditioning", conditioning, ("labels", "sigma"))
     score, table = Score(score_fn, model_kwargs, conditioning), None
     known: dict[int, Callable[[Tensor], Tensor]] = {}  # of the level that the chain is at
-    once = conditioning == "labels" and not score.kwargs and _offers_levels(score_fn)
+    once = conditioning == "labels" and not score.kwargs and calls.offers_levels(score_fn)
 
     def at_level(x: Tensor, i: Level) -> Tensor:
         nonlocal table
@@ -90,26 +90,12 @@ def conditioned(
         if once:
             if i not in known:
                 known.clear()
-                known[i] = score_fn.at_level(i)  # type: ignore[attr-defined]  # just asked for
+                known[i] = calls.at_level(score_fn, i)
             return score(x, at_level=known[i])
         number, dtype = (i, torch.int64) if conditioning == "labels" else (sigmas[i], compute)
         return score(x, torch.full(batch, number, dtype=dtype, device=x.device))
 
     return at_level
-
-
-def _offers_levels(score_fn: Any) -> bool:
-    """Whether ``score_fn`` is a network with ``at_level``, and calling it does no more than its own ``forward``."""
-    owner = next((c for c in type(score_fn).__mro__ if {"forward", "at_level"} & vars(c).keys()), None)
-    if (
-        owner is None
-        or not isinstance(score_fn, nn.Module)
-        or "forward" in vars(score_fn)
-        or torch.compiler.is_compiling()
-    ):
-        return False
-    hooked = score_fn._forward_hooks or score_fn._forward_pre_hooks
-    return {"forward", "at_level"} <= vars(owner).keys() and not hooked
 
 
 def check_network(score_fn: Callable[..., Tensor]) -> None:

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import nn
 
 import fastscore as fs
 from fastscore import losses
-from fastscore.experiment import checkpoint, cli, precision
+from fastscore.experiment import checkpoint, cli, precision, preview
 from fastscore.experiment.build import make_data, make_model, make_sigmas
 from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.learner import Learner
@@ -78,8 +79,12 @@ def test_a_run_remembers_what_auto_became(able, tmp_path):
     able("bf16")
     Trainer(wide, run).train(progress=False)
     assert checkpoint.read_config(run).precision == "bf16"
+    able()
+    with pytest.warns(UserWarning, match="cpu does not multiply bfloat16"):
+        assert Trainer(wide, run, resume=True).config.precision == "bf16"
+    Trainer(wide, tmp_path / "other").train(progress=False)
     able("bf16", "fp16")
-    assert Trainer(wide, run, resume=True).config.precision == "bf16"
+    assert Trainer(wide, tmp_path / "other", resume=True).config.precision == "fp32"
     other = dataclasses.replace(wide, precision="fp32", decay=False)
     with pytest.raises(fs.CheckpointError, match=r"precision \(was bf16, now fp32\)"):
         Trainer(other, run, resume=True)
@@ -129,6 +134,42 @@ def test_for_sampling_is_the_same_network(word):
     assert precision.for_sampling(model, "fp32") is model
 
 
+def test_a_weight_that_a_hook_makes_is_rounded_after_it():
+    model = nn.Sequential(nn.utils.spectral_norm(nn.Conv2d(2, 2, 3, padding=1))).eval()
+    x = torch.rand(2, 2, 8, 8)
+    rounded, computed = (
+        precision.for_sampling(LabelFree(model), "bf16"),
+        precision.in_precision(LabelFree(model), "bf16"),
+    )
+    with torch.no_grad():
+        assert torch.equal(rounded(x, None), computed(x, None))
+
+
+class LabelFree(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x, labels):
+        return self.inner(x)
+
+
+@pytest.mark.parametrize("how", ["hook", "derived"])
+def test_a_level_of_a_network_that_does_more(how):
+    """What a call does beside the class's forward is done at a level too."""
+
+    class Half(fs.models.NCSN):
+        def forward(self, x, labels):
+            return super().forward(x, labels) / 2
+
+    model = (Half if how == "derived" else fs.models.NCSN)(channels=1, image_size=8, ngf=4, num_levels=3)
+    if how == "hook":
+        model.register_forward_hook(lambda network, given, out: out / 2)
+    rounded, x = precision.for_sampling(model, "bf16"), torch.rand(2, 1, 8, 8)
+    with torch.no_grad():
+        assert torch.equal(rounded.at_level(1)(x), rounded(x, torch.tensor([1, 1])))
+
+
 def test_sampling_is_in_the_runs_precision_or_another(tmp_path, able):
     run, out = tmp_path / "run", tmp_path / "out"
     able("bf16")
@@ -150,6 +191,18 @@ def test_sampling_is_in_the_runs_precision_or_another(tmp_path, able):
         load_run(run, device="cpu", precision="fp16")
 
 
+def test_a_preview_is_drawn_in_the_runs_precision(tmp_path, able, monkeypatch):
+    able("bf16")
+    drawn = []
+    monkeypatch.setattr(
+        preview, "draw", lambda config, network, shape, rng, device: drawn.append(network) or torch.zeros(shape)
+    )
+    with Trainer(BF16, tmp_path / "run") as trainer:
+        preview.save_preview(trainer)
+        assert trainer.network.end_conv.weight.dtype == torch.float32
+    assert drawn[0].network.end_conv.weight.dtype == torch.bfloat16
+
+
 def test_fp16_scales_its_loss_and_goes_on_with_the_scale(able, tmp_path):
     able("fp16")
     config = dataclasses.replace(TOY, precision="fp16", iterations=14, clip_norm=1.0)
@@ -164,6 +217,20 @@ def test_fp16_scales_its_loss_and_goes_on_with_the_scale(able, tmp_path):
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
     ours, theirs = (checkpoint.read_state(checkpoint.latest(tmp_path / name)) for name in ("parts", "whole"))
     assert ours["scaler"] == theirs["scaler"] and ours["scaler"]["_growth_tracker"] > 7  # it was not begun anew
+
+
+def test_fp16_clips_the_gradient_itself(able):
+    """Not the scaled one: the norm, and with a large eps the step, are those of float32."""
+    able("fp16")
+    config = dataclasses.replace(TOY, log_every=1, clip_norm=0.5, eps=1.0, warmup=0)
+    first, (half, full) = (
+        make_model(config, (2,)),
+        [learner(dataclasses.replace(config, precision=p)) for p in ("fp16", "fp32")],
+    )
+    norms = [float(one.iterate(0)) for one in (half, full)]
+    assert norms[1] > config.clip_norm and abs(norms[0] / norms[1] - 1) < 0.02
+    for start, a, b in zip(*(map(torch.detach, net.parameters()) for net in (first, half.model, full.model))):
+        torch.testing.assert_close(a - start, b - start, rtol=0.05, atol=0.05 * float((b - start).abs().max()))
 
 
 def test_a_step_whose_scaled_gradient_overflows_is_left_out(able):

@@ -35,6 +35,7 @@ from .test_train import weights
         ({"lr": 1e308}, "lr must be from 1.2e-38 to 3.4e[+]38, which float32 holds, got 1e[+]308"),
         ({"lr": 10**400}, "lr must be a number that float32 holds, got a number of 401 digits"),
         ({"lr": 1e30, "beta1": 1 - 1e-12}, "lr must be at most"),
+        ({"model": "ncsn", "width": 1}, "width must be at least 2 for images"),
         ({"weight": 60.0}, "weight must keep sigma"),
         ({"step_size": 1e37}, "step_size .*must be at most"),
     ],

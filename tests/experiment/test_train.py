@@ -161,6 +161,20 @@ def test_gradient_clipping(tmp_path, monkeypatch):
     Trainer(dataclasses.replace(TOY, iterations=3, clip_norm=0.01), tmp_path / "a").train(progress=False)
     assert norms == pytest.approx([0.01] * 3, rel=1e-3)
     assert all(r["grad_norm"] > 0.01 for r in read_metrics(tmp_path / "a"))  # logged as it was before
+    norms.clear()
+    for share in (1e9, 0.9, 1.1):  # of the first gradient's norm: without a bound, just below it, just above
+        bound = share * (norms[0] if norms else 1)
+        with Trainer(dataclasses.replace(TOY, clip_norm=bound), tmp_path / f"{share}") as trainer:
+            trainer.learner.iterate(0)
+    assert norms == pytest.approx([norms[0], 0.9 * norms[0], norms[0]], rel=1e-4)
+
+
+def test_a_line_of_metrics_is_of_the_iterations_since_the_last(tmp_path):
+    each, pairs = (dataclasses.replace(TOY, iterations=4, log_every=every) for every in (1, 2))
+    for name, config in (("each", each), ("pairs", pairs)):
+        Trainer(config, tmp_path / name).train(progress=False)
+    one, two = ([r["loss"] for r in read_metrics(tmp_path / name)] for name in ("each", "pairs"))
+    assert two == pytest.approx([(one[0] + one[1]) / 2, (one[2] + one[3]) / 2], rel=1e-6)
 
 
 def test_the_loss_falls(tmp_path):

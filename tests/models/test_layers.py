@@ -9,6 +9,7 @@ import torch
 from torch import nn
 from torch.autograd import gradcheck, gradgradcheck
 
+from fastscore.models.first import FirstConv2d
 from fastscore.models.layers import (
     ChainedResidualPooling,
     ConditionalInstanceNormPlus,
@@ -222,3 +223,12 @@ def test_compiled_gradients_are_the_eager_ones():
     )
     expected = torch.autograd.grad(block(x, labels).square().sum(), inputs)
     torch.testing.assert_close(found, expected, rtol=1e-10, atol=1e-10)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_first_convolution_does_not_round_the_image(dtype):
+    torch.manual_seed(0)
+    conv, x = FirstConv2d(1, 3, 3, padding=1), torch.rand(2, 1, 6, 6)
+    with torch.autocast("cpu", dtype):
+        out = conv(x)
+    assert torch.equal(out, conv(x).to(dtype)) and not torch.equal(out, conv(x.to(dtype).float()).to(dtype))

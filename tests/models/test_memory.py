@@ -8,9 +8,10 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import fastscore as fs
+from fastscore._core.calls import offers_levels
 from fastscore.models import NCSN, NCSNv2, _memory
-from fastscore.models.layers import ConditionalInstanceNormPlus
-from fastscore.samplers._score import _offers_levels, conditioned
+from fastscore.models.layers import ACTIVATIONS, ConditionalInstanceNormPlus, InstanceNormPlus, activate
+from fastscore.samplers._score import conditioned
 
 
 def network(channels=2, **options):
@@ -116,10 +117,31 @@ class TestLevels:
                 net = lambda x, labels: inner(x, labels) / 2  # noqa: E731
             torch.testing.assert_close(conditioned(net, [1.0, 0.5, 0.1], "labels")(x, 1), expected)
 
+    @pytest.mark.parametrize("how", ["another norm", "hook on a norm"])
+    def test_a_norm_that_wants_labels_is_given_them(self, how):
+        class Norm(nn.Module):
+            def __init__(self, own):
+                super().__init__()
+                self.own = own
+
+            def forward(self, x, labels):
+                seen.append(labels)
+                return self.own(x, labels)
+
+        net, x, seen = network(), torch.rand(2, 2, 8, 8), []
+        with torch.no_grad():
+            expected = net(x, torch.tensor([1, 1]))
+            if how == "another norm":
+                net.res1[0].normalize1 = Norm(net.res1[0].normalize1)
+            else:
+                net.normalizer.register_forward_pre_hook(lambda norm, given: seen.append(given[1]))
+            torch.testing.assert_close(net.at_level(1)(x), expected)
+        assert [labels.tolist() for labels in seen] == [[1, 1]]
+
     def test_what_wraps_a_network_has_no_levels(self):
         """torch.compile's module and others lend the attributes of the network in them."""
-        assert _offers_levels(network())
-        assert not _offers_levels(torch.compile(network())) and not _offers_levels(nn.DataParallel(network()))
+        assert offers_levels(network())
+        assert not offers_levels(torch.compile(network())) and not offers_levels(nn.DataParallel(network()))
 
 
 class TestTheELU:
@@ -131,6 +153,24 @@ class TestTheELU:
             norm.register_forward_hook(lambda *a: seen.append(a[2].min().item()))
         torch.testing.assert_close(net(x, labels), expected)
         assert len(seen) == len(norms) and min(seen) < -1.5  # no ELU gives less than -1
+
+    def test_a_backward_hook_sees_the_gradient_of_the_norm_alone(self):
+        net, x, labels, seen = network(), torch.rand(2, 2, 8, 8), torch.tensor([0, 2]), []
+        net.normalizer.register_full_backward_hook(lambda norm, into, out: seen.append(out[0]))
+        net.end_conv.register_forward_hook(lambda conv, given, out: seen.append(given[0].detach()))
+        net(x, labels).sum().backward()
+        y, seen_there = seen
+        one = torch.ones(2, 2, 8, 8)
+        through = torch.nn.grad.conv2d_input(y.shape, net.end_conv.weight, one, padding=1)
+        torch.testing.assert_close(seen_there, through * torch.where(y > 0, 1.0, y + 1))
+
+    def test_a_norm_that_is_derived_is_called_as_it_says(self):
+        class Norm(InstanceNormPlus):
+            def forward(self, x, labels):
+                return 2 * super().forward(x, labels)
+
+        norm, x = Norm(3), torch.randn(2, 3, 4, 4)
+        torch.testing.assert_close(activate(ACTIVATIONS["elu"], x, norm, None), nn.functional.elu(norm(x, None)))
 
     def test_the_operators_serve(self):
         fs._core.backends.last.clear()

@@ -22,7 +22,7 @@ def backend(request, on_backend):
 
 def batch(images=IMAGES, indices=(6, 0, 3, 3), **options) -> ImageBatch:
     options = {"seed": 2**63 + 5, "step": 9, "sample_offset": 2, "num_values": 256, "flips": True} | options
-    return ImageBatch(images, torch.tensor(indices), **options)
+    return ImageBatch(images, torch.as_tensor(indices), **options)
 
 
 def by_hand(of: ImageBatch) -> torch.Tensor:
@@ -59,6 +59,12 @@ def test_one_pass_has_the_bits_of_many(shape, num_values, flips, backend):
             torch.ops.fastscore.native_isa(before)
         assert torch.equal(got, separately) and rng.step == other.step == 1
         assert torch.equal(noise.tensor(), fs.Philox(3, sample_offset=2).randn(got.shape, stream=fs.Stream.PERTURB))
+
+
+def test_which_rows_are_mirrored(backend):
+    of = batch(IMAGES[:, :1, :1], torch.arange(280) % 7, num_values=None)
+    mirrored = (of.tensor() != to_float(of.images[of.indices])).flatten(1).any(1)
+    assert torch.equal(of.tensor(), by_hand(of)) and abs(int(mirrored.sum()) - 140) < 4 * 70**0.5
 
 
 def test_where_one_pass_does_not_serve_two_do(backend):
