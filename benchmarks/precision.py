@@ -113,7 +113,7 @@ def table(found: dict[str, dict[str, float]], rows: list[dict[str, Any]], about:
     ]
     for name, c in found.items():
         lines.append(
-            f"| {name} | {c['fp32']:.4f} | {c['bf16']:.4f} | {c['difference']:+.4f} | {c['spread']:.4f} | {c['t']:+.1f} |"
+            f"| {name} | {c['fp32']:.5f} | {c['bf16']:.5f} | {c['difference']:+.5f} | {c['spread']:.5f} | {c['t']:+.1f} |"
         )
     lines += ["", "The float32 networks, sampled with the same noise in both precisions:", ""]
     lines += ["| seed | " + " | ".join(f"{text}: fp32 | bf16" for text in NAMES.values()) + " |", "|---|" + "---:|" * 4]
