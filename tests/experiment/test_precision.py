@@ -75,7 +75,7 @@ def test_bad_precisions_are_named(able, tmp_path):
 def test_a_run_remembers_what_auto_became(able, tmp_path):
     """On another machine, where auto would be another, it goes on as it began; another precision needs --change."""
     run = tmp_path / "run"
-    wide = dataclasses.replace(SHORT, width=32, batch_size=2, iterations=1)
+    wide = dataclasses.replace(SHORT, width=32, batch_size=2, iterations=1, precision="auto")
     able("bf16")
     Trainer(wide, run).train(progress=False)
     assert checkpoint.read_config(run).precision == "bf16"
