@@ -47,6 +47,8 @@ void affine_step(const AffineArguments& a, int64_t from, int64_t to) {
 
 namespace fastscore {
 constexpr int kMaxTensors = 3;
+constexpr int kLongBlock =
+    8 * kBlock;  // of elements that are neither made nor converted in a block: no buffer holds them
 
 struct AffineArguments {
   const void *x, *s[kMaxTensors];
@@ -70,6 +72,8 @@ Tensor affine_into(const Optional& out, const Tensor& x, const Optional* s, cons
   Layout layout(x, c ? kMaxChannels : kBlock);  // where nothing is drawn, channels in any number are walked as they lie
   const Tensor in = layout.input(x);
   Result result(layout, x, out);
+  const bool buffered = x.scalar_type() == ScalarType::Half || x.scalar_type() == ScalarType::BFloat16;
+  if (!c && !buffered) layout.rows = Rows(layout.rows.count, layout.rows.width, layout.rows.channels, kLongBlock);
   AffineArguments arguments{in.const_data_ptr(),
                             {},
                             result.data(),

@@ -249,12 +249,12 @@ def _call(
 def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
     x, *s = (example(shape, dtype, device, seed + i) for i in range(4))
     a, b, c = (example_row(shape, dtype, device, seed + i) for i in range(4, 7))
-    one, other, less = (torch.full_like(a[:1], value).squeeze() for value in (0.7, 0.4, -0.6))
+    numbers = [torch.full_like(a[:1], value).squeeze() for value in (0.7, 0.4, -0.6, -1.5, 0.3)]
     return {
         "": (x, s[0], None, None, a, -b, None, None, c),
-        "three tensors, one number each": (x, *s, one, other, less, one, other),
-        "two tensors, no noise": (x, s[0], s[1], None, a, -b, less, None, None),
-        "no tensor": (x, None, None, None, a, None, None, None, other),
+        "three tensors, one number each": (x, *s, *numbers),
+        "two tensors, no noise": (x, s[0], s[1], None, a, -b, numbers[2], None, None),
+        "no tensor": (x, None, None, None, a, None, None, None, numbers[4]),
     }
 
 

@@ -51,7 +51,7 @@ def inputs(name, title, shape, dtype, layout="contiguous", how="numbers"):
     operator, function = FUNCTIONS[name]
     given = list(function.examples(shape, dtype, "cpu", 1)[title])
     for place, (kind, argument) in enumerate(zip(function.maps, arguments(function.schema))):
-        if kind == "batch" and argument != "like":
+        if kind == "batch" and argument != "like" and given[place] is not None:
             x = LAYOUTS[layout](given[place])
             if how == "misaligned":  # one element past an aligned address
                 x = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
