@@ -81,8 +81,9 @@ def affine_step(
         backend, transformed = "reference", backends.transformed()
     else:
         backend, transformed = backends.serving("affine_step", x.device)
-    draws = c is not None and (isinstance(c, Tensor) or np.ndim(c) > 0 or c != 0)
-    if {type(value) for value in (a, c, *b)} <= _NUMBERS and not (transformed or dispatch_modes()):  # what most pass
+    draws = c is not None and (isinstance(c, Tensor) or (isinstance(c, np.ndarray) and c.ndim > 0) or c != 0)
+    plain = not transformed and not dispatch_modes()
+    if plain and {type(value) for value in (a, c, *b)} <= _NUMBERS:  # what most callers pass, at once
         factors = _constants(a, tuple(b), c if draws else None, checks.compute_dtype(x), x.device)
     else:
         factors = _factors(x, a, b, c if draws else None, values=backend != "native" or transformed)
