@@ -12,9 +12,10 @@ from .._core.operators import ORDINARY, Function, Operator, Stream, example, exa
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
 from .._core.registration import declare, direct, per_row, raw, row_sum, wants_grad, written
 from .._noise import regenerated
-from ..rng import Noise, Philox, as_philox
+from ..rng import Noise, Philox
 from ..schedules import refuse_other_form
-from ._memory import check_written, plainly_apart
+from ._memory import check_out
+from ._source import drawn_from
 
 _STREAM = int(Stream.LANGEVIN)
 
@@ -66,21 +67,9 @@ def langevin_step(
     fast = backend == "native" and not transformed  # which looks at the values itself
     step_size = checks.row_numbers("step_size", step_size, x, zero_allowed=True, values=not fast)
     if out is not None:
-        _check_out(out, x, score, None if number else step_size, noise, transformed)
-    if noise is None:
-        return _served(backend, transformed, x, score, step_size, as_philox(rng), out)
-    if rng is not None:
-        raise ValueError("rng must be None where noise is given: the noise is then not drawn")
-    if isinstance(noise, Tensor):
-        checks.like("noise", noise, "x", x)
-    elif not isinstance(noise, Noise):
-        raise TypeError(f"noise must be a handle, a tensor or None, got {checks.describe(noise)}")
-    elif not noise.fits(x):
-        raise ValueError(
-            f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
-            f"got noise of shape {tuple(noise.shape)} on {noise.device}"
-        )
-    return _served(backend, transformed, x, score, step_size, noise, out)
+        read = None if number else step_size
+        check_out(out, x, transformed=transformed, score=score, step_size=read, noise=noise)
+    return _served(backend, transformed, x, score, step_size, drawn_from(x, rng, noise), out)
 
 
 def checked(x: Tensor, score: Tensor, step_size: Tensor, rng: Philox) -> Tensor:
@@ -126,18 +115,6 @@ def _served(
     if value.dtype != dtype:
         value = value.to(dtype)
     return value if out is None else out.copy_(value)
-
-
-def _check_out(out: Any, x: Tensor, score: Tensor, step_size: Tensor | None, noise: Any, transformed: bool) -> None:
-    """``step_size``: None where it is a number, whose tensor is nobody else's."""
-    checks.like("out", out, "x", x)
-    if out.dtype != x.dtype:
-        raise TypeError(f"out must have the dtype of x, {x.dtype}, got {checks.describe(out)}")
-    if wants_grad(x, score, step_size, out):
-        raise ValueError("out must be None where gradients are recorded: leave it out, or use torch.no_grad()")
-    noise = noise if isinstance(noise, Tensor) else None
-    if transformed or not plainly_apart(out, x, score, step_size, noise):
-        check_written("out", out, x=x, score=score, step_size=step_size, noise=noise)
 
 
 def reference(x: Tensor, score: Tensor, step_size: Tensor, noise: Noise | Tensor) -> Tensor:
