@@ -39,6 +39,9 @@ class Objective:
         sample_kinds: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
         reads_images: whether its loss takes a :class:`fastscore.ops.ImageBatch` in place of x too, which it perturbs in
             the pass that reads it; the others are given the images that were read.
+        first_order: whether its loss is a function of the score alone, not of its Jacobian, so that ``torch.compile`` may
+            give its gradient.
+        whole_batch: whether what it gives a row depends on the other rows, so that a batch may not be worked on in parts.
     """
 
     name: str
@@ -49,6 +52,8 @@ class Objective:
     options: tuple[Option, ...] = ()
     sample_kinds: tuple[str, ...] = tuple(SAMPLES.values())
     reads_images: bool = False
+    first_order: bool = False
+    whole_batch: bool = False
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.

@@ -197,4 +197,5 @@ DENOISING = Objective(
     summary="compares the score with the noise that was added",
     bind=_bind,
     reads_images=True,
+    first_order=True,
 )

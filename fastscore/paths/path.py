@@ -73,7 +73,7 @@ class Path:
         if not (self._t_min < self._t_max or (sigmas is not None and self._t_min == self._t_max)):
             raise ValueError(f"t_max must be greater than t_min, {self._t_min}, got {self._t_max}")
         t = torch.linspace(self._t_min, self._t_max, _LOOKED_AT, dtype=torch.float64, device="cpu")
-        self._look(t if sigmas is None else self._sigmas.flip(0))
+        self._look(t if self._sigmas is None else self._sigmas.flip(0))
 
     def _look(self, t: Tensor) -> None:
         """Raise unless alpha and sigma are positive at ``t``, and alpha / sigma falls."""
