@@ -261,17 +261,17 @@ class Path:
                 )
             return self.grid_at(self.sigmas[(even * (len(self.sigmas) - 1)).round().long()], clean=clean)
         if rule == "time":
-            return self.grid_at(self.t_max + even * (self.t_min - self.t_max), clean=clean)
-        ends = self._log_snr(torch.tensor([self.t_max, self.t_min], dtype=torch.float64, device="cpu"))
-        if rule == "karras":
-            low, high = (-ends / (2 * checks.positive("rho", rho))).exp()
-            values = -2 * rho * (low + even * (high - low)).log()
+            t = self.t_max + even * (self.t_min - self.t_max)
         else:
+            ends = self._log_snr(torch.tensor([self.t_max, self.t_min], dtype=torch.float64, device="cpu"))
             values = ends[0] + even * (ends[1] - ends[0])
-        t = self.t_of_log_snr(values)
-        t[0] = self.t_max
+            if rule == "karras":
+                low, high = (-ends / (2 * checks.positive("rho", rho))).exp()
+                values = -2 * rho * (low + even * (high - low)).log()
+            t = self.t_of_log_snr(values)
         if count > 1:
             t[-1] = self.t_min
+        t[0] = self.t_max
         return self.grid_at(t, clean=clean)
 
     def grid_at(self, t: Tensor | Sequence[float], *, clean: bool = True) -> Grid:
