@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import backends, checks
 from .._core.registration import per_row
 from ..rng import Philox, Stream, as_philox
 
@@ -289,7 +289,10 @@ class Path:
 
 
 def _slope(function: Function, t: Tensor) -> Tensor:
-    """The derivative of an elementwise function."""
-    with torch.inference_mode(False):
-        t = t.clone() if t.is_inference() else t
+    """The derivative of an elementwise function, of which nothing is recorded."""
+    if backends.transformed():
         return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    with torch.inference_mode(False), torch.enable_grad():
+        t = t.detach().clone().requires_grad_()
+        total = (function(t) + 0 * t).sum()  # where the function is a constant, there is a gradient still
+        return torch.autograd.grad(total, t)[0]
