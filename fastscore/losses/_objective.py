@@ -35,13 +35,13 @@ class Objective:
             is the score; the loss of a sample at level i has the factor sigma_i^weight. The loss may take as many steps
             of ``rng`` as it likes: nobody else draws from it afterwards. ``bind`` raises ValueError for a network that
             does not fit.
+        first_order: whether its loss is a function of the score alone, not of its Jacobian, so that ``torch.compile`` may
+            give its gradient.
+        whole_batch: whether what it gives a row depends on the other rows, so that a batch may not be worked on in parts.
         options: the options that it takes; ``bind`` takes a value for each by name.
         sample_kinds: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
         reads_images: whether its loss takes a :class:`fastscore.ops.ImageBatch` in place of x too, which it perturbs in
             the pass that reads it; the others are given the images that were read.
-        first_order: whether its loss is a function of the score alone, not of its Jacobian, so that ``torch.compile`` may
-            give its gradient.
-        whole_batch: whether what it gives a row depends on the other rows, so that a batch may not be worked on in parts.
     """
 
     name: str
@@ -49,11 +49,11 @@ class Objective:
     source: str
     summary: str
     bind: Callable[..., BatchLoss]
+    first_order: bool = False
+    whole_batch: bool = False
     options: tuple[Option, ...] = ()
     sample_kinds: tuple[str, ...] = tuple(SAMPLES.values())
     reads_images: bool = False
-    first_order: bool = False
-    whole_batch: bool = False
 
     def complete(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.
