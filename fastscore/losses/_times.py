@@ -66,7 +66,9 @@ def draw_times(path: Path, weighting: Weighting, proposal: str, x: Tensor, rng: 
     u = rng.rand(len(x), stream=Stream.LABELS, dtype=torch.float64, device=x.device, beside=(x,))
     if proposal == "uniform":
         return path.t_min + u * (path.t_max - path.t_min), None
-    begin, width, mass = (table.to(x.device) for table in _cells(path, weighting))
+    with torch.inference_mode(False):  # the tables are kept
+        tables = _cells(path, weighting)
+    begin, width, mass = (table.to(x.device) for table in tables)
     ends = mass.cumsum(0)
     cell = torch.searchsorted(ends, u * ends[-1], right=True).clamp(max=len(mass) - 1)
     inside = ((u * ends[-1] - (ends - mass)[cell]) / mass[cell]).clamp(0, 1)

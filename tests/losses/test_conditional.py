@@ -57,8 +57,10 @@ WEIGHTS = {
 }
 
 
+@pytest.mark.parametrize("backend", ["reference", "native", "triton"])
 @pytest.mark.parametrize("weighting", losses.WEIGHTINGS)
-def test_csm_is_its_formula(weighting):
+def test_csm_is_its_formula(weighting, backend, on_backend):
+    on_backend(backend)
     path = PATHS["vp_linear"]
     x_t, z = noisy(path, X, T, 5)
     expected = 0.5 * WEIGHTS[weighting](path, T) * (wrong(x_t, T) + z / path.sigma(T)[:, None]).square().sum(1)
@@ -102,9 +104,12 @@ def test_parametrizations_of_one_score_cost_the_same(kind):
     torch.testing.assert_close(got, losses.csm(wrong, X, path, rng=fs.Philox(5), **given), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", PATHS)
-def test_csm_exceeds_esm_by_the_constant(name):
+@pytest.mark.parametrize(
+    "name, backend", [*((name, "native") for name in PATHS), ("vp_linear", "reference"), ("vp_linear", "triton")]
+)
+def test_csm_exceeds_esm_by_the_constant(name, backend, on_backend):
     """Twice csm - esm is d alpha^2 c^2 / (sigma^2 (alpha^2 c^2 + sigma^2)), whatever the network, to the standard error."""
+    on_backend(backend)
     path, n, d = PATHS[name], 60_000, 3
     t = torch.full((n,), 0.5 if name != "levels" else 1.0, dtype=torch.float64)
     x, given = gaussian(n, d), {"t": t, "weighting": "1", "reduction": "none"}
@@ -255,6 +260,24 @@ def test_edm_draws_a_log_normal():
     losses.edm(lambda x, s: seen.append(s) or x, torch.zeros(20_000, 1), rng=fs.Philox(0), p_mean=-0.5, p_std=0.7)
     assert abs(z_mean(seen[0].log() + 0.5, 0.0, 0.49)) < 4
     assert abs(z_mean((seen[0].log() + 0.5).square(), 0.49, 2 * 0.49**2)) < 4
+
+
+def test_under_transforms():
+    """The gradient is torch.func's, and under vmap each slice draws the rows of one batch of all slices."""
+    path, x, a = PATHS["vp_linear"], X.float().reshape(2, 3, 4), torch.tensor([0.5, 1.0])
+
+    def loss(a, x, **given):
+        return losses.csm(lambda y, t: -a * y, x, path, rng=fs.Philox(1, **given), weighting="g^2")
+
+    got = torch.func.vmap(torch.func.grad(loss), randomness="different")(a, x)
+    leaves = [value.clone().requires_grad_() for value in a]
+    for k, leaf in enumerate(leaves):
+        loss(leaf, x[k], sample_offset=3 * k).backward()
+    torch.testing.assert_close(got, torch.stack([leaf.grad for leaf in leaves]), rtol=1e-5, atol=1e-5)
+    with torch.inference_mode():  # tables that are made here serve what is trained after it
+        csm = losses.csm(wrong, x[0], path, rng=fs.Philox(1), proposal="importance", weighting="g^2")
+    again = losses.csm(wrong, x[0], path, rng=fs.Philox(1), proposal="importance", weighting="g^2")
+    assert float(csm) == float(again) and not again.is_inference()
 
 
 # Learning
