@@ -105,7 +105,7 @@ def times_of(t: float | Tensor, path: Path, x: Tensor) -> Tensor:
     t = path.times(t)
     if t.dim() > 1 or (t.dim() and len(t) != len(x)):
         raise ValueError(f"t must be a number or have shape ({len(x)},), one for each sample, got {checks.describe(t)}")
-    return t.to(x.device)
+    return t.to(x.device, non_blocking=True)
 
 
 def condition(path: Path, t: Tensor, conditioning: str, x: Tensor, *, rescale: bool = False) -> tuple[Tensor, ...]:
