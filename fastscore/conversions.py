@@ -123,7 +123,7 @@ def condition(path: Path, t: Tensor, conditioning: str, x: Tensor, *, rescale: b
 
 
 class Converted(nn.Module):
-    """``model``, called as (x_t, t), with its output of another kind: see :func:`as_score` and :func:`as_prediction`."""
+    """``model``, called as (x_t, t), with its output of another kind: see :func:`fastscore.as_score` and :func:`fastscore.as_prediction`."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ def as_prediction(
 ) -> Converted:
     """A score as a network that predicts another kind at (x_t, t): ours for the samplers of other packages.
 
-    Arguments as for :func:`as_score`; ``kind`` is what it then predicts.
+    Arguments as for :func:`fastscore.as_score`; ``kind`` is what it then predicts.
     """
     return Converted(
         score_fn,
