@@ -117,7 +117,7 @@ def _check_together(config: TrainConfig) -> None:
         first = [name for name, entry in OBJECTIVES.items() if entry.first_order]
         raise ValueError(
             f"compile must be False for the objective {config.objective!r}, whose gradient is a second derivative of the "
-            f"network, which torch.compile does not give; with compile the objective is {' or '.join(first)}"
+            f"network, which torch.compile does not give; with compile the objective is {', '.join(first[:-1])} or {first[-1]}"
         )
     if config.num_levels == 1 and config.sigma_begin != config.sigma_end:
         raise ValueError(
