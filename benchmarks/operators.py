@@ -240,6 +240,7 @@ def _mlp_divergence(shape: tuple[int, ...], device: str) -> Row:
 
 
 def _norm(shape: tuple[int, ...], device: str, last: bool, with_gradient: bool) -> Row:
+    """With the ELU that follows it."""
     order = torch.channels_last if last else torch.contiguous_format
     x = torch.randn(shape, device=device).contiguous(memory_format=order)
     gamma, alpha, beta = torch.randn(3, *shape[:2], device=device)
@@ -310,7 +311,7 @@ _OWN = {
     "probe_dot": Benchmark("probe_dot", partial(_probes, colored=False, dot=True), TRACE),
     "probe_dot, 8 colours": Benchmark("probe_dot", partial(_probes, colored=True, dot=True), TRACE),
     **{
-        f"instance_norm_plus + elu{' + gradient' * back}{', channels_last' * last}": Benchmark(
+        f"instance_norm_plus{', NHWC' * last}{' + gradient' * back}": Benchmark(
             "instance_norm_plus", partial(_norm, last=last, with_gradient=back), ACTIVATIONS
         )
         for back in (False, True)
@@ -321,7 +322,7 @@ _OWN = {
         for name, operator, make in (
             ("elu", "elu", _ELU),
             ("mean_pool", "mean_pool", partial(_MEAN_POOL, last=False)),
-            ("mean_pool, channels_last", "mean_pool", partial(_MEAN_POOL, last=True)),
+            ("mean_pool, NHWC", "mean_pool", partial(_MEAN_POOL, last=True)),
         )
         for back in (False, True)
     },

@@ -135,7 +135,9 @@ class ScoreRefineNet(nn.Module):
         """Have the convolutions' weights lie in memory as the activations do on their device: else each of their
         gradients is copied. Before an optimizer is made, whose state lies as the weights do; values stay as they are."""
         if faster(self.begin_conv.weight.device, self.begin_conv.weight.dtype):
-            self.to(memory_format=torch.channels_last)
+            for weight in self.parameters():
+                if weight.dim() == 4:
+                    weight.data = weight.data.contiguous(memory_format=torch.channels_last)
 
     def features(self, x: Tensor, labels: Labels) -> Tensor:
         """The last convolution's output, [B, channels, H, W], in x's memory format. Labels are for conditional norms."""
