@@ -86,11 +86,13 @@ class InPrecision(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return self._computed(self.network, x, labels)
 
-    def at_level(self, label: int) -> Callable[[Tensor], Tensor]:
+    def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
         """score(x), what the network gives for the label ``label`` of every sample: samplers ask for it."""
         at_level = getattr(self.network, "at_level", None)
         if at_level is not None:
             return partial(self._computed, at_level(label))
+        if label % 1:
+            raise ValueError(f"label must be a level's index for a network that blends no embeddings, got {label}")
         return lambda x: self(x, torch.full(x.shape[:1], label, dtype=torch.int64, device=x.device))
 
     def _computed(self, score: Callable[..., Tensor], x: Tensor, *labels: Tensor) -> Tensor:

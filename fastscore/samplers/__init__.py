@@ -11,25 +11,35 @@ line, the evaluation and the documentation offer what they find there.
 """
 
 from .._core.options import Option
+from ._chain import How
 from ._sampler import Sampler
 from ._watch import Callback, Trajectory
+from .ancestral import ancestral
 from .annealed import annealed_langevin
 from .consistent import consistent_annealed
+from .ddim import ddim
+from .dpm_solver import dpm_solver
 from .inpaint import inpaint
 from .interpolate import interpolate
 from .langevin import langevin
 from .registry import DEFAULT, SAMPLERS
+from .reverse_sde import reverse_sde
 
 __all__ = [
     "DEFAULT",
     "SAMPLERS",
     "Callback",
+    "How",
     "Option",
     "Sampler",
     "Trajectory",
+    "ancestral",
     "annealed_langevin",
     "consistent_annealed",
+    "ddim",
+    "dpm_solver",
     "inpaint",
     "interpolate",
     "langevin",
+    "reverse_sde",
 ]

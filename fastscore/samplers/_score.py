@@ -79,7 +79,7 @@ def conditioned(
     checks.one_of("conditioning", conditioning, ("labels", "sigma"))
     score, table = Score(score_fn, model_kwargs, conditioning), None
     known: dict[int, Callable[[Tensor], Tensor]] = {}  # of the level that the chain is at
-    once = conditioning == "labels" and not score.kwargs and _offers_levels(score_fn)
+    once = conditioning == "labels" and not score.kwargs and offers_levels(score_fn)
 
     def at_level(x: Tensor, i: Level) -> Tensor:
         nonlocal table
@@ -98,7 +98,7 @@ def conditioned(
     return at_level
 
 
-def _offers_levels(score_fn: Any) -> bool:
+def offers_levels(score_fn: Any) -> bool:
     """Whether ``score_fn`` is a network with ``at_level``, and calling it does no more than its own ``forward``."""
     owner = next((c for c in type(score_fn).__mro__ if {"forward", "at_level"} & vars(c).keys()), None)
     if (

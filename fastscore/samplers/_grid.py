@@ -1,0 +1,172 @@
+"""The points between which a solver steps: alpha and sigma of each, and what the network is told there.
+
+A solver sees x = alpha x_0 + sigma z at decreasing noise, rho = sigma / alpha. Noise levels [L] are points with alpha =
+1; a :class:`fastscore.paths.Path` has its own. The last point, where a solver ends with the clean sample, is (1, 0).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from torch import Tensor
+
+from .._core import checks
+
+CONDITIONING = ("labels", "sigma", "t")
+SPACINGS = ("log_snr", "t", "edm")
+
+
+@dataclass(frozen=True)
+class Point:
+    """alpha and sigma, and what names the noise: ``t``, or ``label``, a fraction between two levels."""
+
+    alpha: float
+    sigma: float
+    t: float | None = None
+    label: float | None = None
+
+    @property
+    def rho(self) -> float:
+        """sigma / alpha, the noise beside a clean sample of scale 1."""
+        return self.sigma / self.alpha
+
+    @property
+    def log_snr(self) -> float:
+        """lambda = log(alpha / sigma), half of the log signal-to-noise ratio; infinite at the end."""
+        return math.inf if self.sigma == 0 else math.log(self.alpha / self.sigma)
+
+
+END = Point(1.0, 0.0)
+
+
+class Levels:
+    """Noise levels [L] with alpha = 1. ``any_sigma``: the network takes any, so that points may lie between them."""
+
+    def __init__(self, sigmas: Tensor | Sequence[float], conditioning: str, interpolate: bool):
+        if conditioning == "t":
+            raise ValueError("conditioning must be 'labels' or 'sigma' for noise levels, which have no t, got 't'")
+        self.sigmas = checks.sigmas("sigmas", sigmas).tolist()
+        self.any_sigma = conditioning == "sigma" or interpolate
+        self.log = [math.log(sigma) for sigma in self.sigmas]
+
+    def points(self, number: int | None, spacing: str | None) -> list[Point]:
+        """``number`` points from the largest level to the smallest, of even index, and levels where there are as many; None: all."""
+        L = len(self.sigmas)
+        if spacing == "edm":
+            return [self.at(rho) for rho in _edm(self.sigmas[0], self.sigmas[-1], number or L)]
+        if spacing == "t":
+            raise ValueError("spacing must be 'log_snr' or 'edm' for noise levels, which have no t, got 't'")
+        if number is None or number == L:
+            return [self._point(i) for i in range(L)]
+        if number < L:
+            return [self._point(round(i * (L - 1) / max(1, number - 1))) for i in range(number)]
+        if not self.any_sigma:
+            self._refuse(f"{number} points")
+        if L == 1:
+            self._refuse(f"{number} points between the ends of one noise level", cure="")
+        return [self._between(i * (L - 1) / max(1, number - 1)) for i in range(number)]
+
+    def at(self, rho: float) -> Point:
+        """The point with this sigma, which a network of labels has at its levels alone."""
+        near = min(range(len(self.log)), key=lambda i: abs(math.log(rho) - self.log[i]))
+        if abs(rho / self.sigmas[near] - 1) < 1e-5:
+            return self._point(near)
+        if not self.any_sigma:
+            self._refuse(f"sigma {rho:.6g}")
+        if rho > self.sigmas[0] or rho < self.sigmas[-1]:
+            return Point(1.0, rho, label=float(near))
+        upper = next(i for i, (a, b) in enumerate(pairwise(self.sigmas)) if a >= rho >= b)
+        part = (self.log[upper] - math.log(rho)) / (self.log[upper] - self.log[upper + 1])
+        return Point(1.0, rho, label=upper + part)
+
+    def _between(self, place: float) -> Point:
+        upper = min(int(place), len(self.log) - 2)
+        part = place - upper
+        if part in (0, 1):
+            return self._point(upper + int(part))
+        return Point(1.0, math.exp((1 - part) * self.log[upper] + part * self.log[upper + 1]), label=place)
+
+    def _point(self, i: int) -> Point:
+        return Point(1.0, self.sigmas[i], label=float(i))
+
+    def _refuse(self, what: str, cure: str | None = None) -> None:
+        L = len(self.sigmas)
+        cure = cure or (
+            "conditioning='sigma' for a network that takes any sigma (NCSNv2, ScoreMLP), or interpolate=True, which "
+            "blends the embeddings of a network of labels (NCSN)"
+        )
+        raise ValueError(
+            f"steps must keep to the {L} noise levels, which alone labels name, got {what}: take fewer steps, {cure}"
+        )
+
+
+class Continuous:
+    """A path, at any of its times."""
+
+    def __init__(self, path: Any, conditioning: str, interpolate: bool):
+        if conditioning == "labels" or interpolate:
+            raise ValueError(
+                "conditioning must be 't' or 'sigma', and interpolate False, for a path of continuous t; noise levels "
+                "[L] have labels"
+            )
+        self.path = path
+
+    def points(self, number: int | None, spacing: str | None) -> list[Point]:
+        """``number`` points from t_max to t_min, even in log-SNR, in t, or as EDM's in rho."""
+        number = 20 if number is None else number
+        first, last = self.at_time(self.path.t_max), self.at_time(self.path.t_min)
+        if spacing == "edm":
+            inner = [self.at(rho) for rho in _edm(first.rho, last.rho, number)[1:-1]]
+        elif spacing == "t":
+            begin, width = self.path.t_max, self.path.t_min - self.path.t_max
+            inner = [self.at_time(begin + width * i / (number - 1)) for i in range(1, number - 1)]
+        else:
+            width = last.log_snr - first.log_snr
+            inner = [self.at(math.exp(-first.log_snr - width * i / (number - 1))) for i in range(1, number - 1)]
+        return [first, *inner, last][:number]
+
+    def at(self, rho: float) -> Point:
+        """The point with this sigma / alpha."""
+        return self.at_time(float(self.path.t_of_log_snr(-2 * math.log(rho))))
+
+    def at_time(self, t: float) -> Point:
+        """The point of time ``t``."""
+        return Point(float(self.path.alpha(t)), float(self.path.sigma(t)), t=float(t))
+
+
+def _edm(first: float, last: float, number: int, power: float = 7.0) -> list[float]:
+    """Karras et al. 2022, equation 5: even in rho^(1/power)."""
+    a, b = first ** (1 / power), last ** (1 / power)
+    return [(a + i / max(1, number - 1) * (b - a)) ** power for i in range(number)]
+
+
+def source(path: Any, conditioning: str | None, interpolate: bool) -> tuple[Levels | Continuous, str]:
+    """Where points are from, and how the network is told of them."""
+    continuous = hasattr(path, "log_snr") and hasattr(path, "t_max")
+    discrete = getattr(path, "sigmas", None) if continuous else path
+    if conditioning is None:
+        conditioning = "t" if discrete is None else "labels"
+    checks.one_of("conditioning", conditioning, CONDITIONING)
+    if discrete is None:
+        return Continuous(path, conditioning, interpolate), conditioning
+    return Levels(discrete, conditioning, interpolate), conditioning
+
+
+def check_decreasing(points: Sequence[Point]) -> None:
+    """Raise unless alpha and sigma are positive and rho falls from point to point."""
+    for i, point in enumerate(points):
+        if not (0 < point.alpha < math.inf and 0 < point.sigma < math.inf):
+            raise ValueError(
+                f"path must have positive alpha and sigma where the score is asked for, got alpha {point.alpha:.6g}, "
+                f"sigma {point.sigma:.6g} at point {i} of the grid"
+            )
+    for i, (a, b) in enumerate(pairwise(points)):
+        if not b.rho < a.rho:
+            raise ValueError(
+                f"path must have a grid of strictly decreasing noise sigma / alpha, got {a.rho:.6g} and then "
+                f"{b.rho:.6g} at point {i + 1}"
+            )
