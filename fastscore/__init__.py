@@ -5,7 +5,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import losses, samplers, schedules, trace
+from . import losses, paths, samplers, schedules, trace
 from ._core.backends import use_backend
 from ._core.errors import (
     BackendUnavailable,
@@ -60,6 +60,7 @@ __all__ = [
     "losses",
     "mlp_divergence",
     "patch_ncsn",
+    "paths",
     "perturb",
     "probe_dot",
     "samplers",
