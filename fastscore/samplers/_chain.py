@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import Any, TypedDict
 
 import torch
 from torch import Tensor
@@ -11,16 +11,14 @@ from torch import Tensor
 from .._core import backends, checks
 from .._core.errors import NonFiniteSamples
 from .._core.options import boolean
+from ..paths import RULES, Path
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
-from ._grid import END, SPACINGS, Point, check_decreasing, source
+from ._grid import END, Point, check_decreasing, source
 from ._mask import check_mask
 from ._score import Score, conditioned, offers_levels
 from ._start import check_shape, check_start, initial
 from ._watch import Callback, Trajectory, check_watch
-
-if TYPE_CHECKING:
-    from ..paths import Path
 
 Noise = tuple[Tensor, Tensor]
 
@@ -30,8 +28,8 @@ class How(TypedDict, total=False):
 
     steps: number of updates, at least 1; None: one from each noise level (20 on a path). Of L noise levels that labels
         name, as many are taken, evenly; a network that takes any sigma may have more than L.
-    spacing: how the points of a grid lie: ``"log_snr"``, evenly (noise levels: evenly in their index); ``"t"``; ``"edm"``,
-        evenly in (sigma / alpha)^(1/7). None: ``"log_snr"``.
+    rule: how the points of a grid lie, see :meth:`fastscore.paths.Path.grid`: ``"levels"``, ``"log_snr"``, ``"time"``
+        or ``"karras"``. None: "log_snr" on a path; of noise levels as said.
     rng: source of start and noise, as for :func:`annealed_langevin`.
     start: ``"normal"`` N(alpha_0 mean, sigma_0^2), ``"uniform"`` U[0, 1], or a tensor of ``shape``.
     mean: of the data, a number or a tensor of a sample's shape: where ``start`` is ``"normal"``.
@@ -45,7 +43,7 @@ class How(TypedDict, total=False):
     """
 
     steps: int | None
-    spacing: str | None
+    rule: str | None
     rng: Philox | None
     start: str | Tensor
     mean: float | Tensor
@@ -78,7 +76,7 @@ class Chain:
         path: Path | Tensor | Sequence[float],
         *,
         steps: int | None = None,
-        spacing: str | None = None,
+        rule: str | None = None,
         rng: Philox | None = None,
         start: str | Tensor = "normal",
         mean: float | Tensor = 0.0,
@@ -95,10 +93,10 @@ class Chain:
         progress: bool = False,
     ):
         steps = None if steps is None else checks.integer("steps", steps, low=1)
-        spacing = None if spacing is None else checks.one_of("spacing", spacing, SPACINGS)
+        rule = None if rule is None else checks.one_of("rule", rule, RULES)
         denoise, interpolate = boolean("denoise", denoise), boolean("interpolate", interpolate)
         where, conditioning = source(path, conditioning, interpolate)
-        points = where.points(steps if steps is None or denoise else steps + 1, spacing)
+        points = where.points(steps, rule, denoise)
         check_decreasing(points)
         self.points, self.between = [*points, *([END] if denoise else [])], where.at
         self.shape = check_shape(shape)
@@ -212,8 +210,7 @@ def _told(
     score = Score(score_fn, model_kwargs, conditioning)
 
     def told(x: Tensor, point: Point) -> Tensor:
-        number = point.sigma if conditioning == "sigma" else point.t
-        assert number is not None
+        number = point.t if conditioning == "t" and point.t is not None else point.sigma  # which is the levels' t
         return score(x, torch.full(x.shape[:1], number, dtype=checks.compute_dtype(x), device=x.device))
 
     return told

@@ -10,14 +10,15 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor
 
 from .._core import checks
+from ..paths import Path
 
 CONDITIONING = ("labels", "sigma", "t")
-SPACINGS = ("log_snr", "t", "edm")
+_STEPS = 20
 
 
 @dataclass(frozen=True)
@@ -44,30 +45,31 @@ END = Point(1.0, 0.0)
 
 
 class Levels:
-    """Noise levels [L] with alpha = 1. ``any_sigma``: the network takes any, so that points may lie between them."""
+    """Noise levels [L], alpha = 1; t is sigma. Between them lie points where the network is not told labels, or blends."""
 
     def __init__(self, sigmas: Tensor | Sequence[float], conditioning: str, interpolate: bool):
-        if conditioning == "t":
-            raise ValueError("conditioning must be 'labels' or 'sigma' for noise levels, which have no t, got 't'")
-        self.sigmas = checks.sigmas("sigmas", sigmas).tolist()
-        self.any_sigma = conditioning == "sigma" or interpolate
+        self.sigmas = checks.sigmas("path", sigmas).tolist()
+        self.any_sigma = conditioning != "labels" or interpolate
         self.log = [math.log(sigma) for sigma in self.sigmas]
 
-    def points(self, number: int | None, spacing: str | None) -> list[Point]:
-        """``number`` points from the largest level to the smallest, of even index, and levels where there are as many; None: all."""
-        L = len(self.sigmas)
-        if spacing == "edm":
-            return [self.at(rho) for rho in _edm(self.sigmas[0], self.sigmas[-1], number or L)]
-        if spacing == "t":
-            raise ValueError("spacing must be 'log_snr' or 'edm' for noise levels, which have no t, got 't'")
+    def points(self, steps: int | None, rule: str | None, clean: bool) -> list[Point]:
+        """Those of a grid of ``steps`` steps; None: all levels. Of L levels as many as that, evenly by index, and where
+        there are to be more, geometrically between."""
+        L, number = len(self.sigmas), None if steps is None else steps + (not clean)
+        if rule in ("karras", "time"):
+            width = self.sigmas[-1] - self.sigmas[0]
+            number = L if number is None else number
+            if rule == "time":
+                return [self.at(self.sigmas[0] + width * i / max(1, number - 1)) for i in range(number)]
+            return [self.at(rho) for rho in _karras(self.sigmas[0], self.sigmas[-1], number)]
         if number is None or number == L:
             return [self._point(i) for i in range(L)]
-        if number < L:
+        if number < L and rule != "log_snr":
             return [self._point(round(i * (L - 1) / max(1, number - 1))) for i in range(number)]
-        if not self.any_sigma:
+        if rule == "levels" or not self.any_sigma:
             self._refuse(f"{number} points")
         if L == 1:
-            self._refuse(f"{number} points between the ends of one noise level", cure="")
+            raise ValueError(f"steps must be 1 where there is one noise level, got {steps}")
         return [self._between(i * (L - 1) / max(1, number - 1)) for i in range(number)]
 
     def at(self, rho: float) -> Point:
@@ -93,52 +95,37 @@ class Levels:
     def _point(self, i: int) -> Point:
         return Point(1.0, self.sigmas[i], label=float(i))
 
-    def _refuse(self, what: str, cure: str | None = None) -> None:
-        L = len(self.sigmas)
-        cure = cure or (
-            "conditioning='sigma' for a network that takes any sigma (NCSNv2, ScoreMLP), or interpolate=True, which "
-            "blends the embeddings of a network of labels (NCSN)"
-        )
+    def _refuse(self, what: str) -> NoReturn:
         raise ValueError(
-            f"steps must keep to the {L} noise levels, which alone labels name, got {what}: take fewer steps, {cure}"
+            f"steps must keep to the {len(self.sigmas)} noise levels, which alone labels name, got {what}: take fewer "
+            "steps, conditioning='sigma' for a network that takes any sigma (NCSNv2, ScoreMLP), or interpolate=True, which "
+            "blends the embeddings of a network of labels (NCSN)"
         )
 
 
 class Continuous:
     """A path, at any of its times."""
 
-    def __init__(self, path: Any, conditioning: str, interpolate: bool):
+    def __init__(self, path: Path, conditioning: str, interpolate: bool):
         if conditioning == "labels" or interpolate:
             raise ValueError(
-                "conditioning must be 't' or 'sigma', and interpolate False, for a path of continuous t; noise levels "
-                "[L] have labels"
+                "conditioning must be 't' or 'sigma', and interpolate False, on a path of continuous t: labels name "
+                f"noise levels [L], got {path!r}"
             )
         self.path = path
 
-    def points(self, number: int | None, spacing: str | None) -> list[Point]:
-        """``number`` points from t_max to t_min, even in log-SNR, in t, or as EDM's in rho."""
-        number = 20 if number is None else number
-        first, last = self.at_time(self.path.t_max), self.at_time(self.path.t_min)
-        if spacing == "edm":
-            inner = [self.at(rho) for rho in _edm(first.rho, last.rho, number)[1:-1]]
-        elif spacing == "t":
-            begin, width = self.path.t_max, self.path.t_min - self.path.t_max
-            inner = [self.at_time(begin + width * i / (number - 1)) for i in range(1, number - 1)]
-        else:
-            width = last.log_snr - first.log_snr
-            inner = [self.at(math.exp(-first.log_snr - width * i / (number - 1))) for i in range(1, number - 1)]
-        return [first, *inner, last][:number]
+    def points(self, steps: int | None, rule: str | None, clean: bool) -> list[Point]:
+        """Those of :meth:`fastscore.paths.Path.grid`; None: 20 steps."""
+        grid = self.path.grid(_STEPS if steps is None else steps, rule, clean=clean)
+        return [Point(*numbers) for numbers in zip(grid.alpha.tolist(), grid.sigma.tolist(), grid.t.tolist())]
 
     def at(self, rho: float) -> Point:
         """The point with this sigma / alpha."""
-        return self.at_time(float(self.path.t_of_log_snr(-2 * math.log(rho))))
-
-    def at_time(self, t: float) -> Point:
-        """The point of time ``t``."""
-        return Point(float(self.path.alpha(t)), float(self.path.sigma(t)), t=float(t))
+        t = float(self.path.t_of_log_snr(-2 * math.log(rho)))
+        return Point(float(self.path.alpha(t)), float(self.path.sigma(t)), t)
 
 
-def _edm(first: float, last: float, number: int, power: float = 7.0) -> list[float]:
+def _karras(first: float, last: float, number: int, power: float = 7.0) -> list[float]:
     """Karras et al. 2022, equation 5: even in rho^(1/power)."""
     a, b = first ** (1 / power), last ** (1 / power)
     return [(a + i / max(1, number - 1) * (b - a)) ** power for i in range(number)]
@@ -146,8 +133,7 @@ def _edm(first: float, last: float, number: int, power: float = 7.0) -> list[flo
 
 def source(path: Any, conditioning: str | None, interpolate: bool) -> tuple[Levels | Continuous, str]:
     """Where points are from, and how the network is told of them."""
-    continuous = hasattr(path, "log_snr") and hasattr(path, "t_max")
-    discrete = getattr(path, "sigmas", None) if continuous else path
+    discrete = path.sigmas if isinstance(path, Path) else path
     if conditioning is None:
         conditioning = "t" if discrete is None else "labels"
     checks.one_of("conditioning", conditioning, CONDITIONING)

@@ -72,9 +72,8 @@ def of_points(solver: Callable[..., Tensor], a_point: Callable[[Options], int] =
         return solver(score_fn, shape, sigmas, steps=steps, conditioning=on, **own, **how)
 
     def sigma_after(sigmas: Sequence[float], options: Options, step: int) -> float:
-        number = number_of(len(sigmas), options) + (not options["denoise"])
-        points = Levels(sigmas, "sigma", False).points(number, None)
-        return points[min(-(-step // a_point(options)), number - 1)].sigma
+        points = Levels(sigmas, "sigma", False).points(options["steps"] or None, None, options["denoise"])
+        return points[min(-(-step // a_point(options)), len(points) - 1)].sigma
 
     def count(L: int, options: Options) -> int:
         return number_of(L, options) * a_point(options)

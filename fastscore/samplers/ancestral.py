@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.options import Option
+from ..paths import Path
 from ._affine import affine_step
 from ._chain import Chain, How
 from ._grid import Point
@@ -21,8 +22,6 @@ from ._sampler import Sampler
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from ..paths import Path
 
 
 VARIANCES = ("posterior", "forward")

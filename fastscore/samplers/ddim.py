@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.options import Option
+from ..paths import Path
 from ._affine import affine_step
 from ._chain import Chain, How
 from ._grid import Point
@@ -19,8 +20,6 @@ from ._sampler import Sampler
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from ..paths import Path
 
 
 @torch.no_grad()

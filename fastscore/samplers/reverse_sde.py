@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..paths import Path
 from ._affine import affine_step
 from ._chain import Chain, How
 from ._grid import Point
@@ -18,8 +19,6 @@ from ._sampler import Sampler
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
-
-    from ..paths import Path
 
 
 @torch.no_grad()
@@ -33,7 +32,7 @@ def reverse_sde(
 
     f = d log alpha / dt and g^2 = d sigma^2 / dt - 2 f sigma^2 at t. Of noise levels time is sigma^2, so that f = 0 and g = 1: x' =
     x + (sigma^2 - sigma'^2) s + sqrt(sigma^2 - sigma'^2) z. The update to the clean sample is x_0 = (x + sigma^2 s) / alpha, without noise.
-    Points of a path lie evenly in t unless ``spacing`` says otherwise.
+    Points of a path lie evenly in t unless ``rule`` says otherwise.
 
     Args:
         score_fn, shape, path, how: as for :func:`ddim`.
@@ -46,8 +45,8 @@ def reverse_sde(
 
     Source: Anderson 1982; Song et al. 2021, "Score-based generative modeling through stochastic differential equations", section 4.1.
     """
-    if how.get("spacing") is None and hasattr(path, "drift") and not hasattr(path, "sigmas"):
-        how["spacing"] = "t"
+    if how.get("rule") is None and isinstance(path, Path) and path.sigmas is None:
+        how["rule"] = "time"
     chain = Chain(score_fn, shape, path, **how)
     table = [coefficients(p, q, path) for p, q in pairwise(chain.points)]
 
@@ -58,7 +57,7 @@ def reverse_sde(
     return chain.run(step)
 
 
-def coefficients(p: Point, q: Point, path: object) -> tuple[float, float, float]:
+def coefficients(p: Point, q: Point, path: Any) -> tuple[float, float, float]:
     """a, b and c of x' = a x + b s + c z, from point p to q."""
     if q.sigma == 0:
         return q.alpha / p.alpha, q.alpha * p.sigma**2 / p.alpha, 0.0
@@ -66,7 +65,7 @@ def coefficients(p: Point, q: Point, path: object) -> tuple[float, float, float]
         f, variance = 0.0, p.sigma**2 - q.sigma**2
     else:
         dt = p.t - q.t
-        f, variance = float(path.drift(p.t)) * dt, float(path.diffusion_squared(p.t)) * dt  # type: ignore[attr-defined]
+        f, variance = float(path.drift(p.t)) * dt, float(path.diffusion_squared(p.t)) * dt
     return 1 - f, variance, math.sqrt(variance)
 
 
