@@ -19,9 +19,12 @@ from .annealed import annealed_langevin
 from .consistent import consistent_annealed
 from .ddim import ddim
 from .dpm_solver import dpm_solver
+from .flow_ode import flow_ode
+from .heun import heun
 from .inpaint import inpaint
 from .interpolate import interpolate
 from .langevin import langevin
+from .predictor_corrector import predictor_corrector
 from .registry import DEFAULT, SAMPLERS
 from .reverse_sde import reverse_sde
 
@@ -38,8 +41,11 @@ __all__ = [
     "consistent_annealed",
     "ddim",
     "dpm_solver",
+    "flow_ode",
+    "heun",
     "inpaint",
     "interpolate",
     "langevin",
+    "predictor_corrector",
     "reverse_sde",
 ]

@@ -54,8 +54,20 @@ def number_of(L: int, options: Options) -> int:
     return options["steps"] or (L if options["denoise"] else L - 1)
 
 
-def of_points(solver: Callable[..., Tensor], a_point: Callable[[Options], int] = lambda options: 1) -> dict[str, Any]:
-    """The fields of an entry whose function is ``solver``, with as many updates and evaluations at each point."""
+def of_points(
+    solver: Callable[..., Tensor],
+    evaluations: Callable[[int, Options], int] | None = None,
+    *,
+    a_point: Callable[[Options], int] = lambda options: 1,
+    between: Callable[[Options], bool] = lambda options: False,
+) -> dict[str, Any]:
+    """The fields of an entry whose function is ``solver``.
+
+    Args:
+        evaluations: evaluations(L, options); None: as many as updates.
+        a_point: how many updates there are at a point.
+        between: whether the score is asked for between the points.
+    """
 
     def run(
         score_fn: Callable[..., Tensor],
@@ -68,7 +80,7 @@ def of_points(solver: Callable[..., Tensor], a_point: Callable[[Options], int] =
     ) -> Tensor:
         own = {name: value for name, value in options.items() if name != "steps"}
         steps = options["steps"] or None
-        on = conditioning(score_fn, options["interpolate"])
+        on = conditioning(score_fn, options["interpolate"], between(options))
         return solver(score_fn, shape, sigmas, steps=steps, conditioning=on, **own, **how)
 
     def sigma_after(sigmas: Sequence[float], options: Options, step: int) -> float:
@@ -81,7 +93,7 @@ def of_points(solver: Callable[..., Tensor], a_point: Callable[[Options], int] =
     return {
         "run": run,
         "updates": count,
-        "evaluations": count,
+        "evaluations": evaluations or count,
         "sigma_after": sigma_after,
         "cost": "steps, by default one a level",
         "remedy": "train longer, or take more --steps",
@@ -89,14 +101,14 @@ def of_points(solver: Callable[..., Tensor], a_point: Callable[[Options], int] =
     }
 
 
-def conditioning(score_fn: Callable[..., Tensor], interpolate: bool) -> str:
-    """``"sigma"`` where networks of ``score_fn`` know their levels and take any sigma, else ``"labels"``."""
+def conditioning(score_fn: Callable[..., Tensor], interpolate: bool, between: bool) -> str:
+    """What a network is told: sigma where it knows its levels and embeds no labels, else labels. Where the score is asked
+    for ``between`` the levels, sigma unless it embeds labels."""
     if interpolate:
         return "labels"
     layers = [layer for network in modules.networks(score_fn) for layer in network.modules()]
-    knows = any(isinstance(getattr(layer, "sigmas", None), Tensor) for layer in layers)
-    return "sigma" if knows and not any(_embeds(layer) for layer in layers) else "labels"
-
-
-def _embeds(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.Embedding)
+    if any(isinstance(layer, nn.Embedding) for layer in layers):
+        return "labels"
+    return (
+        "sigma" if between or any(isinstance(getattr(layer, "sigmas", None), Tensor) for layer in layers) else "labels"
+    )
