@@ -22,6 +22,7 @@ from .energy import energy_score
 from .ops import (
     Coloring,
     Probes,
+    affine_step,
     dsm_loss,
     fill_probes,
     langevin_step,
@@ -52,6 +53,7 @@ __all__ = [
     "Philox",
     "Probes",
     "Stream",
+    "affine_step",
     "dsm_loss",
     "energy_score",
     "fill_probes",

@@ -7,7 +7,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import _launch, philox
+from . import _launch, affine_step, philox
 
 
 @triton.jit(do_not_specialize=_launch.INTEGERS)
@@ -34,16 +34,16 @@ def langevin_step_kernel(
     MASK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """out = x + step_size_b/2 score + sqrt(step_size_b) z."""
+    """out = x + step_size_b/2 score + sqrt(step_size_b) z, by affine_step's terms: the same bits as with a = 1."""
     row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
     a = philox.row_value(step_size, row, STEP_SIZE_ROWS)
-    start = tl.load(x + base + offset, mask=exists).to(a.dtype)
-    slope = tl.load(score + base + offset, mask=exists).to(a.dtype)
-    z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(a.dtype)
-    drifted = tl.fma(tl.broadcast_to(a * 0.5, [BLOCK, 4]), slope, start)
-    value = tl.fma(tl.broadcast_to(philox.square_root(a), [BLOCK, 4]), z, drifted)
+    start = affine_step.read(x, base, offset, exists)
+    slope = affine_step.read(score, base, offset, exists)
+    z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK)
+    value = affine_step.added(start, a * 0.5, slope, BLOCK)
+    value = affine_step.added(value, philox.square_root(a), z, BLOCK)
     tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)
 
 

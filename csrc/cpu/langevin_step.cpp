@@ -1,6 +1,8 @@
 // langevin_step: x' = x + step_size/2 score + sqrt(step_size) z.
 #if FASTSCORE_KERNELS
 
+#include "affine.inl"
+
 template <class T>
 void langevin_step(const LangevinArguments& a, int64_t from, int64_t to) {
   using C = Compute<T>;
@@ -15,9 +17,7 @@ void langevin_step(const LangevinArguments& a, int64_t from, int64_t to) {
           const C* xs = load(x + at, m, x_buffer);
           const C* scores = load(score + at, m, score_buffer);
           C* to = target(out + at, out_buffer);
-          const float* z = noise + offset;
-#pragma GCC ivdep
-          for (int64_t i = 0; i < m; ++i) to[i] = fma_(spread, C(z[i]), fma_(half, scores[i], xs[i]));
+          affine<1, true, false>(m, C(1), xs, &half, &scores, spread, noise + offset, to);
           store(to, m, out + at);
         });
       });

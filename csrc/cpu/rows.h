@@ -74,13 +74,14 @@ struct PerChannel {
   }
 };
 
-enum class Values { any, not_negative, positive };
+enum class Values { any, finite, not_negative, positive };
 
 template <class C>
 bool all_good(const C* values, int64_t n, Values wanted) {
   bool good = true;
   for (int64_t i = 0; i < n; ++i)
-    good &= std::isfinite(values[i]) && (wanted == Values::positive ? values[i] > 0 : values[i] >= 0);
+    good &= std::isfinite(values[i]) &&
+            (wanted == Values::finite || (wanted == Values::positive ? values[i] > 0 : values[i] >= 0));
   return good;
 }
 

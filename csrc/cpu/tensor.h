@@ -126,8 +126,10 @@ inline PerRow per_row(const Tensor& tensor, const Tensor& x, const char* name, V
   if (wanted != Values::any) {
     const bool good = type == ScalarType::Double ? all_good(static_cast<const double*>(data), n, wanted)
                                                  : all_good(static_cast<const float*>(data), n, wanted);
-    STD_TORCH_CHECK(good, name, " must be finite and ", wanted == Values::positive ? "greater than 0" : "at least 0",
-                    " everywhere");
+    const char* bound = wanted == Values::finite     ? ""
+                        : wanted == Values::positive ? " and greater than 0"
+                                                     : " and at least 0";
+    STD_TORCH_CHECK(good, name, " must be finite", bound, " everywhere");
   }
   return {data, dim == 1};
 }

@@ -159,33 +159,32 @@ def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
     return value
 
 
-def row_numbers(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, values: bool = True) -> Tensor:
+def row_numbers(
+    name: str, value: Any, x: Tensor, *, zero_allowed: bool = False, signed: bool = False, values: bool = True
+) -> Tensor:
     """A number, a 0-dim tensor, or a [B] tensor or array of positive values, as a contiguous tensor [] or [B].
 
-    Returned in the dtype of computation: float64 beside a float64 ``x``, else float32. With ``values=False`` what a
-    tensor holds is not looked at: the native operators do that on their way, and then :func:`positive_values` says
-    what is wrong. Not under a transform.
+    Returned in the dtype of computation: float64 beside a float64 ``x``, else float32. ``signed``: of any finite values.
+    With ``values=False`` what a tensor holds is not looked at: the native operators do that on their way, and then
+    :func:`positive_values` or :func:`finite_values` says what is wrong. Not under a transform.
     """
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
-    if type(value) is float and 7.1e-46 < value < 3.4e38 and not (_elsewhere() if values else dispatch_modes()):
+    if (
+        type(value) is float
+        and 7.1e-46 < (abs(value) if signed else value) < 3.4e38
+        and not (_elsewhere() if values else dispatch_modes())
+    ):
         return constant(value, compute, x.device)  # what most callers pass, at once
-    if not isinstance(value, Tensor) and isinstance(value, np.ndarray) and value.ndim == 1:
-        value = torch.tensor(
-            [positive(f"{name}[{i}]", v, zero_allowed=zero_allowed) for i, v in enumerate(value)],
-            dtype=compute,
-            device=x.device,
-        )
-    elif not isinstance(value, Tensor):
-        number = positive(name, value, zero_allowed=zero_allowed)
-        if compute == torch.float32 and not torch.compiler.is_compiling() and number and not 7.1e-46 < number < 3.4e38:
-            raise ValueError(
-                f"{name} must be finite and {'at least' if zero_allowed else 'greater than'} 0 as the "
-                f"float32 that is computed with, got {number}"
-            )
-        if _elsewhere():  # what is made there belongs there
-            # the number times one: torch.compile then takes it as an input, and does not compile anew for another
-            return torch.ones((), dtype=compute, device=x.device) * number
-        return constant(number, compute, x.device)
+    if not isinstance(value, Tensor):
+        if isinstance(value, np.ndarray) and value.ndim == 1:
+            numbers = [_row_number(f"{name}[{i}]", v, compute, zero_allowed, signed) for i, v in enumerate(value)]
+            value = torch.tensor(numbers, dtype=compute, device=x.device)
+        else:
+            found = _row_number(name, value, compute, zero_allowed, signed)
+            if _elsewhere():  # what is made there belongs there
+                # the number times one: torch.compile then takes it as an input, and does not compile anew for another
+                return torch.ones((), dtype=compute, device=x.device) * found
+            return constant(found, compute, x.device)
     other = value.dtype != compute
     if other:
         floating(name, value, batched=False)
@@ -196,11 +195,23 @@ def row_numbers(name: str, value: Any, x: Tensor, *, zero_allowed: bool = False,
         )
     if dim and not here:
         raise ValueError(f"{name} must be on the device of the samples, {x.device}, got {describe(value)}")
-    if values:
+    if values and signed:
+        finite_values(name, value)
+    elif values:
         positive_values(name, value, zero_allowed=zero_allowed)
     if other or not here:
         value = value.to(device=x.device, dtype=compute)
     return value if value.is_contiguous() else value.contiguous()
+
+
+def _row_number(name: str, value: Any, compute: torch.dtype, zero_allowed: bool, signed: bool) -> float:
+    """A number as :func:`row_numbers` takes it, of which float32 makes neither infinity nor, of a positive one, zero."""
+    found = number(name, value) if signed else positive(name, value, zero_allowed=zero_allowed)
+    least = 0.0 if signed else 7.1e-46
+    if compute == torch.float32 and not is_compiling() and found and not least < abs(found) < 3.4e38:
+        bound = "" if signed else " and at least 0" if zero_allowed else " and greater than 0"
+        raise ValueError(f"{name} must be finite{bound} as the float32 that is computed with, got {found}")
+    return found
 
 
 def _elsewhere() -> bool:
@@ -218,6 +229,12 @@ def positive_values(name: str, value: Tensor, *, zero_allowed: bool = False) -> 
         bound = "at least 0" if zero_allowed else "greater than 0"
         bad = value[~good].flatten()[0].item() if value.dim() else value.item()
         raise ValueError(f"{name} must be finite and {bound} everywhere, got {bad} in {describe(value)}")
+
+
+def finite_values(name: str, value: Tensor) -> None:
+    """Raise unless every value is finite."""
+    if readable(value) and not bool((good := torch.isfinite(value)).all()):
+        raise ValueError(f"{name} must be finite everywhere, got {value[~good][0].item()} in {describe(value)}")
 
 
 @lru_cache(maxsize=4096)

@@ -1,6 +1,7 @@
 """The operators. One operator is one file: equation, checks, reference."""
 
 from .._images import ImageBatch, perturb_images
+from .affine_step import affine_step
 from .dsm_loss import dsm_loss
 from .elu import elu
 from .fill_probes import Coloring, Probes, fill_probes
@@ -15,6 +16,7 @@ __all__ = [
     "Coloring",
     "ImageBatch",
     "Probes",
+    "affine_step",
     "dsm_loss",
     "elu",
     "fill_probes",

@@ -2,11 +2,29 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
 from .._core import checks
+from .._core.registration import wants_grad
+
+
+def check_out(out: Any, x: Tensor, *, transformed: bool, noise: Any = None, **read: Tensor | None) -> None:
+    """Raise unless ``out`` is a tensor like ``x`` that may be written while ``x`` and the tensors ``read`` are read.
+
+    ``noise`` is read too, where it is a tensor. Numbers, whose tensors are nobody else's, are left out of ``read``.
+    """
+    checks.like("out", out, "x", x)
+    if out.dtype != x.dtype:
+        raise TypeError(f"out must have the dtype of x, {x.dtype}, got {checks.describe(out)}")
+    if wants_grad(x, out, *read.values()):
+        raise ValueError("out must be None where gradients are recorded: leave it out, or use torch.no_grad()")
+    noise = noise if isinstance(noise, Tensor) else None
+    if transformed or not plainly_apart(out, x, *read.values(), noise):
+        check_written("out", out, x=x, **read, noise=noise)
 
 
 def plainly_apart(out: Tensor, *read: Tensor | None) -> bool:

@@ -14,7 +14,7 @@ from .._core.registration import declare, direct, per_row, raw, row_sum, wants_g
 from .._noise import regenerated
 from ..rng import Noise, Philox, as_philox
 from ..schedules import refuse_other_form
-from ._memory import check_written, plainly_apart
+from ._memory import check_out
 
 _STREAM = int(Stream.LANGEVIN)
 
@@ -66,7 +66,8 @@ def langevin_step(
     fast = backend == "native" and not transformed  # which looks at the values itself
     step_size = checks.row_numbers("step_size", step_size, x, zero_allowed=True, values=not fast)
     if out is not None:
-        _check_out(out, x, score, None if number else step_size, noise, transformed)
+        read = None if number else step_size
+        check_out(out, x, transformed=transformed, score=score, step_size=read, noise=noise)
     if noise is None:
         return _served(backend, transformed, x, score, step_size, as_philox(rng), out)
     if rng is not None:
@@ -126,18 +127,6 @@ def _served(
     if value.dtype != dtype:
         value = value.to(dtype)
     return value if out is None else out.copy_(value)
-
-
-def _check_out(out: Any, x: Tensor, score: Tensor, step_size: Tensor | None, noise: Any, transformed: bool) -> None:
-    """``step_size``: None where it is a number, whose tensor is nobody else's."""
-    checks.like("out", out, "x", x)
-    if out.dtype != x.dtype:
-        raise TypeError(f"out must have the dtype of x, {x.dtype}, got {checks.describe(out)}")
-    if wants_grad(x, score, step_size, out):
-        raise ValueError("out must be None where gradients are recorded: leave it out, or use torch.no_grad()")
-    noise = noise if isinstance(noise, Tensor) else None
-    if transformed or not plainly_apart(out, x, score, step_size, noise):
-        check_written("out", out, x=x, score=score, step_size=step_size, noise=noise)
 
 
 def reference(x: Tensor, score: Tensor, step_size: Tensor, noise: Noise | Tensor) -> Tensor:
