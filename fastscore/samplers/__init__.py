@@ -24,6 +24,7 @@ from .heun import heun
 from .inpaint import inpaint
 from .interpolate import interpolate
 from .langevin import langevin
+from .one_call import sample
 from .predictor_corrector import predictor_corrector
 from .registry import DEFAULT, SAMPLERS
 from .reverse_sde import reverse_sde
@@ -48,4 +49,5 @@ __all__ = [
     "langevin",
     "predictor_corrector",
     "reverse_sde",
+    "sample",
 ]

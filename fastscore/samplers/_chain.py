@@ -23,7 +23,27 @@ from ._watch import Callback, Trajectory, check_watch
 Noise = tuple[Tensor, Tensor]
 
 
-class How(TypedDict, total=False):
+class ButSteps(TypedDict, total=False):
+    """:class:`How` but for ``steps``."""
+
+    rule: str | None
+    rng: Philox | None
+    start: str | Tensor
+    mean: float | Tensor
+    denoise: bool
+    known: Noise | None
+    conditioning: str | None
+    interpolate: bool
+    clamp: tuple[float, float] | None
+    model_kwargs: Mapping[str, Any] | None
+    dtype: torch.dtype | None
+    device: torch.device | str | None
+    callback: Callback | None
+    trajectory: Trajectory | None
+    progress: bool
+
+
+class How(ButSteps, total=False):
     """What every solver of a grid takes, beside ``score_fn, shape, path`` and its own options.
 
     steps: number of updates, at least 1; None: one from each noise level (20 on a path). Of L noise levels that labels
@@ -43,21 +63,6 @@ class How(TypedDict, total=False):
     """
 
     steps: int | None
-    rule: str | None
-    rng: Philox | None
-    start: str | Tensor
-    mean: float | Tensor
-    denoise: bool
-    known: Noise | None
-    conditioning: str | None
-    interpolate: bool
-    clamp: tuple[float, float] | None
-    model_kwargs: Mapping[str, Any] | None
-    dtype: torch.dtype | None
-    device: torch.device | str | None
-    callback: Callback | None
-    trajectory: Trajectory | None
-    progress: bool
 
 
 class Chain:
@@ -65,7 +70,7 @@ class Chain:
 
     Attributes:
         points: of the grid, the last being :data:`END` where ``denoise``; update i goes from ``points[i]`` to the next.
-        between: at(rho), the point with another noise, where the network takes one.
+        between: between(rhos), the points with other noise, where the network takes one.
         rng, shape, dtype, device: of the samples.
     """
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NoReturn
 
+import torch
 from torch import Tensor
 
 from .._core import checks
@@ -60,8 +61,8 @@ class Levels:
             width = self.sigmas[-1] - self.sigmas[0]
             number = L if number is None else number
             if rule == "time":
-                return [self.at(self.sigmas[0] + width * i / max(1, number - 1)) for i in range(number)]
-            return [self.at(rho) for rho in _karras(self.sigmas[0], self.sigmas[-1], number)]
+                return self.at([self.sigmas[0] + width * i / max(1, number - 1) for i in range(number)])
+            return self.at(_karras(self.sigmas[0], self.sigmas[-1], number))
         if number is None or number == L:
             return [self._point(i) for i in range(L)]
         if number < L and rule != "log_snr":
@@ -72,8 +73,11 @@ class Levels:
             raise ValueError(f"steps must be 1 where there is one noise level, got {steps}")
         return [self._between(i * (L - 1) / max(1, number - 1)) for i in range(number)]
 
-    def at(self, rho: float) -> Point:
-        """The point with this sigma, which a network of labels has at its levels alone."""
+    def at(self, rhos: Sequence[float]) -> list[Point]:
+        """The points with these sigma, which a network of labels has at its levels alone."""
+        return [self._at(rho) for rho in rhos]
+
+    def _at(self, rho: float) -> Point:
         near = min(range(len(self.log)), key=lambda i: abs(math.log(rho) - self.log[i]))
         if abs(rho / self.sigmas[near] - 1) < 1e-5:
             return self._point(near)
@@ -119,10 +123,14 @@ class Continuous:
         grid = self.path.grid(_STEPS if steps is None else steps, rule, clean=clean)
         return [Point(*numbers) for numbers in zip(grid.alpha.tolist(), grid.sigma.tolist(), grid.t.tolist())]
 
-    def at(self, rho: float) -> Point:
-        """The point with this sigma / alpha."""
-        t = float(self.path.t_of_log_snr(-2 * math.log(rho)))
-        return Point(float(self.path.alpha(t)), float(self.path.sigma(t)), t)
+    def at(self, rhos: Sequence[float]) -> list[Point]:
+        """The points with these sigma / alpha."""
+        if not rhos:
+            return []
+        t = self.path.t_of_log_snr(-2 * torch.tensor(rhos, dtype=torch.float64, device="cpu").log())
+        return [
+            Point(*numbers) for numbers in zip(self.path.alpha(t).tolist(), self.path.sigma(t).tolist(), t.tolist())
+        ]
 
 
 def _karras(first: float, last: float, number: int, power: float = 7.0) -> list[float]:

@@ -46,7 +46,7 @@ def flow_ode(
     Source: Song et al. 2021, "Score-based generative modeling through stochastic differential equations", section 4.3.
     """
     chain = Chain(score_fn, shape, path, **how)
-    middles = [chain.between(math.sqrt(p.rho * q.rho)) for p, q in pairwise(chain.points) if q.sigma]
+    middles = chain.between([math.sqrt(p.rho * q.rho) for p, q in pairwise(chain.points) if q.sigma])
 
     def step(x: Tensor, s: Tensor, i: int) -> Tensor:
         p, q = chain.points[i], chain.points[i + 1]

@@ -15,7 +15,6 @@ from .._core.options import Option
 from ..paths import Path
 from ._affine import affine_step
 from ._chain import Chain, How
-from ._grid import Point
 from ._points import POINTS, number_of, of_points
 from ._sampler import Sampler
 
@@ -69,12 +68,9 @@ def heun(
     ends = chain.points
     gamma = min(churn / max(1, len(ends) - 1), math.sqrt(2) - 1)
 
-    def begins(i: int, p: Point) -> Point:
-        """Where step i begins, after the churn."""
-        rho = min(ends[0].rho, p.rho * (1 + gamma))
-        return chain.between(rho) if gamma and i and p.sigma and churn_min <= p.rho <= churn_max else p
-
-    starts = [begins(i, p) for i, p in enumerate(ends)]
+    grows = [gamma > 0 and i > 0 and p.sigma > 0 and churn_min <= p.rho <= churn_max for i, p in enumerate(ends)]
+    grown = iter(chain.between([min(ends[0].rho, p.rho * (1 + gamma)) for p, does in zip(ends, grows) if does]))
+    starts = [next(grown) if does else p for p, does in zip(ends, grows)]  # after the churn
     chain.points = starts
 
     def step(x: Tensor, s: Tensor, i: int) -> Tensor:
@@ -83,10 +79,10 @@ def heun(
         if q.sigma == 0:
             return affine_step(x, [s], a, [b * p.sigma], None, None)
         other = chain.score(affine_step(x, [s], a, [b * p.sigma], None, None), q)
-        grown = to.alpha / q.alpha
+        scale = to.alpha / q.alpha
         c = noise_scale * to.alpha * math.sqrt(max(0.0, to.rho**2 - q.rho**2))
-        b *= grown / 2
-        return affine_step(x, [s, other], a * grown, [b * p.sigma, b * q.sigma], c, chain.rng)
+        b *= scale / 2
+        return affine_step(x, [s, other], a * scale, [b * p.sigma, b * q.sigma], c, chain.rng)
 
     return chain.run(step)
 
