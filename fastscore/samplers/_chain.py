@@ -30,6 +30,7 @@ class ButSteps(TypedDict, total=False):
     rng: Philox | None
     start: str | Tensor
     mean: float | Tensor
+    std: float | Tensor
     denoise: bool
     known: Noise | None
     conditioning: str | None
@@ -51,8 +52,8 @@ class How(ButSteps, total=False):
     rule: how the points of a grid lie, see :meth:`fastscore.paths.Path.grid`: ``"levels"``, ``"log_snr"``, ``"time"``
         or ``"karras"``. None: "log_snr" on a path; of noise levels as said.
     rng: source of start and noise, as for :func:`annealed_langevin`.
-    start: ``"normal"`` N(alpha_0 mean, sigma_0^2), ``"uniform"`` U[0, 1], or a tensor of ``shape``.
-    mean: of the data, a number or a tensor of a sample's shape: where ``start`` is ``"normal"``.
+    start: ``"normal"`` N(alpha_0 mean, sigma_0^2 + alpha_0^2 std^2), ``"uniform"`` U[0, 1], or a tensor of ``shape``.
+    mean, std: of the data, numbers or tensors of a sample's shape: where ``start`` is ``"normal"``.
     denoise: end with the mean of the clean sample given the noisy one, which is one evaluation; else at the last point.
     known: (image, mask): where the bool ``mask`` (as for :func:`inpaint`) is True the samples are ``image`` [B, ...] plus each
         point's noise, and at the end ``image`` itself.
@@ -85,6 +86,7 @@ class Chain:
         rng: Philox | None = None,
         start: str | Tensor = "normal",
         mean: float | Tensor = 0.0,
+        std: float | Tensor = 0.0,
         denoise: bool = True,
         known: Noise | None = None,
         conditioning: str | None = None,
@@ -109,7 +111,8 @@ class Chain:
         levels = getattr(where, "sigmas", None)
         self.device = torch.device(device or (path.device if isinstance(path, Tensor) else "cpu"))
         self._score = _told(score_fn, levels, conditioning, model_kwargs)
-        self.clamp, self.start, self.mean = check_clamp(clamp), start, _check_mean(mean, self.shape)
+        self.clamp, self.start = check_clamp(clamp), start
+        self.mean, self.std = _check_data("mean", mean, self.shape), _check_data("std", std, self.shape)
         self.known = None if known is None else _check_known(known, self.shape, self.dtype, self.device)
         self.watched: dict[str, Any] = {"callback": callback, "trajectory": trajectory, "progress": progress}
         self.rng = as_philox(rng)
@@ -178,11 +181,13 @@ class Chain:
 
     def _initial(self) -> Tensor:
         first = self.points[0]
-        x = initial(self.start, self.shape, first.sigma, self.rng, self.dtype, self.device)
-        if isinstance(self.start, Tensor) or self.start != "normal" or not _some(self.mean):
-            return x
-        mean = self.mean.to(x) if isinstance(self.mean, Tensor) else self.mean
-        return x + first.alpha * mean
+        if isinstance(self.start, Tensor) or self.start != "normal":
+            return initial(self.start, self.shape, first.sigma, self.rng, self.dtype, self.device)
+        z = initial("normal", self.shape, 1.0, self.rng, self.dtype, self.device)
+        compute = checks.compute_dtype(z)
+        mean, std = (torch.as_tensor(value, dtype=compute, device=z.device) for value in (self.mean, self.std))
+        scale = (first.sigma**2 + (first.alpha * std).square()).sqrt()
+        return (first.alpha * mean + scale * z.to(compute)).to(z.dtype)
 
 
 def _told(
@@ -228,19 +233,16 @@ def _not_finite(where: str, which: str) -> NonFiniteSamples:
     )
 
 
-def _some(mean: float | Tensor) -> bool:
-    return isinstance(mean, Tensor) or mean != 0
-
-
-def _check_mean(mean: float | Tensor, shape: torch.Size) -> float | Tensor:
-    if not isinstance(mean, Tensor):
-        return checks.number("mean", mean)
-    checks.floating("mean", mean, batched=False)
-    if mean.dim() and mean.shape != shape[1:]:
+def _check_data(name: str, value: float | Tensor, shape: torch.Size) -> float | Tensor:
+    """A number, or a tensor of a sample's shape, that describes the data."""
+    if not isinstance(value, Tensor):
+        return checks.number(name, value)
+    checks.floating(name, value, batched=False)
+    if value.dim() and value.shape != shape[1:]:
         raise ValueError(
-            f"mean must be a number or have a sample's shape, {tuple(shape[1:])}, got {checks.describe(mean)}"
+            f"{name} must be a number or have a sample's shape, {tuple(shape[1:])}, got {checks.describe(value)}"
         )
-    return mean
+    return value
 
 
 def _check_known(known: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Noise:

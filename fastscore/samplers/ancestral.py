@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.options import Option
+from ..ops.affine_step import affine_step
 from ..paths import Path
-from ._affine import affine_step
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, of_points

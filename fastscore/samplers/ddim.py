@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from .._core.options import Option
+from ..ops.affine_step import affine_step
 from ..paths import Path
-from ._affine import affine_step
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, fraction, of_points

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.options import Option
+from ..ops.affine_step import affine_step
 from ..paths import Path
-from ._affine import affine_step
 from ._chain import Chain, How
 from ._points import POINTS, number_of, of_points
 from ._sampler import Sampler

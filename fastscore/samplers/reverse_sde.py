@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from ..ops.affine_step import affine_step
 from ..paths import Path
-from ._affine import affine_step
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, of_points
