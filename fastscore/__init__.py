@@ -5,7 +5,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import losses, paths, samplers, schedules, trace
+from . import conversions, losses, paths, samplers, schedules, trace
 from ._core.backends import use_backend
 from ._core.errors import (
     BackendUnavailable,
@@ -17,6 +17,7 @@ from ._core.errors import (
     NonFiniteLoss,
     NonFiniteSamples,
 )
+from .conversions import as_prediction, as_score
 from .ema import EMA
 from .energy import energy_score
 from .ops import (
@@ -54,6 +55,9 @@ __all__ = [
     "Probes",
     "Stream",
     "affine_step",
+    "as_prediction",
+    "as_score",
+    "conversions",
     "dsm_loss",
     "energy_score",
     "fill_probes",

@@ -8,6 +8,8 @@ import pytest
 MODULES = (
     "",
     "losses",
+    "paths",
+    "conversions",
     "samplers",
     "trace",
     "models",
@@ -20,7 +22,7 @@ MODULES += ("evaluation.pictures", "evaluation.plots", "experiment.sample", "exp
 
 #: Words that have had a second meaning, and whose arguments they may be.
 OWNERS = {
-    "alpha": {"perturb", "dsm"},  # the signal scale
+    "alpha": {"perturb", "dsm", "Path", "target_field"},  # the signal scale
     "step_size": {
         "langevin_step",
         "langevin",

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 _MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
-_FIRST_ORDER = ("dsm",)  # objectives that are functions of the score alone, not of its Jacobian
 _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
 # lowest and highest value
@@ -104,10 +103,17 @@ def _check_together(config: TrainConfig) -> None:
             f"accumulate must be at most batch_size, {_short(config.batch_size)}, a sample in each part, got "
             f"{_short(config.accumulate)}"
         )
-    if config.compile and config.objective not in _FIRST_ORDER:
+    objective = OBJECTIVES[config.objective]
+    if config.accumulate > 1 and objective.whole_batch:
+        raise ValueError(
+            f"accumulate must be 1 for the objective {objective.name!r}, in which the samples of a batch depend on each "
+            f"other, got {config.accumulate}"
+        )
+    if config.compile and not objective.first_order:
+        first = [name for name, entry in OBJECTIVES.items() if entry.first_order]
         raise ValueError(
             f"compile must be False for the objective {config.objective!r}, whose gradient is a second derivative of the "
-            f"network, which torch.compile does not give; with compile the objective is {' or '.join(_FIRST_ORDER)}"
+            f"network, which torch.compile does not give; with compile the objective is {', '.join(first[:-1])} or {first[-1]}"
         )
     if config.num_levels == 1 and config.sigma_begin != config.sigma_end:
         raise ValueError(

@@ -35,6 +35,9 @@ class Objective:
             is the score; the loss of a sample at level i has the factor sigma_i^weight. The loss may take as many steps
             of ``rng`` as it likes: nobody else draws from it afterwards. ``bind`` raises ValueError for a network that
             does not fit.
+        first_order: whether its loss is a function of the score alone, not of its Jacobian, so that ``torch.compile`` may
+            give its gradient.
+        whole_batch: whether what it gives a row depends on the other rows, so that a batch may not be worked on in parts.
         options: the options that it takes; ``bind`` takes a value for each by name.
         sample_kinds: which kinds of samples it can be computed for, of ``"points"`` [D] and ``"images"`` [C, H, W].
         reads_images: whether its loss takes a :class:`fastscore.ops.ImageBatch` in place of x too, which it perturbs in
@@ -46,6 +49,8 @@ class Objective:
     source: str
     summary: str
     bind: Callable[..., BatchLoss]
+    first_order: bool = False
+    whole_batch: bool = False
     options: tuple[Option, ...] = ()
     sample_kinds: tuple[str, ...] = tuple(SAMPLES.values())
     reads_images: bool = False

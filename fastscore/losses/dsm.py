@@ -196,5 +196,6 @@ DENOISING = Objective(
     source="Vincent 2011; Song & Ermon 2019",
     summary="compares the score with the noise that was added",
     bind=_bind,
+    first_order=True,
     reads_images=True,
 )

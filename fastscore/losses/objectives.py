@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from ._objective import Objective
+from .conditional import CONDITIONAL, EPSILON
 from .dsm import DENOISING
+from .edm import EDM
 from .sliced import SLICED
+from .target_field import STABLE
 
 #: Every objective that ``fastscore train`` can minimise, by name.
-OBJECTIVES: dict[str, Objective] = {entry.name: entry for entry in (DENOISING, SLICED)}
+OBJECTIVES: dict[str, Objective] = {
+    entry.name: entry for entry in (DENOISING, SLICED, CONDITIONAL, EPSILON, EDM, STABLE)
+}
 
 
 def table() -> str:

@@ -16,6 +16,7 @@ from .mlp import ScoreMLP
 from .ncsn import NCSN, NCSNdeeper
 from .ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from .original import load_original_checkpoint
+from .preconditioned import Preconditioned
 
 __all__ = [
     "MODELS",
@@ -24,6 +25,7 @@ __all__ = [
     "NCSNv2",
     "NCSNv2Deeper",
     "NCSNv2Deepest",
+    "Preconditioned",
     "ScoreMLP",
     "build_model",
     "load_original_checkpoint",

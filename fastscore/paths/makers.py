@@ -87,17 +87,15 @@ def vp_linear(beta_min: float = 0.1, beta_max: float = 20.0, *, t_min: float = 1
     The continuous limit of DDPM in Song et al. 2021, whose values are the defaults: alpha(1) = 0.0066.
     """
     low, high = _betas(beta_min, beta_max)
-    shape = {"low": low, "high": high}
-    name = f"vp_linear(beta_min={low:g}, beta_max={high:g})"
-    return Path(partial(_alpha_linear, **shape), partial(_sigma_linear, **shape), t_min=t_min, name=name)
+    alpha, sigma = partial(_alpha_linear, low=low, high=high), partial(_sigma_linear, low=low, high=high)
+    return Path(alpha, sigma, t_min=t_min, name=f"vp_linear(beta_min={low:g}, beta_max={high:g})")
 
 
 def sub_vp(beta_min: float = 0.1, beta_max: float = 20.0, *, t_min: float = 1e-3) -> Path:
     """alpha of :func:`vp_linear` and sigma = 1 - alpha^2, whose variance is below that of every vp; Song et al. 2021."""
     low, high = _betas(beta_min, beta_max)
-    shape = {"low": low, "high": high}
-    name = f"sub_vp(beta_min={low:g}, beta_max={high:g})"
-    return Path(partial(_alpha_linear, **shape), partial(_sigma_sub, **shape), t_min=t_min, name=name)
+    alpha, sigma = partial(_alpha_linear, low=low, high=high), partial(_sigma_sub, low=low, high=high)
+    return Path(alpha, sigma, t_min=t_min, name=f"sub_vp(beta_min={low:g}, beta_max={high:g})")
 
 
 def _alpha_cosine(t: Tensor, offset: float) -> Tensor:

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import backends, checks
 from .._core.registration import per_row
 from ..rng import Philox, Stream, as_philox
 
@@ -73,7 +73,7 @@ class Path:
         if not (self._t_min < self._t_max or (sigmas is not None and self._t_min == self._t_max)):
             raise ValueError(f"t_max must be greater than t_min, {self._t_min}, got {self._t_max}")
         t = torch.linspace(self._t_min, self._t_max, _LOOKED_AT, dtype=torch.float64, device="cpu")
-        self._look(t if sigmas is None else self._sigmas.flip(0))
+        self._look(t if self._sigmas is None else self._sigmas.flip(0))
 
     def _look(self, t: Tensor) -> None:
         """Raise unless alpha and sigma are positive at ``t``, and alpha / sigma falls."""
@@ -261,17 +261,17 @@ class Path:
                 )
             return self.grid_at(self.sigmas[(even * (len(self.sigmas) - 1)).round().long()], clean=clean)
         if rule == "time":
-            return self.grid_at(self.t_max + even * (self.t_min - self.t_max), clean=clean)
-        ends = self._log_snr(torch.tensor([self.t_max, self.t_min], dtype=torch.float64, device="cpu"))
-        if rule == "karras":
-            low, high = (-ends / (2 * checks.positive("rho", rho))).exp()
-            values = -2 * rho * (low + even * (high - low)).log()
+            t = self.t_max + even * (self.t_min - self.t_max)
         else:
+            ends = self._log_snr(torch.tensor([self.t_max, self.t_min], dtype=torch.float64, device="cpu"))
             values = ends[0] + even * (ends[1] - ends[0])
-        t = self.t_of_log_snr(values)
-        t[0] = self.t_max
+            if rule == "karras":
+                low, high = (-ends / (2 * checks.positive("rho", rho))).exp()
+                values = -2 * rho * (low + even * (high - low)).log()
+            t = self.t_of_log_snr(values)
         if count > 1:
             t[-1] = self.t_min
+        t[0] = self.t_max
         return self.grid_at(t, clean=clean)
 
     def grid_at(self, t: Tensor | Sequence[float], *, clean: bool = True) -> Grid:
@@ -289,7 +289,10 @@ class Path:
 
 
 def _slope(function: Function, t: Tensor) -> Tensor:
-    """The derivative of an elementwise function."""
-    with torch.inference_mode(False):
-        t = t.clone() if t.is_inference() else t
+    """The derivative of an elementwise function, of which nothing is recorded."""
+    if backends.transformed():
         return torch.func.jvp(function, (t,), (torch.ones_like(t),))[1]
+    with torch.inference_mode(False), torch.enable_grad():
+        t = t.detach().clone().requires_grad_()
+        total = (function(t) + 0 * t).sum()  # where the function is a constant, there is a gradient still
+        return torch.autograd.grad(total, t)[0]
