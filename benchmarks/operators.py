@@ -57,6 +57,13 @@ def langevin_step(x: Tensor, score: Tensor, step_size: float) -> Tensor:
     return x + step_size / 2 * score + step_size**0.5 * torch.randn_like(x)
 
 
+def affine_step(x: Tensor, scores: list[Tensor], a: float, b: list[float], c: float) -> Tensor:
+    value = a * x
+    for factor, score in zip(b, scores):
+        value = value + factor * score
+    return value + c * torch.randn_like(x) if c else value
+
+
 def perturb(x: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor]:
     noise = torch.randn_like(x)
     return x + sigma.view(-1, *[1] * (x.dim() - 1)) * noise, noise
@@ -96,6 +103,29 @@ def _langevin_step(shape: tuple[int, ...], device: str) -> Row:
         lambda: fs.langevin_step(x, score, 0.1, rng),
         lambda wrap: partial(wrap(langevin_step), x, score, 0.1),
         lambda: torch.add(x, score, alpha=0.05),
+        x.numel(),
+    )
+
+
+def _affine_step(shape: tuple[int, ...], device: str, count: int, c: float) -> Row:
+    """Of ``count`` stored tensors: count + 1 are read and one is written."""
+    x, *scores = torch.randn(1 + count, *shape, device=device)
+    b, rng = [0.05, -0.3, 0.2][:count], fs.Philox(0)
+    left, right = torch.randn(
+        2, x.numel() * 5 // 3, device=device
+    )  # no torch operation reads four tensors and adds them
+
+    def floor() -> Tensor:
+        if count == 3:
+            return torch.add(left, right, alpha=0.05)
+        if count == 2:
+            return torch.addcmul(x, *scores, value=0.05)
+        return torch.add(x, scores[0], alpha=0.05) if count else torch.mul(x, 0.5)
+
+    return Row(
+        lambda: fs.affine_step(x, scores, 0.9, b, c, rng),
+        lambda wrap: partial(wrap(affine_step), x, scores, 0.9, b, c),
+        floor,
         x.numel(),
     )
 
@@ -262,6 +292,13 @@ _MEAN_POOL = partial(
 
 _OWN = {
     "langevin_step": Benchmark("langevin_step", _langevin_step, SHAPES),
+    "affine_step": Benchmark("affine_step", partial(_affine_step, count=1, c=0.3), SHAPES),
+    **{
+        f"affine_step, no noise, {count} scores": Benchmark(
+            "affine_step", partial(_affine_step, count=count, c=0.0), SHAPES
+        )
+        for count in (2, 3)
+    },
     "perturb": Benchmark("perturb", _perturb, SHAPES),
     "read_images": Benchmark("read_images", _read_images, SHAPES),
     "dsm_loss": Benchmark("dsm_loss", partial(_dsm_loss, with_gradient=False), SHAPES),

@@ -37,6 +37,7 @@ CALLS = {
     "perturb": lambda rng: fs.perturb(X, 0.3, rng)[0],
     "perturb + dsm_loss": chain,
     "langevin_step": lambda rng: fs.langevin_step(X, SCORE, 0.1, rng),
+    "affine_step": lambda rng: fs.affine_step(X, [SCORE, X], 0.9, [0.3, -0.1], 0.2, rng),
     "sampler step": sampler_step,
     "fill_probes, probe_dot": directions,
     "plain draws": lambda rng: [f(4, 3) for r in [rng or fs.Philox()] for f in (r.randn, r.rand, r.rademacher)],

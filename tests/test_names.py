@@ -32,7 +32,7 @@ OWNERS = {
         "Suggestion",
         "TrainConfig",
     },
-    "noise": {"langevin_step", "dsm_loss"},  # standard normal numbers
+    "noise": {"affine_step", "langevin_step", "dsm_loss"},  # standard normal numbers
     "num_classes": {"ImageData", "PointData", "class_histogram"},  # the kinds of samples, never noise levels
     "iteration": {"load_run", "evaluate", "TrainedRun"},  # of training
     "step": {"Philox", "Noise"},  # a position in a random sequence

@@ -47,6 +47,7 @@ void affine_step(const AffineArguments& a, int64_t from, int64_t to) {
 
 namespace fastscore {
 constexpr int kMaxTensors = 3;
+constexpr int kLongBlock = 8 * kBlock;  // of elements that no buffer holds: they are neither made nor converted
 
 struct AffineArguments {
   const void *x, *s[kMaxTensors];
@@ -64,6 +65,15 @@ struct AffineArguments {
 namespace fastscore {
 
 using Optional = std::optional<Tensor>;
+
+// The rows of a step without noise, of which only the memory's order matters: one row where the numbers are shared.
+Rows dense(const AffineArguments& a, const Tensor& x) {
+  bool many = a.a.many;
+  for (int k = 0; k < a.count; ++k) many = many || a.b[k].many;
+  const bool buffered = x.scalar_type() == ScalarType::Half || x.scalar_type() == ScalarType::BFloat16;
+  const int64_t count = a.rows.count, width = a.rows.width, most = buffered ? kBlock : kLongBlock;
+  return many ? Rows(count, width, 1, most) : Rows(1, count * width, 1, most);
+}
 
 Tensor affine_into(const Optional& out, const Tensor& x, const Optional* s, const Tensor& a, const Optional* b,
                    const Optional& c, const Draw& draw) {
@@ -90,8 +100,9 @@ Tensor affine_into(const Optional& out, const Tensor& x, const Optional* s, cons
     arguments.b[k] = per_row(*b[k], x, "b", Values::finite);
     ++arguments.count;
   }
+  if (!c) arguments.rows = dense(arguments, x);
   for_each_type(x, [&](auto type) {
-    in_parallel(layout.rows, [&](int64_t from, int64_t to) {
+    in_parallel(arguments.rows, [&](int64_t from, int64_t to) {
       FASTSCORE_DISPATCH(affine_step<decltype(type)>, arguments, from, to);
     });
   });

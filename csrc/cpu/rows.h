@@ -32,8 +32,9 @@ struct Rows {
   int64_t block, blocks;  // a row is worked on in `blocks` blocks of `block` elements
   int64_t group;          // or `group` short rows at once
 
-  Rows(int64_t count, int64_t width, int64_t channels = 1) : count(count), width(width), channels(channels) {
-    block = kBlock / channels * channels;
+  Rows(int64_t count, int64_t width, int64_t channels = 1, int64_t most = kBlock)
+      : count(count), width(width), channels(channels) {
+    block = most / channels * channels;
     blocks = width == 0 ? 0 : (width + block - 1) / block;
     group = width > 64 || channels > 1 || width == 0 ? 1 : kBlock / 4 / ((width + 3) / 4);
   }

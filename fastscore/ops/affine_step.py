@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,13 +12,18 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
+from .._core.private_torch import dispatch_modes
 from .._core.registration import declare, direct, per_row, wants_grad, written
-from ..rng import Noise, Philox, as_philox
+from ..rng import Noise, Philox
 from ._affine_step_derivatives import differentiable
 from ._memory import check_out
+from ._source import drawn_from
 
 MOST = 3
 _STREAM = int(Stream.LANGEVIN)
+Three = tuple[Tensor | None, Tensor | None, Tensor | None]
+Factors = tuple[Tensor, Tensor | None, Tensor | None, Tensor | None, Tensor | None]  # a, b_0, b_1, b_2, c
+_NUMBERS = {float, type(None)}
 _NOWHERE = (0, 0, _STREAM, 0, None, None)  # the position of noise that is not drawn
 
 
@@ -75,22 +81,19 @@ def affine_step(
         backend, transformed = "reference", backends.transformed()
     else:
         backend, transformed = backends.serving("affine_step", x.device)
-    slow = backend != "native" or transformed  # else the operator looks at the values itself
-    of_x = checks.row_numbers("a", a, x, signed=True, values=slow)
-    of_scores = [checks.row_numbers(f"b[{k}]", value, x, signed=True, values=slow) for k, value in enumerate(b)]
-    draws = c is not None and (isinstance(c, Tensor) or np.ndim(c) > 0 or c != 0)
-    of_noise = checks.row_numbers("c", c, x, zero_allowed=True, values=slow) if draws else None
+    draws = c is not None and (isinstance(c, Tensor) or (isinstance(c, np.ndarray) and c.ndim > 0) or c != 0)
+    plain = not transformed and not dispatch_modes()
+    if plain and {type(value) for value in (a, c, *b)} <= _NUMBERS:  # what most callers pass, at once
+        factors = _constants(a, tuple(b), c if draws else None, checks.compute_dtype(x), x.device)
+    else:
+        factors = _factors(x, a, b, c if draws else None, values=backend != "native" or transformed)
     if out is not None:
-        factors = (
-            ("a", a, of_x),
-            *((f"b[{k}]", *both) for k, both in enumerate(zip(b, of_scores))),
-            ("c", c, of_noise),
-        )
-        read = {name: made for name, given, made in factors if isinstance(given, Tensor)}
+        made = zip(("a", *(f"b[{k}]" for k in range(MOST)), "c"), (a, *b, *(None,) * (MOST - len(b)), c), factors)
+        read = {name: factor for name, given, factor in made if isinstance(given, Tensor)}
         read |= {f"scores[{k}]": s for k, s in enumerate(scores)}
         check_out(out, x, transformed=transformed, noise=noise if draws else None, **read)
-    source = _source(x, rng, noise, draws)
-    return _served(backend, transformed, x, scores, of_x, of_scores, of_noise, source, out)
+    source = None if not draws and rng is None is noise else drawn_from(x, rng, noise)
+    return _served(backend, transformed, x, scores, factors, source, out)
 
 
 def checked(
@@ -98,7 +101,7 @@ def checked(
 ) -> Tensor:
     """:func:`affine_step` of arguments that were checked: ``a``, each ``b`` and ``c`` [] or [B], in the dtype of
     computation; ``c`` None where nothing is drawn."""
-    return _served(*backends.serving("affine_step", x.device), x, scores, a, b, c, rng, None)
+    return _served(*backends.serving("affine_step", x.device), x, scores, (a, *_three(b), c), rng, None)
 
 
 def _check_lists(x: Tensor, scores: Any, b: Any) -> None:
@@ -113,22 +116,32 @@ def _check_lists(x: Tensor, scores: Any, b: Any) -> None:
         checks.like(f"scores[{k}]", s, "x", x)
 
 
-def _source(x: Tensor, rng: Any, noise: Any, draws: bool) -> Philox | Noise | Tensor | None:
-    """Where the noise comes from: what draws it, its handle, or its values; None where none is drawn."""
-    if noise is None:
-        return as_philox(rng) if draws or rng is not None else None
-    if rng is not None:
-        raise ValueError("rng must be None where noise is given: the noise is then not drawn")
-    if isinstance(noise, Tensor):
-        return checks.like("noise", noise, "x", x)
-    if not isinstance(noise, Noise):
-        raise TypeError(f"noise must be a handle, a tensor or None, got {checks.describe(noise)}")
-    if not noise.fits(x):
-        raise ValueError(
-            f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
-            f"got noise of shape {tuple(noise.shape)} on {noise.device}"
-        )
-    return noise
+@lru_cache(maxsize=4096)
+def _constants(a: float, b: tuple[float, ...], c: float | None, compute: torch.dtype, device: torch.device) -> Factors:
+    """:func:`_factors` of numbers, made once."""
+    return _factors(torch.empty(0, dtype=compute, device=device), a, b, c, values=True)
+
+
+def _factors(
+    x: Tensor, a: float | Tensor, b: Sequence[float | Tensor], c: float | Tensor | None, *, values: bool
+) -> Factors:
+    """a, b_0, b_1, b_2 and c as the compiled functions take them, None where there is none."""
+    of_scores = [checks.row_numbers(f"b[{k}]", value, x, signed=True, values=values) for k, value in enumerate(b)]
+    return (
+        checks.row_numbers("a", a, x, signed=True, values=values),
+        *_three(of_scores),
+        None if c is None else checks.row_numbers("c", c, x, zero_allowed=True, values=values),
+    )
+
+
+def _three(values: Sequence[Tensor]) -> Three:
+    """None where there are fewer."""
+    count = len(values)
+    if count == 1:
+        return values[0], None, None
+    if count == 2:
+        return values[0], values[1], None
+    return (values[0], values[1], values[2]) if count else (None, None, None)
 
 
 def _served(
@@ -136,63 +149,62 @@ def _served(
     transformed: bool,
     x: Tensor,
     scores: Sequence[Tensor],
-    a: Tensor,
-    b: Sequence[Tensor],
-    c: Tensor | None,
+    factors: Factors,
     noise: Philox | Noise | Tensor | None,
     out: Tensor | None,
 ) -> Tensor:
     """``noise``: where to draw it from, its handle, or its values, which the reference takes."""
-    dtype = x.dtype
+    dtype, draws = x.dtype, factors[-1] is not None
     if backend == "reference" or isinstance(noise, Tensor):
         if isinstance(noise, Philox):
-            beside = (*scores, a, *b, c)
-            noise = None if c is None else noise.noise_for(x, _STREAM, transformed=transformed, beside=beside)
-        value = reference(x, *_padded(scores), a, *_padded(b), c, noise)
+            beside = (*scores, *factors)
+            noise = noise.noise_for(x, _STREAM, transformed=transformed, beside=beside) if draws else None
+        s0, s1, s2 = _three(scores)
+        value = reference(x, s0, s1, s2, *factors, noise)
         return value if out is None else out.copy_(value)
-    if c is None:
+    if not draws:
         where: tuple = _NOWHERE
     elif isinstance(noise, Noise):
         where = noise.arguments()
     else:
-        assert isinstance(noise, Philox)
-        where = noise.arguments_for(x, _STREAM, transformed=transformed, beside=(*scores, a, *b, c))
-    if any(s.dtype != dtype for s in scores):  # computed in the widest of them, rounded once
-        x, scores, a, b, c = _widened(x, scores, a, b, c)
-    arguments = (x, *_padded(scores), a, *_padded(b), c)
+        assert noise is not None
+        beside = (*scores, *factors) if transformed else ()
+        where = noise.arguments_for(x, _STREAM, transformed=transformed, beside=beside)
+    for s in scores:
+        if s.dtype != dtype:
+            x, scores, factors = _widened(x, scores, factors)
+            break
+    s0, s1, s2 = _three(scores)
     try:
-        if transformed or (out is None and wants_grad(*arguments)):
-            value = differentiable(backend, *arguments, *where)
+        if transformed or (out is None and wants_grad(x, *scores, *factors)):
+            value = differentiable(backend, x, s0, s1, s2, *factors, *where)
         elif out is None or out.dtype != x.dtype or out.is_neg():  # a view by -1, as of an imaginary part: not in place
-            value = direct("affine_step", backend)(*arguments, *where)
+            value = direct("affine_step", backend)(x, s0, s1, s2, *factors, *where)
         else:
-            direct("affine_step_out", backend)(*arguments, out, *where)
+            direct("affine_step_out", backend)(x, s0, s1, s2, *factors, out, *where)
             return written(out)
     except RuntimeError:
-        for name, coefficient in (("a", a), *((f"b[{k}]", value) for k, value in enumerate(b))):
-            checks.finite_values(name, coefficient)
-        if c is not None:
-            checks.positive_values("c", c, zero_allowed=True)
+        for name, factor in zip(("a", *(f"b[{k}]" for k in range(MOST))), factors):
+            if factor is not None:
+                checks.finite_values(name, factor)
+        if factors[-1] is not None:
+            checks.positive_values("c", factors[-1], zero_allowed=True)
         raise
     if value.dtype != dtype:
         value = value.to(dtype)
     return value if out is None else out.copy_(value)
 
 
-def _padded(values: Sequence[Tensor]) -> tuple[Tensor | None, Tensor | None, Tensor | None]:
-    """As the compiled functions take it: three of them, None where there is none."""
-    first, second, third, *_ = (*values, None, None, None)
-    return first, second, third
-
-
-def _widened(x: Tensor, scores: Sequence[Tensor], a: Tensor, b: Sequence[Tensor], c: Tensor | None) -> tuple:
+def _widened(x: Tensor, scores: Sequence[Tensor], factors: Factors) -> tuple[Tensor, list[Tensor], Factors]:
+    """Tensors of several dtypes in the widest of them, which is computed in and rounded from once."""
     wide = x.dtype
     for s in scores:
         wide = torch.promote_types(wide, s.dtype)
     x = x.to(wide)
-    compute = checks.compute_dtype(x)
-    c = c if c is None else c.to(compute)
-    return x, [s.to(wide) for s in scores], a.to(compute), [value.to(compute) for value in b], c
+    a, *others = (None if factor is None else factor.to(checks.compute_dtype(x)) for factor in factors)
+    assert a is not None
+    b0, b1, b2, c = others
+    return x, [s.to(wide) for s in scores], (a, b0, b1, b2, c)
 
 
 def reference(
@@ -238,12 +250,12 @@ def _call(
 def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
     x, *s = (example(shape, dtype, device, seed + i) for i in range(4))
     a, b, c = (example_row(shape, dtype, device, seed + i) for i in range(4, 7))
-    one, other, less = (torch.full_like(a[:1], value).squeeze() for value in (0.7, 0.4, -0.6))
+    numbers = [torch.full_like(a[:1], value).squeeze() for value in (0.7, 0.4, -0.6, -1.5, 0.3)]
     return {
         "": (x, s[0], None, None, a, -b, None, None, c),
-        "three tensors, one number each": (x, *s, one, other, less, one, other),
-        "two tensors, no noise": (x, s[0], s[1], None, a, -b, less, None, None),
-        "no tensor": (x, None, None, None, a, None, None, None, other),
+        "three tensors, one number each": (x, *s, *numbers),
+        "two tensors, no noise": (x, s[0], s[1], None, a, -b, numbers[2], None, None),
+        "no tensor": (x, None, None, None, a, None, None, None, numbers[4]),
     }
 
 

@@ -12,9 +12,10 @@ from .._core.operators import ORDINARY, Function, Operator, Stream, example, exa
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
 from .._core.registration import declare, direct, per_row, raw, row_sum, wants_grad, written
 from .._noise import regenerated
-from ..rng import Noise, Philox, as_philox
+from ..rng import Noise, Philox
 from ..schedules import refuse_other_form
 from ._memory import check_out
+from ._source import drawn_from
 
 _STREAM = int(Stream.LANGEVIN)
 
@@ -68,20 +69,7 @@ def langevin_step(
     if out is not None:
         read = None if number else step_size
         check_out(out, x, transformed=transformed, score=score, step_size=read, noise=noise)
-    if noise is None:
-        return _served(backend, transformed, x, score, step_size, as_philox(rng), out)
-    if rng is not None:
-        raise ValueError("rng must be None where noise is given: the noise is then not drawn")
-    if isinstance(noise, Tensor):
-        checks.like("noise", noise, "x", x)
-    elif not isinstance(noise, Noise):
-        raise TypeError(f"noise must be a handle, a tensor or None, got {checks.describe(noise)}")
-    elif not noise.fits(x):
-        raise ValueError(
-            f"noise must have the shape and device of x, {tuple(x.shape)} on {x.device}, "
-            f"got noise of shape {tuple(noise.shape)} on {noise.device}"
-        )
-    return _served(backend, transformed, x, score, step_size, noise, out)
+    return _served(backend, transformed, x, score, step_size, drawn_from(x, rng, noise), out)
 
 
 def checked(x: Tensor, score: Tensor, step_size: Tensor, rng: Philox) -> Tensor:

@@ -29,6 +29,9 @@ NOT_FLOAT32 = (*EIGHT_BYTES, "bf16", "fp16")
 FMA = {
     "perturb": 2 * (34 + 4),
     "langevin_step": 2 * (34 + 8),
+    "affine_step": 2 * (34 + 8),
+    "affine_step, three tensors, one number each": 2 * (34 + 16),
+    "affine_step, two tensors, no noise": 2 * 8,
     "dsm_loss_gradient": 2 * (34 + 4),
     "fill, normal": 2 * 34,
     "langevin_step, fp64": 2 * 34,

@@ -32,7 +32,7 @@ def examples(name, shape, dtype, layout="contiguous", device="cpu"):
     function = FUNCTIONS[name][1]
     for title, given in function.examples(shape, dtype, device, 0).items():
         laid = (
-            LAYOUTS[layout](value) if kind == "batch" and argument != "out" else value
+            LAYOUTS[layout](value) if kind == "batch" and argument != "out" and value is not None else value
             for value, kind, argument in zip(given, function.maps, arguments(function.schema))
         )
         yield title, tuple(laid)

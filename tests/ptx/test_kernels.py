@@ -2,6 +2,7 @@
 of the C++ backend, and the values of the reference; whatever the memory checker would find is an error in each of these
 tests."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -51,7 +52,7 @@ def inputs(name, title, shape, dtype, layout="contiguous", how="numbers"):
     operator, function = FUNCTIONS[name]
     given = list(function.examples(shape, dtype, "cpu", 1)[title])
     for place, (kind, argument) in enumerate(zip(function.maps, arguments(function.schema))):
-        if kind == "batch" and argument != "like":
+        if kind == "batch" and argument != "like" and given[place] is not None:
             x = LAYOUTS[layout](given[place])
             if how == "misaligned":  # one element past an aligned address
                 x = torch.cat([x.new_zeros(1), x.flatten()])[1:].view(x.shape)
@@ -174,3 +175,23 @@ def test_an_update_moves_its_twelve_bytes_and_never_diverges(on_ptx):
     assert counts["sector_bytes"] == pytest.approx(12, abs=0.5) and counts["divergent_share"] == 0
     assert 50 < counts["instructions"] < 75 and counts["bank_conflicts"] == 0
     assert counts["global load"] == pytest.approx(2 / 4 + 2 / 8, abs=0.2) and counts["global store"] == 1 / 4
+
+
+@pytest.mark.parametrize(
+    "title, scores", [("", 1), ("three tensors, one number each", 3), ("two tensors, no noise", 2)]
+)
+def test_an_affine_step_moves_each_tensor_once(on_ptx, title, scores):
+    given, where = inputs("affine_step", title, (4, 2048), torch.float32)
+    raw("affine_step", "triton")(*given, *where)
+    counts = on_ptx["affine_step"].results[0].an_element(given[0].numel())
+    assert counts["footprint"] == pytest.approx(4 * (2 + scores), abs=0.1) and counts["divergent_share"] == 0
+    assert 50 < counts["instructions"] < 75 if "no noise" not in title else counts["instructions"] < 15
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_langevin_step_is_a_case_of_affine_step(on_ptx, dtype):
+    (x, score, step_size), where = inputs("langevin_step", "", (3, 70), dtype)
+    root = torch.from_numpy(np.sqrt(step_size.numpy()))  # rounded to nearest, which torch's is not
+    factors = (torch.ones_like(step_size), step_size / 2, None, None, root)
+    got = raw("affine_step", "triton")(x, score, None, None, *factors, *where)
+    assert torch.equal(bits(got), bits(raw("langevin_step", "triton")(x, score, step_size, *where)))
