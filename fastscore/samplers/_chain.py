@@ -58,7 +58,7 @@ class How(ButSteps, total=False):
     known: (image, mask): where the bool ``mask`` (as for :func:`inpaint`) is True the samples are ``image`` [B, ...] plus each
         point's noise, and at the end ``image`` itself.
     conditioning: what ``score_fn(x, ...)`` is told: ``"labels"`` (int64 [B], an index of noise levels), ``"sigma"``
-        or ``"t"`` ([B]). None: labels of noise levels, t of a path.
+        or ``"t"`` ([B]). None: labels of noise levels; t of a path, and to what :func:`fastscore.as_score` gives.
     interpolate: let a network of labels (NCSN) be asked between its levels, its embeddings blended linearly in log sigma.
     clamp, model_kwargs, dtype, device, callback, trajectory, progress: as for :func:`annealed_langevin`.
     """
@@ -102,7 +102,9 @@ class Chain:
         steps = None if steps is None else checks.integer("steps", steps, low=1)
         rule = None if rule is None else checks.one_of("rule", rule, RULES)
         denoise, interpolate = boolean("denoise", denoise), boolean("interpolate", interpolate)
-        where, conditioning = source(path, conditioning, interpolate)
+        where, conditioning = source(path, conditioning, interpolate, score_fn)
+        self.where, self.conditioning, self.denoise, self.asked = where, conditioning, denoise, (steps, rule)
+        self.kwargs = model_kwargs
         points = where.points(steps, rule, denoise)
         check_decreasing(points)
         self.points, self.between = [*points, *([END] if denoise else [])], where.at
@@ -124,9 +126,12 @@ class Chain:
         Raises:
             NonFiniteSamples: it is not. On an accelerator, which the host does not wait for, that is said at the end.
         """
-        value = self._score(x, point)
+        return self.finite(self._score(x, point), f"at sigma {point.sigma:.6g}")
+
+    def finite(self, value: Tensor, where: str) -> Tensor:
+        """``value``, a score, once it is known to be finite; ``where`` is for the message."""
         if not backends.transformed():
-            where = f"in update {self.update}, at sigma {point.sigma:.6g}"
+            where = f"in update {self.update}, {where}"
             if checks.readable(value):
                 bad = ~torch.isfinite(value).reshape(len(value), value.shape[1:].numel()).all(1)
                 if bool(bad.any()):
@@ -144,9 +149,7 @@ class Chain:
             updates: how many there are at each point but the last.
         """
         updates = [1] * (len(self.points) - 1) if updates is None else updates
-        check_watch(sum(updates), self.shape, self.dtype, **self.watched)
-        left = list(updates)
-        x = self._initial()
+        left, x = list(updates), self.begin(sum(updates))
 
         def one(x: Tensor, s: Tensor, i: int) -> Tensor:
             x = step(x, s, i)
@@ -162,8 +165,7 @@ class Chain:
             clamp=None if self.known else self.clamp,
             **self.watched,
         )
-        if self._finite and not bool(torch.stack([good for _, good in self._finite]).all()):
-            raise _not_finite(next(where for where, good in self._finite if not good), "some")
+        self.end()
         if self.known is None:
             return x
         image, mask = self.known
@@ -179,7 +181,14 @@ class Chain:
             image = point.alpha * image + point.sigma * z
         return torch.where(mask, image, x)
 
-    def _initial(self) -> Tensor:
+    def end(self) -> None:
+        """Say of an accelerator's scores which one was not finite."""
+        if self._finite and not bool(torch.stack([good for _, good in self._finite]).all()):
+            raise _not_finite(next(where for where, good in self._finite if not good), "some")
+
+    def begin(self, updates: int) -> Tensor:
+        """Where the chains begin [B, ...], once it is known that so many ``updates`` can be watched."""
+        check_watch(updates, self.shape, self.dtype, **self.watched)
         first = self.points[0]
         if isinstance(self.start, Tensor) or self.start != "normal":
             return initial(self.start, self.shape, first.sigma, self.rng, self.dtype, self.device)

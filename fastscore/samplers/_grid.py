@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
+from ..conversions import Converted
 from ..paths import Path
 
 CONDITIONING = ("labels", "sigma", "t")
@@ -139,11 +140,11 @@ def _karras(first: float, last: float, number: int, power: float = 7.0) -> list[
     return [(a + i / max(1, number - 1) * (b - a)) ** power for i in range(number)]
 
 
-def source(path: Any, conditioning: str | None, interpolate: bool) -> tuple[Levels | Continuous, str]:
-    """Where points are from, and how the network is told of them."""
+def source(path: Any, conditioning: str | None, interpolate: bool, score_fn: Any) -> tuple[Levels | Continuous, str]:
+    """Where points are from, and how the network is told of them: t of a path and to what as_score gives, else labels."""
     discrete = path.sigmas if isinstance(path, Path) else path
     if conditioning is None:
-        conditioning = "t" if discrete is None else "labels"
+        conditioning = "t" if discrete is None or isinstance(score_fn, Converted) else "labels"
     checks.one_of("conditioning", conditioning, CONDITIONING)
     if discrete is None:
         return Continuous(path, conditioning, interpolate), conditioning

@@ -45,6 +45,6 @@ def sample(
         TypeError, ValueError, NonFiniteSamples: as for :func:`ddim`.
     """
     if steps is None:
-        where, _ = source(path, how.get("conditioning"), how.get("interpolate", False))
+        where, _ = source(path, how.get("conditioning"), how.get("interpolate", False), score_fn)
         steps = min(_STEPS, len(getattr(where, "sigmas", range(_STEPS))))
     return dpm_solver(score_fn, shape, path, eta=1.0, steps=steps, **how)
