@@ -10,7 +10,7 @@ from torch.func import functional_call, grad, jvp, vmap
 import fastscore as fs
 from fastscore.models import NCSN, NCSNv2, _memory
 from fastscore.models.layers import ConditionalInstanceNormPlus
-from fastscore.samplers._score import _offers_levels, conditioned
+from fastscore.samplers._score import conditioned, offers_levels
 
 
 def network(channels=2, **options):
@@ -118,8 +118,8 @@ class TestLevels:
 
     def test_what_wraps_a_network_has_no_levels(self):
         """torch.compile's module and others lend the attributes of the network in them."""
-        assert _offers_levels(network())
-        assert not _offers_levels(torch.compile(network())) and not _offers_levels(nn.DataParallel(network()))
+        assert offers_levels(network())
+        assert not offers_levels(torch.compile(network())) and not offers_levels(nn.DataParallel(network()))
 
 
 class TestTheELU:

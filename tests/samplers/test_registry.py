@@ -38,7 +38,7 @@ ROWS = {
     "pc": {},
     "ode": {},
 }
-PERMITS = ("interpolate",)  # options that allow what is an error else: test_solvers.py
+PERMITS = ("interpolate",)  # options that allow what is an error else: test_grids.py
 each_entry = pytest.mark.parametrize("entry", SAMPLERS.values(), ids=SAMPLERS)
 
 
