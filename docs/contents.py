@@ -20,7 +20,19 @@ from fastscore.samplers import registry
 
 #: Whose public names the reference must hold.
 PUBLIC = (
-    *("losses", "paths", "conversions", "samplers", "trace", "schedules", "models", "data", "compat.ncsn", "compat.ncsnv2", "compat.patch"),
+    *(
+        "losses",
+        "paths",
+        "conversions",
+        "samplers",
+        "trace",
+        "schedules",
+        "models",
+        "data",
+        "compat.ncsn",
+        "compat.ncsnv2",
+        "compat.patch",
+    ),
     *(f"evaluation.{name}" for name in fs.evaluation.__all__),
     *(f"experiment.{name}" for name in fs.experiment.__all__),
 )

@@ -105,7 +105,7 @@ def times_of(t: float | Tensor, path: Path, x: Tensor) -> Tensor:
     t = path.times(t)
     if t.dim() > 1 or (t.dim() and len(t) != len(x)):
         raise ValueError(f"t must be a number or have shape ({len(x)},), one for each sample, got {checks.describe(t)}")
-    return t.to(x.device)
+    return t.to(x.device, non_blocking=True)
 
 
 def condition(path: Path, t: Tensor, conditioning: str, x: Tensor, *, rescale: bool = False) -> tuple[Tensor, ...]:
@@ -123,7 +123,7 @@ def condition(path: Path, t: Tensor, conditioning: str, x: Tensor, *, rescale: b
 
 
 class Converted(nn.Module):
-    """``model``, called as (x_t, t), with its output of another kind: see :func:`as_score` and :func:`as_prediction`."""
+    """``model``, called as (x_t, t), with its output of another kind: see :func:`fastscore.as_score` and :func:`fastscore.as_prediction`."""
 
     def __init__(
         self,
@@ -241,7 +241,7 @@ def as_prediction(
 ) -> Converted:
     """A score as a network that predicts another kind at (x_t, t): ours for the samplers of other packages.
 
-    Arguments as for :func:`as_score`; ``kind`` is what it then predicts.
+    Arguments as for :func:`fastscore.as_score`; ``kind`` is what it then predicts.
     """
     return Converted(
         score_fn,

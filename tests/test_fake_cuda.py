@@ -74,6 +74,9 @@ def no_recording(monkeypatch):
         ("ncsnv2", "dsm", "bf16", True),
         ("mlp", "dsm", "fp16", False),
         ("mlp", "ssm", "fp32", True),
+        ("ncsnv2", "csm", "fp16", False),
+        ("mlp", "edm", "fp32", True),
+        ("mlp", "stf", "fp32", True),
     ],
 )
 def test_an_iteration(model, objective, precision, cuda_graph, no_recording):

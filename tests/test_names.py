@@ -22,7 +22,7 @@ MODULES += ("evaluation.pictures", "evaluation.plots", "experiment.sample", "exp
 
 #: Words that have had a second meaning, and whose arguments they may be.
 OWNERS = {
-    "alpha": {"perturb", "dsm", "Path", "target_field"},  # the signal scale
+    "alpha": {"perturb", "dsm", "Path", "Grid", "target_field"},  # the signal scale
     "step_size": {
         "langevin_step",
         "langevin",

@@ -33,16 +33,20 @@ def weights(path: Path, weighting: Weighting, t: Tensor) -> Tensor:
         if not isinstance(value, Tensor) or value.shape != t.shape:
             raise ValueError(f"weighting must give a number for each t, got {checks.describe(value)}")
         checks.positive_values("weighting", value, zero_allowed=True)
-        return value.to(t.device, torch.float64)
+        return value.to(t.device, torch.float64, non_blocking=True)
     if weighting == "1":
         return torch.ones_like(t)
     if weighting == "g^2":
-        return path.diffusion_squared(t) if path.sigmas is None else _falls(path.sigmas).to(t.device)[path.labels(t)]
+        return (
+            path.diffusion_squared(t)
+            if path.sigmas is None
+            else falls(path.sigmas).to(t.device, non_blocking=True)[path.labels(t)]
+        )
     variance = path.sigma(t).square()
     return variance if weighting == "sigma^2" else variance / path.alpha(t).square()
 
 
-def _falls(sigmas: Tensor) -> Tensor:
+def falls(sigmas: Tensor) -> Tensor:
     """g^2 of noise levels spread evenly over [0, 1]: the slope of sigma^2 along them, [L]."""
     if len(sigmas) < 2:
         raise ValueError("weighting must not be 'g^2' on a path of one noise level, along which sigma has no slope")
@@ -62,13 +66,13 @@ def draw_times(path: Path, weighting: Weighting, proposal: str, x: Tensor, rng: 
     """
     if path.sigmas is not None and proposal == "uniform":
         label = rng.randint(len(path.sigmas), len(x), stream=Stream.LABELS, device=x.device, beside=(x,))
-        return path.sigmas.to(x.device)[label], None
+        return path.sigmas.to(x.device, non_blocking=True)[label], None
     u = rng.rand(len(x), stream=Stream.LABELS, dtype=torch.float64, device=x.device, beside=(x,))
     if proposal == "uniform":
         return path.t_min + u * (path.t_max - path.t_min), None
     with torch.inference_mode(False):  # the tables are kept
         tables = _cells(path, weighting)
-    begin, width, mass = (table.to(x.device) for table in tables)
+    begin, width, mass = (table.to(x.device, non_blocking=True) for table in tables)
     ends = mass.cumsum(0)
     cell = torch.searchsorted(ends, u * ends[-1], right=True).clamp(max=len(mass) - 1)
     inside = ((u * ends[-1] - (ends - mass)[cell]) / mass[cell]).clamp(0, 1)

@@ -17,10 +17,9 @@ from ..conversions import CONDITIONINGS, KINDS, check_path, condition, linear, t
 from ..ops.dsm_loss import checked as dsm_loss
 from ..ops.perturb import checked as perturb
 from ..paths import Path
-from ..paths import levels as levels_path
 from ..rng import Philox, as_philox
 from ._objective import BatchLoss, Objective
-from ._times import PROPOSALS, WEIGHTINGS, Weighting, check_weighting, draw_times, relative
+from ._times import PROPOSALS, WEIGHTINGS, Weighting, check_weighting, draw_times, falls, relative
 from .common import check_reduction, reduced, score_of, square
 from .dsm import denoising
 
@@ -213,13 +212,20 @@ def _score(
 
 def _bind(network: nn.Module, sigmas: Tensor, *, weight: float, weighting: str) -> BatchLoss:
     """:func:`csm` of each sample at its noise level, times sigma^(weight - 2)."""
-    factors = relative(levels_path(sigmas), weighting, sigmas.double()).to(sigmas)
+    factors = _factors(sigmas.double(), weighting).to(sigmas)
 
     def loss(x: Tensor | ImageBatch, labels: Tensor, rng: Philox) -> Tensor:
         score = score_of(network, {}, labels=labels, conditioning="labels")
         return factors[labels] * denoising(score, x, sigmas[labels], rng, weight)
 
     return loss
+
+
+def _factors(sigmas: Tensor, weighting: str) -> Tensor:
+    """w / sigma^2 of each noise level, [L], where alpha is 1; no number is read, which is on any device."""
+    if weighting == "1":
+        return 1 / sigmas.square()
+    return falls(sigmas) / sigmas.square() if weighting == "g^2" else torch.ones_like(sigmas)
 
 
 def _bind_ddpm(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLoss:

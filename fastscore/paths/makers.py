@@ -140,7 +140,7 @@ class _Interpolated:
         self.log_snr, self.sign = log_snr, sign
 
     def __call__(self, t: Tensor) -> Tensor:
-        table = self.log_snr.to(t.device)
+        table = self.log_snr.to(t.device, non_blocking=True)
         left = t.detach().floor().long().clamp(0, len(table) - 2)
         value = table[left] + (t - left) * (table[left + 1] - table[left])
         return torch.sigmoid(self.sign * value).sqrt()

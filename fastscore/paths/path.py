@@ -119,7 +119,7 @@ class Path:
                     f"{what} must be from {self.t_min:g} to {self.t_max:g}, the ends of {self.name}, got {bad:.9g}"
                 )
         found = found.clamp(self.t_min, self.t_max)
-        return found if self.sigmas is None else self.sigmas.to(found.device)[self._label(found)]
+        return found if self.sigmas is None else self.sigmas.to(found.device, non_blocking=True)[self._label(found)]
 
     def labels(self, t: float | Tensor) -> Tensor:
         """int64 of t's shape: the index of each ``t`` among the noise levels; of a path of noise levels alone."""
@@ -128,7 +128,7 @@ class Path:
         return self._label(self.times(t))
 
     def _label(self, sigma: Tensor) -> Tensor:
-        levels = self.sigmas.to(sigma.device)
+        levels = self.sigmas.to(sigma.device, non_blocking=True)
         apart, label = (sigma[..., None] / levels - 1).abs().min(-1)
         if checks.readable(apart) and bool((apart > 1e-5).any()):
             bad = apart > 1e-5
@@ -169,7 +169,9 @@ class Path:
     def marginal(self, x0: Tensor, t: float | Tensor) -> tuple[Tensor, Tensor]:
         """Mean alpha_t x_0 [B, ...] and standard deviation sigma_t, [] or [B], of x_t given x_0; ``t`` a number or [B]."""
         checks.floating("x0", x0)
-        alpha, sigma = (v.to(x0.device, checks.compute_dtype(x0)) for v in (self.alpha(t), self.sigma(t)))
+        alpha, sigma = (
+            v.to(x0.device, checks.compute_dtype(x0), non_blocking=True) for v in (self.alpha(t), self.sigma(t))
+        )
         return (per_row(alpha, x0) * x0).to(x0.dtype), sigma
 
     def prior(

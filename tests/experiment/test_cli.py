@@ -341,7 +341,7 @@ def test_doctor(capsys, monkeypatch):
                 "--out",
                 "--resume",
                 "Largest noise level",
-                "--objective {dsm,ssm}",
+                "--objective {dsm,ssm,",
                 "denoising score matching",
                 "sliced score matching",
             ],

@@ -75,7 +75,9 @@ def test_an_objective_is_its_public_loss(name):
         assert torch.equal(a, b)
 
 
-@pytest.mark.parametrize("name, options", [("csm", {"weighting": "g^2"}), ("ddpm", {}), ("stf", {})])
+@pytest.mark.parametrize(
+    "name, options", [("csm", {"weighting": "g^2"}), ("csm", {"weighting": "1"}), ("ddpm", {}), ("stf", {})]
+)
 def test_at_weight_2_it_is_the_loss_on_the_path_of_the_levels(name, options):
     network, sigmas = make_model(TOY, (2,)), make_sigmas(TOY)
     x, labels = make_data(TOY).batch(0, 16, seed=0), torch.arange(16) % TOY.num_levels

@@ -32,3 +32,14 @@ def test_on_a_device(name, projection, mode):
 def test_ism_on_a_device(method):
     found = [losses.ism(net, X.float().to(device), method=method, rng=fs.Philox(3)).cpu() for device in ("cpu", "cuda")]
     torch.testing.assert_close(*found, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("loss", ["csm", "ddpm", "stf"])
+@pytest.mark.parametrize("path", [fs.paths.vp_linear(), fs.paths.vp_discrete(), fs.paths.levels([1.0, 0.1])])
+def test_on_a_path_on_a_device(loss, path):
+    given = {} if loss == "ddpm" else {"proposal": "importance", "weighting": "g^2"}
+    found = [
+        getattr(losses, loss)(lambda y, t: y * t[:, None], X.to(device), path, rng=fs.Philox(3), **given).cpu()
+        for device in ("cpu", "cuda")
+    ]
+    torch.testing.assert_close(*found, rtol=1e-6, atol=1e-6)
