@@ -12,6 +12,7 @@ X = torch.linspace(-1, 1, 12).reshape(4, 3)
 DRAWS = {
     "perturb": lambda h, rng: fs.perturb(h, 0.5, rng)[0],
     "langevin_step": lambda h, rng: fs.langevin_step(h, h.cos(), 0.3, rng),
+    "affine_step": lambda h, rng: fs.affine_step(h, [h.cos()], 0.9, [0.3], 0.5, rng),
     "a loss": lambda h, rng: h * fs.losses.ssm_vr(torch.tanh, h, rng=rng),
     "plain numbers": lambda h, rng: h * rng.rand(4, 3) + rng.randn(4, 3),
     "a trace": lambda h, rng: h * fs.jacobian_trace(torch.sin, h, num_probes=2, rng=rng).value[:, None],

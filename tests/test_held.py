@@ -255,6 +255,7 @@ SIGMAS = [1.0, 0.5, 0.25]
 NUMBERS = {  # a call with a number or numbers; each must take what float and int are taken for
     "sigma": (lambda v: fs.perturb(SCORE, v, fs.Philox(0))[0], 0.5),
     "step_size": (lambda v: fs.langevin_step(X, SCORE, v, fs.Philox(0)), 0.25),
+    "coefficients": (lambda v: fs.affine_step(X, [SCORE], v, [v], v, fs.Philox(0)), 0.25),
     "weight": (lambda v: fs.dsm_loss(SCORE, fs.Philox(0).noise((4, 3)), 0.5, v), 2.0),
     "loss weight": (
         lambda v: losses.annealed_ssm_vr(lambda x, _: x.sin(), SCORE, SIGMAS, rng=fs.Philox(0), weight=v),

@@ -100,6 +100,19 @@ def test_given_noise_and_dtypes_that_differ():
     )
 
 
+@pytest.mark.parametrize("c", [None, 0.3, torch.linspace(0, 1, 20)])
+def test_threads_change_nothing(c):
+    x, s, b = *tensors((20, 9000), torch.float32, 2), torch.linspace(-1, 1, 20)
+    before, results = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            results.append([fs.affine_step(x, [s], 0.9, [factor], c, fs.Philox(2)) for factor in (0.5, b)])
+    finally:
+        torch.set_num_threads(before)
+    assert all(map(torch.equal, *results))
+
+
 @pytest.mark.parametrize("channels", [3, 300, 2000])
 def test_channels_last_without_noise(channels):
     x, s = (t.contiguous(memory_format=torch.channels_last) for t in tensors((2, channels, 4, 3), torch.float32, 2))
