@@ -16,6 +16,7 @@ from ._core.errors import (
     MissingDependency,
     NonFiniteLoss,
     NonFiniteSamples,
+    NotConverged,
 )
 from .conversions import as_prediction, as_score
 from .ema import EMA
@@ -51,6 +52,7 @@ __all__ = [
     "Noise",
     "NonFiniteLoss",
     "NonFiniteSamples",
+    "NotConverged",
     "Philox",
     "Probes",
     "Stream",

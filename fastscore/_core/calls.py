@@ -25,7 +25,7 @@ def offers_levels(score_fn: Any) -> bool:
     return own and not hooked(score_fn)
 
 
-def at_level(network: Callable[..., Tensor], label: int) -> Callable[[Tensor], Tensor]:
+def at_level(network: Callable[..., Tensor], label: float) -> Callable[[Tensor], Tensor]:
     """score(x), what ``network`` gives for the label ``label`` of every sample: by its own ``at_level``, or by a call."""
     if offers_levels(network):
         score: Callable[[Tensor], Tensor] = network.at_level(label)  # type: ignore[attr-defined]  # just asked for
@@ -33,6 +33,12 @@ def at_level(network: Callable[..., Tensor], label: int) -> Callable[[Tensor], T
     return called(network, label)
 
 
-def called(network: Callable[..., Tensor], label: int) -> Callable[[Tensor], Tensor]:
-    """score(x), a call of ``network`` with the label ``label`` of every sample."""
+def called(network: Callable[..., Tensor], label: float) -> Callable[[Tensor], Tensor]:
+    """score(x), a call of ``network`` with the label ``label`` of every sample.
+
+    Raises:
+        ValueError: ``label`` is between two levels.
+    """
+    if label % 1:
+        raise ValueError(f"label must be a level's index for a network that blends no embeddings, got {label}")
     return lambda x: network(x, torch.full(x.shape[:1], label, dtype=torch.int64, device=x.device))

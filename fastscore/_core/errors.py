@@ -44,6 +44,10 @@ class NonFiniteSamples(FastscoreError):
     """Sampling ended in NaN or infinity; the text names the step size. Nothing was written."""
 
 
+class NotConverged(FastscoreError):
+    """A solver that chooses its steps had taken as many as it may before all samples were there."""
+
+
 def how_to_install(extra: str) -> str:
     """The commands that install fastscore's ``extra``, for messages.
 

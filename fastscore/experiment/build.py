@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from .. import data
+from .._core.errors import DataError, MissingDependency
 from ..models import build_model
 from ..models.refinenet import ScoreRefineNet
+from ..rng import Philox
 from ..schedules import geometric_sigmas
 from .config import TrainConfig
 
 _GRAY_SCOTT_IMAGES = 1024
+_POINTS, _AT_A_TIME = 100_000, 4096  # of points, for their mean; of images, in float
 
 
 def make_sigmas(config: TrainConfig) -> Tensor:
@@ -50,6 +54,31 @@ def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None
     if isinstance(loaded, data.ImageData):
         return loaded.with_options(dequantize="uniform" if config.dequantize else "none", flips=config.flip)
     return loaded
+
+
+def mean_of_data(config: TrainConfig) -> Tensor:
+    """The mean of a run's training data, float32 of a sample's shape, about which some samplers begin."""
+    named = {name: getattr(config, name) for name in ("data", "data_dir", "image_size", "download")}
+    return _mean_of_data(TrainConfig(**named))
+
+
+@lru_cache(maxsize=4)
+def _mean_of_data(config: TrainConfig) -> Tensor:
+    try:
+        loaded = make_data(config)
+    except (DataError, MissingDependency, OSError) as error:
+        raise DataError(
+            f"samples are to begin about the mean of the training data, which are not here (--start uniform does "
+            f"without): {error}"
+        ) from error
+    if isinstance(loaded, data.PointData):
+        drawn = loaded.sample(_POINTS, Philox(0))
+        return (drawn if isinstance(drawn, Tensor) else drawn[0]).mean(0)
+    assert isinstance(loaded, data.ImageData)
+    total = torch.zeros(loaded.shape, dtype=torch.float64)
+    for images in loaded.images.split(_AT_A_TIME):
+        total += data.to_float(images).double().sum(0).cpu()
+    return (total / len(loaded.images)).float()
 
 
 def resident(loaded: data.Data, device: torch.device) -> data.Data:

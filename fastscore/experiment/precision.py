@@ -89,7 +89,7 @@ class InPrecision(nn.Module):
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
         return self._computed(self.network, x, labels)
 
-    def at_level(self, label: int) -> Callable[[Tensor], Tensor]:
+    def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
         """score(x), what the network gives for the label ``label`` of every sample: samplers ask for it."""
         return partial(self._computed, calls.at_level(self.network, label))
 

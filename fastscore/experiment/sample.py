@@ -19,7 +19,7 @@ from ..rng import Philox
 from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
 from .acceleration import compiled, tf32
-from .build import make_model, make_sigmas, pick_device, placed
+from .build import make_model, make_sigmas, mean_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
@@ -182,6 +182,7 @@ def draw(
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
+    about = {"mean": mean_of_data(config)} if entry.centred and options.get("start") == "normal" else {}
     with tf32(config.tf32), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
@@ -193,6 +194,7 @@ def draw(
             device=device,
             trajectory=trajectory,
             callback=callback,
+            **about,
             cuda_graph=config.cuda_graph and device.type in graphs.KINDS,
         )
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core import calls, checks
 from ._inputs import is_sigma, label_of
-from .layers import ConditionalInstanceNormPlus, Labels, mean_pool
+from .layers import ConditionalInstanceNormPlus, Labels, Numbers, mean_pool
 from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 
 
@@ -103,27 +103,46 @@ class NCSN(ScoreRefineNet):
         out = self.features(x, labels).to(x.dtype)
         return torch.where(known.reshape(-1, 1, 1, 1), out, torch.nan)
 
-    def at_level(self, label: int) -> Callable[[Tensor], Tensor]:
+    def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
         """score(x), what the network gives for the label ``label`` of every sample: the level's numbers are looked up
         here, once, and not at every call, unless a norm was replaced or has hooks, which are given labels. Samplers
         call it.
 
         Args:
-            label: the index of the noise level.
+            label: the index of the noise level; or a fraction between two, i + w, for which the embeddings are
+                blended, 1 - w of level i and w of the next: the network has never been trained there.
 
         Returns:
             ``score(x)`` of x [B, channels, H, W], with the numbers that the network has now.
 
         Raises:
-            TypeError, ValueError: ``label`` is not a level's index.
+            TypeError, ValueError: ``label`` is not a level's index, or not between the first and the last.
         """
-        label = checks.integer("label", label, low=0, high=self.num_levels - 1)
+        if not isinstance(label, float) or label.is_integer():
+            whole = int(label) if isinstance(label, float) else label
+            label = checks.integer("label", whole, low=0, high=self.num_levels - 1)
         norms = self._norms()
         if norms.keys() != self._own_norms or any(map(calls.hooked, norms.values())):
             return calls.called(self, label)
-        index = torch.full((), label, dtype=torch.int64, device=self.begin_conv.weight.device)  # no copy from the host
-        numbers: Labels = {norm: norm.numbers(index) for norm in norms.values()}
+        return self._between(label) if label % 1 else self._told(self._numbers(int(label)))
 
+    def _between(self, label: float) -> Callable[[Tensor], Tensor]:
+        if not 0 < label < self.num_levels - 1:
+            raise ValueError(f"label must be from 0 to {self.num_levels - 1}, got {label}")
+        lower, part = int(label), label % 1
+        above = self._numbers(lower + 1)
+        blended = {
+            norm: tuple(torch.lerp(a, b, part) for a, b in zip(numbers, above[norm]))
+            for norm, numbers in self._numbers(lower).items()
+        }
+        return self._told(cast("dict[nn.Module, Numbers]", blended))
+
+    def _numbers(self, label: int) -> dict[nn.Module, Numbers]:
+        """Of every conditional norm, at one level."""
+        index = torch.full((), label, dtype=torch.int64, device=self.begin_conv.weight.device)  # no copy from the host
+        return {norm: norm.numbers(index) for norm in self._norms().values()}
+
+    def _told(self, numbers: Labels) -> Callable[[Tensor], Tensor]:
         def score(x: Tensor) -> Tensor:
             self.check_image(x)
             return self.features(x, numbers).to(x.dtype)

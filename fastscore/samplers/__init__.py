@@ -11,25 +11,47 @@ line, the evaluation and the documentation offer what they find there.
 """
 
 from .._core.options import Option
+from ._chain import How
 from ._sampler import Sampler
 from ._watch import Callback, Trajectory
+from .adaptive_ode import adaptive_ode
+from .ancestral import ancestral
 from .annealed import annealed_langevin
 from .consistent import consistent_annealed
+from .ddim import ddim
+from .dpm_solver import dpm_solver
+from .flow_ode import flow_ode
+from .gotta_go_fast import gotta_go_fast
+from .heun import heun
 from .inpaint import inpaint
 from .interpolate import interpolate
 from .langevin import langevin
+from .one_call import sample
+from .predictor_corrector import predictor_corrector
 from .registry import DEFAULT, SAMPLERS
+from .reverse_sde import reverse_sde
 
 __all__ = [
     "DEFAULT",
     "SAMPLERS",
     "Callback",
+    "How",
     "Option",
     "Sampler",
     "Trajectory",
+    "adaptive_ode",
+    "ancestral",
     "annealed_langevin",
     "consistent_annealed",
+    "ddim",
+    "dpm_solver",
+    "flow_ode",
+    "gotta_go_fast",
+    "heun",
     "inpaint",
     "interpolate",
     "langevin",
+    "predictor_corrector",
+    "reverse_sde",
+    "sample",
 ]

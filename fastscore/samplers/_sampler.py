@@ -37,6 +37,8 @@ class Sampler:
         sigma_after: sigma_after(sigmas, options, step), the noise level of the samples after update ``step`` (1 is the
             first); it never grows with ``step``.
         remedy: what to do where samples are not finite; a format string over the options.
+        centred: whether ``run`` takes ``mean=``, the mean of the data, which it begins about where ``start`` is
+            ``"normal"``.
     """
 
     name: str
@@ -50,6 +52,7 @@ class Sampler:
     evaluations: Callable[[int, Options], int]
     sigma_after: Callable[[Sequence[float], Options, int], float]
     remedy: str = "train longer"
+    centred: bool = False
 
     def complete(self, given: Options) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.

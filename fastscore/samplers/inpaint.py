@@ -12,6 +12,7 @@ from .._core import checks
 from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
+from ._mask import check_mask
 from ._replay import check_graph
 from ._score import conditioned
 from ._start import check_shape, check_start, initial
@@ -61,7 +62,7 @@ def inpaint(
     Source: Song & Ermon 2019, algorithm 2 (appendix B.3).
     """
     checks.floating("image", image)
-    known = _check_mask(mask, image)
+    known = check_mask(mask, image)
     step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
@@ -94,25 +95,3 @@ def inpaint(
         progress=progress,
     )
     return torch.where(known, image, x)
-
-
-def _check_mask(mask: Tensor, image: Tensor) -> Tensor:
-    checks.tensor("mask", mask)
-    if mask.dtype != torch.bool or mask.device != image.device:
-        raise TypeError(
-            f"mask must be a bool tensor on {image.device} (True where image is known), got {checks.describe(mask)}"
-        )
-    cures = "pass mask[:, None] for one per sample, alike for its channels, or mask[None] for one alike for all samples"
-    many = mask.dim() > 1 and mask.dim() == image.dim() - 1 and mask.shape[0] > 1
-    if many and mask.shape[0] == image.shape[0] == image.shape[1]:
-        raise ValueError(
-            f"mask must say what its first {len(mask)} are, where image of shape {tuple(image.shape)} has "
-            f"as many samples as channels, got {checks.describe(mask)}: {cures}"
-        )
-    try:
-        return mask.broadcast_to(image.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"mask must broadcast to the shape of image, {tuple(image.shape)}, got "
-            f"{checks.describe(mask)}{': ' + cures if many else ''}"
-        ) from None

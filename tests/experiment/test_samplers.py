@@ -9,18 +9,19 @@ import numpy as np
 import pytest
 import torch
 
+from fastscore import data
 from fastscore._core import checks
-from fastscore._core.errors import NonFiniteSamples, require
+from fastscore._core.errors import DataError, NonFiniteSamples, require
 from fastscore._core.options import Option, boolean
 from fastscore.evaluation import pictures
 from fastscore.experiment import cli, evaluate_images
-from fastscore.experiment.build import make_sigmas
+from fastscore.experiment.build import make_data, make_sigmas, mean_of_data
 from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.sample import _SAMPLING_SEED, TrainedRun, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
 from fastscore.rng import Philox, Stream
-from fastscore.samplers import SAMPLERS, Sampler, Trajectory
+from fastscore.samplers import SAMPLERS, Sampler, Trajectory, dpm_solver
 
 
 def jump(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory, cuda_graph=False):
@@ -210,3 +211,33 @@ def test_no_option_has_a_name_that_is_taken():
     taken |= {"frechet_distance", "precision", "recall", "mode_weights", "score_error", "features"}
     assert not taken & {option.name for entry in SAMPLERS.values() for option in entry.options if entry is not TOY}
     assert not {"exact", "data", "plain"} & set(SAMPLERS)  # the other rows of "mode_weights"
+
+
+def test_solvers_of_the_command_line_begin_about_the_mean_of_the_data(run, tmp_path):
+    """The run's own levels and data; a network that knows sigma is told sigma, and may be asked between its levels."""
+    trained = load_run(run, device="cpu")
+    mean = make_data(trained.config).sample(100_000, Philox(0))[0].mean(0)
+    for steps in (2, 7):
+        options = ["--sampler", "dpm", "--eta", "0.5", "--steps", str(steps), "--out", str(tmp_path / str(steps))]
+        cli.main(["sample", str(run), "--num", "4", "--seed", "7", "--quiet", *options])
+        want = dpm_solver(
+            trained.network,
+            (4, 2),
+            make_sigmas(trained.config),
+            steps=steps,
+            eta=0.5,
+            mean=mean,
+            conditioning="sigma",
+            rng=Philox(7 + _SAMPLING_SEED),
+        )
+        np.testing.assert_array_equal(np.load(tmp_path / str(steps) / "samples.npy"), want.numpy())
+        said = json.loads((tmp_path / str(steps) / "samples.json").read_text())
+        assert {"steps": steps, "eta": 0.5, "start": "normal", "denoise": True, "order": 2}.items() <= said.items()
+
+
+def test_the_mean_of_image_data_and_data_that_are_not_there(tmp_path):
+    config = preset("digits")
+    images = data.to_float(make_data(config).images)
+    torch.testing.assert_close(mean_of_data(config), images.mean(0))
+    with pytest.raises(DataError, match=r"about the mean of the training data, which are not here .--start uniform"):
+        mean_of_data(dataclasses.replace(config, data="mnist", data_dir=str(tmp_path)))

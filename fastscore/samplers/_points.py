@@ -1,0 +1,114 @@
+"""How the solvers of a grid stand in the registry: the options that all have, and what they cost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from torch import Tensor, nn
+
+from .._core import checks
+from .._core.options import Option, boolean
+from ..trace import modules
+from ._grid import Levels
+from ._sampler import DENOISE, Options
+from ._start import STARTS
+
+STEPS = Option(
+    "steps",
+    int,
+    "Updates in all, spread evenly over the noise levels; 0 is one from each level",
+    partial(checks.integer, low=0),
+    default=0,
+)
+END_DENOISED = Option("denoise", bool, DENOISE.help, boolean, default=True)
+NORMAL = Option(
+    "start",
+    str,
+    "Where sampling begins: normal of the largest noise level about the mean of the data, or uniform in [0, 1]",
+    partial(checks.one_of, allowed=STARTS),
+    default="normal",
+    choices=STARTS,
+)
+INTERPOLATE = Option(
+    "interpolate",
+    bool,
+    "Let a network of labels (ncsn) be asked between its noise levels, its embeddings blended in log sigma",
+    boolean,
+    default=False,
+)
+POINTS = (STEPS, END_DENOISED, NORMAL, INTERPOLATE)
+
+
+def fraction(name: str, value: Any) -> float:
+    """A number from 0 to 1."""
+    value = checks.positive(name, value, zero_allowed=True)
+    if value > 1:
+        raise ValueError(f"{name} must be from 0 to 1, got {value}")
+    return value
+
+
+def number_of(L: int, options: Options) -> int:
+    """How many updates there are."""
+    return options["steps"] or (L if options["denoise"] else L - 1)
+
+
+def of_points(
+    solver: Callable[..., Tensor],
+    evaluations: Callable[[int, Options], int] | None = None,
+    *,
+    a_point: Callable[[Options], int] = lambda options: 1,
+    between: Callable[[Options], bool] = lambda options: False,
+) -> dict[str, Any]:
+    """The fields of an entry whose function is ``solver``.
+
+    Args:
+        evaluations: evaluations(L, options); None: as many as updates.
+        a_point: how many updates there are at a point.
+        between: whether the score is asked for between the points.
+    """
+
+    def run(
+        score_fn: Callable[..., Tensor],
+        shape: Sequence[int],
+        sigmas: Tensor,
+        options: Options,
+        *,
+        cuda_graph: bool = False,
+        **how: Any,
+    ) -> Tensor:
+        own = {name: value for name, value in options.items() if name != "steps"}
+        steps = options["steps"] or None
+        on = conditioning(score_fn, options["interpolate"], between(options))
+        return solver(score_fn, shape, sigmas, steps=steps, conditioning=on, **own, **how)
+
+    def sigma_after(sigmas: Sequence[float], options: Options, step: int) -> float:
+        points = Levels(sigmas, "sigma", False).points(options["steps"] or None, None, options["denoise"])
+        return points[min(-(-step // a_point(options)), len(points) - 1)].sigma
+
+    def count(L: int, options: Options) -> int:
+        return number_of(L, options) * a_point(options)
+
+    return {
+        "run": run,
+        "updates": count,
+        "evaluations": evaluations or count,
+        "sigma_after": sigma_after,
+        "cost": "steps, by default one a level",
+        "remedy": "train longer, or take more --steps",
+        "centred": True,
+    }
+
+
+def conditioning(score_fn: Callable[..., Tensor], interpolate: bool, between: bool) -> str:
+    """What a network is told: sigma where it knows its levels and embeds no labels, else labels. Where the score is asked
+    for ``between`` the levels, sigma unless it embeds labels."""
+    if interpolate:
+        return "labels"
+    layers = [layer for network in modules.networks(score_fn) for layer in network.modules()]
+    if any(isinstance(layer, nn.Embedding) for layer in layers):
+        return "labels"
+    return (
+        "sigma" if between or any(isinstance(getattr(layer, "sigmas", None), Tensor) for layer in layers) else "labels"
+    )

@@ -1,0 +1,54 @@
+"""The score of samples that are each at a time of their own, for solvers that choose their steps."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .. import paths
+from .._core import checks
+from ..ops.affine_step import affine_step
+from ._chain import Chain
+from ._grid import Levels
+from ._score import Score
+
+
+class Rows:
+    """score(x, t) at the times t [B] of ``path``: the chain's own, or of noise levels the VE path through their ends.
+
+    Raises:
+        ValueError: the network of ``chain`` takes labels; or an argument that is for grids alone was given.
+    """
+
+    def __init__(self, chain: Chain, score_fn: object):
+        steps, rule = chain.asked
+        for name, value in (("steps", steps), ("rule", rule), ("known", chain.known)):
+            if value is not None:
+                raise ValueError(f"{name} must be None for a solver that chooses its own steps, got {value!r:.80}")
+        if chain.conditioning == "labels":
+            raise ValueError(
+                "conditioning must be 'sigma' (NCSNv2, ScoreMLP) or 't' for a solver that chooses its own steps: between "
+                "noise levels there are no labels, got 'labels'"
+            )
+        levels = isinstance(chain.where, Levels)
+        if isinstance(chain.where, Levels):
+            sigmas = chain.where.sigmas
+            if len(sigmas) < 2:
+                raise ValueError(f"path must have two noise levels or more, got {sigmas}")
+            self.path = paths.ve(sigma_min=sigmas[-1], sigma_max=sigmas[0])
+        else:
+            self.path = chain.where.path
+        self.chain, self.tells_sigma = chain, levels or chain.conditioning == "sigma"
+        self.network = Score(score_fn, chain.kwargs, chain.conditioning)  # type: ignore[arg-type]  # checked by chain
+
+    def score(self, x: Tensor, t: Tensor) -> Tensor:
+        """The score at ``x`` [B, ...] and the times ``t``, float64 [B]."""
+        told = self.path.sigma(t) if self.tells_sigma else t
+        value = self.network(x, told.to(checks.compute_dtype(x)))
+        return self.chain.finite(value, f"at t from {float(t.min()):.6g} to {float(t.max()):.6g}")
+
+    def clean(self, x: Tensor) -> Tensor:
+        """The mean of the clean sample given ``x`` at t_min, (x + sigma^2 s) / alpha."""
+        t = x.new_full(x.shape[:1], self.path.t_min, dtype=torch.float64)
+        alpha, sigma = float(self.path.alpha(self.path.t_min)), float(self.path.sigma(self.path.t_min))
+        return affine_step(x, [self.score(x, t)], 1 / alpha, [sigma**2 / alpha])
