@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from .._core import backends, checks
+from .._core import backends, calls, checks
 from .._core.errors import NonFiniteSamples
 from .._core.options import boolean
 from ..paths import RULES, Path
