@@ -37,6 +37,7 @@ nitpick_ignore_regex = [
     (r"py:class", r"\w+\[.*"),  # what napoleon cuts out of dict[str, int]
     (r"py:meth", r"release"),  # of a lock, which is no part of the reference
     (r"py:class", r"fastscore\.models\.refinenet\.Layout"),  # how many blocks: of no use to a caller
+    (r"py:class", r"ButSteps"),  # the keywords of `samplers.sample`, which lists them
     (r"py:.*", r"(torch|nn|np|numpy|collections|contextlib|json|os|pathlib|typing)\..*"),
     (r"py:.*", r"(.*\.)?T"),  # type variables
     (r"py:.*", r"(Tensor|Module|Path|PathLike|Sequence|Callable|Mapping|Iterator|Iterable|Any|NamedTuple|Literal)"),

@@ -84,7 +84,7 @@ def load_run(
         weights: ``"ema"``, the moving average; ``"raw"``, the weights as the optimizer left them; ``"auto"``, the
             moving average where the run keeps one.
         iteration: which checkpoint, by its iteration; None: the last.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, see :mod:`fastscore.experiment.precision`; None: the run's.
+        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, as ``TrainConfig.precision``; None: the run's.
 
     Raises:
         CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.

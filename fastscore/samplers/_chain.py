@@ -47,20 +47,21 @@ class ButSteps(TypedDict, total=False):
 class How(ButSteps, total=False):
     """What every solver of a grid takes, beside ``score_fn, shape, path`` and its own options.
 
-    steps: number of updates, at least 1; None: one from each noise level (20 on a path). Of L noise levels that labels
-        name, as many are taken, evenly; a network that takes any sigma may have more than L.
-    rule: how the points of a grid lie, see :meth:`fastscore.paths.Path.grid`: ``"levels"``, ``"log_snr"``, ``"time"``
-        or ``"karras"``. None: "log_snr" on a path; of noise levels as said.
-    rng: source of start and noise, as for :func:`annealed_langevin`.
-    start: ``"normal"`` N(alpha_0 mean, sigma_0^2 + alpha_0^2 std^2), ``"uniform"`` U[0, 1], or a tensor of ``shape``.
-    mean, std: of the data, numbers or tensors of a sample's shape: where ``start`` is ``"normal"``.
-    denoise: end with the mean of the clean sample given the noisy one, which is one evaluation; else at the last point.
-    known: (image, mask): where the bool ``mask`` (as for :func:`inpaint`) is True the samples are ``image`` [B, ...] plus each
-        point's noise, and at the end ``image`` itself.
-    conditioning: what ``score_fn(x, ...)`` is told: ``"labels"`` (int64 [B], an index of noise levels), ``"sigma"``
-        or ``"t"`` ([B]). None: labels of noise levels; t of a path, and to what :func:`fastscore.as_score` gives.
-    interpolate: let a network of labels (NCSN) be asked between its levels, its embeddings blended linearly in log sigma.
-    clamp, model_kwargs, dtype, device, callback, trajectory, progress: as for :func:`annealed_langevin`.
+    Args:
+        steps: number of updates, at least 1; None: one from each noise level (20 on a path). Of L noise levels that labels
+            name, as many are taken, evenly; a network that takes any sigma may have more than L.
+        rule: how the points of a grid lie, see :meth:`fastscore.paths.Path.grid`: ``"levels"``, ``"log_snr"``, ``"time"``
+            or ``"karras"``. None: "log_snr" on a path; of noise levels as said.
+        rng: source of start and noise, as for :func:`annealed_langevin`.
+        start: ``"normal"`` N(alpha_0 mean, sigma_0^2 + alpha_0^2 std^2), ``"uniform"`` U[0, 1], or a tensor of ``shape``.
+        mean, std: of the data, numbers or tensors of a sample's shape: where ``start`` is ``"normal"``.
+        denoise: end with the mean of the clean sample given the noisy one, which is one evaluation; else at the last point.
+        known: (image, mask): where the bool ``mask`` (as for :func:`inpaint`) is True the samples are ``image`` [B, ...] plus each
+            point's noise, and at the end ``image`` itself.
+        conditioning: what ``score_fn(x, ...)`` is told: ``"labels"`` (int64 [B], an index of noise levels), ``"sigma"``
+            or ``"t"`` ([B]). None: labels of noise levels; t of a path, and to what :func:`fastscore.as_score` gives.
+        interpolate: let a network of labels (NCSN) be asked between its levels, its embeddings blended linearly in log sigma.
+        clamp, model_kwargs, dtype, device, callback, trajectory, progress: as for :func:`annealed_langevin`.
     """
 
     steps: int | None
