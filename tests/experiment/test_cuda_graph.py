@@ -137,6 +137,11 @@ def test_every_combination_is_refused_or_works(device, fast):
     assert graphed == len(loops) == 24 and len(fast) == (24 if device == "cpu" else 0)
 
 
+def _between_levels(entry):
+    """What lets a sampler ask a network of labels between its levels, as some must."""
+    return {option.name: True for option in entry.options if option.name == "interpolate"}
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize(
     "changes",
@@ -155,7 +160,10 @@ def test_a_run_of_images(changes, device, fast, tmp_path):
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         logs = [torch.tensor([line["loss"], line["grad_norm"], line["lr"]], dtype=torch.float64) for line in lines]
         run = load_run(run, device=device)
-        drawn = [sample(run, 3, sampler=name, progress=False, seed=1, batch_size=2) for name in SAMPLERS]
+        drawn = [
+            sample(run, 3, sampler=name, progress=False, seed=1, batch_size=2, **_between_levels(entry))
+            for name, entry in SAMPLERS.items()
+        ]
         results.append([*run.network.state_dict().values(), *logs, *drawn])
     equal(*results)
     assert len(fast) >= (2 if device == "cpu" else 0)
