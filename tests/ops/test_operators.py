@@ -43,7 +43,10 @@ def test_autocast_changes_nothing(operator, function):
     arguments = next(iter(function.examples((3, 5), torch.float32, "cpu", 0).values()))
     if operator.stream is not None:
         arguments += fs.Philox(1).noise((3, 5), stream=operator.stream).arguments()
-    call, out = raw(function.name, "native"), next((i for i, a in enumerate(function.schema.split(", ")) if "!" in a), 0)
+    call, out = (
+        raw(function.name, "native"),
+        next((i for i, a in enumerate(function.schema.split(", ")) if "!" in a), 0),
+    )
 
     def run():
         results = call(*arguments)
