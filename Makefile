@@ -1,4 +1,4 @@
-# make demo    train, sample and evaluate an NCSN on handwritten digits (about 5 minutes on two CPU cores)
+# make demo    train, sample and evaluate an NCSN on handwritten digits (2 minutes on two CPU cores, once installed)
 # make test    the whole test suite, and the examples in docstrings, on all cores
 # make bench   time operators and networks against torch's, write benchmarks/results (leave the machine alone meanwhile)
 # make docs    build the documentation into docs/_build; its tutorials are run (about two minutes)
