@@ -156,7 +156,7 @@ def plain_network(config: TrainConfig, data: fs.data.ImageData, device: torch.de
 
 
 def compiled(network: nn.Module) -> nn.Module:
-    """torch.compile of each block of the network, in place: compiled whole it takes several times as long to compile."""
+    """torch.compile of each block of the network by itself, in place."""
     for block in network.modules():
         if isinstance(block, BLOCKS):
             block.compile(dynamic=False, fullgraph=True)

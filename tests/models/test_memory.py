@@ -8,7 +8,7 @@ from torch import nn
 from torch.func import functional_call, grad, jvp, vmap
 
 import fastscore as fs
-from fastscore._core.calls import offers_levels
+from fastscore._core.calls import at_level, offers_levels
 from fastscore.models import NCSN, NCSNv2, _memory
 from fastscore.models.layers import ACTIVATIONS, ConditionalInstanceNormPlus, InstanceNormPlus, activate
 from fastscore.samplers._score import conditioned
@@ -179,3 +179,13 @@ class TestTheELU:
         NCSNv2(channels=2, image_size=8, ngf=4, sigmas=[1.0, 0.1])(x, torch.tensor([0, 1]))
         wanted = {name: fs._core.backends.default(x.device) for name in ("instance_norm_plus", "mean_pool", "elu")}
         assert {name: fs._core.backends.last.get(name) for name in wanted} == wanted
+
+
+def test_between_levels_only_where_embeddings_are_blended():
+    """A network without ``at_level``, and one whose norms see labels, know whole levels alone."""
+    hooked = network()
+    norm = next(m for m in hooked.modules() if isinstance(m, ConditionalInstanceNormPlus))
+    norm.register_forward_hook(lambda *_: None)
+    for ask in (hooked.at_level, lambda label: at_level(lambda x, labels: x, label)):
+        with pytest.raises(ValueError, match="label must be a level's index for a network that blends no"):
+            ask(0.5)
