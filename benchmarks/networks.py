@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import fastscore as fs
-from fastscore.experiment import build
+from fastscore.experiment import acceleration, build
 from fastscore.experiment.build import make_model, make_sigmas
 from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.learner import Learner
@@ -30,7 +30,8 @@ from .plain_ncsn import BLOCKS, PlainNCSN, dsm_loss, langevin_step
 TRAINING, SAMPLING, FORWARD = "training step", "sampling evaluation", "forward"
 WORKS = (TRAINING, SAMPLING, FORWARD)
 NETWORKS = ("NCSN", "NCSNv2")
-PROVIDERS = ("fastscore", "fastscore bf16", "plain", "plain bf16", "compile")
+ON_CUDA = ("fastscore graph", "fastscore tf32", "fastscore bf16 graph", "plain tf32")  # float32 is IEEE's elsewhere
+PROVIDERS = ("fastscore", "fastscore bf16", *ON_CUDA, "plain", "plain bf16", "compile")
 COMPILED = (TRAINING, "NCSN", "digits")  # it compiles for minutes; the larger ones as long, for less
 UPDATES = 2  # of the sampler at each of two levels, timed together
 Make = Callable[[], object]
@@ -44,6 +45,10 @@ class Size:
     images: int
     channels: int
     side: int
+
+    def images_on(self, device: str) -> int:
+        """As many images as a step has there: those of the paper, on a GPU."""
+        return self.images if device == "cpu" else 128
 
 
 def _both(name: str) -> dict[str, str]:
@@ -90,11 +95,9 @@ def cases(
     for work, network, size in names():
         if only and (work, network, size) not in only:
             continue
-        config = config_of(network, size, **changes)
+        config = config_of(network, size, **{"batch_size": SIZES[size].images_on(device), **changes})
         make = {TRAINING: _training, SAMPLING: _sampling, FORWARD: _forward}[work]
-        chosen = [
-            name for name in PROVIDERS if name in providers and (name != "compile" or (work, network, size) == COMPILED)
-        ]
+        chosen = [name for name in offered(work, network, size, device) if name in providers]
         data = images_of(config, size)
         yield NetworkCase(
             work,
@@ -104,8 +107,29 @@ def cases(
             config.batch_size,
             data.shape,
             2 * UPDATES if work == SAMPLING else 1,
-            {name: make(name, config, data, torch.device(device)) for name in chosen},
+            {name: _in_tf32(name, make(name, config, data, torch.device(device))) for name in chosen},
         )
+
+
+def offered(work: str, network: str, size: str, device: str) -> list[str]:
+    """The providers of a row. An iteration alone is recorded as a graph: a short chain is over before one is used."""
+    return [
+        name
+        for name in PROVIDERS
+        if (name != "compile" or (work, network, size) == COMPILED)
+        and (name not in ON_CUDA or device == "cuda")
+        and ("graph" not in name or work == TRAINING)
+    ]
+
+
+def _in_tf32(name: str, work: Make) -> Make:
+    """``work`` with float32 products in TF32 where the provider's name says so, else in float32 proper."""
+
+    def done() -> object:
+        with acceleration.tf32("tf32" in name):
+            return work()
+
+    return done
 
 
 def config_of(network: str, size: str, **changes: object) -> TrainConfig:
@@ -132,8 +156,8 @@ def autocast(name: str, device: torch.device) -> AbstractContextManager:
 
 
 def precise(name: str, config: TrainConfig) -> TrainConfig:
-    """The config in the precision that the provider's name says."""
-    return replace(config, precision=_precision(name))
+    """The config in the precision that the provider's name says, and recorded as a graph where it says so."""
+    return replace(config, precision=_precision(name), cuda_graph="graph" in name)
 
 
 def _precision(name: str) -> str:

@@ -12,7 +12,17 @@ WARPS = 4
 INTERPRETED_BLOCK = 1 << 14  # the interpreter pays for every program, not for every element
 WIDE_FROM = 1 << 31  # quads in one line from which their number needs 64 bits
 OPTIONS = {"num_warps": WARPS, "enable_fp_fusion": False}  # no contraction: the contract says which fma there are
-INTEGERS = ("seed", "step", "stream", "first", "rows", "quads", "tiles", "magic", "shift")  # new values: no recompile
+INTEGERS = (
+    "seed",
+    "step",
+    "philox_stream",
+    "first",
+    "rows",
+    "quads",
+    "tiles",
+    "magic",
+    "shift",
+)  # new values: no recompile
 
 
 def interpreted() -> bool:
@@ -87,7 +97,7 @@ def noise(seed: int, step: int, stream: int, offset: int, state: Tensor | None, 
     return {
         "seed": seed,
         "step": step,
-        "stream": int(stream),
+        "philox_stream": int(stream),
         "first": offset,
         "state": None if state is None else state.contiguous(),
         "index": None if index is None else index.contiguous(),

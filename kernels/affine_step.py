@@ -37,7 +37,7 @@ def affine_step_kernel(
     c,
     seed: tl.int64,
     step: tl.uint32,
-    stream: tl.uint32,
+    philox_stream: tl.uint32,
     first: tl.uint32,
     state,
     index,
@@ -76,7 +76,7 @@ def affine_step_kernel(
     if s2 is not None:
         value = added(value, philox.row_value(b2, row, B2_ROWS), t2, BLOCK)
     if c is not None:
-        z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK)
+        z = philox.normals(quad, row, seed, step, philox_stream, first, state, index, BLOCK)
         value = added(value, philox.row_value(c, row, C_ROWS), z, BLOCK)
     tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)
 

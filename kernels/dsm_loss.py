@@ -21,7 +21,7 @@ def dsm_loss_kernel(
     grad_factor,
     seed: tl.int64,
     step: tl.uint32,
-    stream: tl.uint32,
+    philox_stream: tl.uint32,
     first: tl.uint32,
     state,
     index,
@@ -45,7 +45,7 @@ def dsm_loss_kernel(
     )
     inverse = philox.reciprocal(philox.row_value(sigma, row, SIGMA_ROWS))
     s = tl.load(score + base + offset, mask=exists).to(inverse.dtype)
-    z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(inverse.dtype)
+    z = philox.normals(quad, row, seed, step, philox_stream, first, state, index, BLOCK).to(inverse.dtype)
     r = tl.fma(z, tl.broadcast_to(inverse, [BLOCK, 4]), s)
     if grad is not None:
         value = philox.row_value(grad_factor, row, GRAD_ROWS) * r

@@ -17,7 +17,7 @@ def fill_kernel(
     out,
     seed: tl.int64,
     step: tl.uint32,
-    stream: tl.uint32,
+    philox_stream: tl.uint32,
     first: tl.uint32,
     state,
     index,
@@ -38,18 +38,18 @@ def fill_kernel(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
     if KIND == "normal":
-        value = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK)
+        value = philox.normals(quad, row, seed, step, philox_stream, first, state, index, BLOCK)
     elif KIND == "rademacher":
         # 32 quads share a block, whose 128 bits each of them draws again: dearer than an exchange between threads
         # would be in arithmetic, but the stores stay whole and bound by memory
-        r0, r1, r2, r3 = philox.words(quad >> 5, row, seed, step, stream, first, state, index)
+        r0, r1, r2, r3 = philox.words(quad >> 5, row, seed, step, philox_stream, first, state, index)
         word = (quad >> 3) & 3
         r = tl.where(word < 2, tl.where(word == 0, r0, r1), tl.where(word == 2, r2, r3))
         bit = (quad & 7) * 4 + tl.arange(0, 4)[None, :]
         sign = (r >> bit.to(tl.uint32)) << 31
         value = (sign | 0x3F800000).to(tl.float32, bitcast=True)
     else:
-        r0, r1, r2, r3 = philox.words(quad, row, seed, step, stream, first, state, index)
+        r0, r1, r2, r3 = philox.words(quad, row, seed, step, philox_stream, first, state, index)
         value = philox.interleave(r0, r1, r2, r3, BLOCK)
         if KIND == "uniform":
             value = (value >> 8).to(tl.int32, bitcast=True).to(tl.float32) * 2.0**-24

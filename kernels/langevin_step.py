@@ -18,7 +18,7 @@ def langevin_step_kernel(
     step_size,
     seed: tl.int64,
     step: tl.uint32,
-    stream: tl.uint32,
+    philox_stream: tl.uint32,
     first: tl.uint32,
     state,
     index,
@@ -41,7 +41,7 @@ def langevin_step_kernel(
     a = philox.row_value(step_size, row, STEP_SIZE_ROWS)
     start = affine_step.read(x, base, offset, exists)
     slope = affine_step.read(score, base, offset, exists)
-    z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK)
+    z = philox.normals(quad, row, seed, step, philox_stream, first, state, index, BLOCK)
     value = affine_step.added(start, a * 0.5, slope, BLOCK)
     value = affine_step.added(value, philox.square_root(a), z, BLOCK)
     tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)

@@ -16,7 +16,7 @@ def perturb_kernel(
     sigma,
     seed: tl.int64,
     step: tl.uint32,
-    stream: tl.uint32,
+    philox_stream: tl.uint32,
     first: tl.uint32,
     state,
     index,
@@ -41,7 +41,7 @@ def perturb_kernel(
     mean = tl.load(x + base + offset, mask=exists).to(s.dtype)
     if alpha is not None:
         mean = philox.row_value(alpha, row, ALPHA_ROWS) * mean
-    z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(s.dtype)
+    z = philox.normals(quad, row, seed, step, philox_stream, first, state, index, BLOCK).to(s.dtype)
     value = tl.fma(tl.broadcast_to(s, [BLOCK, 4]), z, mean)
     tl.store(out + base + offset, value.to(out.dtype.element_ty), mask=exists)
 

@@ -30,7 +30,7 @@ def read_images_kernel(
     line_shift: tl.uint32,
     seed: tl.int64,
     step: tl.uint32,
-    stream: tl.uint32,
+    philox_stream: tl.uint32,
     first: tl.uint32,
     state,
     index,
@@ -87,7 +87,7 @@ def read_images_kernel(
             x = tl.div_rn(x, NUM_VALUES * 1.0)
     if sigma is not None:
         s = philox.row_value(sigma, row, SIGMA_ROWS)
-        z = philox.normals(quad, row, seed, step, stream, first, state, index, BLOCK).to(s.dtype)
+        z = philox.normals(quad, row, seed, step, philox_stream, first, state, index, BLOCK).to(s.dtype)
         x = tl.fma(tl.broadcast_to(s, [BLOCK, 4]), z, x.to(s.dtype))
     tl.store(out + base + offset, x.to(out.dtype.element_ty), mask=exists)
 

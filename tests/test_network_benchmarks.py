@@ -15,6 +15,7 @@ from benchmarks.networks import (
     COMPILED,
     FORWARD,
     NETWORKS,
+    ON_CUDA,
     PROVIDERS,
     SAMPLING,
     SIZES,
@@ -35,7 +36,7 @@ ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
 import tables  # noqa: E402
 
-EAGER = [name for name in PROVIDERS if name != "compile"]
+EAGER = [name for name in PROVIDERS if name != "compile" and name not in ON_CUDA]
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -1,6 +1,7 @@
 """The operators' kernels against the references: in Triton's interpreter on the CPU, compiled where there is a GPU."""
 
 import importlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -30,6 +31,19 @@ reference = {
     name: importlib.import_module(f"fastscore.ops.{name}").reference
     for name in ("perturb", "dsm_loss", "langevin_step")
 }
+
+
+def test_no_argument_has_a_name_that_triton_keeps():
+    """A launch on a GPU, and nothing before it, refuses the first three; the others are options of the launch."""
+    kept = {"stream", "device", "device_type", "grid", "warmup", "debug", *_launch.OPTIONS}
+    launched = {}
+    for path in Path(_launch.__file__).parent.glob("*.py"):
+        module = importlib.import_module(f"fastscore.kernels.{path.stem}")
+        launched |= {
+            name: f for name, f in vars(module).items() if name.endswith("_kernel") and hasattr(f, "arg_names")
+        }
+    assert len(launched) >= 12
+    assert {name: kept & set(f.arg_names) for name, f in launched.items() if kept & set(f.arg_names)} == {}
 
 
 @pytest.fixture(params=["default", "tiles", "line", "wide"])
