@@ -150,32 +150,19 @@ def _factor(sigma: Tensor, weight: float, upstream: Tensor | None = None) -> Ten
 
 
 def _run(
-    score: Tensor, sigma: Tensor, loss_factor: Tensor | None, grad: Tensor | None, grad_factor: Tensor, noise: dict
+    score: Tensor, sigma: Tensor, loss_factor: Tensor | None, grad: Tensor | None, grad_factor: Tensor, noise: tuple
 ) -> Tensor | None:
     """Write ``grad``, where given; return the loss [B] where there is a ``loss_factor``."""
-    rows, width = _launch.shape2d(score)
     if score.numel() == 0:
-        return sigma.new_zeros(rows)
+        return sigma.new_zeros(score.shape[0])
+    rows, width = _launch.shape2d(score)
     written = None if grad is None else _launch.contiguous(grad)
-    grid, shares, tiles = _launch.plan(rows, width, whole_rows=loss_factor is not None)
-    partial = None if loss_factor is None else sigma.new_empty(rows, tiles)
-    with torch.cuda.device_of(score):
-        dsm_loss_kernel[grid](
-            partial,
-            written,
-            score.contiguous(),
-            sigma,
-            loss_factor,
-            grad_factor,
-            **noise,
-            SIGMA_ROWS=sigma.dim() > 0,
-            LOSS_ROWS=loss_factor is not None and loss_factor.dim() > 0,
-            GRAD_ROWS=grad_factor.dim() > 0,
-            **shares,
-            **_launch.OPTIONS,
-        )
+    shares = _launch.shares(rows, width, whole_rows=loss_factor is not None)
+    tiles = shares.tiles
+    partial = None if loss_factor is None else sigma.new_empty((rows,) if tiles == 1 else (rows, tiles))
+    given = (partial, written, score.contiguous(), sigma, loss_factor, grad_factor)
+    rows_of = (sigma.dim() > 0, loss_factor is not None and loss_factor.dim() > 0, grad_factor.dim() > 0)
+    _launch.launch(dsm_loss_kernel, score, given + noise, rows_of, shares)
     if grad is not None and written is not None:
         _launch.finish(grad, written)
-    if partial is None:
-        return None
-    return partial.view(rows) if tiles == 1 else partial.sum(1)
+    return partial if partial is None or tiles == 1 else partial.sum(1)
