@@ -19,7 +19,6 @@ from triton.runtime import driver
 
 _known: dict[tuple, Any] = {}
 _layouts: dict[Callable, tuple[int, tuple[int, ...]] | None] = {}
-_MISSING = object()
 
 
 def launch(
@@ -62,9 +61,9 @@ def specialised(
     whether 16 divides it. Integers that are annotated and not specialised on have one type whatever their values.
     """
     function = kernel.fn
-    found = _layouts.get(function, _MISSING)
-    if found is _MISSING:
-        found = _layouts[function] = layout(kernel)
+    if function not in _layouts:
+        _layouts[function] = layout(kernel)
+    found = _layouts[function]
     if found is None:
         return None
     count, pointers = found

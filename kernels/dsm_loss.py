@@ -144,6 +144,8 @@ def launch_gradient(
 
 def _factor(sigma: Tensor, weight: float, upstream: Tensor | None = None) -> Tensor:
     """upstream_b sigma_b^weight, computed in float64 and rounded once, as the native backend has it."""
+    if weight == 2 and upstream is None:
+        return sigma * sigma  # float64 holds the product of two float32: the same bits
     wide = sigma.double()
     power = wide * wide if weight == 2 else wide.pow(weight)
     return (power if upstream is None else upstream * power).to(sigma.dtype)
