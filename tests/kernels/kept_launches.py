@@ -179,7 +179,8 @@ def test_hooks_of_launches_are_called(monkeypatch):
     seen, called = [], Launcher.__call__
 
     def hooked(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments):
-        enter(metadata)
+        if enter is not None:
+            enter(metadata)
         called(self, x, y, z, stream, function, packed, metadata, enter, leave, *arguments)
 
     def note(metadata):
