@@ -33,8 +33,11 @@ def quantiles(values: list[float]) -> list[float]:
     return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
 
 
-def measure(case: Case, device: str, seconds: float) -> dict:
-    """The row of a case whose providers are timed in turns for so many seconds."""
+def measure(case: Case, device: str, seconds: float, *, backend: str | None = None) -> dict:
+    """The row of a case whose providers are timed in turns for so many seconds.
+
+    Replays of graphs hold nothing that a call would, and do not say which ``backend`` they recorded.
+    """
     calls = {}
     for name, work in case.providers.items():
         for _ in range(3):
@@ -54,6 +57,8 @@ def measure(case: Case, device: str, seconds: float) -> dict:
                 work()
             synchronize(device)
             times[name].append((time.perf_counter() - start) / calls[name])
+    if backend:
+        return row(case.operator, case.shape, case.elements, backend, times, {})
     extra = {
         name: extra_memory(work, device) / (4 * case.elements)
         for name, work in case.providers.items()

@@ -91,5 +91,7 @@ def _cells(row: dict, others: tuple[str, ...], separator: str, *, spread: bool) 
 
 
 def _short(number: float) -> str:
-    """Three digits, and no fraction from 100 on."""
+    """Three digits, and no fraction from 100 on; two of what is less than 0.1."""
+    if 0 < number < 0.1:
+        return f"{number:.2g}"
     return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:.0f}"
