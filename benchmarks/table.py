@@ -79,7 +79,7 @@ def _cells(row: dict, others: tuple[str, ...], separator: str, *, spread: bool) 
     def value(name: str, key: str, unit: str = "") -> str:
         if key not in row.get(name, {}):
             return "-"
-        low, middle, high = map(_short, row[name][key])
+        low, middle, high = (f"{v:.2g}" if spread and 0 < v < 0.1 else _short(v) for v in row[name][key])
         return f"{middle}{unit}" + (f" [{low}, {high}]" if spread else "")
 
     cells = [row["operator"], row["shape"], row.get("backend") or "-", value("fastscore", "ns_per_element")]
@@ -91,7 +91,5 @@ def _cells(row: dict, others: tuple[str, ...], separator: str, *, spread: bool) 
 
 
 def _short(number: float) -> str:
-    """Three digits, and no fraction from 100 on; two of what is less than 0.1."""
-    if 0 < number < 0.1:
-        return f"{number:.2g}"
+    """Three digits, and no fraction from 100 on."""
     return f"{number:.2f}" if number < 10 else f"{number:.1f}" if number < 100 else f"{number:.0f}"
