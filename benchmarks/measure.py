@@ -117,7 +117,19 @@ def silence() -> Iterator[None]:
 
 def extra_memory(work: Callable[[], object], device: str) -> int:
     """The most bytes held at a time during one call, beyond what was held before it."""
-    return most_held(work, device)[0]
+    if device == "cpu":
+        return most_held(work, device)[0]
+    before = _reset_peak()
+    result = work()
+    synchronize(device)
+    del result
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _reset_peak() -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def most_held(work: Callable[[], object], device: str) -> tuple[int, torch.profiler.profile, float]:
@@ -125,9 +137,7 @@ def most_held(work: Callable[[], object], device: str) -> tuple[int, torch.profi
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = _reset_peak()
     with silence(), torch.profiler.profile(activities=activities, profile_memory=device != "cuda") as profile:
         start = time.perf_counter()
         result = work()

@@ -19,10 +19,13 @@ import fastscore as fs
 from fastscore._core.operators import OPERATORS, Operator
 
 SHAPES = {"64x2": (64, 2), "64x3x32x32": (64, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32), "4M": (1024, 4, 32, 32)}
-LARGE = {"64M": (16384, 4, 32, 32)}  # on GPUs alone, whose caches hold the others
+ON_GPUS = {name: SHAPES[name] for name in ("64x2", "128x3x32x32")} | {
+    "64M": (16384, 4, 32, 32)
+}  # no cache holds the last
 TRACE = {"8x16x3x32x32": (16, 3, 32, 32)}  # eight probes of 16 images
 ACTIVATIONS = {"4x128x32x32": (4, 128, 32, 32), "128x16x8x8": (128, 16, 8, 8)}  # of NCSN, on CIFAR-10 and on digits
-LARGE_ACTIVATIONS = {"128x128x32x32": (128, 128, 32, 32)}
+ACTIVATIONS_ON_GPUS = {"128x16x8x8": (128, 16, 8, 8), "128x128x32x32": (128, 128, 32, 32)}
+COMPILED_ON_GPUS = ("64M", "128x128x32x32", "8x16x3x32x32", "1024x64")
 POINTS = {"1024x64": (1024, 64)}  # of an MLP with 512 hidden units
 PROVIDERS = ("fastscore", "eager", "compile", "floor")
 Wrap = Callable[[Callable], Callable]  # torch.compile, or nothing
@@ -47,9 +50,10 @@ class Benchmark:
     shapes: Mapping[str, tuple[int, ...]]
 
     def shapes_on(self, device: str) -> Mapping[str, tuple[int, ...]]:
-        """These shapes, on a GPU a large one too."""
-        more = {id(SHAPES): LARGE, id(ACTIVATIONS): LARGE_ACTIVATIONS}.get(id(self.shapes), {})
-        return {**self.shapes, **more} if device == "cuda" else self.shapes
+        """These shapes, or on a GPU larger ones."""
+        if device == "cpu":
+            return self.shapes
+        return {id(SHAPES): ON_GPUS, id(ACTIVATIONS): ACTIVATIONS_ON_GPUS}.get(id(self.shapes), self.shapes)
 
 
 @dataclass
@@ -379,6 +383,6 @@ def cases(device: str = "cpu", *, only: Collection[tuple[str, str]] = (), compil
             continue
         row = table[name].make(table[name].shapes_on(device)[shape], device)
         providers = {"fastscore": row.ours, "eager": row.lines(lambda f: f)}
-        if compile and (device == "cpu" or shape in {*LARGE, *LARGE_ACTIVATIONS, *TRACE, *POINTS}):
+        if compile and (device == "cpu" or shape in COMPILED_ON_GPUS):
             providers["compile"] = row.lines(lambda f: torch.compile(f, dynamic=False))
         yield Case(name, shape, row.elements, providers | {"floor": row.floor})
