@@ -6,10 +6,12 @@ import dataclasses
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core import checks, files
 from ..evaluation import plots
@@ -76,9 +78,7 @@ def evaluate(
     num = checks.integer("num", num, low=20)
     checks.one_of("feature", feature, ("auto", "pixels", "inception"))
     trained = with_sampling(
-        load_run(
-            run, device=device, weights=weights, iteration=iteration, precision=precision, cuda_graph=cuda_graph
-        ),
+        load_run(run, device=device, weights=weights, iteration=iteration, precision=precision, cuda_graph=cuda_graph),
         sampler=sampler,
         **options,
     )
@@ -102,7 +102,8 @@ def evaluate(
     }
 
     def drawn(trajectory: Trajectory | None = None) -> Tensor:
-        with evaluations_of(trained.score_fn) as made:
+        counted = report["network_evaluations_per_sample"] is None
+        with evaluations_of(trained.score_fn if counted else None) as made:
             sample_into(
                 out,
                 trained,
@@ -114,7 +115,7 @@ def evaluate(
                 progress=progress,
                 trajectory=trajectory,
             )
-        if report["network_evaluations_per_sample"] is None:
+        if counted:
             report["network_evaluations_per_sample"] = sum(made) / num
         return read_samples(out)
 
@@ -130,8 +131,11 @@ def evaluate(
 
 @contextmanager
 def evaluations_of(network: nn.Module | None) -> Iterator[list[int]]:
-    """Inside, how many samples each evaluation of ``network`` is of."""
+    """Inside, how many samples each evaluation of ``network`` is of; None: it is not to be hooked."""
     made: list[int] = []
+    if network is None:
+        yield made
+        return
     hook = network.register_forward_pre_hook(lambda _, given: made.append(len(given[0])))
     try:
         yield made

@@ -90,7 +90,9 @@ def flags(table: Table, word: str, tyro: Any) -> Any:
 
     def given(chosen: Any) -> dict[str, Any]:
         values = {
-            name: either(name, getattr(chosen, name), getattr(chosen, f"no_{name}")) if options[0].kind is bool else getattr(chosen, name)
+            name: either(name, getattr(chosen, name), getattr(chosen, f"no_{name}"))
+            if options[0].kind is bool
+            else getattr(chosen, name)
             for name, options in offered.items()
         }
         return {name: value for name, value in values.items() if value is not None}

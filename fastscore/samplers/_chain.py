@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from .._core import backends, checks
+from .._core import checks
 from .._core.options import boolean
 from ..paths import RULES, Path
 from ..rng import Philox, Stream, as_philox
@@ -164,7 +164,9 @@ class Chain:
         visits = [(i, 1) for i in range(len(self.points) - 1)] if visits is None else visits
         updates = [times for _, times in visits]
         score, x = self.ask([self.points[i] for i, _ in visits]), self.begin(sum(updates))
-        self.finite.begin([self.points[i].sigma for i, times in visits for _ in range(times)], self.device, self.recorded)
+        self.finite.begin(
+            [self.points[i].sigma for i, times in visits for _ in range(times)], self.device, self.recorded
+        )
 
         def update(x: Tensor, s: Tensor, j: Level) -> Tensor:
             x = step(x, s, j)
@@ -220,4 +222,3 @@ class Chain:
         mean, std = (torch.as_tensor(value, dtype=compute, device=z.device) for value in (self.mean, self.std))
         scale = (first.sigma**2 + (first.alpha * std).square()).sqrt()
         return (first.alpha * mean + scale * z.to(compute)).to(z.dtype)
-

@@ -157,7 +157,9 @@ def replayed(
             new = step(x, score(x, level), level)
             x.copy_(new if project is None else project(new))
 
-        return graphs.Graph(update, x.device, "score_fn, or a sampler's update with it (cuda_graph=False does without),")
+        return graphs.Graph(
+            update, x.device, "score_fn, or a sampler's update with it (cuda_graph=False does without),"
+        )
 
     for i, times in enumerate(updates):
         number.fill_(i)

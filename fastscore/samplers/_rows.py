@@ -11,7 +11,7 @@ from .._core.registration import per_row
 from ..ops.affine_step import affine_step
 from ..rng import Stream
 from ._chain import Chain
-from ._grid import Levels
+from ._grid import Levels, Point
 from ._score import Score
 
 
@@ -58,11 +58,19 @@ class Rows:
         value = self.network(x, told.to(checks.compute_dtype(x)))
         return self.chain.finite(value, f"at t from {float(t.min()):.6g} to {float(t.max()):.6g}")
 
-    def clean(self, x: Tensor) -> Tensor:
-        """The mean of the clean sample given ``x`` at t_min, (x + sigma^2 s) / alpha."""
-        t = x.new_full(x.shape[:1], self.path.t_min, dtype=torch.float64)
-        alpha, sigma = float(self.path.alpha(self.path.t_min)), float(self.path.sigma(self.path.t_min))
-        return affine_step(x, [self.score(x, t)], 1 / alpha, [sigma**2 / alpha])
+    def last(self) -> Point:
+        """The point at t_min."""
+        t = self.path.t_min
+        return Point(float(self.path.alpha(t)), float(self.path.sigma(t)), t)
+
+    def t(self, point: Point) -> float:
+        """The time of a point of the chain, of which a noise level has none."""
+        return float(self.path.t_of_log_snr(2 * point.log_snr)) if point.t is None else point.t
+
+    def clean(self, x: Tensor, point: Point) -> Tensor:
+        """The mean of the clean sample given ``x`` at ``point``, (x + sigma^2 s) / alpha."""
+        t = x.new_full(x.shape[:1], self.t(point), dtype=torch.float64)
+        return affine_step(x, [self.score(x, t)], 1 / point.alpha, [point.sigma**2 / point.alpha])
 
     def keep(self, x: Tensor, t: Tensor, moved: Tensor) -> Tensor:
         """``x`` with what is known, at the noise of each sample's time ``t`` [B], in the samples that ``moved``, bool [B]."""

@@ -73,8 +73,6 @@ def adaptive_ode(
     points = [point for point in chain.points if point.sigma]
     if chain.asked == (None, None) and chain.known is None:
         points = [points[0], points[-1]]
-    if len(points) < 2:
-        raise ValueError(f"steps must be at least 2 with denoise, to go anywhere before the clean sample, got {len(points)}")
     solve = _Solver(rows, require("torchode", "ode"), rtol, atol, METHODS[method], max_steps)
     x = chain.keep(chain.begin(len(points) - 1 + chain.denoise), 0)
     with Watch(len(points) - 1 + chain.denoise, **chain.watched) as watch:
@@ -83,7 +81,7 @@ def adaptive_ode(
             chain.finite.update += 1
             watch(x)
         if chain.denoise:
-            x = rows.clean(x)
+            x = rows.clean(x, points[-1])
             watch(x)
     return chain.end(finish(x, None if chain.known else chain.clamp))
 
@@ -118,14 +116,10 @@ class _Solver:
             steps = int(found.stats["n_steps"].max())
             raise NotConverged(
                 f"{int(failed.sum())} of {len(x)} samples were not there after max_steps={self.max_steps} steps (they took "
-                f"{steps}), or took steps too small to count, the last at t = {t:.6g} on the way to {self.where(q):g}: raise "
+                f"{steps}), or took steps too small to count, the last at t = {t:.6g} on the way to {self.rows.t(q):g}: raise "
                 "max_steps, rtol or atol"
             )
         return (found.ys[:, -1] * q.alpha).to(x.dtype).reshape(x.shape)
-
-    def where(self, point: Point) -> float:
-        """Its t."""
-        return float(self.rows.path.t_of_log_snr(2 * point.log_snr)) if point.t is None else point.t
 
     def slope(self, u: Tensor, y: Tensor) -> Tensor:
         """dy/du [B, D] at ``u`` [B]."""
@@ -138,9 +132,7 @@ class _Solver:
         return -(sigma.square() / alpha).to(compute)[:, None] * s
 
 
-def _run(
-    score_fn: Callable[..., Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any
-) -> Tensor:
+def _run(score_fn: Callable[..., Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any) -> Tensor:
     own = {name: value for name, value in options.items() if name != "steps"}
     on = conditioning(score_fn, False, True)
     return adaptive_ode(score_fn, shape, sigmas, steps=options["steps"] or None, conditioning=on, **own, **how)
@@ -177,9 +169,7 @@ ADAPTIVE_ODE = Sampler(
     run=_run,
     updates=lambda L, options: options["steps"] or 1 + options["denoise"],
     evaluations=lambda L, options: None,
-    sigma_after=lambda sigmas, options, step: (
-        sigma_of_point(sigmas, options, step) if options["steps"] else sigmas[-1]
-    ),
+    sigma_after=lambda sigmas, options, step: sigma_of_point(sigmas, options, step) if options["steps"] else sigmas[-1],
     remedy="train longer",
     centred=True,
     recordable=lambda options: False,

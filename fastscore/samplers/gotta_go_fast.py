@@ -103,7 +103,7 @@ def gotta_go_fast(
             chain.finite.update += 1
             watch(x, last=not len(left) and not chain.denoise)
         if chain.denoise:
-            x = rows.clean(x)
+            x = rows.clean(x, rows.last())
             watch(x, last=True)
     return chain.end(finish(x, None if chain.known else chain.clamp))
 
@@ -142,9 +142,7 @@ def _error(euler: Tensor, mean: Tensor, before: Tensor, rtol: float, atol: float
     return (row_sums(((euler - mean) / scale).square()).double() / euler.shape[1]).sqrt()
 
 
-def _run(
-    score_fn: Callable[..., Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any
-) -> Tensor:
+def _run(score_fn: Callable[..., Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any) -> Tensor:
     return gotta_go_fast(score_fn, shape, sigmas, conditioning=conditioning(score_fn, False, True), **options, **how)
 
 

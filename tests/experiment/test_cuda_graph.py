@@ -163,6 +163,7 @@ def test_a_run_of_images(changes, device, fast, tmp_path):
         drawn = [
             sample(run, 3, sampler=name, progress=False, seed=1, batch_size=2, **_between_levels(entry, config.model))
             for name, entry in SAMPLERS.items()
+            if not any(option.name == "rtol" for option in entry.options)  # these choose their steps
         ]
         results.append([*run.network.state_dict().values(), *logs, *drawn])
     equal(*results)

@@ -28,19 +28,19 @@ def network(device):
     return score
 
 
-def recordings(device, monkeypatch):
-    """What is recorded on the CPU; a GPU has graphs of its own."""
-    return graphs_on_the_cpu(monkeypatch) if device == "cpu" else None
+@pytest.fixture
+def graphs(monkeypatch):
+    return graphs_on_the_cpu(monkeypatch)
 
 
 @pytest.mark.parametrize("known", [False, True], ids=["all", "known"])
 @pytest.mark.parametrize("conditioning", PATHS)
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("name", SOLVERS)
-def test_the_samples_of_the_loop(name, device, conditioning, known, monkeypatch):
+def test_the_samples_of_the_loop(name, device, conditioning, known, graphs):
     if conditioning == "labels" and name in BETWEEN:
         pytest.skip("there are no labels between levels")
-    made, (solver, options) = recordings(device, monkeypatch), SOLVERS[name]
+    solver, options = SOLVERS[name]
     part = (torch.linspace(-1, 1, 12, device=device).view(3, 4), torch.arange(4, device=device) < 2)
     results = []
     for cuda_graph in (False, True):
@@ -63,14 +63,13 @@ def test_the_samples_of_the_loop(name, device, conditioning, known, monkeypatch)
         assert rng.state is None
         results.append([last, *frames, *kept.frames, torch.tensor(rng.step)])
     torch.testing.assert_close(*results, rtol=0, atol=0)
-    assert len(frames) >= 9 and (made is None or made)
+    assert len(frames) >= 9 and graphs
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("kind, names", [("ncsn", ("dpm_sde", "pc")), ("ncsnv2", ("dpm_sde", "heun", "ode"))])
-def test_a_network_by_the_registry(kind, names, device, monkeypatch):
+def test_a_network_by_the_registry(kind, names, device, graphs):
     """Whatever a network keeps of a level is not the first level's."""
-    made = recordings(device, monkeypatch)
     torch.manual_seed(0)
     levels = {"num_levels": 9} if kind == "ncsn" else {"sigmas": LEVELS}
     net = build_model(kind, channels=1, image_size=8, ngf=4, **levels).eval().to(device)
@@ -90,14 +89,13 @@ def test_a_network_by_the_registry(kind, names, device, monkeypatch):
             )
             for graph in (True, False)
         )
-        assert torch.equal(ours, loop) and (made is None or made), name
+        assert torch.equal(ours, loop) and graphs, name
 
 
 @each
 @pytest.mark.filterwarnings("ignore:3 of 3 samples are not finite")
-def test_nan_stops_at_its_update(solver, options, monkeypatch):
+def test_nan_stops_at_its_update(solver, options, graphs):
     """Which the device counts: the update of a score that is NaN at one noise level alone."""
-    graphs_on_the_cpu(monkeypatch)
 
     def score(x, sigma):
         return -x / (1 + sigma.view(-1, 1)) + torch.where(sigma.view(-1, 1) < LEVELS[6], torch.nan, 0.0)
@@ -131,10 +129,14 @@ def test_what_is_refused(monkeypatch):
         ddim(reads, (3, 4), LEVELS, cuda_graph=True)
 
 
-def test_coefficients_beyond_float32_are_refused(monkeypatch):
-    graphs_on_the_cpu(monkeypatch)
+def test_coefficients_beyond_float32_are_refused(graphs):
     for graph, name in ((False, "b"), (True, "path")):
         with pytest.raises(ValueError, match=rf"^{name}.* must .*finite"):
             ddim(
-                network("cpu"), (3, 4), [1e25, 1e24, 1.0], conditioning="sigma", start=torch.zeros(3, 4), cuda_graph=graph
+                network("cpu"),
+                (3, 4),
+                [1e25, 1e24, 1.0],
+                conditioning="sigma",
+                start=torch.zeros(3, 4),
+                cuda_graph=graph,
             )
