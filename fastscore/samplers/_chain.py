@@ -17,7 +17,7 @@ from ._finite import Finite
 from ._given import Known, check_data, check_known
 from ._grid import END, Point, check_decreasing, source
 from ._replay import Level, Recorded, Table, check_graph
-from ._start import check_shape, check_start, initial
+from ._start import check_device, check_shape, check_start, initial
 from ._told import Told
 from ._watch import Callback, Trajectory, check_watch
 
@@ -116,7 +116,7 @@ class Chain:
         self.shape = check_shape(shape)
         self.dtype = check_start(start, self.shape, dtype)
         levels = getattr(where, "sigmas", None)
-        self.device = torch.device(device or (path.device if isinstance(path, Tensor) else "cpu"))
+        self.device = check_device(device, path)
         self.recorded = check_graph(cuda_graph, self.device)
         self._told = Told(score_fn, levels, conditioning, model_kwargs, self.dtype, self.device)
         self.clamp, self.start = check_clamp(clamp), start

@@ -217,6 +217,8 @@ def test_no_name_of_a_sampler_stands_outside_its_folder():
 def test_a_wrong_call_takes_no_random_step(case):
     start = {} if case is CASES["langevin"] else {"start": "normal"}
     arguments = ({"callback": 3}, {"trajectory": 3}, {"trajectory": Trajectory(max_bytes=1)}, {"model_kwargs": 3})
+    if case in (CASES["annealed"], CASES["consistent"], CASES["interpolate"]):  # the others have the device of x
+        arguments += ({"device": "bogus"},)
     for wrong in (*arguments, {case.step_size: 1e300}):  # beyond float32, which the samples are
         rng = fs.Philox(1)
         with pytest.raises((TypeError, ValueError), match=f"^{next(iter(wrong))} "):
