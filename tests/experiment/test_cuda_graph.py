@@ -170,6 +170,17 @@ def test_a_run_of_images(changes, device, fast, tmp_path):
     assert len(fast) >= 2
 
 
+def test_samples_with_graphs_or_without(fast, tmp_path):
+    """As the run was trained where nothing is said; and for this call."""
+    Trainer(dataclasses.replace(POINTS, cuda_graph=True, iterations=1), tmp_path).train(progress=False)
+    for cuda_graph, graphs_made in ((False, 0), (None, 1), (True, 1)):
+        fast.clear()
+        drawn = sample(
+            load_run(tmp_path, device="cpu", cuda_graph=cuda_graph), 2, sampler="ddim", steps=9, progress=False
+        )
+        assert len(fast) == graphs_made and drawn.isfinite().all()
+
+
 def test_a_seed_that_is_read_is_refused(fast, monkeypatch):
     """Its recording would draw the numbers of the first replay for ever."""
     monkeypatch.setattr(Philox, "at", lambda state, sample_offset: Philox(int(state[0]) % 2**64))
