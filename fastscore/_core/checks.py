@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .private_torch import dispatch_modes, is_wrapped, peek_interpreter_stack
+from .private_torch import break_graph, constant_to_dynamo, dispatch_modes, is_wrapped, peek_interpreter_stack
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # the likeliest first: this is asked often
 
@@ -260,6 +260,22 @@ def sigmas(name: str, value: Any, *, device: torch.device | None = None) -> Tens
             f"{name} must be strictly decreasing, from the largest noise to the smallest, got {value.tolist()}"
         )
     return value if device is None else value.to(device)
+
+
+def levels(name: str, value: Any) -> list[float]:
+    """:func:`sigmas` as Python numbers. To a compiled function those of a list are constants; of a tensor it has none."""
+    if is_compiling():
+        if isinstance(value, (list, tuple)):
+            return _constant_levels(name, *value)
+        break_graph(
+            f"{name} must be a list of numbers inside torch.compile(fullgraph=True), such as sigmas.tolist() made before"
+        )
+    return sigmas(name, value).tolist()
+
+
+@constant_to_dynamo
+def _constant_levels(name: str, *value: Any) -> list[float]:
+    return sigmas(name, value).tolist()
 
 
 def _decreasing(value: Tensor) -> bool:

@@ -43,6 +43,7 @@ __all__ = [
     "apply",
     "assert_async",
     "backward_pass",
+    "break_graph",
     "constant_to_dynamo",
     "copy_all",
     "depth",
@@ -236,6 +237,11 @@ def opaque_to_dynamo(function: Callable) -> Callable:
         return torch.compiler.allow_in_graph(function)
     _waiting.functions.append(function)
     return function
+
+
+def break_graph(reason: str) -> None:
+    """Have torch.compile stop here and go on in Python, or with ``fullgraph=True`` refuse, for this ``reason``."""
+    torch._dynamo.graph_break(msg=reason)
 
 
 def constant_to_dynamo(function: Callable) -> Callable:
