@@ -114,7 +114,9 @@ def runge_kutta(
 
 def check_finite(at: At, where: str) -> None:
     """Raise unless the score and its trace are finite."""
-    good = torch.isfinite(at.score).flatten(1).all(1) & torch.isfinite(at.steady).all(0) & torch.isfinite(at.drawn).all(0)
+    good = (
+        torch.isfinite(at.score).flatten(1).all(1) & torch.isfinite(at.steady).all(0) & torch.isfinite(at.drawn).all(0)
+    )
     if not bool(good.all()):
         raise NonFiniteSamples(
             f"score_fn, or the trace of its Jacobian, is NaN or infinite for {int((~good).sum())} of {len(good)} samples "

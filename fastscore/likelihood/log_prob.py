@@ -181,7 +181,9 @@ def _bar(
     elif not trace.exact:
         probes = fine.steady.std(0) / len(fine.steady) ** 0.5
     if not bool(torch.isfinite(value).all()):
-        raise NonFiniteSamples(f"log p is NaN or infinite for {int((~torch.isfinite(value)).sum())} of {len(value)} samples")
+        raise NonFiniteSamples(
+            f"log p is NaN or infinite for {int((~torch.isfinite(value)).sum())} of {len(value)} samples"
+        )
     return LogProb(value, probes, solver, trace.products)
 
 
