@@ -172,7 +172,7 @@ def row_numbers(
     if (
         type(value) is float
         and 7.1e-46 < (abs(value) if signed else value) < 3.4e38
-        and not (_elsewhere() if values else dispatch_modes())
+        and not (elsewhere() if values else dispatch_modes())
     ):
         return constant(value, compute, x.device)  # what most callers pass, at once
     if not isinstance(value, Tensor):
@@ -181,7 +181,7 @@ def row_numbers(
             value = torch.tensor(numbers, dtype=compute, device=x.device)
         else:
             found = _row_number(name, value, compute, zero_allowed, signed)
-            if _elsewhere():  # what is made there belongs there
+            if elsewhere():  # what is made there belongs there
                 # the number times one: torch.compile then takes it as an input, and does not compile anew for another
                 return torch.ones((), dtype=compute, device=x.device) * found
             return constant(found, compute, x.device)
@@ -214,7 +214,7 @@ def _row_number(name: str, value: Any, compute: torch.dtype, zero_allowed: bool,
     return found
 
 
-def _elsewhere() -> bool:
+def elsewhere() -> bool:
     """Whether tensors that are made now belong to a transform, a mode or a compiled function."""
     return is_compiling() or bool(dispatch_modes()) or peek_interpreter_stack() is not None
 
