@@ -47,7 +47,11 @@ class SteinTest(NamedTuple):
 
 @torch.no_grad()
 def stein_residual(
-    score_fn: Callable[[Tensor], Tensor], x: Tensor, *, mean: float | Tensor | None = None
+    score_fn: Callable[[Tensor], Tensor],
+    x: Tensor,
+    *,
+    mean: float | Tensor | None = None,
+    conditional: Tensor | None = None,
 ) -> SteinResidual:
     """E[(x - m) s(x)^T] + I, which is 0 where ``x`` are samples of the density whose score s is.
 
@@ -56,6 +60,8 @@ def stein_residual(
         x: [B, ...], at least 2 samples.
         mean: m, any constant: a number or of a sample's shape. None: the mean of ``x``, which takes away most of the noise, and
             is no constant: the result is biased by 1/B. 0 is the identity as it is in textbooks.
+        conditional: of noisy ``x`` = x_0 + sigma z, the score given x_0, -z / sigma, of x's shape. Its residual is 0 in
+            expectation, too: E[(x - m) (s - conditional)^T] is the same, with far less noise where sigma is small.
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind or shape. NonFiniteSamples: the score is NaN or infinite.
@@ -66,13 +72,17 @@ def stein_residual(
     if x.dim() < 2 or len(x) < 2:
         raise ValueError(f"x must be [B, ...] with at least 2 samples, got {checks.describe(x)}")
     s, flat = _asked("score_fn", score_fn, x).flatten(1), x.double()
+    if conditional is not None:
+        s = s - checks.like("conditional", conditional, "x", x).double().flatten(1)
     if mean is None:
         mean = flat.mean(0)
     flat = (flat - torch.as_tensor(mean, dtype=torch.float64, device=x.device)).flatten(1)
     n, size = flat.shape
     product = flat.T @ s / n
     variance = ((flat.square().T @ s.square()) / n - product.square()).clamp(min=0) / (n - 1)
-    matrix = product + torch.eye(size, dtype=torch.float64, device=x.device)
+    matrix = product
+    if conditional is None:
+        matrix = matrix + torch.eye(size, dtype=torch.float64, device=x.device)
     norm, noise = (float((total / size).sqrt()) for total in (matrix.square().sum(), variance.sum()))
     return SteinResidual(matrix, variance.sqrt(), norm, noise)
 

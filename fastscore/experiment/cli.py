@@ -1,4 +1,4 @@
-"""The command line: ``fastscore train | sample | evaluate | doctor``."""
+"""The command line: ``fastscore train | sample | evaluate | inspect | doctor``."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from .._core.errors import require
 from ..samplers import DEFAULT, SAMPLERS
 from . import terminal
 from .config import TrainConfig, quoted
-from .flags import annotate, either
+from .flags import annotate, annotate_paths, either
+from .inspect_command import inspect
 
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
@@ -189,6 +190,7 @@ def evaluate(
     cuda_graph: bool = False,
     no_cuda_graph: bool = False,
     data_dir: Path | None = None,
+    bits_per_dim: bool = False,
     overwrite: bool = False,
     batch_size: int = 500,
     device: str = "auto",
@@ -218,6 +220,7 @@ def evaluate(
         cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
         no_cuda_graph: Turn --cuda-graph off for this call.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
+        bits_per_dim: Measure the likelihood of 100 held-out images, too, beside a Gaussian fit's and a kernel density's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -241,6 +244,7 @@ def evaluate(
         data_dir=data_dir,
         out=out,
         overwrite=overwrite,
+        bits_per_dim=bits_per_dim,
         batch_size=batch_size,
         device=device,
         progress=not quiet,
@@ -267,7 +271,8 @@ def _pair(weights: list[float]) -> str:
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
-    return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
+    annotate_paths(tyro, inspect)
+    return {"train": train, "sample": sample, "evaluate": evaluate, "inspect": inspect, "doctor": doctor}
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -40,13 +40,18 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
             "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
+    annotate_paths(tyro, train, sample, evaluate)
+
+
+def annotate_paths(tyro: Any, *commands: Any) -> None:
+    """How tyro is to read what may be left out, and yes or no, of each command."""
     kinds: dict[str, tuple[Any, str]] = {
         "out": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
         "checkpoint": (int, "INT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),
     }  # tyro's own would be "{None}|PATH"
-    for command in (train, sample, evaluate):
+    for command in commands:
         for name, annotation in command.__annotations__.items():
             if name in kinds:
                 kind, metavar = kinds[name]

@@ -28,7 +28,9 @@ def test_recorded_values(case):
     x = chains(*case)
     found = [float(split_rhat(x)), *(float(effective_sample_size(x, kind=kind)) for kind in ("bulk", "tail", "mean"))]
     assert found == pytest.approx(RECORDED[case], rel=1e-6)
-    both = torch.stack([3 * x + 1, -x], 2)[..., None]  # one by one; where values fold to equal ones, rounding ranks them
+    both = torch.stack([3 * x + 1, -x], 2)[
+        ..., None
+    ]  # one by one; where values fold to equal ones, rounding ranks them
     assert torch.allclose(split_rhat(both), torch.full((2, 1), found[0], dtype=torch.float64), rtol=1e-3)
 
 

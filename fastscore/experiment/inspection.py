@@ -1,0 +1,178 @@
+"""At which noise level a run is weak: one page, inspect.md and inspect.png."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .. import data, diagnostics
+from .._core import checks, files
+from ..evaluation import level_plots
+from ..ops import perturb
+from ..rng import Philox
+from ..samplers._score import conditioned
+from .build import make_data, make_sigmas
+from .sample import TrainedRun, load_run
+
+PAGE, PICTURE = "inspect.md", "inspect.png"
+_FOR_CURL, _PROBES, _FIT = 32, 4, 5000
+_WORDS = {
+    "sigma": "noise level",
+    "loss": "loss / the best constant's",
+    "gaussian_loss": "a Gaussian fit's",
+    "score_error": "score error",
+    "stein": "Stein residual",
+    "stein_noise": "of the exact score",
+    "curl": "curl",
+}
+
+
+def inspect(
+    run: str | Path,
+    *,
+    num: int = 500,
+    seed: int = 0,
+    weights: str = "auto",
+    iteration: int | None = None,
+    data_dir: str | Path | None = None,
+    out: str | Path | None = None,
+    device: str = "auto",
+) -> dict[str, Any]:
+    """Look at a run's network at each of its noise levels; writes inspect.md and inspect.png.
+
+    At each level, of held-out samples with its noise (training samples where nothing is held out):
+
+    - ``loss``: the denoising loss as a share of the best constant's, which is 1 of a network that says nothing;
+    - ``gaussian_loss``: the same of a Gaussian fit to the training data, which a network should not exceed;
+    - ``score_error``: where the true score is known (the mixture), E||s - s*||^2 / E||s*||^2;
+    - ``stein``: :func:`fastscore.diagnostics.stein_residual`, and ``stein_noise`` what it would be of the exact score;
+    - ``curl``: the square root of ||J - J^T||_F^2 / ||J||_F^2.
+
+    Args:
+        run: the run folder.
+        num: how many samples at each level, at least 20.
+        seed: of the noise.
+        weights, iteration, device: as for :func:`fastscore.experiment.sample.load_run`; in float32.
+        data_dir: the folder of the data set's files; None: where the run was trained on them.
+        out: the folder to write into; None: the run folder.
+
+    Returns:
+        "columns", a list [L] for each of these; "weakest", an index of a level, "measure", by which; "worse_than_gaussian", the
+        indices of the levels where the loss is above a Gaussian fit's.
+
+    Raises:
+        CheckpointError, DataError, ValueError: as :func:`fastscore.experiment.evaluate.evaluate`. CannotWrite: a file cannot be
+            written.
+    """
+    num = checks.integer("num", num, low=20)
+    trained = load_run(run, device=device, weights=weights, iteration=iteration, precision="fp32")
+    if data_dir is not None:
+        trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
+    x, fit = _samples(trained, num, seed)
+    columns = _columns(trained, x, fit, seed)
+    report = {"run": str(run), "step": trained.iteration, "samples": len(x), "columns": columns} | _verdict(columns)
+    folder = Path(run) if out is None else Path(out)
+    with files.naming(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    level_plots.save_levels(
+        columns["sigma"], {k: v for k, v in columns.items() if k != "sigma"}, folder / PICTURE, title=summary(report)
+    )
+    files.write_atomically(folder / PAGE, page(report).encode())
+    return report
+
+
+def _samples(trained: TrainedRun, num: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Clean samples to look at, on the run's device, and [N, D] to which a Gaussian is fitted."""
+    train, heldout = make_data(trained.config), make_data(trained.config, heldout=True)
+    source = train if heldout is None else heldout
+    count = min(num, len(source)) if isinstance(source, data.ImageData) else num
+    x = source.batch(0, count, seed=seed + 1)
+    known = train.batch(0, min(_FIT, len(train)) if isinstance(train, data.ImageData) else _FIT, seed=seed)
+    return x.to(trained.device), known.flatten(1).double().cpu()
+
+
+def _columns(trained: TrainedRun, x: Tensor, known: Tensor, seed: int) -> dict[str, list[float]]:
+    sigmas = make_sigmas(trained.config).tolist()
+    score, rng = conditioned(trained.score_fn, sigmas, "labels"), Philox(seed)
+    mean, covariance = known.mean(0), known.T.cov()
+    values, axes = torch.linalg.eigh(covariance)
+    rows: list[dict[str, float]] = []
+    for i, sigma in enumerate(sigmas):
+        with torch.no_grad():
+            noisy, noise = perturb(x, sigma, rng)
+            z, s = noise.tensor(), score(noisy, i)
+            flat = (noisy.flatten(1).double().cpu() - mean) @ axes
+            fitted = -(flat / (values.clamp(min=0) + sigma**2)) @ axes.T
+            stein = diagnostics.stein_residual(lambda y, i=i: score(y, i), noisy, conditional=-z / sigma)  # type: ignore[misc]
+        found = diagnostics.curl(_alone(trained, i), noisy[:_FOR_CURL], num_probes=_PROBES, rng=rng)
+        rows.append(
+            {
+                "sigma": sigma,
+                "loss": _loss(s.flatten(1).double().cpu(), z, sigma),
+                "gaussian_loss": _loss(fitted, z, sigma),
+                "stein": stein.norm,
+                "stein_noise": stein.noise,
+                "curl": math.sqrt(max(0.0, float(found.squared.mean() / found.jacobian.mean()))),
+            }
+        )
+    columns = {name: [row[name] for row in rows] for name in rows[0]}
+    if trained.config.data == "mixture":
+        exact = data.GaussianMixture().score
+        error = diagnostics.score_error(trained.score_fn, exact, x, sigmas, rng=rng)
+        columns["score_error"] = error.relative.tolist()
+    return columns
+
+
+def _alone(trained: TrainedRun, label: int) -> Any:
+    return lambda x: trained.score_fn(x, torch.full(x.shape[:1], label, dtype=torch.int64, device=x.device))
+
+
+def _loss(score: Tensor, z: Tensor, sigma: float) -> float:
+    """E||sigma s + z||^2 / D, which is 1 where s is 0 and no constant makes less."""
+    return float((sigma * score + z.flatten(1).double().cpu()).square().mean())
+
+
+def _verdict(columns: dict[str, list[float]]) -> dict[str, Any]:
+    """Where it is weak: by the score's error where that is known, else by what Stein's residual has beyond noise."""
+    measure = "score_error" if "score_error" in columns else "stein"
+    found = columns[measure]
+    if measure == "stein":
+        found = [math.sqrt(max(0.0, a * a - b * b)) for a, b in zip(found, columns["stein_noise"])]
+    worse = [i for i, (a, b) in enumerate(zip(columns["loss"], columns["gaussian_loss"])) if a > b]
+    weakest = max(range(len(found)), key=lambda i: found[i])
+    return {"weakest": weakest, "measure": measure, "beyond_noise": found[weakest], "worse_than_gaussian": worse}
+
+
+def summary(report: dict[str, Any]) -> str:
+    """One line."""
+    columns, i = report["columns"], report["weakest"]
+    line = (
+        f"weakest at sigma {columns['sigma'][i]:.3g} (level {i + 1} of {len(columns['sigma'])}), by the "
+        f"{_WORDS[report['measure']]}: {report['beyond_noise']:.3g}"
+    )
+    worse = report["worse_than_gaussian"]
+    if worse:
+        line += f"; a Gaussian fit has less loss at {len(worse)} levels"
+    return line
+
+
+def page(report: dict[str, Any]) -> str:
+    """inspect.md."""
+    columns = {name: report["columns"][name] for name in _WORDS if name in report["columns"]}
+    rows = [[_WORDS[name] for name in columns], ["---:"] * len(columns)]
+    rows += [[f"{value:.3g}" for value in row] for row in zip(*columns.values())]
+    rows[2 + report["weakest"]] = [f"**{cell}**" for cell in rows[2 + report["weakest"]]]
+    table = "".join(f"| {' | '.join(row)} |\n" for row in rows)
+    known = "E‖s − s\\*‖² / E‖s\\*‖², s\\* the true score; " if "score_error" in columns else ""
+    return (
+        f"# {Path(report['run']).name}, iteration {report['step']}: level by level\n\n**{summary(report)}**\n\n"
+        f"![Each measure against the noise level]({PICTURE})\n\n{table}\n"
+        f"Of {report['samples']} samples at each level. Loss: 1 of a network that says nothing. Score error: {known or 'not known; '}"
+        "Stein residual: ‖E[(x − m) s(x)ᵀ] + I‖ / √D, 1 of a score that is 0; of the exact score it is the noise beside it. Curl: "
+        "‖J − Jᵀ‖ / ‖J‖, 0 of a gradient.\n"
+    )
