@@ -12,10 +12,10 @@ from .canvas import PathLike
 _PANELS = {
     "loss": ("Loss / the best constant's", "1 of a network that says nothing"),
     "score_error": ("Error of the score, squared", "relative: 1 of a score that is 0"),
-    "stein": ("Stein residual", "1 of a score that is 0"),
+    "stein": ("Stein: what is linear in the error", "share of the loss"),
     "curl": ("Curl", "||J − Jᵀ|| / ||J||"),
 }
-_BESIDE = {"gaussian_loss": ("loss", "a Gaussian fit's"), "stein_noise": ("stein", "of the exact score")}
+_BESIDE = {"gaussian_loss": ("loss", "a Gaussian fit's"), "stein_noise": ("stein", "its noise")}
 
 
 def save_levels(
