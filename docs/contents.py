@@ -26,6 +26,8 @@ PUBLIC = (
         "conversions",
         "samplers",
         "trace",
+        "likelihood",
+        "diagnostics",
         "schedules",
         "models",
         "data",

@@ -1,4 +1,4 @@
-"""The application: ``fastscore train``, ``sample``, ``evaluate`` and ``doctor``.
+"""The application: ``fastscore train``, ``sample``, ``evaluate``, ``inspect`` and ``doctor``.
 
 It imports the library; the library never imports it.
 """
@@ -13,10 +13,13 @@ __all__ = [
     "config_bounds",
     "doctor",
     "evaluate",
+    "evaluate_bits",
     "evaluate_images",
     "evaluate_points",
     "flags",
     "history",
+    "inspect_command",
+    "inspection",
     "learner",
     "limits",
     "preview",
