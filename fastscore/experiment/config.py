@@ -88,9 +88,9 @@ class TrainConfig:
     solver_steps: int = 0
     """Updates of the samplers that take --steps, spread evenly over the noise levels; 0 is one from each level."""
     denoise: bool = False
-    """End annealed Langevin dynamics with the mean of the clean image given the noisy one."""
+    """End annealed and consistent sampling with the mean of the clean image given the noisy one."""
     start: Literal["uniform", "normal"] = "uniform"
-    """Where annealed Langevin dynamics begins: uniform in [0, 1], or normal of the largest noise level."""
+    """Where annealed and consistent sampling begin: uniform in [0, 1], or normal of the largest noise level."""
 
     seed: int = 0
     """Decides the initial weights, the batches and all noise."""

@@ -154,6 +154,20 @@ def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> d
     return entry.complete(own | {name: value for name, value in given.items() if value is not None})
 
 
+def check_sampler(config: TrainConfig) -> None:
+    """Raise where the run's own sampler could not draw from its network, which is better known before it is trained.
+
+    Raises:
+        ValueError: an option of the sampler without a value, or more solver_steps than a network of labels has levels.
+    """
+    steps = options_of(config, config.sampler, {}).get("steps", 0)
+    if steps > config.num_levels and config.model in ("ncsn", "ncsndeeper"):
+        raise ValueError(
+            f"solver_steps must be at most num_levels, {config.num_levels}, for {config.model}, which knows its noise levels "
+            f"alone, got {steps}; of the trained run, fastscore sample --steps {steps} --interpolate asks between them"
+        )
+
+
 def with_sampling(trained: TrainedRun, *, sampler: str | None = None, **options: Any) -> TrainedRun:
     """``trained`` with another sampler, or other values of its options.
 

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,17 +16,19 @@ from .._core.options import Option
 from ..ops.affine_step import affine_step
 from ..paths import Path
 from ._chain import Chain, How
+from ._grid import Point
 from ._points import POINTS, of_points
 from ._sampler import Sampler
 from .ancestral import coefficients as of_ancestral
 from .ddim import coefficients as of_ddim
+from .dpm_solver import coefficients as of_dpm_solver
 from .reverse_sde import coefficients as of_reverse_sde
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-PREDICTORS = ("reverse_sde", "ancestral", "ddim")
+PREDICTORS = ("reverse_sde", "ancestral", "ddim", "dpm", "dpm_sde")
 NORMS = ("noise", "sample")
 
 
@@ -50,7 +52,8 @@ def predictor_corrector(
     mode, and the updates too large.
 
     Args:
-        predictor: the step to the next point: ``"reverse_sde"``, ``"ancestral"`` or ``"ddim"``.
+        predictor: the step to the next point: ``"reverse_sde"``, ``"ancestral"``, ``"ddim"``, or :func:`dpm_solver` of order 2,
+            ``"dpm"`` or with noise ``"dpm_sde"``, which also takes the score that led here from the point before.
         corrections: Langevin updates at each point, 0 or more.
         snr: the signal-to-noise ratio of those (0.16 for CIFAR-10 on a VE path).
         norm: ``"noise"`` or ``"sample"``.
@@ -68,12 +71,8 @@ def predictor_corrector(
     checks.one_of("norm", norm, NORMS)
     corrections, snr = checks.integer("corrections", corrections, low=0), checks.positive("snr", snr)
     chain = Chain(score_fn, shape, path, **how)
-    to_next = {
-        "reverse_sde": partial(of_reverse_sde, path=path),
-        "ancestral": partial(of_ancestral, variance="posterior"),
-        "ddim": partial(of_ddim, eta=0.0),
-    }[predictor]
-    table = [to_next(p, q) for p, q in pairwise(chain.points)]
+    table = _table(predictor, chain.points, path)
+    before: list[Tensor] = []
     counted = 0
 
     def step(x: Tensor, s: Tensor, i: int) -> Tensor:
@@ -86,9 +85,23 @@ def predictor_corrector(
             size_i = 2 * (snr * chain.points[i].sigma) ** 2
             return affine_step(x, [s], 1.0, [size_i], math.sqrt(2 * size_i), chain.rng)
         a, b, c = table[i]
-        return affine_step(x, [s], a, [b], c, chain.rng)
+        new = affine_step(x, [s, *before][: len(b)], a, b, c, chain.rng)
+        before[:] = [x, s]
+        return new
 
     return chain.run(step, [corrections + 1] * len(table))
+
+
+def _table(predictor: str, points: Sequence[Point], path: Any) -> list[tuple[float, list[float], float]]:
+    """a, [b_k] and c of each step to the next point, as of :func:`dpm_solver`'s coefficients."""
+    if predictor in ("dpm", "dpm_sde"):
+        return of_dpm_solver(points, 2, float(predictor == "dpm_sde"))
+    to_next = {
+        "reverse_sde": partial(of_reverse_sde, path=path),
+        "ancestral": partial(of_ancestral, variance="posterior"),
+        "ddim": partial(of_ddim, eta=0.0),
+    }[predictor]
+    return [(a, [b], c) for a, b, c in (to_next(p, q) for p, q in pairwise(points))]
 
 
 def step_sizes(score: Tensor, snr: float) -> Tensor:

@@ -177,7 +177,8 @@ def diverging(monkeypatch):
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 8)])
 def test_samples_that_are_not_finite_replace_nothing(shape, tmp_path, monkeypatch):
     """Infinity, too, which clamping makes an image of; the message names --step-size and there is no second one."""
-    config = preset("toy" if len(shape) == 1 else "digits", num_levels=3, steps_per_level=1, step_size=0.125)
+    name = "toy" if len(shape) == 1 else "digits"
+    config = preset(name, sampler=DEFAULT, num_levels=3, steps_per_level=1, step_size=0.125)
     run = sampling.TrainedRun(config, lambda x, labels: -x, shape, torch.device("cpu"), 1)
     sampling.sample_into(tmp_path / "a", run, tmp_path, 3, progress=False)
     before = contents(tmp_path / "a")
@@ -195,7 +196,8 @@ def test_samples_that_are_not_finite_replace_nothing(shape, tmp_path, monkeypatc
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_points_that_are_not_finite_end_with_code_2(command, run, tmp_path, capsys):
     out = tmp_path / "out"
-    line = refused([command, run, "--num", "20", "--step-size", "1e35", "--steps-per-level", "9", "--out", out], capsys)
+    options = ["--sampler", "annealed", "--step-size", "1e35", "--steps-per-level", "9"]
+    line = refused([command, run, "--num", "20", *options, "--out", out], capsys)
     assert "--step-size" in line and contents(out) == {}
 
 

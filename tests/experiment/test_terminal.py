@@ -58,7 +58,14 @@ def absurd_line(choose: random.Random, folder: Path) -> list[str]:
             ),
         }
     else:
-        line = ["sample", choose.choice(PATHS) if choose.random() < 0.2 else "run", "--num", "2"]
+        line = [
+            "sample",
+            choose.choice(PATHS) if choose.random() < 0.2 else "run",
+            "--num",
+            "2",
+            "--sampler",
+            "annealed",
+        ]
         options = {
             "STR": ("sampler", "weights", "device"),
             "PATH": ("out",),
@@ -115,7 +122,7 @@ def test_absurd_command_lines(seed, place, tmp_path, monkeypatch, capsys):
         ),
         (["sample", "run", "--num", HUGE], f"num must be at most 2^32, the samples of one seed, got {HUGE}"),
         (
-            ["sample", "run", "--steps-per-level", MANY],
+            ["sample", "run", "--sampler", "annealed", "--steps-per-level", MANY],
             "steps_per_level times num_levels must be less than 2^32, got a number of 400 digi",
         ),
     ],
