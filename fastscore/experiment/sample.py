@@ -18,7 +18,7 @@ from .._core.errors import CheckpointError, NonFiniteSamples
 from ..rng import Philox
 from ..samplers import SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
-from .acceleration import compiled, tf32
+from .acceleration import compiled, deterministic, tf32
 from .build import make_model, make_sigmas, moments_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
@@ -38,6 +38,7 @@ class TrainedRun:
         weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
         precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
         sampler: which one draws, by default the config's; given: values of its options that are no settings of ``config``.
+        cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
     """
 
     config: TrainConfig
@@ -51,6 +52,7 @@ class TrainedRun:
     precision: str = "fp32"
     sampler: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
+    cuda_graph: bool | None = None
 
     def __post_init__(self) -> None:
         """The config's sampler where none is given."""
@@ -79,6 +81,7 @@ def load_run(
     weights: str = "auto",
     iteration: int | None = None,
     precision: str | None = None,
+    cuda_graph: bool | None = None,
 ) -> TrainedRun:
     """The network of a run's checkpoint, in eval mode.
 
@@ -89,10 +92,13 @@ def load_run(
             moving average where the run keeps one.
         iteration: which checkpoint, by its iteration; None: the last.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, as ``TrainConfig.precision``; None: the run's.
+        cuda_graph: whether a sampler's updates are CUDA graphs; None: as the run was trained, where the device and the sampler
+            have such.
 
     Raises:
         CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.
-        ValueError: ``"ema"`` of a run that keeps none; ``"fp16"`` on a device that does not multiply it.
+        ValueError: ``"ema"`` of a run that keeps none; ``"fp16"`` on a device that does not multiply it; ``cuda_graph`` on one
+            that has no graphs.
     """
     run = Path(run)
     checks.one_of("weights", weights, WEIGHTS)
@@ -105,6 +111,8 @@ def load_run(
     chosen = pick_device(device)
     computed_in = resolve(config, chosen) if precision is None else checks.one_of("precision", precision, PRECISIONS)
     check(computed_in, chosen)
+    if cuda_graph is not None:
+        graphs.check("cuda_graph", cuda_graph, chosen)
 
     def read(folder: Path) -> tuple[Path, checkpoint.About, dict[str, Tensor]]:
         return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
@@ -125,6 +133,7 @@ def load_run(
         about.run,
         about.checksum(ema=weights == "ema"),
         computed_in,
+        cuda_graph=cuda_graph,
     )
 
 
@@ -201,6 +210,7 @@ def draw(
     given: Mapping[str, Any] | None = None,
     trajectory: Trajectory | None = None,
     callback: Callback | None = None,
+    cuda_graph: bool | None = None,
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
 
@@ -211,14 +221,17 @@ def draw(
         sampler, given: a key of :data:`fastscore.samplers.SAMPLERS`, and values of its options that are no settings of
             ``config``.
         trajectory, callback: as for :func:`fastscore.samplers.annealed_langevin`.
+        cuda_graph: as :class:`TrainedRun` has it.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
     sampler = config.sampler if sampler is None else sampler
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
+    if cuda_graph is None:
+        cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
     about = moments_of_data(config) if entry.centred and options.get("start") == "normal" else {}
-    with tf32(config.tf32), warnings.catch_warnings():
+    with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
             network,
@@ -230,7 +243,7 @@ def draw(
             trajectory=trajectory,
             callback=callback,
             **about,
-            cuda_graph=config.cuda_graph and device.type in graphs.KINDS,
+            cuda_graph=cuda_graph,
         )
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     if bad:
@@ -288,7 +301,8 @@ def batches(
 
     def drawn() -> Iterator[Tensor]:
         firsts = range(0, num, batch_size)
-        bar = progress_bar(len(firsts) * updates, desc="sampling", unit="step") if progress else None
+        total = None if updates is None else len(firsts) * updates
+        bar = progress_bar(total, desc="sampling", unit="step") if progress else None
         try:
             for first in firsts:
                 x = draw(
@@ -301,6 +315,7 @@ def batches(
                     given=trained.given,
                     trajectory=trajectory if first == 0 else None,
                     callback=None if bar is None else lambda step, x: bar.update(),
+                    cuda_graph=trained.cuda_graph,
                 )
                 yield x.float().cpu()
         finally:

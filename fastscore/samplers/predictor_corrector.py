@@ -18,6 +18,7 @@ from ..paths import Path
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, of_points
+from ._replay import Level
 from ._sampler import Sampler
 from .ancestral import coefficients as of_ancestral
 from .ddim import coefficients as of_ddim
@@ -28,7 +29,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-PREDICTORS = ("reverse_sde", "ancestral", "ddim", "dpm", "dpm_sde")
+MULTISTEP = {"dpm": 0.0, "dpm_sde": 1.0}  # eta of each
+PREDICTORS = ("reverse_sde", "ancestral", "ddim", *MULTISTEP)
 NORMS = ("noise", "sample")
 
 
@@ -71,37 +73,46 @@ def predictor_corrector(
     checks.one_of("norm", norm, NORMS)
     corrections, snr = checks.integer("corrections", corrections, low=0), checks.positive("snr", snr)
     chain = Chain(score_fn, shape, path, **how)
-    table = _table(predictor, chain.points, path)
-    before: list[Tensor] = []
-    counted = 0
+    visits, rows = list[tuple[int, int]](), list[Any]()
+    for i, to_next in enumerate(_to_next(predictor, chain.points, path)):
+        if corrections:
+            visits.append((i, corrections))
+            rows.append(None if norm == "sample" else _langevin(2 * (snr * chain.points[i].sigma) ** 2))
+        visits.append((i, 1))
+        rows.append(to_next)
+    table, before = chain.table(rows), list[Tensor]()
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
-        nonlocal counted
-        counted += 1
-        if counted % (corrections + 1):
-            if norm == "sample":
-                size = step_sizes(s, snr)
-                return affine_step(x, [s], 1.0, [size], (2 * size).sqrt(), chain.rng)
-            size_i = 2 * (snr * chain.points[i].sigma) ** 2
-            return affine_step(x, [s], 1.0, [size_i], math.sqrt(2 * size_i), chain.rng)
-        a, b, c = table[i]
+    def step(x: Tensor, s: Tensor, j: Level) -> Tensor:
+        row = table[j]
+        if row is None:
+            size = step_sizes(s, snr)
+            return affine_step(x, [s], 1.0, [size], (2 * size).sqrt(), chain.rng)
+        a, b, c = row
+        if not isinstance(b, list):  # a correction
+            return affine_step(x, [s], a, [b], c, chain.rng)
         new = affine_step(x, [s, *before][: len(b)], a, b, c, chain.rng)
-        before[:] = [x, s]
+        if predictor in MULTISTEP:
+            chain.remember(before, [x, s])
         return new
 
-    return chain.run(step, [corrections + 1] * len(table))
+    return chain.run(step, visits)
 
 
-def _table(predictor: str, points: Sequence[Point], path: Any) -> list[tuple[float, list[float], float]]:
+def _langevin(size: float) -> tuple[float, float, float]:
+    """a, b and c of x + e s + sqrt(2 e) z."""
+    return 1.0, size, math.sqrt(2 * size)
+
+
+def _to_next(predictor: str, points: Sequence[Point], path: Any) -> list[tuple[float, list[float], float]]:
     """a, [b_k] and c of each step to the next point, as of :func:`dpm_solver`'s coefficients."""
-    if predictor in ("dpm", "dpm_sde"):
-        return of_dpm_solver(points, 2, float(predictor == "dpm_sde"))
-    to_next = {
+    if predictor in MULTISTEP:
+        return of_dpm_solver(points, 2, MULTISTEP[predictor])
+    of_step = {
         "reverse_sde": partial(of_reverse_sde, path=path),
         "ancestral": partial(of_ancestral, variance="posterior"),
         "ddim": partial(of_ddim, eta=0.0),
     }[predictor]
-    return [(a, [b], c) for a, b, c in (to_next(p, q) for p, q in pairwise(points))]
+    return [(a, [b], c) for a, b, c in (of_step(p, q) for p, q in pairwise(points))]
 
 
 def step_sizes(score: Tensor, snr: float) -> Tensor:
