@@ -27,7 +27,16 @@ PATHS = ("", "file", "file/x", "loop", "loop/x", "nothing", "/proc/none", "/dev/
 def place(tmp_path_factory):
     """A folder with a tiny run, a file, and links to themselves and to nothing."""
     folder = tmp_path_factory.mktemp("terminal")
-    config = preset("toy", data="two_moons", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=1)
+    config = preset(
+        "toy",
+        sampler="annealed",
+        data="two_moons",
+        iterations=1,
+        width=4,
+        batch_size=4,
+        num_levels=3,
+        steps_per_level=1,
+    )
     Trainer(config, folder / "run").train(progress=False)
     (folder / "file").touch()
     (folder / "loop").symlink_to("loop")
@@ -58,14 +67,7 @@ def absurd_line(choose: random.Random, folder: Path) -> list[str]:
             ),
         }
     else:
-        line = [
-            "sample",
-            choose.choice(PATHS) if choose.random() < 0.2 else "run",
-            "--num",
-            "2",
-            "--sampler",
-            "annealed",
-        ]
+        line = ["sample", choose.choice(PATHS) if choose.random() < 0.2 else "run", "--num", "2"]
         options = {
             "STR": ("sampler", "weights", "device"),
             "PATH": ("out",),
@@ -122,7 +124,7 @@ def test_absurd_command_lines(seed, place, tmp_path, monkeypatch, capsys):
         ),
         (["sample", "run", "--num", HUGE], f"num must be at most 2^32, the samples of one seed, got {HUGE}"),
         (
-            ["sample", "run", "--sampler", "annealed", "--steps-per-level", MANY],
+            ["sample", "run", "--steps-per-level", MANY],
             "steps_per_level times num_levels must be less than 2^32, got a number of 400 digi",
         ),
     ],
