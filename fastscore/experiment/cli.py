@@ -10,11 +10,19 @@ from typing import Any, Literal
 
 from .. import __version__
 from .._core.errors import require
-from ..samplers import DEFAULT, SAMPLERS
+from ..paths import PATHS
+from ..samplers import SAMPLERS
 from . import terminal
 from .config import TrainConfig, quoted
 from .flags import annotate
 
+_PREDICTED = {
+    "score": "the score",
+    "epsilon": "the noise",
+    "x0": "the clean sample",
+    "v": "v",
+    "velocity": "the velocity",
+}
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
 
@@ -31,6 +39,7 @@ def train(
     quiet: bool = False,
     *,
     options: Any,
+    path_options: Any,
 ) -> None:
     """Train a network, starting from a preset.
 
@@ -45,6 +54,7 @@ def train(
             --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
         options: of the objective.
+        path_options: of the path.
     """
     from .._core import checks
     from ..data import DATASETS
@@ -53,11 +63,16 @@ def train(
     from .build import make_sigmas, pick_device
     from .evaluate import evaluate
     from .history import read_metrics
+    from .path_bounds import make_path
     from .preview import save_preview
     from .sample_folder import check_encodable, check_folder
     from .train import Trainer
 
-    preset = dataclasses.replace(preset, objective_options=preset.objective_options | options.given())
+    preset = dataclasses.replace(
+        preset,
+        objective_options=preset.objective_options | options.given(),
+        path_options=preset.path_options | path_options.given(),
+    )
     run = out or Path("runs") / preset.data
     if change and not resume:
         raise ValueError("--change needs --resume: a new run takes its options as they are given")
@@ -72,6 +87,8 @@ def train(
         f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
         f"parameters, on {trainer.device} in {trainer.config.precision}, into {run}\ndata: {trainer.about_data}"
     )
+    if PATHS[preset.path].continuous:
+        print(f"path: {make_path(preset)}; the network predicts {_PREDICTED[preset.parametrization]}")
     if trainer.changed:
         print(f"from now on this run samples with {', '.join(trainer.changed)}")
     if trainer.retuned:
@@ -109,7 +126,7 @@ def sample(
     num: int = 100,
     out: Path | None = None,
     seed: int = 0,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -171,7 +188,7 @@ def evaluate(
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
     seed: int = 0,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,

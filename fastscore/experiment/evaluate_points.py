@@ -14,6 +14,7 @@ from ..evaluation import metrics, plots
 from ..rng import Philox
 from .build import make_data
 from .sample import TrainedRun
+from .scores import at_least_noise
 
 
 def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int) -> dict[str, Any]:
@@ -33,12 +34,14 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
     Plain Langevin dynamics uses the network at its smallest noise level and as many updates as annealing.
     """
     mixture, config = data.GaussianMixture(), trained.config
-    last, sigma = config.num_levels - 1, config.sigma_end
+    score, alpha, sigma = at_least_noise(config, trained.score_fn)
 
     def learned(x: Tensor) -> Tensor:
-        x = x.to(trained.device)
         with torch.no_grad():
-            return trained.score_fn(x, torch.full((len(x),), last, device=x.device)).to(x.device)
+            return score(x.to(trained.device))
+
+    def exact(x: Tensor) -> Tensor:  # x / alpha is the mixture with noise sigma / alpha
+        return mixture.score(x / alpha, sigma / alpha) / alpha
 
     rng = Philox(seed)
     start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)
@@ -47,13 +50,13 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
     title = trained.entry.title
     plots.save_score_field(
         lambda x: learned(x).cpu(),
-        lambda x: mixture.score(x, sigma),
+        exact,
         out / "score_field.png",
         samples={"Data": real, "Plain Langevin dynamics": plain, title[:1].upper() + title[1:]: points},
-        log_density=lambda x: mixture.log_prob(x, sigma),
+        log_density=lambda x: mixture.log_prob(x / alpha, sigma / alpha),
         modes=mixture.means,
     )
-    field = mixture.score(real, sigma)
+    field = exact(real)
     error = (learned(real).cpu() - field).square().sum() / field.square().sum()
 
     def weights(x: Tensor) -> list[float]:

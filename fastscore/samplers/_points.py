@@ -10,8 +10,9 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.options import Option, boolean
+from ..paths import Path
 from ..trace import modules
-from ._grid import Levels
+from ._grid import Continuous, Levels
 from ._sampler import DENOISE, Options
 from ._start import STARTS
 
@@ -60,6 +61,7 @@ def of_points(
     *,
     a_point: Callable[[Options], int] = lambda options: 1,
     between: Callable[[Options], bool] = lambda options: False,
+    rule: str | None = None,
 ) -> dict[str, Any]:
     """The fields of an entry whose function is ``solver``.
 
@@ -67,12 +69,13 @@ def of_points(
         evaluations: evaluations(L, options); None: as many as updates.
         a_point: how many updates there are at a point.
         between: whether the score is asked for between the points.
+        rule: how ``solver`` spaces the points of a path.
     """
 
     def run(
         score_fn: Callable[..., Tensor],
         shape: Sequence[int],
-        sigmas: Tensor,
+        sigmas: Tensor | Path,
         options: Options,
         *,
         cuda_graph: bool = False,
@@ -80,12 +83,17 @@ def of_points(
     ) -> Tensor:
         own = {name: value for name, value in options.items() if name != "steps"}
         steps = options["steps"] or None
+        if isinstance(sigmas, Path):
+            return solver(score_fn, shape, sigmas, steps=steps, **own, **how)
         on = conditioning(score_fn, options["interpolate"], between(options))
         return solver(score_fn, shape, sigmas, steps=steps, conditioning=on, **own, **how)
 
-    def sigma_after(sigmas: Sequence[float], options: Options, step: int) -> float:
-        points = Levels(sigmas, "sigma", False).points(options["steps"] or None, None, options["denoise"])
-        return points[min(-(-step // a_point(options)), len(points) - 1)].sigma
+    def sigma_after(sigmas: Sequence[float] | Path, options: Options, step: int) -> float:
+        if isinstance(sigmas, Path):
+            points = Continuous(sigmas, "t", False).points(options["steps"] or None, rule, options["denoise"])
+        else:
+            points = Levels(sigmas, "sigma", False).points(options["steps"] or None, None, options["denoise"])
+        return points[min(-(-step // a_point(options)), len(points) - 1)].rho
 
     def count(L: int, options: Options) -> int:
         return number_of(L, options) * a_point(options)
@@ -98,6 +106,7 @@ def of_points(
         "cost": "steps, by default one a level",
         "remedy": "train longer, or take more --steps",
         "centred": True,
+        "any_path": True,
     }
 
 

@@ -39,6 +39,8 @@ class Sampler:
         remedy: what to do where samples are not finite; a format string over the options.
         centred: whether ``run`` takes ``mean=``, the mean of the data, which it begins about where ``start`` is
             ``"normal"``.
+        any_path: whether ``run`` and ``sigma_after`` take a :class:`fastscore.paths.Path` of continuous t in place of sigmas, and
+            then score_fn(x, t); L is the number of its steps where ``options`` have none, and "noise level" is sigma / alpha.
     """
 
     name: str
@@ -50,9 +52,10 @@ class Sampler:
     run: Callable[..., Tensor]
     updates: Callable[[int, Options], int]
     evaluations: Callable[[int, Options], int]
-    sigma_after: Callable[[Sequence[float], Options, int], float]
+    sigma_after: Callable[[Any, Options, int], float]
     remedy: str = "train longer"
     centred: bool = False
+    any_path: bool = False
 
     def complete(self, given: Options) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.
