@@ -13,7 +13,7 @@ from .._core.errors import require
 from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
-from .config import TrainConfig, quoted
+from .config import PRESETS, TrainConfig, quoted
 from .flags import annotate
 
 _PREDICTED = {
@@ -73,6 +73,7 @@ def train(
         objective_options=preset.objective_options | options.given(),
         path_options=preset.path_options | path_options.given(),
     )
+    _check_noise(preset)
     run = out or Path("runs") / preset.data
     if change and not resume:
         raise ValueError("--change needs --resume: a new run takes its options as they are given")
@@ -118,6 +119,19 @@ def train(
             f"{_pair(weights['plain'])}"
         )
     print(f"next: fastscore sample {quoted(run)} --num 100 --out {quoted(run / 'more')}")
+
+
+def _check_noise(config: TrainConfig) -> None:
+    """Refuse noise levels that no preset has, and so were asked for, on a path that takes none."""
+    if PATHS[config.path].takes_sigmas:
+        return
+    for name in ("sigma_begin", "sigma_end"):
+        if getattr(config, name) not in {getattr(other, name) for _, other in PRESETS.values()}:
+            own = ", ".join(f"--{option.name.replace('_', '-')}" for option in PATHS[config.path].options)
+            raise ValueError(
+                f"{name} must be left out on path {config.path!r}, whose noise is given by {own}, got "
+                f"{getattr(config, name)}"
+            )
 
 
 def sample(

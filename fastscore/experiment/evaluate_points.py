@@ -14,7 +14,7 @@ from ..evaluation import metrics, plots
 from ..rng import Philox
 from .build import make_data
 from .sample import TrainedRun
-from .scores import at_least_noise
+from .scores import near_the_data
 
 
 def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int) -> dict[str, Any]:
@@ -31,10 +31,11 @@ def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor],
 def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, seed: int) -> dict[str, Any]:
     """score_field.png, and the weights that the sampler (the points) and plain Langevin dynamics find.
 
-    Plain Langevin dynamics uses the network at its smallest noise level and as many updates as annealing.
+    Plain Langevin dynamics uses the network at its smallest noise level (see :func:`near_the_data`) and as many updates as
+    annealing.
     """
     mixture, config = data.GaussianMixture(), trained.config
-    score, alpha, sigma = at_least_noise(config, trained.score_fn)
+    score, alpha, sigma = near_the_data(config, trained.score_fn)
 
     def learned(x: Tensor) -> Tensor:
         with torch.no_grad():

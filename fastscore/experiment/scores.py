@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -71,15 +72,19 @@ def where_sampled(config: TrainConfig, entry: Sampler) -> Path | list[float]:
     return make_path(config) if continuous else make_sigmas(config).tolist()
 
 
-def at_least_noise(config: TrainConfig, network: nn.Module) -> tuple[Callable[[Tensor], Tensor], float, float]:
-    """(score(x), alpha, sigma), of the run's smallest noise."""
-    path = make_path(config)
-    alpha, sigma = float(path.alpha(path.t_min)), float(path.sigma(path.t_min))
-    if PATHS[config.path].continuous:
-        score = on_path(config, network)
-        return lambda x: score(x, path.t_min), alpha, sigma
-    last = config.num_levels - 1
-    return lambda x: network(x, torch.full((len(x),), last, device=x.device)), alpha, config.sigma_end
+def near_the_data(config: TrainConfig, network: nn.Module) -> tuple[Callable[[Tensor], Tensor], float, float]:
+    """(score(x), alpha, sigma) at little noise, where Langevin dynamics by the run's step size works.
+
+    That is the last noise level, or on a path of continuous t, which goes on to far less noise than the step, the time at
+    which (sigma / alpha)^2 is five steps.
+    """
+    if not PATHS[config.path].continuous:
+        last = config.num_levels - 1
+        return lambda x: network(x, torch.full((len(x),), last, device=x.device)), 1.0, config.sigma_end
+    score = on_path(config, network)
+    ends = float(score.path.log_snr(score.path.t_max)), float(score.path.log_snr(score.path.t_min))
+    t = float(score.path.t_of_log_snr(max(ends[0], min(-math.log(5 * config.step_size), ends[1]))))
+    return lambda x: score(x, t), float(score.path.alpha(t)), float(score.path.sigma(t))
 
 
 class _Undivided(nn.Module):
