@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -39,6 +40,13 @@ INTERPOLATE = Option(
     boolean,
     default=False,
 )
+MAX_STEPS = Option(
+    "max_steps",
+    int,
+    "The most steps that a sample may take, refused ones too",
+    partial(checks.integer, low=1),
+    default=1000,
+)
 POINTS = (STEPS, END_DENOISED, NORMAL, INTERPOLATE)
 
 
@@ -48,6 +56,26 @@ def fraction(name: str, value: Any) -> float:
     if value > 1:
         raise ValueError(f"{name} must be from 0 to 1, got {value}")
     return value
+
+
+def zero_or_more(name: str, value: Any) -> float:
+    """A number, at least 0."""
+    return checks.positive(name, value, zero_allowed=True)
+
+
+def sigma_of_point(sigmas: Sequence[float] | Path, options: Options, update: int, rule: str | None = None) -> float:
+    """The noise sigma / alpha at the point to which the ``update``-th update leads; ``rule`` is of a path's points."""
+    steps, denoise = options["steps"] or None, options["denoise"]
+    if isinstance(sigmas, Path):
+        points = Continuous(sigmas, "t", False).points(steps, rule, denoise)
+    else:
+        points = Levels(sigmas, "sigma", False).points(steps, None, denoise)
+    return points[min(update, len(points) - 1)].rho
+
+
+def least(sigmas: Sequence[float] | Path) -> float:
+    """The smallest noise sigma / alpha."""
+    return math.exp(-float(sigmas.log_snr(sigmas.t_min)) / 2) if isinstance(sigmas, Path) else sigmas[-1]
 
 
 def number_of(L: int, options: Options) -> int:
@@ -77,23 +105,14 @@ def of_points(
         shape: Sequence[int],
         sigmas: Tensor | Path,
         options: Options,
-        *,
-        cuda_graph: bool = False,
         **how: Any,
     ) -> Tensor:
         own = {name: value for name, value in options.items() if name != "steps"}
-        steps = options["steps"] or None
-        if isinstance(sigmas, Path):
-            return solver(score_fn, shape, sigmas, steps=steps, **own, **how)
-        on = conditioning(score_fn, options["interpolate"], between(options))
-        return solver(score_fn, shape, sigmas, steps=steps, conditioning=on, **own, **how)
+        on = conditioning(score_fn, sigmas, options["interpolate"], between(options))
+        return solver(score_fn, shape, sigmas, steps=options["steps"] or None, conditioning=on, **own, **how)
 
     def sigma_after(sigmas: Sequence[float] | Path, options: Options, step: int) -> float:
-        if isinstance(sigmas, Path):
-            points = Continuous(sigmas, "t", False).points(options["steps"] or None, rule, options["denoise"])
-        else:
-            points = Levels(sigmas, "sigma", False).points(options["steps"] or None, None, options["denoise"])
-        return points[min(-(-step // a_point(options)), len(points) - 1)].rho
+        return sigma_of_point(sigmas, options, -(-step // a_point(options)), rule)
 
     def count(L: int, options: Options) -> int:
         return number_of(L, options) * a_point(options)
@@ -106,13 +125,19 @@ def of_points(
         "cost": "steps, by default one a level",
         "remedy": "train longer, or take more --steps",
         "centred": True,
+        "recordable": lambda options: not options["interpolate"],
         "any_path": True,
+        "one_step_a_level": True,
     }
 
 
-def conditioning(score_fn: Callable[..., Tensor], interpolate: bool, between: bool) -> str:
-    """What a network is told: sigma where it knows its levels and embeds no labels, else labels. Where the score is asked
+def conditioning(score_fn: Callable[..., Tensor], path: Tensor | Path, interpolate: bool, between: bool) -> str:
+    """What a network is told: t of a path; of noise levels sigma where it knows its levels and embeds no labels, else labels. Where the score is asked
     for ``between`` the levels, sigma unless it embeds labels."""
+    if isinstance(path, Path):
+        if interpolate:
+            raise ValueError(f"interpolate must be False on {path!r}, where no network has labels, got True")
+        return "t"
     if interpolate:
         return "labels"
     layers = [layer for network in modules.networks(score_fn) for layer in network.modules()]

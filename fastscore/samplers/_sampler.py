@@ -32,15 +32,17 @@ class Sampler:
         options: the options that it takes.
         run: run(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory, cuda_graph) -> samples of ``shape``
             [B, ...]; all as for :func:`annealed_langevin`, score_fn(x, labels).
-        updates: updates(L, options), how often it calls ``callback``.
-        evaluations: evaluations(L, options), how often it calls ``score_fn``.
+        updates: updates(L, options), how often it calls ``callback``; None where samples decide.
+        evaluations: evaluations(L, options), how often it calls ``score_fn``; None where samples decide.
         sigma_after: sigma_after(sigmas, options, step), the noise level of the samples after update ``step`` (1 is the
             first); it never grows with ``step``.
         remedy: what to do where samples are not finite; a format string over the options.
         centred: whether ``run`` takes ``mean=``, the mean of the data, which it begins about where ``start`` is
             ``"normal"``.
+        recordable: recordable(options), whether ``run`` takes ``cuda_graph=True``.
         any_path: whether ``run`` and ``sigma_after`` take a :class:`fastscore.paths.Path` of continuous t in place of sigmas, and
-            then score_fn(x, t); L is the number of its steps where ``options`` have none, and "noise level" is sigma / alpha.
+            then score_fn(x, t); "noise level" is then sigma / alpha.
+        one_step_a_level: whether it takes ``steps``, of which 0 are one from each level; on a path they are to be given.
     """
 
     name: str
@@ -50,12 +52,14 @@ class Sampler:
     cost: str
     options: tuple[Option, ...]
     run: Callable[..., Tensor]
-    updates: Callable[[int, Options], int]
-    evaluations: Callable[[int, Options], int]
+    updates: Callable[[int, Options], int | None]
+    evaluations: Callable[[int, Options], int | None]
     sigma_after: Callable[[Any, Options, int], float]
     remedy: str = "train longer"
     centred: bool = False
+    recordable: Callable[[Options], bool] = lambda options: True
     any_path: bool = False
+    one_step_a_level: bool = False
 
     def complete(self, given: Options) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.
