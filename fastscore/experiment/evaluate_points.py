@@ -9,12 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data, samplers
+from .. import data, losses, samplers
 from ..evaluation import metrics, plots
 from ..rng import Philox
 from .build import make_data
 from .sample import TrainedRun
-from .scores import near_the_data
+from .scores import near_the_data, on_any_path
+
+_TIMES = 20  # of the path, at which the error of the score is measured
 
 
 def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int) -> dict[str, Any]:
@@ -73,4 +75,22 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
             "plain": weights(plain),
         },
         "score_error": float(error.sqrt()),
+        "score_error_on_path": _error_on_path(trained, mixture, real),
     }
+
+
+def _error_on_path(trained: TrainedRun, mixture: data.GaussianMixture, real: Tensor) -> float:
+    """The mean, over times of the path, of the root mean square of sigma ||s - s*||, by explicit score matching."""
+    score = on_any_path(trained.config, trained.score_fn)
+    path, x = score.path, real.to(trained.device)
+
+    def exact(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        return mixture.score(x / alpha.to(x)[:, None], (sigma / alpha).to(x)) / alpha.to(x)[:, None]
+
+    with torch.no_grad():
+        found = [
+            2 * losses.esm(score, exact, x, path, t=t, rng=Philox(k), weighting="sigma^2")
+            for k, t in enumerate(path.grid(min(_TIMES, trained.config.num_levels)).t.tolist())
+        ]
+    return float(torch.stack(found).sqrt().mean())

@@ -40,6 +40,13 @@ def on_path(config: TrainConfig, network: nn.Module) -> Converted:
     return as_score(network, kind="score", path=path, conditioning="sigma", rescale=True)
 
 
+def on_any_path(config: TrainConfig, network: nn.Module) -> Converted:
+    """:func:`on_path`, or on noise levels score(x, t) at t = sigma of one of them, by its label."""
+    if PATHS[config.path].continuous:
+        return on_path(config, network)
+    return as_score(network, kind="score", path=make_path(config), conditioning="labels")
+
+
 def default_sampler(config: TrainConfig) -> str:
     """The sampler of a run where none is named."""
     return DEFAULT_ON_PATH if PATHS[config.path].continuous else DEFAULT

@@ -201,7 +201,7 @@ def test_every_sampler_draws_on_the_path_or_says_why_not(name, runs):
                 with_sampling(trained, sampler=name)
             continue
         close = {"rtol": 1e-3, "atol": 1e-3}  # of networks on batches of other sizes
-        given = {} if SAMPLERS[name].any_path else {"steps_per_level": 2} if name == "annealed" else {}
+        given = {"annealed": {"steps_per_level": 2}, "gotta_go_fast": {"rtol": 0.5, "atol": 0.5}}.get(name, {})
         x = sample(trained, 3, sampler=name, batch_size=3, progress=False, **given)
         assert torch.isfinite(x).all() and x.shape == (3, *trained.shape)
         torch.testing.assert_close(sample(trained, 3, sampler=name, batch_size=2, progress=False, **given), x, **close)
@@ -249,6 +249,11 @@ def test_evaluation_and_preview(runs, tmp_path):
         error = network(real / alpha, torch.full((50,), sigma / alpha)) / alpha - exact
     want = float((error.square().sum() / exact.square().sum()).sqrt())
     assert report["score_error"] == pytest.approx(want, rel=1e-3)
+    score = fs.as_score(network, kind="score", path=path, conditioning="sigma", rescale=True)
+    exact, times = truth(path, GaussianMixture()), path.grid(5).t.tolist()
+    each = [losses.esm(score, exact, real, path, t=t, rng=fs.Philox(k)) for k, t in enumerate(times)]
+    want = float((2 * torch.stack(each)).sqrt().mean())
+    assert report["score_error_on_path"] == pytest.approx(want, rel=1e-3)
     evaluate(runs / "digits", num=20, out=tmp_path / "b", progress=False)
     assert (tmp_path / "b" / "sampling.png").exists()
     with Trainer(DIGITS_VP, tmp_path / "c") as trainer:
@@ -256,9 +261,7 @@ def test_evaluation_and_preview(runs, tmp_path):
     assert (tmp_path / "c" / "samples" / "step_00000000.png").exists()
 
 
-@pytest.mark.parametrize(
-    "path, parametrization", [("ve", "score"), ("vp_linear", "score"), ("rectified", "velocity"), ("vp_linear", "v")]
-)
+@pytest.mark.parametrize("path, parametrization", [("ve", "score"), ("vp_linear", "v"), ("rectified", "velocity")])
 def test_a_run_learns_the_score_of_the_mixture(path, parametrization, tmp_path):
     """The root mean square of sigma || s - s* || over uniform times falls below a third of what it was."""
     config = dataclasses.replace(
