@@ -24,7 +24,7 @@ from .build import make_model, mean_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
-from .scores import check_sampler, default_sampler, for_sampler
+from .scores import begins_about_the_mean, check_sampler, check_start, default_sampler, for_sampler
 
 WEIGHTS = ("auto", "ema", "raw")
 _SAMPLING_SEED = 1 << 63  # added to the seed, so that samples never share numbers with training, whose seeds are less
@@ -156,6 +156,8 @@ def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> d
     check_sampler(config, sampler)
     own = {option.name: getattr(config, option.setting) for option in entry.options if option.setting}
     options = entry.complete(own | {name: value for name, value in given.items() if value is not None})
+    if entry.any_path:  # whose start is no setting of the run
+        check_start(config, options["start"])
     if PATHS[config.path].continuous and entry.one_step_a_level and not options["steps"]:
         options["steps"] = config.num_levels
     return options
@@ -208,7 +210,8 @@ def draw(
     score_fn, where = for_sampler(config, network, entry)
     if cuda_graph is None:
         cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
-    about = {"mean": mean_of_data(config)} if entry.centred and options.get("start") == "normal" else {}
+    centred = entry.centred and options.get("start") == "normal" and begins_about_the_mean(config)
+    about = {"mean": mean_of_data(config)} if centred else {}
     with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(

@@ -63,6 +63,18 @@ def check_sampler(config: TrainConfig, sampler: str) -> None:
         )
 
 
+def check_start(config: TrainConfig, start: str | None) -> None:
+    """Raise ValueError where samples would begin in the data's range, and the run's path ends in noise about alpha times it."""
+    if start == "uniform" and not PATHS[config.path].keeps_scale:
+        raise ValueError(f"start must be 'normal' on path {config.path!r}, which begins in noise, got 'uniform'")
+
+
+def begins_about_the_mean(config: TrainConfig) -> bool:
+    """Whether the mean of the data is seen at the most noise: of images in [0, 1] it is not where alpha is below sigma / 100."""
+    path = make_path(config)
+    return float(path.log_snr(path.t_max)) > 2 * math.log(0.01) or PATHS[config.path].keeps_scale
+
+
 def for_sampler(config: TrainConfig, network: nn.Module, entry: Sampler) -> tuple[Callable[..., Tensor], Any]:
     """What ``entry.run`` takes as ``score_fn`` and ``sigmas``: labels and the noise levels, or t and the path."""
     if not PATHS[config.path].continuous:

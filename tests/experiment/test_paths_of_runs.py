@@ -19,7 +19,7 @@ from fastscore.experiment.history import read_metrics
 from fastscore.experiment.path_bounds import make_path
 from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import _SAMPLING_SEED, load_run, sample, with_sampling
-from fastscore.experiment.scores import on_path, where_sampled
+from fastscore.experiment.scores import begins_about_the_mean, on_path, where_sampled
 from fastscore.experiment.train import Trainer
 from fastscore.losses import OBJECTIVES
 from fastscore.paths import PATHS
@@ -183,8 +183,7 @@ def test_the_default_sampler_by_hand(runs, steps):
     trained = load_run(runs / "vp", device="cpu")
     path = paths.vp_linear()
     score = fs.as_score(trained.network, kind="score", path=path, conditioning="sigma", rescale=True)
-    mean, rng = mean_of_data(trained.config), fs.Philox(4 + _SAMPLING_SEED)
-    want = samplers.dpm_solver(score, (6, 2), path, eta=1.0, steps=steps or 5, mean=mean, rng=rng)
+    want = samplers.dpm_solver(score, (6, 2), path, eta=1.0, steps=steps or 5, rng=fs.Philox(4 + _SAMPLING_SEED))
     assert torch.equal(sample(trained, 6, seed=4, batch_size=6, steps=steps, progress=False), want)
     assert with_sampling(trained, steps=steps).options["steps"] == (steps or 5)
 
@@ -216,6 +215,28 @@ def test_every_sampler_draws_on_the_path_or_says_why_not(name, runs):
         points = where.grid(options["steps"], {"heun": "karras", "reverse_sde": "time"}.get(name, "log_snr"))
         ratios = (points.sigma / points.alpha)[1:-1].tolist()  # the last update goes to the clean sample
         assert list(dict.fromkeys(after)) == pytest.approx(ratios) and after[-1] == after[-2]
+
+
+def test_where_samples_begin(runs):
+    """About the mean of the data where the path's end has a hundredth of them, and never among them where alpha falls."""
+    trained = load_run(runs / "ve", device="cpu")
+    path = paths.ve(sigma_min=0.5, sigma_max=20.0)
+    score = fs.as_score(trained.network, kind="score", path=path, conditioning="sigma", rescale=True)
+    mean, rng = mean_of_data(trained.config), fs.Philox(_SAMPLING_SEED)
+    want = samplers.ddim(score, (4, 2), path, steps=3, mean=mean, rng=rng)
+    assert torch.equal(sample(trained, 4, sampler="ddim", steps=3, progress=False), want)
+    sample(trained, 2, sampler="ddim", steps=3, start="uniform", progress=False)
+    with pytest.raises(
+        ValueError, match="start must be 'normal' on path 'vp_linear', which begins in noise, got 'uniform'"
+    ):
+        with_sampling(load_run(runs / "vp", device="cpu"), start="uniform")
+    short = dataclasses.replace(TOY_VP, path_options={"beta_max": 3.0})
+    assert [begins_about_the_mean(config) for config in (TOY, trained.config, short, TOY_VP)] == [
+        True,
+        True,
+        True,
+        False,
+    ]
 
 
 def test_annealed_langevin_on_a_path_whose_alpha_is_1(runs):
