@@ -241,7 +241,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     ),
     "digits-vp": (
         "the digits on a variance-preserving path, by NCSNv2: minutes on two CPU cores",
-        dataclasses.replace(_DIGITS, model="ncsnv2", path="vp_linear", parametrization="epsilon"),
+        dataclasses.replace(_DIGITS, model="ncsnv2", path="vp_linear", parametrization="v"),
     ),
     "toy-vp": (
         "the same mixture on a variance-preserving path: about a minute on a CPU",
