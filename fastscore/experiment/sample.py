@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from .._core import checks, graphs
 from .._core.errors import CheckpointError, NonFiniteSamples
+from ..paths import PATHS
 from ..rng import Philox
 from ..samplers import SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
 from .acceleration import compiled, deterministic, tf32
-from .build import make_model, make_sigmas, moments_of_data, pick_device, placed
+from .build import make_model, moments_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
+from .scores import begins_about_the_mean, check_sampler, check_start, default_sampler, for_sampler
 
 WEIGHTS = ("auto", "ema", "raw")
 _SAMPLING_SEED = 1 << 63  # added to the seed, so that samples never share numbers with training, whose seeds are less
@@ -133,6 +135,7 @@ def load_run(
         about.run,
         about.checksum(ema=weights == "ema"),
         computed_in,
+        default_sampler(config),
         cuda_graph=cuda_graph,
     )
 
@@ -149,7 +152,10 @@ def _checkpoint_of(run: Path, iteration: int) -> Path:
 
 
 def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of each option of ``sampler``: the one given, or ``config``'s, or the option's default."""
+    """The value of each option of ``sampler``: the one given, or ``config``'s, or the option's default.
+
+    On a path of continuous t a number of steps that is left to the noise levels is theirs.
+    """
     entry = SAMPLERS[checks.one_of("sampler", sampler, SAMPLERS)]
     names = [option.name for option in entry.options]
     for name, value in given.items():
@@ -159,17 +165,23 @@ def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> d
                 f"{name} must be left out for sampler {sampler!r}, which takes {', '.join(names)}, got "
                 f"{checks.describe(value)} (--sampler {' or '.join(takers)} takes it)"
             )
+    check_sampler(config, sampler)
     own = {option.name: getattr(config, option.setting) for option in entry.options if option.setting}
-    return entry.complete(own | {name: value for name, value in given.items() if value is not None})
+    options = entry.complete(own | {name: value for name, value in given.items() if value is not None})
+    if entry.any_path:  # whose start is no setting of the run
+        check_start(config, options["start"])
+    if PATHS[config.path].continuous and entry.one_step_a_level and not options["steps"]:
+        options["steps"] = config.num_levels
+    return options
 
 
-def check_sampler(config: TrainConfig) -> None:
+def check_own_sampler(config: TrainConfig) -> None:
     """Raise where the run's own sampler could not draw from its network, which is better known before it is trained.
 
     Raises:
         ValueError: an option of the sampler without a value, or more solver_steps than a network of labels has levels.
     """
-    steps = options_of(config, config.sampler, {}).get("steps", 0)
+    steps = options_of(config, default_sampler(config), {}).get("steps", 0)
     if steps > config.num_levels and config.model in ("ncsn", "ncsndeeper"):
         raise ValueError(
             f"solver_steps must be at most num_levels, {config.num_levels}, for {config.model}, which knows its noise levels "
@@ -216,7 +228,7 @@ def draw(
 
     Args:
         config: of the run, whose own sampler draws where ``sampler`` is None.
-        network: score_fn(x, labels).
+        network: the run's, in its precision.
         shape, rng, device: of the samples.
         sampler, given: a key of :data:`fastscore.samplers.SAMPLERS`, and values of its options that are no settings of
             ``config``.
@@ -226,17 +238,19 @@ def draw(
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
-    sampler = config.sampler if sampler is None else sampler
+    sampler = default_sampler(config) if sampler is None else sampler
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
+    score_fn, where = for_sampler(config, network, entry)
     if cuda_graph is None:
         cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
-    about = moments_of_data(config) if entry.centred and options.get("start") == "normal" else {}
+    centred = entry.centred and options.get("start") == "normal" and begins_about_the_mean(config)
+    about = moments_of_data(config) if centred else {}
     with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
-            network,
+            score_fn,
             shape,
-            make_sigmas(config),
+            where,
             options,
             rng=rng,
             device=device,
