@@ -64,7 +64,7 @@ def train(
     checks.one_of("data", preset.data, tuple(DATASETS))
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
-    if preset.data in ("mnist", "cifar10", "folder"):
+    if preset.data in ("mnist", "cifar10", "folder", "npz"):
         check_encodable("--data-dir", Path(preset.data_dir).absolute())
         terminal.check_readable("--data-dir", Path(preset.data_dir))
     trainer = Trainer(preset, run, resume=resume, change=change)

@@ -25,7 +25,7 @@ from .config import SAMPLING, TrainConfig, command_line
 from .learner import Learner, learning_rate
 from .progress import progress_bar
 
-_FROM_FILES = ("mnist", "cifar10", "folder")  # the data sets that are read from data_dir
+_FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
 
 
 class Trainer:
