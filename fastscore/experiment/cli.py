@@ -1,4 +1,4 @@
-"""The command line: ``fastscore train | sample | evaluate | doctor``."""
+"""The command line: ``fastscore train | sample | evaluate | doctor``; of whole runs see ``cli_runs``."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from .. import __version__
 from .._core.errors import require
 from ..samplers import DEFAULT, SAMPLERS
 from . import terminal
+from .cli_runs import export, import_, status
 from .config import TrainConfig, quoted
-from .flags import annotate
+from .flags import annotate, annotate_plain
 
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
@@ -55,7 +56,7 @@ def train(
     from .history import read_metrics
     from .preview import save_preview
     from .sample_folder import check_encodable, check_folder
-    from .train import Trainer
+    from .train import FROM_FILES, Trainer
 
     preset = dataclasses.replace(preset, objective_options=preset.objective_options | options.given())
     run = out or Path("runs") / preset.data
@@ -64,7 +65,7 @@ def train(
     checks.one_of("data", preset.data, tuple(DATASETS))
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
-    if preset.data in ("mnist", "cifar10", "folder", "npz"):
+    if preset.data in FROM_FILES:
         check_encodable("--data-dir", Path(preset.data_dir).absolute())
         terminal.check_readable("--data-dir", Path(preset.data_dir))
     trainer = Trainer(preset, run, resume=resume, change=change)
@@ -251,7 +252,16 @@ def _pair(weights: list[float]) -> str:
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
-    return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
+    annotate_plain((import_, export), tyro)
+    return {
+        "train": train,
+        "sample": sample,
+        "evaluate": evaluate,
+        "status": status,
+        "import": import_,
+        "export": export,
+        "doctor": doctor,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

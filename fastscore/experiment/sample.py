@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks, graphs
-from .._core.errors import CheckpointError, NonFiniteSamples
+from .._core.errors import NonFiniteSamples
 from ..rng import Philox
 from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
@@ -106,7 +106,7 @@ def load_run(
         return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
 
     folder, about, values = (
-        checkpoint.from_latest(run, read) if iteration is None else read(_checkpoint_of(run, iteration))
+        checkpoint.from_latest(run, read) if iteration is None else read(checkpoint.of_iteration(run, iteration))
     )
     network = make_model(config, about.sample_shape)
     checkpoint.load_into(network, values, folder)
@@ -122,17 +122,6 @@ def load_run(
         about.checksum(ema=weights == "ema"),
         computed_in,
     )
-
-
-def _checkpoint_of(run: Path, iteration: int) -> Path:
-    checkpoint.latest(run)  # raises, and says what to do, if there is no checkpoint
-    found = {checkpoint.step_of(folder): folder for folder in checkpoint.steps(run)}
-    if iteration not in found:
-        raise CheckpointError(
-            f"{run} has no checkpoint of iteration {iteration} (--checkpoint); "
-            f"it has those of {', '.join(map(str, found))}"
-        )
-    return found[iteration]
 
 
 def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from .config import SAMPLING, TrainConfig, command_line
 from .learner import Learner, learning_rate
 from .progress import progress_bar
 
-_FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
+FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
 
 
 class Trainer:
@@ -55,7 +55,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, run: str | Path, *, resume: bool = False, change: bool = False):
-        if config.data in _FROM_FILES:  # where it lies must not depend on who asks from where
+        if config.data in FROM_FILES:  # where it lies must not depend on who asks from where
             config = dataclasses.replace(config, data_dir=str(Path(config.data_dir).absolute()))
         self.config, self.run, self.device = config, Path(run), pick_device(config.device)
         self.changed: list[str] = []
@@ -149,6 +149,9 @@ class Trainer:
                 "folder with --out"
             )
         self._clear_leftovers()
+        if self.identity.fingerprint is None:  # imported: from now on these are the run's data
+            self.identity = self.identity.with_data(self.data)
+            checkpoint.begin(self.run, self.identity)
         trained = self.config
         if checkpoint.steps(self.run):
             latest = checkpoint.latest(self.run)
