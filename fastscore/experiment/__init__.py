@@ -15,6 +15,7 @@ __all__ = [
     "evaluate",
     "evaluate_images",
     "evaluate_points",
+    "event_files",
     "export",
     "flags",
     "history",

@@ -29,6 +29,7 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     change: bool = False,
+    tensorboard: bool = False,
     quiet: bool = False,
     *,
     options: Any,
@@ -44,6 +45,7 @@ def train(
         resume: Go on from the last checkpoint, or start if there is none.
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm,
             --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
+        tensorboard: Write event files for TensorBoard into RUN/tensorboard too (needs 'fastscore-torch[tensorboard]').
         quiet: No progress bar.
         options: of the objective.
     """
@@ -53,6 +55,7 @@ def train(
     from . import limits
     from .build import make_sigmas, pick_device
     from .evaluate import evaluate
+    from .event_files import EventFiles
     from .history import read_metrics
     from .preview import save_preview
     from .sample_folder import check_encodable, check_folder
@@ -65,6 +68,8 @@ def train(
     checks.one_of("data", preset.data, tuple(DATASETS))
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
+    if tensorboard:
+        require("tensorboard", "tensorboard")
     if preset.data in FROM_FILES:
         check_encodable("--data-dir", Path(preset.data_dir).absolute())
         terminal.check_readable("--data-dir", Path(preset.data_dir))
@@ -79,8 +84,9 @@ def train(
         print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
+    listener = EventFiles(run, trainer.step) if tensorboard else None
     try:
-        last = trainer.train(progress=not quiet, preview=save_preview)
+        last = trainer.train(progress=not quiet, preview=save_preview, listener=listener)
     except KeyboardInterrupt:
         print(
             f"\nstopped at iteration {trainer.step}; "
@@ -89,6 +95,9 @@ def train(
             file=sys.stderr,
         )
         sys.exit(130)
+    finally:
+        if listener is not None:
+            listener.close()
     print(f"trained: {last}")
     history = read_metrics(run)
     if history:  # none where the run is shorter than --log-every, or the file was deleted

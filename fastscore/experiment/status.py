@@ -12,6 +12,7 @@ from pathlib import Path
 
 from . import checkpoint, history
 from .config import TrainConfig, command_line
+from .progress import duration
 
 _LAST = 20  # lines of metrics.jsonl whose pace is taken
 
@@ -113,23 +114,6 @@ def _state(found: Status, done: bool) -> str:
     if found.alive is None:
         words = "whether a process trains here cannot be told (.lock cannot be locked)"
     return words if done else f"{words}; go on with: {command_line(found.config, found.run, '--resume')}"
-
-
-def duration(seconds: float) -> str:
-    """In the two largest units: "4 h 12 min".
-
-    >>> duration(15130.4), duration(59.6), duration(0.4)
-    ('4 h 12 min', '1 min', '0 s')
-    """
-    left = max(0, round(seconds))
-    parts: list[str] = []
-    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, length)
-        if count or (unit == "s" and not parts):
-            parts.append(f"{count} {unit}")
-        elif parts:
-            parts.append("")
-    return " ".join(part for part in parts[:2] if part)
 
 
 def size(count: float) -> str:
