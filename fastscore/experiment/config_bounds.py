@@ -16,8 +16,6 @@ from ..schedules import refuse_other_form
 if TYPE_CHECKING:
     from .config import TrainConfig
 
-_MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
-_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _FLAGS = (
     "download",
     "checksum",
@@ -27,9 +25,12 @@ _FLAGS = (
     "denoise",
     "ema_warmup",
     "tf32",
+    "deterministic",
     "compile",
     "cuda_graph",
 )
+_MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
+_PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
 _LARGEST, _SMALLEST = 3.4e38, 1.2e-38  # what float32 holds to full precision
 # lowest and highest value

@@ -14,7 +14,7 @@ _SECONDS = 60.0  # between two lines of a log
 class Lines:
     """What is used here of tqdm's bar, as whole lines: one a minute, and one at the end."""
 
-    def __init__(self, total: int, desc: str, unit: str, initial: int = 0):
+    def __init__(self, total: int | None, desc: str, unit: str, initial: int = 0):
         self.total, self.desc, self.unit, self.n = total, desc, unit, initial
         self.first, self.notes = initial, ""
         self.began = self.told = time.monotonic()
@@ -33,18 +33,21 @@ class Lines:
     def _tell(self) -> None:
         self.told = time.monotonic()
         pace = (self.n - self.first) / max(self.told - self.began, 1e-9)
-        share = f" ({100 * self.n // self.total} %)" if self.total else ""
-        left = f", {duration((self.total - self.n) / pace)} left" if pace > 0 and self.n < self.total else ""
+        of = share = left = ""
+        if self.total:
+            of, share = f" of {self.total}", f" ({100 * self.n // self.total} %)"
+            if pace > 0 and self.n < self.total:
+                left = f", {duration((self.total - self.n) / pace)} left"
         print(
-            f"{self.desc}: {self.n} of {self.total}{share}, {pace:.3g} {self.unit}/s{left}{self.notes}",
+            f"{self.desc}: {self.n}{of}{share}, {pace:.3g} {self.unit}/s{left}{self.notes}",
             file=sys.stderr,
             flush=True,
         )
 
 
-def progress_bar(total: int, *, desc: str, unit: str, initial: int = 0) -> Any:
+def progress_bar(total: int | None, *, desc: str, unit: str, initial: int = 0) -> Any:
     """An object with ``update()``, ``set_postfix()`` and ``close()``: tqdm's bar where standard error is a terminal
-    or a notebook, else :class:`Lines`, since a bar in a file is thousands of carriage returns."""
+    or a notebook, else :class:`Lines`, since a bar in a file is thousands of carriage returns. ``total`` None: not known."""
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return require("tqdm", "train").tqdm(total=total, initial=initial, desc=desc, unit=unit)
     return Lines(total, desc, unit, initial)
