@@ -168,9 +168,9 @@ def _config(
             f"{path} has no EMA shadow, and by {source if options.sections else preset} one is kept: "
             "pass --config PATH of one in which model.ema is false"
         )
-    found["iterations"] = max(found.get("iterations", base.iterations), step)
     try:
-        return dataclasses.replace(base, **found)
+        made = dataclasses.replace(base, **found)
+        return dataclasses.replace(made, iterations=max(made.iterations, step))
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"{source} describes a run that cannot be: {error}") from error
 

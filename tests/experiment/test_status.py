@@ -72,9 +72,9 @@ def test_pace_time_left_and_how_to_go_on(tmp_path):
 
 def test_another_process_is_seen_and_its_death_too(tmp_path):
     Trainer(CONFIG, tmp_path / "run").train(progress=False)
-    held = (
-        "import sys; from fastscore.experiment.checkpoint import Lock; from pathlib import Path\n"
-        "lock = Lock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
+    held = (  # as a Lock is
+        "import sys, filelock; lock = filelock.FileLock(sys.argv[1]); lock.acquire(0); print('held', flush=True); "
+        "sys.stdin.read()"
     )
     command = [sys.executable, "-c", held, str(tmp_path / "run" / ".lock")]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
