@@ -43,46 +43,53 @@ def launch(
     if 0 <= index != device:
         with torch.cuda.device(index):
             return launch(kernel, grid, on, arguments, constants, options)
-    key = specialised(kernel, device, arguments, constants, options)
-    compiled = None if key is None else _known.get(key)
-    if compiled is not None:
-        stream, runtime = active.get_current_stream(device), knobs.runtime
-        if _RUNNER and not (_hooked(runtime.launch_enter_hook) or _hooked(runtime.launch_exit_hook)):
-            packed = compiled.packed_metadata  # what the runner does where nobody is told of the launch
-            compiled.run(*grid, stream, compiled.function, packed, None, None, None, *arguments, *constants)
-        else:
-            compiled[grid](*arguments, *constants, stream=stream)
+    found = specialised(kernel, device, on, arguments, constants, options)
+    compiled = None if found is None else _known.get(found[0])
+    if found is None or compiled is None:
+        compiled = kernel[grid](*arguments, *constants, **options)
+        # elsewhere than on CUDA devices a pointer is specialised on more
+        if found and isinstance(compiled, CompiledKernel) and compiled.metadata.target.backend == "cuda":
+            _known[found[0]] = compiled
         return
-    compiled = kernel[grid](*arguments, *constants, **options)
-    # elsewhere than on CUDA devices a pointer is specialised on more
-    if key is not None and isinstance(compiled, CompiledKernel) and compiled.metadata.target.backend == "cuda":
-        _known[key] = compiled
+    stream, runtime = active.get_current_stream(device), knobs.runtime
+    if _RUNNER and not (_hooked(runtime.launch_enter_hook) or _hooked(runtime.launch_exit_hook)):
+        # what the runner does where nobody is told of the launch; of an address the driver is not asked whose it is
+        packed = compiled.packed_metadata
+        compiled.run(*grid, stream, compiled.function, packed, None, None, None, *found[1], *constants)
+    else:
+        compiled[grid](*arguments, *constants, stream=stream)
 
 
 def specialised(
-    kernel: Any, device: int, arguments: tuple, constants: tuple, options: Mapping[str, Any]
-) -> tuple | None:
-    """All that the code of a launch depends on; None where an argument's value may count, see :func:`layout`.
+    kernel: Any, device: int, on: Tensor, arguments: tuple, constants: tuple, options: Mapping[str, Any]
+) -> tuple[tuple, list] | None:
+    """All that the code of a launch depends on, and the arguments with addresses in place of tensors.
 
     That is the kernel, the device, the constants and options, and of every pointer whether it is there, its dtype and
     whether 16 divides it. Integers that are annotated and not specialised on have one type whatever their values.
+
+    None where an integer's value may count (see :func:`layout`), and where a tensor is not on the device of ``on``: Triton
+    then says so.
     """
-    function = kernel.fn
+    function, index = kernel.fn, on.get_device()
     if function not in _layouts:
         _layouts[function] = layout(kernel)
-    found = _layouts[function]
-    if found is None:
+    places = _layouts[function]
+    if places is None:
         return None
-    count, pointers = found
+    count, pointers = places
     if len(arguments) != count:
         raise TypeError(f"{kernel.__name__} takes {count} arguments before its constants, got {len(arguments)}")
-    key = [function, device, constants, *options.items()]
+    key, values = [function, device, constants, *options.items()], list(arguments)
     for i in pointers:
         pointer = arguments[i]
         if pointer is not None:
-            pointer = (pointer.dtype,) if pointer.data_ptr() & 15 else pointer.dtype
+            if pointer.get_device() != index:
+                return None
+            values[i] = address = pointer.data_ptr()
+            pointer = (pointer.dtype,) if address & 15 else pointer.dtype
         key.append(pointer)
-    return tuple(key)
+    return tuple(key), values
 
 
 def layout(kernel: JITFunction) -> tuple[int, tuple[int, ...]] | None:

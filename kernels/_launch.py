@@ -146,7 +146,7 @@ def row_values(value: Tensor, x: Tensor) -> tuple[Tensor, bool]:
     compute = torch.float64 if x.dtype == torch.float64 else torch.float32
     if value.dtype != compute:
         value = value.to(compute)
-    return value.contiguous(), value.dim() > 0
+    return (value.contiguous(), True) if value.dim() else (value, False)
 
 
 def contiguous(out: Tensor) -> Tensor:

@@ -116,15 +116,18 @@ def launch(
     out = torch.empty_like(x) if out is None else out
     if x.numel() == 0:
         return out
-    tensors = [None if s is None else s.contiguous() for s in (s0, s1, s2)]
-    factors = [(None, False) if value is None else _launch.row_values(value, x) for value in (a, b0, b1, b2, c)]
     if c is None:
         state = index = None
     written = _launch.contiguous(out)
-    given = (written, x.contiguous(), *tensors, *[value for value, _ in factors])
+    tensors = [written, x.contiguous(), *(s if s is None else s.contiguous() for s in (s0, s1, s2))]
+    rows = []
+    for value in (a, b0, b1, b2, c):
+        factor, many = (None, False) if value is None else _launch.row_values(value, x)
+        tensors.append(factor)
+        rows.append(many)
     noise = _launch.noise(seed, step, stream, offset, state, index)
     shares = _launch.shares(*_launch.shape2d(x))
-    _launch.launch(affine_step_kernel, x, given + noise, tuple([many for _, many in factors]), shares)
+    _launch.launch(affine_step_kernel, x, (*tensors, *noise), tuple(rows), shares)
     return _launch.finish(out, written)
 
 

@@ -32,8 +32,7 @@ def check_device(device: torch.device | str | None, sigmas: object) -> torch.dev
     if torch.compiler.is_compiling():
         return torch.device(device)
     try:
-        found = torch.device(device)
-        torch.empty(0, device=found)
+        return torch.empty(0, device=device).device  # of "cuda" with its index, as tensors have it
     except Exception as error:  # each backend of torch has its own: RuntimeError, AssertionError, ImportError, ...
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         kind = TypeError if isinstance(error, TypeError) else ValueError
@@ -41,7 +40,6 @@ def check_device(device: torch.device | str | None, sigmas: object) -> torch.dev
             f"device must be None or a device of this machine, such as 'cpu' or 'cuda:0', got {checks.describe(device)} "
             f"({reason:.200})"
         ) from None
-    return found
 
 
 def check_start(start: str | Tensor, shape: Sequence[int], dtype: torch.dtype | None) -> torch.dtype:

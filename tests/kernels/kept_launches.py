@@ -23,6 +23,7 @@ MEMORY = torch.zeros(256)
 
 @pytest.fixture(autouse=True)
 def as_it_was():
+    _kept._known.clear()
     yield
     DRIVER.device = DRIVER.stream = 0
     knobs.runtime.debug, knobs.runtime.add_stages_inspection_hook = False, None
@@ -74,6 +75,13 @@ def variants(kernel):
     yield arguments, constants, options | {"num_stages": 1}
 
 
+def of(kernel, device, arguments, constants, options) -> tuple:
+    """The key."""
+    found = _kept.specialised(kernel, device, MEMORY, tuple(arguments), tuple(constants), options)
+    assert found is not None and found[1] == [a.data_ptr() if isinstance(a, torch.Tensor) else a for a in arguments]
+    return found[0]
+
+
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_key_is_complete(name):
     """Launches of one key are one kernel to Triton, of every kernel and for whatever changes."""
@@ -81,17 +89,17 @@ def test_the_key_is_complete(name):
     *_, binder = kernel.device_caches[0]
     of_key, of_triton = {}, set()
     for arguments, constants, options in variants(kernel):
-        key = _kept.specialised(kernel, 0, tuple(arguments), tuple(constants), options)
+        key = of(kernel, 0, arguments, constants, options)
         _, specialization, named = binder(*arguments, *constants, **options)
         triton_key = (tuple(map(tuple, specialization)), str(named))
-        assert key is not None and of_key.setdefault(key, triton_key) == triton_key, (arguments, constants, options)
+        assert of_key.setdefault(key, triton_key) == triton_key, (arguments, constants, options)
         of_triton.add(triton_key)
     assert len(of_key) == len(of_triton) > 10  # and of one kernel there is one key
-    assert _kept.specialised(kernel, 1, *map(tuple, given(kernel)), {}) not in of_key
+    assert of(kernel, 1, arguments, constants, options) not in of_key and key in of_key
 
 
 def test_every_kernel_is_of_another_key():
-    keys = [_kept.specialised(kernel, 0, *map(tuple, given(kernel)), {}) for kernel in KERNELS.values()]
+    keys = [of(kernel, 0, *given(kernel), {}) for kernel in KERNELS.values()]
     assert len(set(keys)) == len(KERNELS) > 12
 
 
@@ -122,7 +130,7 @@ def test_the_second_launch_is_kept(entered):
     (grid, _, first), *others = Launcher.launches[-3:]
     for step, (again, _, arguments) in zip((6, 7), others):
         assert again == grid == (1, 1, 1) and len(arguments) == len(first) == 21
-        assert arguments[1] is first[1] is x and arguments[5] == step
+        assert first[1] is x and arguments[1] == x.data_ptr() and arguments[5] == step
         assert arguments[6:] == first[6:] and arguments[4] == first[4] == 1
     langevin_step.launch(x[:2], x[:2], torch.ones(2), *noise)  # a number for every row: another constant
     assert len(entered) == 2
@@ -194,13 +202,18 @@ def test_hooks_of_launches_are_called(monkeypatch):
     assert seen == ["elu_kernel"] * 3
 
 
-def test_another_current_device(monkeypatch):
+def test_another_current_device(entered, monkeypatch):
     """A tensor of another device than the current one: that device is current while its kernel is launched."""
     seen = []
 
     class Elsewhere:
+        dtype = torch.float32
+
         def get_device(self):
             return 1
+
+        def data_ptr(self):
+            return 32
 
     class Current:
         def __init__(self, index):
@@ -213,8 +226,9 @@ def test_another_current_device(monkeypatch):
             DRIVER.device = 0
 
     monkeypatch.setattr(torch.cuda, "device", Current)
-    arguments, shares = (MEMORY, MEMORY, None), _launch.shares(1, MEMORY.numel())
-    for _ in range(2):
-        _launch.launch(elu.elu_kernel, Elsewhere(), arguments, (), shares)
+    x, shares = Elsewhere(), _launch.shares(1, MEMORY.numel())
+    for arguments in [(x, x, None)] * 3 + [(x, MEMORY, None)] * 2:
+        _launch.launch(elu.elu_kernel, x, arguments, (), shares)
         seen.append(Launcher.launches[-1][1])
-    assert seen == [100, 100] and DRIVER.device == 0
+    assert seen == [100] * 5 and DRIVER.device == 0
+    assert entered == ["elu_kernel"] * 3  # the first, and the two that mix devices: a real driver refuses these
