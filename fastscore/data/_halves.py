@@ -18,6 +18,7 @@ from .base import wrong_labels
 
 MISSING = "missing"
 CLASSES = 10
+_TOLD = 3  # files of which an error says what is wrong with each
 
 Halves = dict[str, tuple[Tensor, Tensor]]  # "train" and "test": uint8 images [N, C, H, W] and int64 labels [N]
 Faults = dict[str, str]  # file name -> what is wrong with it
@@ -46,6 +47,7 @@ def check(name: str, problem: str | None, folder: Path, faults: Faults, cure: st
         return
     missing = [file for file, fault in faults.items() if fault == MISSING]
     damaged = [f"{file} ({fault})" for file, fault in faults.items() if fault != MISSING]
+    damaged[_TOLD:] = [word.partition(" ")[0] for word in damaged[_TOLD:]]  # of the others their names will do
     state = [
         f"these files are {kind}: {', '.join(files)}"
         for kind, files in (("missing", missing), ("damaged", damaged))
