@@ -230,7 +230,7 @@ def test_commands_are_those_of_fastscore():
     for text in (README, *PAGES.values()):
         for block in re.findall(r"(?ms)^```sh\n(.*?)^```", text) + re.findall(r"(?ms)^%%bash\n(.*?)^```", text):
             for word, what in re.findall(r"(?m)^fastscore (\w+) ?([\w/-]*)", block):
-                assert word in ("train", "sample", "evaluate", "doctor")
+                assert word in ("train", "sample", "evaluate", "status", "import", "export", "doctor")
                 assert word != "train" or what in PRESETS
             for target in re.findall(r"(?m)^make (\w+)", block):
                 assert f"\n{target}:" in makefile

@@ -1,4 +1,4 @@
-"""The application: ``fastscore train``, ``sample``, ``evaluate`` and ``doctor``.
+"""The application: ``fastscore train``, ``sample``, ``evaluate`` and the other commands.
 
 It imports the library; the library never imports it.
 """
@@ -15,14 +15,18 @@ __all__ = [
     "evaluate",
     "evaluate_images",
     "evaluate_points",
+    "event_files",
+    "export",
     "flags",
     "history",
+    "import_original",
     "learner",
     "limits",
     "preview",
     "progress",
     "sample",
     "sample_folder",
+    "status",
     "terminal",
     "train",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import data
 from .._core.errors import DataError, MissingDependency
+from ..data.npz import has_test_images
 from ..models import build_model
 from ..models.refinenet import ScoreRefineNet
 from ..paths import PATHS
@@ -47,10 +48,16 @@ def make_data(config: TrainConfig, *, heldout: bool) -> data.Data | None: ...
 def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None:
     """A run's training data, or its held-out part (None where the data set has none)."""
     options: dict[str, Any] = {}
-    if config.data == "digits":
+    if config.data in ("digits", "photos"):
         options = {"split": "heldout" if heldout else "train"}
     elif config.data in ("mnist", "cifar10"):
         options = {"root": config.data_dir, "train": not heldout, "download": config.download}
+        if config.data == "cifar10":
+            options["checksum"] = config.checksum
+    elif config.data == "npz":
+        options = {"root": config.data_dir, "train": not heldout}
+        if heldout and not has_test_images(config.data_dir):
+            return None
     elif config.data == "gray_scott":
         options = {
             "num_images": _GRAY_SCOTT_IMAGES,
@@ -74,7 +81,7 @@ def moments_of_data(config: TrainConfig) -> dict[str, Tensor]:
     Raises:
         DataError: the training data are not here.
     """
-    named = {name: getattr(config, name) for name in ("data", "data_dir", "image_size", "download")}
+    named = {name: getattr(config, name) for name in ("data", "data_dir", "image_size", "download", "checksum")}
     return dict(_moments_of_data(TrainConfig(**named)))
 
 

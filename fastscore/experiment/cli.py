@@ -1,4 +1,4 @@
-"""The command line: ``fastscore train | sample | evaluate | doctor``."""
+"""The command line: ``fastscore train | sample | evaluate | doctor``; of whole runs see ``cli_runs``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from .._core.errors import require
 from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
+from .cli_runs import export, import_, status
 from .config import PRESETS, TrainConfig, quoted
-from .flags import annotate, either
+from .flags import annotate, annotate_plain, either
 
 _PREDICTED = {
     "score": "the score",
@@ -36,6 +37,7 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     change: bool = False,
+    tensorboard: bool = False,
     quiet: bool = False,
     *,
     options: Any,
@@ -52,6 +54,7 @@ def train(
         resume: Go on from the last checkpoint, or start if there is none.
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm,
             --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
+        tensorboard: Write event files for TensorBoard into RUN/tensorboard too (needs 'fastscore-torch[tensorboard]').
         quiet: No progress bar.
         options: of the objective.
         path_options: of the path.
@@ -62,11 +65,12 @@ def train(
     from . import limits
     from .build import make_sigmas, pick_device
     from .evaluate import evaluate
+    from .event_files import EventFiles
     from .history import read_metrics
     from .path_bounds import make_path
     from .preview import save_preview
     from .sample_folder import check_encodable, check_folder
-    from .train import Trainer
+    from .train import FROM_FILES, Trainer
 
     preset = dataclasses.replace(
         preset,
@@ -80,7 +84,9 @@ def train(
     checks.one_of("data", preset.data, tuple(DATASETS))
     limits.check_run(preset, pick_device(preset.device))
     check_folder("--out", run, make=False)
-    if preset.data in ("mnist", "cifar10", "folder"):
+    if tensorboard:
+        require("tensorboard", "tensorboard")
+    if preset.data in FROM_FILES:
         check_encodable("--data-dir", Path(preset.data_dir).absolute())
         terminal.check_readable("--data-dir", Path(preset.data_dir))
     trainer = Trainer(preset, run, resume=resume, change=change)
@@ -96,8 +102,9 @@ def train(
         print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
+    listener = EventFiles(run, trainer.step) if tensorboard else None
     try:
-        last = trainer.train(progress=not quiet, preview=save_preview)
+        last = trainer.train(progress=not quiet, preview=save_preview, listener=listener)
     except KeyboardInterrupt:
         print(
             f"\nstopped at iteration {trainer.step}; "
@@ -106,6 +113,9 @@ def train(
             file=sys.stderr,
         )
         sys.exit(130)
+    finally:
+        if listener is not None:
+            listener.close()
     print(f"trained: {last}")
     history = read_metrics(run)
     if history:  # none where the run is shorter than --log-every, or the file was deleted
@@ -298,7 +308,16 @@ def _pair(weights: list[float]) -> str:
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
-    return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
+    annotate_plain((import_, export), tyro)
+    return {
+        "train": train,
+        "sample": sample,
+        "evaluate": evaluate,
+        "status": status,
+        "import": import_,
+        "export": export,
+        "doctor": doctor,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:

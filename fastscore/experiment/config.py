@@ -25,13 +25,15 @@ class TrainConfig:
     """
 
     data: str = "digits"
-    """Data set: digits, mnist, cifar10, gray_scott, folder; in 2-D mixture, two_moons, checkerboard, swiss_roll."""
+    """Data set: digits, photos, mnist, cifar10, gray_scott, folder, npz; in 2-D mixture, two_moons, checkerboard, swiss_roll."""
     data_dir: str = "data"
-    """Folder that holds the data set's files (mnist, cifar10, folder). The others need none."""
+    """Folder that holds the data set's files (mnist, cifar10, folder), or the .npz file. The others need none."""
     image_size: int = 32
     """Side in pixels of the images of data sets that can be made at any size (folder, gray_scott)."""
     download: bool = False
     """Allow torchvision to download a missing data set."""
+    checksum: bool = True
+    """Read CIFAR-10 only where every file has its published checksum; without, other images in the same form too."""
     dequantize: bool = True
     """Fill the gaps between grey values: (255/256) x + u/256 with u uniform in [0, 1)."""
     flip: bool = False
@@ -174,6 +176,7 @@ MAY_CHANGE = frozenset(
         "device",
         "data_dir",
         "download",
+        "checksum",
         "cuda_graph",
         "deterministic",
         "log_every",
@@ -272,6 +275,29 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             step_size=0.05,
             checkpoint_every=500,
             log_every=50,
+        ),
+    ),
+    "photos": (
+        "crops of two photographs, 32x32 in colour, from scikit-learn: a night on two CPU cores",
+        TrainConfig(
+            data="photos",
+            dequantize=False,
+            flip=True,
+            model="ncsnv2",
+            width=32,
+            sigma_begin=50.0,
+            num_levels=232,
+            batch_size=64,
+            iterations=30_000,
+            lr=1e-3,
+            warmup=500,
+            decay=True,
+            ema=0.999,
+            step_size=2 * 6.2e-6,
+            steps_per_level=5,
+            denoise=True,
+            sampler=BEST_OF_FEW,
+            solver_steps=50,
         ),
     ),
     "gray-scott": (

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 _FLAGS = (
     "download",
+    "checksum",
     "dequantize",
     "flip",
     "decay",

@@ -6,11 +6,12 @@ The tables of samplers, objectives and paths say what there is to choose from, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .._core.options import Option
+from ..data import DATASETS
 from ..losses import OBJECTIVES, Objective
 from ..paths import PATHS, PathKind
 from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
@@ -50,15 +51,24 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
             ],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
+    annotate_plain((train, sample, evaluate), tyro)
+
+
+def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:
+    """Write the annotations of parameters that may be left out, and of those that are true where they are given."""
     kinds: dict[str, tuple[Any, str]] = {
         "out": (Path, "PATH"),
+        "config": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
         "checkpoint": (int, "INT"),
+        "iteration": (int, "INT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),
+        "preset": (Literal[tuple(PRESETS)], f"{{{','.join(PRESETS)}}}"),
+        "data": (Literal[tuple(DATASETS)], f"{{{','.join(DATASETS)}}}"),
     }  # tyro's own would be "{None}|PATH"
-    for command in (train, sample, evaluate):
+    for command in commands:
         for name, annotation in command.__annotations__.items():
-            if name in kinds:
+            if name in kinds and str(annotation).endswith("| None"):
                 kind, metavar = kinds[name]
                 command.__annotations__[name] = Annotated[
                     kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")

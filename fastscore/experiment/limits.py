@@ -14,7 +14,7 @@ import torch
 from .config import TrainConfig
 
 INDICES = 1 << 32  # sample indices and steps of the random numbers are 32-bit words
-_SIDES = {"digits": 8, "mnist": 28, "cifar10": 32}
+_SIDES = {"digits": 8, "mnist": 28, "cifar10": 32, "photos": 32}
 _POINTS = ("mixture", "two_moons", "checkerboard", "swiss_roll")
 
 

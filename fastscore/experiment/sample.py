@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks, graphs
-from .._core.errors import CheckpointError, NonFiniteSamples
+from .._core.errors import NonFiniteSamples
 from ..paths import PATHS
 from ..rng import Philox
 from ..samplers import SAMPLERS, Callback, Sampler, Trajectory
@@ -120,7 +120,7 @@ def load_run(
         return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
 
     folder, about, values = (
-        checkpoint.from_latest(run, read) if iteration is None else read(_checkpoint_of(run, iteration))
+        checkpoint.from_latest(run, read) if iteration is None else read(checkpoint.of_iteration(run, iteration))
     )
     network = make_model(config, about.sample_shape)
     checkpoint.load_into(network, values, folder)
@@ -138,17 +138,6 @@ def load_run(
         default_sampler(config),
         cuda_graph=cuda_graph,
     )
-
-
-def _checkpoint_of(run: Path, iteration: int) -> Path:
-    checkpoint.latest(run)  # raises, and says what to do, if there is no checkpoint
-    found = {checkpoint.step_of(folder): folder for folder in checkpoint.steps(run)}
-    if iteration not in found:
-        raise CheckpointError(
-            f"{run} has no checkpoint of iteration {iteration} (--checkpoint); "
-            f"it has those of {', '.join(map(str, found))}"
-        )
-    return found[iteration]
 
 
 def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:

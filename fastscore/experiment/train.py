@@ -26,7 +26,7 @@ from .learner import Learner, learning_rate
 from .progress import progress_bar
 from .sample import check_own_sampler
 
-_FROM_FILES = ("mnist", "cifar10", "folder")  # the data sets that are read from data_dir
+FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
 
 
 class Trainer:
@@ -56,7 +56,7 @@ class Trainer:
     """
 
     def __init__(self, config: TrainConfig, run: str | Path, *, resume: bool = False, change: bool = False):
-        if config.data in _FROM_FILES:  # where it lies must not depend on who asks from where
+        if config.data in FROM_FILES:  # where it lies must not depend on who asks from where
             config = dataclasses.replace(config, data_dir=str(Path(config.data_dir).absolute()))
         self.config, self.run, self.device = config, Path(run), pick_device(config.device)
         self.changed: list[str] = []
@@ -99,13 +99,21 @@ class Trainer:
         """The data set in a line: how many samples, of what shape, read from where."""
         return self.data.describe()
 
-    def train(self, *, progress: bool = True, preview: Callable[[Trainer], None] | None = None) -> Path:
+    def train(
+        self,
+        *,
+        progress: bool = True,
+        preview: Callable[[Trainer], None] | None = None,
+        listener: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Path:
         """Run the iterations that are left; returns the folder of the run's last checkpoint.
 
         Args:
             progress: show a progress bar.
             preview: called with this trainer after every ``config.sample_every`` iterations and the last one, such as
                 :func:`fastscore.experiment.preview.save_preview`, which draws a picture. None: no previews.
+            listener: called with every line of metrics.jsonl, once it is written, such as
+                :class:`fastscore.experiment.event_files.EventFiles`.
 
         Raises:
             NonFiniteLoss: the loss was NaN or infinite. The checkpoints stay; the text has the command to go on with.
@@ -116,7 +124,7 @@ class Trainer:
             raise CheckpointError(f"this Trainer of {self.run} has ended: go on with another, of resume=True")
         try:
             with tf32(self.config.tf32), deterministic(self.config.deterministic, self.device):
-                return self._train(progress, preview)
+                return self._train(progress, preview, listener)
         finally:
             self.close()
 
@@ -150,6 +158,9 @@ class Trainer:
                 "folder with --out"
             )
         self._clear_leftovers()
+        if self.identity.fingerprint is None:  # imported: from now on these are the run's data
+            self.identity = self.identity.with_data(self.data)
+            checkpoint.begin(self.run, self.identity)
         trained = self.config
         if checkpoint.steps(self.run):
             latest = checkpoint.latest(self.run)
@@ -189,7 +200,12 @@ class Trainer:
     def _write_config(self) -> None:
         files.write_atomically(self.run / checkpoint.CONFIG, self.config.to_json().encode())
 
-    def _train(self, progress: bool, preview: Callable[[Trainer], None] | None) -> Path:
+    def _train(
+        self,
+        progress: bool,
+        preview: Callable[[Trainer], None] | None,
+        listener: Callable[[dict[str, Any]], None] | None,
+    ) -> Path:
         config, since, seen = self.config, time.perf_counter(), 0
         bar = None
         if progress:
@@ -204,6 +220,9 @@ class Trainer:
                 if log:
                     assert grad_norm is not None  # due when a line is
                     record = self._log(float(grad_norm), seen / (time.perf_counter() - since))
+                    if listener is not None:
+                        with self.writing():
+                            listener(record)
                     if bar is not None:
                         bar.set_postfix(
                             loss=f"{record['loss']:.4g}", samples_per_s=f"{record['images_per_second']:.0f}"

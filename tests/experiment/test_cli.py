@@ -335,7 +335,7 @@ def test_doctor(capsys, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, words",
     [
-        ([], ["train", "sample", "evaluate", "doctor", "fastscore train digits"]),
+        ([], ["train", "sample", "evaluate", "status", "import", "export", "doctor", "fastscore train digits"]),
         (["train"], [*PRESETS, "--resume", "--out"]),
         (
             ["train", "digits"],
