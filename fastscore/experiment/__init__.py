@@ -21,6 +21,7 @@ __all__ = [
     "limits",
     "preview",
     "progress",
+    "ranks",
     "sample",
     "sample_folder",
     "terminal",

@@ -14,6 +14,7 @@ from ..samplers import DEFAULT, SAMPLERS
 from . import terminal
 from .config import TrainConfig, quoted
 from .flags import annotate
+from .ranks import TIMEOUT, Ranks, joined, title
 
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
@@ -29,13 +30,15 @@ def train(
     resume: bool = False,
     change: bool = False,
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
 ) -> None:
     """Train a network, starting from a preset.
 
     Writes a run folder: config.json, metrics.jsonl (the loss as it falls), training.png, and checkpoints/.
-    Kill it at any moment; the same command with --resume goes on as if nothing had happened.
+    Kill it at any moment; the same command with --resume goes on as if nothing had happened. On several devices:
+    torchrun --standalone --nproc-per-node N -m fastscore train ... is the same run.
 
     Args:
         preset: what to train; every option below changes one setting of it.
@@ -44,13 +47,21 @@ def train(
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm,
             --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the objective.
     """
+    with joined(rank_timeout) as ranks:
+        _train(ranks, preset, out, resume, change, quiet, options)
+
+
+def _train(
+    ranks: Ranks, preset: TrainConfig, out: Path | None, resume: bool, change: bool, quiet: bool, options: Any
+) -> None:
     from .._core import checks
     from ..data import DATASETS
     from ..evaluation.plots import save_training_curves
     from . import limits
-    from .build import make_sigmas, pick_device
+    from .build import make_sigmas
     from .evaluate import evaluate
     from .history import read_metrics
     from .preview import save_preview
@@ -59,18 +70,24 @@ def train(
 
     preset = dataclasses.replace(preset, objective_options=preset.objective_options | options.given())
     run = out or Path("runs") / preset.data
-    if change and not resume:
-        raise ValueError("--change needs --resume: a new run takes its options as they are given")
-    checks.one_of("data", preset.data, tuple(DATASETS))
-    limits.check_run(preset, pick_device(preset.device))
-    check_folder("--out", run, make=False)
-    if preset.data in ("mnist", "cifar10", "folder"):
-        check_encodable("--data-dir", Path(preset.data_dir).absolute())
-        terminal.check_readable("--data-dir", Path(preset.data_dir))
-    trainer = Trainer(preset, run, resume=resume, change=change)
+    with ranks.together():
+        if change and not resume:
+            raise ValueError("--change needs --resume: a new run takes its options as they are given")
+        checks.one_of("data", preset.data, tuple(DATASETS))
+        limits.check_run(preset, ranks.place(preset.device), ranks.count)
+        if ranks.leads:
+            check_folder("--out", run, make=False)
+        if preset.data in ("mnist", "cifar10", "folder"):
+            check_encodable("--data-dir", Path(preset.data_dir).absolute())
+            terminal.check_readable("--data-dir", Path(preset.data_dir))
+    trainer = Trainer(preset, run, resume=resume, change=change, ranks=ranks)
+    if not ranks.leads:
+        trainer.train(progress=False)
+        return
     print(
         f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
-        f"parameters, on {trainer.device} in {trainer.config.precision}, into {run}\ndata: {trainer.about_data}"
+        f"parameters, on {trainer.device} in {trainer.config.precision}"
+        f"{f', {ranks.count} ranks' if ranks.count > 1 else ''}, into {run}\ndata: {trainer.about_data}"
     )
     if trainer.changed:
         print(f"from now on this run samples with {', '.join(trainer.changed)}")
@@ -117,6 +134,7 @@ def sample(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
 ) -> None:
@@ -138,26 +156,31 @@ def sample(
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
-    from .sample import load_run, sample_into, with_sampling
+    from .sample import load_on, sample_into, with_sampling
     from .sample_folder import ARRAY
 
-    trained = with_sampling(
-        load_run(run, device=device, weights=weights, iteration=checkpoint, precision=precision),
-        sampler=sampler,
-        **options.given(),
-    )
-    picture, array = sample_into(
-        out or run / f"samples-{seed}",
-        trained,
-        run,
-        num,
-        seed=seed,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+    with joined(rank_timeout) as ranks:
+        trained = with_sampling(
+            load_on(ranks, run, device=device, weights=weights, iteration=checkpoint, precision=precision),
+            sampler=sampler,
+            **options.given(),
+        )
+        picture, array = sample_into(
+            out or run / f"samples-{seed}",
+            trained,
+            run,
+            num,
+            seed=seed,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            progress=not quiet,
+            ranks=ranks,
+        )
+    if not ranks.leads:
+        return
     print(
         f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {quoted(run)}"
         + (f" --out {quoted(run / 'evaluation')}" if (run / ARRAY).exists() else "")
@@ -180,6 +203,7 @@ def evaluate(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
 ) -> None:
@@ -207,29 +231,34 @@ def evaluate(
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
     from . import evaluate as evaluation
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)
-    report = evaluation.evaluate(
-        run,
-        num=num,
-        feature=feature,
-        seed=seed,
-        sampler=sampler,
-        weights=weights,
-        iteration=checkpoint,
-        precision=precision,
-        data_dir=data_dir,
-        out=out,
-        overwrite=overwrite,
-        batch_size=batch_size,
-        device=device,
-        progress=not quiet,
-        **options.given(),
-    )
+    with joined(rank_timeout) as ranks:
+        report = evaluation.evaluate(
+            run,
+            num=num,
+            feature=feature,
+            seed=seed,
+            sampler=sampler,
+            weights=weights,
+            iteration=checkpoint,
+            precision=precision,
+            data_dir=data_dir,
+            out=out,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            device=device,
+            progress=not quiet,
+            ranks=ranks,
+            **options.given(),
+        )
+    if not ranks.leads:
+        return
     folder = out or run
     print(evaluation.table(report))
     print("\n" + "\n".join(f"look at {path}" for path in sorted(folder.glob("*.png"))))
@@ -258,7 +287,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
     terminal.open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning{title()}: {message}", file=sys.stderr)
     try:
         terminal.check_text(arguments)
         if arguments == ["--version"]:
@@ -282,5 +311,5 @@ def main(arguments: list[str] | None = None) -> None:
         line = terminal.report(error, arguments)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error{title()}: {line}", file=sys.stderr)
         sys.exit(2)

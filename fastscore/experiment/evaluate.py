@@ -6,6 +6,7 @@ import dataclasses
 import json
 import math
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from .build import make_sigmas
 from .evaluate_images import evaluate_images
 from .evaluate_points import evaluate_points
 from .history import read_metrics
-from .sample import TrainedRun, load_run, sample_into, with_sampling
+from .ranks import ALONE, Ranks
+from .sample import TrainedRun, load_on, sample_into, with_sampling
 from .sample_folder import read_samples, versions
 
 METRICS = "metrics.json"
@@ -43,6 +45,7 @@ def evaluate(
     overwrite: bool = False,
     device: str = "auto",
     progress: bool = True,
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> dict[str, Any]:
     """Sample from a run and compare with its data set; writes metrics.json, samples and pictures.
@@ -62,9 +65,10 @@ def evaluate(
         overwrite: replace the samples of other settings that are there.
         device: where the network runs.
         progress: show progress bars.
+        ranks: which draw the samples; rank 0 alone compares and writes.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; on other ranks than rank 0 nothing.
 
     Raises:
         CheckpointError: not a trained run. DataError: its data set, or Inception's weights, are not on this machine.
@@ -75,7 +79,7 @@ def evaluate(
     num = checks.integer("num", num, low=20)
     checks.one_of("feature", feature, ("auto", "pixels", "inception"))
     trained = with_sampling(
-        load_run(run, device=device, weights=weights, iteration=iteration, precision=precision),
+        load_on(ranks, run, device=device, weights=weights, iteration=iteration, precision=precision),
         sampler=sampler,
         **options,
     )
@@ -98,18 +102,24 @@ def evaluate(
         "network_evaluations_per_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),
     }
 
+    draw_into = partial(
+        sample_into,
+        out,
+        trained,
+        run,
+        num,
+        seed=seed,
+        batch_size=batch_size,
+        overwrite=overwrite,
+        progress=progress,
+        ranks=ranks,
+    )
+    if not ranks.leads:
+        draw_into()
+        return {}
+
     def drawn(trajectory: Trajectory | None = None) -> Tensor:
-        sample_into(
-            out,
-            trained,
-            run,
-            num,
-            seed=seed,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            progress=progress,
-            trajectory=trajectory,
-        )
+        draw_into(trajectory=trajectory)
         return read_samples(out)
 
     if len(trained.shape) == 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from .build import make_model, make_sigmas, mean_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
+from .ranks import ALONE, Ranks
 
 WEIGHTS = ("auto", "ema", "raw")
 _SAMPLING_SEED = 1 << 63  # added to the seed, so that samples never share numbers with training, whose seeds are less
@@ -122,6 +124,26 @@ def load_run(
         about.checksum(ema=weights == "ema"),
         computed_in,
     )
+
+
+def load_on(ranks: Ranks, run: str | Path, *, device: str = "auto", **how: Any) -> TrainedRun:
+    """:func:`load_run` on each of ``ranks``, of the checkpoint that rank 0 finds; all of them see the run folder.
+
+    Raises:
+        RankFailed: another rank has ended, could not read it, or would compute in another precision.
+        CheckpointError, ValueError: as :func:`load_run`.
+    """
+    loaded: TrainedRun | None = None
+    with ranks.together():
+        place = str(ranks.place(device))
+        if ranks.leads:
+            loaded = load_run(run, device=place, **how)
+    iteration = int(ranks.told("" if loaded is None else str(loaded.iteration)))
+    with ranks.together():
+        trained = loaded or load_run(run, device=place, **how | {"iteration": iteration})
+    about = [trained.identity, trained.sha256, trained.precision, trained.device.type]
+    ranks.same(f"the weights of {run}, the precision and the kind of device", json.dumps(about))
+    return trained
 
 
 def _checkpoint_of(run: Path, iteration: int) -> Path:
@@ -242,32 +264,50 @@ def batches(
     batch_size: int = 500,
     progress: bool = True,
     trajectory: Trajectory | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Tensor]:
-    """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call."""
+    """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call.
+
+    Of several ``ranks`` each draws whole batches, by turns, so that they are one process's bit for bit; rank 0 is given all
+    of them, the others none.
+    """
     config = trained.config
     limits.check_num(checks.integer("num", num, low=1))
     seed = checks.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
     batch_size = checks.integer("batch_size", batch_size, low=1)
     updates = trained.entry.updates(config.num_levels, trained.options)
     limits.check_batch(config, trained.shape, min(num, batch_size), trained.device)
+    firsts = range(0, num, batch_size)
+    if ranks.leads and len(firsts) < ranks.count:
+        warnings.warn(
+            f"{num} samples, {batch_size} at a time, are fewer batches than the {ranks.count} ranks: some have nothing to "
+            "do (--batch-size)",
+            stacklevel=3,
+        )
 
     def drawn() -> Iterator[Tensor]:
-        firsts = range(0, num, batch_size)
-        bar = progress_bar(len(firsts) * updates, desc="sampling", unit="step") if progress else None
-        try:
-            for first in firsts:
-                x = draw(
+        total = len(range(0, len(firsts), ranks.count)) * updates  # of rank 0
+        bar = progress_bar(total, desc="sampling", unit="step") if progress and ranks.leads else None
+
+        def make(k: int) -> Tensor:
+            return (
+                draw(
                     config,
                     trained.score_fn,
-                    (min(batch_size, num - first), *trained.shape),
-                    Philox(seed + _SAMPLING_SEED, sample_offset=first),
+                    (min(batch_size, num - firsts[k]), *trained.shape),
+                    Philox(seed + _SAMPLING_SEED, sample_offset=firsts[k]),
                     device=trained.device,
                     sampler=trained.sampler,
                     given=trained.given,
-                    trajectory=trajectory if first == 0 else None,
+                    trajectory=trajectory if k == 0 else None,
                     callback=None if bar is None else lambda step, x: bar.update(),
                 )
-                yield x.float().cpu()
+                .float()
+                .cpu()
+            )
+
+        try:
+            yield from ranks.in_turn([(min(batch_size, num - first), *trained.shape) for first in firsts], make)
         finally:
             if bar is not None:
                 bar.close()
@@ -304,18 +344,30 @@ def sample_into(
     overwrite: bool = False,
     progress: bool = True,
     trajectory: Trajectory | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Path]:
     """:func:`sample` into the folder ``out``: the paths of samples.png and samples.npy, beside samples.json.
+
+    Of several ``ranks`` all draw (see :func:`batches`), and rank 0 writes.
 
     Raises:
         FastscoreError: ``out`` holds samples of other settings, and ``overwrite`` is False.
         NonFiniteSamples, OSError: and what was there stays; see :func:`sample_folder.write_samples`.
         ValueError: as :func:`sample`. Whatever can be checked is checked before it samples.
     """
-    parts = batches(trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory)
+    parts = batches(
+        trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory, ranks=ranks
+    )
     how = settings(trained, run, num, seed)
-    sample_folder.check_folder("--out", out, make=False)
-    if not overwrite:
-        sample_folder.check_replaceable(out, how)
-    sample_folder.check_folder("--out", out)
-    return sample_folder.write_samples(parts, out, how, overwrite=overwrite)
+    ranks.same("what to sample", json.dumps([how | {"run": "", "batch_size": batch_size}]))
+    with ranks.together():
+        if ranks.leads:
+            sample_folder.check_folder("--out", out, make=False)
+            if not overwrite:
+                sample_folder.check_replaceable(out, how)
+            sample_folder.check_folder("--out", out)
+    if ranks.leads:
+        return sample_folder.write_samples(parts, out, how, overwrite=overwrite)
+    for _ in parts:
+        pass  # they are drawn, and sent
+    return [out / sample_folder.PICTURE, out / sample_folder.ARRAY]

@@ -1,0 +1,5 @@
+"""``python -m fastscore``, which ``torchrun -m fastscore`` starts on every device: the program ``fastscore``."""
+
+from fastscore_launch import main
+
+main()
