@@ -305,7 +305,7 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print(f"\nstopped{title()}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         line = terminal.report(error, arguments)

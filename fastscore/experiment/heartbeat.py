@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 from datetime import timedelta
-from typing import Any, NoReturn
+from typing import Any
 
 from .._core.files import lives
 
@@ -105,12 +105,12 @@ class Heartbeat:
             except RuntimeError as error:
                 if self._over.wait(_GRACE):  # all had ended, and rank 0, which held the store, was the first to go
                     return
-                self._stop(self.verdict(error))
+                return self._stop(self.verdict(error))
             for other in self._others:
                 silent[other] = silent[other] + 1 if other in quiet else 0
             if missing := [o for o in self._others if silent[o] >= math.ceil(self._limit / self._pause)]:
                 stopped = all(self._seen[other][-1] == STOPPED for other in missing)
-                self._stop(
+                return self._stop(
                     f"{' and '.join(map(self._named, missing))} "
                     + (
                         "stopped; its own message says why"
@@ -119,6 +119,6 @@ class Heartbeat:
                     )
                 )
 
-    def _stop(self, why: str) -> NoReturn:
+    def _stop(self, why: str) -> None:
         print(f"error (rank {self._rank}): {why}", file=sys.stderr, flush=True)
         os._exit(2)

@@ -1,6 +1,7 @@
 """A run on several ranks is the run: its losses, weights, samples and continuation, and what happens where a rank ends."""
 
 import dataclasses
+import itertools
 import json
 import os
 import random
@@ -11,6 +12,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,14 +22,15 @@ import torch
 import torch.distributed as dist
 
 from fastscore.experiment import checkpoint, cli, heartbeat
+from fastscore.experiment import ranks as ranks_module
 from fastscore.experiment.build import make_data
 from fastscore.experiment.heartbeat import Heartbeat
 from fastscore.experiment.history import read_metrics
 from fastscore.experiment.learner import Learner
-from fastscore.experiment.ranks import ALONE, Ranks, joined
+from fastscore.experiment.ranks import ALONE, RankFailed, Ranks, joined
 
 from .test_stopping import assert_same_run
-from .test_train import TINY, TOY, weights
+from .test_train import TOY, weights
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "many_devices.md").read_text()
@@ -35,6 +38,7 @@ ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads()), "OM
 IMAGES = (
     "digits --width 4 --batch-size 9 --log-every 1 --checkpoint-every 4 --warmup 3 --no-decay --precision fp32 --quiet"
 )
+LONG = 40  # iterations of the run that is killed
 POINTS = "toy --data two_moons --width 16 --batch-size 11 --log-every 1 --checkpoint-every 3 --objective ssm --quiet"
 
 
@@ -85,21 +89,21 @@ def two(place):
     """Two ranks: 9 and 11 samples are 4 and 5, 5 and 6."""
     folder = place / "two"
     (folder / "taken").mkdir(parents=True)
-    with torch.random.fork_rng():
-        lock = checkpoint.Lock(folder / "taken" / checkpoint.LOCK)
-        found = on_ranks(
-            2,
-            folder,
-            [
-                f"train {IMAGES} --iterations 8 --out dsm",
-                f"train {POINTS} --iterations 6 --accumulate 2 --out ssm",
-                "sample dsm --num 10 --batch-size 4 --steps-per-level 1 --quiet --out samples",
-                "evaluate ssm --num 50 --batch-size 20 --steps-per-level 1 --quiet --out evaluation",
-                f"train {POINTS} --iterations 6 --out taken",
-                f"train {POINTS} --iterations 6 --seed {{rank}} --out other",
-            ],
-        )
-        lock.release()
+    lock = checkpoint.Lock(folder / "taken" / checkpoint.LOCK)
+    found = on_ranks(
+        2,
+        folder,
+        [
+            f"train {IMAGES} --iterations 8 --out dsm --sample-every 8 --steps-per-level 1",
+            f"train {IMAGES} --iterations {LONG} --out whole",
+            f"train {POINTS} --iterations 6 --accumulate 2 --out ssm",
+            "sample dsm --num 10 --batch-size 4 --steps-per-level 1 --quiet --out samples",
+            "evaluate ssm --num 50 --batch-size 20 --steps-per-level 1 --quiet --out evaluation",
+            f"train {POINTS} --iterations 6 --out taken",
+            f"train {POINTS} --iterations 6 --seed {{rank}} --out other",
+        ],
+    )
+    lock.release()
     return folder, found
 
 
@@ -129,7 +133,7 @@ def one(place):
 
 def test_losses_are_the_single_processs(one, two, three):
     """At every iteration, of both objectives; in parts, of batches that the ranks do not divide; and across a resumption."""
-    assert two[1][0]["codes"][:2] == [0, 0] and three[1][0]["codes"] == [0, 0]
+    assert two[1][0]["codes"][:3] == [0, 0, 0] and three[1][0]["codes"] == [0, 0]
     assert len(read_metrics(three[0] / "dsm")) == 16
     assert_same_losses(three[0] / "dsm", one / "dsm")
     assert_same_losses(two[0] / "ssm", one / "ssm-points")
@@ -141,7 +145,7 @@ def test_losses_are_the_single_processs(one, two, three):
 
 
 def test_samples_are_the_single_processs_bit_for_bit(two, tmp_path, monkeypatch):
-    assert two[1][0]["codes"][2:4] == two[1][1]["codes"][2:4] == [0, 0]
+    assert two[1][0]["codes"][3:5] == two[1][1]["codes"][3:5] == [0, 0]
     sample = "sample {}/dsm --num 10 --batch-size 4 --steps-per-level 1 --quiet --out samples"
     alone(sample.format(two[0]), tmp_path, monkeypatch)
     evaluate = "evaluate {}/ssm --num 50 --batch-size 20 --steps-per-level 1 --quiet --out evaluation"
@@ -156,12 +160,12 @@ def test_samples_are_the_single_processs_bit_for_bit(two, tmp_path, monkeypatch)
 def test_what_ends_one_rank_ends_all(two):
     """A folder in which another process trains, and settings that differ."""
     folder, (*reports, told) = two
-    assert [report["codes"][4:] for report in reports] == [[2, 2]] * 2
+    assert [report["codes"][5:] for report in reports] == [[2, 2]] * 2
     assert "error (rank 0): another process, or another Trainer of this one, trains in taken: wait" in told["err"]
     assert "error (rank 1): rank 0 stopped; its own message says why" in told["err"]
     assert "error (rank 1): every rank must be given the same settings as rank 0: seed (0 there, 1 here)" in told["err"]
     assert os.listdir(folder / "taken") == [".lock"] and not (folder / "other").exists()
-    assert told["out"].count("training ncsn on digits: ") == 1 and ", 2 ranks, into dsm" in told["out"]
+    assert told["out"].count("training ncsn on digits: ") == 2 and ", 2 ranks, into dsm" in told["out"]
 
 
 def children(process: int) -> list[int]:
@@ -191,59 +195,108 @@ def lines(run: Path) -> int:
 
 def test_a_killed_rank_costs_nothing(two, tmp_path):
     """The page's command, a rank of it killed at a random moment: torchrun starts both again, and the end is the same."""
-    dice, iterations = random.Random(), 60
-    config = dataclasses.replace(TINY, batch_size=9, iterations=iterations, log_every=1, checkpoint_every=4)
-    words = [config_word for config_word in shlex.split(IMAGES) if config_word]
-    command = torchrun(2, "-m", "fastscore", "train", *words, "--iterations", str(iterations), "--resume", restarts=3)
-    assert config.batch_size == 9
-    at, rank = dice.randrange(1, iterations - 5), dice.randrange(2)
+    dice = random.Random()
+    at, rank = dice.randrange(1, LONG - 5), dice.randrange(2)
+    words = [*shlex.split(IMAGES), "--iterations", str(LONG), "--resume", "--out", "killed"]
+    command = torchrun(2, "-m", "fastscore", "train", *words, restarts=3)
     with open(tmp_path / "log", "w") as log:
-        killed = subprocess.Popen([*command, "--out", "killed"], cwd=tmp_path, env=ENVIRONMENT, stdout=log, stderr=log)
+        process = subprocess.Popen(command, cwd=tmp_path, env=ENVIRONMENT, stdout=log, stderr=log)
         wait_for(lambda: lines(tmp_path / "killed") >= at)
-        os.kill(children(killed.pid)[rank], signal.SIGKILL)
-        whole = subprocess.run([*command, "--out", "whole"], cwd=tmp_path, env=ENVIRONMENT, capture_output=True)
-        assert killed.wait(timeout=120) == whole.returncode == 0
-    told = (tmp_path / "log").read_text()
-    assert f"exitcode: -9) local_rank: {rank}" in told, (at, rank)
-    assert "going on at iteration" in told or at < 4 + 1
-    assert_same_run(tmp_path / "killed", tmp_path / "whole")
+        os.kill(children(process.pid)[rank], signal.SIGKILL)
+        assert process.wait(timeout=120) == 0
+    assert f"exitcode: -9) local_rank: {rank}" in (tmp_path / "log").read_text(), (at, rank)
+    assert_same_run(tmp_path / "killed", two[0] / "whole")
     assert not list((tmp_path / "killed").rglob(".*tmp*")) and not list(
         (tmp_path / "killed" / "checkpoints").glob(".*")
     )
 
 
-def test_the_others_name_a_rank_that_was_killed(tmp_path):
-    """Without torchrun, which would end them itself."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable,
-        "-m",
-        "fastscore",
-        "train",
-        *shlex.split(POINTS),
-        "--iterations",
-        "9999999",
-        "--out",
-        "run",
-    ]
-    ranks = []
-    for rank in range(2):
-        own = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-        environment = ENVIRONMENT | {name: str(value) for name, value in own.items()}
-        ranks.append(subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True))
-    try:
-        wait_for(lambda: lines(tmp_path / "run") >= 3)
-        ranks[1].kill()
-        ranks[1].wait()
-        error = ranks[0].communicate(timeout=60)[1]
-        name = f"rank 1 (process {ranks[1].pid} on {os.uname().nodename})"
-        assert ranks[0].returncode == 2 and f"error (rank 0): {name} ended without a word" in error
-    finally:
-        for process in ranks:
-            process.kill()
-            process.communicate()
+@pytest.fixture
+def forked(monkeypatch):
+    """forked(work, count): ``work(ranks)`` of rank 0 in this process and of the others in children, all of which end well."""
+    reapers = []
+
+    def start(work, count: int = 2) -> None:
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
+        monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+        monkeypatch.setenv("WORLD_SIZE", str(count))
+        monkeypatch.setattr(ranks_module, "_JOINED", itertools.count())
+        for rank in range(count):
+            monkeypatch.setenv("RANK", str(rank))
+            monkeypatch.setenv("LOCAL_RANK", str(rank))
+            if rank and not (child := os.fork()):
+                code = 1
+                try:
+                    with joined() as ranks:
+                        work(ranks)
+                    code = 0
+                except RankFailed:
+                    code = 2
+                finally:
+                    os._exit(code)
+            if rank:  # reaped at once, as torchrun does
+                found: list[int] = []
+                thread = threading.Thread(target=lambda child=child, found=found: found.append(os.waitpid(child, 0)[1]))
+                thread.start()
+                reapers.append((thread, found))
+        monkeypatch.setenv("RANK", "0")
+        monkeypatch.setenv("LOCAL_RANK", "0")
+        with joined() as ranks:
+            work(ranks)
+
+    yield start
+    for thread, _ in reapers:
+        thread.join(60)
+    start.codes = [os.waitstatus_to_exitcode(found[0]) for _, found in reapers]
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_what_ranks_exchange(forked):
+    def work(ranks):
+        values = [torch.full((2, 3), float(ranks.rank + 1)), torch.tensor(float(ranks.rank), dtype=torch.float32)]
+        ranks.add(values)
+        assert values[0].tolist() == [[6.0] * 3] * 2 and float(values[1]) == 3
+        ranks.copy(values := [torch.full((2, 2), ranks.rank), torch.full((1, 4, 2, 2), ranks.rank + 0.5).mT])
+        assert float(values[0].max()) == 0 and float(values[1].max()) == 0.5
+        assert ranks.told(f"rank {ranks.rank}: \u00e9") == "rank 0: \u00e9" and ranks.told("") == ""
+        made = list(ranks.in_turn([(1,), (2,), (1,), (2,), (1,)], lambda k: torch.full((1 + k % 2,), float(k))))
+        assert [value.tolist() for value in made] == ([[0], [1, 1], [2], [3, 3], [4]] if ranks.leads else [])
+        ranks.same("the number of ranks", str(ranks.count))
+        with pytest.raises(
+            RankFailed, match="the rank must be the same on all ranks, and differs from rank 0's on 1, 2"
+        ):
+            ranks.same("the rank", str(ranks.rank))
+        with pytest.raises(KeyError if ranks.rank == 1 else RankFailed, match="rank 1"), ranks.together():
+            if ranks.rank == 1:
+                raise KeyError("rank 1")
+
+    forked(work, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_rank_that_was_killed_is_named(forked):
+    """By the others, without torchrun; and what one could not make is an error of rank 0's."""
+    process = []
+
+    def fail(k):
+        raise RankFailed("no")
+
+    def work(ranks):
+        if not ranks.leads:
+            with pytest.raises(RankFailed, match="no"):
+                list(ranks.in_turn([(1,)] * 2, fail))
+            os.kill(os.getpid(), signal.SIGKILL)
+        with pytest.raises(RankFailed, match="rank 1 stopped"):
+            list(ranks.in_turn([(1,)] * 2, lambda k: torch.zeros(1)))
+        process.append(int(ranks._heartbeat._seen[1][1]))
+        ranks.add([torch.zeros(1)])
+
+    before = time.monotonic()
+    with pytest.raises(RankFailed, match=r"rank 1 \(process \d+ on .*\) ended without a word"):
+        forked(work)
+    assert process and time.monotonic() - before < 30
 
 
 @pytest.fixture
@@ -255,11 +308,7 @@ def store():
 def test_a_silent_rank_is_given_up(word, store, monkeypatch, capsys):
     ends = []
 
-    def end(code):
-        ends.append(code)
-        raise SystemExit
-
-    monkeypatch.setattr(heartbeat.os, "_exit", end)
+    monkeypatch.setattr(heartbeat.os, "_exit", ends.append)
     ours, theirs = (Heartbeat(store, rank, 2, limit=0.6) for rank in range(2))
     ours.start()
     if word == "going":
