@@ -19,7 +19,7 @@ from .._core.errors import CheckpointError, NonFiniteSamples
 from ..rng import Philox
 from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
-from .acceleration import compiled, tf32
+from .acceleration import compiled, deterministic, tf32
 from .build import make_model, make_sigmas, mean_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
@@ -205,7 +205,7 @@ def draw(
     """
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
     about = {"mean": mean_of_data(config)} if entry.centred and options.get("start") == "normal" else {}
-    with tf32(config.tf32), warnings.catch_warnings():
+    with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
             network,
