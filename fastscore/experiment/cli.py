@@ -159,7 +159,8 @@ def sample(
         rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
-    from .sample import load_on, sample_into, with_sampling
+    from .agreement import load_on
+    from .sample import sample_into, with_sampling
     from .sample_folder import ARRAY
 
     with joined(rank_timeout) as ranks:

@@ -16,12 +16,13 @@ from .._core import checks, files
 from ..evaluation import plots
 from ..samplers import Trajectory
 from . import limits
+from .agreement import load_on
 from .build import make_sigmas
 from .evaluate_images import evaluate_images
 from .evaluate_points import evaluate_points
 from .history import read_metrics
 from .ranks import ALONE, Ranks
-from .sample import TrainedRun, load_on, sample_into, with_sampling
+from .sample import TrainedRun, sample_into, with_sampling
 from .sample_folder import read_samples, versions
 
 METRICS = "metrics.json"

@@ -12,8 +12,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import itertools
 import os
+import secrets
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -29,10 +30,10 @@ from .build import pick_device
 from .heartbeat import ENDED, STOPPED, Heartbeat
 
 TIMEOUT = 45.0  # seconds: 9 signs of life
-_TURN_UP = timedelta(minutes=10)  # in which all ranks must have been started
+_TURN_UP = 600.0  # seconds in which all ranks must have been started
+_LONGEST = 1e6  # seconds
 _FOR_EVER = timedelta(days=365)  # an exchange waits as long as there are signs of life
 _VARIABLES = ("RANK", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
-_JOINED = itertools.count()
 
 
 class RankFailed(FastscoreError):
@@ -217,15 +218,15 @@ def joined(timeout: float = TIMEOUT) -> Iterator[Ranks]:
     Inside, ``torch.distributed`` has its default group: gloo for tensors on the CPU, NCCL for those on a GPU.
 
     Args:
-        timeout: seconds without a sign of life after which a rank is given up, and the others end; at least 1.
+        timeout: seconds without a sign of life after which a rank is given up, and the others end; 1 to a million.
 
     Raises:
         ValueError: ``timeout`` is out of its range, or the environment is not torchrun's.
         FastscoreError: ``torch.distributed`` is not there, or is used by this process already.
         RankFailed: a rank is missing from the start.
     """
-    if checks.number("rank_timeout", timeout) < 1:
-        raise ValueError(f"rank_timeout must be at least 1 (seconds), got {timeout}")
+    if not 1 <= checks.number("rank_timeout", timeout) <= _LONGEST:
+        raise ValueError(f"rank_timeout must be from 1 to {_LONGEST:g} (seconds), got {timeout}")
     count = _number("WORLD_SIZE") if "WORLD_SIZE" in os.environ else 1
     if count == 1:
         yield ALONE
@@ -240,9 +241,11 @@ def joined(timeout: float = TIMEOUT) -> Iterator[Ranks]:
         raise FastscoreError(
             "several ranks need a torch that was built with distributed and gloo, and a process that has no group yet"
         )
+    from torch.distributed.rendezvous import rendezvous
+
     try:
-        store, _, _ = next(dist.rendezvous("env://", rank=rank, world_size=count, timeout=_TURN_UP))
-        store = dist.PrefixStore(f"fastscore/{next(_JOINED)}", store)
+        store, _, _ = next(rendezvous("env://", rank=rank, world_size=count, timeout=timedelta(seconds=_TURN_UP)))
+        store = dist.PrefixStore(_start_of(store, rank, count), store)
         heartbeat = Heartbeat(store, rank, count, timeout)
         gpus = torch.cuda.is_available() and dist.is_nccl_available()
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
@@ -262,6 +265,30 @@ def joined(timeout: float = TIMEOUT) -> Iterator[Ranks]:
         raise
     heartbeat.end(ENDED)
     dist.destroy_process_group()
+
+
+def _start_of(store: Any, rank: int, count: int) -> str:
+    """A name for this start of the ranks that all of them have, and no rank of an earlier start.
+
+    torchrun keeps its store when it starts the ranks again, and what is in there of the ranks that have ended must not be
+    taken for the new ones'. So each says a number of its own, drawn now, and takes the name that rank 0 gives to this
+    number; rank 0 also answers the numbers of the dead, whom nobody hears.
+    """
+    mine = secrets.token_hex(8)
+    if rank:
+        store.set(f"number of {rank}", mine)
+        name = store.get(f"start of {mine}").decode()
+        store.set(f"{name} {rank}", "")
+        return name
+    others, end = range(1, count), time.monotonic() + _TURN_UP
+    while missing := [other for other in others if not store.check([f"{mine} {other}"])]:
+        for other in missing:
+            if store.check([f"number of {other}"]):
+                store.set(f"start of {store.get(f'number of {other}').decode()}", mine)
+        if time.monotonic() > end:
+            raise RuntimeError(f"{', '.join(map(str, missing))} did not come within {_TURN_UP:g} s")
+        time.sleep(0.02)
+    return mine
 
 
 def _number(name: str) -> int:

@@ -126,26 +126,6 @@ def load_run(
     )
 
 
-def load_on(ranks: Ranks, run: str | Path, *, device: str = "auto", **how: Any) -> TrainedRun:
-    """:func:`load_run` on each of ``ranks``, of the checkpoint that rank 0 finds; all of them see the run folder.
-
-    Raises:
-        RankFailed: another rank has ended, could not read it, or would compute in another precision.
-        CheckpointError, ValueError: as :func:`load_run`.
-    """
-    loaded: TrainedRun | None = None
-    with ranks.together():
-        place = str(ranks.place(device))
-        if ranks.leads:
-            loaded = load_run(run, device=place, **how)
-    iteration = int(ranks.told("" if loaded is None else str(loaded.iteration)))
-    with ranks.together():
-        trained = loaded or load_run(run, device=place, **how | {"iteration": iteration})
-    about = [trained.identity, trained.sha256, trained.precision, trained.device.type]
-    ranks.same(f"the weights of {run}, the precision and the kind of device", json.dumps(about))
-    return trained
-
-
 def _checkpoint_of(run: Path, iteration: int) -> Path:
     checkpoint.latest(run)  # raises, and says what to do, if there is no checkpoint
     found = {checkpoint.step_of(folder): folder for folder in checkpoint.steps(run)}

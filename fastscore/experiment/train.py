@@ -20,13 +20,13 @@ from .._core import files
 from .._core.errors import CannotWrite, CheckpointError, NonFiniteLoss
 from . import checkpoint, history, limits, precision
 from .acceleration import deterministic, tf32
+from .agreement import settings_of
 from .build import make_data
 from .config import SAMPLING, TrainConfig, command_line
 from .learner import Learner, learning_rate
 from .progress import progress_bar
 from .ranks import ALONE, Ranks
 
-_OF_A_MACHINE = ("data_dir", "device", "download")  # may differ between the ranks
 _FROM_FILES = ("mnist", "cifar10", "folder")  # the data sets that are read from data_dir
 
 
@@ -136,7 +136,7 @@ class Trainer:
             self.device = self.ranks.place(self.config.device)
             if self.ranks.leads:
                 saved = self._look(resume, change)
-        self._agree()
+        self.config = settings_of(self.ranks, self.config, self.device)
         with self.ranks.together():
             self._build()
         self.ranks.same("the data set", self.data.fingerprint() if self.ranks.count > 1 else "")
@@ -162,19 +162,6 @@ class Trainer:
         self.identity = checkpoint.read_identity(self.run)
         self.identity.check_format(self.run)
         return saved
-
-    def _agree(self) -> None:
-        """Take the precision that rank 0 chose; everything else that decides what the run is was given to all alike."""
-        if self.ranks.count == 1:
-            return
-        leader = TrainConfig.from_json(self.ranks.told(self.config.to_json()), "what rank 0 sent")
-        self.config = dataclasses.replace(self.config, precision=leader.precision)
-        fields = [f.name for f in dataclasses.fields(leader) if f.name not in _OF_A_MACHINE]
-        with self.ranks.together():
-            if changed := checkpoint.changed_fields(self.config, leader, fields):
-                words = ", ".join(f"{name} ({theirs} there, {ours} here)" for name, (theirs, ours) in changed.items())
-                raise ValueError(f"every rank must be given the same settings as rank 0: {words}")
-        self.ranks.same("the kind of device", self.device.type)
 
     def _begin(self) -> None:
         """Start a run: nothing was written before it was known that nothing is in its way."""

@@ -1,7 +1,6 @@
 """A run on several ranks is the run: its losses, weights, samples and continuation, and what happens where a rank ends."""
 
 import dataclasses
-import itertools
 import json
 import os
 import random
@@ -21,6 +20,7 @@ import pytest
 import torch
 import torch.distributed as dist
 
+import fastscore as fs
 from fastscore.experiment import checkpoint, cli, heartbeat
 from fastscore.experiment import ranks as ranks_module
 from fastscore.experiment.build import make_data
@@ -43,8 +43,13 @@ POINTS = "toy --data two_moons --width 16 --batch-size 11 --log-every 1 --checkp
 
 
 def torchrun(count: int, *words: str, restarts: int = 0) -> list[str]:
-    line = re.search(r"(?m)^torchrun --standalone (.*) -m fastscore train", PAGE)
-    assert line and shlex.split(line[1]) == ["--nproc-per-node", "4", "--max-restarts", "3"]  # what the page says
+    """The command of the page and the README, with another number of ranks and of restarts."""
+    for text in (PAGE, (ROOT / "README.md").read_text()):
+        found = re.findall(r"(?m)^torchrun --standalone (.*) -m fastscore (\w+)", text)
+        for options, command in found:
+            extra = ["--max-restarts", "3"] if command == "train" else []
+            assert shlex.split(options) == ["--nproc-per-node", "4", *extra]
+        assert found
     options = ["--standalone", "--nproc-per-node", str(count), "--max-restarts", str(restarts)]
     return [sys.executable, "-m", "torch.distributed.run", *options, *words]
 
@@ -213,8 +218,11 @@ def test_a_killed_rank_costs_nothing(two, tmp_path):
 
 @pytest.fixture
 def forked(monkeypatch):
-    """forked(work, count): ``work(ranks)`` of rank 0 in this process and of the others in children, all of which end well."""
-    reapers = []
+    """forked(work, count): ``work(ranks)`` of rank 0 in this process and of the others in children.
+
+    Afterwards the children have ended well, or by a kill of their own.
+    """
+    reapers: list = []
 
     def start(work, count: int = 2) -> None:
         with socket.socket() as free:
@@ -222,7 +230,6 @@ def forked(monkeypatch):
             monkeypatch.setenv("MASTER_PORT", str(free.getsockname()[1]))
         monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
         monkeypatch.setenv("WORLD_SIZE", str(count))
-        monkeypatch.setattr(ranks_module, "_JOINED", itertools.count())
         for rank in range(count):
             monkeypatch.setenv("RANK", str(rank))
             monkeypatch.setenv("LOCAL_RANK", str(rank))
@@ -232,8 +239,6 @@ def forked(monkeypatch):
                     with joined() as ranks:
                         work(ranks)
                     code = 0
-                except RankFailed:
-                    code = 2
                 finally:
                     os._exit(code)
             if rank:  # reaped at once, as torchrun does
@@ -249,7 +254,8 @@ def forked(monkeypatch):
     yield start
     for thread, _ in reapers:
         thread.join(60)
-    start.codes = [os.waitstatus_to_exitcode(found[0]) for _, found in reapers]
+    codes = [os.waitstatus_to_exitcode(found[0]) for _, found in reapers]
+    assert set(codes) <= {0, -signal.SIGKILL} and codes
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -273,6 +279,26 @@ def test_what_ranks_exchange(forked):
                 raise KeyError("rank 1")
 
     forked(work, 3)
+
+
+@pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
+def test_a_loss_that_is_not_finite_on_one_rank_reaches_no_weights(forked):
+    def work(ranks):
+        torch.set_num_threads(1)  # those of a parent do not live on in its child
+        learner = Learner(TOY, make_data(TOY), torch.device("cpu"), ranks)
+        loss, before = learner._loss, learner.digest()
+        learner.iterate(0)
+        after = learner.digest()
+        learner._loss = lambda x, labels, rng: loss(x, labels, rng) * (float("inf") if ranks.rank else 1)
+        with pytest.raises(fs.NonFiniteLoss, match="the loss at iteration 2 is not finite"):
+            learner.iterate(1)
+        assert learner.digest() == after != before
+
+    threads = torch.get_num_threads()
+    try:
+        forked(work)
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.filterwarnings("ignore:.*use of fork:DeprecationWarning")
@@ -302,6 +328,27 @@ def test_a_rank_that_was_killed_is_named(forked):
 @pytest.fixture
 def store():
     return dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+
+
+def test_ranks_that_are_started_again_do_not_meet_the_dead(store):
+    """torchrun keeps its store: every start has a name of its own, whichever rank comes first."""
+    names = []
+    for late in range(3):
+        found = {}
+
+        def start(rank, late=late, found=found):
+            if rank == late:
+                time.sleep(0.1)
+            found[rank] = ranks_module._start_of(store.clone(), rank, 3)
+
+        threads = [threading.Thread(target=start, args=(rank,)) for rank in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+        assert sorted(found) == [0, 1, 2] and len(set(found.values())) == 1
+        names += set(found.values())
+    assert len(set(names)) == 3
 
 
 @pytest.mark.parametrize("word", ["silent", heartbeat.STOPPED, heartbeat.ENDED, "going"])
@@ -336,7 +383,7 @@ def test_a_rank_alone_is_a_process_alone(monkeypatch):
     monkeypatch.delenv("RANK", raising=False)
     with pytest.raises(ValueError, match=r"RANK and .*must be in the environment where WORLD_SIZE is 2"), joined():
         pass
-    for wrong in (0.5, float("nan")):
+    for wrong in (0.5, 1e300, float("nan")):
         with pytest.raises(ValueError, match="rank_timeout must be"), joined(wrong):
             pass
 
