@@ -357,22 +357,25 @@ def test_a_silent_rank_is_given_up(word, store, monkeypatch, capsys):
 
     monkeypatch.setattr(heartbeat.os, "_exit", ends.append)
     ours, theirs = (Heartbeat(store, rank, 2, limit=0.6) for rank in range(2))
-    ours.start()
-    if word == "going":
-        theirs.start()
-    elif word != "silent":
-        theirs.end(word)
-    ours._thread.join(1.5)
+    try:
+        ours.start()
+        if word == "going":
+            theirs.start()
+        elif word != "silent":
+            theirs.end(word)
+        ours._thread.join(1.5)
+        alive = ours._thread.is_alive()
+    finally:
+        for one in (ours, theirs):
+            one.end(heartbeat.ENDED)
     text = capsys.readouterr().err
     if word in ("going", heartbeat.ENDED):
-        assert ours._thread.is_alive() and not ends and not text
+        assert alive and not ends and not text
     else:
         why = "stopped; its own message says why" if word == heartbeat.STOPPED else "gave no sign of life for 0.6 s"
         assert (
             ends == [2] and text == f"error (rank 0): rank 1 (process {os.getpid()} on {os.uname().nodename}) {why}\n"
         )
-    for one in (ours, theirs):
-        one.end(heartbeat.ENDED)
 
 
 def test_a_rank_alone_is_a_process_alone(monkeypatch):
