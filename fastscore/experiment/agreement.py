@@ -5,14 +5,16 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from . import checkpoint
 from .config import TrainConfig
 from .ranks import Ranks
-from .sample import TrainedRun, load_run
+
+if TYPE_CHECKING:
+    from .sample import TrainedRun
 
 _OF_A_MACHINE = ("data_dir", "device", "download")  # settings that may differ
 
@@ -37,12 +39,14 @@ def settings_of(ranks: Ranks, config: TrainConfig, device: torch.device) -> Trai
 
 
 def load_on(ranks: Ranks, run: str | Path, *, device: str = "auto", **how: Any) -> TrainedRun:
-    """:func:`load_run` on each of ``ranks``, of the checkpoint that rank 0 finds; all of them see the run folder.
+    """:func:`fastscore.experiment.sample.load_run` on each of ``ranks``, of the checkpoint that rank 0 finds; all of them see the run folder.
 
     Raises:
         RankFailed: another rank has ended, could not read it, or would compute in another precision.
-        CheckpointError, ValueError: as :func:`load_run`.
+        CheckpointError, ValueError: as that one.
     """
+    from .sample import load_run  # which training does without
+
     loaded: TrainedRun | None = None
     with ranks.together():
         place = str(ranks.place(device))
