@@ -6,11 +6,13 @@ import dataclasses
 import json
 import math
 import warnings
-from functools import partial
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+import torch
+from torch import Tensor, nn
 
 from .._core import checks, files
 from ..evaluation import plots
@@ -41,6 +43,7 @@ def evaluate(
     weights: str = "auto",
     iteration: int | None = None,
     precision: str | None = None,
+    cuda_graph: bool | None = None,
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -59,8 +62,8 @@ def evaluate(
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.experiment.sample.sample`.
         options: values of the sampler's options; those that are None or left out are the run's own.
-        weights, iteration, precision: which of the run's weights, and what the network is computed in, as for
-            :func:`fastscore.experiment.sample.load_run`.
+        weights, iteration, precision, cuda_graph: which of the run's weights, what the network is computed in, and whether by
+            graphs, as for :func:`fastscore.experiment.sample.load_run`.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
         overwrite: replace the samples of other settings that are there.
@@ -80,7 +83,9 @@ def evaluate(
     num = checks.integer("num", num, low=20)
     checks.one_of("feature", feature, ("auto", "pixels", "inception"))
     trained = with_sampling(
-        load_on(ranks, run, device=device, weights=weights, iteration=iteration, precision=precision),
+        load_on(
+            ranks, run, device=device, weights=weights, iteration=iteration, precision=precision, cuda_graph=cuda_graph
+        ),
         sampler=sampler,
         **options,
     )
@@ -103,24 +108,32 @@ def evaluate(
         "network_evaluations_per_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),
     }
 
-    draw_into = partial(
-        sample_into,
-        out,
-        trained,
-        run,
-        num,
-        seed=seed,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        progress=progress,
-        ranks=ranks,
-    )
+    def draw_into(trajectory: Trajectory | None = None) -> None:
+        counted = report["network_evaluations_per_sample"] is None
+        with evaluations_of(trained.score_fn if counted else None) as made:
+            sample_into(
+                out,
+                trained,
+                run,
+                num,
+                seed=seed,
+                batch_size=batch_size,
+                overwrite=overwrite,
+                progress=progress,
+                trajectory=trajectory,
+                ranks=ranks,
+            )
+        if counted:
+            of_all = torch.tensor(sum(made), device="cpu")
+            ranks.add([of_all])
+            report["network_evaluations_per_sample"] = int(of_all) / num
+
     if not ranks.leads:
         draw_into()
         return {}
 
     def drawn(trajectory: Trajectory | None = None) -> Tensor:
-        draw_into(trajectory=trajectory)
+        draw_into(trajectory)
         return read_samples(out)
 
     if len(trained.shape) == 1:
@@ -131,6 +144,20 @@ def evaluate(
     report["versions"] = versions()
     files.write_atomically(out / METRICS, (json.dumps(report, indent=2) + "\n").encode())
     return report
+
+
+@contextmanager
+def evaluations_of(network: nn.Module | None) -> Iterator[list[int]]:
+    """Inside, how many samples each evaluation of ``network`` is of; None: it is not to be hooked."""
+    made: list[int] = []
+    if network is None:
+        yield made
+        return
+    hook = network.register_forward_pre_hook(lambda _, given: made.append(len(given[0])))
+    try:
+        yield made
+    finally:
+        hook.remove()
 
 
 def _resolve(feature: str, trained: TrainedRun, num: int) -> str:
