@@ -103,7 +103,7 @@ def two(place):
             f"train {IMAGES} --iterations {LONG} --out whole",
             f"train {POINTS} --iterations 6 --accumulate 2 --out ssm",
             "sample dsm --num 10 --batch-size 4 --steps-per-level 1 --quiet --out samples",
-            "evaluate ssm --num 50 --batch-size 20 --steps-per-level 1 --quiet --out evaluation",
+            "evaluate ssm --num 50 --batch-size 20 --sampler gotta_go_fast --quiet --out evaluation",
             f"train {POINTS} --iterations 6 --out taken",
             f"train {POINTS} --iterations 6 --seed {{rank}} --out other",
         ],
@@ -139,7 +139,7 @@ def one(place):
 def test_losses_are_the_single_processs(one, two, three):
     """At every iteration, of both objectives; in parts, of batches that the ranks do not divide; and across a resumption."""
     assert two[1][0]["codes"][:3] == [0, 0, 0] and three[1][0]["codes"] == [0, 0]
-    assert len(read_metrics(three[0] / "dsm")) == 16
+    assert len(read_metrics(three[0] / "dsm")) == 16 and (two[0] / "dsm" / "samples" / "step_00000008.png").exists()
     assert_same_losses(three[0] / "dsm", one / "dsm")
     assert_same_losses(two[0] / "ssm", one / "ssm-points")
     assert_same_losses(three[0] / "ssm", one / "ssm-images")
@@ -149,17 +149,19 @@ def test_losses_are_the_single_processs(one, two, three):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore:samples of 2 elements")
 def test_samples_are_the_single_processs_bit_for_bit(two, tmp_path, monkeypatch):
     assert two[1][0]["codes"][3:5] == two[1][1]["codes"][3:5] == [0, 0]
     sample = "sample {}/dsm --num 10 --batch-size 4 --steps-per-level 1 --quiet --out samples"
     alone(sample.format(two[0]), tmp_path, monkeypatch)
-    evaluate = "evaluate {}/ssm --num 50 --batch-size 20 --steps-per-level 1 --quiet --out evaluation"
+    evaluate = "evaluate {}/ssm --num 50 --batch-size 20 --sampler gotta_go_fast --quiet --out evaluation"
     alone(evaluate.format(two[0]), tmp_path, monkeypatch)
     for name, count in (("samples", 10), ("evaluation", 50)):
         ours, theirs = (np.load(folder / name / "samples.npy") for folder in (two[0], tmp_path))
         assert len(ours) == count and ours.tobytes() == theirs.tobytes()
     reports = [json.loads((folder / "evaluation" / "metrics.json").read_text()) for folder in (two[0], tmp_path)]
     assert reports[0] | {"run": ""} == reports[1] | {"run": ""}
+    assert reports[0]["network_evaluations_per_sample"] > 100  # of an adaptive sampler, counted on all ranks
 
 
 def test_what_ends_one_rank_ends_all(two):
