@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
 __all__ = [
+    "agreement",
     "build",
     "checkpoint",
     "config",
@@ -16,6 +17,7 @@ __all__ = [
     "evaluate_images",
     "evaluate_points",
     "flags",
+    "heartbeat",
     "history",
     "learner",
     "limits",

@@ -232,7 +232,8 @@ class Learner:
 
     def digest(self) -> str:
         """A text that says which bits the weights have."""
-        return " ".join(str(int(w.detach().contiguous().view(torch.int32).sum())) for w in self.model.parameters())
+        sums = [weight.detach().contiguous().view(torch.int32).sum() for weight in self.model.parameters()]
+        return str(torch.stack(sums).tolist())
 
     def _check_finite(self, it: int) -> None:
         """Raise before a loss that is not finite reaches the weights (on a GPU: before it reaches a checkpoint)."""

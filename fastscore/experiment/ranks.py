@@ -62,6 +62,11 @@ class Ranks:
         """Whether this is rank 0, which alone reads and writes files."""
         return self.rank == 0
 
+    @property
+    def first_here(self) -> bool:
+        """Whether this is the first rank of its machine."""
+        return self._local == 0
+
     def place(self, name: str) -> torch.device:
         """The device of this rank, for a config's ``device``; each rank of a machine has a GPU of its own.
 

@@ -138,8 +138,12 @@ class Trainer:
                 saved = self._look(resume, change)
         self.config = settings_of(self.ranks, self.config, self.device)
         with self.ranks.together():
+            if self.config.download and self.ranks.count > 1 and self.ranks.first_here:
+                make_data(self.config)  # before the others of this machine look for the files
+        with self.ranks.together():
             self._build()
-        self.ranks.same("the data set", self.data.fingerprint() if self.ranks.count > 1 else "")
+        if self.ranks.count > 1:
+            self.ranks.same("the data set", self.data.fingerprint())
         with self.ranks.together():
             if saved is not None:
                 self._go_on(saved)
@@ -233,7 +237,7 @@ class Trainer:
                 log, save, show = map(self._due, (config.log_every, config.checkpoint_every, config.sample_every))
                 if bar is not None:
                     bar.update()
-                if save:
+                if save and self.ranks.count > 1:
                     self.ranks.same(f"the weights after iteration {self.step}", self.learner.digest())
                 with self.ranks.together() if log or save or show else nullcontext():
                     if log:
