@@ -136,6 +136,7 @@ def one(place):
     return folder
 
 
+@pytest.mark.slow
 def test_losses_are_the_single_processs(one, two, three):
     """At every iteration, of both objectives; in parts, of batches that the ranks do not divide; and across a resumption."""
     assert two[1][0]["codes"][:3] == [0, 0, 0] and three[1][0]["codes"] == [0, 0]
@@ -149,6 +150,7 @@ def test_losses_are_the_single_processs(one, two, three):
         torch.testing.assert_close(ours[name], theirs[name], rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:samples of 2 elements")
 def test_samples_are_the_single_processs_bit_for_bit(two, tmp_path, monkeypatch):
     assert two[1][0]["codes"][3:5] == two[1][1]["codes"][3:5] == [0, 0]
@@ -164,6 +166,7 @@ def test_samples_are_the_single_processs_bit_for_bit(two, tmp_path, monkeypatch)
     assert reports[0]["network_evaluations_per_sample"] > 100  # of an adaptive sampler, counted on all ranks
 
 
+@pytest.mark.slow
 def test_what_ends_one_rank_ends_all(two):
     """A folder in which another process trains, and settings that differ."""
     folder, (*reports, told) = two
@@ -200,6 +203,7 @@ def lines(run: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
+@pytest.mark.slow
 def test_a_killed_rank_costs_nothing(two, tmp_path):
     """The page's command, a rank of it killed at a random moment: torchrun starts both again, and the end is the same."""
     dice = random.Random()
