@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from .build import make_model, moments_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
+from .ranks import ALONE, Ranks
 from .scores import begins_about_the_mean, check_sampler, check_start, default_sampler, for_sampler
 
 WEIGHTS = ("auto", "ema", "raw")
@@ -293,34 +295,52 @@ def batches(
     batch_size: int = 500,
     progress: bool = True,
     trajectory: Trajectory | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Tensor]:
-    """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call."""
+    """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call.
+
+    Of several ``ranks`` each draws whole batches, by turns, so that they are one process's bit for bit; rank 0 is given all
+    of them, the others none.
+    """
     config = trained.config
     limits.check_num(checks.integer("num", num, low=1))
     seed = checks.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
     batch_size = checks.integer("batch_size", batch_size, low=1)
     updates = trained.entry.updates(config.num_levels, trained.options)
     limits.check_batch(config, trained.shape, min(num, batch_size), trained.device)
+    firsts = range(0, num, batch_size)
+    if ranks.leads and len(firsts) < ranks.count:
+        warnings.warn(
+            f"{num} samples, {batch_size} at a time, are fewer batches than the {ranks.count} ranks: some have nothing to "
+            "do (--batch-size)",
+            stacklevel=3,
+        )
 
     def drawn() -> Iterator[Tensor]:
-        firsts = range(0, num, batch_size)
-        total = None if updates is None else len(firsts) * updates
-        bar = progress_bar(total, desc="sampling", unit="step") if progress else None
-        try:
-            for first in firsts:
-                x = draw(
+        own = len(range(0, len(firsts), ranks.count))  # batches, of rank 0
+        total = None if updates is None else own * updates
+        bar = progress_bar(total, desc="sampling", unit="step") if progress and ranks.leads else None
+
+        def make(k: int) -> Tensor:
+            return (
+                draw(
                     config,
                     trained.score_fn,
-                    (min(batch_size, num - first), *trained.shape),
-                    Philox(seed + _SAMPLING_SEED, sample_offset=first),
+                    (min(batch_size, num - firsts[k]), *trained.shape),
+                    Philox(seed + _SAMPLING_SEED, sample_offset=firsts[k]),
                     device=trained.device,
                     sampler=trained.sampler,
                     given=trained.given,
-                    trajectory=trajectory if first == 0 else None,
+                    trajectory=trajectory if k == 0 else None,
                     callback=None if bar is None else lambda step, x: bar.update(),
                     cuda_graph=trained.cuda_graph,
                 )
-                yield x.float().cpu()
+                .float()
+                .cpu()
+            )
+
+        try:
+            yield from ranks.in_turn([(min(batch_size, num - first), *trained.shape) for first in firsts], make)
         finally:
             if bar is not None:
                 bar.close()
@@ -357,18 +377,30 @@ def sample_into(
     overwrite: bool = False,
     progress: bool = True,
     trajectory: Trajectory | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Path]:
     """:func:`sample` into the folder ``out``: the paths of samples.png and samples.npy, beside samples.json.
+
+    Of several ``ranks`` all draw (see :func:`batches`), and rank 0 writes.
 
     Raises:
         FastscoreError: ``out`` holds samples of other settings, and ``overwrite`` is False.
         NonFiniteSamples, OSError: and what was there stays; see :func:`sample_folder.write_samples`.
         ValueError: as :func:`sample`. Whatever can be checked is checked before it samples.
     """
-    parts = batches(trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory)
+    parts = batches(
+        trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory, ranks=ranks
+    )
     how = settings(trained, run, num, seed)
-    sample_folder.check_folder("--out", out, make=False)
-    if not overwrite:
-        sample_folder.check_replaceable(out, how)
-    sample_folder.check_folder("--out", out)
-    return sample_folder.write_samples(parts, out, how, overwrite=overwrite)
+    ranks.same("what to sample", json.dumps([how | {"run": "", "batch_size": batch_size}]))
+    with ranks.together():
+        if ranks.leads:
+            sample_folder.check_folder("--out", out, make=False)
+            if not overwrite:
+                sample_folder.check_replaceable(out, how)
+            sample_folder.check_folder("--out", out)
+    if ranks.leads:
+        return sample_folder.write_samples(parts, out, how, overwrite=overwrite)
+    for _ in parts:
+        pass  # they are drawn, and sent
+    return [out / sample_folder.PICTURE, out / sample_folder.ARRAY]
