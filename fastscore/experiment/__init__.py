@@ -1,4 +1,4 @@
-"""The application: ``fastscore train``, ``sample``, ``evaluate``, ``inspect`` and ``doctor``.
+"""The application: ``fastscore train``, ``sample``, ``evaluate`` and the other commands.
 
 It imports the library; the library never imports it.
 """
@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
 __all__ = [
+    "agreement",
     "build",
     "checkpoint",
     "config",
@@ -16,16 +17,22 @@ __all__ = [
     "evaluate_bits",
     "evaluate_images",
     "evaluate_points",
+    "event_files",
+    "export",
     "flags",
+    "heartbeat",
     "history",
+    "import_original",
     "inspect_command",
     "inspection",
     "learner",
     "limits",
     "preview",
     "progress",
+    "ranks",
     "sample",
     "sample_folder",
+    "status",
     "terminal",
     "train",
 ]

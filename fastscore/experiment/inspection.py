@@ -13,12 +13,13 @@ from torch import Tensor
 
 from .. import data, diagnostics
 from .._core import checks, files
+from ..conversions import Converted
 from ..evaluation import level_plots
 from ..ops import perturb
 from ..rng import Philox
-from ..samplers._score import conditioned
-from .build import make_data, make_sigmas
+from .build import make_data
 from .sample import TrainedRun, load_run
+from .scores import on_any_path
 
 PAGE, PICTURE = "inspect.md", "inspect.png"
 _FOR_CURL, _PROBES, _FIT = 32, 4, 5000
@@ -44,7 +45,7 @@ def inspect(
     out: str | Path | None = None,
     device: str = "auto",
 ) -> dict[str, Any]:
-    """Look at a run's network at each of its noise levels; writes inspect.md and inspect.png.
+    """Look at a run's network at each of its noise levels (on a path, at as many of its times); writes inspect.md and inspect.png.
 
     At each level, of held-out samples with its noise (training samples where nothing is held out):
 
@@ -64,7 +65,7 @@ def inspect(
         out: the folder to write into; None: the run folder.
 
     Returns:
-        "columns", a list [L] for each of these; "weakest", an index of a level, "measure", by which; "worse_than_gaussian", the
+        "columns", a list [L] for each of these and "sigma" (sigma / alpha on a path); "weakest", an index of a level, "measure", by which; "worse_than_gaussian", the
         indices of the levels where the loss is above a Gaussian fit's by more than two standard errors of their difference.
 
     Raises:
@@ -99,42 +100,41 @@ def _samples(trained: TrainedRun, num: int, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _columns(trained: TrainedRun, x: Tensor, known: Tensor, seed: int) -> dict[str, list[float]]:
-    sigmas = make_sigmas(trained.config).tolist()
-    score, rng = conditioned(trained.score_fn, sigmas, "labels"), Philox(seed)
+    score, rng = on_any_path(trained.config, trained.score_fn), Philox(seed)
+    grid = score.path.grid(trained.config.num_levels)
     mean, covariance = known.mean(0), known.T.cov()
     values, axes = torch.linalg.eigh(covariance)
     rows: list[dict[str, float]] = []
-    for i, sigma in enumerate(sigmas):
+    for t, alpha, sigma in zip(grid.t.tolist(), grid.alpha.tolist(), grid.sigma.tolist()):
         with torch.no_grad():
-            noisy, noise = perturb(x, sigma, rng)
-            z, s = noise.tensor(), score(noisy, i)
-            flat = (noisy.flatten(1).double().cpu() - mean) @ axes
-            fitted = -(flat / (values.clamp(min=0) + sigma**2)) @ axes.T
-            loss, gaussian = _loss(s.flatten(1).double().cpu(), z, sigma), _loss(fitted, z, sigma)
-            excess = loss - gaussian
-            stein, stein_noise = _stein(
-                flat / (values.clamp(min=0) + sigma**2).sqrt(), sigma * s, z, float(loss.mean())
-            )
-        with warnings.catch_warnings():  # torch compiles the rules of its forward mode in a way that it deprecates
-            warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-            found = diagnostics.curl(_alone(trained, i), noisy[:_FOR_CURL], num_probes=_PROBES, rng=rng)
-        rows.append(
-            {
-                "sigma": sigma,
-                "loss": float(loss.mean()),
-                "gaussian_loss": float(gaussian.mean()),
-                "excess": float(excess.mean() - 2 * excess.std() / len(excess) ** 0.5),
-                "stein": stein,
-                "stein_noise": stein_noise,
-                "curl": math.sqrt(max(0.0, float(found.squared.mean() / found.jacobian.mean()))),
-            }
-        )
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    if trained.config.data == "mixture":
-        exact = data.GaussianMixture().score
-        error = diagnostics.score_error(trained.score_fn, exact, x, sigmas, rng=rng)
-        columns["score_error"] = error.relative.tolist()
-    return columns
+            noisy, noise = perturb(x, sigma, rng, alpha=alpha)
+            z, s = noise.tensor(), score(noisy, t)
+        flat = (noisy.flatten(1).double().cpu() - alpha * mean) @ axes
+        spread = alpha**2 * values.clamp(min=0) + sigma**2
+        loss, gaussian = _loss(s, z, sigma), _loss(-(flat / spread) @ axes.T, z, sigma)
+        stein, stein_noise = _stein(flat / spread.sqrt(), sigma * s, z, float(loss.mean()))
+        row = {
+            "sigma": sigma / alpha,
+            "loss": float(loss.mean()),
+            "gaussian_loss": float(gaussian.mean()),
+            "excess": float((loss - gaussian).mean() - 2 * (loss - gaussian).std() / len(loss) ** 0.5),
+            "stein": stein,
+            "stein_noise": stein_noise,
+            "curl": _curl(score, noisy[:_FOR_CURL], t, rng),
+        }
+        if trained.config.data == "mixture":
+            true = data.GaussianMixture().score(noisy.cpu() / alpha, sigma / alpha) / alpha
+            row["score_error"] = float((s.cpu() - true).square().sum() / true.square().sum())
+        rows.append(row)
+    return {name: [row[name] for row in rows] for name in rows[0]}
+
+
+def _curl(score: Converted, x: Tensor, t: float, rng: Philox) -> float:
+    """||J - J^T||_F / ||J||_F over the samples."""
+    with warnings.catch_warnings():  # torch compiles the rules of its forward mode in a way that it deprecates
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        found = diagnostics.curl(lambda x: score(x, t), x, num_probes=_PROBES, rng=rng)
+    return math.sqrt(max(0.0, float(found.squared.mean() / found.jacobian.mean())))
 
 
 def _stein(white: Tensor, scaled: Tensor, z: Tensor, loss: float) -> tuple[float, float]:
@@ -146,13 +146,10 @@ def _stein(white: Tensor, scaled: Tensor, z: Tensor, loss: float) -> tuple[float
     return max(0.0, found.norm**2 - found.noise**2) / loss, 2 * spread / loss
 
 
-def _alone(trained: TrainedRun, label: int) -> Any:
-    return lambda x: trained.score_fn(x, torch.full(x.shape[:1], label, dtype=torch.int64, device=x.device))
-
-
 def _loss(score: Tensor, z: Tensor, sigma: float) -> Tensor:
     """||sigma s + z||^2 / D of each sample, whose mean is 1 where s is 0; no constant makes less."""
-    return (sigma * score + z.flatten(1).double().cpu()).square().mean(1)
+    score, z = (value.flatten(1).double().cpu() for value in (score, z))
+    return (sigma * score + z).square().mean(1)
 
 
 def _verdict(columns: dict[str, list[float]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from ..paths import RULES, Path
 from ..rng import Philox, as_philox
 from ..samplers._given import check_data
 from ..samplers._grid import Levels, Point, check_decreasing
+from ..samplers._start import check_covariance
 from ._divergence import Divergence, Exact
 from ._flow import Adaptive, Solved, Told, coarser, runge_kutta
 
@@ -61,6 +62,7 @@ def log_prob(
     divergence: Exact | None = None,
     mean: float | Tensor = 0.0,
     std: float | Tensor = 0.0,
+    covariance: Tensor | None = None,
     conditioning: str | None = None,
     interpolate: bool = False,
     model_kwargs: Mapping[str, Any] | None = None,
@@ -87,6 +89,7 @@ def log_prob(
         divergence: divergence(x, c) -> (score [B, ...], trace [B]), exact, in place of all estimates: such as
             :func:`fastscore.mlp_divergence` of an MLP. c is float64 [B].
         mean, std: of the data, numbers or of a sample's shape: the prior is N(alpha_T mean, sigma_T^2 + alpha_T^2 std^2).
+        covariance: of the data, [D, D], in place of ``std``, as for :func:`fastscore.samplers.flow_ode`.
         conditioning, interpolate, model_kwargs: as for :func:`fastscore.samplers.flow_ode`.
         rtol, atol: tolerances of a step of ``"adaptive"``, of y and of the integral of the trace.
         max_steps: the most steps that a sample may take there.
@@ -125,6 +128,8 @@ def log_prob(
         rtol, atol = checks.positive("rtol", rtol, zero_allowed=True), checks.positive("atol", atol)
         max_steps = checks.integer("max_steps", max_steps, low=1)
     mean, std = check_data("mean", mean, x.shape), check_data("std", std, x.shape)
+    if covariance is not None:
+        covariance = check_covariance(covariance, std, x.shape)
     told = Told(score_fn, path, conditioning, boolean("interpolate", interpolate), model_kwargs, x)
     if divergence is not None and not callable(divergence):
         raise TypeError(f"divergence must be None or a function of (x, c), got {checks.describe(divergence)}")
@@ -139,7 +144,7 @@ def log_prob(
     else:
         fine, ends = runge_kutta(told, trace, x, points), [points[0], points[-1]]
         coarse = runge_kutta(told, trace, x, coarser(points), steady=True)
-    return _bar(fine, coarse, ends, trace, mean, std)
+    return _bar(fine, coarse, ends, trace, lambda y, at: _prior(y, at, mean, std, covariance))
 
 
 def _ends(path: Path, t: float) -> tuple[float, float, float]:
@@ -169,10 +174,10 @@ def _points(told: Told, steps: int | None, rule: str | None) -> list[Point]:
 
 
 def _bar(
-    fine: Solved, coarse: Solved, ends: list[Point], trace: Divergence, mean: float | Tensor, std: float | Tensor
+    fine: Solved, coarse: Solved, ends: list[Point], trace: Divergence, prior: Callable[[Tensor, Point], Tensor]
 ) -> LogProb:
     first, last = ends
-    base = [_prior(y, last, mean, std) - y[0].numel() * math.log(first.alpha) for y in (fine.y, coarse.y)]
+    base = [prior(y, last) - y[0].numel() * math.log(first.alpha) for y in (fine.y, coarse.y)]
     solver = ((base[0] - fine.steady.mean(0)) - (base[1] - coarse.steady.mean(0))).abs()
     probes = torch.zeros_like(solver)
     value = base[0] - fine.steady.mean(0)
@@ -187,9 +192,15 @@ def _bar(
     return LogProb(value, probes, solver, trace.products)
 
 
-def _prior(y: Tensor, at: Point, mean: float | Tensor, std: float | Tensor) -> Tensor:
-    """log N(y; mean, rho^2 + std^2), float64 [B]."""
+def _prior(y: Tensor, at: Point, mean: float | Tensor, std: float | Tensor, covariance: Tensor | None) -> Tensor:
+    """log N(y; mean, rho^2 I + covariance), float64 [B]; None: std^2, of each number by itself."""
     mean, std = (torch.as_tensor(value, dtype=torch.float64, device=y.device) for value in (mean, std))
-    variance = at.rho**2 + std.square()
-    each = (y.double() - mean).square() / variance + (2 * math.pi * variance).log()
-    return -each.flatten(1).sum(1) / 2
+    gap, variance = y.double() - mean, at.rho**2 + std.square()
+    if covariance is not None:
+        values, axes = torch.linalg.eigh(covariance.to(y.device))
+        gap, variance = gap.flatten(1) @ axes, at.rho**2 + values
+        if not bool((variance > 0).all()):
+            raise ValueError(
+                f"covariance must be positive semidefinite, got an eigenvalue of {float(values.min()):.3g}"
+            )
+    return -(gap.square() / variance + (2 * math.pi * variance).log()).flatten(1).sum(1) / 2

@@ -10,6 +10,7 @@ import torch
 from fastscore import data
 from fastscore.evaluation import level_plots, metrics
 from fastscore.experiment import cli, evaluate_bits, inspection
+from fastscore.experiment.build import make_sigmas
 from fastscore.experiment.config import preset
 from fastscore.experiment.sample import TrainedRun
 from fastscore.experiment.train import Trainer
@@ -34,7 +35,7 @@ def run_of(config, network):
 
 def test_the_weak_level_is_found(tmp_path, monkeypatch):
     config = preset("toy", num_levels=5)
-    sigmas = inspection.make_sigmas(config)
+    sigmas = make_sigmas(config)
     monkeypatch.setattr(inspection, "load_run", lambda *_, **__: run_of(config, Known(sigmas, 3, 0.5)))
     report = inspection.inspect(tmp_path, num=2000)
     columns = report["columns"]
@@ -51,7 +52,7 @@ def test_the_weak_level_is_found(tmp_path, monkeypatch):
 def test_an_exact_score_has_no_weak_level(tmp_path, monkeypatch):
     """By Stein's identity alone: what is known of the mixture is hidden from it."""
     config = preset("toy", num_levels=5)
-    network = Known(inspection.make_sigmas(config), 0, 0.0)
+    network = Known(make_sigmas(config), 0, 0.0)
     monkeypatch.setattr(inspection, "load_run", lambda *_, **__: run_of(config, network))
     found = inspection._samples(run_of(config, network), 2000, 0)
     hidden = run_of(dataclasses.replace(config, data="two_moons"), network)
@@ -90,7 +91,8 @@ def test_plain_densities():
     z = Philox(0).randn(4000, 3, dtype=torch.float64)
     scale = torch.tensor([1.0, 2.0, 0.5], dtype=torch.float64)
     exact = torch.distributions.Normal(0.0, scale).log_prob(z[:200] * scale).sum(1)
-    assert torch.allclose(metrics.gaussian_log_prob(z * scale, z[:200] * scale), exact, atol=0.25)
+    error = metrics.gaussian_log_prob(z * scale, z[:200] * scale) - exact
+    assert abs(float(error.mean())) < 0.02 and float(error.abs().max()) < 0.5
     train = torch.tensor([[0.0], [1.0]])
     value, h = metrics.kernel_log_prob(train, torch.tensor([[0.0]]), 0.5)
     assert float(value.exp()) == pytest.approx((1 + math.exp(-2)) / 2 / (0.5 * math.sqrt(2 * math.pi))) and h == 0.5

@@ -89,6 +89,20 @@ def test_the_order_of_the_solver_is_four():
     assert 3.5 < math.log2(error(20) / error(40)) < 4.5 and error(40) < 1e-3
 
 
+def test_the_prior_of_a_covariance():
+    """With the data's own, a path that ends at little noise is as exact; with their mean variance alone it is not."""
+    path = paths.ve(0.05, 1.0)
+    gaussian = Gaussian(path)
+    x, exact = gaussian.samples(10)
+    covariance = gaussian.axes @ gaussian.std.square().diag() @ gaussian.axes.T
+    how = {"method": "exact", "steps": 20}
+    found = likelihood.log_prob(gaussian.score, x, path, covariance=covariance, **how)
+    assert float((found.value - exact).abs().max()) < 1e-3
+    assert float((likelihood.log_prob(gaussian.score, x, path, std=1.2, **how).value - exact).abs().max()) > 0.5
+    with pytest.raises(ValueError, match=r"covariance must be \[D, D\] with D = 16"):
+        likelihood.log_prob(gaussian.score, x, path, covariance=covariance[:3])
+
+
 def test_fixed_probes_have_a_wider_and_honest_bar():
     gaussian = Gaussian(PATHS["ve"])
     x, exact = gaussian.samples(200)
