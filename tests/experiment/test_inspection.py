@@ -79,6 +79,15 @@ def test_the_command_lines(run, monkeypatch, capsys):
     assert 0 < bits["error_of_dequantization"] < bits["error_bar"]
 
 
+def test_a_run_on_a_path(tmp_path):
+    """Where the times are the path's; its network, after three iterations, is worse than a Gaussian fit."""
+    config = preset("toy", iterations=3, num_levels=4, path="vp_linear", objective="csm")
+    Trainer(config, tmp_path / "run").train()
+    report = inspection.inspect(tmp_path / "run", num=50, out=tmp_path / "page")
+    assert report["columns"]["sigma"] == pytest.approx(make_sigmas(config).tolist(), rel=1e-3)
+    assert report["worse_than_gaussian"] and (tmp_path / "page" / "inspect.md").exists()
+
+
 def test_points_have_no_bits():
     with pytest.raises(ValueError, match="bits_per_dim must be False for points such as mixture"):
         evaluate_bits.check_bits(run_of(preset("toy"), torch.nn.Identity()))
