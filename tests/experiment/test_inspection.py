@@ -79,6 +79,16 @@ def test_the_command_lines(run, monkeypatch, capsys):
     assert 0 < bits["error_of_dequantization"] < bits["error_bar"]
 
 
+def test_what_a_linear_correction_takes_off():
+    """Of N(0, I) with noise of 1, whose score is -x / 2: nothing, beyond noise; of -3 x / 4, E||x / 4||^2 / D = 1/8."""
+    x0, z = (Philox(k).randn(600, 30, dtype=torch.float64) for k in (0, 1))
+    x = x0 + z
+    share, noise = inspection._stein(x / 2**0.5, -x / 2, z, loss=0.5)
+    assert share < noise < 0.02
+    share, noise = inspection._stein(x / 2**0.5, -3 * x / 4, z, loss=0.625)
+    assert 0.625 * share == pytest.approx(1 / 8, abs=0.02)
+
+
 def test_a_run_on_a_path(tmp_path):
     """Where the times are the path's; its network, after three iterations, is worse than a Gaussian fit."""
     config = preset("toy", iterations=3, num_levels=4, path="vp_linear", objective="csm")
