@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from .. import __version__
 from .._core.errors import require
-from ..samplers import DEFAULT, SAMPLERS
+from ..samplers import SAMPLERS
 from . import terminal
 from .cli_runs import export, import_, status
 from .config import TrainConfig, quoted
@@ -119,7 +119,7 @@ def sample(
     num: int = 100,
     out: Path | None = None,
     seed: int = 0,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -142,7 +142,7 @@ def sample(
         num: How many samples.
         out: Where to write; RUN/samples-SEED where not given.
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
-        sampler: which one draws.
+        sampler: which one draws; by default the run's own.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
@@ -192,7 +192,7 @@ def evaluate(
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
     seed: int = 0,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -221,7 +221,7 @@ def evaluate(
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
-        sampler: which one draws.
+        sampler: which one draws; by default the run's own.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.

@@ -12,7 +12,7 @@ from typing import Any, Literal
 from .._core import checks
 from .._core.errors import CheckpointError
 from ..losses import OBJECTIVES
-from ..samplers import SAMPLERS
+from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS
 from . import config_bounds
 
 
@@ -81,14 +81,18 @@ class TrainConfig:
     ema_warmup: bool = False
     """Let the average forget faster at first: at the rate min(ema, (1 + n) / (10 + n)) after n updates."""
 
+    sampler: str = DEFAULT
+    """What draws samples where no other is asked for: a name in :data:`fastscore.samplers.SAMPLERS`."""
     step_size: float = 4e-5
     """Langevin step size at the smallest noise level (twice the step_lr of the NCSN code)."""
     steps_per_level: int = 100
     """Langevin updates at each noise level."""
+    solver_steps: int = 0
+    """Updates of the samplers that take --steps, spread evenly over the noise levels; 0 is one from each level."""
     denoise: bool = False
-    """End sampling with the mean of the clean image given the noisy one."""
+    """End annealed and consistent sampling with the mean of the clean image given the noisy one."""
     start: Literal["uniform", "normal"] = "uniform"
-    """Where sampling begins: uniform in [0, 1], or normal of the largest noise level."""
+    """Where annealed and consistent sampling begin: uniform in [0, 1], or normal of the largest noise level."""
 
     seed: int = 0
     """Decides the initial weights, the batches and all noise."""
@@ -150,8 +154,11 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-#: How a run's samples are drawn: the settings that options of samplers have.
-SAMPLING = tuple(dict.fromkeys(o.setting for entry in SAMPLERS.values() for o in entry.options if o.setting))
+#: How a run's samples are drawn: by which sampler, and the settings that options of samplers have.
+SAMPLING = (
+    "sampler",
+    *dict.fromkeys(o.setting for entry in SAMPLERS.values() for o in entry.options if o.setting),
+)
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
 MAY_CHANGE = frozenset(
     {
@@ -185,6 +192,7 @@ _DIGITS = TrainConfig(
     warmup=100,
     decay=True,
     ema=0.99,
+    sampler=BEST_OF_FEW,
     step_size=2.4e-4,
     steps_per_level=5,
     denoise=True,
@@ -225,6 +233,8 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             warmup=100,
             decay=True,
             ema=0.99,
+            sampler=BEST_OF_FEW,
+            solver_steps=20,
             step_size=0.05,
             steps_per_level=100,
             denoise=True,
@@ -249,6 +259,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             warmup=500,
             decay=True,
             ema=0.999,
+            sampler=BEST_OF_FEW,
             step_size=2 * 6.2e-6,
             steps_per_level=5,
             denoise=True,

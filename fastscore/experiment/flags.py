@@ -38,7 +38,14 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
         (evaluate, f"{' or '.join(SAMPLERS)}; see fastscore sample --help."),
     ):
         command.__annotations__ |= {
-            "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
+            "sampler": Annotated[
+                Literal[tuple(SAMPLERS)] | None,
+                tyro.conf.arg(
+                    help=f"By default the run's own. {text}",
+                    metavar=f"{{{','.join(SAMPLERS)}}}",
+                    help_behavior_hint="",
+                ),
+            ],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
     annotate_plain((train, sample, evaluate), tyro)
@@ -74,6 +81,10 @@ def _annotate_objective(tyro: Any) -> None:
     told = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
     TrainConfig.__annotations__["objective"] = Annotated[
         str, tyro.conf.arg(help=f"Loss: {told}.", metavar=f"{{{','.join(OBJECTIVES)}}}")
+    ]
+    told = f"Which sampler draws where none is asked for: {', '.join(SAMPLERS)} (fastscore sample --help)."
+    TrainConfig.__annotations__["sampler"] = Annotated[
+        str, tyro.conf.arg(help=told, metavar=f"{{{','.join(SAMPLERS)}}}")
     ]
     TrainConfig.__annotations__["objective_options"] = tyro.conf.Suppress[dict[str, Any]]
 

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from .._core import checks, graphs
 from .._core.errors import NonFiniteSamples
 from ..rng import Philox
-from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
+from ..samplers import SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
 from .acceleration import compiled, deterministic, tf32
-from .build import make_model, make_sigmas, mean_of_data, pick_device, placed
+from .build import make_model, make_sigmas, moments_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
@@ -37,7 +37,7 @@ class TrainedRun:
         network: in eval mode, with weights in float32; shape: of a sample; device: where the network is; iteration: the checkpoint's.
         weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
         precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
-        sampler: which one draws; given: values of its options that are no settings of ``config``.
+        sampler: which one draws, by default the config's; given: values of its options that are no settings of ``config``.
         cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
     """
 
@@ -50,9 +50,13 @@ class TrainedRun:
     identity: str = ""
     sha256: str | None = None
     precision: str = "fp32"
-    sampler: str = DEFAULT
+    sampler: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
     cuda_graph: bool | None = None
+
+    def __post_init__(self) -> None:
+        """The config's sampler where none is given."""
+        object.__setattr__(self, "sampler", self.sampler or self.config.sampler)
 
     @cached_property
     def score_fn(self) -> nn.Module:
@@ -136,8 +140,30 @@ def load_run(
 def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The value of each option of ``sampler``: the one given, or ``config``'s, or the option's default."""
     entry = SAMPLERS[checks.one_of("sampler", sampler, SAMPLERS)]
+    names = [option.name for option in entry.options]
+    for name, value in given.items():
+        takers = [other.name for other in SAMPLERS.values() if name in (option.name for option in other.options)]
+        if value is not None and name not in names and takers:
+            raise ValueError(
+                f"{name} must be left out for sampler {sampler!r}, which takes {', '.join(names)}, got "
+                f"{checks.describe(value)} (--sampler {' or '.join(takers)} takes it)"
+            )
     own = {option.name: getattr(config, option.setting) for option in entry.options if option.setting}
     return entry.complete(own | {name: value for name, value in given.items() if value is not None})
+
+
+def check_sampler(config: TrainConfig) -> None:
+    """Raise where the run's own sampler could not draw from its network, which is better known before it is trained.
+
+    Raises:
+        ValueError: an option of the sampler without a value, or more solver_steps than a network of labels has levels.
+    """
+    steps = options_of(config, config.sampler, {}).get("steps", 0)
+    if steps > config.num_levels and config.model in ("ncsn", "ncsndeeper"):
+        raise ValueError(
+            f"solver_steps must be at most num_levels, {config.num_levels}, for {config.model}, which knows its noise levels "
+            f"alone, got {steps}; of the trained run, fastscore sample --steps {steps} --interpolate asks between them"
+        )
 
 
 def with_sampling(trained: TrainedRun, *, sampler: str | None = None, **options: Any) -> TrainedRun:
@@ -169,7 +195,7 @@ def draw(
     rng: Philox,
     *,
     device: torch.device,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     given: Mapping[str, Any] | None = None,
     trajectory: Trajectory | None = None,
     callback: Callback | None = None,
@@ -177,15 +203,23 @@ def draw(
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
 
-    ``cuda_graph``: as :class:`TrainedRun` has it.
+    Args:
+        config: of the run, whose own sampler draws where ``sampler`` is None.
+        network: score_fn(x, labels).
+        shape, rng, device: of the samples.
+        sampler, given: a key of :data:`fastscore.samplers.SAMPLERS`, and values of its options that are no settings of
+            ``config``.
+        trajectory, callback: as for :func:`fastscore.samplers.annealed_langevin`.
+        cuda_graph: as :class:`TrainedRun` has it.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
+    sampler = config.sampler if sampler is None else sampler
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
     if cuda_graph is None:
         cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
-    about = {"mean": mean_of_data(config)} if entry.centred and options.get("start") == "normal" else {}
+    about = moments_of_data(config) if entry.centred and options.get("start") == "normal" else {}
     with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(

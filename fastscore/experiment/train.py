@@ -24,6 +24,7 @@ from .build import make_data, pick_device
 from .config import SAMPLING, TrainConfig, command_line
 from .learner import Learner, learning_rate
 from .progress import progress_bar
+from .sample import check_sampler
 
 FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
 
@@ -181,6 +182,7 @@ class Trainer:
         config = self.config
         precision.check(config.precision, self.device)
         limits.check_run(config, self.device)
+        check_sampler(config)
         self.data = make_data(config)
         epochs = config.iterations * config.batch_size / len(self.data)
         if epochs >= 2**32:

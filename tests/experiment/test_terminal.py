@@ -27,7 +27,16 @@ PATHS = ("", "file", "file/x", "loop", "loop/x", "nothing", "/proc/none", "/dev/
 def place(tmp_path_factory):
     """A folder with a tiny run, a file, and links to themselves and to nothing."""
     folder = tmp_path_factory.mktemp("terminal")
-    config = preset("toy", data="two_moons", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=1)
+    config = preset(
+        "toy",
+        sampler="annealed",
+        data="two_moons",
+        iterations=1,
+        width=4,
+        batch_size=4,
+        num_levels=3,
+        steps_per_level=1,
+    )
     Trainer(config, folder / "run").train(progress=False)
     (folder / "file").touch()
     (folder / "loop").symlink_to("loop")
