@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
 __all__ = [
+    "agreement",
     "build",
     "checkpoint",
     "config",
@@ -18,12 +19,14 @@ __all__ = [
     "event_files",
     "export",
     "flags",
+    "heartbeat",
     "history",
     "import_original",
     "learner",
     "limits",
     "preview",
     "progress",
+    "ranks",
     "sample",
     "sample_folder",
     "status",

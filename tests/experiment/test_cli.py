@@ -255,7 +255,7 @@ def test_few_samples_are_no_published_fid(run, capsys, monkeypatch):
 def test_too_many_pixels_are_refused_before_sampling(tmp_path, monkeypatch):
     monkeypatch.setattr(sampling, "draw", lambda *a, **k: pytest.fail("it sampled"))
     trained = sampling.TrainedRun(preset("digits"), torch.nn.Identity(), (3, 64, 64), torch.device("cpu"), 1)
-    monkeypatch.setattr(evaluation, "load_run", lambda *a, **k: trained)
+    monkeypatch.setattr(evaluation, "load_on", lambda *a, **k: trained)
     with pytest.raises(ValueError, match=r"feature must be 'inception' for images of \(3, 64, 64\).*1.1 GiB"):
         evaluation.evaluate(tmp_path)
     assert evaluation._resolve("auto", dataclasses.replace(trained, shape=(3, 32, 32)), 100) == "pixels"
@@ -263,7 +263,7 @@ def test_too_many_pixels_are_refused_before_sampling(tmp_path, monkeypatch):
 
 def test_toy_draws_both_score_fields(tmp_path, capsys, monkeypatch):
     run, devices = tmp_path / "toy", []
-    monkeypatch.setattr(evaluation, "load_run", lambda run, device, **k: devices.append(device) or load_run(run))
+    monkeypatch.setattr(evaluation, "load_on", lambda _, run, device, **k: devices.append(device) or load_run(run))
     cli.main(
         [
             "train",
