@@ -293,7 +293,6 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             warmup=500,
             decay=True,
             ema=0.999,
-            sampler=BEST_OF_FEW,
             step_size=2 * 6.2e-6,
             steps_per_level=5,
             denoise=True,
