@@ -119,7 +119,7 @@ def _train(
         print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
-    listener = EventFiles(run, trainer.step) if tensorboard else None
+    listener = EventFiles(run, trainer.step) if tensorboard and ranks.leads else None
     try:
         last = trainer.train(progress=not quiet, preview=save_preview, listener=listener)
     except KeyboardInterrupt:
