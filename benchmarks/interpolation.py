@@ -15,6 +15,7 @@ import argparse
 import math
 import statistics
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -24,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fastscore as fs
 from fastscore.data import to_float
 from fastscore.evaluation.metrics import frechet_distance
-from fastscore.experiment.build import make_data, make_sigmas, mean_of_data
+from fastscore.experiment.build import make_data, make_sigmas, moments_of_data
 from fastscore.experiment.sample import TrainedRun, load_run
 from fastscore.samplers import dpm_solver
 
@@ -40,7 +41,7 @@ def losses(network: nn.Module, x: Tensor, sigmas: list[float]) -> list[dict[str,
         return float(fs.dsm_loss(network.at_level(label)(x_tilde), noise, sigma).mean())
 
     rows = []
-    for i, (a, b) in enumerate(zip(sigmas, sigmas[1:])):
+    for i, (a, b) in enumerate(pairwise(sigmas)):
         middle = math.sqrt(a * b)
         rows.append(
             {
@@ -71,7 +72,7 @@ def distances(run: TrainedRun, heldout: Tensor, steps: int, num: int, seeds: int
                 steps=steps,
                 rule=rule,
                 interpolate=rule == "log_snr",
-                mean=mean_of_data(run.config),
+                **moments_of_data(run.config),
                 rng=fs.Philox(seed),
             )
             found[rule].append(frechet_distance(x.clamp(0, 1).flatten(1), heldout.flatten(1)))
