@@ -1,4 +1,4 @@
-"""The application: ``fastscore train``, ``sample``, ``evaluate`` and ``doctor``.
+"""The application: ``fastscore train``, ``sample``, ``evaluate``, ``compare-samplers`` and ``doctor``.
 
 It imports the library; the library never imports it.
 """
@@ -9,6 +9,10 @@ from types import ModuleType as _ModuleType
 __all__ = [
     "build",
     "checkpoint",
+    "compare",
+    "compare_cells",
+    "compare_report",
+    "compare_search",
     "config",
     "config_bounds",
     "doctor",

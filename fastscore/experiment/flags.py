@@ -19,7 +19,7 @@ from .precision import PRECISIONS, Precision
 Table = Mapping[str, Sampler] | Mapping[str, Objective]
 
 
-def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
+def annotate(train: Any, sample: Any, evaluate: Any, compare: Any, tyro: Any) -> None:
     """Write the annotations of the commands as tyro wants them, with the flags that come from the tables."""
     _annotate_objective(tyro)
     presets: Any = tyro.extras.subcommand_type_from_defaults(
@@ -40,13 +40,17 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
             "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
+    compare.__annotations__["samplers"] = Annotated[
+        tuple[Literal[tuple(SAMPLERS)], ...],  # type: ignore[misc]  # known when it runs
+        tyro.conf.arg(metavar=f"{{{','.join(SAMPLERS)}}} ...", help_behavior_hint=""),
+    ]
     kinds: dict[str, tuple[Any, str]] = {
         "out": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
         "checkpoint": (int, "INT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),
     }  # tyro's own would be "{None}|PATH"
-    for command in (train, sample, evaluate):
+    for command in (train, sample, evaluate, compare):
         for name, annotation in command.__annotations__.items():
             if name in kinds:
                 kind, metavar = kinds[name]

@@ -20,6 +20,8 @@ SAMPLERS: dict[str, Sampler] = {
 }
 #: The one that is used where none is named.
 DEFAULT = ANNEALED.name
+#: The one that a run's settings of sampling describe: the published recipe, with which others are compared.
+RECIPE = ANNEALED.name
 
 
 def table() -> str:
