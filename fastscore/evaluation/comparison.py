@@ -5,6 +5,7 @@ Returns, errors and how files are written are those of :mod:`fastscore.evaluatio
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,7 +26,7 @@ def save_comparison(
     path: PathLike,
     *,
     names: Mapping[str, str] | None = None,
-    levels: Mapping[str, float] | None = None,
+    references: Mapping[str, Mapping[str, tuple[float, float]]] | None = None,
     title: str = "Samplers",
 ) -> Path:
     """A distance (left), precision and recall (right) against the number of evaluations, with error bars.
@@ -36,7 +37,8 @@ def save_comparison(
             "recall" are among the others.
         path: a .png file.
         names: measures in words.
-        levels: of measures, what samples can hope for: a dotted line.
+        references: by a name, {measure: (mean, standard deviation)} of what the samplers are to be held against: a dashed
+            or dotted line across, and its spread; measures may be missing.
         title: over the picture.
 
     Returns:
@@ -61,8 +63,12 @@ def save_comparison(
     for ax, measure in zip(axes, measures):
         for i, (name, curve) in enumerate(curves.items()):
             _curve(ax, name, i, curve, measure)
-        if levels and measure in levels:
-            ax.axhline(levels[measure], color=canvas.INK, linewidth=0.9, linestyle=":", label="the training data")
+        for (name, numbers), line in zip((references or {}).items(), itertools.cycle(("--", ":"))):
+            if measure in numbers:
+                mean, spread = numbers[measure]
+                ax.axhline(mean, color=canvas.INK, linewidth=1, linestyle=line, label=name)
+                if not math.isnan(spread):
+                    ax.axhspan(mean - spread, mean + spread, color=canvas.INK, alpha=0.08, linewidth=0)
         words = (names or {}).get(measure, measure)
         canvas.style(ax, words[:1].upper() + words[1:], "network evaluations for a sample")
         canvas.log_axis(ax, "x")
@@ -83,8 +89,8 @@ def _curve(ax: Any, name: str, index: int, curve: Sequence[Point], measure: str)
         None if any(map(math.isnan, spreads)) else spreads,
         label=name,
         color=canvas.SERIES[index % len(canvas.SERIES)],
-        marker=_MARKERS[index // len(canvas.SERIES) % len(_MARKERS)] if len(curve) > 1 else "*",
-        markersize=5 if len(curve) > 1 else 11,
+        marker=_MARKERS[index // len(canvas.SERIES) % len(_MARKERS)],
+        markersize=5,
         linewidth=1.3,
         elinewidth=0.8,
         capsize=2,

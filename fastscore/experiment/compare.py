@@ -119,8 +119,9 @@ def compare(
         cells = Cells(out, settings, overwrite=overwrite)
         _Comparison(cells, measure, samples, seeds, batch_size, progress).run(plan, out)
         report = cells.report()
-        if not any(row.numbers for row in compare_report.rows_of(report)):
-            raise NonFiniteSamples(f"no sampler gave finite samples: {report['cells'][-1]['failed']}")
+        if not any(row.numbers and row.budget for row in compare_report.rows_of(report)):
+            failed = next(cell["failed"] for cell in report["cells"] if "failed" in cell)
+            raise NonFiniteSamples(f"no sampler gave finite samples: {failed}")
         compare_report.draw(report, out / compare_report.PICTURE)
     finally:
         lock.release()

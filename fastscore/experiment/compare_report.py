@@ -86,11 +86,24 @@ def _mean(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(report: Mapping[str, Any]) -> str:
-    """The rows as a table in Markdown whose columns line up in a terminal too; the best of each budget is bold."""
+    """The rows as a table in Markdown whose columns line up in a terminal too; the best of each budget is bold.
+
+    Without a column of seconds where samplers.json holds none.
+    """
     rows = rows_of(report)
+    timed = _timed(report)
     names = list(dict.fromkeys(name for row in rows for name in row.numbers))
     best = {row.budget: row for row in reversed(rows)}  # they are sorted by distance
-    lines = [["at most", "sampler", "settings", "evaluations", *(_WORDS.get(name, name) for name in names), "seconds"]]
+    lines = [
+        [
+            "at most",
+            "sampler",
+            "settings",
+            "evaluations",
+            *(_WORDS.get(name, name) for name in names),
+            *timed * ["seconds"],
+        ]
+    ]
     for row in rows:
         bold = "**" if best[row.budget] is row and row.budget is not None and row.numbers else ""
         lines.append(
@@ -100,7 +113,7 @@ def table(report: Mapping[str, Any]) -> str:
                 settings_of(row.sampler, row.options),
                 str(row.evaluations),
                 *(_number(row.numbers[name]) if row.numbers else "not finite" for name in names),
-                f"{row.seconds:.3g}" if row.numbers else "-",
+                *timed * [f"{row.seconds:.3g}" if row.numbers else "-"],
             ]
         )
     widths = [max(map(len, column)) for column in zip(*lines)]
@@ -109,6 +122,10 @@ def table(report: Mapping[str, Any]) -> str:
         [cell.ljust(w) if i < 3 else cell.rjust(w) for i, (cell, w) in enumerate(zip(line, widths))] for line in lines
     ]
     return "".join(f"| {' | '.join(line)} |\n" for line in [pad[0], rule, *pad[1:]])
+
+
+def _timed(report: Mapping[str, Any]) -> bool:
+    return any("seconds" in cell for cell in report["cells"])
 
 
 def _number(value: tuple[float, float]) -> str:
@@ -142,17 +159,24 @@ def page(report: Mapping[str, Any]) -> str:
         "deviation. The best distance of each budget is bold.",
         *([f"The training images themselves: {own}."] if own else []),
         *([f"Searched on another seed: the settings of {', '.join(searched)}."] if searched else []),
-        f"Seconds: of drawing, the least of the seeds ({'; '.join(devices)}).",
+        *_timed(report) * [f"Seconds: of drawing, the least of the seeds ({'; '.join(devices)})."],
     ]
     return f"{table(report)}\n" + "\n".join(lines) + "\n"
 
 
 def draw(report: Mapping[str, Any], path: Path) -> Path:
     """The picture, a PNG file: distance, precision and recall against evaluations."""
-    rows = [row for row in rows_of(report) if row.numbers]
     curves: dict[str, list[tuple[int, Mapping[str, tuple[float, float]]]]] = {}
-    for row in sorted(rows, key=lambda row: row.evaluations):
-        name = row.sampler if row.budget is not None else f"{row.sampler}, the run's own settings"
-        curves.setdefault(name, []).append((row.evaluations, row.numbers))
-    ideal = report["settings"]["training_data"]
-    return save_comparison(curves, path, names=_WORDS, levels=ideal, title="Samplers of one network")
+    references: dict[str, Mapping[str, tuple[float, float]]] = {}
+    for row in sorted(rows_of(report), key=lambda row: row.evaluations):
+        if row.numbers and row.budget is None:
+            references[f"{row.sampler}, the run's own settings, {row.evaluations} evaluations"] = row.numbers
+        elif row.numbers:
+            curves.setdefault(row.sampler, []).append((row.evaluations, row.numbers))
+    own = report["settings"]["training_data"]
+    if own:
+        references["the training images themselves"] = {name: (value, math.nan) for name, value in own.items()}
+    ordered = {name: curves[name] for name in SAMPLERS if name in curves} | curves  # of one colour in every picture
+    return save_comparison(
+        ordered, path, names=_WORDS, references=references, title=f"Samplers: {report['settings']['data']}"
+    )

@@ -26,7 +26,11 @@ def test_axes_hold_the_points(tmp_path, monkeypatch):
         **{f"sampler {i}": [(10 + i, numbers(1.0)), (20, numbers(2.0))] for i in range(6)},
     }
     path = tmp_path / "a.png"
-    options = {"names": {"energy_distance": "energy distance"}, "levels": {"precision": 0.9}, "title": "Six"}
+    options = {
+        "names": {"energy_distance": "energy distance"},
+        "references": {"own": numbers(1.5), "data": {"precision": (0.9, math.nan)}},
+        "title": "Six",
+    }
     assert save_comparison(curves, path, **options) == path
     distance, precision, recall = figures[0].axes
     bars = {c.get_label(): c for c in distance.containers}
@@ -37,14 +41,20 @@ def test_axes_hold_the_points(tmp_path, monkeypatch):
         pytest.approx([2.9, 3.1]),
         pytest.approx([0.9, 1.1]),
     ]
-    assert not bars["heun"].has_yerr and bars["heun"].lines[0].get_marker() == "*"
+    assert not bars["heun"].has_yerr
     assert precision.containers[0].lines[0].get_ydata().tolist() == [0.75, 0.25]
     assert recall.containers[0].lines[0].get_ydata().tolist() == [0.5, 0.5]
     looks = {(b.lines[0].get_color(), b.lines[0].get_marker()) for b in bars.values()}
     assert len(looks) == len(curves)  # no two look alike
     assert [ax.get_xscale() for ax in figures[0].axes] == ["log"] * 3 and distance.get_yscale() == "log"
     assert distance.get_title("left") == "Energy distance"
-    assert [line.get_label() for line in precision.lines if line.get_linestyle() == ":"] == ["the training data"]
+    across = [
+        {line.get_label(): line.get_ydata()[0] for line in ax.lines if line.get_linestyle() in ("--", ":")}
+        for ax in (distance, precision)
+    ]
+    assert across == [{"own": 1.5}, {"own": 0.375, "data": 0.9}] and [
+        len(ax.patches) for ax in (distance, precision)
+    ] == [1, 1]
     before = path.read_bytes()
     save_comparison(curves, path, **options)
     assert path.read_bytes() == before

@@ -289,6 +289,8 @@ def test_the_table(tmp_path):
         ["the run's own", "annealed", "step_size 0.001, steps_per_level 5", "101", "0.010"],
     ]
     assert lines[3][-1] == "1"  # the least of the seeds
+    untimed = [{name: value for name, value in cell.items() if name != "seconds"} for cell in report["cells"]]
+    assert "seconds" in lines[0] and "econds" not in compare_report.page(report | {"cells": untimed})
     page = compare_report.page(report)
     assert "The training images themselves: Frechet distance 0.067." in page and "annealed, consistent" in page
     assert compare_report.draw(report, tmp_path / "a.png").stat().st_size > 10_000
