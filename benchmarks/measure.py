@@ -33,8 +33,11 @@ def quantiles(values: list[float]) -> list[float]:
     return torch.tensor(values, dtype=torch.float64).quantile(torch.tensor([0.2, 0.5, 0.8]).double()).tolist()
 
 
-def measure(case: Case, device: str, seconds: float) -> dict:
-    """The row of a case whose providers are timed in turns for so many seconds."""
+def measure(case: Case, device: str, seconds: float, *, backend: str | None = None) -> dict:
+    """The row of a case whose providers are timed in turns for so many seconds.
+
+    Replays of graphs hold nothing that a call would, and do not say which ``backend`` they recorded.
+    """
     calls = {}
     for name, work in case.providers.items():
         for _ in range(3):
@@ -54,6 +57,8 @@ def measure(case: Case, device: str, seconds: float) -> dict:
                 work()
             synchronize(device)
             times[name].append((time.perf_counter() - start) / calls[name])
+    if backend:
+        return row(case.operator, case.shape, case.elements, backend, times, {})
     extra = {
         name: extra_memory(work, device) / (4 * case.elements)
         for name, work in case.providers.items()
@@ -112,7 +117,19 @@ def silence() -> Iterator[None]:
 
 def extra_memory(work: Callable[[], object], device: str) -> int:
     """The most bytes held at a time during one call, beyond what was held before it."""
-    return most_held(work, device)[0]
+    if device == "cpu":
+        return most_held(work, device)[0]
+    before = _reset_peak()
+    result = work()
+    synchronize(device)
+    del result
+    return torch.cuda.max_memory_allocated() - before
+
+
+def _reset_peak() -> int:
+    torch.cuda.synchronize()
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def most_held(work: Callable[[], object], device: str) -> tuple[int, torch.profiler.profile, float]:
@@ -120,9 +137,7 @@ def most_held(work: Callable[[], object], device: str) -> tuple[int, torch.profi
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-        torch.cuda.synchronize()
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+        before = _reset_peak()
     with silence(), torch.profiler.profile(activities=activities, profile_memory=device != "cuda") as profile:
         start = time.perf_counter()
         result = work()

@@ -17,6 +17,8 @@ from .measure import most_held, quantiles, synchronize
 from .networks import FORWARD, PROVIDERS, TRAINING, NetworkCase
 from .table import machine_line
 
+#: A convolution, as torch calls its operation, or cuDNN its kernel.
+_CONVOLUTION = re.compile(r"(aten|mkldnn)::.*conv|.*(fprop|dgrad|wgrad|implicit_gemm|cutlass.*conv)")
 #: How many times as fast as the plain network in float32 a step and a forward pass are meant to be.
 GOALS = {
     "CIFAR-10": {"fastscore": 1.2, "fastscore bf16": 2.0},
@@ -35,7 +37,7 @@ def measure(case: NetworkCase, device: str, seconds: float, *, least: int = 5, m
     """The row of a case whose providers are timed in turns for so many seconds."""
     profiles = {}
     for name, work in case.providers.items():
-        for _ in range(1 if device == "cpu" else 5):  # a graph is recorded, and convolutions are chosen
+        for _ in range(5 if "graph" in name else 1):  # it is recorded at the fourth
             work()
         profiles[name] = profiled(work, device)
     times: dict[str, list[float]] = {name: [] for name in case.providers}
@@ -58,7 +60,7 @@ def profiled(work: Callable[[], object], device: str) -> dict:
     Of a short one, which the machine may disturb, the fastest of three.
     """
     calls = [most_held(work, device)]
-    if calls[0][2] < 0.5:
+    if calls[0][2] < 0.5 and device == "cpu":
         calls += [most_held(work, device) for _ in range(2)]
     most, profile, total = min(calls, key=lambda call: call[2])
     own = "self_device_time_total" if device == "cuda" else "self_cpu_time_total"
@@ -84,7 +86,7 @@ def row(case: NetworkCase, times: dict[str, list[float]], profiles: dict[str, di
             own["times_plain"] = quantiles([p / t for p, t in zip(times["plain"], values)])
         if name in profiles:
             seconds = profiles[name]["seconds"]
-            convolutions = sum(s for operation, s in seconds.items() if re.match(r"(aten|mkldnn)::.*conv", operation))
+            convolutions = sum(s for operation, s in seconds.items() if _CONVOLUTION.match(operation))
             own["megabytes"] = profiles[name]["bytes"] / 1e6
             own["convolutions"] = convolutions / profiles[name]["total"]
             if "plain" in times and convolutions:

@@ -19,8 +19,13 @@ import fastscore as fs
 from fastscore._core.operators import OPERATORS, Operator
 
 SHAPES = {"64x2": (64, 2), "64x3x32x32": (64, 3, 32, 32), "128x3x32x32": (128, 3, 32, 32), "4M": (1024, 4, 32, 32)}
+ON_GPUS = {name: SHAPES[name] for name in ("64x2", "128x3x32x32")} | {
+    "64M": (16384, 4, 32, 32)
+}  # no cache holds the last
 TRACE = {"8x16x3x32x32": (16, 3, 32, 32)}  # eight probes of 16 images
 ACTIVATIONS = {"4x128x32x32": (4, 128, 32, 32), "128x16x8x8": (128, 16, 8, 8)}  # of NCSN, on CIFAR-10 and on digits
+ACTIVATIONS_ON_GPUS = {"128x16x8x8": (128, 16, 8, 8), "128x128x32x32": (128, 128, 32, 32)}
+COMPILED_ON_GPUS = ("64M", "128x128x32x32", "8x16x3x32x32", "1024x64")
 POINTS = {"1024x64": (1024, 64)}  # of an MLP with 512 hidden units
 PROVIDERS = ("fastscore", "eager", "compile", "floor")
 Wrap = Callable[[Callable], Callable]  # torch.compile, or nothing
@@ -43,6 +48,12 @@ class Benchmark:
     operator: str
     make: Callable[[tuple[int, ...], str], Row]
     shapes: Mapping[str, tuple[int, ...]]
+
+    def shapes_on(self, device: str) -> Mapping[str, tuple[int, ...]]:
+        """These shapes, or on a GPU larger ones."""
+        if device == "cpu":
+            return self.shapes
+        return {id(SHAPES): ON_GPUS, id(ACTIVATIONS): ACTIVATIONS_ON_GPUS}.get(id(self.shapes), self.shapes)
 
 
 @dataclass
@@ -357,21 +368,21 @@ def benchmarks() -> dict[str, Benchmark]:
     return _OWN | {operator.name: Benchmark(operator.name, partial(_derived, operator), SHAPES) for operator in others}
 
 
-def names() -> list[tuple[str, str]]:
+def names(device: str = "cpu") -> list[tuple[str, str]]:
     """(shape, row) of all cases, in the order of :func:`cases`: the rows of one shape together."""
-    table = benchmarks()
-    shapes = dict.fromkeys(shape for benchmark in table.values() for shape in benchmark.shapes)
-    return [(shape, name) for shape in shapes for name, benchmark in table.items() if shape in benchmark.shapes]
+    table = {name: benchmark.shapes_on(device) for name, benchmark in benchmarks().items()}
+    shapes = dict.fromkeys(shape for of_one in table.values() for shape in of_one)
+    return [(shape, name) for shape in shapes for name, of_one in table.items() if shape in of_one]
 
 
 def cases(device: str = "cpu", *, only: Collection[tuple[str, str]] = (), compile: bool = True) -> Iterator[Case]:
-    """Every row at every shape, or those of ``only``, (shape, row) each."""
+    """Every row at every shape, or those of ``only``, (shape, row) each. On a GPU torch.compile has the large shapes."""
     table = benchmarks()
-    for shape, name in names():
+    for shape, name in names(device):
         if only and (shape, name) not in only:
             continue
-        row = table[name].make(table[name].shapes[shape], device)
+        row = table[name].make(table[name].shapes_on(device)[shape], device)
         providers = {"fastscore": row.ours, "eager": row.lines(lambda f: f)}
-        if compile:
+        if compile and (device == "cpu" or shape in COMPILED_ON_GPUS):
             providers["compile"] = row.lines(lambda f: torch.compile(f, dynamic=False))
         yield Case(name, shape, row.elements, providers | {"floor": row.floor})

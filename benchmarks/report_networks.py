@@ -8,7 +8,7 @@
 An iteration of training, a step of the sampler and the forward pass of NCSN and NCSNv2 at three sizes, by fastscore and by
 the plain network of benchmarks/plain_ncsn.py with the same weights, in float32 and under bfloat16 autocast. In each
 round every provider runs once, and a ratio is the median over rounds of the ratio within a round. What -k selects is
-printed, and written nowhere.
+printed, and written where --out says alone.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main() -> None:
     parser.add_argument("--profile", action="store_true", help="print the longest operations of each row too")
     parser.add_argument("-k", action="append", default=[], metavar="WORD", help="only rows whose names have every WORD")
     parser.add_argument("--seconds", type=float, default=7.0, help="how long to time each row (default: 7)")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
+    parser.add_argument("--out", type=Path, help="folder of the results (default: the committed, of all rows)")
     arguments = parser.parse_args()
     device, machine = arguments.device, about(arguments.device)
     chosen = [name for name in names() if all(word.lower() in ", ".join(name).lower() for word in arguments.k)]
@@ -49,10 +49,11 @@ def main() -> None:
         if arguments.profile:
             print("\n" + "\n".join(table.operations(rows[-1])) + "\n", flush=True)
     print("", *table.ABOUT, sep="\n")
-    if arguments.k:
+    if arguments.k and arguments.out is None:
         return
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{machine_name(machine, device)}-network"
+    out = arguments.out or RESULTS
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{machine_name(machine, device)}-network"
     path.with_suffix(".json").write_text(json.dumps({"about": machine, "rows": rows}, indent=1) + "\n")
     path.with_suffix(".md").write_text(table.markdown(rows, machine))
     print(f"written to {path}.json and .md")

@@ -79,7 +79,7 @@ def _cells(row: dict, others: tuple[str, ...], separator: str, *, spread: bool) 
     def value(name: str, key: str, unit: str = "") -> str:
         if key not in row.get(name, {}):
             return "-"
-        low, middle, high = map(_short, row[name][key])
+        low, middle, high = (f"{v:.2g}" if spread and 0 < v < 0.1 else _short(v) for v in row[name][key])
         return f"{middle}{unit}" + (f" [{low}, {high}]" if spread else "")
 
     cells = [row["operator"], row["shape"], row.get("backend") or "-", value("fastscore", "ns_per_element")]

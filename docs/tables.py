@@ -36,6 +36,17 @@ SHOWN_NETWORKS = (
     ("training step", "NCSN", "digits", "fastscore"),
     ("sampling evaluation", "NCSN", "digits", "fastscore"),
 )
+#: Of the operators on a GPU, what the README shows: replays of a graph of one call.
+GPU = "nvidia-h200"
+SHOWN_ON_GPU = (
+    ("langevin_step", "64M"),
+    ("perturb", "64M"),
+    ("perturb + dsm_loss + gradient", "64M"),
+    ("read_images", "64M"),
+    ("instance_norm_plus + gradient", "128x128x32x32"),
+    ("mean_pool + gradient", "128x128x32x32"),
+    ("mlp_divergence", "1024x64"),
+)
 #: Of each way to a divergence: its name in the JSON, in words, and how often it evaluates a product.
 WAYS = {
     "fastscore": "`jacobian_trace(num_probes=8)`: coloured probes, forward mode",
@@ -102,9 +113,33 @@ def readme() -> str:
         for name, shape in SHOWN
         for row in [rows[name, shape]]
     ]
-    lines += _networks_of_the_readme()
+    lines += _networks_of_the_readme() + _gpu_of_the_readme()
     heads = ["what", "shape", "time", "vs eager", "vs torch.compile", "memory: ours / eager"]
-    return f"{markdown(heads, lines, words=2)}\n\n*{machine(results['about'])}, float32 where nothing else is said.*"
+    return (
+        f"{markdown(heads, lines, words=2)}\n\n*{machine(results['about'])}, float32 where nothing else is said; and "
+        f"{on_which_gpu()}.*"
+    )
+
+
+def _gpu_of_the_readme() -> list[list[str]]:
+    """The README's lines of a GPU: of graphs of one call, and the memory of the call."""
+    rows = {(row["operator"], row["shape"]): row for row in read(GPU)["rows"]}
+    return [
+        [
+            f"{name if ' ' in name else f'`{name}`'}, GPU",
+            shape,
+            f"{digits(replay['fastscore']['microseconds'][1])} µs",
+            *(f"{digits(replay[other]['times_fastscore'][1])}x" for other in ("eager", "compile")),
+            " / ".join(held(rows[name, shape], who) for who in ("fastscore", "eager")),
+        ]
+        for name, shape in SHOWN_ON_GPU
+        for replay in [rows[f"{name}, captured", shape]]
+    ]
+
+
+def on_which_gpu() -> str:
+    about = read(GPU)["about"]
+    return f"{about['processor']}, torch {about['torch'].split('+')[0]}"
 
 
 def _networks_of_the_readme() -> list[list[str]]:
@@ -200,6 +235,36 @@ def operators_of_other_machines() -> str:
     """:func:`operators_of` every machine but the README's."""
     names = [path.stem for path in sorted(RESULTS.glob("*-threads.json")) if path.stem != MACHINE]
     return "\n\n".join(operators_of(name) for name in names)
+
+
+def on_a_gpu(shown: tuple[tuple[str, str], ...] = ()) -> str:
+    """Every row of a GPU, or those ``shown``, in microseconds: calls, which take what the host does, and their replays."""
+    results = read(GPU)
+    rows = {(row["operator"], row["shape"]): row for row in results["rows"]}
+    names = shown or [(name, shape) for name, shape in rows if not name.endswith(", captured")]
+    others = ("eager", "compile", "floor")
+    lines = []
+    for name, shape in names:
+        call, replay = rows[name, shape], rows[f"{name}, captured", shape]
+        lines.append(
+            [
+                name if " " in name else f"`{name}`",
+                shape,
+                *(digits(row["fastscore"]["microseconds"][1]) for row in ([replay] if shown else [call, replay])),
+                *(f"{digits(replay[other]['times_fastscore'][1])}x" if other in replay else "-" for other in others),
+            ]
+        )
+        if not shown:
+            lines[-1].insert(3, f"{digits(call['eager']['times_fastscore'][1])}x")
+    heads = ["operator", "shape", "µs", "vs eager", "vs torch.compile", "vs the memory floor"]
+    if not shown:
+        heads[2:4] = ["call, µs", "vs eager", "GPU, µs", "vs eager"]
+    return f"{markdown(heads, lines, words=2)}\n\n*{on_which_gpu()}, float32.*"
+
+
+def on_a_gpu_of_the_readme() -> str:
+    """:func:`on_a_gpu` of what the README shows of it."""
+    return on_a_gpu(SHOWN_ON_GPU)
 
 
 def at_a_glance() -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -10,7 +11,7 @@ from torch import Tensor
 from ._core import backends, checks, counter
 from ._core.counter import signed
 from ._core.operators import ORDINARY, Operator, Stream
-from ._core.registration import declare, raw
+from ._core.registration import declare, direct, raw
 from ._core.sequence import KINDS, numbers
 
 
@@ -162,5 +163,15 @@ def regenerated(backend: str, x: Tensor, dtype: torch.dtype, arguments: Sequence
 def _filled(
     backend: str, kind: str, shape: torch.Size, dtype: torch.dtype, device: torch.device, arguments: Sequence
 ) -> Tensor:
-    like = torch.empty((), dtype=dtype, device=device).expand(shape)  # says the form, takes no memory
-    return raw("fill", backend)(like, KINDS.index(kind), *arguments)
+    if checks.elsewhere():
+        return raw("fill", backend)(
+            torch.empty((), dtype=dtype, device=device).expand(shape), KINDS.index(kind), *arguments
+        )
+    return direct("fill", backend)(_form(shape, dtype, device), KINDS.index(kind), *arguments)
+
+
+@lru_cache(maxsize=1024)
+def _form(shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A tensor that says the form of others and takes no memory; its values are nobody's."""
+    with torch.inference_mode(False):
+        return torch.empty((), dtype=dtype, device=device).expand(shape)

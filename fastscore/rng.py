@@ -243,7 +243,7 @@ class Philox:
             counter.rows(offset, rows)
         if self._state is not None:
             state = self._state.to(device, copy=True)
-            self._state[1] += steps
+            self._state[1].add_(steps)
             return 0, state
         step = self._philox_step
         if step + steps > STEPS:

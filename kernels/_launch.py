@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+from typing import Any, NamedTuple
+
 import torch
 from torch import Tensor
 
-from . import philox
+from . import _kept, philox
 
 BLOCK = 256  # quads per program: 1024 elements, 2 quads per thread with WARPS warps
 WARPS = 4
@@ -85,7 +88,35 @@ def plan(rows: int, width: int, *, whole_rows: bool = False) -> tuple[tuple[int]
     )
 
 
-def noise(seed: int, step: int, stream: int, offset: int, state: Tensor | None, index: Tensor | None) -> dict:
+class Shares(NamedTuple):
+    """A :func:`plan` as :func:`launch` takes it: the grid, the last arguments and the last constants of a kernel."""
+
+    grid: tuple[int, int, int]
+    arguments: tuple[int, ...]
+    constants: tuple[int | bool, ...]
+    tiles: int
+
+
+def shares(rows: int, width: int, *, whole_rows: bool = False) -> Shares:
+    """How [rows, width] elements are shared out; :func:`plan`, made once."""
+    return _shares(rows, width, whole_rows, INTERPRETED_BLOCK if interpreted() else BLOCK, WIDE_FROM)
+
+
+@lru_cache(maxsize=4096)
+def _shares(rows: int, width: int, whole_rows: bool, *_: int) -> Shares:
+    """:func:`shares`, for each state of what a plan depends on."""
+    (programs,), by_name, tiles = plan(rows, width, whole_rows=whole_rows)
+    values = tuple(by_name.values())
+    numbers = sum(name.islower() for name in by_name)
+    return Shares((programs, 1, 1), values[:numbers], values[numbers:], tiles)
+
+
+def launch(kernel: Any, on: Tensor, arguments: tuple, constants: tuple, shares: Shares) -> None:
+    """A kernel whose last arguments and constants say how its work is shared out, on the device of ``on``."""
+    _kept.launch(kernel, shares.grid, on, arguments + shares.arguments, constants + shares.constants, OPTIONS)
+
+
+def noise(seed: int, step: int, stream: int, offset: int, state: Tensor | None, index: Tensor | None) -> tuple:
     """The kernel's arguments that name the noise.
 
     Args:
@@ -94,25 +125,28 @@ def noise(seed: int, step: int, stream: int, offset: int, state: Tensor | None, 
         state: int64 [2] on the device, (seed, step), read by the kernel in place of the numbers; or None.
         index: int64 [B] on the device, the global index of every row, in place of ``offset`` + row; or None.
     """
-    return {
-        "seed": seed,
-        "step": step,
-        "philox_stream": int(stream),
-        "first": offset,
-        "state": None if state is None else state.contiguous(),
-        "index": None if index is None else index.contiguous(),
-    }
+    return (
+        seed,
+        step,
+        int(stream),
+        offset,
+        None if state is None else state.contiguous(),
+        None if index is None else index.contiguous(),
+    )
 
 
 def shape2d(x: Tensor) -> tuple[int, int]:
-    """(rows, elements per row) of x [B, ...]."""
-    return x.shape[0], x.shape[1:].numel()
+    """(rows, elements per row) of x [B, ...], which is not empty."""
+    rows = x.shape[0]
+    return rows, x.numel() // rows
 
 
 def row_values(value: Tensor, x: Tensor) -> tuple[Tensor, bool]:
     """A [] or [B] tensor in the dtype of computation, contiguous, and whether it is [B]."""
-    value = value.to(torch.float64 if x.dtype == torch.float64 else torch.float32)
-    return (value.reshape(-1).contiguous(), True) if value.dim() else (value, False)
+    compute = torch.float64 if x.dtype == torch.float64 else torch.float32
+    if value.dtype != compute:
+        value = value.to(compute)
+    return (value.contiguous(), True) if value.dim() else (value, False)
 
 
 def contiguous(out: Tensor) -> Tensor:
@@ -126,7 +160,9 @@ def finish(out: Tensor, written: Tensor) -> Tensor:
 
 
 def memory(like: Tensor, x: Tensor) -> Tensor:
-    """The elements of ``x`` [n] as those of ``like`` lie, which is without gaps: its own memory, or a copy's."""
+    """The elements of ``x`` as those of ``like`` lie, which is without gaps: its own memory, or a copy's."""
+    if x.stride() == like.stride():
+        return x
     places = zip(x.shape, x.stride(), like.stride())
     laid = x if all(size == 1 or a == b for size, a, b in places) else torch.empty_like(like).copy_(x)
     return laid.as_strided((x.numel(),), (1,))

@@ -116,26 +116,18 @@ def launch(
     out = torch.empty_like(x) if out is None else out
     if x.numel() == 0:
         return out
-    tensors = {"s0": s0, "s1": s1, "s2": s2}
-    factors = {
-        name: (None, False) if value is None else _launch.row_values(value, x)
-        for name, value in {"a": a, "b0": b0, "b1": b1, "b2": b2, "c": c}.items()
-    }
     if c is None:
         state = index = None
     written = _launch.contiguous(out)
-    grid, shares, _ = _launch.plan(*_launch.shape2d(x))
-    with torch.cuda.device_of(x):
-        affine_step_kernel[grid](
-            written,
-            x.contiguous(),
-            **{name: None if s is None else s.contiguous() for name, s in tensors.items()},
-            **{name: value for name, (value, _) in factors.items()},
-            **_launch.noise(seed, step, stream, offset, state, index),
-            **{f"{name.upper()}_ROWS": many for name, (_, many) in factors.items()},
-            **shares,
-            **_launch.OPTIONS,
-        )
+    tensors = [written, x.contiguous(), *(s if s is None else s.contiguous() for s in (s0, s1, s2))]
+    rows = []
+    for value in (a, b0, b1, b2, c):
+        factor, many = (None, False) if value is None else _launch.row_values(value, x)
+        tensors.append(factor)
+        rows.append(many)
+    noise = _launch.noise(seed, step, stream, offset, state, index)
+    shares = _launch.shares(*_launch.shape2d(x))
+    _launch.launch(affine_step_kernel, x, (*tensors, *noise), tuple(rows), shares)
     return _launch.finish(out, written)
 
 

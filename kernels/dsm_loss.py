@@ -3,12 +3,25 @@
 z is drawn again in the kernel: with the gradient 8 bytes per element in float32, without it 4.
 """
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
 from . import _launch, philox
+
+
+@triton.jit
+def weighting(sigma, loss_factor, row, SIGMA_ROWS: tl.constexpr, LOSS_ROWS: tl.constexpr):
+    """loss_factor_b, or sigma_b^2 where there is none."""
+    if loss_factor is None:
+        s = philox.row_value(sigma, row, SIGMA_ROWS)
+        factor = s * s
+    else:
+        factor = philox.row_value(loss_factor, row, LOSS_ROWS)
+    return factor
 
 
 @triton.jit(do_not_specialize=_launch.INTEGERS)
@@ -39,7 +52,10 @@ def dsm_loss_kernel(
     MASK: tl.constexpr,
     WIDE: tl.constexpr,
 ):
-    """partial[b, tile] = 1/2 loss_factor_b sum r^2 and grad = grad_factor_b r, r = score + z / sigma_b."""
+    """partial[b, tile] = 1/2 loss_factor_b sum r^2 and grad = grad_factor_b r, r = score + z / sigma_b.
+
+    A ``loss_factor`` of None is sigma_b^2, rounded once.
+    """
     row, quad, base, offset, exists = philox.elements(
         tl.program_id(0), rows, quads, tiles, magic, shift, BLOCK, QUADS, PAD, MASK, WIDE
     )
@@ -53,11 +69,11 @@ def dsm_loss_kernel(
     if partial is not None:
         square = tl.sum(tl.where(exists, r * r, 0.0), axis=1)
         if QUADS == BLOCK:
-            total = 0.5 * philox.row_value(loss_factor, row, LOSS_ROWS) * tl.sum(square, axis=0)
+            total = 0.5 * weighting(sigma, loss_factor, row, SIGMA_ROWS, LOSS_ROWS) * tl.sum(square, axis=0)
             tl.store(partial + tl.program_id(0), total)
         else:
             own = tl.program_id(0).to(tl.int64) * (BLOCK // QUADS) + tl.arange(0, BLOCK // QUADS)
-            factor = philox.row_value(loss_factor, tl.minimum(own, rows - 1), LOSS_ROWS)
+            factor = weighting(sigma, loss_factor, tl.minimum(own, rows - 1), SIGMA_ROWS, LOSS_ROWS)
             total = 0.5 * factor * tl.sum(tl.reshape(square, [BLOCK // QUADS, QUADS]), axis=1)
             tl.store(partial + own, total, mask=own < rows)
 
@@ -75,10 +91,8 @@ def launch(
 ) -> Tensor:
     """loss_b = 1/2 sigma_b^weight sum_d (score + z / sigma_b)^2, without the gradient."""
     sigma, _ = _launch.row_values(sigma, score)
-    factor = _factor(sigma, weight)
-    loss = _run(score, sigma, factor, None, factor, _launch.noise(seed, step, stream, offset, state, index))
-    assert loss is not None  # a factor was given
-    return loss
+    factor = None if weight == 2 else _factor(sigma, weight)
+    return _run(score, sigma, factor, None, None, _launch.noise(seed, step, stream, offset, state, index))
 
 
 def launch_and_gradient(
@@ -108,10 +122,9 @@ def launch_and_gradient(
         loss [B], float64 for a float64 score, else float32; grad of score's shape, dtype and memory format.
     """
     sigma, _ = _launch.row_values(sigma, score)
-    factor, grad = _factor(sigma, weight), torch.empty_like(score)
-    scaled = factor if scale == 1 else _factor(sigma, weight, sigma.new_full((), scale))
+    factor, grad = None if weight == 2 else _factor(sigma, weight), torch.empty_like(score)
+    scaled = _factor(sigma, weight, sigma.new_full((), scale))
     loss = _run(score, sigma, factor, grad, scaled, _launch.noise(seed, step, stream, offset, state, index))
-    assert loss is not None  # a factor was given
     return loss, grad
 
 
@@ -131,14 +144,8 @@ def launch_gradient(
     sigma, _ = _launch.row_values(sigma, score)
     upstream, _ = _launch.row_values(upstream, score)
     grad = torch.empty_like(score)
-    _run(
-        score,
-        sigma,
-        None,
-        grad,
-        _factor(sigma, weight, upstream),
-        _launch.noise(seed, step, stream, offset, state, index),
-    )
+    factor, noise = _factor(sigma, weight, upstream), _launch.noise(seed, step, stream, offset, state, index)
+    _run(score, sigma, None, grad, factor, noise, loss=False)
     return grad
 
 
@@ -150,32 +157,25 @@ def _factor(sigma: Tensor, weight: float, upstream: Tensor | None = None) -> Ten
 
 
 def _run(
-    score: Tensor, sigma: Tensor, loss_factor: Tensor | None, grad: Tensor | None, grad_factor: Tensor, noise: dict
-) -> Tensor | None:
-    """Write ``grad``, where given; return the loss [B] where there is a ``loss_factor``."""
-    rows, width = _launch.shape2d(score)
+    score: Tensor,
+    sigma: Tensor,
+    loss_factor: Tensor | None,
+    grad: Tensor | None,
+    grad_factor: Tensor | None,
+    noise: tuple,
+    *,
+    loss: bool = True,
+) -> Any:
+    """Write ``grad``, where given; return the ``loss`` [B], of the factor sigma_b^2 where none is given, or None."""
     if score.numel() == 0:
-        return sigma.new_zeros(rows)
+        return sigma.new_zeros(score.shape[0])
     written = None if grad is None else _launch.contiguous(grad)
-    grid, shares, tiles = _launch.plan(rows, width, whole_rows=loss_factor is not None)
-    partial = None if loss_factor is None else sigma.new_empty(rows, tiles)
-    with torch.cuda.device_of(score):
-        dsm_loss_kernel[grid](
-            partial,
-            written,
-            score.contiguous(),
-            sigma,
-            loss_factor,
-            grad_factor,
-            **noise,
-            SIGMA_ROWS=sigma.dim() > 0,
-            LOSS_ROWS=loss_factor is not None and loss_factor.dim() > 0,
-            GRAD_ROWS=grad_factor.dim() > 0,
-            **shares,
-            **_launch.OPTIONS,
-        )
+    shares = _launch.shares(*_launch.shape2d(score), whole_rows=loss)
+    rows, tiles = score.shape[0], shares.tiles
+    partial = sigma.new_empty((rows,) if tiles == 1 else (rows, tiles)) if loss else None
+    given = (partial, written, score.contiguous(), sigma, loss_factor, grad_factor)
+    factors = tuple([factor is not None and factor.dim() > 0 for factor in (sigma, loss_factor, grad_factor)])
+    _launch.launch(dsm_loss_kernel, score, given + noise, factors, shares)
     if grad is not None and written is not None:
         _launch.finish(grad, written)
-    if partial is None:
-        return None
-    return partial.view(rows) if tiles == 1 else partial.sum(1)
+    return partial if partial is None or tiles == 1 else partial.sum(1)

@@ -52,13 +52,6 @@ def _launched(x: Tensor, upstream: Tensor | None) -> Tensor:
     out = torch.empty_like(x)
     if x.numel() == 0:
         return out
-    grid, sharing, _ = _launch.plan(1, x.numel())  # one line of memory, whatever the strides
-    with torch.cuda.device_of(x):
-        elu_kernel[grid](
-            _launch.memory(out, out),
-            _launch.memory(out, x),
-            None if upstream is None else _launch.memory(out, upstream),
-            **sharing,
-            **_launch.OPTIONS,
-        )
+    given = (out, _launch.memory(out, x), None if upstream is None else _launch.memory(out, upstream))
+    _launch.launch(elu_kernel, x, given, (), _launch.shares(1, x.numel()))  # one line of memory, whatever the strides
     return out

@@ -71,11 +71,8 @@ def launch(
     if out.numel() == 0:
         return out
     written = _launch.contiguous(out)
-    grid, shares, _ = _launch.plan(*_launch.shape2d(out))
-    with torch.cuda.device_of(out):
-        fill_kernel[grid](
-            written, **_launch.noise(seed, step, stream, offset, state, index), KIND=kind, **shares, **_launch.OPTIONS
-        )
+    noise = _launch.noise(seed, step, stream, offset, state, index)
+    _launch.launch(fill_kernel, out, (written, *noise), (kind,), _launch.shares(*_launch.shape2d(out)))
     return _launch.finish(out, written)
 
 

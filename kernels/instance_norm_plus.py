@@ -157,17 +157,13 @@ def launch(
     if x.numel() == 0:
         return torch.empty_like(x), mean, rstd
     plan, out = Plan.of(source, last), torch.empty_like(source)
-    with torch.cuda.device_of(x):
-        if plan.whole:
-            given = parameters(x, gamma=gamma, alpha=alpha, beta=beta)
-            instance_norm_plus_whole_kernel[plan.grid](
-                out, mean, rstd, source, **given, EPS=eps, ACTIVATION=activation, **plan.arguments, **plan.options
-            )
-        else:
-            partial = mean.new_empty(2, plan.chunks, *mean.shape)
-            instance_norm_plus_statistics_kernel[plan.grid](partial, source, **plan.arguments, **plan.options)
-            scale, shift = scale_and_shift(plan, x, gamma, alpha, beta, eps, parts=partial, mean=mean, rstd=rstd)
-            instance_norm_plus_kernel[plan.grid](
-                out, source, mean, scale, shift, ACTIVATION=activation, **plan.arguments, **plan.options
-            )
+    if plan.whole:
+        given, rows = parameters(x, gamma, alpha, beta)
+        tensors = (out, mean, rstd, source, *given)
+        plan.launch(instance_norm_plus_whole_kernel, x, tensors, (eps, *rows, activation))
+    else:
+        partial = mean.new_empty(2, plan.chunks, *mean.shape)
+        plan.launch(instance_norm_plus_statistics_kernel, x, (partial, source), ())
+        scale, shift = scale_and_shift(plan, x, gamma, alpha, beta, eps, parts=partial, mean=mean, rstd=rstd)
+        plan.launch(instance_norm_plus_kernel, x, (out, source, mean, scale, shift), (activation,))
     return finish(x, source, out), mean, rstd

@@ -258,37 +258,20 @@ def launch_gradient(
         return torch.empty_like(x), to_gamma.zero_(), to_alpha.zero_(), to_beta.zero_()
     plan, to_x, upstream = Plan.of(source, last), torch.empty_like(source), like(upstream, last)
     mean, rstd = mean.contiguous(), rstd.contiguous()
-    own = {"ACTIVATION": activation, **plan.arguments, **plan.options}
-    with torch.cuda.device_of(x):
-        if plan.whole:
-            given = parameters(x, gamma=gamma, alpha=alpha, beta=beta)
-            instance_norm_plus_gradient_whole_kernel[plan.grid](
-                to_x, to_gamma, to_alpha, to_beta, upstream, source, mean, rstd, **given, EPS=eps, **own
-            )
-            return finish(x, source, to_x), to_gamma, to_alpha, to_beta
-        scale, shift = torch.empty_like(mean), None
-        if activation:
-            scale, shift = scale_and_shift(plan, x, gamma, alpha, beta, eps, mean=mean, rstd=rstd)
-        sums, slope, constant = mean.new_empty(2, plan.chunks, *mean.shape), *(torch.empty_like(mean) for _ in range(2))
-        instance_norm_plus_gradient_sums_kernel[plan.grid](
-            sums, upstream, source, mean, scale if activation else None, shift, **own
-        )
-        instance_norm_plus_gradient_coefficients_kernel[(x.shape[0],)](
-            to_gamma,
-            to_alpha,
-            to_beta,
-            slope,
-            constant,
-            None if activation else scale,
-            sums,
-            mean,
-            rstd,
-            **parameters(x, gamma=gamma, alpha=alpha),
-            EPS=eps,
-            **plan.combining(),
-            **plan.combining_options(),
-        )
-        instance_norm_plus_gradient_kernel[plan.grid](
-            to_x, upstream, source, mean, scale, shift, slope, constant, **own
-        )
+    if plan.whole:
+        given, rows = parameters(x, gamma, alpha, beta)
+        tensors: tuple = (to_x, to_gamma, to_alpha, to_beta, upstream, source, mean, rstd, *given)
+        plan.launch(instance_norm_plus_gradient_whole_kernel, x, tensors, (eps, *rows, activation))
+        return finish(x, source, to_x), to_gamma, to_alpha, to_beta
+    scale, shift = torch.empty_like(mean), None
+    if activation:
+        scale, shift = scale_and_shift(plan, x, gamma, alpha, beta, eps, mean=mean, rstd=rstd)
+    sums, slope, constant = mean.new_empty(2, plan.chunks, *mean.shape), *(torch.empty_like(mean) for _ in range(2))
+    tensors = (sums, upstream, source, mean, scale if activation else None, shift)
+    plan.launch(instance_norm_plus_gradient_sums_kernel, x, tensors, (activation,))
+    given, rows = parameters(x, gamma, alpha)
+    tensors = (to_gamma, to_alpha, to_beta, slope, constant, None if activation else scale, sums, mean, rstd, *given)
+    plan.combine(instance_norm_plus_gradient_coefficients_kernel, x, tensors, (eps, *rows))
+    tensors = (to_x, upstream, source, mean, scale, shift, slope, constant)
+    plan.launch(instance_norm_plus_gradient_kernel, x, tensors, (activation,))
     return finish(x, source, to_x), to_gamma, to_alpha, to_beta

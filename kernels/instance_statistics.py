@@ -131,13 +131,6 @@ def scale_and_shift(
     """
     scale, shift = torch.empty_like(mean), torch.empty_like(mean)
     given = (None, None, None, mean, rstd) if parts is None else (mean, rstd, parts, None, None)
-    instance_norm_plus_scale_shift_kernel[(x.shape[0],)](
-        scale,
-        shift,
-        *given,
-        **parameters(x, gamma=gamma, alpha=alpha, beta=beta),
-        EPS=eps,
-        **plan.combining(),
-        **plan.combining_options(),
-    )
+    own, rows = parameters(x, gamma, alpha, beta)
+    plan.combine(instance_norm_plus_scale_shift_kernel, x, (scale, shift, *given, *own), (eps, *rows))
     return scale, shift

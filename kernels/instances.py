@@ -8,12 +8,16 @@ the size of an image, the number of channels and the memory format, and never on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from math import gcd
+from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from . import _kept
 
 TILE = 1 << 14  # bytes of a program: 64 a thread
 LINE = 128  # bytes of a pixel's channels that a program has, where channels come last; more where pixels are few
@@ -73,7 +77,12 @@ class Plan:
 
     @classmethod
     def of(cls, x: Tensor, last: bool) -> Plan:
-        batch, channels, pixels = x.shape[0], x.shape[1], x.shape[2:].numel()
+        return _plan(x.shape, x.element_size(), last)
+
+    @classmethod
+    def made(cls, shape: torch.Size, size: int, last: bool) -> Plan:
+        """The plan for a shape, and for elements of ``size`` bytes."""
+        batch, channels, pixels = shape[0], shape[1], shape[2:].numel()
         if channels > CHANNELS:
             raise ValueError(
                 f"x must have at most {CHANNELS} channels in the Triton kernels, got {channels}: call it under "
@@ -82,9 +91,9 @@ class Plan:
         if pixels >= 1 << 31 or batch * channels >= 1 << 31:
             raise ValueError(
                 "x must have less than 2^31 pixels an image, and images times channels in the Triton kernels, got "
-                f'{tuple(x.shape)}: split the batch, or call it under fastscore.use_backend("reference")'
+                f'{tuple(shape)}: split the batch, or call it under fastscore.use_backend("reference")'
             )
-        wide, long, tile, line = power(channels), power(pixels), TILE // x.element_size(), LINE // x.element_size()
+        wide, long, tile, line = power(channels), power(pixels), TILE // size, LINE // size
         whole = wide * long <= WHOLE
         if whole:
             block = (long, wide) if last else (wide, long)
@@ -111,16 +120,35 @@ class Plan:
             "BLOCK_0": block[0],
             "BLOCK_1": block[1],
             "STEPS": steps,
-            "EVEN": gcd(channels if last else pixels, 16 // x.element_size()),
+            "EVEN": gcd(channels if last else pixels, 16 // size),
             "MASK": not full,
         }
-        a_thread = 16 if whole else 64 // x.element_size()
+        a_thread = 16 if whole else 64 // size
         return cls(grid, arguments, chunks, whole, warps(block[0] * block[1], a_thread))
 
-    @property
+    @cached_property
     def options(self) -> dict[str, int | bool]:
         """Those of the compiler; one stage: nothing is copied ahead of the step that uses it."""
         return {"num_warps": self.warps, "num_stages": 1, "enable_fp_fusion": False}
+
+    @cached_property
+    def _walking(self) -> tuple[tuple, tuple]:
+        return _halves(self.arguments)
+
+    @cached_property
+    def _combining(self) -> tuple[tuple[int, int, int], tuple, tuple, dict[str, int | bool]]:
+        batch = int(self.arguments["instances"]) // int(self.arguments["channels"])
+        return (batch, 1, 1), *_halves(self.combining()), self.combining_options()
+
+    def launch(self, kernel: Any, x: Tensor, tensors: tuple, constants: tuple) -> None:
+        """A kernel that walks the elements, of its tensors and the constants before :attr:`arguments`."""
+        numbers, own = self._walking
+        _kept.launch(kernel, self.grid, x, tensors + numbers, constants + own, self.options)
+
+    def combine(self, kernel: Any, x: Tensor, tensors: tuple, constants: tuple) -> None:
+        """A kernel with one program a sample, of its tensors and the constants before those of :meth:`combining`."""
+        grid, numbers, own, options = self._combining
+        _kept.launch(kernel, grid, x, tensors + numbers, constants + own, options)
 
     def combining(self) -> dict[str, int]:
         """The arguments of a kernel that has one program a sample, and combines the partial results of its chunks."""
@@ -146,11 +174,21 @@ class Plan:
         }
 
 
-def parameters(x: Tensor, **values: Tensor) -> dict[str, Tensor | bool]:
-    """[C] or [B, C] tensors in the dtype of computation, contiguous, by name; and NAME_ROWS: whether it is [B, C]."""
+@lru_cache(maxsize=1024)
+def _plan(shape: torch.Size, size: int, last: bool) -> Plan:
+    return Plan.made(shape, size, last)
+
+
+def _halves(by_name: dict[str, Any]) -> tuple[tuple, tuple]:
+    """The numbers, and the constants, whose names are in capitals."""
+    numbers = tuple(value for name, value in by_name.items() if name.islower())
+    return numbers, tuple(by_name.values())[len(numbers) :]
+
+
+def parameters(x: Tensor, *values: Tensor) -> tuple[tuple[Tensor, ...], tuple[bool, ...]]:
+    """[C] or [B, C] tensors in the dtype of computation, contiguous; and of each whether it is [B, C]."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    rows = {f"{name.upper()}_ROWS": value.dim() == 2 for name, value in values.items()}
-    return {name: value.to(dtype).contiguous() for name, value in values.items()} | rows
+    return tuple([value.to(dtype).contiguous() for value in values]), tuple([value.dim() == 2 for value in values])
 
 
 @triton.jit

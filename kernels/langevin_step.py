@@ -76,18 +76,10 @@ def launch(
         return out
     step_size, step_size_rows = _launch.row_values(step_size, x)
     written = _launch.contiguous(out)
-    grid, shares, _ = _launch.plan(*_launch.shape2d(x))
-    with torch.cuda.device_of(x):
-        langevin_step_kernel[grid](
-            written,
-            x.contiguous(),
-            score.contiguous(),
-            step_size,
-            **_launch.noise(seed, step, stream, offset, state, index),
-            STEP_SIZE_ROWS=step_size_rows,
-            **shares,
-            **_launch.OPTIONS,
-        )
+    given = (written, x.contiguous(), score.contiguous(), step_size)
+    noise = _launch.noise(seed, step, stream, offset, state, index)
+    shares = _launch.shares(*_launch.shape2d(x))
+    _launch.launch(langevin_step_kernel, x, given + noise, (step_size_rows,), shares)
     return _launch.finish(out, written)
 
 

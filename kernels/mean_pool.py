@@ -5,12 +5,14 @@ A thread has a column of ROWS pixels one above another, LANES channels of each (
 whose window has that row. The additions are those of ``csrc/cpu/mean_pool.cpp``, in their order.
 """
 
+from functools import lru_cache
+
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import _launch, philox
+from . import _kept, _launch, philox
 
 COLUMNS = 128  # of a program
 UNROLLED = 7  # the largest window whose code has no loop
@@ -130,39 +132,40 @@ def launch(x: Tensor, size: int) -> Tensor:
     out = torch.empty_like(x)
     if x.numel() == 0:
         return out
-    batch, channels, height, width = x.shape
     last = not out.is_contiguous() and out.is_contiguous(memory_format=torch.channels_last)
     written = out if last else _launch.contiguous(out)
+    grid, numbers, constants = _shares(x.shape, last, size, _launch.interpreted())
+    _kept.launch(mean_pool_kernel, grid, x, (written, _launch.memory(written, x), *numbers), constants, _launch.OPTIONS)
+    return _launch.finish(out, written)
+
+
+@lru_cache(maxsize=1024)
+def _shares(shape: torch.Size, last: bool, size: int, interpreted: bool) -> tuple[tuple[int, int, int], tuple, tuple]:
+    """How the pixels are shared out: the grid, and the kernel's numbers and constants."""
+    batch, channels, height, width = shape
     images, channels = (batch, channels) if last else (batch * channels, 1)
     lanes, rows = 4 if channels % 4 == 0 else 1, 4 if height >= 4 else 1
     reach = min(size, 2 * max(height, width) - 1)  # beyond, there are zeros only
     if reach > UNROLLED:
         rows = 1
     groups, across = -(-height // rows), width * channels // lanes
-    columns, count = images * groups * across, 1 << 12 if _launch.interpreted() else COLUMNS
+    columns, count = images * groups * across, 1 << 12 if interpreted else COLUMNS
     if max(height * width * channels, columns + count) >= 1 << 31:
-        raise ValueError(f"too many elements for one launch: {tuple(x.shape)}")
-    magics = {}
-    for name, divisor in (("group", groups), ("across", across), ("lane", channels // lanes)):
-        magics[f"{name}_magic"], magics[f"{name}_shift"] = _launch.reciprocal(divisor)
-    with torch.cuda.device_of(x):
-        mean_pool_kernel[(-(-columns // count),)](
-            _launch.memory(written, written),
-            _launch.memory(written, x),
-            columns=columns,
-            height=height,
-            width=width,
-            channels=channels,
-            groups=groups,
-            across=across,
-            **magics,
-            SCALE=1.0 / size**2,
-            SIZE=reach,
-            PLANES=not last,
-            LANES=lanes,
-            ROWS=rows,
-            BLOCK=count * lanes * rows // 4,
-            MASK=columns % count != 0,
-            **_launch.OPTIONS,
-        )
-    return _launch.finish(out, written)
+        raise ValueError(f"too many elements for one launch: {tuple(shape)}")
+    magics = (_launch.reciprocal(divisor) for divisor in (groups, across, channels // lanes))
+    (group_magic, group_shift), (across_magic, across_shift), lane = magics
+    numbers = (
+        columns,
+        height,
+        width,
+        channels,
+        groups,
+        group_magic,
+        group_shift,
+        across,
+        across_magic,
+        across_shift,
+        *lane,
+    )
+    block, mask = count * lanes * rows // 4, columns % count != 0
+    return (-(-columns // count), 1, 1), numbers, (1.0 / size**2, reach, not last, lanes, rows, block, mask)

@@ -73,17 +73,8 @@ def launch(
     written = _launch.contiguous(out)
     sigma, sigma_rows = _launch.row_values(sigma, x)
     alpha, alpha_rows = (None, False) if alpha is None else _launch.row_values(alpha, x)
-    grid, shares, _ = _launch.plan(*_launch.shape2d(x))
-    with torch.cuda.device_of(x):
-        perturb_kernel[grid](
-            written,
-            x.contiguous(),
-            alpha,
-            sigma,
-            **_launch.noise(seed, step, stream, offset, state, index),
-            ALPHA_ROWS=alpha_rows,
-            SIGMA_ROWS=sigma_rows,
-            **shares,
-            **_launch.OPTIONS,
-        )
+    given = (written, x.contiguous(), alpha, sigma)
+    noise = _launch.noise(seed, step, stream, offset, state, index)
+    shares = _launch.shares(*_launch.shape2d(x))
+    _launch.launch(perturb_kernel, x, given + noise, (alpha_rows, sigma_rows), shares)
     return _launch.finish(out, written)

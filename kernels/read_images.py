@@ -133,26 +133,8 @@ def launch(
         images, line = images.view(torch.int32), line // 4
     elif width >= 1 << 31:
         raise ValueError(f"an image whose lines 4 does not divide may have at most 2^31 - 1 elements, got {width}")
-    line_magic, line_shift = _launch.reciprocal(line)
-    grid, shares, _ = _launch.plan(rows, width)
-    with torch.cuda.device_of(out):
-        read_images_kernel[grid](
-            out,
-            images,
-            indices.contiguous(),
-            sigma,
-            data_seed=data_seed,
-            data_step=data_step,
-            line=line,
-            line_magic=line_magic,
-            line_shift=line_shift,
-            **_launch.noise(seed, step, stream, offset, state, index),
-            INDEX_ROWS=indices.dim() == 1,
-            SIGMA_ROWS=sigma_rows,
-            NUM_VALUES=num_values,
-            MIRROR=flips,
-            WORDS=words,
-            **shares,
-            **_launch.OPTIONS,
-        )
+    given = (out, images, indices.contiguous(), sigma, data_seed, data_step, line, *_launch.reciprocal(line))
+    given += _launch.noise(seed, step, stream, offset, state, index)
+    constants = (indices.dim() == 1, sigma_rows, num_values, flips, words)
+    _launch.launch(read_images_kernel, out, given, constants, _launch.shares(rows, width))
     return out

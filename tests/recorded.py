@@ -53,8 +53,13 @@ def recorded(function, device):
 
 
 def graphs_on_the_cpu(monkeypatch):
-    """Have graphs on the CPU, by these recordings; returns a list of them, to see that there were any."""
-    made = []
+    """Have graphs on the CPU too, by these recordings; returns a list of all graphs, to see that there were any."""
+    made, on_cuda = [], graphs.recorded
+
+    def record(function, device):
+        made.append((function, device))
+        return (recorded if torch.device(device).type == "cpu" else on_cuda)(function, device)
+
     monkeypatch.setattr(graphs, "KINDS", {"cuda", "cpu"})
-    monkeypatch.setattr(graphs, "recorded", lambda *given: made.append(given) or recorded(*given))
+    monkeypatch.setattr(graphs, "recorded", record)
     return made

@@ -96,7 +96,7 @@ def test_readme_shows_the_measured_numbers():
     shown = [
         [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in between.splitlines()[2:] if line[:1] == "|"
     ]
-    operators, networks = shown[: len(tables.SHOWN)], shown[len(tables.SHOWN) :]
+    operators, networks = shown[: len(tables.SHOWN)], shown[len(tables.SHOWN) : -len(tables.SHOWN_ON_GPU)]
     assert [tuple(cells[:2]) for cells in operators] == list(tables.SHOWN) and len(operators) >= 6
     for name, shape, own, eager, compiled, _ in operators:
         row = rows[name, shape]
@@ -112,6 +112,16 @@ def test_readme_shows_the_measured_numbers():
         assert what.startswith(f"{work}, {network}") and what.endswith("bf16") == provider.endswith("bf16")
         assert number(own) == pytest.approx(rows[work, network, size][provider]["milliseconds"][1], rel=0.01)
         assert number(eager) == pytest.approx(rows[work, network, size][provider]["times_plain"][1], rel=0.02)
+
+    rows = {(r["operator"], r["shape"]): r for r in json.loads((RESULTS / f"{tables.GPU}.json").read_text())["rows"]}
+    for (name, shape), (what, _, own, eager, compiled, _) in zip(
+        tables.SHOWN_ON_GPU, shown[-len(tables.SHOWN_ON_GPU) :], strict=True
+    ):
+        row = rows[f"{name}, captured", shape]
+        assert what.replace("`", "") == f"{name}, GPU" and own.endswith(" µs")
+        assert number(own.rstrip("µs")) == pytest.approx(row["fastscore"]["microseconds"][1], rel=0.01)
+        assert number(eager) == pytest.approx(row["eager"]["times_fastscore"][1], rel=0.02)
+        assert number(compiled) == pytest.approx(row["compile"]["times_fastscore"][1], rel=0.02)
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("*-threads.json")), ids=lambda path: path.stem)
@@ -129,6 +139,9 @@ def test_committed_tables_are_those_of_the_json(path):
 
 def test_the_other_tables_of_the_site():
     assert tables.networks()
+    results = json.loads((RESULTS / f"{tables.GPU}.json").read_text())
+    assert (RESULTS / f"{tables.GPU}.md").read_text() == markdown(results["rows"], results["about"])
+    assert 2 * (tables.on_a_gpu().count("\n| ")) == len(results["rows"])
     for path in RESULTS.glob("*-network.json"):
         results = json.loads(path.read_text())
         assert path.with_suffix(".md").read_text() == network_table.markdown(results["rows"], results["about"])

@@ -185,7 +185,8 @@ def test_a_row_has_ratios_shares_and_limits():
 def test_the_tables_of_the_site(tmp_path, monkeypatch):
     """The README's gains a line for each network that it shows; until there are measured rows, none."""
     monkeypatch.setattr(tables, "RESULTS", tmp_path)
-    (tmp_path / f"{tables.MACHINE}.json").write_text((ROOT / f"benchmarks/results/{tables.MACHINE}.json").read_text())
+    for name in (tables.MACHINE, tables.GPU):
+        (tmp_path / f"{name}.json").write_text((ROOT / f"benchmarks/results/{name}.json").read_text())
     assert "make bench" in tables.networks()
     without, rows = tables.readme(), [made(work, size) for work in (TRAINING, SAMPLING) for size in SIZES]
     for row in rows:
@@ -206,7 +207,8 @@ def test_the_tables_of_the_site(tmp_path, monkeypatch):
 def test_the_command_writes_what_it_prints(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(report_networks, "names", lambda: [(FORWARD, "NCSN", "digits")])
     monkeypatch.setattr(report_networks, "cases", functools.partial(cases, width=2, batch_size=2))
-    words = ["report_networks.py", "--quick", "--profile", "--seconds", "0", "--device", "cpu", "--out", str(tmp_path)]
+    monkeypatch.setattr(report_networks, "RESULTS", tmp_path)
+    words = ["report_networks.py", "--quick", "--profile", "--seconds", "0", "--device", "cpu"]
     monkeypatch.setattr(sys, "argv", [*words, "-k", "forward"])
     report_networks.main()
     assert re.search(r"milliseconds +fastscore(.|\n)*\naten::", capsys.readouterr().out)

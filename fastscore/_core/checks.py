@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .private_torch import dispatch_modes, is_wrapped, peek_interpreter_stack
+from .private_torch import break_graph, constant_to_dynamo, dispatch_modes, is_wrapped, peek_interpreter_stack
 
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # the likeliest first: this is asked often
 
@@ -172,7 +172,7 @@ def row_numbers(
     if (
         type(value) is float
         and 7.1e-46 < (abs(value) if signed else value) < 3.4e38
-        and not (_elsewhere() if values else dispatch_modes())
+        and not (elsewhere() if values else dispatch_modes())
     ):
         return constant(value, compute, x.device)  # what most callers pass, at once
     if not isinstance(value, Tensor):
@@ -181,7 +181,7 @@ def row_numbers(
             value = torch.tensor(numbers, dtype=compute, device=x.device)
         else:
             found = _row_number(name, value, compute, zero_allowed, signed)
-            if _elsewhere():  # what is made there belongs there
+            if elsewhere():  # what is made there belongs there
                 # the number times one: torch.compile then takes it as an input, and does not compile anew for another
                 return torch.ones((), dtype=compute, device=x.device) * found
             return constant(found, compute, x.device)
@@ -214,7 +214,7 @@ def _row_number(name: str, value: Any, compute: torch.dtype, zero_allowed: bool,
     return found
 
 
-def _elsewhere() -> bool:
+def elsewhere() -> bool:
     """Whether tensors that are made now belong to a transform, a mode or a compiled function."""
     return is_compiling() or bool(dispatch_modes()) or peek_interpreter_stack() is not None
 
@@ -260,6 +260,22 @@ def sigmas(name: str, value: Any, *, device: torch.device | None = None) -> Tens
             f"{name} must be strictly decreasing, from the largest noise to the smallest, got {value.tolist()}"
         )
     return value if device is None else value.to(device)
+
+
+def levels(name: str, value: Any) -> list[float]:
+    """:func:`sigmas` as Python numbers. To a compiled function those of a list are constants; of a tensor it has none."""
+    if is_compiling():
+        if isinstance(value, (list, tuple)):
+            return _constant_levels(name, *value)
+        break_graph(
+            f"{name} must be a list of numbers inside torch.compile(fullgraph=True), such as sigmas.tolist() made before"
+        )
+    return sigmas(name, value).tolist()
+
+
+@constant_to_dynamo
+def _constant_levels(name: str, *value: Any) -> list[float]:
+    return sigmas(name, value).tolist()
 
 
 def _decreasing(value: Tensor) -> bool:

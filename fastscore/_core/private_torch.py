@@ -16,8 +16,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C import DispatchKey, DispatchKeySet, _DisableFuncTorch, _functorch
 from torch._C import _current_graph_task_id as backward_pass  # a number that is the pass's own, -1 outside any
-from torch._C import _DisableFuncTorch, _functorch
+from torch._C import _dispatch_tls_local_include_set as included_keys
 from torch._C import _increment_version as increment_version  # of a tuple of tensors
 from torch._C import _len_torch_dispatch_stack as dispatch_modes  # how many: of FakeTensorMode and the like
 from torch._C._functorch import get_dynamic_layer_stack_depth as depth  # of transforms; torch.compile knows it
@@ -42,6 +43,7 @@ __all__ = [
     "apply",
     "assert_async",
     "backward_pass",
+    "break_graph",
     "constant_to_dynamo",
     "copy_all",
     "depth",
@@ -54,6 +56,7 @@ __all__ = [
     "opaque_to_dynamo",
     "peek_interpreter_stack",
     "transformed",
+    "undispatched",
     "unwrapped",
     "without_overload",
 ]
@@ -72,6 +75,22 @@ def transformed() -> bool:
 def is_wrapped(t: Tensor) -> bool:
     """Whether ``t`` belongs to a transform: of torch.func, or of autograd's ``is_grads_batched`` and ``vectorize``."""
     return is_functorch_wrapped_tensor(t) or is_legacy_batchedtensor(t)
+
+
+_PLAIN_KEYS = (DispatchKeySet(DispatchKey.BackendSelect) | DispatchKeySet(DispatchKey.ADInplaceOrView)).raw_repr()
+_INFERENCE_KEYS = DispatchKeySet(DispatchKey.BackendSelect).raw_repr()
+_PLAIN_TYPES = frozenset((Tensor, torch.nn.Parameter, int, float, bool, type(None)))
+
+
+def undispatched(arguments: tuple) -> bool:
+    """Whether torch's dispatcher would hand these arguments straight to a compiled function that knows no autograd.
+
+    No mode, transform, trace or (legacy) vmap is on, and no tensor is of a class of its own; whether autograd records is
+    not asked.
+    """
+    return included_keys().raw_repr() in (_PLAIN_KEYS, _INFERENCE_KEYS) and _PLAIN_TYPES.issuperset(
+        {*map(type, arguments)}
+    )
 
 
 def mapped_everywhere(device: torch.device) -> list[Tensor]:
@@ -218,6 +237,11 @@ def opaque_to_dynamo(function: Callable) -> Callable:
         return torch.compiler.allow_in_graph(function)
     _waiting.functions.append(function)
     return function
+
+
+def break_graph(reason: str) -> None:
+    """Have torch.compile stop here and go on in Python, or with ``fullgraph=True`` refuse, for this ``reason``."""
+    torch._dynamo.graph_break(msg=reason)
 
 
 def constant_to_dynamo(function: Callable) -> Callable:

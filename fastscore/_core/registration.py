@@ -19,11 +19,12 @@ from torch import Tensor, is_grad_enabled
 from . import counter
 from .backends import library
 from .operators import OPERATORS, Function, Operator
-from .private_torch import increment_version, mapped_everywhere, opaque_to_dynamo, without_overload
+from .private_torch import increment_version, mapped_everywhere, opaque_to_dynamo, undispatched, without_overload
 from .recomputation import refuse_recomputation
 
 _raw: dict[tuple[str, str], Callable] = {}
 _direct: dict[tuple[str, str], Callable] = {}
+_inside: dict[tuple[str, str], Callable] = {}
 
 
 def raw(name: str, backend: str) -> Callable:
@@ -32,8 +33,17 @@ def raw(name: str, backend: str) -> Callable:
 
 
 def direct(name: str, backend: str) -> Callable:
-    """:func:`raw` without its layer of Python; not where torch.compile looks, which knows that layer only."""
+    """:func:`raw` without its layer of Python; not where torch.compile looks, which knows that layer only.
+
+    A Triton launcher is called without the dispatcher, where that has nothing to do: it takes as long as the launch.
+    """
     return _direct[name, backend]
+
+
+def inside(name: str, backend: str) -> Callable:
+    """:func:`direct` where that saves the dispatcher, else :func:`raw`: for an autograd.Function, into which torch.compile
+    does not look but for its calls."""
+    return _inside[name, backend]
 
 
 def declare(operator: Operator) -> None:
@@ -56,13 +66,29 @@ def _register(operator: Operator, function: Function, backend: str) -> None:
         rule = _vmap_rule(op, function.maps, function.batch, draws)
         torch.library.register_vmap(f"fastscore::{full}", rule, lib=library)
     if backend == "triton":
-        launcher = operator.launcher(function)
+        launch = _launcher(f"fastscore.kernels.{operator.name}", operator.launcher(function))
+        library.impl(full, launch, "CompositeExplicitAutograd")
 
-        def triton(*args: Any) -> Any:
-            return getattr(import_module(f"fastscore.kernels.{operator.name}"), launcher)(*args)
+        def undispatching(*args: Any) -> Any:
+            return launch(*args) if undispatched(args) else op(*args)
 
-        library.impl(full, triton, "CompositeExplicitAutograd")
-    _raw[function.name, backend], _direct[function.name, backend] = op, without_overload(op)
+        called = within = undispatching
+    else:
+        called, within = without_overload(op), op
+    key = function.name, backend
+    _raw[key], _direct[key], _inside[key] = op, called, within
+
+
+def _launcher(module: str, name: str) -> Callable:
+    """A Triton launcher, whose module is imported at its first call."""
+    found: list[Callable] = []
+
+    def launch(*args: Any) -> Any:
+        if not found:
+            found.append(getattr(import_module(module), name))
+        return found[0](*args)
+
+    return launch
 
 
 def _vmap_rule(op: Callable, maps: tuple[str, ...], out_batch: int, draws: bool) -> Callable:

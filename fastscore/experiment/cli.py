@@ -14,7 +14,7 @@ from ..samplers import DEFAULT, SAMPLERS
 from . import terminal
 from .compare_cells import BUDGETS
 from .config import TrainConfig, quoted
-from .flags import annotate
+from .flags import annotate, either
 
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
@@ -114,6 +114,8 @@ def sample(
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    cuda_graph: bool = False,
+    no_cuda_graph: bool = False,
     overwrite: bool = False,
     batch_size: int = 500,
     device: str = "auto",
@@ -135,6 +137,8 @@ def sample(
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
+        cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
+        no_cuda_graph: Turn --cuda-graph off for this call.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -145,7 +149,14 @@ def sample(
     from .sample_folder import ARRAY
 
     trained = with_sampling(
-        load_run(run, device=device, weights=weights, iteration=checkpoint, precision=precision),
+        load_run(
+            run,
+            device=device,
+            weights=weights,
+            iteration=checkpoint,
+            precision=precision,
+            cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
+        ),
         sampler=sampler,
         **options.given(),
     )
@@ -176,6 +187,8 @@ def evaluate(
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    cuda_graph: bool = False,
+    no_cuda_graph: bool = False,
     data_dir: Path | None = None,
     overwrite: bool = False,
     batch_size: int = 500,
@@ -203,6 +216,8 @@ def evaluate(
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
+        cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
+        no_cuda_graph: Turn --cuda-graph off for this call.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
@@ -223,6 +238,7 @@ def evaluate(
         weights=weights,
         iteration=checkpoint,
         precision=precision,
+        cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
         data_dir=data_dir,
         out=out,
         overwrite=overwrite,

@@ -96,6 +96,8 @@ class TrainConfig:
     """What the network is computed in; weights and loss are fp32. auto: bf16 where faster; the run keeps what it was."""
     tf32: bool = False
     """On a GPU, multiply float32 in TF32, faster: 10 bits of each factor's mantissa; convolutions and products alike."""
+    deterministic: bool = False
+    """On a GPU, choose only algorithms that give the same bits each time, slower: a run that goes on is the same run."""
     compile: bool = False
     """Compile the network with torch.compile, for training and for sampling. The first iteration takes minutes."""
     cuda_graph: bool = False
@@ -156,6 +158,7 @@ MAY_CHANGE = frozenset(
         "data_dir",
         "download",
         "cuda_graph",
+        "deterministic",
         "log_every",
         "checkpoint_every",
         "keep",

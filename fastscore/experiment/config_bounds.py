@@ -16,6 +16,18 @@ from ..schedules import refuse_other_form
 if TYPE_CHECKING:
     from .config import TrainConfig
 
+_FLAGS = (
+    "download",
+    "dequantize",
+    "flip",
+    "decay",
+    "denoise",
+    "ema_warmup",
+    "tf32",
+    "deterministic",
+    "compile",
+    "cuda_graph",
+)
 _MODELS = ("ncsn", "ncsndeeper", "ncsnv2", "ncsnv2deeper", "ncsnv2deepest", "mlp")
 _PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 _STEPS = 2**32  # of a Philox sequence, and so of all that one seed can draw
@@ -69,7 +81,7 @@ def check(config: TrainConfig) -> None:
     for name in ("beta1", "beta2", "ema"):
         if not 0 <= checks.number(name, getattr(config, name)) < 1:
             raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
-    for name in ("download", "dequantize", "flip", "decay", "denoise", "ema_warmup", "tf32", "compile", "cuda_graph"):
+    for name in _FLAGS:
         if not isinstance(getattr(config, name), bool):
             raise TypeError(f"{name} must be true or false, got {checks.describe(getattr(config, name))}")
     for name in ("data", "data_dir", "device"):

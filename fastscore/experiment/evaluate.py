@@ -6,10 +6,12 @@ import dataclasses
 import json
 import math
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from .._core import checks, files
 from ..evaluation import plots
@@ -38,6 +40,7 @@ def evaluate(
     weights: str = "auto",
     iteration: int | None = None,
     precision: str | None = None,
+    cuda_graph: bool | None = None,
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
@@ -55,8 +58,8 @@ def evaluate(
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.experiment.sample.sample`.
         options: values of the sampler's options; those that are None or left out are the run's own.
-        weights, iteration, precision: which of the run's weights, and what the network is computed in, as for
-            :func:`fastscore.experiment.sample.load_run`.
+        weights, iteration, precision, cuda_graph: which of the run's weights, what the network is computed in, and whether by
+            graphs, as for :func:`fastscore.experiment.sample.load_run`.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
         overwrite: replace the samples of other settings that are there.
@@ -75,7 +78,7 @@ def evaluate(
     num = checks.integer("num", num, low=20)
     checks.one_of("feature", feature, ("auto", "pixels", "inception"))
     trained = with_sampling(
-        load_run(run, device=device, weights=weights, iteration=iteration, precision=precision),
+        load_run(run, device=device, weights=weights, iteration=iteration, precision=precision, cuda_graph=cuda_graph),
         sampler=sampler,
         **options,
     )
@@ -99,17 +102,21 @@ def evaluate(
     }
 
     def drawn(trajectory: Trajectory | None = None) -> Tensor:
-        sample_into(
-            out,
-            trained,
-            run,
-            num,
-            seed=seed,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            progress=progress,
-            trajectory=trajectory,
-        )
+        counted = report["network_evaluations_per_sample"] is None
+        with evaluations_of(trained.score_fn if counted else None) as made:
+            sample_into(
+                out,
+                trained,
+                run,
+                num,
+                seed=seed,
+                batch_size=batch_size,
+                overwrite=overwrite,
+                progress=progress,
+                trajectory=trajectory,
+            )
+        if counted:
+            report["network_evaluations_per_sample"] = sum(made) / num
         return read_samples(out)
 
     if len(trained.shape) == 1:
@@ -122,7 +129,25 @@ def evaluate(
     return report
 
 
+<<<<<<< HEAD
 def resolve_feature(feature: str, trained: TrainedRun, num: int) -> str:
+=======
+@contextmanager
+def evaluations_of(network: nn.Module | None) -> Iterator[list[int]]:
+    """Inside, how many samples each evaluation of ``network`` is of; None: it is not to be hooked."""
+    made: list[int] = []
+    if network is None:
+        yield made
+        return
+    hook = network.register_forward_pre_hook(lambda _, given: made.append(len(given[0])))
+    try:
+        yield made
+    finally:
+        hook.remove()
+
+
+def _resolve(feature: str, trained: TrainedRun, num: int) -> str:
+>>>>>>> main
     """What ``feature`` means for this run; what cannot work is refused before hours of sampling."""
     if len(trained.shape) == 1:
         if feature == "inception":

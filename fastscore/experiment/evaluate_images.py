@@ -23,7 +23,7 @@ _LEAST = 4  # images of a data set: an image and its three nearest neighbours
 
 
 def evaluate_images(
-    trained: TrainedRun, run: Path, out: Path, drawn: Callable[[Trajectory], Tensor], feature: str
+    trained: TrainedRun, run: Path, out: Path, drawn: Callable[[Trajectory | None], Tensor], feature: str
 ) -> dict[str, Any]:
     """What metrics.json says of images, and their pictures in ``out``.
 
@@ -31,7 +31,7 @@ def evaluate_images(
         trained: the network of ``run``.
         run: the run folder.
         out: where the pictures go.
-        drawn: draws the samples, and fills the trajectory that it is given.
+        drawn: draws the samples, and fills the trajectory that it is given, if any.
         feature: "pixels" or "inception".
 
     Raises:
@@ -39,11 +39,20 @@ def evaluate_images(
     """
     config, reference = trained.config, Reference(trained, run, feature)
     updates = trained.entry.updates(config.num_levels, trained.options)
-    trajectory = Trajectory(max(1, updates // config.num_levels), num_samples=8)
+    trajectory = None if updates is None else Trajectory(max(1, updates // config.num_levels), num_samples=8)
     images = drawn(trajectory)
+<<<<<<< HEAD
     _draw_trajectory(trajectory, trained, out / "sampling.png")
     train, extract = reference.train, reference.extract
     real, result = data.to_float(train.images), reference.distances(images)
+=======
+    if trajectory is None:  # at each step every sample has noise of its own
+        (out / "sampling.png").unlink(missing_ok=True)
+    else:
+        _draw_trajectory(trajectory, trained, out / "sampling.png")
+    real = data.to_float(train.images)
+    result = _distances(extract, images, real, heldout)
+>>>>>>> main
     nearest = metrics.nearest_neighbours(images[:20].flatten(1), real.flatten(1), k=4)
     pictures.save_neighbours(images[:20], real[nearest.indices], out / "neighbours.png")
     if feature == "inception":

@@ -94,7 +94,9 @@ def flags(table: Table, word: str, tyro: Any) -> Any:
 
     def given(chosen: Any) -> dict[str, Any]:
         values = {
-            name: _either(name, chosen) if options[0].kind is bool else getattr(chosen, name)
+            name: either(name, getattr(chosen, name), getattr(chosen, f"no_{name}"))
+            if options[0].kind is bool
+            else getattr(chosen, name)
             for name, options in offered.items()
         }
         return {name: value for name, value in values.items() if value is not None}
@@ -142,9 +144,8 @@ def _help(option: Option, table: Table, word: str) -> str:
     return f"{text}.{only}"
 
 
-def _either(name: str, chosen: Any) -> bool | None:
+def either(name: str, on: bool, off: bool) -> bool | None:
     """True, False, or None where neither flag of a yes or no was given."""
-    on, off = getattr(chosen, name), getattr(chosen, f"no_{name}")
     if on and off:
         flag = name.replace("_", "-")
         raise ValueError(f"give one of --{flag} and --no-{flag}, or neither")

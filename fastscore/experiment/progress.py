@@ -14,7 +14,7 @@ _SECONDS = 30.0  # between two lines of a log
 class Lines:
     """What is used here of tqdm's bar, as whole lines: one every half minute, and one at the end."""
 
-    def __init__(self, total: int, desc: str, unit: str, initial: int = 0):
+    def __init__(self, total: int | None, desc: str, unit: str, initial: int = 0):
         self.total, self.desc, self.unit, self.n = total, desc, unit, initial
         self.first, self.notes = initial, ""
         self.began = self.told = time.monotonic()
@@ -35,15 +35,15 @@ class Lines:
         pace = (self.n - self.first) / max(self.told - self.began, 1e-9)
         share = f" ({100 * self.n // self.total} %)" if self.total else ""
         print(
-            f"{self.desc}: {self.n} of {self.total}{share}, {pace:.3g} {self.unit}/s{self.notes}",
+            f"{self.desc}: {self.n}{'' if self.total is None else f' of {self.total}'}{share}, {pace:.3g} {self.unit}/s{self.notes}",
             file=sys.stderr,
             flush=True,
         )
 
 
-def progress_bar(total: int, *, desc: str, unit: str, initial: int = 0) -> Any:
+def progress_bar(total: int | None, *, desc: str, unit: str, initial: int = 0) -> Any:
     """An object with ``update()``, ``set_postfix()`` and ``close()``: tqdm's bar where standard error is a terminal
-    or a notebook, else :class:`Lines`, since a bar in a file is thousands of carriage returns."""
+    or a notebook, else :class:`Lines`, since a bar in a file is thousands of carriage returns. ``total`` None: not known."""
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return require("tqdm", "train").tqdm(total=total, initial=initial, desc=desc, unit=unit)
     return Lines(total, desc, unit, initial)

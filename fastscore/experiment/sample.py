@@ -18,7 +18,7 @@ from .._core.errors import CheckpointError, NonFiniteSamples
 from ..rng import Philox
 from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
-from .acceleration import compiled, tf32
+from .acceleration import compiled, deterministic, tf32
 from .build import make_model, make_sigmas, mean_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
@@ -38,6 +38,7 @@ class TrainedRun:
         weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
         precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
         sampler: which one draws; given: values of its options that are no settings of ``config``.
+        cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
     """
 
     config: TrainConfig
@@ -51,6 +52,7 @@ class TrainedRun:
     precision: str = "fp32"
     sampler: str = DEFAULT
     given: Mapping[str, Any] = field(default_factory=dict)
+    cuda_graph: bool | None = None
 
     @cached_property
     def score_fn(self) -> nn.Module:
@@ -75,6 +77,7 @@ def load_run(
     weights: str = "auto",
     iteration: int | None = None,
     precision: str | None = None,
+    cuda_graph: bool | None = None,
 ) -> TrainedRun:
     """The network of a run's checkpoint, in eval mode.
 
@@ -85,10 +88,13 @@ def load_run(
             moving average where the run keeps one.
         iteration: which checkpoint, by its iteration; None: the last.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, as ``TrainConfig.precision``; None: the run's.
+        cuda_graph: whether a sampler's updates are CUDA graphs; None: as the run was trained, where the device and the sampler
+            have such.
 
     Raises:
         CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.
-        ValueError: ``"ema"`` of a run that keeps none; ``"fp16"`` on a device that does not multiply it.
+        ValueError: ``"ema"`` of a run that keeps none; ``"fp16"`` on a device that does not multiply it; ``cuda_graph`` on one
+            that has no graphs.
     """
     run = Path(run)
     checks.one_of("weights", weights, WEIGHTS)
@@ -101,6 +107,8 @@ def load_run(
     chosen = pick_device(device)
     computed_in = resolve(config, chosen) if precision is None else checks.one_of("precision", precision, PRECISIONS)
     check(computed_in, chosen)
+    if cuda_graph is not None:
+        graphs.check("cuda_graph", cuda_graph, chosen)
 
     def read(folder: Path) -> tuple[Path, checkpoint.About, dict[str, Tensor]]:
         return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
@@ -121,6 +129,7 @@ def load_run(
         about.run,
         about.checksum(ema=weights == "ema"),
         computed_in,
+        cuda_graph=cuda_graph,
     )
 
 
@@ -175,15 +184,20 @@ def draw(
     given: Mapping[str, Any] | None = None,
     trajectory: Trajectory | None = None,
     callback: Callback | None = None,
+    cuda_graph: bool | None = None,
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
+
+    ``cuda_graph``: as :class:`TrainedRun` has it.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
+    if cuda_graph is None:
+        cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
     about = {"mean": mean_of_data(config)} if entry.centred and options.get("start") == "normal" else {}
-    with tf32(config.tf32), warnings.catch_warnings():
+    with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
             network,
@@ -195,7 +209,7 @@ def draw(
             trajectory=trajectory,
             callback=callback,
             **about,
-            cuda_graph=config.cuda_graph and device.type in graphs.KINDS,
+            cuda_graph=cuda_graph,
         )
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
     if bad:
@@ -253,7 +267,8 @@ def batches(
 
     def drawn() -> Iterator[Tensor]:
         firsts = range(0, num, batch_size)
-        bar = progress_bar(len(firsts) * updates, desc="sampling", unit="step") if progress else None
+        total = None if updates is None else len(firsts) * updates
+        bar = progress_bar(total, desc="sampling", unit="step") if progress else None
         try:
             for first in firsts:
                 x = draw(
@@ -266,6 +281,7 @@ def batches(
                     given=trained.given,
                     trajectory=trajectory if first == 0 else None,
                     callback=None if bar is None else lambda step, x: bar.update(),
+                    cuda_graph=trained.cuda_graph,
                 )
                 yield x.float().cpu()
         finally:

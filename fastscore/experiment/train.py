@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from .._core import files
 from .._core.errors import CannotWrite, CheckpointError, NonFiniteLoss
 from . import checkpoint, history, limits, precision
-from .acceleration import tf32
+from .acceleration import deterministic, tf32
 from .build import make_data, pick_device
 from .config import SAMPLING, TrainConfig, command_line
 from .learner import Learner, learning_rate
@@ -114,7 +114,7 @@ class Trainer:
         if self._lock is None or not self._lock.held:
             raise CheckpointError(f"this Trainer of {self.run} has ended: go on with another, of resume=True")
         try:
-            with tf32(self.config.tf32):
+            with tf32(self.config.tf32), deterministic(self.config.deterministic, self.device):
                 return self._train(progress, preview)
         finally:
             self.close()

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
-from .._core.registration import per_row, raw, row_sum
+from .._core.registration import inside, per_row, row_sum
 from .._noise import regenerated
 
 TERMS = 4  # x and up to three tensors, each with its coefficient; then c
@@ -19,7 +19,7 @@ class _AffineStep(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, *arguments: Any) -> Tensor:
-        return raw("affine_step", backend)(*arguments)
+        return inside("affine_step", backend)(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .._core import backends, checks
 from .._core.private_torch import apply, forward_rule, is_wrapped, opaque_to_dynamo
-from .._core.registration import per_row, raw, row_sum, wants_grad
+from .._core.registration import inside, per_row, row_sum, wants_grad
 from .._noise import regenerated
 
 
@@ -25,10 +25,11 @@ def _mean_factor(batch: int, dtype: torch.dtype) -> float:
 class OnePass(torch.autograd.Function):
     """Loss and gradient in one pass, for a plain ``backward()``: the noise is made once and nothing is read twice.
 
-    The pass writes the gradient of the mean over the batch, 1/B sigma^weight r. Where the loss then is that mean (on
-    the CPU, where one may look) it is returned as it is; else scaled in place. It is given away once: a second
-    backward (``retain_graph``) makes it again, in the same way and so with the same bits. A differentiable backward
-    (``create_graph``) and half-precision scores, which would be rounded twice, have a pass of their own.
+    The pass writes the gradient of the mean over the batch, 1/B sigma^weight r. Where the loss then is that mean it is
+    returned as it is; else scaled in place. It is given away once: a second backward (``retain_graph``) makes it again,
+    in the same way and so with the same bits. The gradient has a pass of its own in a differentiable backward
+    (``create_graph``), for half-precision scores, which would be rounded twice, and elsewhere than on the CPU, where one
+    may not look whether the loss is that mean: to read the score again moves less than to scale the gradient.
     """
 
     @staticmethod
@@ -36,23 +37,24 @@ class OnePass(torch.autograd.Function):
         ctx.backend, ctx.weight, ctx.arguments = backend, weight, noise
         ctx.save_for_backward(score, sigma)
         ctx.scale, ctx.gradient = _mean_factor(score.shape[0], sigma.dtype), None
-        if score.dtype != sigma.dtype:
-            return raw("dsm_loss", backend)(score, sigma, weight, *noise)
-        loss, ctx.gradient = raw("dsm_loss_and_gradient", backend)(score, sigma, weight, ctx.scale, *noise)
+        ctx.apart = score.dtype != sigma.dtype or not checks.readable(score)
+        if ctx.apart:
+            return inside("dsm_loss", backend)(score, sigma, weight, *noise)
+        loss, ctx.gradient = inside("dsm_loss_and_gradient", backend)(score, sigma, weight, ctx.scale, *noise)
         return loss
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple:
         nothing = (None,) * (2 + len(ctx.arguments))
         score, sigma = ctx.saved_tensors
-        if torch.is_grad_enabled() or score.dtype != sigma.dtype or is_wrapped(upstream):
+        if torch.is_grad_enabled() or ctx.apart or is_wrapped(upstream):
             return None, _gradient(ctx.backend, score, sigma, ctx.weight, upstream, *ctx.arguments), *nothing
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
-            again = raw("dsm_loss_and_gradient", ctx.backend)
+            again = inside("dsm_loss_and_gradient", ctx.backend)
             _, gradient = again(score, sigma, ctx.weight, ctx.scale, *ctx.arguments)
         n = upstream.numel()
-        constant = checks.readable(upstream) and (n == 1 or (n > 1 and upstream.stride(0) == 0))
+        constant = n == 1 or (n > 1 and upstream.stride(0) == 0)
         if constant and upstream[0].item() == ctx.scale:
             return None, gradient, *nothing
         return None, gradient.mul_(per_row(upstream / ctx.scale, score)), *nothing
@@ -65,7 +67,7 @@ class _DsmLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, *noise: Any) -> Tensor:
-        return raw("dsm_loss", backend)(score, sigma, weight, *noise)
+        return inside("dsm_loss", backend)(score, sigma, weight, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -115,7 +117,7 @@ class _DsmLossGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, score: Tensor, sigma: Tensor, weight: float, upstream: Tensor, *noise: Any) -> Tensor:
-        return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *noise)
+        return inside("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -180,4 +182,4 @@ def _gradient(backend: str, score: Tensor, sigma: Tensor, weight: float, upstrea
     upstream = upstream.to(sigma.dtype).contiguous()
     if backends.transformed() or wants_grad(score, sigma, upstream):
         return apply(_DsmLossGradient, backend, score, sigma, weight, upstream, *noise)
-    return raw("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *noise)
+    return inside("dsm_loss_gradient", backend)(score, sigma, weight, upstream, *noise)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .._core import backends
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
-from .._core.registration import raw, wants_grad
+from .._core.registration import inside, wants_grad
 
 
 def along(value: Tensor, x: Tensor) -> Tensor:
@@ -67,7 +67,7 @@ class _InstanceNormPlus(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
-        return raw("instance_norm_plus", backend)(*arguments)
+        return inside("instance_norm_plus", backend)(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -150,7 +150,7 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        return raw("instance_norm_plus_gradient", backend)(*arguments)
+        return inside("instance_norm_plus_gradient", backend)(*arguments)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: tuple) -> None:
@@ -225,7 +225,7 @@ def _gradient(backend: str, *arguments: Any) -> tuple[Tensor, Tensor, Tensor, Te
     """Of ``upstream, x, mean, rstd, gamma, alpha, beta, eps, activation``."""
     if backends.transformed() or wants_grad(*arguments[:7]):
         return apply(_Gradient, backend, *arguments)
-    return raw("instance_norm_plus_gradient", backend)(*arguments)
+    return inside("instance_norm_plus_gradient", backend)(*arguments)
 
 
 def recorded(backend: str, *arguments: Any) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, example
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
-from .._core.registration import declare, direct, raw, wants_grad
+from .._core.registration import declare, direct, inside, wants_grad
 
 
 def elu(x: Tensor) -> Tensor:
@@ -102,7 +102,7 @@ class _Elu(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, x: Tensor) -> Tensor:
-        return raw("elu", backend)(x)
+        return inside("elu", backend)(x)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:
@@ -129,7 +129,7 @@ class _EluGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, upstream: Tensor, out: Tensor) -> Tensor:
-        return raw("elu_gradient", backend)(upstream, out)
+        return inside("elu_gradient", backend)(upstream, out)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Function, Operator, Stream, example, example_row
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
-from .._core.registration import declare, direct, per_row, raw, row_sum, wants_grad, written
+from .._core.registration import declare, direct, inside, per_row, row_sum, wants_grad, written
 from .._noise import regenerated
 from ..rng import Noise, Philox
 from ..schedules import refuse_other_form
@@ -164,7 +164,7 @@ class _LangevinStep(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, x: Tensor, score: Tensor, step_size: Tensor, *noise: Any) -> Tensor:
-        return raw("langevin_step", backend)(x, score, step_size, *noise)
+        return inside("langevin_step", backend)(x, score, step_size, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -11,7 +11,7 @@ from torch import Tensor
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Operator, example
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
-from .._core.registration import declare, direct, raw, wants_grad
+from .._core.registration import declare, direct, inside, wants_grad
 
 
 def mean_pool(x: Tensor, size: int = 5) -> Tensor:
@@ -102,7 +102,7 @@ class _MeanPool(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, x: Tensor, size: int) -> Tensor:
-        return raw("mean_pool", backend)(x, size)
+        return inside("mean_pool", backend)(x, size)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

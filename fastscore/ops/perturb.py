@@ -10,7 +10,7 @@ from torch import Tensor
 from .._core import backends, checks
 from .._core.operators import ORDINARY, Operator, Stream, example, example_row
 from .._core.private_torch import apply, forward_rule, opaque_to_dynamo
-from .._core.registration import declare, direct, per_row, raw, row_sum, wants_grad
+from .._core.registration import declare, direct, inside, per_row, row_sum, wants_grad
 from .._noise import regenerated
 from ..rng import Noise, Philox, as_philox
 
@@ -105,7 +105,7 @@ class _Perturb(torch.autograd.Function):
 
     @staticmethod
     def forward(backend: str, x: Tensor, alpha: Tensor | None, sigma: Tensor, *noise: Any) -> Tensor:
-        return raw("perturb", backend)(x, alpha, sigma, *noise)
+        return inside("perturb", backend)(x, alpha, sigma, *noise)
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple, output: Tensor) -> None:

@@ -8,19 +8,18 @@ from typing import Any, TypedDict
 import torch
 from torch import Tensor
 
-from .._core import backends, calls, checks
-from .._core.errors import NonFiniteSamples
+from .._core import checks
 from .._core.options import boolean
 from ..paths import RULES, Path
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
+from ._finite import Finite
+from ._given import Known, check_data, check_known
 from ._grid import END, Point, check_decreasing, source
-from ._mask import check_mask
-from ._score import Score, conditioned
-from ._start import check_shape, check_start, initial
+from ._replay import Level, Recorded, Table, check_graph
+from ._start import check_device, check_shape, check_start, initial
+from ._told import Told
 from ._watch import Callback, Trajectory, check_watch
-
-Noise = tuple[Tensor, Tensor]
 
 
 class ButSteps(TypedDict, total=False):
@@ -32,7 +31,7 @@ class ButSteps(TypedDict, total=False):
     mean: float | Tensor
     std: float | Tensor
     denoise: bool
-    known: Noise | None
+    known: Known | None
     conditioning: str | None
     interpolate: bool
     clamp: tuple[float, float] | None
@@ -42,6 +41,7 @@ class ButSteps(TypedDict, total=False):
     callback: Callback | None
     trajectory: Trajectory | None
     progress: bool
+    cuda_graph: bool
 
 
 class How(ButSteps, total=False):
@@ -62,6 +62,8 @@ class How(ButSteps, total=False):
             or ``"t"`` ([B]). None: labels of noise levels; t of a path, and to what :func:`fastscore.as_score` gives.
         interpolate: let a network of labels (NCSN) be asked between its levels, its embeddings blended linearly in log sigma.
         clamp, model_kwargs, dtype, device, callback, trajectory, progress: as for :func:`annealed_langevin`.
+        cuda_graph: record the updates as CUDA graphs, one of each kind (the first and the last differ from the others), and
+            replay them, as for :func:`annealed_langevin`: the same samples bit for bit. Not where embeddings are blended.
     """
 
     steps: int | None
@@ -74,6 +76,7 @@ class Chain:
         points: of the grid, the last being :data:`END` where ``denoise``; update i goes from ``points[i]`` to the next.
         between: between(rhos), the points with other noise, where the network takes one.
         rng, shape, dtype, device: of the samples.
+        recorded: whether the updates are to be CUDA graphs.
     """
 
     def __init__(
@@ -89,7 +92,7 @@ class Chain:
         mean: float | Tensor = 0.0,
         std: float | Tensor = 0.0,
         denoise: bool = True,
-        known: Noise | None = None,
+        known: Known | None = None,
         conditioning: str | None = None,
         interpolate: bool = False,
         clamp: tuple[float, float] | None = None,
@@ -99,6 +102,7 @@ class Chain:
         callback: Callback | None = None,
         trajectory: Trajectory | None = None,
         progress: bool = False,
+        cuda_graph: bool = False,
     ):
         steps = None if steps is None else checks.integer("steps", steps, low=1)
         rule = None if rule is None else checks.one_of("rule", rule, RULES)
@@ -112,65 +116,82 @@ class Chain:
         self.shape = check_shape(shape)
         self.dtype = check_start(start, self.shape, dtype)
         levels = getattr(where, "sigmas", None)
-        self.device = torch.device(device or (path.device if isinstance(path, Tensor) else "cpu"))
-        self._score = _told(score_fn, levels, conditioning, model_kwargs)
+        self.device = check_device(device, path)
+        self.recorded = check_graph(cuda_graph, self.device)
+        self._told = Told(score_fn, levels, conditioning, model_kwargs, self.dtype, self.device)
         self.clamp, self.start = check_clamp(clamp), start
-        self.mean, self.std = _check_data("mean", mean, self.shape), _check_data("std", std, self.shape)
-        self.known = None if known is None else _check_known(known, self.shape, self.dtype, self.device)
+        self.mean, self.std = check_data("mean", mean, self.shape), check_data("std", std, self.shape)
+        self.known = None if known is None else check_known(known, self.shape, self.dtype, self.device)
         self.watched: dict[str, Any] = {"callback": callback, "trajectory": trajectory, "progress": progress}
-        self.rng = as_philox(rng)
-        self.update, self._finite = 1, list[tuple[str, Tensor]]()
+        self.rng, self.finite = as_philox(rng), Finite()
+        self._tables: list[Table] = []
 
-    def score(self, x: Tensor, point: Point) -> Tensor:
-        """The score at ``x``, once it is known to be finite.
+    def table(self, rows: Sequence[Any]) -> Table:
+        """What the step computes with in each of its updates, by number (see :meth:`run`)."""
+        self._tables.append(Table(rows, checks.compute_dtype(torch.empty(0, dtype=self.dtype)), self.device))
+        return self._tables[-1]
 
-        Raises:
-            NonFiniteSamples: it is not. On an accelerator, which the host does not wait for, that is said at the end.
-        """
-        return self.finite(self._score(x, point), f"at sigma {point.sigma:.6g}")
+    def ask(self, points: Sequence[Point]) -> Callable[[Tensor, Level], Tensor]:
+        """score(x, i), the score of ``x`` at the i-th of ``points``, once it is known to be finite."""
+        told = self._told.at(points, recorded=self.recorded)
 
-    def finite(self, value: Tensor, where: str) -> Tensor:
-        """``value``, a score, once it is known to be finite; ``where`` is for the message."""
-        if not backends.transformed():
-            where = f"in update {self.update}, {where}"
-            if checks.readable(value):
-                bad = ~torch.isfinite(value).reshape(len(value), value.shape[1:].numel()).all(1)
-                if bool(bad.any()):
-                    raise _not_finite(where, f"{int(bad.sum())} of {len(bad)}")
-            else:
-                self._finite.append((where, torch.isfinite(value).all()))
-        return value
+        def score(x: Tensor, i: Level) -> Tensor:
+            where = f"at sigma {points[i].sigma:.6g}" if isinstance(i, int) else None
+            return self.finite(told(x, i), where)
 
-    def run(self, step: Callable[[Tensor, Tensor, int], Tensor], updates: Sequence[int] | None = None) -> Tensor:
-        """The samples [B, ...] after ``updates[i]`` updates at each point i, one by default.
+        return score
+
+    def remember(self, before: list[Tensor], now: Sequence[Tensor]) -> None:
+        """Make ``before`` the tensors ``now``, for the update after this; in a graph by copies, which stay."""
+        if not self.recorded:
+            before[:] = now
+        elif not before:
+            before[:] = [value.clone() for value in now]
+        else:
+            for old, new in zip(before, now):
+                old.copy_(new)
+
+    def run(
+        self, step: Callable[[Tensor, Tensor, Level], Tensor], visits: Sequence[tuple[int, int]] | None = None
+    ) -> Tensor:
+        """The samples [B, ...] at the last point.
 
         Args:
-            step: step(x, s, i), the samples after an update at point i, s being the score there; the last one at a
-                point leads to the next.
-            updates: how many there are at each point but the last.
+            step: step(x, s, j), the samples after an update of the visit ``j``, s being the score there.
+            visits: (i, n) of each visit: its point i, and how many updates there are at it in a row. The last update of the
+                last visit to a point leads to the next. None: one of one update to each point.
         """
-        updates = [1] * (len(self.points) - 1) if updates is None else updates
-        left, x = list(updates), self.begin(sum(updates))
+        visits = [(i, 1) for i in range(len(self.points) - 1)] if visits is None else visits
+        updates = [times for _, times in visits]
+        score, x = self.ask([self.points[i] for i, _ in visits]), self.begin(sum(updates))
+        self.finite.begin(
+            [self.points[i].sigma for i, times in visits for _ in range(times)], self.device, self.recorded
+        )
 
-        def one(x: Tensor, s: Tensor, i: int) -> Tensor:
-            x = step(x, s, i)
-            left[i] -= 1
-            self.update += 1
-            return x if left[i] else self.keep(x, i + 1)
+        def update(x: Tensor, s: Tensor, j: Level) -> Tensor:
+            x = step(x, s, j)
+            if isinstance(j, Recorded):
+                self.finite.count()
+            return x
+
+        def after(x: Tensor, j: int, last: bool) -> Tensor:
+            self.finite.update += 1
+            i = visits[j][0]
+            leaves = last and (j + 1 == len(visits) or visits[j + 1][0] != i)
+            return self.keep(x, i + 1) if leaves else x
 
         x = run_chain(
-            lambda x, i: self.score(x, self.points[i]),
+            score,
             self.keep(x, 0),
-            one,  # type: ignore[arg-type]
+            update,
             updates,
+            recorded=self.rng if self.recorded else None,
+            after=after,
+            kind=lambda j: tuple(table.kind(j) for table in self._tables),
             clamp=None if self.known else self.clamp,
             **self.watched,
         )
-        self.end()
-        if self.known is None:
-            return x
-        image, mask = self.known
-        return torch.where(mask, image, x if self.clamp is None else x.clamp(*self.clamp))
+        return self.end(x)
 
     def keep(self, x: Tensor, i: int) -> Tensor:
         """``x`` with what is known, at the noise of point ``i``."""
@@ -182,10 +203,13 @@ class Chain:
             image = point.alpha * image + point.sigma * z
         return torch.where(mask, image, x)
 
-    def end(self) -> None:
-        """Say of an accelerator's scores which one was not finite."""
-        if self._finite and not bool(torch.stack([good for _, good in self._finite]).all()):
-            raise _not_finite(next(where for where, good in self._finite if not good), "some")
+    def end(self, x: Tensor) -> Tensor:
+        """The samples as returned, what is known being the image itself, once all scores are known to be finite."""
+        self.finite.end()
+        if self.known is None:
+            return x
+        image, mask = self.known
+        return torch.where(mask, image, x if self.clamp is None else x.clamp(*self.clamp))
 
     def begin(self, updates: int) -> Tensor:
         """Where the chains begin [B, ...], once it is known that so many ``updates`` can be watched."""
@@ -198,70 +222,3 @@ class Chain:
         mean, std = (torch.as_tensor(value, dtype=compute, device=z.device) for value in (self.mean, self.std))
         scale = (first.sigma**2 + (first.alpha * std).square()).sqrt()
         return (first.alpha * mean + scale * z.to(compute)).to(z.dtype)
-
-
-def _told(
-    score_fn: Callable[..., Tensor],
-    levels: Sequence[float] | None,
-    conditioning: str,
-    model_kwargs: Mapping[str, Any] | None,
-) -> Callable[[Tensor, Point], Tensor]:
-    """score(x, point), of a network that takes labels, sigma or t, [B]."""
-    if conditioning == "labels":
-        assert levels is not None
-        by_label = conditioned(score_fn, levels, conditioning, model_kwargs)
-        blended: dict[float, Callable[[Tensor], Tensor]] = {}
-        score = Score(score_fn, model_kwargs, conditioning)
-
-        def at(x: Tensor, point: Point) -> Tensor:
-            assert point.label is not None
-            if point.label.is_integer() and point.sigma == levels[int(point.label)]:
-                return by_label(x, int(point.label))
-            if score.kwargs or not calls.offers_levels(score_fn):
-                raise ValueError(
-                    "interpolate must be False for a score_fn without at_level(label), which NCSN has, got True"
-                )
-            if point.label not in blended:
-                blended.clear()
-                blended[point.label] = score_fn.at_level(point.label)  # type: ignore[attr-defined]  # just asked for
-            return score(x, at_level=blended[point.label])
-
-        return at
-    score = Score(score_fn, model_kwargs, conditioning)
-
-    def told(x: Tensor, point: Point) -> Tensor:
-        number = point.t if conditioning == "t" and point.t is not None else point.sigma  # which is the levels' t
-        return score(x, torch.full(x.shape[:1], number, dtype=checks.compute_dtype(x), device=x.device))
-
-    return told
-
-
-def _not_finite(where: str, which: str) -> NonFiniteSamples:
-    return NonFiniteSamples(
-        f"score_fn gave NaN or infinity for {which} samples {where}: sampling stopped there. A network may do so for "
-        "samples that are larger than any it was trained with (start, or more steps), or in half precision"
-    )
-
-
-def _check_data(name: str, value: float | Tensor, shape: torch.Size) -> float | Tensor:
-    """A number, or a tensor of a sample's shape, that describes the data."""
-    if not isinstance(value, Tensor):
-        return checks.number(name, value)
-    checks.floating(name, value, batched=False)
-    if value.dim() and value.shape != shape[1:]:
-        raise ValueError(
-            f"{name} must be a number or have a sample's shape, {tuple(shape[1:])}, got {checks.describe(value)}"
-        )
-    return value
-
-
-def _check_known(known: Any, shape: torch.Size, dtype: torch.dtype, device: torch.device) -> Noise:
-    if not isinstance(known, (tuple, list)) or len(known) != 2:
-        raise TypeError(f"known must be None or (image, mask), got {checks.describe(known)}")
-    image, mask = known
-    checks.floating("known[0], the image,", image)
-    if image.shape != shape or image.device != device:
-        raise ValueError(
-            f"known[0], the image, must have shape {tuple(shape)} on {device}, got {checks.describe(image)}"
-        )
-    return image.to(dtype), check_mask(mask, image)

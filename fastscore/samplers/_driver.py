@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from ._watch import Callback, Trajectory, Watch
 
 Step = Callable[[Tensor, Tensor, Level], Tensor]
 Constraint = Callable[[int], Callable[[Tensor], Tensor]]
+After = Callable[[Tensor, int, bool], Tensor]
 
 
 def run_chain(
@@ -26,6 +27,8 @@ def run_chain(
     *,
     recorded: Philox | None = None,
     constraint: Constraint | None = None,
+    after: After | None = None,
+    kind: Callable[[int], Hashable] | None = None,
     denoise_at: float | None = None,
     clamp: tuple[float, float] | None = None,
     callback: Callback | None = None,
@@ -41,10 +44,12 @@ def run_chain(
         x: where the chains begin [B, ...]; not changed.
         step: step(x, s, i), the samples after one update at level i, where s = score(x, i).
         updates: how many updates there are at each level; a level with no updates is visited only to denoise.
-        recorded: where the updates are to be one CUDA graph, what they draw from; then the level i that score and step
-            are given is a tensor, and a constraint's projection works on tensors that stay from level to level.
+        recorded: where the updates are to be CUDA graphs, what they draw from; then the level i that score and step are
+            given is :class:`Recorded`, and a constraint's projection works on tensors that stay from level to level.
         constraint: constraint(i), called once per level, gives the projection of the samples onto what must hold there;
             it is applied on entering the level and after each of its updates.
+        after: after(x, i, last), the samples once an update at level i is done, its last one or not; never in a graph.
+        kind: kind(i), equal for levels whose updates may be one graph; None: all are.
         denoise_at: sigma of the last level: end with x + sigma^2 score(x, last). None: end with the last update.
         clamp: (low, high) for the samples returned alone.
         callback, trajectory, progress: as for :func:`annealed_langevin`; what they see is after the projection.
@@ -56,15 +61,17 @@ def run_chain(
         if recorded is not None:
             watch.copies = True
             with kept_on(recorded, x.device, 3 * sum(updates)):
-                x = replayed(score, x, step, updates, constraint, watch)
+                x = replayed(score, x, step, updates, watch, constraint=constraint, after=after, kind=kind)
         for i, times in enumerate(updates if recorded is None else ()):
             project = None if constraint is None else constraint(i)
             if project is not None:
                 x = project(x)
-            for _ in range(times):
+            for k in range(times):
                 x = step(x, score(x, i), i)
                 if project is not None:
                     x = project(x)
+                if after is not None:
+                    x = after(x, i, k + 1 == times)
                 watch(x)
     if denoise_at is not None:
         x = denoised(x, score(x, len(updates) - 1), denoise_at)

@@ -50,7 +50,7 @@ class Levels:
     """Noise levels [L], alpha = 1; t is sigma. Between them lie points where the network is not told labels, or blends."""
 
     def __init__(self, sigmas: Tensor | Sequence[float], conditioning: str, interpolate: bool):
-        self.sigmas = checks.sigmas("path", sigmas).tolist()
+        self.sigmas = checks.levels("path", sigmas)
         self.any_sigma = conditioning != "labels" or interpolate
         self.log = [math.log(sigma) for sigma in self.sigmas]
 

@@ -39,6 +39,13 @@ INTERPOLATE = Option(
     boolean,
     default=False,
 )
+MAX_STEPS = Option(
+    "max_steps",
+    int,
+    "The most steps that a sample may take, refused ones too",
+    partial(checks.integer, low=1),
+    default=1000,
+)
 POINTS = (STEPS, END_DENOISED, NORMAL, INTERPOLATE)
 
 
@@ -48,6 +55,17 @@ def fraction(name: str, value: Any) -> float:
     if value > 1:
         raise ValueError(f"{name} must be from 0 to 1, got {value}")
     return value
+
+
+def zero_or_more(name: str, value: Any) -> float:
+    """A number, at least 0."""
+    return checks.positive(name, value, zero_allowed=True)
+
+
+def sigma_of_point(sigmas: Sequence[float], options: Options, update: int) -> float:
+    """The noise at the point to which the ``update``-th update leads."""
+    points = Levels(sigmas, "sigma", False).points(options["steps"] or None, None, options["denoise"])
+    return points[min(update, len(points) - 1)].sigma
 
 
 def number_of(L: int, options: Options) -> int:
@@ -75,8 +93,6 @@ def of_points(
         shape: Sequence[int],
         sigmas: Tensor,
         options: Options,
-        *,
-        cuda_graph: bool = False,
         **how: Any,
     ) -> Tensor:
         own = {name: value for name, value in options.items() if name != "steps"}
@@ -85,8 +101,7 @@ def of_points(
         return solver(score_fn, shape, sigmas, steps=steps, conditioning=on, **own, **how)
 
     def sigma_after(sigmas: Sequence[float], options: Options, step: int) -> float:
-        points = Levels(sigmas, "sigma", False).points(options["steps"] or None, None, options["denoise"])
-        return points[min(-(-step // a_point(options)), len(points) - 1)].sigma
+        return sigma_of_point(sigmas, options, -(-step // a_point(options)))
 
     def count(L: int, options: Options) -> int:
         return number_of(L, options) * a_point(options)
@@ -105,8 +120,12 @@ def of_points(
         "cost": "steps, by default one a level",
         "remedy": "train longer, or take more --steps",
         "centred": True,
+<<<<<<< HEAD
         "between": between,
         "grids": grids,
+=======
+        "recordable": lambda options: not options["interpolate"],
+>>>>>>> main
     }
 
 

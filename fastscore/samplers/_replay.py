@@ -1,9 +1,15 @@
-"""A sampler's update as a CUDA graph: the level is a number on the device, and so are the seed and the step."""
+"""A sampler's updates as CUDA graphs: the level is a number on the device, and so are the seed and the step.
+
+Updates that do the same with other numbers are one kind, and each kind is one graph. The numbers are looked up on the
+device; what else Python decides of an update, it decides of its kind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,13 +19,23 @@ from .._core import backends, graphs
 from .._core.counter import STEPS, signed
 from ..rng import Philox
 
-#: The number of a noise level: an int, or in a graph, where it changes from replay to replay, int64 [] on the device.
-Level = int | Tensor
+
+@dataclass(frozen=True)
+class Recorded:
+    """The level of an update in a graph: any that is of one kind with the level ``like``; ``number``, int64 [] on the
+    device, says which at each replay."""
+
+    like: int
+    number: Tensor
+
+
+#: The number of a noise level, or of a solver's point.
+Level = int | Recorded
 
 
 class PerLevel:
-    """A number for each level: ``[i]`` is it, or its tensor where ``tensors`` are given; of a level on the device, a
-    tensor [] looked up there."""
+    """A number for each level: ``[i]`` is it, or its tensor where ``tensors`` are given; of a level in a graph, a
+    tensor [] looked up on the device."""
 
     def __init__(
         self,
@@ -37,7 +53,56 @@ class PerLevel:
         if self._table is None:  # in the first update, which is not recorded
             dtype, device = self._how
             self._table = torch.tensor(self._numbers, dtype=dtype, device=device)
-        return self._table.index_select(0, level.reshape(1)).reshape(())
+        return self._table.index_select(0, level.number.reshape(1)).reshape(())
+
+
+class Table:
+    """What an update computes with at each level: ``[i]`` is its row, of numbers, in lists and tuples of any depth.
+
+    Of a level in a graph it is a row with tensors [] in place of the numbers, looked up on the device, but for 0 and None,
+    which stand for what is not done: they are alike in all rows of a kind.
+
+    Args:
+        rows: of each level.
+        dtype, device: of the tensors.
+    """
+
+    def __init__(self, rows: Sequence[Any], dtype: torch.dtype, device: torch.device):
+        self._rows, self._how, self._values = rows, (dtype, device), None  # type: Sequence[Any], Any, Tensor | None
+
+    def __getitem__(self, level: Level) -> Any:
+        if isinstance(level, int):
+            return self._rows[level]
+        if self._values is None:  # in the first update, which is not recorded
+            self._values = self._tensor()
+        found = iter(self._values.index_select(0, level.number.reshape(1)).reshape(-1).unbind())
+        return _replaced(self._rows[level.like], lambda _: next(found))
+
+    def kind(self, level: int) -> Hashable:
+        """Equal for rows that differ in numbers alone."""
+        return repr(_replaced(self._rows[level], lambda _: 1))
+
+    def _tensor(self) -> Tensor:
+        """[levels, most numbers]."""
+        numbers: list[list[float]] = [[] for _ in self._rows]
+        for own, row in zip(numbers, self._rows):
+            _replaced(row, own.append)
+        width = max(map(len, numbers))
+        dtype, device = self._how
+        values = torch.tensor([own + [0.0] * (width - len(own)) for own in numbers], dtype=dtype, device="cpu")
+        if not bool(values.isfinite().all()):
+            raise ValueError(
+                f"path must have steps whose coefficients are finite in the {dtype} that is computed with, got "
+                f"{max((abs(number) for own in numbers for number in own), default=math.nan):.6g}"
+            )
+        return values.to(device)
+
+
+def _replaced(row: Any, by: Callable[[float], Any]) -> Any:
+    """``row`` with ``by(number)`` in place of each number but 0, in order."""
+    if isinstance(row, (list, tuple)):
+        return type(row)(_replaced(part, by) for part in row)
+    return by(row) if row else row
 
 
 def check_graph(wanted: bool, device: torch.device) -> bool:
@@ -74,24 +139,38 @@ def replayed(
     x: Tensor,
     step: Callable[[Tensor, Tensor, Level], Tensor],
     updates: Sequence[int],
-    constraint: Callable[[int], Callable[[Tensor], Tensor]] | None,
     watch: Callable[[Tensor], None],
+    *,
+    constraint: Callable[[int], Callable[[Tensor], Tensor]] | None = None,
+    after: Callable[[Tensor, int, bool], Tensor] | None = None,
+    kind: Callable[[int], Hashable] | None = None,
 ) -> Tensor:
-    """The updates of :func:`run_chain`, each a replay of the same graph; returns the samples."""
-    x, level = x.clone(), torch.zeros((), dtype=torch.int64, device=x.device)
+    """The updates of :func:`run_chain`, each a replay of the graph of its kind; returns the samples."""
+    x, number = x.clone(), torch.zeros((), dtype=torch.int64, device=x.device)
     project: Callable[[Tensor], Tensor] | None = None
+    made: dict[Hashable, graphs.Graph] = {}
 
-    def update() -> None:
-        after = step(x, score(x, level), level)
-        x.copy_(after if project is None else project(after))
+    def graph_like(i: int) -> graphs.Graph:
+        level = Recorded(i, number)
 
-    graph = graphs.Graph(update, x.device, "score_fn, or a sampler's update with it (cuda_graph=False does without),")
+        def update() -> None:
+            new = step(x, score(x, level), level)
+            x.copy_(new if project is None else project(new))
+
+        return graphs.Graph(
+            update, x.device, "score_fn, or a sampler's update with it (cuda_graph=False does without),"
+        )
+
     for i, times in enumerate(updates):
-        level.fill_(i)
+        number.fill_(i)
+        which = None if kind is None else kind(i)
+        graph = made.get(which) or made.setdefault(which, graph_like(i))
         if constraint is not None:
             project = constraint(i)
             x.copy_(project(x))
-        for _ in range(times):
+        for k in range(times):
             graph()
+            if after is not None and (changed := after(x, i, k + 1 == times)) is not x:
+                x.copy_(changed)
             watch(x)
     return x

@@ -32,18 +32,22 @@ class Sampler:
         options: the options that it takes.
         run: run(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory, cuda_graph) -> samples of ``shape``
             [B, ...]; all as for :func:`annealed_langevin`, score_fn(x, labels).
-        updates: updates(L, options), how often it calls ``callback``.
-        evaluations: evaluations(L, options), how often it calls ``score_fn``.
+        updates: updates(L, options), how often it calls ``callback``; None where samples decide.
+        evaluations: evaluations(L, options), how often it calls ``score_fn``; None where samples decide.
         sigma_after: sigma_after(sigmas, options, step), the noise level of the samples after update ``step`` (1 is the
             first); it never grows with ``step``.
         remedy: what to do where samples are not finite; a format string over the options.
         centred: whether ``run`` takes ``mean=``, the mean of the data, which it begins about where ``start`` is
             ``"normal"``.
+<<<<<<< HEAD
         between: between(options), whether it asks for the score between the points of its grid.
         grids: grids(L, options, budget, beyond), the options that decide how often it calls ``score_fn``, in each of the
             ways to do so at most ``budget`` times; ``beyond``: whether there may be more points than levels. None: there is
             no such option.
         searched: the options whose best values differ from budget to budget, so that a comparison must look for them.
+=======
+        recordable: recordable(options), whether ``run`` takes ``cuda_graph=True``.
+>>>>>>> main
     """
 
     name: str
@@ -53,14 +57,18 @@ class Sampler:
     cost: str
     options: tuple[Option, ...]
     run: Callable[..., Tensor]
-    updates: Callable[[int, Options], int]
-    evaluations: Callable[[int, Options], int]
+    updates: Callable[[int, Options], int | None]
+    evaluations: Callable[[int, Options], int | None]
     sigma_after: Callable[[Sequence[float], Options, int], float]
     remedy: str = "train longer"
     centred: bool = False
+<<<<<<< HEAD
     between: Callable[[Options], bool] = lambda options: False
     grids: Callable[[int, Options, int, bool], list[dict[str, Any]]] | None = None
     searched: tuple[str, ...] = ()
+=======
+    recordable: Callable[[Options], bool] = lambda options: True
+>>>>>>> main
 
     def complete(self, given: Options) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.

@@ -86,7 +86,7 @@ def conditioned(
         batch, compute = x.shape[:1], checks.compute_dtype(x)
         if not isinstance(i, int):  # in a graph, which looks up anew whatever is of a level
             table = table or PerLevel(sigmas, compute, x.device)
-            return score(x, (i if conditioning == "labels" else table[i]).repeat(batch))
+            return score(x, (i.number if conditioning == "labels" else table[i]).repeat(batch))
         if once:
             if i not in known:
                 known.clear()

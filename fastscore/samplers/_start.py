@@ -24,6 +24,24 @@ def check_shape(shape: Sequence[int]) -> torch.Size:
     return shape
 
 
+def check_device(device: torch.device | str | None, sigmas: object) -> torch.device:
+    """The device of the samples, once it is known to be one that tensors can be made on; None: that of ``sigmas``, or where
+    they are no tensor torch's default."""
+    if device is None:
+        return sigmas.device if isinstance(sigmas, Tensor) else torch.empty(0).device
+    if torch.compiler.is_compiling():
+        return torch.device(device)
+    try:
+        return torch.empty(0, device=device).device  # of "cuda" with its index, as tensors have it
+    except Exception as error:  # each backend of torch has its own: RuntimeError, AssertionError, ImportError, ...
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(
+            f"device must be None or a device of this machine, such as 'cpu' or 'cuda:0', got {checks.describe(device)} "
+            f"({reason:.200})"
+        ) from None
+
+
 def check_start(start: str | Tensor, shape: Sequence[int], dtype: torch.dtype | None) -> torch.dtype:
     """The dtype of the samples, once ``start`` and ``dtype`` are known to be right for ``shape`` [B, ...]."""
     if dtype is not None and dtype not in checks.FLOATS:

@@ -44,7 +44,7 @@ class Trajectory:
                 f"raise every (now {self.every}), keep fewer samples, or raise max_bytes"
             )
 
-    def add(self, step: int, total: int, x: Tensor) -> None:
+    def add(self, step: int, total: int | None, x: Tensor) -> None:
         """Keep ``x`` where ``step`` is due."""
         if step % self.every == 0 or step == total:
             self.steps.append(step)
@@ -80,10 +80,10 @@ def check_watch(
 class Watch:
     """Shows progress, calls ``callback(step, x)`` and fills the trajectory after each update; step 1 is the first.
 
-    What it is given passed :func:`check_watch`.
+    ``total``: how many updates there are; None: the last is told. What it is given passed :func:`check_watch`.
     """
 
-    def __init__(self, total: int, callback: Callback | None, trajectory: Trajectory | None, progress: bool):
+    def __init__(self, total: int | None, callback: Callback | None, trajectory: Trajectory | None, progress: bool):
         self.total, self.step = total, 0
         self.copies = False  # whether what the callback is given will be written to
         self.callback, self.trajectory = callback, trajectory
@@ -96,12 +96,12 @@ class Watch:
         if self.bar is not None:
             self.bar.close()
 
-    def __call__(self, x: Tensor) -> None:
+    def __call__(self, x: Tensor, last: bool = False) -> None:
         self.step += 1
         if self.bar is not None:
             self.bar.update()
         if self.trajectory is not None:
-            self.trajectory.add(self.step, self.total, x)
+            self.trajectory.add(self.step, self.step if last else self.total, x)
         if self.callback is not None:
             version = _version(x)
             given = x.clone() if version is None or self.copies else x

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .._core import checks
 from .._core.errors import NotConverged, require
+from .._core.options import Option
 from ..paths import Path
 from ._chain import Chain, How
 from ._driver import finish
+from ._grid import Point
+from ._points import END_DENOISED, MAX_STEPS, NORMAL, conditioning, sigma_of_point, zero_or_more
 from ._rows import Rows
+from ._sampler import Options, Sampler
 from ._watch import Watch
 
 if TYPE_CHECKING:
@@ -37,16 +43,19 @@ def adaptive_ode(
     """dy/du = -rho sigma s, with y = x / alpha, rho = sigma / alpha and u = log rho, as exactly as is asked for.
 
     Every sample has steps of its own, so that to rounding it does not depend on its batch. Needs torchode
-    (``fastscore-torch[ode]``); :func:`flow_ode` has fixed steps and needs nothing.
+    (``fastscore-torch[ode]``); :func:`flow_ode` has fixed steps and needs nothing. Without ``steps`` the solver goes from the
+    first point to the last in one update. At the points of a grid it begins anew: there the callback sees the samples, and
+    what is ``known`` is put back.
 
     Args:
         rtol, atol: relative and absolute tolerance of a step.
         method: ``"dopri5"``, ``"tsit5"`` or ``"heun"``.
-        max_steps: the most steps that a sample may take.
-        score_fn, shape, path, how: as for :func:`ddim`, but for steps, rule and known; a network that takes any sigma, or t.
+        max_steps: the most steps that a sample may take from a point to the next, refused ones too.
+        score_fn, shape, path, how: as for :func:`ddim`; a network that takes any sigma, or t. No ``cuda_graph``. ``steps``: None
+            is one update, and one to denoise; where there is something ``known``, as for the others.
 
     Returns:
-        The samples [B, ...]. The callback, the trajectory and the progress bar see the end alone, update 1.
+        The samples [B, ...], after as many evaluations as it takes; all samples wait for the one that takes most steps.
 
     Raises:
         TypeError, ValueError, NonFiniteSamples: as for :func:`ddim`.
@@ -60,40 +69,108 @@ def adaptive_ode(
     checks.one_of("method", method, METHODS)
     max_steps = checks.integer("max_steps", max_steps, low=1)
     chain = Chain(score_fn, shape, path, **how)
-    rows = Rows(chain, score_fn)
-    torchode = require("torchode", "ode")
-    x, (high, low) = chain.begin(1), (_half_log(rows.path, t) for t in (rows.path.t_max, rows.path.t_min))
-    compute = checks.compute_dtype(x)
+    rows = Rows(chain, score_fn, points=True)
+    points = [point for point in chain.points if point.sigma]
+    if chain.asked == (None, None) and chain.known is None:
+        points = [points[0], points[-1]]
+    solve = _Solver(rows, require("torchode", "ode"), rtol, atol, METHODS[method], max_steps)
+    x = chain.keep(chain.begin(len(points) - 1 + chain.denoise), 0)
+    with Watch(len(points) - 1 + chain.denoise, **chain.watched) as watch:
+        for i, (p, q) in enumerate(pairwise(points), start=1):
+            x = chain.keep(solve(x, p, q), i)
+            chain.finite.update += 1
+            watch(x)
+        if chain.denoise:
+            x = rows.clean(x, points[-1])
+            watch(x)
+    return chain.end(finish(x, None if chain.known else chain.clamp))
 
-    def slope(u: Tensor, y: Tensor) -> Tensor:
-        t = rows.path.t_of_log_snr(-2 * u.double().clamp(low, high))
-        alpha, sigma = rows.path.alpha(t), rows.path.sigma(t)
-        at = (alpha.to(compute)[:, None] * y).to(x.dtype).reshape(x.shape)
-        s = rows.score(at, t).to(compute).reshape(y.shape)
+
+class _Solver:
+    """From point to point, by a method of ``torchode``, the module."""
+
+    def __init__(self, rows: Rows, torchode: Any, rtol: float, atol: float, method: str, max_steps: int):
+        self.rows, self.torchode, self.max_steps = rows, torchode, max_steps
+        self.ends = [-float(rows.path.log_snr(t)) / 2 for t in (rows.path.t_min, rows.path.t_max)]
+        term = torchode.ODETerm(self.slope)
+        self.solver = torchode.AutoDiffAdjoint(
+            getattr(torchode, method)(term=term),
+            torchode.IntegralController(atol=atol, rtol=rtol, term=term),
+            max_steps=max_steps,
+        )
+
+    def __call__(self, x: Tensor, p: Point, q: Point) -> Tensor:
+        """``x`` at p to the samples at q.
+
+        Raises:
+            NotConverged: some are not there after ``max_steps`` steps, or their steps vanish.
+        """
+        self.shape, self.dtype, compute = x.shape, x.dtype, checks.compute_dtype(x)
+        first, last = (torch.full(x.shape[:1], -r.log_snr, dtype=torch.float64, device=x.device) for r in (p, q))
+        y = x.to(compute).reshape(len(x), -1) / p.alpha
+        found = self.solver.solve(self.torchode.InitialValueProblem(y0=y, t_start=first, t_end=last))
+        failed = found.status != 0
+        if bool(failed.any()):
+            self.rows.chain.finite.end()  # of a score that is NaN no step is small enough
+            t = float(self.rows.path.t_of_log_snr(-2 * self.u[failed].max().clamp(*self.ends)))
+            steps = int(found.stats["n_steps"].max())
+            raise NotConverged(
+                f"{int(failed.sum())} of {len(x)} samples were not there after max_steps={self.max_steps} steps (they took "
+                f"{steps}), or took steps too small to count, the last at t = {t:.6g} on the way to {self.rows.t(q):g}: raise "
+                "max_steps, rtol or atol"
+            )
+        return (found.ys[:, -1] * q.alpha).to(x.dtype).reshape(x.shape)
+
+    def slope(self, u: Tensor, y: Tensor) -> Tensor:
+        """dy/du [B, D] at ``u`` [B]."""
+        compute, path = y.dtype, self.rows.path
+        self.u = u.double()
+        t = path.t_of_log_snr(-2 * self.u.clamp(*self.ends))
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        at = (alpha.to(compute)[:, None] * y).to(self.dtype).reshape(self.shape)
+        s = self.rows.score(at, t).to(compute).reshape(y.shape)
         return -(sigma.square() / alpha).to(compute)[:, None] * s
 
-    term = torchode.ODETerm(slope)
-    solver = torchode.AutoDiffAdjoint(
-        getattr(torchode, METHODS[method])(term=term),
-        torchode.IntegralController(atol=atol, rtol=rtol, term=term),
-        max_steps=max_steps,
-    )
-    u = torch.full(x.shape[:1], high, dtype=torch.float64, device=x.device)
-    y = x.to(compute).reshape(len(x), -1) / float(rows.path.alpha(rows.path.t_max))
-    found = solver.solve(torchode.InitialValueProblem(y0=y, t_start=u, t_end=torch.full_like(u, low)))
-    if bool((found.status != 0).any()):
-        raise NotConverged(
-            f"{int((found.status != 0).sum())} of {len(x)} samples were not there after max_steps={max_steps} steps, or "
-            "took steps too small to count: raise max_steps, rtol or atol"
-        )
-    x = (found.ys[:, -1] * float(rows.path.alpha(rows.path.t_min))).to(x.dtype).reshape(x.shape)
-    x = rows.clean(x) if chain.denoise else x
-    with Watch(1, **chain.watched) as watch:
-        watch(x)
-    chain.end()
-    return finish(x, chain.clamp)
+
+def _run(score_fn: Callable[..., Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any) -> Tensor:
+    own = {name: value for name, value in options.items() if name != "steps"}
+    on = conditioning(score_fn, False, True)
+    return adaptive_ode(score_fn, shape, sigmas, steps=options["steps"] or None, conditioning=on, **own, **how)
 
 
-def _half_log(path: Path, t: float) -> float:
-    """log rho at ``t``."""
-    return -float(path.log_snr(t)) / 2
+ADAPTIVE_ODE = Sampler(
+    name="adaptive_ode",
+    title="the probability-flow ODE (torchode)",
+    source="Song et al. 2021",
+    summary="as exact as asked, each sample by steps of its own; needs torchode and a network that takes any sigma",
+    cost="as many as the tolerance takes",
+    options=(
+        Option("rtol", float, "Relative tolerance of a step", zero_or_more, default=1e-3),
+        Option("atol", float, "Absolute tolerance of a step", checks.positive, default=1e-3),
+        Option(
+            "method",
+            str,
+            "Runge-Kutta method",
+            partial(checks.one_of, allowed=tuple(METHODS)),
+            default="dopri5",
+            choices=tuple(METHODS),
+        ),
+        MAX_STEPS,
+        Option(
+            "steps",
+            int,
+            "Updates in all, each as exact as asked; 0 is one, and one to denoise",
+            partial(checks.integer, low=0),
+            default=0,
+        ),
+        END_DENOISED,
+        NORMAL,
+    ),
+    run=_run,
+    updates=lambda L, options: options["steps"] or 1 + options["denoise"],
+    evaluations=lambda L, options: None,
+    sigma_after=lambda sigmas, options, step: sigma_of_point(sigmas, options, step) if options["steps"] else sigmas[-1],
+    remedy="train longer",
+    centred=True,
+    recordable=lambda options: False,
+)

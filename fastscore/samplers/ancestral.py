@@ -18,6 +18,7 @@ from ..paths import Path
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, of_points
+from ._replay import Level
 from ._sampler import Sampler
 
 if TYPE_CHECKING:
@@ -56,9 +57,9 @@ def ancestral(
     """
     checks.one_of("variance", variance, VARIANCES)
     chain = Chain(score_fn, shape, path, **how)
-    table = [coefficients(p, q, variance) for p, q in pairwise(chain.points)]
+    table = chain.table([coefficients(p, q, variance) for p, q in pairwise(chain.points)])
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
+    def step(x: Tensor, s: Tensor, i: Level) -> Tensor:
         a, b, c = table[i]
         return affine_step(x, [s], a, [b], c, chain.rng)
 

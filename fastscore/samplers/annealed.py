@@ -16,7 +16,7 @@ from ._levels import LEVELS, chosen, number_of, some
 from ._replay import check_graph
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
-from ._start import check_shape, check_start, initial
+from ._start import check_device, check_shape, check_start, initial
 from ._steps import given_step_size, per_level, steps
 from ._watch import Callback, Trajectory, check_watch
 
@@ -89,13 +89,12 @@ def annealed_langevin(
     step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
-    levels = checks.sigmas("sigmas", sigmas)
-    rng, sigma = as_philox(rng), levels.tolist()
+    rng, sigma = as_philox(rng), checks.levels("sigmas", sigmas)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     shape = check_shape(shape)
     dtype = check_start(start, shape, dtype)
     check_watch(len(sigma) * steps_per_level, shape, dtype, callback, trajectory, progress)
-    on = torch.device(device or levels.device)
+    on = check_device(device, sigmas)
     recorded = rng if check_graph(cuda_graph, on) else None
     step_sizes = steps(per_level(step_size, sigma), dtype, on)
     x = initial(start, shape, sigma[0], rng, dtype, on)

@@ -18,7 +18,7 @@ from ._levels import LEVELS, chosen, number_of, some
 from ._replay import Level, PerLevel, check_graph
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, Options, Sampler
 from ._score import conditioned
-from ._start import check_shape, check_start, initial
+from ._start import check_device, check_shape, check_start, initial
 from ._watch import Callback, Trajectory, check_watch
 
 
@@ -73,13 +73,13 @@ def consistent_annealed(
         raise ValueError(f"eta must be greater than 0 and at most 1, got {eta}")
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
-    levels = checks.sigmas("sigmas", sigmas)
+    levels = checks.levels("sigmas", sigmas)
     if steps_per_level > 1 and conditioning != "sigma":
         raise ValueError(
             f"steps_per_level must be 1 where conditioning is {conditioning!r}: there are no labels for "
             f"the levels in between, got {steps_per_level}; use conditioning='sigma'"
         )
-    sigma = _refine(levels.tolist(), steps_per_level)
+    sigma = _refine(levels, steps_per_level)
     steepest = 1 - min((b / a for a, b in pairwise(sigma)), default=1.0)
     if eta < steepest:
         raise ValueError(
@@ -91,7 +91,7 @@ def consistent_annealed(
     shape = check_shape(shape)
     dtype = check_start(start, shape, dtype)
     check_watch(len(sigma) - 1, shape, dtype, callback, trajectory, progress)
-    on = torch.device(device or levels.device)
+    on = check_device(device, sigmas)
     recorded = rng if check_graph(cuda_graph, on) else None
     x = initial(start, shape, sigma[0], rng, dtype, on)
     compute = checks.compute_dtype(x)

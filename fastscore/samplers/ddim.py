@@ -16,6 +16,7 @@ from ..paths import Path
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, fraction, of_points
+from ._replay import Level
 from ._sampler import Sampler
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ def ddim(
     """
     eta = fraction("eta", eta)
     chain = Chain(score_fn, shape, path, **how)
-    table = [coefficients(p, q, eta) for p, q in pairwise(chain.points)]
+    table = chain.table([coefficients(p, q, eta) for p, q in pairwise(chain.points)])
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
+    def step(x: Tensor, s: Tensor, i: Level) -> Tensor:
         a, b, c = table[i]
         return affine_step(x, [s], a, [b], c, chain.rng)
 

@@ -18,6 +18,7 @@ from ..paths import Path
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, fraction, of_points
+from ._replay import Level
 from ._sampler import Sampler
 
 if TYPE_CHECKING:
@@ -59,13 +60,13 @@ def dpm_solver(
     """
     order, eta = checks.integer("order", order, low=1, high=2), fraction("eta", eta)
     chain = Chain(score_fn, shape, path, **how)
-    table = coefficients(chain.points, order, eta)
+    table = chain.table(coefficients(chain.points, order, eta))
     before: list[Tensor] = []
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
+    def step(x: Tensor, s: Tensor, i: Level) -> Tensor:
         a, b, c = table[i]
         new = affine_step(x, [s, *before][: len(b)], a, b, c, chain.rng)
-        before[:] = [x, s]
+        chain.remember(before, [x, s])
         return new
 
     return chain.run(step)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,6 +15,7 @@ from ..paths import Path
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, number_of, of_points
+from ._replay import Level
 from ._sampler import Sampler
 
 if TYPE_CHECKING:
@@ -47,24 +48,36 @@ def flow_ode(
     """
     chain = Chain(score_fn, shape, path, **how)
     middles = chain.between([math.sqrt(p.rho * q.rho) for p, q in pairwise(chain.points) if q.sigma])
+    at_middle, at_next = chain.ask(middles), chain.ask(chain.points[1:])
+    pairs = zip_longest(pairwise(chain.points), middles)
+    table = chain.table([coefficients(p, q, m) for (p, q), m in pairs])
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
-        p, q = chain.points[i], chain.points[i + 1]
-        if q.sigma == 0:
-            return affine_step(x, [s], q.alpha / p.alpha, [q.alpha * p.rho * p.sigma], None, None)
-        m, h = middles[i], math.log(p.rho / q.rho)
-
-        def moved(to: Point, scores: list[Tensor], slopes: list[float]) -> Tensor:
-            return affine_step(x, scores, to.alpha / p.alpha, [to.alpha * slope for slope in slopes], None, None)
-
-        at_p, at_m, at_q = (h * point.rho * point.sigma for point in (p, m, q))
-        second = chain.score(moved(m, [s], [at_p / 2]), m)
-        third = chain.score(moved(m, [second], [at_m / 2]), m)
-        fourth = chain.score(moved(q, [third], [at_m]), q)
-        most = moved(q, [s, second, third], [at_p / 6, at_m / 3, at_m / 3])
-        return affine_step(most, [fourth], 1.0, [q.alpha * at_q / 6], None, None)
+    def step(x: Tensor, s: Tensor, i: Level) -> Tensor:
+        first, *others = table[i]
+        half = affine_step(x, [s], *first)
+        if not others:
+            return half
+        second, third, most, fourth = others
+        s2 = at_middle(half, i)
+        s3 = at_middle(affine_step(x, [s2], *second), i)
+        s4 = at_next(affine_step(x, [s3], *third), i)
+        return affine_step(affine_step(x, [s, s2, s3], *most), [s4], *fourth)
 
     return chain.run(step)
+
+
+def coefficients(p: Point, q: Point, m: Point | None) -> list[tuple[float, list[float]]]:
+    """a and [b] of the five affine steps from point p by m to q; of the one where q is the clean end."""
+    if m is None:
+        return [(q.alpha / p.alpha, [q.alpha * p.rho * p.sigma])]
+    h = math.log(p.rho / q.rho)
+    at_p, at_m, at_q = (h * point.rho * point.sigma for point in (p, m, q))
+
+    def moved(to: Point, *slopes: float) -> tuple[float, list[float]]:
+        return to.alpha / p.alpha, [to.alpha * slope for slope in slopes]
+
+    steps = [moved(m, at_p / 2), moved(m, at_m / 2), moved(q, at_m), moved(q, at_p / 6, at_m / 3, at_m / 3)]
+    return [*steps, (1.0, [q.alpha * at_q / 6])]
 
 
 FLOW_ODE = Sampler(

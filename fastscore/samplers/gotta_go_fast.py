@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from .._core import checks
 from .._core.errors import NotConverged
+from .._core.options import Option
 from ..ops.affine_step import affine_step
 from ..paths import Path
 from ..rng import Stream
 from ._chain import Chain, How
 from ._driver import finish
+from ._points import END_DENOISED, MAX_STEPS, NORMAL, conditioning, zero_or_more
 from ._rows import Rows
+from ._sampler import Options, Sampler
 from ._watch import Watch
 from .predictor_corrector import row_sums
 
@@ -53,11 +56,13 @@ def gotta_go_fast(
         rtol, atol: relative and absolute tolerance (atol: a grey value of 256, of images in [0, 1]).
         first_step: of the length of the path in t.
         max_steps: the most steps, refused ones too, that a sample may take.
-        score_fn, shape, path, how: as for :func:`ddim`, but for steps, rule and known; a network that takes any sigma, or t.
-            Noise levels stand for the VE path between the largest and the smallest.
+        score_fn, shape, path, how: as for :func:`ddim`, but for steps, rule and cuda_graph; a network that takes any sigma, or t.
+            Noise levels stand for the VE path between the largest and the smallest. What is ``known`` has at each step the
+            noise of each sample's own time.
 
     Returns:
-        The samples [B, ...], after two evaluations a step of those that are not there yet. The callback sees all after each.
+        The samples [B, ...], after two evaluations a step of those that are not there yet, and one of all to denoise. The
+        callback sees all samples after each step, and at the end.
 
     Raises:
         TypeError, ValueError, NonFiniteSamples: as for :func:`ddim`.
@@ -66,23 +71,22 @@ def gotta_go_fast(
     Source: Jolicoeur-Martineau et al. 2021, "Gotta go fast when generating data with score-based models", algorithm 1.
     """
     rtol, atol = checks.positive("rtol", rtol, zero_allowed=True), checks.positive("atol", atol)
-    first_step, max_steps = checks.positive("first_step", first_step), checks.integer("max_steps", max_steps, low=1)
-    if first_step > 1:
-        raise ValueError(f"first_step must be at most 1, the whole path, got {first_step}")
+    first_step, max_steps = part_of_path("first_step", first_step), checks.integer("max_steps", max_steps, low=1)
     chain = Chain(score_fn, shape, path, **how)
-    rows = Rows(chain, score_fn)
+    rows = Rows(chain, score_fn, points=False)
     _warn(chain.shape[1:].numel())
     low, high = rows.path.t_min, rows.path.t_max
-    x = before = chain.begin(max_steps)
+    x = before = chain.begin(max_steps + chain.denoise)
     t = torch.full(x.shape[:1], high, dtype=torch.float64, device=x.device)
+    x = rows.keep(x, t, torch.ones_like(t, dtype=torch.bool))
     h = torch.full_like(t, first_step * (high - low))
     left = torch.arange(len(x), device=x.device)
-    with Watch(max_steps, **chain.watched) as watch:
+    with Watch(None, **chain.watched) as watch:
         while len(left):
-            if chain.update > max_steps:
+            if chain.finite.update > max_steps:
                 raise NotConverged(
                     f"{len(left)} of {len(x)} samples were not there after max_steps={max_steps} steps, the last at t = "
-                    f"{float(t.max()):.6g} of {low:g}: raise max_steps, rtol or atol"
+                    f"{float(t.max()):.6g} on the way to {low:g}: raise max_steps, rtol or atol"
                 )
             z = chain.rng.randn(x.shape, stream=Stream.LANGEVIN, dtype=x.dtype, device=x.device)
             euler, mean = _steps(rows, x[left], t[left], h[left], z[left])
@@ -94,13 +98,22 @@ def gotta_go_fast(
             t = torch.where(t - low < 1e-12 * (high - low), low, t)
             longer = _SAFETY * h[left] * error.clamp(1e-6, 1e6) ** -_POWER
             h = h.index_copy(0, left, torch.minimum(longer, (t[left] - low)))
+            x = rows.keep(x, t, torch.zeros_like(t, dtype=torch.bool).index_fill(0, kept, True))
             left = left[t[left] > low]
-            chain.update += 1
-            watch(x)
-    if chain.denoise:
-        x = rows.clean(x)
-    chain.end()
-    return finish(x, chain.clamp)
+            chain.finite.update += 1
+            watch(x, last=not len(left) and not chain.denoise)
+        if chain.denoise:
+            x = rows.clean(x, rows.last())
+            watch(x, last=True)
+    return chain.end(finish(x, None if chain.known else chain.clamp))
+
+
+def part_of_path(name: str, value: Any) -> float:
+    """A number above 0, and at most 1, the whole path."""
+    value = checks.positive(name, value)
+    if value > 1:
+        raise ValueError(f"{name} must be at most 1, the whole path, got {value}")
+    return value
 
 
 def _warn(elements: int) -> None:
@@ -127,3 +140,31 @@ def _error(euler: Tensor, mean: Tensor, before: Tensor, rtol: float, atol: float
     euler, mean, before = (v.to(compute).reshape(len(v), -1) for v in (euler, mean, before))
     scale = (rtol * torch.maximum(euler.abs(), before.abs())).clamp(min=atol)
     return (row_sums(((euler - mean) / scale).square()).double() / euler.shape[1]).sqrt()
+
+
+def _run(score_fn: Callable[..., Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any) -> Tensor:
+    return gotta_go_fast(score_fn, shape, sigmas, conditioning=conditioning(score_fn, False, True), **options, **how)
+
+
+GOTTA_GO_FAST = Sampler(
+    name="gotta_go_fast",
+    title="the reverse SDE (adaptive)",
+    source="Jolicoeur-Martineau et al. 2021",
+    summary="as exact as asked, each sample by steps of its own; needs a network that takes any sigma",
+    cost="as many as the tolerance takes, two a step",
+    options=(
+        Option("rtol", float, "Relative tolerance of a step", zero_or_more, default=0.02),
+        Option("atol", float, "Absolute tolerance of a step", checks.positive, default=0.0039),
+        Option("first_step", float, "First step, of the length of the path", part_of_path, default=0.01),
+        MAX_STEPS,
+        END_DENOISED,
+        NORMAL,
+    ),
+    run=_run,
+    updates=lambda L, options: None,
+    evaluations=lambda L, options: None,
+    sigma_after=lambda sigmas, options, step: sigmas[-1],
+    remedy="train longer, or ask for a smaller --rtol",
+    centred=True,
+    recordable=lambda options: False,
+)

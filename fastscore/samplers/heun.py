@@ -15,7 +15,9 @@ from .._core.options import Option
 from ..ops.affine_step import affine_step
 from ..paths import Path
 from ._chain import Chain, How
+from ._grid import Point
 from ._points import POINTS, number_of, of_points
+from ._replay import Level
 from ._sampler import Sampler
 
 if TYPE_CHECKING:
@@ -72,19 +74,30 @@ def heun(
     grown = iter(chain.between([min(ends[0].rho, p.rho * (1 + gamma)) for p, does in zip(ends, grows) if does]))
     starts = [next(grown) if does else p for p, does in zip(ends, grows)]  # after the churn
     chain.points = starts
+    table = chain.table([coefficients(p, q, to, noise_scale) for p, q, to in zip(starts, ends[1:], starts[1:])])
+    at_next = chain.ask(ends[1:])
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
-        p, q, to = starts[i], ends[i + 1], starts[i + 1]
-        a, b = q.alpha / p.alpha, -q.alpha * (q.rho - p.rho)
-        if q.sigma == 0:
-            return affine_step(x, [s], a, [b * p.sigma], None, None)
-        other = chain.score(affine_step(x, [s], a, [b * p.sigma], None, None), q)
-        scale = to.alpha / q.alpha
-        c = noise_scale * to.alpha * math.sqrt(max(0.0, to.rho**2 - q.rho**2))
-        b *= scale / 2
-        return affine_step(x, [s, other], a * scale, [b * p.sigma, b * q.sigma], c, chain.rng)
+    def step(x: Tensor, s: Tensor, i: Level) -> Tensor:
+        (a, b), corrected = table[i]
+        euler = affine_step(x, [s], a, [b], None, None)
+        if corrected is None:
+            return euler
+        a, b, c = corrected
+        return affine_step(x, [s, at_next(euler, i)], a, b, c, chain.rng)
 
     return chain.run(step)
+
+
+def coefficients(p: Point, q: Point, to: Point, noise_scale: float) -> tuple[tuple, tuple | None]:
+    """Of Euler's step from p to q, a and b; of Heun's, with the noise that leads on from q to ``to``, a, [b, b'] and c."""
+    a, b = q.alpha / p.alpha, -q.alpha * (q.rho - p.rho)
+    euler = a, b * p.sigma
+    if q.sigma == 0:
+        return euler, None
+    scale = to.alpha / q.alpha
+    c = noise_scale * to.alpha * math.sqrt(max(0.0, to.rho**2 - q.rho**2))
+    b *= scale / 2
+    return euler, (a * scale, [b * p.sigma, b * q.sigma], c)
 
 
 HEUN = Sampler(

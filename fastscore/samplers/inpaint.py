@@ -66,7 +66,7 @@ def inpaint(
     step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
-    sigma = checks.sigmas("sigmas", sigmas).tolist()
+    sigma = checks.levels("sigmas", sigmas)
     rng = as_philox(rng)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     dtype = check_start(start, check_shape(image.shape), image.dtype)

@@ -15,7 +15,7 @@ from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
 from ._replay import Level, check_graph
 from ._score import conditioned
-from ._start import check_shape, check_start, initial
+from ._start import check_device, check_shape, check_start, initial
 from ._steps import given_step_size, per_level, steps
 from ._watch import Callback, Trajectory, check_watch
 
@@ -69,12 +69,11 @@ def interpolate(
     step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)
     clamp = check_clamp(clamp)
-    levels = checks.sigmas("sigmas", sigmas)
-    rng, sigma, rows = as_philox(rng), levels.tolist(), check_shape(shape)
+    rng, sigma, rows = as_philox(rng), checks.levels("sigmas", sigmas), check_shape(shape)
     score = conditioned(score_fn, sigma, conditioning, model_kwargs)
     dtype = check_start(start, rows, dtype)
     check_watch(len(sigma) * steps_per_level, (n * rows[0], *rows[1:]), dtype, callback, trajectory, progress)
-    on = torch.device(device or levels.device)
+    on = check_device(device, sigmas)
     recorded = rng if check_graph(cuda_graph, on) else None
     step_sizes = steps(per_level(step_size, sigma), dtype, on)
     x = initial(start, rows, sigma[0], rng, dtype, on)

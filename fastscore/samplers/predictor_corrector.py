@@ -17,6 +17,7 @@ from ..ops.affine_step import affine_step
 from ..paths import Path
 from ._chain import Chain, How
 from ._points import POINTS, number_of, of_points
+from ._replay import Level
 from ._sampler import Options, Sampler
 from .ancestral import coefficients as of_ancestral
 from .ddim import coefficients as of_ddim
@@ -73,22 +74,29 @@ def predictor_corrector(
         "ancestral": partial(of_ancestral, variance="posterior"),
         "ddim": partial(of_ddim, eta=0.0),
     }[predictor]
-    table = [to_next(p, q) for p, q in pairwise(chain.points)]
-    counted = 0
+    visits, rows = [], []
+    for i, (p, q) in enumerate(pairwise(chain.points)):
+        if corrections:
+            visits.append((i, corrections))
+            rows.append(None if norm == "sample" else _langevin(2 * (snr * p.sigma) ** 2))
+        visits.append((i, 1))
+        rows.append(to_next(p, q))
+    table = chain.table(rows)
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
-        nonlocal counted
-        counted += 1
-        if counted % (corrections + 1):
-            if norm == "sample":
-                size = step_sizes(s, snr)
-                return affine_step(x, [s], 1.0, [size], (2 * size).sqrt(), chain.rng)
-            size_i = 2 * (snr * chain.points[i].sigma) ** 2
-            return affine_step(x, [s], 1.0, [size_i], math.sqrt(2 * size_i), chain.rng)
-        a, b, c = table[i]
+    def step(x: Tensor, s: Tensor, j: Level) -> Tensor:
+        row = table[j]
+        if row is None:
+            size = step_sizes(s, snr)
+            return affine_step(x, [s], 1.0, [size], (2 * size).sqrt(), chain.rng)
+        a, b, c = row
         return affine_step(x, [s], a, [b], c, chain.rng)
 
-    return chain.run(step, [corrections + 1] * len(table))
+    return chain.run(step, visits)
+
+
+def _langevin(size: float) -> tuple[float, float, float]:
+    """a, b and c of x + e s + sqrt(2 e) z."""
+    return 1.0, size, math.sqrt(2 * size)
 
 
 def step_sizes(score: Tensor, snr: float) -> Tensor:

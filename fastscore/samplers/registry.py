@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ._sampler import Sampler
+from .adaptive_ode import ADAPTIVE_ODE
 from .ancestral import ANCESTRAL
 from .annealed import ANNEALED
 from .consistent import CONSISTENT
 from .ddim import DDIM
 from .dpm_solver import DPM, DPM_SDE
 from .flow_ode import FLOW_ODE
+from .gotta_go_fast import GOTTA_GO_FAST
 from .heun import HEUN
 from .predictor_corrector import PREDICTOR_CORRECTOR
 from .reverse_sde import REVERSE_SDE
@@ -16,7 +18,20 @@ from .reverse_sde import REVERSE_SDE
 #: Every sampler that draws from a trained network alone, by name.
 SAMPLERS: dict[str, Sampler] = {
     entry.name: entry
-    for entry in (ANNEALED, CONSISTENT, DPM_SDE, DPM, DDIM, ANCESTRAL, REVERSE_SDE, HEUN, PREDICTOR_CORRECTOR, FLOW_ODE)
+    for entry in (
+        ANNEALED,
+        CONSISTENT,
+        DPM_SDE,
+        DPM,
+        DDIM,
+        ANCESTRAL,
+        REVERSE_SDE,
+        HEUN,
+        PREDICTOR_CORRECTOR,
+        FLOW_ODE,
+        ADAPTIVE_ODE,
+        GOTTA_GO_FAST,
+    )
 }
 #: The one that is used where none is named.
 DEFAULT = ANNEALED.name

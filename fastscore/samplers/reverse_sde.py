@@ -15,6 +15,7 @@ from ..paths import Path
 from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, of_points
+from ._replay import Level
 from ._sampler import Sampler
 
 if TYPE_CHECKING:
@@ -48,9 +49,9 @@ def reverse_sde(
     if how.get("rule") is None and isinstance(path, Path) and path.sigmas is None:
         how["rule"] = "time"
     chain = Chain(score_fn, shape, path, **how)
-    table = [coefficients(p, q, path) for p, q in pairwise(chain.points)]
+    table = chain.table([coefficients(p, q, path) for p, q in pairwise(chain.points)])
 
-    def step(x: Tensor, s: Tensor, i: int) -> Tensor:
+    def step(x: Tensor, s: Tensor, i: Level) -> Tensor:
         a, b, c = table[i]
         return affine_step(x, [s], a, [b], c, chain.rng)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 from functools import partial
 
 import numpy as np
@@ -233,6 +234,29 @@ def test_solvers_of_the_command_line_begin_about_the_mean_of_the_data(run, tmp_p
         np.testing.assert_array_equal(np.load(tmp_path / str(steps) / "samples.npy"), want.numpy())
         said = json.loads((tmp_path / str(steps) / "samples.json").read_text())
         assert {"steps": steps, "eta": 0.5, "start": "normal", "denoise": True, "order": 2}.items() <= said.items()
+
+
+@pytest.mark.filterwarnings("ignore:samples of 2 elements")
+def test_a_sampler_that_chooses_its_steps(run, tmp_path, capsys):
+    """What it costs is counted, since nobody knows it before."""
+    options = {"sampler": "gotta_go_fast", "rtol": 0.5, "atol": 0.25}
+    report = evaluate(run, num=20, batch_size=8, out=tmp_path / "a", progress=False, **options)
+    trained, rows = load_run(run, device="cpu"), []
+    trained.network.register_forward_pre_hook(lambda _, given: rows.append(len(given[0])))
+    sample(trained, 20, progress=False, **options)
+    assert report["network_evaluations_per_sample"] == sum(rows) / 20 > 3 and len(set(rows)) > 1
+    cli.main(
+        ["sample", str(run), "--num", "3", "--out", str(tmp_path / "b"), "--sampler", "gotta_go_fast", "--rtol=0.5"]
+    )
+    assert re.search(r"sampling: \d+, ", capsys.readouterr().err)
+    for more, message in (
+        (["--max-steps", "2"], "max_steps=2 steps, the last at t = "),
+        (["--cuda-graph"], "cuda_graph must be False on cpu, got True"),
+        (["--cuda-graph", "--no-cuda-graph"], "give one of --cuda-graph and --no-cuda-graph, or neither"),
+    ):
+        with pytest.raises(SystemExit):
+            cli.main(["sample", str(run), "--out", str(tmp_path / "c"), "--sampler", "gotta_go_fast", *more, "--quiet"])
+        assert message in capsys.readouterr().err
 
 
 def test_the_mean_of_image_data_and_data_that_are_not_there(tmp_path):

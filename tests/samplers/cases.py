@@ -33,7 +33,7 @@ class Case:
 
 def _known(x):
     """The mask of the first third of a sample."""
-    return torch.arange(x.shape[1:].numel()).view(x.shape[1:]) < x.shape[1:].numel() // 3
+    return torch.arange(x.shape[1:].numel(), device=x.device).view(x.shape[1:]) < x.shape[1:].numel() // 3
 
 
 def _langevin(score, x, sigmas, **k):

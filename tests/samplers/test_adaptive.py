@@ -10,7 +10,7 @@ import torch
 import fastscore as fs
 from fastscore import paths
 from fastscore._core.errors import MissingDependency, NonFiniteSamples, NotConverged
-from fastscore.samplers import adaptive_ode, gotta_go_fast
+from fastscore.samplers import Trajectory, adaptive_ode, gotta_go_fast
 
 C, M = 0.5, 2.0
 VP, EDM = paths.vp_linear(), paths.edm(0.1, 10.0)
@@ -63,7 +63,7 @@ def test_one_step_is_the_papers():
     first = moved(start, start, t)
     second = moved(start, first, t - h)
     torch.testing.assert_close(seen[0], (first + second) / 2, rtol=1e-9, atol=1e-9)
-    assert len(seen) == 2  # the next takes all that is left
+    assert len(seen) == 3  # the next takes all that is left, and then the clean sample is told
 
 
 def test_a_tighter_tolerance_takes_more_steps():
@@ -109,22 +109,81 @@ def test_the_adaptive_ode_without_torchode(monkeypatch):
 
 @pytest.mark.parametrize("solver", [gotta_go_fast, ode], ids=["ggf", "ode"])
 def test_what_does_not_converge_says_so(solver):
-    with pytest.raises(NotConverged, match="samples were not there after max_steps=2 steps"):
+    with pytest.raises(
+        NotConverged,
+        match=r"3 of 3 samples were not there after max_steps=2 steps.*, the last at t = 0\.\d+ on the way to 0\.001: raise",
+    ):
         solver(on(VP), (3, 64), VP, rng=fs.Philox(1), max_steps=2)
-    with pytest.raises(NonFiniteSamples, match="in update 1, at t from"):
+    with pytest.raises(NonFiniteSamples, match="in update 1, at t from 1 to 1"):
         solver(lambda x, t: x * math.nan, (3, 64), VP, rng=fs.Philox(1))
+
+    def late(x, t):
+        return on(VP)(x, t) + torch.where(t.view(-1, 1) < 0.4, math.nan, 0.0)
+
+    steps = {"steps": 9} if solver is ode else {}
+    with pytest.raises(NonFiniteSamples, match=r"for [123] of 3 samples in update ([3-9]|\d\d), at t from 0\.3"):
+        solver(late, (3, 64), VP, rng=fs.Philox(1), **steps)
+
+
+@pytest.mark.parametrize("solver", [gotta_go_fast, ode], ids=["ggf", "ode"])
+def test_what_is_known_stays(solver):
+    """At each point, or each sample's own time, it has that noise, and at the end it is the image; sample k alone too."""
+    image, mask = torch.full((300, 64), 1.5), torch.arange(64) % 2 == 0
+    frames, kept = [], Trajectory(every=4)
+
+    def run(first=0, **how):
+        part = image[first:]
+        return solver(
+            on(EDM), part.shape, EDM, known=(part, mask), rng=fs.Philox(1, sample_offset=first), mean=M, **how
+        )
+
+    x = run(callback=lambda k, x: frames.append(x), trajectory=kept)
+    assert torch.equal(x[:, mask], image[:, mask])
+    n = x[:, ~mask].numel()
+    assert abs(float(x[:, ~mask].mean()) - M) < 4 * C / math.sqrt(n) + 0.02
+    assert abs(float(x[:, ~mask].std()) / C - 1) < 4 / math.sqrt(2 * n) + 0.04
+    assert kept.steps[-1] == len(frames) and torch.equal(kept.frames[-1], frames[-1])  # also where 4 does not divide it
+    if solver is ode:  # 20 points, and the noise of each
+        grid = EDM.grid(20)
+        for frame, sigma in zip(frames, grid.sigma[1:-1].tolist(), strict=False):
+            noise = frame[:, mask] - 1.5
+            assert abs(float(noise.std()) / sigma - 1) < 4 / math.sqrt(2 * noise.numel())
+        assert len(frames) == 20
+        torch.testing.assert_close(run(298), x[298:], rtol=1e-4, atol=1e-4)
+    else:
+        assert torch.equal(run(298), x[298:])
+        left = (frames[-2] - 1.5)[:, mask]  # all are at the least noise
+        assert abs(float(left.std()) / 0.1 - 1) < 4 / math.sqrt(2 * left.numel())
+
+
+def test_the_adaptive_ode_goes_by_the_points_of_a_grid():
+    """To the same end, and the callback sees the flow at each: one, and the clean sample, unless more are asked for."""
+    start, rho = 10 * fs.Philox(3).randn(3, 2, dtype=torch.float64), EDM.grid(6).sigma
+    options = {"start": start, "rtol": 1e-7, "atol": 1e-7}
+    frames, few = [], []
+    by_grid = ode(on(EDM), start.shape, EDM, steps=6, callback=lambda k, x: frames.append(x), **options)
+    torch.testing.assert_close(
+        ode(on(EDM), start.shape, EDM, callback=lambda k, x: few.append(k), **options), by_grid, rtol=1e-5, atol=1e-5
+    )
+    assert few == [1, 2] and len(frames) == 6
+    for frame, sigma in zip(frames, rho[1:-1].tolist(), strict=False):
+        want = M + (start - M) * math.sqrt((C**2 + sigma**2) / (C**2 + 10.0**2))
+        torch.testing.assert_close(frame, want, rtol=1e-5, atol=1e-5)
 
 
 WRONG = {
     "rtol": [{"rtol": -1.0}],
     "atol": [{"atol": 0.0}],
     "max_steps": [{"max_steps": 0}],
-    "steps": [{"steps": 5}],
-    "rule": [{"rule": "time"}],
-    "known": [{"known": (torch.zeros(2, 64), torch.ones(64, dtype=torch.bool))}],
     "conditioning": [{"path": [1.0, 0.1]}],
     "path": [{"path": [1.0], "conditioning": "sigma"}],
 }
+
+
+@pytest.mark.parametrize("name, changes", [("steps", {"steps": 5}), ("rule", {"rule": "time"})])
+def test_gotta_go_fast_has_no_grid(name, changes):
+    with pytest.raises(ValueError, match=f"^{name} must be None for a solver that chooses its own steps"):
+        gotta_go_fast(on(VP), (2, 64), VP, **changes)
 
 
 @pytest.mark.parametrize("solver", [gotta_go_fast, adaptive_ode], ids=["ggf", "ode"])

@@ -94,6 +94,7 @@ WRONG = {
     "denoise": [{"denoise": 1}],
     "known": [{"known": torch.zeros(2, 2)}],
     "start": [{"start": torch.zeros(3)}],
+    "device": [{"device": "bogus"}, {"device": "cuda:99"}, {"device": 1.5}],
 }
 
 

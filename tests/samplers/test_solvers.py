@@ -6,6 +6,7 @@ from itertools import pairwise
 import pytest
 import torch
 from scipy import stats
+from torch._subclasses import FakeTensorMode
 
 import fastscore as fs
 from fastscore import paths
@@ -22,6 +23,7 @@ from fastscore.samplers import (
     reverse_sde,
     sample,
 )
+from fastscore.samplers._start import check_device
 
 C, M = 0.5, 2.0  # of the data, N(M, C^2)
 SIGMAS = [8.0, 5.0, 2.0, 1.0, 0.3, 0.1]
@@ -281,3 +283,10 @@ def test_nan_stops_where_it_is(solver, options):
     with pytest.raises(NonFiniteSamples, match=r"NaN or infinity for 1 of 3 samples in update [12], at sigma [\d.]+"):
         solver(score, (3, 2), SIGMAS, conditioning="sigma", rng=fs.Philox(1), **options)
     assert len(calls) == 2
+
+
+def test_a_device_by_its_short_name_is_its_tensors():
+    """As tensors name it, with its index: what is known lies there."""
+    with FakeTensorMode():
+        assert check_device("cuda", None) == torch.empty(0, device="cuda").device == torch.device("cuda:0")
+    assert check_device("cpu", None) == check_device(None, torch.zeros(1)) == torch.device("cpu")

@@ -60,20 +60,7 @@ def launch(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     if width > (1 << 31) - 4:
         raise ValueError(f"a sample may have at most 2^31 - 4 elements, got {width}")
     written = _launch.contiguous(out)
-    channel_magic, channel_shift = _launch.reciprocal(pixels)
-    grid, sharing, _ = _launch.plan(*_launch.shape2d(x))
-    with torch.cuda.device_of(x):
-        scale_shift_kernel[grid](
-            written,
-            x.contiguous(),
-            scale,
-            shift,
-            channels=x.shape[1],
-            channel_magic=channel_magic,
-            channel_shift=channel_shift,
-            SCALE_ROWS=scale.dim() == 2,
-            SHIFT_ROWS=shift.dim() == 2,
-            **sharing,
-            **_launch.OPTIONS,
-        )
+    given = (written, x.contiguous(), scale, shift, x.shape[1], *_launch.reciprocal(pixels))
+    constants = (scale.dim() == 2, shift.dim() == 2)
+    _launch.launch(scale_shift_kernel, x, given, constants, _launch.shares(*_launch.shape2d(x)))
     return _launch.finish(out, written)
