@@ -18,7 +18,7 @@ from .canvas import PathLike
 _MARKERS = "osD^vP"
 _OTHERS = ("precision", "recall")
 
-Point = tuple[int, Mapping[str, tuple[float, float]]]
+Point = tuple[float, Mapping[str, tuple[float, float]]]
 
 
 def save_comparison(
@@ -32,8 +32,8 @@ def save_comparison(
     """A distance (left), precision and recall (right) against the number of evaluations, with error bars.
 
     Args:
-        curves: by the name of a sampler, points (evaluations, {measure: (mean, standard deviation)}), evaluations at least
-            1 and a standard deviation of NaN where it is not known. The first measure is the distance; "precision" and
+        curves: by the name of a sampler, points (evaluations, {measure: (mean, standard deviation)}), evaluations above
+            0 and a standard deviation of NaN where it is not known. The first measure is the distance; "precision" and
             "recall" are among the others.
         path: a .png file.
         names: measures in words.
@@ -53,7 +53,7 @@ def save_comparison(
         raise ValueError("curves must hold at least one point, got none")
     measures = [next(iter(points[0][1])), *_OTHERS]
     for evaluations, numbers in points:
-        checks.integer("the evaluations of a point", evaluations, low=1)
+        checks.positive("the evaluations of a point", evaluations)
         for measure in measures:
             if not math.isfinite(numbers.get(measure, (math.nan, 0))[0]):
                 raise ValueError(f"curves must have a finite {measure!r} at every point, got {dict(numbers)}")

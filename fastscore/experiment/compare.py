@@ -15,14 +15,14 @@ import torch
 from torch import Tensor
 
 from .._core import checks, files
-from .._core.errors import CheckpointError, FastscoreError, NonFiniteSamples
+from .._core.errors import CheckpointError, FastscoreError, MissingDependency, NonFiniteSamples, NotConverged, require
 from ..data import GaussianMixture
 from ..samplers import RECIPE, SAMPLERS
 from . import checkpoint, compare_report, limits
 from .build import make_data
 from .compare_cells import BUDGETS, Cells
 from .compare_search import Asked, search
-from .evaluate import resolve_feature
+from .evaluate import evaluations_of, resolve_feature
 from .evaluate_images import Reference
 from .evaluate_points import distances, mode_weights
 from .progress import progress_bar
@@ -120,8 +120,13 @@ def compare(
         _Comparison(cells, measure, samples, seeds, batch_size, progress).run(plan, out)
         report = cells.report()
         if not any(row.numbers and row.budget for row in compare_report.rows_of(report)):
-            failed = next(cell["failed"] for cell in report["cells"] if "failed" in cell)
-            raise NonFiniteSamples(f"no sampler gave finite samples: {failed}")
+            failed = [cell["failed"] for cell in report["cells"] if "failed" in cell]
+            if failed:
+                raise NonFiniteSamples(f"no sampler gave finite samples: {failed[-1]}")
+            fewest = min(cell["evaluations"] for cell in report["cells"])
+            raise ValueError(
+                f"budgets must hold a larger number: these samplers take at least {fewest:g}, got {budgets}"
+            )
         compare_report.draw(report, out / compare_report.PICTURE)
     finally:
         lock.release()
@@ -140,6 +145,14 @@ def _plan(trained: TrainedRun, names: Sequence[str], budgets: Sequence[int], *, 
     asked, plan = Asked(trained), list[tuple[TrainedRun, int | None, list[dict[str, Any]]]]()
     for name in names:
         ready = with_sampling(trained, sampler=name)
+        try:
+            if ready.entry.needs is not None:
+                require(*ready.entry.needs)
+        except MissingDependency as error:
+            if named:
+                raise
+            warnings.warn(f"samplers leaves out {name!r}: {error}", stacklevel=3)
+            continue
         if any(option.name == "denoise" for option in ready.entry.options):
             ready = with_sampling(ready, denoise=True)
         grids = {budget: asked.grids(ready, budget) for budget in budgets}
@@ -198,12 +211,19 @@ class _Comparison:
 
     def run(self, plan: Plan, out: Path) -> None:
         """Search where there is something to search, draw the seeds, and write samplers.md after each row."""
-        evaluations = sum(_evaluations(with_sampling(ready, **ways[0])) for ready, _, ways in plan)
+        evaluations = sum(_evaluations(with_sampling(ready, **ways[0])) or budget or 0 for ready, budget, ways in plan)
         if self.progress:
             total = evaluations * self.seeds * -(-self.samples // self.batch_size)
             self.bar = progress_bar(total, desc="comparing", unit="evaluation")
         try:
             for ready, budget, ways in plan:  # the run's own settings are not searched
+                if budget is not None and _evaluations(ready) is None:
+                    ways = self.within(ready, ways, budget)
+                if not ways:
+                    warnings.warn(
+                        f"{ready.sampler} takes more than {budget} evaluations at any tolerance", stacklevel=3
+                    )
+                    continue
                 best = ready if budget is None else search(ready, ways, self.cost)
                 for seed in range(self.seeds):
                     self.cell(best, seed)
@@ -213,36 +233,54 @@ class _Comparison:
             if self.bar is not None:
                 self.bar.close()
 
+    def within(self, ready: TrainedRun, ways: list[dict[str, Any]], budget: int) -> list[dict[str, Any]]:
+        """Of a sampler whose samples decide how many evaluations they take, the tolerances at which they take ``budget``."""
+        fitting = []
+        for way in ways:  # from the loosest on
+            if self.cell(with_sampling(ready, **way), SEARCH_SEED)["evaluations"] > budget:
+                break
+            fitting.append(way)
+        return fitting
+
     def cost(self, trained: TrainedRun) -> float:
         """What a search makes small: the distance on the seed that is not reported."""
-        if self.bar is not None and not self.cells.holds(trained.sampler, trained.options, SEARCH_SEED):
-            self.bar.total += _evaluations(trained) * -(-self.samples // self.batch_size)
         cell = self.cell(trained, SEARCH_SEED)
         return math.inf if "failed" in cell else next(iter(compare_report.measured(cell).values()))
 
     def cell(self, trained: TrainedRun, seed: int) -> dict[str, Any]:
         """The cell of these settings and this seed."""
+        there = self.cells.holds(trained.sampler, trained.options, seed)
         if self.bar is not None:
-            self.bar.set_postfix(sampler=trained.sampler, evaluations=_evaluations(trained))
-            if seed != SEARCH_SEED and self.cells.holds(trained.sampler, trained.options, seed):
-                self.bar.update(_evaluations(trained) * -(-self.samples // self.batch_size))
+            self.bar.set_postfix(sampler=trained.sampler)
+            batches_of_cell = (_evaluations(trained) or 0) * -(-self.samples // self.batch_size)
+            if seed == SEARCH_SEED and not there:
+                self.bar.total += batches_of_cell
+            elif seed != SEARCH_SEED and there:
+                self.bar.update(batches_of_cell)
         return self.cells.get(trained.sampler, trained.options, seed, lambda: self._draw(trained, seed))
 
     def _draw(self, trained: TrainedRun, seed: int) -> dict[str, Any]:
-        about = {"evaluations": _evaluations(trained), "device": device_name(trained.device)}
+        evaluations, failed = _evaluations(trained), None
         parts, began = [], time.perf_counter()
-        try:
-            for part in batches(trained, self.samples, seed=seed, batch_size=self.batch_size, progress=False):
-                parts.append(part)
-                if self.bar is not None:
-                    self.bar.update(_evaluations(trained))
-        except NonFiniteSamples as error:
-            return about | {"failed": str(error)}
+        with evaluations_of(trained.score_fn if evaluations is None else None) as made:
+            try:
+                for part in batches(trained, self.samples, seed=seed, batch_size=self.batch_size, progress=False):
+                    parts.append(part)
+                    if self.bar is not None:
+                        self.bar.update(evaluations or 0)
+            except (NonFiniteSamples, NotConverged) as error:
+                failed = str(error)
         seconds = time.perf_counter() - began
+        about: dict[str, Any] = {
+            "evaluations": round(sum(made) / self.samples, 1) if evaluations is None else evaluations,
+            "device": device_name(trained.device),
+        }
+        if failed is not None:
+            return about | {"failed": failed}
         return about | {"seconds": round(seconds, 3), **self.measure(torch.cat(parts), seed)}
 
 
-def _evaluations(trained: TrainedRun) -> int:
+def _evaluations(trained: TrainedRun) -> int | None:
     return trained.entry.evaluations(trained.config.num_levels, trained.options)
 
 

@@ -27,7 +27,7 @@ class Row:
     """A line of the table.
 
     Attributes:
-        sampler, budget, options: as in samplers.json. evaluations: of the network, for a sample.
+        sampler, budget, options: as in samplers.json. evaluations: of the network, for a sample (a mean where it decides).
         numbers: of each measure the mean and the standard deviation over the seeds (NaN of one seed); empty where a seed
             failed. seconds: the least of the seeds. seeds: how many.
     """
@@ -35,7 +35,7 @@ class Row:
     sampler: str
     budget: int | None
     options: Mapping[str, Any]
-    evaluations: int
+    evaluations: float
     numbers: Mapping[str, tuple[float, float]]
     seconds: float
     seeds: int
@@ -72,7 +72,7 @@ def rows_of(report: Mapping[str, Any]) -> list[Row]:
                 row["sampler"],
                 row["budget"],
                 row["options"],
-                cells[0]["evaluations"],
+                statistics.fmean(cell["evaluations"] for cell in cells),
                 {name: _mean(numbers) for name, numbers in values.items()},
                 min(cell.get("seconds", math.inf) for cell in cells),
                 len(cells),
@@ -111,7 +111,7 @@ def table(report: Mapping[str, Any]) -> str:
                 "the run's own" if row.budget is None else str(row.budget),
                 f"{bold}{row.sampler}{bold}",
                 settings_of(row.sampler, row.options),
-                str(row.evaluations),
+                f"{row.evaluations:.4g}",
                 *(_number(row.numbers[name]) if row.numbers else "not finite" for name in names),
                 *timed * [f"{row.seconds:.3g}" if row.numbers else "-"],
             ]
@@ -166,11 +166,11 @@ def page(report: Mapping[str, Any]) -> str:
 
 def draw(report: Mapping[str, Any], path: Path) -> Path:
     """The picture, a PNG file: distance, precision and recall against evaluations."""
-    curves: dict[str, list[tuple[int, Mapping[str, tuple[float, float]]]]] = {}
+    curves: dict[str, list[tuple[float, Mapping[str, tuple[float, float]]]]] = {}
     references: dict[str, Mapping[str, tuple[float, float]]] = {}
     for row in sorted(rows_of(report), key=lambda row: row.evaluations):
         if row.numbers and row.budget is None:
-            references[f"{row.sampler}, the run's own settings, {row.evaluations} evaluations"] = row.numbers
+            references[f"{row.sampler}, the run's own settings, {row.evaluations:.4g} evaluations"] = row.numbers
         elif row.numbers:
             curves.setdefault(row.sampler, []).append((row.evaluations, row.numbers))
     own = report["settings"]["training_data"]

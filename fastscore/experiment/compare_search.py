@@ -34,8 +34,10 @@ class Asked:
         """The ways in which the sampler of ``trained`` can spend at most ``budget`` evaluations; none: it cannot."""
         entry, L, options = trained.entry, trained.config.num_levels, trained.options
         if entry.grids is None:
-            return [{}] if entry.evaluations(L, options) <= budget else []
+            return [{}] if (entry.evaluations(L, options) or 0) <= budget else []
         between = entry.between(options)
+        if INTERPOLATE not in entry.options and between and not self.any_sigma[True]:
+            return []
         if INTERPOLATE not in entry.options or self.any_sigma[between]:
             return entry.grids(L, options, budget, self.any_sigma[between])
         on_levels = [] if between else entry.grids(L, options, budget, False)
@@ -48,13 +50,14 @@ class Asked:
 
     def refusal(self, trained: TrainedRun, budgets: Iterable[int]) -> str:
         """Why the sampler of ``trained`` has no grid at any of ``budgets``."""
-        if trained.entry.between(trained.options) and not self.any_sigma[True] and not self.blends:
+        blends = self.blends and INTERPOLATE in trained.entry.options
+        if trained.entry.between(trained.options) and not self.any_sigma[True] and not blends:
             return "it asks for the score between the noise levels, where this run's network cannot be asked"
         return f"it needs more evaluations than {max(budgets)}"
 
 
 def _most(entry: Sampler, L: int, options: Mapping[str, Any], grids: list[Options]) -> int:
-    return max((entry.evaluations(L, {**options, **grid}) for grid in grids), default=0)
+    return max((entry.evaluations(L, {**options, **grid}) or 0 for grid in grids), default=0)
 
 
 def search(trained: TrainedRun, grids: list[Options], cost: Callable[[TrainedRun], float]) -> TrainedRun:

@@ -129,9 +129,6 @@ def evaluate(
     return report
 
 
-<<<<<<< HEAD
-def resolve_feature(feature: str, trained: TrainedRun, num: int) -> str:
-=======
 @contextmanager
 def evaluations_of(network: nn.Module | None) -> Iterator[list[int]]:
     """Inside, how many samples each evaluation of ``network`` is of; None: it is not to be hooked."""
@@ -146,8 +143,7 @@ def evaluations_of(network: nn.Module | None) -> Iterator[list[int]]:
         hook.remove()
 
 
-def _resolve(feature: str, trained: TrainedRun, num: int) -> str:
->>>>>>> main
+def resolve_feature(feature: str, trained: TrainedRun, num: int) -> str:
     """What ``feature`` means for this run; what cannot work is refused before hours of sampling."""
     if len(trained.shape) == 1:
         if feature == "inception":

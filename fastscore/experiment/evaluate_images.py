@@ -41,18 +41,12 @@ def evaluate_images(
     updates = trained.entry.updates(config.num_levels, trained.options)
     trajectory = None if updates is None else Trajectory(max(1, updates // config.num_levels), num_samples=8)
     images = drawn(trajectory)
-<<<<<<< HEAD
-    _draw_trajectory(trajectory, trained, out / "sampling.png")
-    train, extract = reference.train, reference.extract
-    real, result = data.to_float(train.images), reference.distances(images)
-=======
     if trajectory is None:  # at each step every sample has noise of its own
         (out / "sampling.png").unlink(missing_ok=True)
     else:
         _draw_trajectory(trajectory, trained, out / "sampling.png")
-    real = data.to_float(train.images)
-    result = _distances(extract, images, real, heldout)
->>>>>>> main
+    train, extract = reference.train, reference.extract
+    real, result = data.to_float(train.images), reference.distances(images)
     nearest = metrics.nearest_neighbours(images[:20].flatten(1), real.flatten(1), k=4)
     pictures.save_neighbours(images[:20], real[nearest.indices], out / "neighbours.png")
     if feature == "inception":

@@ -120,12 +120,9 @@ def of_points(
         "cost": "steps, by default one a level",
         "remedy": "train longer, or take more --steps",
         "centred": True,
-<<<<<<< HEAD
         "between": between,
         "grids": grids,
-=======
         "recordable": lambda options: not options["interpolate"],
->>>>>>> main
     }
 
 

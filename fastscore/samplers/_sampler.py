@@ -39,15 +39,12 @@ class Sampler:
         remedy: what to do where samples are not finite; a format string over the options.
         centred: whether ``run`` takes ``mean=``, the mean of the data, which it begins about where ``start`` is
             ``"normal"``.
-<<<<<<< HEAD
         between: between(options), whether it asks for the score between the points of its grid.
         grids: grids(L, options, budget, beyond), the options that decide how often it calls ``score_fn``, in each of the
-            ways to do so at most ``budget`` times; ``beyond``: whether there may be more points than levels. None: there is
-            no such option.
+            ways to do so at most ``budget`` times; ``beyond``: whether there may be more points than levels. Where samples
+            decide, tolerances from the loosest on. None: there is no such option.
         searched: the options whose best values differ from budget to budget, so that a comparison must look for them.
-=======
         recordable: recordable(options), whether ``run`` takes ``cuda_graph=True``.
->>>>>>> main
     """
 
     name: str
@@ -62,13 +59,11 @@ class Sampler:
     sigma_after: Callable[[Sequence[float], Options, int], float]
     remedy: str = "train longer"
     centred: bool = False
-<<<<<<< HEAD
     between: Callable[[Options], bool] = lambda options: False
     grids: Callable[[int, Options, int, bool], list[dict[str, Any]]] | None = None
     searched: tuple[str, ...] = ()
-=======
+    needs: tuple[str, str] | None = None
     recordable: Callable[[Options], bool] = lambda options: True
->>>>>>> main
 
     def complete(self, given: Options) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.

@@ -65,7 +65,7 @@ def test_axes_hold_the_points(tmp_path, monkeypatch):
     [
         ({}, "curves must hold at least one point"),
         ({"a": []}, "curves must hold at least one point"),
-        ({"a": [(0, numbers(1.0))]}, "the evaluations of a point must be at least 1, got 0"),
+        ({"a": [(0, numbers(1.0))]}, "the evaluations of a point must be"),
         ({"a": [(1, numbers(math.nan))]}, "curves must have a finite 'energy_distance'"),
         ({"a": [(1, {"d": (1.0, 0.0), "precision": (1.0, 0.0)})]}, "curves must have a finite 'recall'"),
     ],

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from fastscore._core.errors import NonFiniteSamples
+from fastscore._core.errors import MissingDependency, NonFiniteSamples
 from fastscore.experiment import checkpoint, cli, compare, compare_report
 from fastscore.experiment.compare import SEARCH_SEED
 from fastscore.experiment.compare_cells import CELLS
 from fastscore.experiment.compare_search import Asked, search
 from fastscore.experiment.config import preset
-from fastscore.experiment.evaluate import evaluate
-from fastscore.experiment.sample import TrainedRun, load_run, with_sampling
+from fastscore.experiment.evaluate import evaluate, evaluations_of
+from fastscore.experiment.sample import TrainedRun, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
 from fastscore.samplers import RECIPE, SAMPLERS
 
@@ -188,6 +188,34 @@ def test_samplers_that_do_not_fit(images, tmp_path, monkeypatch):
         report = compared(images, tmp_path, samplers=None, budgets=[1], seeds=1)
     names = {row["sampler"] for row in report["rows"]}
     assert names == {RECIPE, "dpm", "dpm_sde", "ddim", "ancestral", "reverse_sde", "heun"}
+
+
+def test_a_sampler_whose_samples_decide_is_given_a_tolerance(points, tmp_path):
+    """The one of least distance among those that take no more than the budget, as they were counted."""
+    with pytest.raises(ValueError, match=r"^budgets must hold a larger number: these samplers take at least \d+"):
+        compared(points, tmp_path, samplers=["gotta_go_fast"], budgets=[2])
+    with pytest.warns(UserWarning, match="^gotta_go_fast takes more than 2 evaluations at any tolerance"):
+        report = compared(points, tmp_path, samplers=["gotta_go_fast"], budgets=[2, 100])
+    (row,) = report["rows"]
+    tried = [cell for cell in report["cells"] if cell["seed"] == SEARCH_SEED]
+    counts = [cell["evaluations"] for cell in tried]
+    assert counts == sorted(counts) and counts[-2] <= 100 < counts[-1] and not all(n == int(n) for n in counts)
+    best = min(tried[:-1], key=lambda cell: cell["energy_distance"])
+    assert row["budget"] == 100 and row["options"] == best["options"]
+    network = load_run(points, device="cpu")
+    with evaluations_of(network.score_fn) as made:
+        sample(network, 20, sampler="gotta_go_fast", rtol=best["options"]["rtol"], seed=SEARCH_SEED, progress=False)
+    assert best["evaluations"] == pytest.approx(sum(made) / 20, abs=0.05)
+
+
+def test_a_package_that_is_not_there(points, tmp_path, monkeypatch):
+    monkeypatch.setitem(SAMPLERS, "ddim", dataclasses.replace(SAMPLERS["ddim"], needs=("no_such_package", "ode")))
+    with pytest.raises(MissingDependency, match="no_such_package"):
+        compared(points, tmp_path, samplers=["ddim"])
+    others = {name: entry for name, entry in SAMPLERS.items() if name in ("dpm", "ddim")}
+    monkeypatch.setattr(compare, "SAMPLERS", others)
+    with pytest.warns(UserWarning, match="^samplers leaves out 'ddim': .*no_such_package"):
+        assert [row["sampler"] for row in compared(points, tmp_path, samplers=None)["rows"]] == ["dpm"]
 
 
 @pytest.mark.parametrize(
