@@ -21,6 +21,7 @@ from fastscore.samplers import (
     consistent_annealed,
     registry,
 )
+from fastscore.samplers._levels import some
 
 from .cases import CASES, SIGMAS
 
@@ -166,6 +167,9 @@ def test_some_of_the_levels(name):
     got = draw(entry, row, (2, 1, 8, 8), score=plain, sigmas=sigmas)
     assert [labels[0] for labels in seen] == ([0, 0, 2, 2, 4, 4, 4] if name == "annealed" else [0, 2, 4])
     torch.testing.assert_close(draw(entry, row, (2, 1, 8, 8), score=network, sigmas=sigmas), got)
+
+    x, labels = torch.rand(2, 1, 8, 8), torch.tensor([1, 2])  # tensors of labels, as a recorded graph has them
+    assert torch.equal(some(network, sigmas, row)[0](x, labels), network(x, 2 * labels))
 
     def renamed(x, labels):
         return network(x, torch.tensor([0, 2, 4])[labels])
