@@ -139,7 +139,8 @@ def settings_of(sampler: str, options: Mapping[str, Any]) -> str:
     for option in SAMPLERS[sampler].options if sampler in SAMPLERS else ():
         value = options.get(option.name)
         spends = option.kind is int and (option.setting is not None or value != option.default)
-        if option.name in SAMPLERS[sampler].searched or spends:
+        tolerance = option.kind is float and option.setting is None and value != option.default
+        if option.name in SAMPLERS[sampler].searched or spends or tolerance:
             shown.append(f"{option.name} {value:.3g}" if isinstance(value, float) else f"{option.name} {value}")
         elif option.kind is bool and value and option.default is False and option.setting is None:
             shown.append(option.name)

@@ -201,6 +201,7 @@ def test_a_sampler_whose_samples_decide_is_given_a_tolerance(points, tmp_path):
     counts = [cell["evaluations"] for cell in tried]
     assert counts == sorted(counts) and counts[-2] <= 100 < counts[-1] and not all(n == int(n) for n in counts)
     best = min(tried[:-1], key=lambda cell: cell["energy_distance"])
+    assert f"| rtol {best['options']['rtol']:.3g} " in compare_report.table(report)
     assert row["budget"] == 100 and row["options"] == best["options"]
     network = load_run(points, device="cpu")
     with evaluations_of(network.score_fn) as made:
