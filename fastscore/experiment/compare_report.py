@@ -137,7 +137,7 @@ def settings_of(sampler: str, options: Mapping[str, Any]) -> str:
     """Options in words: those that say how the evaluations are spent, and those that were searched."""
     shown = []
     for option in SAMPLERS[sampler].options if sampler in SAMPLERS else ():
-        value = options.get(option.name)
+        value = options.get(option.name, option.default)
         spends = option.kind is int and (option.setting is not None or value != option.default)
         tolerance = option.kind is float and option.setting is None and value != option.default
         if option.name in SAMPLERS[sampler].searched or spends or tolerance:
