@@ -6,6 +6,7 @@ are.
 
 from .classes import HistogramDistance, InceptionScore, class_histogram, histogram_distance, inception_score
 from .densities import gaussian_log_prob, kernel_log_prob
+from .energy import TwoSampleTest, two_sample_test
 from .frechet import Gaussian, frechet_distance, gaussian, gaussian_distance
 from .neighbours import Neighbours, PrecisionRecall, nearest_neighbours, precision_recall
 
@@ -15,6 +16,7 @@ __all__ = [
     "InceptionScore",
     "Neighbours",
     "PrecisionRecall",
+    "TwoSampleTest",
     "class_histogram",
     "frechet_distance",
     "gaussian",
@@ -25,4 +27,5 @@ __all__ = [
     "kernel_log_prob",
     "nearest_neighbours",
     "precision_recall",
+    "two_sample_test",
 ]
