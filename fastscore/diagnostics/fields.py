@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -135,7 +136,11 @@ def curl(score_fn: Score, x: Tensor, *, num_probes: int = 8, rng: Philox | None 
     if x.dim() < 2 or x.numel() == 0:
         raise ValueError(f"x must be [B, ...] with at least one sample of one element, got {checks.describe(x)}")
     probes = Probes(x, checks.integer("num_probes", num_probes, low=1), as_philox(rng))
-    with torch.no_grad():
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):  # torch compiles the rules of its forward mode by what it deprecates
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         forward, reverse = (
             Products(score_fn, x, mode=mode, layers=modules.check(score_fn, mode, "score_fn"), words=_WORDS)
             for mode in ("jvp", "vjp")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -131,9 +130,7 @@ def _columns(trained: TrainedRun, x: Tensor, known: Tensor, seed: int) -> dict[s
 
 def _curl(score: Converted, x: Tensor, t: float, rng: Philox) -> float:
     """||J - J^T||_F / ||J||_F over the samples."""
-    with warnings.catch_warnings():  # torch compiles the rules of its forward mode in a way that it deprecates
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        found = diagnostics.curl(lambda x: score(x, t), x, num_probes=_PROBES, rng=rng)
+    found = diagnostics.curl(lambda x: score(x, t), x, num_probes=_PROBES, rng=rng)
     return math.sqrt(max(0.0, float(found.squared.mean() / found.jacobian.mean())))
 
 

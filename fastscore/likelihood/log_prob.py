@@ -134,11 +134,10 @@ def log_prob(
     if divergence is not None and not callable(divergence):
         raise TypeError(f"divergence must be None or a function of (x, c), got {checks.describe(divergence)}")
     points = None if solver == "adaptive" else _points(told, steps, rule)
-    adaptive = Adaptive  # checked before a number is drawn
     rng, probes = as_philox(rng), probes or ("renewed" if points else "fixed")
     trace = Divergence(x, method, num_probes, blocks, probes, rng, divergence)
     if points is None:
-        solve = adaptive(told, trace, x, max_steps)
+        solve = Adaptive(told, trace, x, max_steps)
         fine, ends = solve(rtol, atol), [Point(*_ends(solve.path, t)) for t in (solve.path.t_min, solve.path.t_max)]
         coarse = solve(10 * rtol, 10 * atol)
     else:
