@@ -1,4 +1,4 @@
-"""The command line: ``fastscore train | sample | evaluate | compare-samplers | doctor``."""
+"""The command line: ``fastscore train | sample | evaluate | doctor``; of whole runs see ``cli_runs``."""
 
 from __future__ import annotations
 
@@ -10,12 +10,22 @@ from typing import Any, Literal
 
 from .. import __version__
 from .._core.errors import require
-from ..samplers import DEFAULT, SAMPLERS
+from ..paths import PATHS
+from ..samplers import SAMPLERS
 from . import terminal
-from .compare_cells import BUDGETS
-from .config import TrainConfig, quoted
-from .flags import annotate, either
+from .cli_compare import compare_samplers
+from .cli_runs import export, import_, status
+from .config import PRESETS, TrainConfig, quoted
+from .flags import annotate, annotate_plain, annotate_samplers, either
+from .ranks import TIMEOUT, Ranks, joined, title
 
+_PREDICTED = {
+    "score": "the score",
+    "epsilon": "the noise",
+    "x0": "the clean sample",
+    "v": "v",
+    "velocity": "the velocity",
+}
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
 
@@ -29,14 +39,18 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     change: bool = False,
+    tensorboard: bool = False,
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
+    path_options: Any,
 ) -> None:
     """Train a network, starting from a preset.
 
     Writes a run folder: config.json, metrics.jsonl (the loss as it falls), training.png, and checkpoints/.
-    Kill it at any moment; the same command with --resume goes on as if nothing had happened.
+    Kill it at any moment; the same command with --resume goes on as if nothing had happened. On several devices:
+    torchrun --standalone --nproc-per-node N -m fastscore train ... is the same run.
 
     Args:
         preset: what to train; every option below changes one setting of it.
@@ -44,43 +58,71 @@ def train(
         resume: Go on from the last checkpoint, or start if there is none.
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm,
             --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
+        tensorboard: Write event files for TensorBoard into RUN/tensorboard too (needs 'fastscore-torch[tensorboard]').
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the objective.
+        path_options: of the path.
     """
+    with joined(rank_timeout) as ranks:
+        preset = dataclasses.replace(
+            preset,
+            objective_options=preset.objective_options | options.given(),
+            path_options=preset.path_options | path_options.given(),
+        )
+        _train(ranks, preset, out, resume, change, tensorboard, quiet)
+
+
+def _train(
+    ranks: Ranks, preset: TrainConfig, out: Path | None, resume: bool, change: bool, tensorboard: bool, quiet: bool
+) -> None:
     from .._core import checks
     from ..data import DATASETS
     from ..evaluation.plots import save_training_curves
     from . import limits
-    from .build import make_sigmas, pick_device
+    from .build import make_sigmas
     from .evaluate import evaluate
+    from .event_files import EventFiles
     from .history import read_metrics
+    from .path_bounds import make_path
     from .preview import save_preview
     from .sample_folder import check_encodable, check_folder
-    from .train import Trainer
+    from .train import FROM_FILES, Trainer
 
-    preset = dataclasses.replace(preset, objective_options=preset.objective_options | options.given())
+    _check_noise(preset)
     run = out or Path("runs") / preset.data
-    if change and not resume:
-        raise ValueError("--change needs --resume: a new run takes its options as they are given")
-    checks.one_of("data", preset.data, tuple(DATASETS))
-    limits.check_run(preset, pick_device(preset.device))
-    check_folder("--out", run, make=False)
-    if preset.data in ("mnist", "cifar10", "folder"):
-        check_encodable("--data-dir", Path(preset.data_dir).absolute())
-        terminal.check_readable("--data-dir", Path(preset.data_dir))
-    trainer = Trainer(preset, run, resume=resume, change=change)
+    with ranks.together():
+        if change and not resume:
+            raise ValueError("--change needs --resume: a new run takes its options as they are given")
+        checks.one_of("data", preset.data, tuple(DATASETS))
+        limits.check_run(preset, ranks.place(preset.device), ranks.count)
+        if ranks.leads:
+            check_folder("--out", run, make=False)
+            if tensorboard:
+                require("tensorboard", "tensorboard")
+        if preset.data in FROM_FILES:
+            check_encodable("--data-dir", Path(preset.data_dir).absolute())
+            terminal.check_readable("--data-dir", Path(preset.data_dir))
+    trainer = Trainer(preset, run, resume=resume, change=change, ranks=ranks)
+    if not ranks.leads:
+        trainer.train(progress=False)
+        return
     print(
         f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
-        f"parameters, on {trainer.device} in {trainer.config.precision}, into {run}\ndata: {trainer.about_data}"
+        f"parameters, on {trainer.device} in {trainer.config.precision}"
+        f"{f', {ranks.count} ranks' if ranks.count > 1 else ''}, into {run}\ndata: {trainer.about_data}"
     )
+    if PATHS[preset.path].continuous:
+        print(f"path: {make_path(preset)}; the network predicts {_PREDICTED[preset.parametrization]}")
     if trainer.changed:
         print(f"from now on this run samples with {', '.join(trainer.changed)}")
     if trainer.retuned:
         print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
+    listener = EventFiles(run, trainer.step) if tensorboard else None
     try:
-        last = trainer.train(progress=not quiet, preview=save_preview)
+        last = trainer.train(progress=not quiet, preview=save_preview, listener=listener)
     except KeyboardInterrupt:
         print(
             f"\nstopped at iteration {trainer.step}; "
@@ -89,6 +131,9 @@ def train(
             file=sys.stderr,
         )
         sys.exit(130)
+    finally:
+        if listener is not None:
+            listener.close()
     print(f"trained: {last}")
     history = read_metrics(run)
     if history:  # none where the run is shorter than --log-every, or the file was deleted
@@ -104,13 +149,26 @@ def train(
     print(f"next: fastscore sample {quoted(run)} --num 100 --out {quoted(run / 'more')}")
 
 
+def _check_noise(config: TrainConfig) -> None:
+    """Refuse noise levels that no preset has, and so were asked for, on a path that takes none."""
+    if PATHS[config.path].takes_sigmas:
+        return
+    for name in ("sigma_begin", "sigma_end"):
+        if getattr(config, name) not in {getattr(other, name) for _, other in PRESETS.values()}:
+            own = ", ".join(f"--{option.name.replace('_', '-')}" for option in PATHS[config.path].options)
+            raise ValueError(
+                f"{name} must be left out on path {config.path!r}, whose noise is given by {own}, got "
+                f"{getattr(config, name)}"
+            )
+
+
 def sample(
     run: Path,
     /,
     num: int = 100,
     out: Path | None = None,
     seed: int = 0,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -120,6 +178,7 @@ def sample(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
 ) -> None:
@@ -133,7 +192,7 @@ def sample(
         num: How many samples.
         out: Where to write; RUN/samples-SEED where not given.
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
-        sampler: which one draws.
+        sampler: which one draws; by default the run's own.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
@@ -143,33 +202,40 @@ def sample(
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
-    from .sample import load_run, sample_into, with_sampling
+    from .agreement import load_on
+    from .sample import sample_into, with_sampling
     from .sample_folder import ARRAY
 
-    trained = with_sampling(
-        load_run(
+    with joined(rank_timeout) as ranks:
+        trained = with_sampling(
+            load_on(
+                ranks,
+                run,
+                device=device,
+                weights=weights,
+                iteration=checkpoint,
+                precision=precision,
+                cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
+            ),
+            sampler=sampler,
+            **options.given(),
+        )
+        picture, array = sample_into(
+            out or run / f"samples-{seed}",
+            trained,
             run,
-            device=device,
-            weights=weights,
-            iteration=checkpoint,
-            precision=precision,
-            cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
-        ),
-        sampler=sampler,
-        **options.given(),
-    )
-    picture, array = sample_into(
-        out or run / f"samples-{seed}",
-        trained,
-        run,
-        num,
-        seed=seed,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+            num,
+            seed=seed,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            progress=not quiet,
+            ranks=ranks,
+        )
+    if not ranks.leads:
+        return
     print(
         f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {quoted(run)}"
         + (f" --out {quoted(run / 'evaluation')}" if (run / ARRAY).exists() else "")
@@ -183,7 +249,7 @@ def evaluate(
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
     seed: int = 0,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -194,6 +260,7 @@ def evaluate(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
 ) -> None:
@@ -212,7 +279,7 @@ def evaluate(
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
-        sampler: which one draws.
+        sampler: which one draws; by default the run's own.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
@@ -223,110 +290,40 @@ def evaluate(
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
     from . import evaluate as evaluation
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)
-    report = evaluation.evaluate(
-        run,
-        num=num,
-        feature=feature,
-        seed=seed,
-        sampler=sampler,
-        weights=weights,
-        iteration=checkpoint,
-        precision=precision,
-        cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
-        data_dir=data_dir,
-        out=out,
-        overwrite=overwrite,
-        batch_size=batch_size,
-        device=device,
-        progress=not quiet,
-        **options.given(),
-    )
+    with joined(rank_timeout) as ranks:
+        report = evaluation.evaluate(
+            run,
+            num=num,
+            feature=feature,
+            seed=seed,
+            sampler=sampler,
+            weights=weights,
+            iteration=checkpoint,
+            precision=precision,
+            cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
+            data_dir=data_dir,
+            out=out,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            device=device,
+            progress=not quiet,
+            ranks=ranks,
+            **options.given(),
+        )
+    if not ranks.leads:
+        return
     folder = out or run
     print(evaluation.table(report))
     print("\n" + "\n".join(f"look at {path}" for path in sorted(folder.glob("*.png"))))
     print(f"all numbers: {folder / evaluation.METRICS}")
     print(f"next: fastscore sample {quoted(run)} --num 1000 --seed 1")
-
-
-def compare_samplers(
-    run: Path,
-    /,
-    samplers: tuple[str, ...] = (),
-    budgets: tuple[int, ...] = BUDGETS,
-    seeds: int = 3,
-    samples: int = 1000,
-    out: Path | None = None,
-    feature: Literal["auto", "pixels", "inception"] = "auto",
-    weights: Literal["auto", "ema", "raw"] = "auto",
-    checkpoint: int | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] | None = None,
-    data_dir: Path | None = None,
-    overwrite: bool = False,
-    batch_size: int = 500,
-    device: str = "auto",
-    quiet: bool = False,
-) -> None:
-    """Compare all samplers on a trained run, at equal numbers of network evaluations.
-
-    Writes samplers.json (every measurement), samplers.md (a table) and samplers.png: distance to data that the network was
-    not trained on, precision, recall and seconds against evaluations, over several seeds. Samplers that depend on a step
-    size, as annealed Langevin dynamics, are tuned at each budget first, on another seed. Kill it at any moment: the same
-    command goes on, and one with other samplers, budgets or more seeds adds to the table.
-
-    Args:
-        run: The run folder that training wrote.
-        samplers: Which; all that the run's network can be asked by where not given.
-        budgets: The most network evaluations a sample, one or several.
-        seeds: How many seeds: 0, 1, ...; their standard deviation is the spread.
-        samples: How many samples of each seed.
-        out: The folder to write into; the run folder where not given.
-        feature: What the Frechet distance is measured on: see fastscore evaluate --help.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
-        precision: What the network is computed in; by default as the run was trained.
-        data_dir: Folder that holds the data set's files; by default where the run was trained on them.
-        overwrite: Begin anew where the folder holds a comparison of other settings.
-        batch_size: How many at a time: more takes more memory.
-        device: cpu, cuda, ...; auto takes a GPU if there is one.
-        quiet: No progress bar.
-    """
-    from . import compare, compare_cells, compare_report
-
-    if data_dir is not None:
-        terminal.check_readable("--data-dir", data_dir)
-    folder = out or run
-    try:
-        report = compare.compare(
-            run,
-            samplers=samplers or None,
-            budgets=budgets,
-            seeds=seeds,
-            samples=samples,
-            feature=feature,
-            batch_size=batch_size,
-            weights=weights,
-            iteration=checkpoint,
-            precision=precision,
-            data_dir=data_dir,
-            out=out,
-            overwrite=overwrite,
-            device=device,
-            progress=not quiet,
-        )
-    except KeyboardInterrupt:
-        print(
-            f"\nstopped; what was measured is kept in {folder / compare_cells.CELLS}, and the same command goes on",
-            file=sys.stderr,
-        )
-        sys.exit(130)
-    print(f"{compare_report.page(report)}\nlook at {folder / compare_report.PICTURE}")
-    print(f"table: {folder / compare_report.TABLE}\nall numbers: {folder / compare_cells.CELLS}")
 
 
 def doctor() -> None:
@@ -342,12 +339,17 @@ def _pair(weights: list[float]) -> str:
 
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
-    annotate(train, sample, evaluate, compare_samplers, tyro)
+    annotate(train, sample, evaluate, tyro)
+    annotate_samplers(compare_samplers, tyro)
+    annotate_plain((compare_samplers, import_, export), tyro)
     return {
         "train": train,
         "sample": sample,
         "evaluate": evaluate,
         "compare-samplers": compare_samplers,
+        "status": status,
+        "import": import_,
+        "export": export,
         "doctor": doctor,
     }
 
@@ -356,7 +358,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
     terminal.open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning{title()}: {message}", file=sys.stderr)
     try:
         terminal.check_text(arguments)
         if arguments == ["--version"]:
@@ -374,11 +376,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print(f"\nstopped{title()}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         line = terminal.report(error, arguments)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error{title()}: {line}", file=sys.stderr)
         sys.exit(2)

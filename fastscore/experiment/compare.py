@@ -142,29 +142,31 @@ def _plan(trained: TrainedRun, names: Sequence[str], budgets: Sequence[int], *, 
     Args:
         named: whether a sampler that fits nowhere is an error, rather than left out with a warning.
     """
-    asked, plan = Asked(trained), list[tuple[TrainedRun, int | None, list[dict[str, Any]]]]()
+    plan = list[tuple[TrainedRun, int | None, list[dict[str, Any]]]]()
     for name in names:
-        ready = with_sampling(trained, sampler=name)
+        needs = SAMPLERS[name].needs
         try:
-            if ready.entry.needs is not None:
-                require(*ready.entry.needs)
-        except MissingDependency as error:
+            ready = with_sampling(trained, sampler=name)
+            if needs is not None:
+                require(*needs)
+        except (MissingDependency, ValueError) as error:  # the second of one that does not go along the run's path
             if named:
                 raise
             warnings.warn(f"samplers leaves out {name!r}: {error}", stacklevel=3)
             continue
         if any(option.name == "denoise" for option in ready.entry.options):
             ready = with_sampling(ready, denoise=True)
-        grids = {budget: asked.grids(ready, budget) for budget in budgets}
+        asked = Asked(ready)
+        grids = {budget: asked.grids(budget) for budget in budgets}
         if not any(grids.values()):
-            reason = f"{name!r}, at these budgets, for this run: {asked.refusal(ready, budgets)}"
+            reason = f"{name!r}, at these budgets, for this run: {asked.refusal(budgets)}"
             if named:
                 raise ValueError(f"samplers must leave out {reason}")
             warnings.warn(f"samplers leaves out {reason}", stacklevel=3)
         plan += [(ready, budget, ways) for budget, ways in grids.items() if ways]
+        if name == RECIPE:
+            plan.append((with_sampling(trained, sampler=name), None, [{}]))
     plan.sort(key=lambda planned: planned[1] or math.inf)
-    if RECIPE in names:
-        plan.append((with_sampling(trained, sampler=RECIPE), None, [{}]))
     return plan
 
 

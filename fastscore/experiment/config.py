@@ -12,8 +12,9 @@ from typing import Any, Literal
 from .._core import checks
 from .._core.errors import CheckpointError
 from ..losses import OBJECTIVES
-from ..samplers import SAMPLERS
-from . import config_bounds
+from ..paths import PATHS
+from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS
+from . import config_bounds, path_bounds
 
 
 @dataclass(frozen=True)
@@ -24,13 +25,15 @@ class TrainConfig:
     """
 
     data: str = "digits"
-    """Data set: digits, mnist, cifar10, gray_scott, folder; in 2-D mixture, two_moons, checkerboard, swiss_roll."""
+    """Data set: digits, photos, mnist, cifar10, gray_scott, folder, npz; in 2-D mixture, two_moons, checkerboard, swiss_roll."""
     data_dir: str = "data"
-    """Folder that holds the data set's files (mnist, cifar10, folder). The others need none."""
+    """Folder that holds the data set's files (mnist, cifar10, folder), or the .npz file. The others need none."""
     image_size: int = 32
     """Side in pixels of the images of data sets that can be made at any size (folder, gray_scott)."""
     download: bool = False
     """Allow torchvision to download a missing data set."""
+    checksum: bool = True
+    """Read CIFAR-10 only where every file has its published checksum; without, other images in the same form too."""
     dequantize: bool = True
     """Fill the gaps between grey values: (255/256) x + u/256 with u uniform in [0, 1)."""
     flip: bool = False
@@ -42,11 +45,17 @@ class TrainConfig:
     """Channels of the first layer (ngf), or hidden units of the mlp. Time and memory grow with its square."""
 
     sigma_begin: float = 1.0
-    """Largest noise level, in units of the data (images are in [0, 1])."""
+    """Largest noise level, in units of the data (images are in [0, 1]). Of paths levels, ve and edm."""
     sigma_end: float = 0.01
-    """Smallest noise level: where samples stop."""
+    """Smallest noise level: where samples stop. Of paths levels, ve and edm."""
     num_levels: int = 10
-    """Number of noise levels, spaced geometrically from the largest to the smallest."""
+    """Number of noise levels, spaced geometrically; on a path of continuous t those that losses are shown at."""
+    path: str = "levels"
+    """How data become noise: a name in :data:`fastscore.paths.PATHS`."""
+    path_options: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    """Options of the path, by name; what is left out has the path's default."""
+    parametrization: Literal["score", "epsilon", "x0", "v", "velocity"] = "score"
+    """What the network predicts: the score, the noise (epsilon), the clean sample (x0), v, or the flow's velocity."""
     objective: str = "dsm"
     """What is minimised: a name in :data:`fastscore.losses.OBJECTIVES`."""
     objective_options: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
@@ -79,14 +88,19 @@ class TrainConfig:
     ema_warmup: bool = False
     """Let the average forget faster at first: at the rate min(ema, (1 + n) / (10 + n)) after n updates."""
 
+    sampler: str = DEFAULT
+    """What draws samples where no other is asked for: a name in :data:`fastscore.samplers.SAMPLERS`; on a path of continuous t
+    dpm_sde stands in for annealed, which no config has to name."""
     step_size: float = 4e-5
     """Langevin step size at the smallest noise level (twice the step_lr of the NCSN code)."""
     steps_per_level: int = 100
     """Langevin updates at each noise level."""
+    solver_steps: int = 0
+    """Updates of the samplers that take --steps, spread evenly over the noise levels; 0 is one from each level."""
     denoise: bool = False
-    """End sampling with the mean of the clean image given the noisy one."""
+    """End annealed and consistent sampling with the mean of the clean image given the noisy one."""
     start: Literal["uniform", "normal"] = "uniform"
-    """Where sampling begins: uniform in [0, 1], or normal of the largest noise level."""
+    """Where annealed and consistent sampling begin: uniform in [0, 1], or normal of the largest noise level."""
 
     seed: int = 0
     """Decides the initial weights, the batches and all noise."""
@@ -117,6 +131,8 @@ class TrainConfig:
             object.__setattr__(self, name, value)
         config_bounds.check(self)
         object.__setattr__(self, "objective_options", config_bounds.options(self))
+        object.__setattr__(self, "path_options", path_bounds.options(self))
+        path_bounds.check(self)
 
     def to_json(self) -> str:
         """One indented JSON object, one field per line."""
@@ -148,8 +164,11 @@ def parse_json(text: str | bytes) -> Any:
         raise ValueError("it is nested too deeply") from None
 
 
-#: How a run's samples are drawn: the settings that options of samplers have.
-SAMPLING = tuple(dict.fromkeys(o.setting for entry in SAMPLERS.values() for o in entry.options if o.setting))
+#: How a run's samples are drawn: by which sampler, and the settings that options of samplers have.
+SAMPLING = (
+    "sampler",
+    *dict.fromkeys(o.setting for entry in SAMPLERS.values() for o in entry.options if o.setting),
+)
 #: What may differ between a run and its continuation: none of it changes what an iteration computes.
 MAY_CHANGE = frozenset(
     {
@@ -157,6 +176,7 @@ MAY_CHANGE = frozenset(
         "device",
         "data_dir",
         "download",
+        "checksum",
         "cuda_graph",
         "deterministic",
         "log_every",
@@ -182,6 +202,7 @@ _DIGITS = TrainConfig(
     warmup=100,
     decay=True,
     ema=0.99,
+    sampler=BEST_OF_FEW,
     step_size=2.4e-4,
     steps_per_level=5,
     denoise=True,
@@ -222,12 +243,61 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             warmup=100,
             decay=True,
             ema=0.99,
+            sampler=BEST_OF_FEW,
+            solver_steps=20,
             step_size=0.05,
             steps_per_level=100,
             denoise=True,
             start="normal",
             checkpoint_every=500,
             log_every=50,
+        ),
+    ),
+    "digits-vp": (
+        "the digits on a variance-preserving path, by NCSNv2: minutes on two CPU cores",
+        dataclasses.replace(_DIGITS, model="ncsnv2", path="vp_linear", parametrization="v"),
+    ),
+    "toy-vp": (
+        "the same mixture on a variance-preserving path: about a minute on a CPU",
+        TrainConfig(
+            data="mixture",
+            model="mlp",
+            width=128,
+            dequantize=False,
+            path="vp_linear",
+            num_levels=20,
+            batch_size=512,
+            iterations=2000,
+            lr=1e-3,
+            warmup=100,
+            decay=True,
+            ema=0.99,
+            step_size=0.05,
+            checkpoint_every=500,
+            log_every=50,
+        ),
+    ),
+    "photos": (
+        "crops of two photographs, 32x32 in colour, from scikit-learn: a night on two CPU cores",
+        TrainConfig(
+            data="photos",
+            dequantize=False,
+            flip=True,
+            model="ncsnv2",
+            width=32,
+            sigma_begin=50.0,
+            num_levels=232,
+            batch_size=64,
+            iterations=30_000,
+            lr=1e-3,
+            warmup=500,
+            decay=True,
+            ema=0.999,
+            step_size=2 * 6.2e-6,
+            steps_per_level=5,
+            denoise=True,
+            sampler=BEST_OF_FEW,
+            solver_steps=50,
         ),
     ),
     "gray-scott": (
@@ -304,9 +374,10 @@ def command_line(config: TrainConfig, run: str | Path, *options: str) -> str:
     nearest = min(PRESETS, key=lambda name: len(changed(name)))
     words = ["fastscore", "train", nearest, "--out", _pasted(run)]
     fields = {name: getattr(config, name) for name in changed(nearest)}
-    if fields.pop("objective_options", None):  # each has a flag of its own
-        usual = {option.name: option.default for option in OBJECTIVES[config.objective].options}
-        fields |= {name: value for name, value in config.objective_options.items() if value != usual[name]}
+    for given, entry in (("objective_options", OBJECTIVES[config.objective]), ("path_options", PATHS[config.path])):
+        if fields.pop(given, None):  # each has a flag of its own
+            usual = {option.name: option.default for option in entry.options}
+            fields |= {name: value for name, value in getattr(config, given).items() if value != usual[name]}
     for name, value in fields.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

@@ -11,13 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from .._core import checks
 from ..losses import OBJECTIVES
+from ..samplers import SAMPLERS
 from ..schedules import refuse_other_form
+from . import path_bounds
 
 if TYPE_CHECKING:
     from .config import TrainConfig
 
 _FLAGS = (
     "download",
+    "checksum",
     "dequantize",
     "flip",
     "decay",
@@ -41,6 +44,7 @@ _COUNTS = {
     "image_size": (1, None),
     "width": (1, None),
     "steps_per_level": (1, None),
+    "solver_steps": (0, _STEPS - 1),
     "log_every": (1, _STEPS),
     "checkpoint_every": (1, _STEPS),
     "keep": (1, _STEPS),
@@ -90,6 +94,7 @@ def check(config: TrainConfig) -> None:
     choices = {
         "model": _MODELS,
         "objective": tuple(OBJECTIVES),
+        "sampler": tuple(SAMPLERS),
         "start": ("uniform", "normal"),
         "precision": _PRECISIONS,
     }
@@ -97,6 +102,7 @@ def check(config: TrainConfig) -> None:
         if not isinstance(getattr(config, name), str):  # a list, say, which cannot be looked up
             raise TypeError(f"{name} must be one of {', '.join(words)}, got {checks.describe(getattr(config, name))}")
         checks.one_of(name, getattr(config, name), words)
+    path_bounds.check_words(config)
     _check_together(config)
 
 

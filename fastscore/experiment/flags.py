@@ -1,29 +1,32 @@
 """The flags of the command line: how tyro is to read the commands.
 
-The tables of samplers and objectives say what there is to choose from, and each of their options has a flag.
+The tables of samplers, objectives and paths say what there is to choose from, and each of their options has a flag.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .._core.options import Option
+from ..data import DATASETS
 from ..losses import OBJECTIVES, Objective
-from ..samplers import SAMPLERS, Sampler
+from ..paths import PATHS, PathKind
+from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
 from .config import PRESETS, TrainConfig
 from .precision import PRECISIONS, Precision
 
-Table = Mapping[str, Sampler] | Mapping[str, Objective]
+_ON_PATHS = f"{DEFAULT} is {BEST_OF_FEW} on a path of continuous t"
+Table = Mapping[str, Sampler] | Mapping[str, Objective] | Mapping[str, PathKind]
 
 
-def annotate(train: Any, sample: Any, evaluate: Any, compare: Any, tyro: Any) -> None:
+def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
     """Write the annotations of the commands as tyro wants them, with the flags that come from the tables."""
-    _annotate_objective(tyro)
+    _annotate_tables(tyro)
     presets: Any = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
+        {name: _plain(config) for name, (_, config) in PRESETS.items()},
         {name: text for name, (text, _) in PRESETS.items()},
         prefix_names=False,
     )
@@ -31,28 +34,49 @@ def annotate(train: Any, sample: Any, evaluate: Any, compare: Any, tyro: Any) ->
     train.__annotations__ |= {
         "preset": Annotated[presets, tyro.conf.arg(name="")],
         "options": flags(OBJECTIVES, "objective", tyro),
+        "path_options": flags(PATHS, "path", tyro),
     }
     for command, text in (
         (sample, f"{about}."),
         (evaluate, f"{' or '.join(SAMPLERS)}; see fastscore sample --help."),
     ):
         command.__annotations__ |= {
-            "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
+            "sampler": Annotated[
+                Literal[tuple(SAMPLERS)] | None,
+                tyro.conf.arg(
+                    help=f"By default the run's own. {text}",
+                    metavar=f"{{{','.join(SAMPLERS)}}}",
+                    help_behavior_hint="",
+                ),
+            ],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
-    compare.__annotations__["samplers"] = Annotated[
+    annotate_plain((train, sample, evaluate), tyro)
+
+
+def annotate_samplers(command: Any, tyro: Any) -> None:
+    """Write the annotation of a parameter that takes several samplers."""
+    command.__annotations__["samplers"] = Annotated[
         tuple[Literal[tuple(SAMPLERS)], ...],  # type: ignore[misc]  # known when it runs
         tyro.conf.arg(metavar=f"{{{','.join(SAMPLERS)}}} ...", help_behavior_hint=""),
     ]
+
+
+def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:
+    """Write the annotations of parameters that may be left out, and of those that are true where they are given."""
     kinds: dict[str, tuple[Any, str]] = {
         "out": (Path, "PATH"),
+        "config": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
         "checkpoint": (int, "INT"),
+        "iteration": (int, "INT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),
+        "preset": (Literal[tuple(PRESETS)], f"{{{','.join(PRESETS)}}}"),
+        "data": (Literal[tuple(DATASETS)], f"{{{','.join(DATASETS)}}}"),
     }  # tyro's own would be "{None}|PATH"
-    for command in (train, sample, evaluate, compare):
+    for command in commands:
         for name, annotation in command.__annotations__.items():
-            if name in kinds:
+            if name in kinds and str(annotation).endswith("| None"):
                 kind, metavar = kinds[name]
                 command.__annotations__[name] = Annotated[
                     kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")
@@ -63,13 +87,28 @@ def annotate(train: Any, sample: Any, evaluate: Any, compare: Any, tyro: Any) ->
                 ]
 
 
-def _annotate_objective(tyro: Any) -> None:
-    """Show --objective with its choices, and no flag for ``objective_options``, whose entries have flags of their own."""
-    told = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
-    TrainConfig.__annotations__["objective"] = Annotated[
-        str, tyro.conf.arg(help=f"Loss: {told}.", metavar=f"{{{','.join(OBJECTIVES)}}}")
-    ]
-    TrainConfig.__annotations__["objective_options"] = tyro.conf.Suppress[dict[str, Any]]
+def _plain(config: TrainConfig) -> TrainConfig:
+    """``config`` without options that have their defaults, so that another objective or path takes its own."""
+    plain = dataclasses.replace(config)
+    for field, entry in (("objective_options", OBJECTIVES[config.objective]), ("path_options", PATHS[config.path])):
+        usual = {option.name: option.default for option in entry.options}
+        others = {name: value for name, value in getattr(config, field).items() if value != usual[name]}
+        object.__setattr__(plain, field, others)
+    return plain
+
+
+def _annotate_tables(tyro: Any) -> None:
+    """Show --objective, --path and --sampler with their choices, and no flag for their options, which have flags of their own."""
+    objectives = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
+    paths = "; ".join(f"{kind.name}, {kind.title}" for kind in PATHS.values())
+    for name, table, told in (
+        ("objective", tuple(OBJECTIVES), f"Loss: {objectives}."),
+        ("path", tuple(PATHS), f"How data become noise: {paths}."),
+        ("sampler", tuple(SAMPLERS), f"Draws where none is asked for ({_ON_PATHS}): see fastscore sample --help."),
+    ):
+        TrainConfig.__annotations__[name] = Annotated[str, tyro.conf.arg(help=told, metavar=f"{{{','.join(table)}}}")]
+        if name != "sampler":
+            TrainConfig.__annotations__[f"{name}_options"] = tyro.conf.Suppress[dict[str, Any]]
 
 
 def flags(table: Table, word: str, tyro: Any) -> Any:
@@ -78,7 +117,7 @@ def flags(table: Table, word: str, tyro: Any) -> Any:
     It is a dataclass with a field for each flag, whose ``given()`` has the values by name of those that were given.
 
     Args:
-        table: the samplers or the objectives.
+        table: the samplers, the objectives or the paths.
         word: the flag that chooses one of them, without dashes.
         tyro: the module.
 

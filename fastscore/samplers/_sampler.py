@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -37,14 +37,18 @@ class Sampler:
         sigma_after: sigma_after(sigmas, options, step), the noise level of the samples after update ``step`` (1 is the
             first); it never grows with ``step``.
         remedy: what to do where samples are not finite; a format string over the options.
-        centred: whether ``run`` takes ``mean=``, the mean of the data, which it begins about where ``start`` is
-            ``"normal"``.
+        centred: whether ``run`` takes ``mean=`` and ``covariance=`` or ``std=``, of the data, with which it begins where
+            ``start`` is ``"normal"``.
         between: between(options), whether it asks for the score between the points of its grid.
         grids: grids(L, options, budget, beyond), the options that decide how often it calls ``score_fn``, in each of the
             ways to do so at most ``budget`` times; ``beyond``: whether there may be more points than levels. Where samples
             decide, tolerances from the loosest on. None: there is no such option.
         searched: the options whose best values differ from budget to budget, so that a comparison must look for them.
+        needs: a package that it takes beside torch, and the extra that brings it.
         recordable: recordable(options), whether ``run`` takes ``cuda_graph=True``.
+        any_path: whether ``run`` and ``sigma_after`` take a :class:`fastscore.paths.Path` of continuous t in place of sigmas, and
+            then score_fn(x, t); "noise level" is then sigma / alpha.
+        one_step_a_level: whether it takes ``steps``, of which 0 are one from each level; on a path they are to be given.
     """
 
     name: str
@@ -56,7 +60,7 @@ class Sampler:
     run: Callable[..., Tensor]
     updates: Callable[[int, Options], int | None]
     evaluations: Callable[[int, Options], int | None]
-    sigma_after: Callable[[Sequence[float], Options, int], float]
+    sigma_after: Callable[[Any, Options, int], float]
     remedy: str = "train longer"
     centred: bool = False
     between: Callable[[Options], bool] = lambda options: False
@@ -64,6 +68,8 @@ class Sampler:
     searched: tuple[str, ...] = ()
     needs: tuple[str, str] | None = None
     recordable: Callable[[Options], bool] = lambda options: True
+    any_path: bool = False
+    one_step_a_level: bool = False
 
     def complete(self, given: Options) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.

@@ -33,10 +33,12 @@ SAMPLERS: dict[str, Sampler] = {
         GOTTA_GO_FAST,
     )
 }
-#: The one that is used where none is named.
+#: The one of a run whose config names none, as none did before it could.
 DEFAULT = ANNEALED.name
 #: The one that a run's settings of sampling describe: the published recipe, with which others are compared.
 RECIPE = ANNEALED.name
+#: The one whose samples are the best of few evaluations: what most presets name.
+BEST_OF_FEW = DPM_SDE.name
 
 
 def table() -> str:

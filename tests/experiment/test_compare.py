@@ -83,6 +83,18 @@ def test_numbers_of_points_are_those_of_evaluate(points, tmp_path):
     assert next(iter(compare_report.measured(cell))) == "energy_distance"
 
 
+def test_a_run_on_a_path_of_continuous_t(tmp_path):
+    """More points than it has levels; of samplers that need levels, those that the path's stand for."""
+    config = preset("toy", data="two_moons", path="vp_linear", objective="csm", **TINY)
+    Trainer(config, tmp_path / "run").train(progress=False)
+    report = compared(tmp_path / "run", tmp_path, samplers=["dpm", "ode"], budgets=[9], seeds=1)
+    assert {c["sampler"]: (c["evaluations"], c["options"]["steps"]) for c in report["cells"]} == {"dpm": (9, 9), "ode": (9, 3)}
+    want = evaluate(tmp_path / "run", num=20, sampler="ode", steps=3, out=tmp_path / "b", progress=False)
+    assert report["cells"][1]["energy_distance"] == want["energy_distance"]
+    with pytest.raises(ValueError, match="consistent"):
+        compared(tmp_path / "run", tmp_path, samplers=["consistent"], budgets=[9], seeds=1)
+
+
 def test_a_comparison_that_was_stopped_goes_on(images, tmp_path, monkeypatch):
     """At any cell; nothing is drawn twice, and the end is that of one that was not stopped."""
     drawn, real = [], compare.batches
@@ -122,7 +134,8 @@ def test_what_is_searched_is_chosen_on_a_seed_that_is_not_reported(images, tmp_p
         assert best["options"] == row["options"] and len(tried) > 4
         assert all(cell["evaluations"] <= 9 for cell in tried)
     own = next(row for row in report["rows"] if row["budget"] is None)
-    assert own["options"] == load_run(images, device="cpu").options  # as trained, and not searched
+    trained = with_sampling(load_run(images, device="cpu"), sampler=RECIPE)
+    assert own["options"] == trained.options  # as trained, and not searched
     rows = compare_report.rows_of(report)
     assert {row.seeds for row in rows} == {2}  # the search's is no third
     mean = sum(cell_of(report, seed, **rows[0].options)["frechet_distance"] for seed in (0, 1)) / 2
@@ -162,20 +175,20 @@ class Labels(nn.Module):
 def test_what_a_network_can_be_asked(images):
     ncsn, labels = (with_sampling(load_run(images, device="cpu"), sampler="ode") for _ in range(2))
     labels = dataclasses.replace(labels, network=Labels())
-    assert Asked(ncsn).grids(ncsn, 9) == [{"steps": 3, "interpolate": True}]
-    assert Asked(labels).grids(labels, 9) == []
-    assert "between the noise levels, where this run's network cannot be asked" in Asked(labels).refusal(labels, [9])
+    assert Asked(ncsn).grids(9) == [{"steps": 3, "interpolate": True}]
+    assert Asked(labels).grids(9) == []
+    assert "between the noise levels, where this run's network cannot be asked" in Asked(labels).refusal([9])
     for trained, within, beyond in (
         (ncsn, [{"steps": 4}], [{"steps": 9, "interpolate": True}]),
         (labels,) + 2 * ([{"steps": 4}],),
     ):
         trained = with_sampling(trained, sampler="dpm")
-        assert Asked(trained).grids(trained, 5) == within and Asked(trained).grids(trained, 9) == beyond
+        assert Asked(trained).grids(5) == within and Asked(trained).grids(9) == beyond
     lone = dataclasses.replace(SAMPLERS["dpm"], name="lone", grids=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SAMPLERS, "lone", lone)
         trained = with_sampling(ncsn, sampler="lone")
-        assert Asked(trained).grids(trained, 4) == [{}] and Asked(trained).grids(trained, 3) == []
+        assert Asked(trained).grids(4) == [{}] and Asked(trained).grids(3) == []
 
 
 def test_samplers_that_do_not_fit(images, tmp_path, monkeypatch):
