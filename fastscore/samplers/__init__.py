@@ -29,12 +29,13 @@ from .langevin import langevin
 from .mala import Mala, mala
 from .one_call import sample
 from .predictor_corrector import predictor_corrector
-from .registry import BEST_OF_FEW, DEFAULT, SAMPLERS
+from .registry import BEST_OF_FEW, DEFAULT, RECIPE, SAMPLERS
 from .reverse_sde import reverse_sde
 
 __all__ = [
     "BEST_OF_FEW",
     "DEFAULT",
+    "RECIPE",
     "SAMPLERS",
     "Callback",
     "How",
