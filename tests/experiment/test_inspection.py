@@ -10,6 +10,7 @@ import torch
 from fastscore import data
 from fastscore.evaluation import level_plots, metrics
 from fastscore.experiment import cli, evaluate_bits, inspection
+from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment.build import make_sigmas
 from fastscore.experiment.config import preset
 from fastscore.experiment.sample import TrainedRun
@@ -72,6 +73,7 @@ def test_the_command_lines(run, monkeypatch, capsys):
     monkeypatch.setattr(evaluate_bits, "IMAGES", 3)
     cli.main(["inspect", str(run), "--num", "20"])
     assert "(level " in capsys.readouterr().out and (run / "inspect.md").exists()
+    monkeypatch.setattr(evaluation, "evaluate_images", lambda *_: {})  # which other tests are about
     cli.main(["evaluate", str(run), "--num", "20", "--bits-per-dim", "--quiet"])
     bits = json.loads((run / "metrics.json").read_text())["bits_per_dim"]
     assert bits["grey_values"] == 17 and bits["offset"] == math.log2(17) and bits["images"] == 3 and bits["heldout"]
