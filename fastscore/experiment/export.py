@@ -16,6 +16,7 @@ from .. import __version__
 from .._core.errors import CheckpointError, require
 from .._core.files import write_atomically
 from ..models import MODELS
+from ..samplers import DEFAULT
 from . import checkpoint, history
 from .build import make_model
 from .config import TrainConfig
@@ -160,7 +161,7 @@ def _code(config: TrainConfig, shape: tuple[int, ...]) -> str:
     else:
         levels = "num_levels=len(sigmas)" if config.model == "ncsn" else "sigmas=sigmas"
         built = f'"{config.model}", channels={shape[0]}, image_size={shape[1]}, ngf={config.width}, {levels}'
-    options = options_of(config, "annealed", {})
+    options = options_of(config, DEFAULT, {})
     taken = ", ".join(f"{name}={options[name]!r}" for name in ("step_size", "steps_per_level", "denoise", "start"))
     return f"""sigmas = {sigmas}
 network = fs.models.build_model({built})
