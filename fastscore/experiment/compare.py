@@ -17,7 +17,7 @@ from torch import Tensor
 from .._core import checks, files
 from .._core.errors import CheckpointError, FastscoreError, MissingDependency, NonFiniteSamples, NotConverged, require
 from ..data import GaussianMixture
-from ..samplers import DEFAULT, SAMPLERS
+from ..samplers import RECIPE, SAMPLERS
 from . import checkpoint, compare_report, limits
 from .build import make_data
 from .compare_cells import BUDGETS, Cells
@@ -59,7 +59,7 @@ def compare(
     Each sampler spends a budget as its entry of the registry says: solvers take as many points as they may evaluate, on the
     noise levels, and where the network allows it more than there are levels. The options on which a sampler depends at a
     given budget (annealed Langevin's levels, steps and step size; a corrector's) are searched first, on ``SEARCH_SEED``,
-    whose samples are not among those reported. :data:`fastscore.samplers.DEFAULT` is measured with the run's own settings too.
+    whose samples are not among those reported. :data:`fastscore.samplers.RECIPE` is measured with the run's own settings too.
 
     Every cell is kept once it is measured: the same call goes on where it was stopped, and one with other samplers,
     budgets or more seeds adds to the table.
@@ -142,29 +142,31 @@ def _plan(trained: TrainedRun, names: Sequence[str], budgets: Sequence[int], *, 
     Args:
         named: whether a sampler that fits nowhere is an error, rather than left out with a warning.
     """
-    asked, plan = Asked(trained), list[tuple[TrainedRun, int | None, list[dict[str, Any]]]]()
+    plan = list[tuple[TrainedRun, int | None, list[dict[str, Any]]]]()
     for name in names:
-        ready = with_sampling(trained, sampler=name)
+        needs = SAMPLERS[name].needs
         try:
-            if ready.entry.needs is not None:
-                require(*ready.entry.needs)
-        except MissingDependency as error:
+            ready = with_sampling(trained, sampler=name)
+            if needs is not None:
+                require(*needs)
+        except (MissingDependency, ValueError) as error:  # the second of one that does not go along the run's path
             if named:
                 raise
             warnings.warn(f"samplers leaves out {name!r}: {error}", stacklevel=3)
             continue
         if any(option.name == "denoise" for option in ready.entry.options):
             ready = with_sampling(ready, denoise=True)
-        grids = {budget: asked.grids(ready, budget) for budget in budgets}
+        asked = Asked(ready)
+        grids = {budget: asked.grids(budget) for budget in budgets}
         if not any(grids.values()):
-            reason = f"{name!r}, at these budgets, for this run: {asked.refusal(ready, budgets)}"
+            reason = f"{name!r}, at these budgets, for this run: {asked.refusal(budgets)}"
             if named:
                 raise ValueError(f"samplers must leave out {reason}")
             warnings.warn(f"samplers leaves out {reason}", stacklevel=3)
         plan += [(ready, budget, ways) for budget, ways in grids.items() if ways]
+        if name == RECIPE:
+            plan.append((with_sampling(trained, sampler=name), None, [{}]))
     plan.sort(key=lambda planned: planned[1] or math.inf)
-    if DEFAULT in names:
-        plan.append((with_sampling(trained, sampler=DEFAULT), None, [{}]))
     return plan
 
 

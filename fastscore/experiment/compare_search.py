@@ -12,11 +12,10 @@ from typing import Any
 
 from .._core import calls
 from .._core.options import Option
-from ..paths import PATHS
 from ..samplers import Sampler
 from ..samplers._points import INTERPOLATE, conditioning
-from .build import make_sigmas
 from .sample import TrainedRun, with_sampling
+from .scores import for_sampler
 
 Options = dict[str, Any]
 _WORTH = 1.5  # times the evaluations on the levels, from which on a grid goes between them
@@ -24,27 +23,23 @@ _FARTHEST = 12  # roots of two from its first value, up and down: 64 times
 
 
 class Asked:
-    """What the network of a run can be asked: at its noise levels, at any sigma, or between by blended embeddings."""
+    """What the network of a run can be asked by its sampler: at its noise levels, at any noise, or between by blended embeddings."""
 
     def __init__(self, trained: TrainedRun):
-        self.any_sigma = {
-            between: bool(PATHS[trained.config.path].continuous)
-            or conditioning(trained.score_fn, make_sigmas(trained.config), False, between) == "sigma"
-            for between in (False, True)
-        }
-        self.blends = calls.offers_levels(trained.score_fn)
+        self.entry, self.options, self.levels = trained.entry, trained.options, trained.config.num_levels
+        score_fn, where = for_sampler(trained.config, trained.score_fn, self.entry)
+        self.between = self.entry.between(self.options)
+        self.any_noise = conditioning(score_fn, where, False, self.between) != "labels"
+        self.blends = INTERPOLATE in self.entry.options and calls.offers_levels(score_fn)
 
-    def grids(self, trained: TrainedRun, budget: int) -> list[Options]:
-        """The ways in which the sampler of ``trained`` can spend at most ``budget`` evaluations; none: it cannot."""
-        entry, L, options = trained.entry, trained.config.num_levels, trained.options
+    def grids(self, budget: int) -> list[Options]:
+        """The ways in which the sampler can spend at most ``budget`` evaluations; none: it cannot."""
+        entry, L, options = self.entry, self.levels, self.options
         if entry.grids is None:
             return [{}] if (entry.evaluations(L, options) or 0) <= budget else []
-        between = entry.between(options)
-        if INTERPOLATE not in entry.options and between and not self.any_sigma[True]:
-            return []
-        if INTERPOLATE not in entry.options or self.any_sigma[between]:
-            return entry.grids(L, options, budget, self.any_sigma[between])
-        on_levels = [] if between else entry.grids(L, options, budget, False)
+        if self.any_noise:
+            return entry.grids(L, options, budget, True)
+        on_levels = [] if self.between else entry.grids(L, options, budget, False)
         if not self.blends:
             return on_levels
         blended = [{**grid, INTERPOLATE.name: True} for grid in entry.grids(L, options, budget, True)]
@@ -52,10 +47,9 @@ class Asked:
             blended if _most(entry, L, options, blended) >= _WORTH * _most(entry, L, options, on_levels) else on_levels
         )
 
-    def refusal(self, trained: TrainedRun, budgets: Iterable[int]) -> str:
-        """Why the sampler of ``trained`` has no grid at any of ``budgets``."""
-        blends = self.blends and INTERPOLATE in trained.entry.options
-        if trained.entry.between(trained.options) and not self.any_sigma[True] and not blends:
+    def refusal(self, budgets: Iterable[int]) -> str:
+        """Why there is no grid at any of ``budgets``."""
+        if self.between and not self.any_noise and not self.blends:
             return "it asks for the score between the noise levels, where this run's network cannot be asked"
         return f"it needs more evaluations than {max(budgets)}"
 

@@ -28,12 +28,13 @@ from .interpolate import interpolate
 from .langevin import langevin
 from .one_call import sample
 from .predictor_corrector import predictor_corrector
-from .registry import BEST_OF_FEW, DEFAULT, SAMPLERS
+from .registry import BEST_OF_FEW, DEFAULT, RECIPE, SAMPLERS
 from .reverse_sde import reverse_sde
 
 __all__ = [
     "BEST_OF_FEW",
     "DEFAULT",
+    "RECIPE",
     "SAMPLERS",
     "Callback",
     "How",

@@ -44,6 +44,7 @@ class Sampler:
             ways to do so at most ``budget`` times; ``beyond``: whether there may be more points than levels. Where samples
             decide, tolerances from the loosest on. None: there is no such option.
         searched: the options whose best values differ from budget to budget, so that a comparison must look for them.
+        needs: a package that it takes beside torch, and the extra that brings it.
         recordable: recordable(options), whether ``run`` takes ``cuda_graph=True``.
         any_path: whether ``run`` and ``sigma_after`` take a :class:`fastscore.paths.Path` of continuous t in place of sigmas, and
             then score_fn(x, t); "noise level" is then sigma / alpha.

@@ -35,6 +35,8 @@ SAMPLERS: dict[str, Sampler] = {
 }
 #: The one of a run whose config names none, as none did before it could.
 DEFAULT = ANNEALED.name
+#: The one that a run's settings of sampling describe: the published recipe, with which others are compared.
+RECIPE = ANNEALED.name
 #: The one whose samples are the best of few evaluations: what most presets name.
 BEST_OF_FEW = DPM_SDE.name
 

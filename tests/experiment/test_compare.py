@@ -18,7 +18,7 @@ from fastscore.experiment.config import preset
 from fastscore.experiment.evaluate import evaluate, evaluations_of
 from fastscore.experiment.sample import TrainedRun, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
-from fastscore.samplers import DEFAULT, SAMPLERS
+from fastscore.samplers import RECIPE, SAMPLERS
 
 TINY = {"iterations": 2, "width": 4, "batch_size": 4, "num_levels": 4, "steps_per_level": 2}
 
@@ -83,10 +83,25 @@ def test_numbers_of_points_are_those_of_evaluate(points, tmp_path):
     assert next(iter(compare_report.measured(cell))) == "energy_distance"
 
 
+def test_a_run_on_a_path_of_continuous_t(tmp_path):
+    """More points than it has levels; of samplers that need levels, those that the path's stand for."""
+    config = preset("toy", data="two_moons", path="vp_linear", objective="csm", **TINY)
+    Trainer(config, tmp_path / "run").train(progress=False)
+    report = compared(tmp_path / "run", tmp_path, samplers=["dpm", "ode"], budgets=[9], seeds=1)
+    assert {c["sampler"]: (c["evaluations"], c["options"]["steps"]) for c in report["cells"]} == {
+        "dpm": (9, 9),
+        "ode": (9, 3),
+    }
+    want = evaluate(tmp_path / "run", num=20, sampler="ode", steps=3, out=tmp_path / "b", progress=False)
+    assert report["cells"][1]["energy_distance"] == want["energy_distance"]
+    with pytest.raises(ValueError, match="consistent"):
+        compared(tmp_path / "run", tmp_path, samplers=["consistent"], budgets=[9], seeds=1)
+
+
 def test_a_comparison_that_was_stopped_goes_on(images, tmp_path, monkeypatch):
     """At any cell; nothing is drawn twice, and the end is that of one that was not stopped."""
     drawn, real = [], compare.batches
-    options = {"samplers": [DEFAULT, "dpm"], "budgets": [2, 9]}
+    options = {"samplers": [RECIPE, "dpm"], "budgets": [2, 9]}
 
     def counted(trained, num, *, seed, **how):
         if len(drawn) == stop_at:
@@ -114,15 +129,16 @@ def test_a_comparison_that_was_stopped_goes_on(images, tmp_path, monkeypatch):
 
 
 def test_what_is_searched_is_chosen_on_a_seed_that_is_not_reported(images, tmp_path):
-    report = compared(images, tmp_path, samplers=[DEFAULT, "pc"], budgets=[9])
-    for name in (DEFAULT, "pc"):
+    report = compared(images, tmp_path, samplers=[RECIPE, "pc"], budgets=[9])
+    for name in (RECIPE, "pc"):
         tried = [c for c in report["cells"] if c["sampler"] == name and c["seed"] == SEARCH_SEED]
         (row,) = [row for row in report["rows"] if (row["sampler"], row["budget"]) == (name, 9)]
         best = min(tried, key=lambda cell: cell["frechet_distance"])
         assert best["options"] == row["options"] and len(tried) > 4
         assert all(cell["evaluations"] <= 9 for cell in tried)
     own = next(row for row in report["rows"] if row["budget"] is None)
-    assert own["options"] == load_run(images, device="cpu").options  # as trained, and not searched
+    trained = with_sampling(load_run(images, device="cpu"), sampler=RECIPE)
+    assert own["options"] == trained.options  # as trained, and not searched
     rows = compare_report.rows_of(report)
     assert {row.seeds for row in rows} == {2}  # the search's is no third
     mean = sum(cell_of(report, seed, **rows[0].options)["frechet_distance"] for seed in (0, 1)) / 2
@@ -131,7 +147,7 @@ def test_what_is_searched_is_chosen_on_a_seed_that_is_not_reported(images, tmp_p
 
 def test_search_finds_the_least_cost_and_asks_once_more_for_none(images):
     """Of a cost whose best grid depends on the step size, from a start that is far away."""
-    ready, asked = with_sampling(load_run(images, device="cpu"), sampler=DEFAULT), []
+    ready, asked = with_sampling(load_run(images, device="cpu"), sampler=RECIPE), []
 
     def cost(trained):
         asked.append(trained.options)
@@ -162,20 +178,20 @@ class Labels(nn.Module):
 def test_what_a_network_can_be_asked(images):
     ncsn, labels = (with_sampling(load_run(images, device="cpu"), sampler="ode") for _ in range(2))
     labels = dataclasses.replace(labels, network=Labels())
-    assert Asked(ncsn).grids(ncsn, 9) == [{"steps": 3, "interpolate": True}]
-    assert Asked(labels).grids(labels, 9) == []
-    assert "between the noise levels, where this run's network cannot be asked" in Asked(labels).refusal(labels, [9])
+    assert Asked(ncsn).grids(9) == [{"steps": 3, "interpolate": True}]
+    assert Asked(labels).grids(9) == []
+    assert "between the noise levels, where this run's network cannot be asked" in Asked(labels).refusal([9])
     for trained, within, beyond in (
         (ncsn, [{"steps": 4}], [{"steps": 9, "interpolate": True}]),
         (labels,) + 2 * ([{"steps": 4}],),
     ):
         trained = with_sampling(trained, sampler="dpm")
-        assert Asked(trained).grids(trained, 5) == within and Asked(trained).grids(trained, 9) == beyond
+        assert Asked(trained).grids(5) == within and Asked(trained).grids(9) == beyond
     lone = dataclasses.replace(SAMPLERS["dpm"], name="lone", grids=None)
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(SAMPLERS, "lone", lone)
         trained = with_sampling(ncsn, sampler="lone")
-        assert Asked(trained).grids(trained, 4) == [{}] and Asked(trained).grids(trained, 3) == []
+        assert Asked(trained).grids(4) == [{}] and Asked(trained).grids(3) == []
 
 
 def test_samplers_that_do_not_fit(images, tmp_path, monkeypatch):
@@ -187,7 +203,7 @@ def test_samplers_that_do_not_fit(images, tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="^samplers leaves out '(ode|pc|annealed|consistent)'"):
         report = compared(images, tmp_path, samplers=None, budgets=[1], seeds=1)
     names = {row["sampler"] for row in report["rows"]}
-    assert names == {DEFAULT, "dpm", "dpm_sde", "ddim", "ancestral", "reverse_sde", "heun"}
+    assert names == {RECIPE, "dpm", "dpm_sde", "ddim", "ancestral", "reverse_sde", "heun"}
 
 
 def test_a_sampler_whose_samples_decide_is_given_a_tolerance(points, tmp_path):
