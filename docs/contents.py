@@ -16,6 +16,7 @@ import tables
 import fastscore as fs
 from fastscore._core.operators import OPERATORS, Operator
 from fastscore.losses import objectives as objectives_registry
+from fastscore.paths import registry as paths_registry
 from fastscore.samplers import registry
 
 #: Whose public names the reference must hold.
@@ -108,6 +109,11 @@ def objectives() -> str:
     return f"{objectives_registry.table()}\n{objectives_registry.options_table()}"
 
 
+def run_paths() -> str:
+    """The paths of the command line, and their options."""
+    return paths_registry.table()
+
+
 def presets() -> str:
     """What ``fastscore train`` can start from."""
     from fastscore.experiment.config import PRESETS
@@ -119,13 +125,20 @@ def presets() -> str:
                 f"`{name}`",
                 text,
                 config.model,
-                f"{config.sigma_begin:g} to {config.sigma_end:g}, {config.num_levels}",
+                _noise(config),
                 f"{config.iterations:,}",
             ]
             for name, (text, config) in PRESETS.items()
         ],
         words=4,
     )
+
+
+def _noise(config: Any) -> str:
+    """Of a preset: its noise levels, or its path."""
+    if paths_registry.PATHS[config.path].continuous:
+        return f"path `{config.path}`"
+    return f"{config.sigma_begin:g} to {config.sigma_end:g}, {config.num_levels}"
 
 
 def public_names() -> dict[str, Any]:

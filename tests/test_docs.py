@@ -17,6 +17,7 @@ from benchmarks import network_table
 from benchmarks.table import markdown
 from fastscore._core.operators import OPERATORS
 from fastscore.losses.objectives import OBJECTIVES
+from fastscore.paths import PATHS
 from fastscore.samplers.registry import SAMPLERS
 
 ROOT = Path(__file__).parent.parent
@@ -167,12 +168,13 @@ def test_what_the_library_lists():
     assert all(f"| `{name}` |" in contents.presets() for name in PRESETS)
     assert all(f"| `{name}` |" in contents.backends() for name in OPERATORS)
     assert all(f"| `{stream.name}` | {int(stream)} | " in contents.streams() for stream in fs.Stream)
+    assert all(f"| `{name}` | {kind.title} | " in contents.run_paths() for name, kind in PATHS.items())
     for made, entries in ((contents.samplers(), SAMPLERS), (contents.objectives(), OBJECTIVES)):
         assert all(f"| `{name}` | {entry.title}: " in made for name, entry in entries.items())
         assert all(f"| `{option.name}` | {option.help} | " in made for e in entries.values() for option in e.options)
 
 
-@pytest.mark.parametrize("made", ["presets", "backends", "streams", "samplers", "objectives"])
+@pytest.mark.parametrize("made", ["presets", "backends", "streams", "samplers", "objectives", "run_paths"])
 def test_a_page_shows(made):
     """What tests of the text that a function gives cannot know."""
     assert sum(f"```{{generated}} {made}\n```" in text for text in PAGES.values()) == 1

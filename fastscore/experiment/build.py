@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 from typing import Any, Literal, overload
 
@@ -12,16 +13,25 @@ from .. import data
 from .._core.errors import DataError, MissingDependency
 from ..models import build_model
 from ..models.refinenet import ScoreRefineNet
+from ..paths import PATHS
 from ..rng import Philox
 from ..schedules import geometric_sigmas
 from .config import TrainConfig
+from .path_bounds import make_path
 
 _GRAY_SCOTT_IMAGES = 1024
 _POINTS, _AT_A_TIME = 100_000, 4096  # of points, for their mean; of images, in float
 
 
 def make_sigmas(config: TrainConfig) -> Tensor:
-    """The noise levels [L] of a run, float32, largest first."""
+    """The noise levels [L] of a run, float32, largest first.
+
+    On a path of continuous t they are sigma / alpha at as many of its times, at the nearest of which a loss is shown.
+    """
+    if PATHS[config.path].continuous:
+        path = make_path(config)
+        most, least = (math.exp(-float(path.log_snr(t)) / 2) for t in (path.t_max, path.t_min))
+        return geometric_sigmas(most, least, config.num_levels)
     return geometric_sigmas(config.sigma_begin, config.sigma_end, config.num_levels)
 
 
@@ -112,7 +122,11 @@ def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if flat:
-            return build_model("mlp", dim=sample_shape[0], hidden=config.width, sigmas=sigmas)
+            how: dict[str, Any] = {}
+            if PATHS[config.path].continuous:
+                how = {"preconditioned": config.parametrization == "score"}
+                how |= {name: value for name, value in config.objective_options.items() if name == "data_std"}
+            return build_model("mlp", dim=sample_shape[0], hidden=config.width, sigmas=sigmas, **how)
         size = {"channels": sample_shape[0], "image_size": sample_shape[1], "ngf": config.width}
         levels = {"num_levels": len(sigmas)} if config.model == "ncsn" else {"sigmas": sigmas}
         return build_model(config.model, **size, **levels)

@@ -10,11 +10,19 @@ from typing import Any, Literal
 
 from .. import __version__
 from .._core.errors import require
-from ..samplers import DEFAULT, SAMPLERS
+from ..paths import PATHS
+from ..samplers import SAMPLERS
 from . import terminal
-from .config import TrainConfig, quoted
+from .config import PRESETS, TrainConfig, quoted
 from .flags import annotate, either
 
+_PREDICTED = {
+    "score": "the score",
+    "epsilon": "the noise",
+    "x0": "the clean sample",
+    "v": "v",
+    "velocity": "the velocity",
+}
 _INTRODUCTION = """\
 Score-based generative models: learn how to turn noise into samples of your data.
 
@@ -31,6 +39,7 @@ def train(
     quiet: bool = False,
     *,
     options: Any,
+    path_options: Any,
 ) -> None:
     """Train a network, starting from a preset.
 
@@ -45,6 +54,7 @@ def train(
             --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
         quiet: No progress bar.
         options: of the objective.
+        path_options: of the path.
     """
     from .._core import checks
     from ..data import DATASETS
@@ -53,11 +63,17 @@ def train(
     from .build import make_sigmas, pick_device
     from .evaluate import evaluate
     from .history import read_metrics
+    from .path_bounds import make_path
     from .preview import save_preview
     from .sample_folder import check_encodable, check_folder
     from .train import Trainer
 
-    preset = dataclasses.replace(preset, objective_options=preset.objective_options | options.given())
+    preset = dataclasses.replace(
+        preset,
+        objective_options=preset.objective_options | options.given(),
+        path_options=preset.path_options | path_options.given(),
+    )
+    _check_noise(preset)
     run = out or Path("runs") / preset.data
     if change and not resume:
         raise ValueError("--change needs --resume: a new run takes its options as they are given")
@@ -72,6 +88,8 @@ def train(
         f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
         f"parameters, on {trainer.device} in {trainer.config.precision}, into {run}\ndata: {trainer.about_data}"
     )
+    if PATHS[preset.path].continuous:
+        print(f"path: {make_path(preset)}; the network predicts {_PREDICTED[preset.parametrization]}")
     if trainer.changed:
         print(f"from now on this run samples with {', '.join(trainer.changed)}")
     if trainer.retuned:
@@ -103,13 +121,26 @@ def train(
     print(f"next: fastscore sample {quoted(run)} --num 100 --out {quoted(run / 'more')}")
 
 
+def _check_noise(config: TrainConfig) -> None:
+    """Refuse noise levels that no preset has, and so were asked for, on a path that takes none."""
+    if PATHS[config.path].takes_sigmas:
+        return
+    for name in ("sigma_begin", "sigma_end"):
+        if getattr(config, name) not in {getattr(other, name) for _, other in PRESETS.values()}:
+            own = ", ".join(f"--{option.name.replace('_', '-')}" for option in PATHS[config.path].options)
+            raise ValueError(
+                f"{name} must be left out on path {config.path!r}, whose noise is given by {own}, got "
+                f"{getattr(config, name)}"
+            )
+
+
 def sample(
     run: Path,
     /,
     num: int = 100,
     out: Path | None = None,
     seed: int = 0,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -182,7 +213,7 @@ def evaluate(
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
     seed: int = 0,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,

@@ -12,8 +12,9 @@ from typing import Any, Literal
 from .._core import checks
 from .._core.errors import CheckpointError
 from ..losses import OBJECTIVES
+from ..paths import PATHS
 from ..samplers import SAMPLERS
-from . import config_bounds
+from . import config_bounds, path_bounds
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,17 @@ class TrainConfig:
     """Channels of the first layer (ngf), or hidden units of the mlp. Time and memory grow with its square."""
 
     sigma_begin: float = 1.0
-    """Largest noise level, in units of the data (images are in [0, 1])."""
+    """Largest noise level, in units of the data (images are in [0, 1]). Of paths levels, ve and edm."""
     sigma_end: float = 0.01
-    """Smallest noise level: where samples stop."""
+    """Smallest noise level: where samples stop. Of paths levels, ve and edm."""
     num_levels: int = 10
-    """Number of noise levels, spaced geometrically from the largest to the smallest."""
+    """Number of noise levels, spaced geometrically; on a path of continuous t those that losses are shown at."""
+    path: str = "levels"
+    """How data become noise: a name in :data:`fastscore.paths.PATHS`."""
+    path_options: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
+    """Options of the path, by name; what is left out has the path's default."""
+    parametrization: Literal["score", "epsilon", "x0", "v", "velocity"] = "score"
+    """What the network predicts: the score, the noise (epsilon), the clean sample (x0), v, or the flow's velocity."""
     objective: str = "dsm"
     """What is minimised: a name in :data:`fastscore.losses.OBJECTIVES`."""
     objective_options: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
@@ -117,6 +124,8 @@ class TrainConfig:
             object.__setattr__(self, name, value)
         config_bounds.check(self)
         object.__setattr__(self, "objective_options", config_bounds.options(self))
+        object.__setattr__(self, "path_options", path_bounds.options(self))
+        path_bounds.check(self)
 
     def to_json(self) -> str:
         """One indented JSON object, one field per line."""
@@ -230,6 +239,30 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             log_every=50,
         ),
     ),
+    "digits-vp": (
+        "the digits on a variance-preserving path, by NCSNv2: minutes on two CPU cores",
+        dataclasses.replace(_DIGITS, model="ncsnv2", path="vp_linear", parametrization="epsilon"),
+    ),
+    "toy-vp": (
+        "the same mixture on a variance-preserving path: about a minute on a CPU",
+        TrainConfig(
+            data="mixture",
+            model="mlp",
+            width=128,
+            dequantize=False,
+            path="vp_linear",
+            num_levels=20,
+            batch_size=512,
+            iterations=2000,
+            lr=1e-3,
+            warmup=100,
+            decay=True,
+            ema=0.99,
+            step_size=0.05,
+            checkpoint_every=500,
+            log_every=50,
+        ),
+    ),
     "gray-scott": (
         "reaction-diffusion patterns, 32x32, simulated on the spot",
         TrainConfig(
@@ -304,9 +337,10 @@ def command_line(config: TrainConfig, run: str | Path, *options: str) -> str:
     nearest = min(PRESETS, key=lambda name: len(changed(name)))
     words = ["fastscore", "train", nearest, "--out", _pasted(run)]
     fields = {name: getattr(config, name) for name in changed(nearest)}
-    if fields.pop("objective_options", None):  # each has a flag of its own
-        usual = {option.name: option.default for option in OBJECTIVES[config.objective].options}
-        fields |= {name: value for name, value in config.objective_options.items() if value != usual[name]}
+    for given, entry in (("objective_options", OBJECTIVES[config.objective]), ("path_options", PATHS[config.path])):
+        if fields.pop(given, None):  # each has a flag of its own
+            usual = {option.name: option.default for option in entry.options}
+            fields |= {name: value for name, value in getattr(config, given).items() if value != usual[name]}
     for name, value in fields.items():
         flag = name.replace("_", "-")
         if isinstance(value, bool):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from .._core import checks
 from ..losses import OBJECTIVES
 from ..schedules import refuse_other_form
+from . import path_bounds
 
 if TYPE_CHECKING:
     from .config import TrainConfig
@@ -97,6 +98,7 @@ def check(config: TrainConfig) -> None:
         if not isinstance(getattr(config, name), str):  # a list, say, which cannot be looked up
             raise TypeError(f"{name} must be one of {', '.join(words)}, got {checks.describe(getattr(config, name))}")
         checks.one_of(name, getattr(config, name), words)
+    path_bounds.check_words(config)
     _check_together(config)
 
 

@@ -14,8 +14,9 @@ from .._core.errors import DataError
 from ..evaluation import features, metrics, pictures
 from ..samplers import Trajectory
 from . import checkpoint
-from .build import make_data, make_sigmas
+from .build import make_data
 from .sample import TrainedRun
+from .scores import where_sampled
 
 _CLASSIFIER_LIMIT = 20_000  # images; the classifier's time grows with their square
 _LEAST = 4  # images of a data set: an image and its three nearest neighbours
@@ -74,7 +75,7 @@ def evaluate_images(
 
 def _draw_trajectory(trajectory: Trajectory, trained: TrainedRun, path: Path) -> None:
     """The last samples that were kept at each noise level."""
-    sigmas = make_sigmas(trained.config).tolist()
+    sigmas = where_sampled(trained.config, trained.entry)
     at = [trained.entry.sigma_after(sigmas, trained.options, step) for step in trajectory.steps]
     last = dict(zip(at, trajectory.frames))
     if last:  # there are none where the only update is to denoise

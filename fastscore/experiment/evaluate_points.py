@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .. import data, samplers
+from .. import data, losses, samplers
 from ..evaluation import metrics, plots
 from ..rng import Philox
 from .build import make_data
 from .sample import TrainedRun
+from .scores import near_the_data, on_any_path
+
+_TIMES = 20  # of the path, at which the error of the score is measured
 
 
 def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int) -> dict[str, Any]:
@@ -30,15 +33,18 @@ def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor],
 def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, seed: int) -> dict[str, Any]:
     """score_field.png, and the weights that the sampler (the points) and plain Langevin dynamics find.
 
-    Plain Langevin dynamics uses the network at its smallest noise level and as many updates as annealing.
+    Plain Langevin dynamics uses the network at its smallest noise level (see :func:`near_the_data`) and as many updates as
+    annealing.
     """
     mixture, config = data.GaussianMixture(), trained.config
-    last, sigma = config.num_levels - 1, config.sigma_end
+    score, alpha, sigma = near_the_data(config, trained.score_fn)
 
     def learned(x: Tensor) -> Tensor:
-        x = x.to(trained.device)
         with torch.no_grad():
-            return trained.score_fn(x, torch.full((len(x),), last, device=x.device)).to(x.device)
+            return score(x.to(trained.device))
+
+    def exact(x: Tensor) -> Tensor:  # x / alpha is the mixture with noise sigma / alpha
+        return mixture.score(x / alpha, sigma / alpha) / alpha
 
     rng = Philox(seed)
     start = (16 * rng.rand(len(points), 2) - 8).to(trained.device)
@@ -47,13 +53,13 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
     title = trained.entry.title
     plots.save_score_field(
         lambda x: learned(x).cpu(),
-        lambda x: mixture.score(x, sigma),
+        exact,
         out / "score_field.png",
         samples={"Data": real, "Plain Langevin dynamics": plain, title[:1].upper() + title[1:]: points},
-        log_density=lambda x: mixture.log_prob(x, sigma),
+        log_density=lambda x: mixture.log_prob(x / alpha, sigma / alpha),
         modes=mixture.means,
     )
-    field = mixture.score(real, sigma)
+    field = exact(real)
     error = (learned(real).cpu() - field).square().sum() / field.square().sum()
 
     def weights(x: Tensor) -> list[float]:
@@ -69,4 +75,22 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
             "plain": weights(plain),
         },
         "score_error": float(error.sqrt()),
+        "score_error_on_path": _error_on_path(trained, mixture, real),
     }
+
+
+def _error_on_path(trained: TrainedRun, mixture: data.GaussianMixture, real: Tensor) -> float:
+    """The mean, over times of the path, of the root mean square of sigma ||s - s*||, by explicit score matching."""
+    score = on_any_path(trained.config, trained.score_fn)
+    path, x = score.path, real.to(trained.device)
+
+    def exact(x: Tensor, t: Tensor) -> Tensor:
+        alpha, sigma = path.alpha(t), path.sigma(t)
+        return mixture.score(x / alpha.to(x)[:, None], (sigma / alpha).to(x)) / alpha.to(x)[:, None]
+
+    with torch.no_grad():
+        found = [
+            2 * losses.esm(score, exact, x, path, t=t, rng=Philox(k), weighting="sigma^2")
+            for k, t in enumerate(path.grid(min(_TIMES, trained.config.num_levels)).t.tolist())
+        ]
+    return float(torch.stack(found).sqrt().mean())

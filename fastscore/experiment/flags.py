@@ -1,6 +1,6 @@
 """The flags of the command line: how tyro is to read the commands.
 
-The tables of samplers and objectives say what there is to choose from, and each of their options has a flag.
+The tables of samplers, objectives and paths say what there is to choose from, and each of their options has a flag.
 """
 
 from __future__ import annotations
@@ -12,32 +12,38 @@ from typing import Annotated, Any, Literal
 
 from .._core.options import Option
 from ..losses import OBJECTIVES, Objective
-from ..samplers import SAMPLERS, Sampler
+from ..paths import PATHS, PathKind
+from ..samplers import DEFAULT, DEFAULT_ON_PATH, SAMPLERS, Sampler
 from .config import PRESETS, TrainConfig
 from .precision import PRECISIONS, Precision
 
-Table = Mapping[str, Sampler] | Mapping[str, Objective]
+Table = Mapping[str, Sampler] | Mapping[str, Objective] | Mapping[str, PathKind]
 
 
 def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
     """Write the annotations of the commands as tyro wants them, with the flags that come from the tables."""
-    _annotate_objective(tyro)
+    _annotate_tables(tyro)
     presets: Any = tyro.extras.subcommand_type_from_defaults(
-        {name: config for name, (_, config) in PRESETS.items()},
+        {name: _plain(config) for name, (_, config) in PRESETS.items()},
         {name: text for name, (text, _) in PRESETS.items()},
         prefix_names=False,
     )
     about = "; ".join(f"{e.name}: {e.title} ({e.source}), {e.summary}" for e in SAMPLERS.values())
+    about += f". By default {DEFAULT}; of a run on a path of continuous t {DEFAULT_ON_PATH}"
     train.__annotations__ |= {
         "preset": Annotated[presets, tyro.conf.arg(name="")],
         "options": flags(OBJECTIVES, "objective", tyro),
+        "path_options": flags(PATHS, "path", tyro),
     }
     for command, text in (
         (sample, f"{about}."),
         (evaluate, f"{' or '.join(SAMPLERS)}; see fastscore sample --help."),
     ):
         command.__annotations__ |= {
-            "sampler": Annotated[Literal[tuple(SAMPLERS)], tyro.conf.arg(help=text)],
+            "sampler": Annotated[
+                Literal[tuple(SAMPLERS)] | None,
+                tyro.conf.arg(help=text, metavar=f"{{{','.join(SAMPLERS)}}}", help_behavior_hint=""),
+            ],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
     kinds: dict[str, tuple[Any, str]] = {
@@ -59,13 +65,26 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
                 ]
 
 
-def _annotate_objective(tyro: Any) -> None:
-    """Show --objective with its choices, and no flag for ``objective_options``, whose entries have flags of their own."""
-    told = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
-    TrainConfig.__annotations__["objective"] = Annotated[
-        str, tyro.conf.arg(help=f"Loss: {told}.", metavar=f"{{{','.join(OBJECTIVES)}}}")
-    ]
-    TrainConfig.__annotations__["objective_options"] = tyro.conf.Suppress[dict[str, Any]]
+def _plain(config: TrainConfig) -> TrainConfig:
+    """``config`` without options that have their defaults, so that another objective or path takes its own."""
+    plain = dataclasses.replace(config)
+    for field, entry in (("objective_options", OBJECTIVES[config.objective]), ("path_options", PATHS[config.path])):
+        usual = {option.name: option.default for option in entry.options}
+        others = {name: value for name, value in getattr(config, field).items() if value != usual[name]}
+        object.__setattr__(plain, field, others)
+    return plain
+
+
+def _annotate_tables(tyro: Any) -> None:
+    """Show --objective and --path with their choices, and no flag for their options, whose entries have flags of their own."""
+    objectives = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
+    paths = "; ".join(f"{kind.name}, {kind.title}" for kind in PATHS.values())
+    for name, table, told in (
+        ("objective", tuple(OBJECTIVES), f"Loss: {objectives}."),
+        ("path", tuple(PATHS), f"How data become noise: {paths}."),
+    ):
+        TrainConfig.__annotations__[name] = Annotated[str, tyro.conf.arg(help=told, metavar=f"{{{','.join(table)}}}")]
+        TrainConfig.__annotations__[f"{name}_options"] = tyro.conf.Suppress[dict[str, Any]]
 
 
 def flags(table: Table, word: str, tyro: Any) -> Any:
@@ -74,7 +93,7 @@ def flags(table: Table, word: str, tyro: Any) -> Any:
     It is a dataclass with a field for each flag, whose ``given()`` has the values by name of those that were given.
 
     Args:
-        table: the samplers or the objectives.
+        table: the samplers, the objectives or the paths.
         word: the flag that chooses one of them, without dashes.
         tyro: the module.
 

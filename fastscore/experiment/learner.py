@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from .._core import graphs
 from .._core.errors import CheckpointError, NonFiniteLoss
 from .._images import ImageBatch
+from ..conversions import Converted
 from ..data import Data, ImageData
 from ..ema import EMA
 from ..losses import OBJECTIVES, draw_labels
+from ..paths import PATHS
 from ..rng import Philox
 from . import checkpoint
 from .acceleration import compiled
@@ -23,13 +25,15 @@ from .build import make_model, make_sigmas, placed, resident
 from .config import TrainConfig
 from .precision import in_precision, resolve
 from .recorded_step import RecordedStep
+from .scores import on_path
 
 
 class Learner:
     """A network in training, and all that an iteration changes.
 
     Iteration i takes its batch from the data's own streams, and everything else that is random from sub-stream i of
-    the run's seed, which nothing else draws from: its labels first, then whatever the objective draws.
+    the run's seed, which nothing else draws from: its labels first (on a path of continuous t its times), then whatever the
+    objective draws.
 
     Args:
         config: the run's.
@@ -40,7 +44,8 @@ class Learner:
         model, ema, optimizer: the network, its moving average or None, and Adam.
         scaler: scales the loss where the precision is fp16, else None.
         parts: (first row, rows) of the parts that a batch is worked on in.
-        sums: the sum of the losses and how many, at each noise level since they were last set to zero, float64 [2, L].
+        sums: the sum of the losses and how many, at each noise level (on a path of continuous t at the nearest one) since
+            they were last set to zero, float64 [2, L].
 
     Raises:
         ValueError: the network does not fit the data, or the objective one of them.
@@ -63,8 +68,14 @@ class Learner:
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
         objective = OBJECTIVES[config.objective]
         network = in_precision(compiled(self.model, config.compile), precision)
-        self._loss = objective.on(network, self.sigmas, data.shape, weight=config.weight, **config.objective_options)
-        self._reads_images = objective.reads_images and isinstance(self.data, ImageData)
+        how = {"weight": config.weight, **config.objective_options}
+        self._score: Converted | None = None
+        if PATHS[config.path].continuous:
+            self._score = on_path(config, network)
+            self._loss: Any = objective.on_path(self._score, self._score.path, data.shape, **how)
+        else:
+            self._loss = objective.on(network, self.sigmas, data.shape, **how)
+        self._reads_images = objective.reads_images and isinstance(self.data, ImageData) and self._score is None
         self._rng, self.parts = Philox(config.seed), parts(config.batch_size, config.accumulate)
         graph = graphs.check("cuda_graph", config.cuda_graph, device)
         self._recorded = RecordedStep(self) if graph else None
@@ -109,11 +120,22 @@ class Learner:
 
         Every row draws what it draws in the whole batch.
         """
-        labels = draw_labels(self.config.num_levels, len(x), rng, device=self.device)
-        losses: Tensor = self._loss(x, labels, rng)
+        losses: Tensor
+        if self._score is None:
+            labels = draw_labels(self.config.num_levels, len(x), rng, device=self.device)
+            losses = self._loss(x, labels, rng)
+        else:
+            losses, t = self._loss(x, rng)
+            labels = self._nearest(t, self._score)
         self.sums.index_add_(1, labels, torch.stack([losses.detach().double(), torch.ones_like(losses).double()]))
         loss = losses.sum() / self.config.batch_size
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+
+    def _nearest(self, t: Tensor, score: Converted) -> Tensor:
+        """The index of the noise level that is nearest to sigma / alpha at each t, in its logarithm; they are geometric."""
+        log = self.sigmas.double().log()
+        place = (log[0] + score.path.log_snr(t) / 2) / (log[0] - log[-1])
+        return (place * (len(log) - 1)).round().long().clamp(0, len(log) - 1)
 
     def step(self, *, norm: bool, average: bool = True) -> Tensor | None:
         """The optimizer's step, and where ``average`` the average's; returns the gradient's norm before clipping, if

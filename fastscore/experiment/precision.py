@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from .._core import calls
 from ..losses import OBJECTIVES
+from ..paths import PATHS
 from .config import TrainConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -46,12 +47,13 @@ def resolve(config: TrainConfig, device: torch.device) -> Precision:
     """The precision of a run of ``config`` that begins on ``device``: its word, or for ``auto`` ``bf16`` or ``fp32``.
 
     ``auto`` is ``bf16`` where the device multiplies it (AMX or AVX512_BF16; CUDA from sm_80 on), the network is one of
-    images with a width of at least 32, and the objective one that was seen to be as good so (denoising score matching);
-    else ``fp32``.
+    images with a width of at least 32, and the objective one that was seen to be as good so (denoising score matching, on
+    noise levels); else ``fp32``.
     """
     if config.precision != "auto":
         return config.precision
-    wide = config.model != "mlp" and config.width >= _WIDE and OBJECTIVES[config.objective].as_good_in_bf16
+    wide = config.model != "mlp" and config.width >= _WIDE and not PATHS[config.path].continuous
+    wide = wide and OBJECTIVES[config.objective].as_good_in_bf16
     return "bf16" if wide and multiplies("bf16", device) else "fp32"
 
 

@@ -15,14 +15,16 @@ from torch import Tensor, nn
 
 from .._core import checks, graphs
 from .._core.errors import CheckpointError, NonFiniteSamples
+from ..paths import PATHS
 from ..rng import Philox
 from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
 from .acceleration import compiled, deterministic, tf32
-from .build import make_model, make_sigmas, mean_of_data, pick_device, placed
+from .build import make_model, mean_of_data, pick_device, placed
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
+from .scores import begins_about_the_mean, check_sampler, check_start, default_sampler, for_sampler
 
 WEIGHTS = ("auto", "ema", "raw")
 _SAMPLING_SEED = 1 << 63  # added to the seed, so that samples never share numbers with training, whose seeds are less
@@ -129,6 +131,7 @@ def load_run(
         about.run,
         about.checksum(ema=weights == "ema"),
         computed_in,
+        default_sampler(config),
         cuda_graph=cuda_graph,
     )
 
@@ -145,10 +148,19 @@ def _checkpoint_of(run: Path, iteration: int) -> Path:
 
 
 def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of each option of ``sampler``: the one given, or ``config``'s, or the option's default."""
+    """The value of each option of ``sampler``: the one given, or ``config``'s, or the option's default.
+
+    On a path of continuous t a number of steps that is left to the noise levels is theirs.
+    """
     entry = SAMPLERS[checks.one_of("sampler", sampler, SAMPLERS)]
+    check_sampler(config, sampler)
     own = {option.name: getattr(config, option.setting) for option in entry.options if option.setting}
-    return entry.complete(own | {name: value for name, value in given.items() if value is not None})
+    options = entry.complete(own | {name: value for name, value in given.items() if value is not None})
+    if entry.any_path:  # whose start is no setting of the run
+        check_start(config, options["start"])
+    if PATHS[config.path].continuous and entry.one_step_a_level and not options["steps"]:
+        options["steps"] = config.num_levels
+    return options
 
 
 def with_sampling(trained: TrainedRun, *, sampler: str | None = None, **options: Any) -> TrainedRun:
@@ -180,7 +192,7 @@ def draw(
     rng: Philox,
     *,
     device: torch.device,
-    sampler: str = DEFAULT,
+    sampler: str | None = None,
     given: Mapping[str, Any] | None = None,
     trajectory: Trajectory | None = None,
     callback: Callback | None = None,
@@ -188,21 +200,24 @@ def draw(
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
 
-    ``cuda_graph``: as :class:`TrainedRun` has it.
+    ``network`` is the run's, in its precision; ``sampler`` None is the run's; ``cuda_graph``: as :class:`TrainedRun` has it.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
     """
+    sampler = default_sampler(config) if sampler is None else sampler
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
+    score_fn, where = for_sampler(config, network, entry)
     if cuda_graph is None:
         cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
-    about = {"mean": mean_of_data(config)} if entry.centred and options.get("start") == "normal" else {}
+    centred = entry.centred and options.get("start") == "normal" and begins_about_the_mean(config)
+    about = {"mean": mean_of_data(config)} if centred else {}
     with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
-            network,
+            score_fn,
             shape,
-            make_sigmas(config),
+            where,
             options,
             rng=rng,
             device=device,

@@ -18,7 +18,8 @@ from ..ops.dsm_loss import checked as dsm_loss
 from ..ops.perturb import checked as perturb
 from ..paths import Path
 from ..rng import Philox, as_philox
-from ._objective import BatchLoss, Objective
+from ._objective import BatchLoss, Objective, PathLoss
+from ._on_path import weighted
 from ._times import PROPOSALS, WEIGHTINGS, Weighting, check_weighting, draw_times, falls, relative
 from .common import check_reduction, reduced, score_of, square
 from .dsm import denoising
@@ -210,8 +211,13 @@ def _score(
     return per_row(p, x_t) * x_t + per_row(q, x_t) * output
 
 
-def _bind(network: nn.Module, sigmas: Tensor, *, weight: float, weighting: str) -> BatchLoss:
+def _bind(network: nn.Module, sigmas: Tensor, *, weight: float, weighting: str, proposal: str) -> BatchLoss:
     """:func:`csm` of each sample at its noise level, times sigma^(weight - 2)."""
+    if proposal != "uniform":
+        raise ValueError(
+            f"proposal must be 'uniform' on noise levels, which are drawn alike (--path ve has the same noise at any "
+            f"time), got {proposal!r}"
+        )
     factors = _factors(sigmas.double(), weighting).to(sigmas)
 
     def loss(x: Tensor | ImageBatch, labels: Tensor, rng: Philox) -> Tensor:
@@ -219,6 +225,13 @@ def _bind(network: nn.Module, sigmas: Tensor, *, weight: float, weighting: str) 
         return factors[labels] * denoising(score, x, sigmas[labels], rng, weight)
 
     return loss
+
+
+def _bind_path(
+    score_fn: Callable[..., Tensor], path: Path, *, weight: float, weighting: str, proposal: str
+) -> PathLoss:
+    """:func:`csm`, times sigma^(weight - 2)."""
+    return weighted(score_fn, path, weight, weighting=weighting, proposal=proposal)
 
 
 def _factors(sigmas: Tensor, weighting: str) -> Tensor:
@@ -238,12 +251,18 @@ def _bind_ddpm(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLos
     return loss
 
 
+def _bind_ddpm_path(score_fn: Callable[..., Tensor], path: Path, *, weight: float) -> PathLoss:
+    """:func:`ddpm` of -sigma s, times sigma^(weight - 2)."""
+    return weighted(score_fn, path, weight)
+
+
 CONDITIONAL = Objective(
     name="csm",
     title="conditional score matching",
     source="Vincent 2011; Song et al. 2021",
     summary="denoising with a weighting by name, which --weight 2 leaves as it is",
     bind=_bind,
+    bind_path=_bind_path,
     options=(
         Option(
             "weighting",
@@ -252,6 +271,14 @@ CONDITIONAL = Objective(
             partial(checks.one_of, allowed=WEIGHTINGS),
             default="sigma^2",
             choices=WEIGHTINGS,
+        ),
+        Option(
+            "proposal",
+            str,
+            "Which times of a path are drawn: all alike, or by what they count (importance)",
+            partial(checks.one_of, allowed=PROPOSALS),
+            default="uniform",
+            choices=PROPOSALS,
         ),
     ),
     reads_images=True,
@@ -264,6 +291,7 @@ EPSILON = Objective(
     source="Ho, Jain & Abbeel 2020",
     summary="the error of the noise that -sigma s predicts: dsm at --weight 2, in its own words",
     bind=_bind_ddpm,
+    bind_path=_bind_ddpm_path,
     reads_images=True,
     first_order=True,
 )

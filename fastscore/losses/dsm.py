@@ -13,8 +13,10 @@ from .._images import ImageBatch
 from .._images import checked as perturb_images
 from ..ops.dsm_loss import checked as dsm_loss
 from ..ops.perturb import checked as perturb
+from ..paths import Path
 from ..rng import Philox, Stream, as_philox
-from ._objective import BatchLoss, Objective
+from ._objective import BatchLoss, Objective, PathLoss
+from ._on_path import weighted
 from .common import PARAMETRIZATIONS, Score, check_reduction, reduced, score_of
 
 
@@ -190,12 +192,18 @@ def _bind(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLoss:
     return loss
 
 
+def _bind_path(score_fn: Callable[..., Tensor], path: Path, *, weight: float) -> PathLoss:
+    """:func:`dsm` of each sample at its time, alpha being the path's."""
+    return weighted(score_fn, path, weight)
+
+
 DENOISING = Objective(
     name="dsm",
     title="denoising score matching",
     source="Vincent 2011; Song & Ermon 2019",
     summary="compares the score with the noise that was added",
     bind=_bind,
+    bind_path=_bind_path,
     first_order=True,
     reads_images=True,
     as_good_in_bf16=True,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,8 +14,10 @@ from .._core.options import Option
 from .._images import ImageBatch
 from ..ops.dsm_loss import checked as dsm_loss
 from ..ops.perturb import checked as perturb
+from ..paths import Path
 from ..rng import Philox, Stream, as_philox
-from ._objective import BatchLoss, Objective
+from ._objective import BatchLoss, Objective, PathLoss
+from ._on_path import bound
 from .common import check_reduction, reduced, score_of
 from .dsm import denoising
 
@@ -92,12 +95,40 @@ def _bind(
     return loss
 
 
+def _bind_path(
+    score_fn: Callable[..., Tensor], path: Path, *, weight: float, data_std: float, p_mean: float, p_std: float
+) -> PathLoss:
+    """:func:`edm` of x_t / alpha, at the noise rho = sigma / alpha, times sigma^(weight - 2).
+
+    log rho ~ N(p_mean, p_std^2), of which what is not on the path is left out.
+    """
+    ends = [(-float(path.log_snr(t)) / 2 - p_mean) / p_std for t in (path.t_min, path.t_max)]
+    low, high = (0.5 * math.erfc(-end / math.sqrt(2)) for end in ends)
+    if not high - low > 1e-6:
+        raise ValueError(
+            f"p_mean and p_std must leave the log-normal on {path!r}, whose log(sigma / alpha) is from "
+            f"{ends[0] * p_std + p_mean:.3g} to {ends[1] * p_std + p_mean:.3g}, got {p_mean} and {p_std}"
+        )
+
+    def times(x: Tensor, rng: Philox) -> tuple[Tensor, None]:
+        u = rng.rand(len(x), stream=Stream.LABELS, dtype=torch.float64, device=x.device, beside=(x,))
+        z = torch.special.ndtri(low + u * (high - low)).clamp(*ends)
+        return path.t_of_log_snr((-2 * (p_mean + p_std * z)).clamp(*spread)), None
+
+    def factor(t: Tensor) -> Tensor:
+        return 1 + (path.sigma(t) / (path.alpha(t) * data_std)).square()
+
+    spread = float(path.log_snr(path.t_max)), float(path.log_snr(path.t_min))
+    return bound(score_fn, path, weight, factor=factor, times=times)
+
+
 EDM = Objective(
     name="edm",
     title="EDM's loss",
     source="Karras, Aittala, Aila & Laine 2022",
     summary="denoising with EDM's weights, and its log-normal over the noise levels as a factor",
     bind=_bind,
+    bind_path=_bind_path,
     options=(
         Option("data_std", float, "Standard deviation of the data", checks.positive, default=0.5),
         Option("p_mean", float, "Mean of the logarithm of the noise level", checks.number, default=-1.2),

@@ -14,7 +14,8 @@ from ..conversions import condition
 from ..ops.perturb import checked as perturb
 from ..paths import Path
 from ..rng import Philox
-from ._objective import BatchLoss, Objective
+from ._objective import BatchLoss, Objective, PathLoss
+from ._on_path import weighted
 from ._times import Weighting
 from .common import reduced, score_of, square
 from .conditional import check_on_path
@@ -110,12 +111,24 @@ def _bind(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLoss:
     return loss
 
 
+def _bind_path(score_fn: Callable[..., Tensor], path: Path, *, weight: float) -> PathLoss:
+    """:func:`stf` of a batch that is its own reference, times sigma^(weight - 2)."""
+    return weighted(score_fn, path, weight, term=_stable)
+
+
+def _stable(score_fn: Callable[..., Tensor], x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, rng: Philox) -> Tensor:
+    x_t, _ = perturb(x, sigma, rng, alpha)
+    score = checks.like("the output of score_fn", score_fn(x_t, t), "x", x)
+    return _against_field(score, x_t, x, alpha, sigma)
+
+
 STABLE = Objective(
     name="stf",
     title="stable target field",
     source="Xu, Tong & Jaakkola 2023",
     summary="averages the target over the batch by its posterior weights; a batch is worked on in one part",
     bind=_bind,
+    bind_path=_bind_path,
     first_order=True,
     whole_batch=True,
 )

@@ -26,8 +26,9 @@ class ScoreMLP(nn.Module):
         s(x, y) = -x / tau + data_std / (sigma sqrt(tau)) F(x / sqrt(tau), c_y)
 
     The first term is the score of N(0, tau I), so F learns only how the data differ from a Gaussian; for
-    small sigma the second is F / sigma. c_y are sines and cosines of log sigma. Without ``sigmas``,
-    s(x, y) = F(x, c_y), and c_y is a learned vector for each level, as in NCSN.
+    small sigma the second is F / sigma. c_y are sines and cosines of log sigma. Not ``preconditioned`` it gives F(x, c_y)
+    itself, for :func:`fastscore.as_score` of whatever F is to predict. Without ``sigmas``, s(x, y) = F(x, c_y), and c_y is
+    a learned vector for each level, as in NCSN.
 
     F: h = Linear(x); ``depth`` times h = Linear(SiLU(h + Linear(c_y))); Linear(SiLU(h)). SiLU is smooth, so
     the Jacobian's trace and its gradient exist everywhere. With ``num_classes`` each class, and "no label", has a learned
@@ -40,6 +41,7 @@ class ScoreMLP(nn.Module):
         num_levels: number of noise levels L. None: the number of ``sigmas``, or 10 without them.
         sigmas: [L] noise levels, strictly decreasing, kept as the buffer ``sigmas``.
         data_std: standard deviation of the data, used with ``sigmas`` only. It need not be exact.
+        preconditioned: False: give F, as it is; it needs ``sigmas``.
         num_classes: K, to be conditioned on classes. None: no classes.
 
     Raises:
@@ -60,6 +62,7 @@ class ScoreMLP(nn.Module):
         num_levels: int | None = None,
         sigmas: Tensor | Sequence[float] | None = None,
         data_std: float = 1.0,
+        preconditioned: bool = True,
         num_classes: int | None = None,
     ) -> None:
         super().__init__()
@@ -67,6 +70,11 @@ class ScoreMLP(nn.Module):
         hidden = checks.integer("hidden", hidden, low=1)
         depth = checks.integer("depth", depth, low=1)
         self.data_std = checks.positive("data_std", data_std)
+        self.preconditioned = preconditioned
+        if not preconditioned and sigmas is None:
+            raise ValueError(
+                "preconditioned must be True for a network without sigmas, which has no levels to scale by"
+            )
         self.num_levels = 10 if num_levels is None else checks.integer("num_levels", num_levels, low=1)
         if sigmas is not None:
             sigmas = checks.sigmas("sigmas", sigmas).detach().clone()
@@ -86,7 +94,7 @@ class ScoreMLP(nn.Module):
         self.classes = class_table(self.num_classes, depth * hidden)
 
     def forward(self, x: Tensor, labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
-        """The score at x.
+        """The score at x, or where not ``preconditioned`` F(x, c).
 
         Args:
             x: [B, D], of the network's dtype.
@@ -115,6 +123,8 @@ class ScoreMLP(nn.Module):
             condition = self.embed(checks.labels("labels", labels, x, self.num_levels))
             return self._network(x, condition, classes).to(x.dtype)
         sigma = sigma_of(labels, self.sigmas, x).reshape(-1, 1)
+        if not self.preconditioned:
+            return self._network(x, _fourier(sigma.log()).to(x.dtype), classes).to(x.dtype)
         tau = self.data_std**2 + sigma**2
         out = self._network((x / tau.sqrt()).to(x.dtype), _fourier(sigma.log()).to(x.dtype), classes)
         return (self.data_std / (sigma * tau.sqrt()) * out - x / tau).to(x.dtype)

@@ -10,6 +10,8 @@ and :func:`levels` (alpha = 1), :func:`vp_linear`, :func:`vp_discrete` and :func
 :func:`sub_vp`, :func:`rectified` (1 - t, t), and :class:`Path` itself, of any two functions. There is no plain "VP": what
 libraries call so ends with an alpha of 0.0066, 0.068 or 0.001.
 
+:data:`PATHS` has those that ``fastscore train --path`` follows.
+
 All is computed in float64, whatever the dtype of t.
 
 Source: Song et al. 2021, "Score-based generative modeling through stochastic differential equations"; Kingma et al. 2021,
@@ -19,11 +21,14 @@ models" (the grid of ``rule="karras"``).
 
 from .makers import edm, levels, rectified, sub_vp, ve, vp_cosine, vp_discrete, vp_linear
 from .path import RULES, Grid, Path
+from .registry import PATHS, PathKind
 
 __all__ = [
+    "PATHS",
     "RULES",
     "Grid",
     "Path",
+    "PathKind",
     "edm",
     "levels",
     "rectified",

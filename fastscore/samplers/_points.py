@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -10,8 +11,9 @@ from torch import Tensor, nn
 
 from .._core import checks
 from .._core.options import Option, boolean
+from ..paths import Path
 from ..trace import modules
-from ._grid import Levels
+from ._grid import Continuous, Levels
 from ._sampler import DENOISE, Options
 from ._start import STARTS
 
@@ -61,10 +63,19 @@ def zero_or_more(name: str, value: Any) -> float:
     return checks.positive(name, value, zero_allowed=True)
 
 
-def sigma_of_point(sigmas: Sequence[float], options: Options, update: int) -> float:
-    """The noise at the point to which the ``update``-th update leads."""
-    points = Levels(sigmas, "sigma", False).points(options["steps"] or None, None, options["denoise"])
-    return points[min(update, len(points) - 1)].sigma
+def sigma_of_point(sigmas: Sequence[float] | Path, options: Options, update: int, rule: str | None = None) -> float:
+    """The noise sigma / alpha at the point to which the ``update``-th update leads; ``rule`` is of a path's points."""
+    steps, denoise = options["steps"] or None, options["denoise"]
+    if isinstance(sigmas, Path):
+        points = Continuous(sigmas, "t", False).points(steps, rule, denoise)
+    else:
+        points = Levels(sigmas, "sigma", False).points(steps, None, denoise)
+    return points[min(update, len(points) - 1)].rho
+
+
+def least(sigmas: Sequence[float] | Path) -> float:
+    """The smallest noise sigma / alpha."""
+    return math.exp(-float(sigmas.log_snr(sigmas.t_min)) / 2) if isinstance(sigmas, Path) else sigmas[-1]
 
 
 def number_of(L: int, options: Options) -> int:
@@ -78,6 +89,7 @@ def of_points(
     *,
     a_point: Callable[[Options], int] = lambda options: 1,
     between: Callable[[Options], bool] = lambda options: False,
+    rule: str | None = None,
 ) -> dict[str, Any]:
     """The fields of an entry whose function is ``solver``.
 
@@ -85,22 +97,22 @@ def of_points(
         evaluations: evaluations(L, options); None: as many as updates.
         a_point: how many updates there are at a point.
         between: whether the score is asked for between the points.
+        rule: how ``solver`` spaces the points of a path.
     """
 
     def run(
         score_fn: Callable[..., Tensor],
         shape: Sequence[int],
-        sigmas: Tensor,
+        sigmas: Tensor | Path,
         options: Options,
         **how: Any,
     ) -> Tensor:
         own = {name: value for name, value in options.items() if name != "steps"}
-        steps = options["steps"] or None
-        on = conditioning(score_fn, options["interpolate"], between(options))
-        return solver(score_fn, shape, sigmas, steps=steps, conditioning=on, **own, **how)
+        on = conditioning(score_fn, sigmas, options["interpolate"], between(options))
+        return solver(score_fn, shape, sigmas, steps=options["steps"] or None, conditioning=on, **own, **how)
 
-    def sigma_after(sigmas: Sequence[float], options: Options, step: int) -> float:
-        return sigma_of_point(sigmas, options, -(-step // a_point(options)))
+    def sigma_after(sigmas: Sequence[float] | Path, options: Options, step: int) -> float:
+        return sigma_of_point(sigmas, options, -(-step // a_point(options)), rule)
 
     def count(L: int, options: Options) -> int:
         return number_of(L, options) * a_point(options)
@@ -114,12 +126,18 @@ def of_points(
         "remedy": "train longer, or take more --steps",
         "centred": True,
         "recordable": lambda options: not options["interpolate"],
+        "any_path": True,
+        "one_step_a_level": True,
     }
 
 
-def conditioning(score_fn: Callable[..., Tensor], interpolate: bool, between: bool) -> str:
-    """What a network is told: sigma where it knows its levels and embeds no labels, else labels. Where the score is asked
+def conditioning(score_fn: Callable[..., Tensor], path: Tensor | Path, interpolate: bool, between: bool) -> str:
+    """What a network is told: t of a path; of noise levels sigma where it knows its levels and embeds no labels, else labels. Where the score is asked
     for ``between`` the levels, sigma unless it embeds labels."""
+    if isinstance(path, Path):
+        if interpolate:
+            raise ValueError(f"interpolate must be False on {path!r}, where no network has labels, got True")
+        return "t"
     if interpolate:
         return "labels"
     layers = [layer for network in modules.networks(score_fn) for layer in network.modules()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -40,6 +40,9 @@ class Sampler:
         centred: whether ``run`` takes ``mean=``, the mean of the data, which it begins about where ``start`` is
             ``"normal"``.
         recordable: recordable(options), whether ``run`` takes ``cuda_graph=True``.
+        any_path: whether ``run`` and ``sigma_after`` take a :class:`fastscore.paths.Path` of continuous t in place of sigmas, and
+            then score_fn(x, t); "noise level" is then sigma / alpha.
+        one_step_a_level: whether it takes ``steps``, of which 0 are one from each level; on a path they are to be given.
     """
 
     name: str
@@ -51,10 +54,12 @@ class Sampler:
     run: Callable[..., Tensor]
     updates: Callable[[int, Options], int | None]
     evaluations: Callable[[int, Options], int | None]
-    sigma_after: Callable[[Sequence[float], Options, int], float]
+    sigma_after: Callable[[Any, Options, int], float]
     remedy: str = "train longer"
     centred: bool = False
     recordable: Callable[[Options], bool] = lambda options: True
+    any_path: bool = False
+    one_step_a_level: bool = False
 
     def complete(self, given: Options) -> dict[str, Any]:
         """Every option's value, checked: the one of ``given`` (None counts as not given) or its default.

@@ -17,7 +17,7 @@ from ..paths import Path
 from ._chain import Chain, How
 from ._driver import finish
 from ._grid import Point
-from ._points import END_DENOISED, MAX_STEPS, NORMAL, conditioning, sigma_of_point, zero_or_more
+from ._points import END_DENOISED, MAX_STEPS, NORMAL, conditioning, least, sigma_of_point, zero_or_more
 from ._rows import Rows
 from ._sampler import Options, Sampler
 from ._watch import Watch
@@ -134,7 +134,7 @@ class _Solver:
 
 def _run(score_fn: Callable[..., Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any) -> Tensor:
     own = {name: value for name, value in options.items() if name != "steps"}
-    on = conditioning(score_fn, False, True)
+    on = conditioning(score_fn, sigmas, False, True)
     return adaptive_ode(score_fn, shape, sigmas, steps=options["steps"] or None, conditioning=on, **own, **how)
 
 
@@ -169,8 +169,11 @@ ADAPTIVE_ODE = Sampler(
     run=_run,
     updates=lambda L, options: options["steps"] or 1 + options["denoise"],
     evaluations=lambda L, options: None,
-    sigma_after=lambda sigmas, options, step: sigma_of_point(sigmas, options, step) if options["steps"] else sigmas[-1],
+    sigma_after=lambda sigmas, options, step: (
+        sigma_of_point(sigmas, options, step) if options["steps"] else least(sigmas)
+    ),
     remedy="train longer",
     centred=True,
     recordable=lambda options: False,
+    any_path=True,
 )

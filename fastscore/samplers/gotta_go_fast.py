@@ -17,7 +17,7 @@ from ..paths import Path
 from ..rng import Stream
 from ._chain import Chain, How
 from ._driver import finish
-from ._points import END_DENOISED, MAX_STEPS, NORMAL, conditioning, zero_or_more
+from ._points import END_DENOISED, MAX_STEPS, NORMAL, conditioning, least, zero_or_more
 from ._rows import Rows
 from ._sampler import Options, Sampler
 from ._watch import Watch
@@ -143,7 +143,9 @@ def _error(euler: Tensor, mean: Tensor, before: Tensor, rtol: float, atol: float
 
 
 def _run(score_fn: Callable[..., Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any) -> Tensor:
-    return gotta_go_fast(score_fn, shape, sigmas, conditioning=conditioning(score_fn, False, True), **options, **how)
+    return gotta_go_fast(
+        score_fn, shape, sigmas, conditioning=conditioning(score_fn, sigmas, False, True), **options, **how
+    )
 
 
 GOTTA_GO_FAST = Sampler(
@@ -163,8 +165,9 @@ GOTTA_GO_FAST = Sampler(
     run=_run,
     updates=lambda L, options: None,
     evaluations=lambda L, options: None,
-    sigma_after=lambda sigmas, options, step: sigmas[-1],
+    sigma_after=lambda sigmas, options, step: least(sigmas),
     remedy="train longer, or ask for a smaller --rtol",
     centred=True,
     recordable=lambda options: False,
+    any_path=True,
 )

@@ -119,5 +119,6 @@ HEUN = Sampler(
         heun,
         lambda L, options: 2 * number_of(L, options) - options["denoise"],
         between=lambda options: options["churn"] > 0,
+        rule="karras",
     ),
 )

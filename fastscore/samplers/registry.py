@@ -35,6 +35,8 @@ SAMPLERS: dict[str, Sampler] = {
 }
 #: The one that is used where none is named.
 DEFAULT = ANNEALED.name
+#: The same on a path of continuous t.
+DEFAULT_ON_PATH = DPM_SDE.name
 
 
 def table() -> str:

@@ -76,5 +76,5 @@ REVERSE_SDE = Sampler(
     source="Song et al. 2021",
     summary="one step a level, with all its noise",
     options=POINTS,
-    **of_points(reverse_sde),
+    **of_points(reverse_sde, rule="time"),
 )

@@ -209,7 +209,15 @@ def test_no_option_has_a_name_that_is_taken():
     """By a flag of a command, or by what samples.json and metrics.json say beside the options."""
     taken = {name for command in (cli.sample, cli.evaluate) for name in inspect.signature(command).parameters}
     taken |= {"identity", "step", "sha256", "shape", "versions", "data", "samples", "network_evaluations_per_sample"}
-    taken |= {"frechet_distance", "precision", "recall", "mode_weights", "score_error", "features"}
+    taken |= {
+        "frechet_distance",
+        "precision",
+        "recall",
+        "mode_weights",
+        "score_error",
+        "score_error_on_path",
+        "features",
+    }
     assert not taken & {option.name for entry in SAMPLERS.values() for option in entry.options if entry is not TOY}
     assert not {"exact", "data", "plain"} & set(SAMPLERS)  # the other rows of "mode_weights"
 
