@@ -141,6 +141,9 @@ def sample(
     out: Path | None = None,
     seed: int = 0,
     sampler: str | None = None,
+    label: str | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -164,6 +167,11 @@ def sample(
         out: Where to write; RUN/samples-SEED where not given.
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
         sampler: which one draws.
+        label: The class of the samples, 0 to K - 1, or each: sample k is of class k mod K. Of a run that was trained with
+            classes (digits-conditional); without it no class is asked for.
+        guidance: How strongly, w of classifier-free guidance: 0 not at all, 1 as learned, more for samples that are surer
+            of their class and less varied.
+        guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
@@ -188,6 +196,9 @@ def sample(
             cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
         ),
         sampler=sampler,
+        label=label,
+        guidance=guidance,
+        guidance_interval=guidance_interval,
         **options.given(),
     )
     picture, array = sample_into(

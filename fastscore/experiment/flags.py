@@ -50,6 +50,9 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
         "out": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
         "checkpoint": (int, "INT"),
+        "label": (str, "LABEL"),
+        "guidance": (float, "FLOAT"),
+        "guidance_interval": (tuple[float, float], "FLOAT FLOAT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),
     }  # tyro's own would be "{None}|PATH"
     for command in (train, sample, evaluate):
