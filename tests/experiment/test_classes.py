@@ -143,7 +143,7 @@ def test_guidance_of_an_interval_is_the_conditional_score_elsewhere(runs):
 
 
 def test_a_network_that_learned_the_two_gaussians_draws_the_one_that_is_asked_for(tmp_path):
-    config = preset("toy-conditional", iterations=300, warmup=10, lr=5e-3, width=32, num_levels=8)
+    config = preset("toy-conditional", iterations=600, warmup=10, lr=5e-3, width=32, num_levels=8, ema=0.95)
     Trainer(config, tmp_path / "run").train(progress=False)
     trained, means = load_run(tmp_path / "run"), GaussianMixture().means
     for label in range(2):
