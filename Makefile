@@ -49,6 +49,7 @@ test: $(READY)
 bench: $(READY)
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/report_networks.py
+	$(BIN)/python benchmarks/report_solvers.py
 
 docs: $(READY)
 	$(BIN)/sphinx-build -E -W --keep-going -n -q docs docs/_build/html

@@ -114,6 +114,25 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         if rows := _networks(session.benchmarks, device):
             lines = [machine_line(about(device)), *network_table.ABOUT, "", *network_table.text(rows), ""]
             _write(terminalreporter, f"networks on {device}", [*lines, _turns(rows)])
+        if lines := _draws(session.benchmarks, device):
+            _write(
+                terminalreporter, f"samplers on {device}", ["Medians of a draw, one provider after the other.", *lines]
+            )
+
+
+def _draws(benchmarks: list[Any], device: str) -> list[str]:
+    """A line for each sampler that was timed on a device."""
+    found: dict[str, dict[str, Any]] = {}
+    for bench in benchmarks:
+        info = bench.extra_info
+        if "sampler" in info and info["device"] == device and not bench.has_error and bench.stats.data:
+            found.setdefault(info["sampler"], {})[info["provider"]] = bench
+    lines = []
+    for sampler, timed in found.items():
+        info = next(iter(timed.values())).extra_info
+        seconds = "".join(f"  {name} {bench.stats.median:.3g} s" for name, bench in timed.items())
+        lines.append(f"{sampler:<12}{info['evaluations']:>4} evaluations, {info['images']} digits:{seconds}")
+    return lines
 
 
 def _write(terminalreporter: Any, heading: str, lines: list[str]) -> None:

@@ -15,6 +15,7 @@ import argparse
 import math
 import statistics
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import torch
@@ -40,7 +41,7 @@ def losses(network: nn.Module, x: Tensor, sigmas: list[float]) -> list[dict[str,
         return float(fs.dsm_loss(network.at_level(label)(x_tilde), noise, sigma).mean())
 
     rows = []
-    for i, (a, b) in enumerate(zip(sigmas, sigmas[1:])):
+    for i, (a, b) in enumerate(pairwise(sigmas)):
         middle = math.sqrt(a * b)
         rows.append(
             {

@@ -164,6 +164,27 @@ def networks() -> str:
     return "\n\n".join(tables) or "*`make bench` has not been run since these were added.*"
 
 
+def solvers() -> str:
+    """A draw by each sampler, on every machine that they were timed on."""
+    found = []
+    for path in sorted(RESULTS.glob("*-solvers.json")):
+        results = read(path.stem)
+        lines = [
+            [
+                row["sampler"],
+                str(row["evaluations"]),
+                *(f"{row[by]['seconds'][1]:.2f} s" if by in row else "-" for by in ("fastscore", "plain")),
+                f"{digits(row['fastscore']['times_plain'][1])}x" if "plain" in row else "-",
+                f"{100 * row['fastscore']['network']:.0f} %",
+            ]
+            for row in results["rows"]
+        ]
+        heads = ["sampler", "evaluations", "fastscore", "plain", "x plain", "the network's share"]
+        about = f"{machine(results['about'])}; a draw of {results['rows'][0]['images']} digits"
+        found.append(f"{markdown(heads, lines, words=1)}\n\n*{about}.*")
+    return "\n\n".join(found) or "*`make bench` has not been run since these were added.*"
+
+
 def networks_of(name: str) -> str:
     """Every row of one machine: medians."""
     results = read(name)

@@ -47,8 +47,8 @@ def predictor_corrector(
 
     The original takes both norms as means over the batch (and on VP paths a further factor, of nearly 1). So that no sample
     depends on its batch, |z| is sqrt(D) here, and |s| is sqrt(D) / sigma, the score's norm given the clean sample, so that e = 2
-    snr^2 sigma^2; or by ``norm`` = "sample" that of the sample's own score, which in a few dimensions is far too small near a
-    mode, and the updates too large.
+    snr^2 sigma^2; or by ``norm`` = "sample" that of the sample's own score, the original's rule for a batch of one, which in a few
+    dimensions is far too small near a mode, and the updates too large.
 
     Args:
         predictor: the step to the next point: ``"reverse_sde"``, ``"ancestral"`` or ``"ddim"``.
