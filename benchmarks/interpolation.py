@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fastscore as fs
 from fastscore.data import to_float
 from fastscore.evaluation.metrics import frechet_distance
-from fastscore.experiment.build import make_data, make_sigmas, mean_of_data
+from fastscore.experiment.build import make_data, make_sigmas, moments_of_data
 from fastscore.experiment.sample import TrainedRun, load_run
 from fastscore.samplers import dpm_solver
 
@@ -72,7 +72,7 @@ def distances(run: TrainedRun, heldout: Tensor, steps: int, num: int, seeds: int
                 steps=steps,
                 rule=rule,
                 interpolate=rule == "log_snr",
-                mean=mean_of_data(run.config),
+                **moments_of_data(run.config),
                 rng=fs.Philox(seed),
             )
             found[rule].append(frechet_distance(x.clamp(0, 1).flatten(1), heldout.flatten(1)))

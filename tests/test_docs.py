@@ -229,8 +229,9 @@ def test_commands_are_those_of_fastscore():
     makefile = (ROOT / "Makefile").read_text()
     for text in (README, *PAGES.values()):
         for block in re.findall(r"(?ms)^```sh\n(.*?)^```", text) + re.findall(r"(?ms)^%%bash\n(.*?)^```", text):
-            for word, what in re.findall(r"(?m)^fastscore (\w+) ?([\w/-]*)", block):
-                assert word in ("train", "sample", "evaluate", "doctor")
+            block = block.replace("\\\n", "")
+            for word, what in re.findall(r"(?m)^(?:torchrun .* -m )?fastscore (\w+) ?([\w/-]*)", block):
+                assert word in ("train", "sample", "evaluate", "status", "import", "export", "doctor")
                 assert word != "train" or what in PRESETS
             for target in re.findall(r"(?m)^make (\w+)", block):
                 assert f"\n{target}:" in makefile

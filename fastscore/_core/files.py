@@ -99,11 +99,11 @@ def clear_leftovers(folder: Path) -> None:
     ours = re.compile(rf"\.[0-9a-f]{{32}}\.{re.escape(platform.node())}\.(\d+)\.tmp(\.\w+)?")
     for path in folder.glob(".*.tmp*"):
         writer = ours.fullmatch(path.name)
-        if writer and not _lives(int(writer[1])):
+        if writer and not lives(int(writer[1])):
             path.unlink(missing_ok=True)
 
 
-def _lives(process: int) -> bool:
+def lives(process: int) -> bool:
     try:
         os.kill(process, 0)
     except (ProcessLookupError, OverflowError):

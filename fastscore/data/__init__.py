@@ -13,11 +13,14 @@ from collections.abc import Callable
 from typing import Any
 
 from .base import Data
+from .cifar10 import cifar10
 from .digits import digits
 from .folder import folder
 from .gray_scott import gray_scott
 from .images import ImageData, dequantize, to_float
-from .torchvision_sets import cifar10, mnist
+from .mnist import mnist
+from .npz import npz
+from .photos import photos
 from .toys import (
     GaussianMixture,
     PointData,
@@ -42,6 +45,8 @@ __all__ = [
     "gray_scott",
     "load",
     "mnist",
+    "npz",
+    "photos",
     "swiss_roll",
     "to_float",
     "two_moons",
@@ -90,6 +95,8 @@ DATASETS: dict[str, Callable[..., Data]] = {
     "gray_scott": gray_scott,
     "mixture": _mixture,
     "mnist": mnist,
+    "npz": npz,
+    "photos": photos,
     "swiss_roll": _swiss_roll,
     "two_moons": _two_moons,
 }

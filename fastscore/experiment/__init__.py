@@ -1,4 +1,4 @@
-"""The application: ``fastscore train``, ``sample``, ``evaluate`` and ``doctor``.
+"""The application: ``fastscore train``, ``sample``, ``evaluate`` and the other commands.
 
 It imports the library; the library never imports it.
 """
@@ -7,6 +7,7 @@ from importlib import import_module as _import_module
 from types import ModuleType as _ModuleType
 
 __all__ = [
+    "agreement",
     "build",
     "checkpoint",
     "config",
@@ -15,14 +16,20 @@ __all__ = [
     "evaluate",
     "evaluate_images",
     "evaluate_points",
+    "event_files",
+    "export",
     "flags",
+    "heartbeat",
     "history",
+    "import_original",
     "learner",
     "limits",
     "preview",
     "progress",
+    "ranks",
     "sample",
     "sample_folder",
+    "status",
     "terminal",
     "train",
 ]

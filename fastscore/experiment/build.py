@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .. import data
 from .._core.errors import DataError, MissingDependency
+from ..data.npz import has_test_images
 from ..models import build_model
 from ..models.refinenet import ScoreRefineNet
 from ..paths import PATHS
@@ -21,6 +22,7 @@ from .path_bounds import make_path
 
 _GRAY_SCOTT_IMAGES = 1024
 _POINTS, _AT_A_TIME = 100_000, 4096  # of points, for their mean; of images, in float
+_COVARIANCE_LIMIT = 4096  # numbers of a sample, of which the covariance takes the square
 
 
 def make_sigmas(config: TrainConfig) -> Tensor:
@@ -46,10 +48,16 @@ def make_data(config: TrainConfig, *, heldout: bool) -> data.Data | None: ...
 def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None:
     """A run's training data, or its held-out part (None where the data set has none)."""
     options: dict[str, Any] = {}
-    if config.data == "digits":
+    if config.data in ("digits", "photos"):
         options = {"split": "heldout" if heldout else "train"}
     elif config.data in ("mnist", "cifar10"):
         options = {"root": config.data_dir, "train": not heldout, "download": config.download}
+        if config.data == "cifar10":
+            options["checksum"] = config.checksum
+    elif config.data == "npz":
+        options = {"root": config.data_dir, "train": not heldout}
+        if heldout and not has_test_images(config.data_dir):
+            return None
     elif config.data == "gray_scott":
         options = {
             "num_images": _GRAY_SCOTT_IMAGES,
@@ -66,29 +74,48 @@ def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None
     return loaded
 
 
-def mean_of_data(config: TrainConfig) -> Tensor:
-    """The mean of a run's training data, float32 of a sample's shape, about which some samplers begin."""
-    named = {name: getattr(config, name) for name in ("data", "data_dir", "image_size", "download")}
-    return _mean_of_data(TrainConfig(**named))
+def moments_of_data(config: TrainConfig) -> dict[str, Tensor]:
+    """The ``mean`` of a run's training data, float32 of a sample's shape, and their ``covariance``, float64 [D, D], or, of samples
+    of more than 4,096 numbers, ``std``: with the first noise they are where some samplers begin.
+
+    Raises:
+        DataError: the training data are not here.
+    """
+    named = {name: getattr(config, name) for name in ("data", "data_dir", "image_size", "download", "checksum")}
+    return dict(_moments_of_data(TrainConfig(**named)))
 
 
 @lru_cache(maxsize=4)
-def _mean_of_data(config: TrainConfig) -> Tensor:
+def _moments_of_data(config: TrainConfig) -> dict[str, Tensor]:
     try:
         loaded = make_data(config)
     except (DataError, MissingDependency, OSError) as error:
         raise DataError(
-            f"samples are to begin about the mean of the training data, which are not here (--start uniform does "
-            f"without): {error}"
+            "samples are to begin about the mean of the training data, which are not here (--start uniform or --sampler "
+            f"annealed does without): {error}"
         ) from error
     if isinstance(loaded, data.PointData):
         drawn = loaded.sample(_POINTS, Philox(0))
-        return (drawn if isinstance(drawn, Tensor) else drawn[0]).mean(0)
-    assert isinstance(loaded, data.ImageData)
-    total = torch.zeros(loaded.shape, dtype=torch.float64)
-    for images in loaded.images.split(_AT_A_TIME):
-        total += data.to_float(images).double().sum(0).cpu()
-    return (total / len(loaded.images)).float()
+        values = drawn if isinstance(drawn, Tensor) else drawn[0]
+    else:
+        assert isinstance(loaded, data.ImageData)
+        values = loaded.images
+    parts = values.split(_AT_A_TIME)
+    mean = torch.stack([_rows(part).sum(0) for part in parts]).sum(0) / len(values)
+    found = {"mean": mean.float().reshape(values.shape[1:])}
+    if len(mean) <= _COVARIANCE_LIMIT:
+        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
+        for part in parts:
+            centred = _rows(part) - mean
+            covariance += centred.T @ centred
+        return found | {"covariance": covariance / len(values)}
+    variance = torch.stack([(_rows(part) - mean).square().sum(0) for part in parts]).sum(0) / len(values)
+    return found | {"std": variance.sqrt().float().reshape(values.shape[1:])}
+
+
+def _rows(values: Tensor) -> Tensor:
+    """Images (bytes too) or points as rows of numbers, float64 on the CPU."""
+    return (data.to_float(values) if values.dtype == torch.uint8 else values).flatten(1).double().cpu()
 
 
 def resident(loaded: data.Data, device: torch.device) -> data.Data:

@@ -1,4 +1,4 @@
-"""The command line: ``fastscore train | sample | evaluate | doctor``."""
+"""The command line: ``fastscore train | sample | evaluate | doctor``; of whole runs see ``cli_runs``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,10 @@ from .._core.errors import require
 from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
+from .cli_runs import export, import_, status
 from .config import PRESETS, TrainConfig, quoted
-from .flags import annotate, either
+from .flags import annotate, annotate_plain, either
+from .ranks import TIMEOUT, Ranks, joined, title
 
 _PREDICTED = {
     "score": "the score",
@@ -36,7 +38,9 @@ def train(
     out: Path | None = None,
     resume: bool = False,
     change: bool = False,
+    tensorboard: bool = False,
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
     path_options: Any,
@@ -44,7 +48,8 @@ def train(
     """Train a network, starting from a preset.
 
     Writes a run folder: config.json, metrics.jsonl (the loss as it falls), training.png, and checkpoints/.
-    Kill it at any moment; the same command with --resume goes on as if nothing had happened.
+    Kill it at any moment; the same command with --resume goes on as if nothing had happened. On several devices:
+    torchrun --standalone --nproc-per-node N -m fastscore train ... is the same run.
 
     Args:
         preset: what to train; every option below changes one setting of it.
@@ -52,41 +57,59 @@ def train(
         resume: Go on from the last checkpoint, or start if there is none.
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm,
             --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
+        tensorboard: Write event files for TensorBoard into RUN/tensorboard too (needs 'fastscore-torch[tensorboard]').
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the objective.
         path_options: of the path.
     """
+    with joined(rank_timeout) as ranks:
+        preset = dataclasses.replace(
+            preset,
+            objective_options=preset.objective_options | options.given(),
+            path_options=preset.path_options | path_options.given(),
+        )
+        _train(ranks, preset, out, resume, change, tensorboard, quiet)
+
+
+def _train(
+    ranks: Ranks, preset: TrainConfig, out: Path | None, resume: bool, change: bool, tensorboard: bool, quiet: bool
+) -> None:
     from .._core import checks
     from ..data import DATASETS
     from ..evaluation.plots import save_training_curves
     from . import limits
-    from .build import make_sigmas, pick_device
+    from .build import make_sigmas
     from .evaluate import evaluate
+    from .event_files import EventFiles
     from .history import read_metrics
     from .path_bounds import make_path
     from .preview import save_preview
     from .sample_folder import check_encodable, check_folder
-    from .train import Trainer
+    from .train import FROM_FILES, Trainer
 
-    preset = dataclasses.replace(
-        preset,
-        objective_options=preset.objective_options | options.given(),
-        path_options=preset.path_options | path_options.given(),
-    )
     _check_noise(preset)
     run = out or Path("runs") / preset.data
-    if change and not resume:
-        raise ValueError("--change needs --resume: a new run takes its options as they are given")
-    checks.one_of("data", preset.data, tuple(DATASETS))
-    limits.check_run(preset, pick_device(preset.device))
-    check_folder("--out", run, make=False)
-    if preset.data in ("mnist", "cifar10", "folder"):
-        check_encodable("--data-dir", Path(preset.data_dir).absolute())
-        terminal.check_readable("--data-dir", Path(preset.data_dir))
-    trainer = Trainer(preset, run, resume=resume, change=change)
+    with ranks.together():
+        if change and not resume:
+            raise ValueError("--change needs --resume: a new run takes its options as they are given")
+        checks.one_of("data", preset.data, tuple(DATASETS))
+        limits.check_run(preset, ranks.place(preset.device), ranks.count)
+        if ranks.leads:
+            check_folder("--out", run, make=False)
+            if tensorboard:
+                require("tensorboard", "tensorboard")
+        if preset.data in FROM_FILES:
+            check_encodable("--data-dir", Path(preset.data_dir).absolute())
+            terminal.check_readable("--data-dir", Path(preset.data_dir))
+    trainer = Trainer(preset, run, resume=resume, change=change, ranks=ranks)
+    if not ranks.leads:
+        trainer.train(progress=False)
+        return
     print(
         f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
-        f"parameters, on {trainer.device} in {trainer.config.precision}, into {run}\ndata: {trainer.about_data}"
+        f"parameters, on {trainer.device} in {trainer.config.precision}"
+        f"{f', {ranks.count} ranks' if ranks.count > 1 else ''}, into {run}\ndata: {trainer.about_data}"
     )
     if PATHS[preset.path].continuous:
         print(f"path: {make_path(preset)}; the network predicts {_PREDICTED[preset.parametrization]}")
@@ -96,8 +119,9 @@ def train(
         print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
+    listener = EventFiles(run, trainer.step) if tensorboard else None
     try:
-        last = trainer.train(progress=not quiet, preview=save_preview)
+        last = trainer.train(progress=not quiet, preview=save_preview, listener=listener)
     except KeyboardInterrupt:
         print(
             f"\nstopped at iteration {trainer.step}; "
@@ -106,6 +130,9 @@ def train(
             file=sys.stderr,
         )
         sys.exit(130)
+    finally:
+        if listener is not None:
+            listener.close()
     print(f"trained: {last}")
     history = read_metrics(run)
     if history:  # none where the run is shorter than --log-every, or the file was deleted
@@ -153,6 +180,7 @@ def sample(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
 ) -> None:
@@ -166,7 +194,7 @@ def sample(
         num: How many samples.
         out: Where to write; RUN/samples-SEED where not given.
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
-        sampler: which one draws.
+        sampler: which one draws; by default the run's own.
         label: The class of the samples, 0 to K - 1, or each: sample k is of class k mod K. Of a run that was trained with
             classes (digits-conditional); without it no class is asked for.
         guidance: How strongly, w of classifier-free guidance: 0 not at all, 1 as learned, more for samples that are surer
@@ -181,36 +209,43 @@ def sample(
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
-    from .sample import load_run, sample_into, with_sampling
+    from .agreement import load_on
+    from .sample import sample_into, with_sampling
     from .sample_folder import ARRAY
 
-    trained = with_sampling(
-        load_run(
+    with joined(rank_timeout) as ranks:
+        trained = with_sampling(
+            load_on(
+                ranks,
+                run,
+                device=device,
+                weights=weights,
+                iteration=checkpoint,
+                precision=precision,
+                cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
+            ),
+            sampler=sampler,
+            label=label,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
+            **options.given(),
+        )
+        picture, array = sample_into(
+            out or run / f"samples-{seed}",
+            trained,
             run,
-            device=device,
-            weights=weights,
-            iteration=checkpoint,
-            precision=precision,
-            cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
-        ),
-        sampler=sampler,
-        label=label,
-        guidance=guidance,
-        guidance_interval=guidance_interval,
-        **options.given(),
-    )
-    picture, array = sample_into(
-        out or run / f"samples-{seed}",
-        trained,
-        run,
-        num,
-        seed=seed,
-        batch_size=batch_size,
-        overwrite=overwrite,
-        progress=not quiet,
-    )
+            num,
+            seed=seed,
+            batch_size=batch_size,
+            overwrite=overwrite,
+            progress=not quiet,
+            ranks=ranks,
+        )
+    if not ranks.leads:
+        return
     print(
         f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {quoted(run)}"
         + (f" --out {quoted(run / 'evaluation')}" if (run / ARRAY).exists() else "")
@@ -235,6 +270,7 @@ def evaluate(
     batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
+    rank_timeout: float = TIMEOUT,
     *,
     options: Any,
 ) -> None:
@@ -253,7 +289,7 @@ def evaluate(
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
-        sampler: which one draws.
+        sampler: which one draws; by default the run's own.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
@@ -264,30 +300,35 @@ def evaluate(
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
+        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
     from . import evaluate as evaluation
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)
-    report = evaluation.evaluate(
-        run,
-        num=num,
-        feature=feature,
-        seed=seed,
-        sampler=sampler,
-        weights=weights,
-        iteration=checkpoint,
-        precision=precision,
-        cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
-        data_dir=data_dir,
-        out=out,
-        overwrite=overwrite,
-        batch_size=batch_size,
-        device=device,
-        progress=not quiet,
-        **options.given(),
-    )
+    with joined(rank_timeout) as ranks:
+        report = evaluation.evaluate(
+            run,
+            num=num,
+            feature=feature,
+            seed=seed,
+            sampler=sampler,
+            weights=weights,
+            iteration=checkpoint,
+            precision=precision,
+            cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
+            data_dir=data_dir,
+            out=out,
+            overwrite=overwrite,
+            batch_size=batch_size,
+            device=device,
+            progress=not quiet,
+            ranks=ranks,
+            **options.given(),
+        )
+    if not ranks.leads:
+        return
     folder = out or run
     print(evaluation.table(report))
     print("\n" + "\n".join(f"look at {path}" for path in sorted(folder.glob("*.png"))))
@@ -309,14 +350,23 @@ def _pair(weights: list[float]) -> str:
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
-    return {"train": train, "sample": sample, "evaluate": evaluate, "doctor": doctor}
+    annotate_plain((import_, export), tyro)
+    return {
+        "train": train,
+        "sample": sample,
+        "evaluate": evaluate,
+        "status": status,
+        "import": import_,
+        "export": export,
+        "doctor": doctor,
+    }
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
     terminal.open_streams()
     arguments = sys.argv[1:] if arguments is None else arguments
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_, **__: print(f"warning{title()}: {message}", file=sys.stderr)
     try:
         terminal.check_text(arguments)
         if arguments == ["--version"]:
@@ -334,11 +384,11 @@ def main(arguments: list[str] | None = None) -> None:
         sys.stderr.close()
         sys.exit(1)
     except KeyboardInterrupt:
-        print("\nstopped", file=sys.stderr)
+        print(f"\nstopped{title()}", file=sys.stderr)
         sys.exit(130)
     except Exception as error:
         line = terminal.report(error, arguments)
         if line is None:
             raise
-        print(f"error: {line}", file=sys.stderr)
+        print(f"error{title()}: {line}", file=sys.stderr)
         sys.exit(2)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._core import checks
 from ..losses import OBJECTIVES
+from ..samplers import SAMPLERS
 from ..schedules import refuse_other_form
 from . import path_bounds
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _FLAGS = (
     "download",
+    "checksum",
     "dequantize",
     "flip",
     "decay",
@@ -42,6 +44,7 @@ _COUNTS = {
     "image_size": (1, None),
     "width": (1, None),
     "steps_per_level": (1, None),
+    "solver_steps": (0, _STEPS - 1),
     "log_every": (1, _STEPS),
     "checkpoint_every": (1, _STEPS),
     "keep": (1, _STEPS),
@@ -106,6 +109,7 @@ def check(config: TrainConfig) -> None:
     choices = {
         "model": _MODELS,
         "objective": tuple(OBJECTIVES),
+        "sampler": tuple(SAMPLERS),
         "start": ("uniform", "normal"),
         "precision": _PRECISIONS,
     }

@@ -18,6 +18,7 @@ from . import precision, processors
 _EXTRAS = {
     "train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "scipy", "filelock", "tyro"),
     "eval": ("torchmetrics", "torch_fidelity"),
+    "tensorboard": ("tensorboard",),
 }
 
 

@@ -11,17 +11,20 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._core import checks, files
 from ..evaluation import plots
 from ..samplers import Trajectory
 from . import limits
+from .agreement import load_on
 from .build import make_sigmas
 from .evaluate_images import evaluate_images
 from .evaluate_points import evaluate_points
 from .history import read_metrics
-from .sample import TrainedRun, load_run, sample_into, with_sampling
+from .ranks import ALONE, Ranks
+from .sample import TrainedRun, sample_into, with_sampling
 from .sample_folder import read_samples, versions
 
 METRICS = "metrics.json"
@@ -46,6 +49,7 @@ def evaluate(
     overwrite: bool = False,
     device: str = "auto",
     progress: bool = True,
+    ranks: Ranks = ALONE,
     **options: Any,
 ) -> dict[str, Any]:
     """Sample from a run and compare with its data set; writes metrics.json, samples and pictures.
@@ -66,9 +70,10 @@ def evaluate(
         overwrite: replace the samples of other settings that are there.
         device: where the network runs.
         progress: show progress bars.
+        ranks: which draw the samples; rank 0 alone compares and writes.
 
     Returns:
-        What metrics.json holds.
+        What metrics.json holds; on other ranks than rank 0 nothing.
 
     Raises:
         CheckpointError: not a trained run. DataError: its data set, or Inception's weights, are not on this machine.
@@ -79,7 +84,9 @@ def evaluate(
     num = checks.integer("num", num, low=20)
     checks.one_of("feature", feature, ("auto", "pixels", "inception"))
     trained = with_sampling(
-        load_run(run, device=device, weights=weights, iteration=iteration, precision=precision, cuda_graph=cuda_graph),
+        load_on(
+            ranks, run, device=device, weights=weights, iteration=iteration, precision=precision, cuda_graph=cuda_graph
+        ),
         sampler=sampler,
         **options,
     )
@@ -103,7 +110,7 @@ def evaluate(
         "network_evaluations_per_sample": _evaluations(trained),
     }
 
-    def drawn(trajectory: Trajectory | None = None) -> Tensor:
+    def draw_into(trajectory: Trajectory | None = None) -> None:
         counted = report["network_evaluations_per_sample"] is None
         with evaluations_of(trained.score_fn if counted else None) as made:
             sample_into(
@@ -116,9 +123,19 @@ def evaluate(
                 overwrite=overwrite,
                 progress=progress,
                 trajectory=trajectory,
+                ranks=ranks,
             )
         if counted:
-            report["network_evaluations_per_sample"] = sum(made) / num
+            of_all = torch.tensor(sum(made), device="cpu")
+            ranks.add([of_all])
+            report["network_evaluations_per_sample"] = int(of_all) / num
+
+    if not ranks.leads:
+        draw_into()
+        return {}
+
+    def drawn(trajectory: Trajectory | None = None) -> Tensor:
+        draw_into(trajectory)
         return read_samples(out)
 
     if len(trained.shape) == 1:

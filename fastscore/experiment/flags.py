@@ -6,17 +6,19 @@ The tables of samplers, objectives and paths say what there is to choose from, a
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from .._core.options import Option
+from ..data import DATASETS
 from ..losses import OBJECTIVES, Objective
 from ..paths import PATHS, PathKind
-from ..samplers import DEFAULT, DEFAULT_ON_PATH, SAMPLERS, Sampler
+from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
 from .config import PRESETS, TrainConfig
 from .precision import PRECISIONS, Precision
 
+_ON_PATHS = f"{DEFAULT} is {BEST_OF_FEW} on a path of continuous t"
 Table = Mapping[str, Sampler] | Mapping[str, Objective] | Mapping[str, PathKind]
 
 
@@ -29,7 +31,6 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
         prefix_names=False,
     )
     about = "; ".join(f"{e.name}: {e.title} ({e.source}), {e.summary}" for e in SAMPLERS.values())
-    about += f". By default {DEFAULT}; of a run on a path of continuous t {DEFAULT_ON_PATH}"
     train.__annotations__ |= {
         "preset": Annotated[presets, tyro.conf.arg(name="")],
         "options": flags(OBJECTIVES, "objective", tyro),
@@ -42,22 +43,35 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
         command.__annotations__ |= {
             "sampler": Annotated[
                 Literal[tuple(SAMPLERS)] | None,
-                tyro.conf.arg(help=text, metavar=f"{{{','.join(SAMPLERS)}}}", help_behavior_hint=""),
+                tyro.conf.arg(
+                    help=f"By default the run's own. {text}",
+                    metavar=f"{{{','.join(SAMPLERS)}}}",
+                    help_behavior_hint="",
+                ),
             ],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
+    annotate_plain((train, sample, evaluate), tyro)
+
+
+def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:
+    """Write the annotations of parameters that may be left out, and of those that are true where they are given."""
     kinds: dict[str, tuple[Any, str]] = {
         "out": (Path, "PATH"),
+        "config": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
         "checkpoint": (int, "INT"),
         "label": (str, "LABEL"),
         "guidance": (float, "FLOAT"),
         "guidance_interval": (tuple[float, float], "FLOAT FLOAT"),
+        "iteration": (int, "INT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),
+        "preset": (Literal[tuple(PRESETS)], f"{{{','.join(PRESETS)}}}"),
+        "data": (Literal[tuple(DATASETS)], f"{{{','.join(DATASETS)}}}"),
     }  # tyro's own would be "{None}|PATH"
-    for command in (train, sample, evaluate):
+    for command in commands:
         for name, annotation in command.__annotations__.items():
-            if name in kinds:
+            if name in kinds and str(annotation).endswith("| None"):
                 kind, metavar = kinds[name]
                 command.__annotations__[name] = Annotated[
                     kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")
@@ -79,15 +93,17 @@ def _plain(config: TrainConfig) -> TrainConfig:
 
 
 def _annotate_tables(tyro: Any) -> None:
-    """Show --objective and --path with their choices, and no flag for their options, whose entries have flags of their own."""
+    """Show --objective, --path and --sampler with their choices, and no flag for their options, which have flags of their own."""
     objectives = "; ".join(f"{e.name}, {e.title}, {e.summary}" for e in OBJECTIVES.values())
     paths = "; ".join(f"{kind.name}, {kind.title}" for kind in PATHS.values())
     for name, table, told in (
         ("objective", tuple(OBJECTIVES), f"Loss: {objectives}."),
         ("path", tuple(PATHS), f"How data become noise: {paths}."),
+        ("sampler", tuple(SAMPLERS), f"Draws where none is asked for ({_ON_PATHS}): see fastscore sample --help."),
     ):
         TrainConfig.__annotations__[name] = Annotated[str, tyro.conf.arg(help=told, metavar=f"{{{','.join(table)}}}")]
-        TrainConfig.__annotations__[f"{name}_options"] = tyro.conf.Suppress[dict[str, Any]]
+        if name != "sampler":
+            TrainConfig.__annotations__[f"{name}_options"] = tyro.conf.Suppress[dict[str, Any]]
 
 
 def flags(table: Table, word: str, tyro: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from .build import make_model, make_sigmas, placed, resident
 from .classes import ClassesOfBatch, check_data, labels_of_batch
 from .config import TrainConfig
 from .precision import in_precision, resolve
+from .ranks import ALONE, Ranks
 from .recorded_step import RecordedStep
 from .scores import on_path
 
@@ -33,27 +35,31 @@ class Learner:
     """A network in training, and all that an iteration changes.
 
     Iteration i takes its batch from the data's own streams, and everything else that is random from sub-stream i of
-    the run's seed, which nothing else draws from: first which class labels are dropped, where the network is
-    told any, then its labels (on a path of continuous t its times), then whatever the objective draws.
+    the run's seed, which nothing else draws from: first which class labels are dropped, where the network is told any, then
+    its labels (on a path of continuous t its times), then whatever the objective draws. Of several ranks each takes its rows
+    of the batch with the numbers that they have in the whole; their gradients and losses are summed, so that all ranks have
+    the whole batch's, and make the same step.
 
     Args:
         config: the run's.
         data: what it is trained on.
         device: where.
+        ranks: of the run. Every rank makes the same calls, whose number and order an error may not change.
 
     Attributes:
         model, ema, optimizer: the network, its moving average or None, and Adam.
         scaler: scales the loss where the precision is fp16, else None.
-        parts: (first row, rows) of the parts that a batch is worked on in.
+        parts: (first row, rows) of the parts that this rank works on a batch in.
         sums: the sum of the losses and how many, at each noise level (on a path of continuous t at the nearest one) since
             they were last set to zero, float64 [2, L].
 
     Raises:
-        ValueError: the network does not fit the data, or the objective one of them.
+        ValueError: the network does not fit the data, or the objective one of them, or the config several ranks.
     """
 
-    def __init__(self, config: TrainConfig, data: Data, device: torch.device):
-        self.config, self.data, self.device = config, resident(data, device), device
+    def __init__(self, config: TrainConfig, data: Data, device: torch.device, ranks: Ranks = ALONE):
+        _check_ranks(config, ranks)
+        self.config, self.data, self.device, self.ranks = config, resident(data, device), device, ranks
         self.sigmas = make_sigmas(config).to(device)
         self.model = placed(make_model(config, data.shape), device)
         self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
@@ -67,6 +73,7 @@ class Learner:
         precision = resolve(config, device)
         self.scaler = torch.amp.GradScaler(device.type) if precision == "fp16" else None
         self.sums = torch.zeros(2, config.num_levels, dtype=torch.float64, device=device)
+        self._own = self.sums if ranks.count == 1 else torch.zeros_like(self.sums)  # of this rank in one iteration
         objective = OBJECTIVES[config.objective]
         network = in_precision(compiled(self.model, config.compile), precision)
         self._classes: ClassesOfBatch | None = None
@@ -81,7 +88,8 @@ class Learner:
         else:
             self._loss = objective.on(network, self.sigmas, data.shape, **how)
         self._reads_images = objective.reads_images and isinstance(self.data, ImageData) and self._score is None
-        self._rng, self.parts = Philox(config.seed), parts(config.batch_size, config.accumulate)
+        self._rng, (first, rows) = Philox(config.seed), ranks.rows(config.batch_size)
+        self.parts = [(first + row, size) for row, size in parts(rows, config.accumulate)]
         graph = graphs.check("cuda_graph", config.cuda_graph, device)
         self._recorded = RecordedStep(self) if graph else None
 
@@ -110,6 +118,7 @@ class Learner:
             rng = self._rng.substream(it)
             rng.sample_offset = first
             self.backward(self._samples(it, first, size), rng, self.classes(it, first, size))
+        self._sum_over_ranks()
         self._check_finite(it)
         for group in self.optimizer.param_groups:
             group["lr"] = self.rate(it)
@@ -142,7 +151,7 @@ class Learner:
         else:
             losses, t = self._loss(x, rng)
             labels = self._nearest(t, self._score)
-        self.sums.index_add_(1, labels, torch.stack([losses.detach().double(), torch.ones_like(losses).double()]))
+        self._own.index_add_(1, labels, torch.stack([losses.detach().double(), torch.ones_like(losses).double()]))
         loss = losses.sum() / self.config.batch_size
         (loss if self.scaler is None else self.scaler.scale(loss)).backward()
 
@@ -164,6 +173,15 @@ class Learner:
         if self.ema is not None and average:
             self.ema.update()
         return grad_norm if norm else None
+
+    def _sum_over_ranks(self) -> None:
+        """Make this rank's gradient and losses those of the whole batch."""
+        if self.ranks.count == 1:
+            return
+        self.ranks.add([p.grad for p in self.model.parameters() if p.grad is not None])
+        self.ranks.add([self._own])
+        self.sums += self._own
+        self._own.zero_()
 
     def _samples(self, it: int, first: int, size: int) -> Tensor | ImageBatch:
         """Rows of the batch of iteration ``it``; a handle on them where the objective takes one."""
@@ -227,6 +245,33 @@ class Learner:
             checkpoint.load_scaler(self.scaler, state["scaler"], folder)
         return state["step"], about.config
 
+    def spread(self, step: int) -> int:
+        """Take over all that rank 0 has after ``step`` iterations; returns its ``step``."""
+        if self.ranks.count == 1:
+            return step
+        scaler = None if self.scaler is None else self.scaler.state_dict()
+        moments = sorted(self.optimizer.state_dict()["state"])
+        step, moments, scaler = json.loads(self.ranks.told(json.dumps([step, moments, scaler])))
+        weights = list(self.model.parameters())
+        if not self.ranks.leads:
+            zeros = {i: {name: torch.zeros_like(weights[i]) for name in ("exp_avg", "exp_avg_sq")} for i in moments}
+            state = {i: {"step": torch.ones(()), **of_one} for i, of_one in zeros.items()}
+            checkpoint.load_optimizer(self.optimizer, {"state": state}, Path("rank 0"))
+            if self.scaler is not None and scaler is not None:
+                self.scaler.load_state_dict(scaler)
+            if self.ema is not None:
+                self.ema.num_updates = step
+        averages = [] if self.ema is None else self.ema.module.state_dict().values()
+        held = [self.optimizer.state[weights[i]] for i in moments]
+        of_adam = [state[name] for state in held for name in ("step", "exp_avg", "exp_avg_sq")]
+        self.ranks.copy([*self.model.state_dict().values(), *averages, *of_adam, self.sums])
+        return step
+
+    def digest(self) -> str:
+        """A text that says which bits the weights have."""
+        sums = [weight.detach().contiguous().view(torch.int32).sum() for weight in self.model.parameters()]
+        return str(torch.stack(sums).tolist())
+
     def _check_finite(self, it: int) -> None:
         """Raise before a loss that is not finite reaches the weights (on a GPU: before it reaches a checkpoint)."""
         due = (it + 1) % self.config.log_every == 0 or (it + 1) % self.config.checkpoint_every == 0
@@ -237,6 +282,24 @@ class Learner:
             f"the loss at iteration {it + 1} is not finite; loss by sigma since the last log: {seen}; learning rate "
             f"{learning_rate(self.config, it):.3g}"
             + ("; in fp16 what is beyond 65504 is infinite, in bf16 it is not" if self.scaler is not None else "")
+        )
+
+
+def _check_ranks(config: TrainConfig, ranks: Ranks) -> None:
+    """Raise ValueError where ``config`` cannot be trained on so many ranks."""
+    if ranks.count == 1:
+        return
+    if ranks.count * config.accumulate > config.batch_size:
+        raise ValueError(
+            f"batch_size must be at least {ranks.count * config.accumulate}, a sample for each rank in each of the "
+            f"{config.accumulate} parts that it works on, got {config.batch_size}"
+        )
+    if config.cuda_graph:
+        raise ValueError(f"cuda_graph must be False on several ranks (--no-cuda-graph), got True on {ranks.count}")
+    if OBJECTIVES[config.objective].whole_batch:
+        raise ValueError(
+            f"objective must be one in which the samples of a batch do not depend on each other on {ranks.count} ranks, "
+            f"got {config.objective!r}"
         )
 
 

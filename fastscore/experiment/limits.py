@@ -14,7 +14,7 @@ import torch
 from .config import TrainConfig
 
 INDICES = 1 << 32  # sample indices and steps of the random numbers are 32-bit words
-_SIDES = {"digits": 8, "mnist": 28, "cifar10": 32}
+_SIDES = {"digits": 8, "mnist": 28, "cifar10": 32, "photos": 32}
 _POINTS = ("mixture", "two_moons", "checkerboard", "swiss_roll")
 
 
@@ -51,8 +51,8 @@ def check_batch(config: TrainConfig, shape: tuple[int, ...], batch_size: int, de
     _fits("batch_size", batch_size, "samples and the network's first layer", 4 * batch_size * (values + layer), device)
 
 
-def check_run(config: TrainConfig, device: torch.device) -> None:
-    """Raise ValueError where a run of ``config`` does not fit into memory."""
+def check_run(config: TrainConfig, device: torch.device, ranks: int = 1) -> None:
+    """Raise ValueError where a run of ``config`` on so many ``ranks`` does not fit into memory."""
     side = _SIDES.get(config.data, config.image_size)
     shape = (2,) if config.data in _POINTS else (1, side, side)
     copies = 16  # a weight in float32, its gradient, and Adam's two moments
@@ -60,7 +60,7 @@ def check_run(config: TrainConfig, device: torch.device) -> None:
         _fits("image_size", side, "one image", 4 * side**2, device)
     _fits("width", config.width, "weights", copies * (1 if config.model == "mlp" else 9) * config.width**2, device)
     _fits("num_levels", config.num_levels, "the losses of the noise levels", 16 * config.num_levels, device)
-    check_batch(config, shape, -(-config.batch_size // config.accumulate), device)
+    check_batch(config, shape, -(-config.batch_size // (ranks * config.accumulate)), device)
 
 
 def _fits(name: str, value: int, what: str, size: int, device: torch.device) -> None:

@@ -8,11 +8,11 @@ from typing import Any
 
 from .._core.errors import require
 
-_SECONDS = 30.0  # between two lines of a log
+_SECONDS = 60.0  # between two lines of a log
 
 
 class Lines:
-    """What is used here of tqdm's bar, as whole lines: one every half minute, and one at the end."""
+    """What is used here of tqdm's bar, as whole lines: one a minute, and one at the end."""
 
     def __init__(self, total: int | None, desc: str, unit: str, initial: int = 0):
         self.total, self.desc, self.unit, self.n = total, desc, unit, initial
@@ -33,9 +33,13 @@ class Lines:
     def _tell(self) -> None:
         self.told = time.monotonic()
         pace = (self.n - self.first) / max(self.told - self.began, 1e-9)
-        share = f" ({100 * self.n // self.total} %)" if self.total else ""
+        of = share = left = ""
+        if self.total:
+            of, share = f" of {self.total}", f" ({100 * self.n // self.total} %)"
+            if pace > 0 and self.n < self.total:
+                left = f", {duration((self.total - self.n) / pace)} left"
         print(
-            f"{self.desc}: {self.n}{'' if self.total is None else f' of {self.total}'}{share}, {pace:.3g} {self.unit}/s{self.notes}",
+            f"{self.desc}: {self.n}{of}{share}, {pace:.3g} {self.unit}/s{left}{self.notes}",
             file=sys.stderr,
             flush=True,
         )
@@ -47,3 +51,20 @@ def progress_bar(total: int | None, *, desc: str, unit: str, initial: int = 0) -
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return require("tqdm", "train").tqdm(total=total, initial=initial, desc=desc, unit=unit)
     return Lines(total, desc, unit, initial)
+
+
+def duration(seconds: float) -> str:
+    """In the two largest units: "4 h 12 min".
+
+    >>> duration(15130.4), duration(59.6), duration(0.4)
+    ('4 h 12 min', '1 min', '0 s')
+    """
+    left = max(0, round(seconds))
+    parts: list[str] = []
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, length)
+        if count or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+        elif parts:
+            parts.append("")
+    return " ".join(part for part in parts[:2] if part)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -14,17 +15,18 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks, graphs
-from .._core.errors import CheckpointError, NonFiniteSamples
+from .._core.errors import NonFiniteSamples
 from ..paths import PATHS
 from ..rng import Philox
-from ..samplers import DEFAULT, SAMPLERS, Callback, Sampler, Trajectory
+from ..samplers import SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
 from .acceleration import compiled, deterministic, tf32
-from .build import make_model, mean_of_data, pick_device, placed
+from .build import make_model, moments_of_data, pick_device, placed
 from .classes import Asked, asked
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
+from .ranks import ALONE, Ranks
 from .scores import begins_about_the_mean, check_sampler, check_start, default_sampler, for_sampler
 
 WEIGHTS = ("auto", "ema", "raw")
@@ -40,7 +42,7 @@ class TrainedRun:
         network: in eval mode, with weights in float32; shape: of a sample; device: where the network is; iteration: the checkpoint's.
         weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
         precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
-        sampler: which one draws; given: values of its options that are no settings of ``config``.
+        sampler: which one draws, by default the config's; given: values of its options that are no settings of ``config``.
         cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
         asked: the class that samples are asked to be of, and with what guidance.
     """
@@ -54,10 +56,14 @@ class TrainedRun:
     identity: str = ""
     sha256: str | None = None
     precision: str = "fp32"
-    sampler: str = DEFAULT
+    sampler: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
     cuda_graph: bool | None = None
     asked: Asked = field(default_factory=Asked)
+
+    def __post_init__(self) -> None:
+        """The config's sampler where none is given."""
+        object.__setattr__(self, "sampler", self.sampler or self.config.sampler)
 
     @cached_property
     def score_fn(self) -> nn.Module:
@@ -119,7 +125,7 @@ def load_run(
         return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
 
     folder, about, values = (
-        checkpoint.from_latest(run, read) if iteration is None else read(_checkpoint_of(run, iteration))
+        checkpoint.from_latest(run, read) if iteration is None else read(checkpoint.of_iteration(run, iteration))
     )
     network = make_model(config, about.sample_shape)
     checkpoint.load_into(network, values, folder)
@@ -139,23 +145,20 @@ def load_run(
     )
 
 
-def _checkpoint_of(run: Path, iteration: int) -> Path:
-    checkpoint.latest(run)  # raises, and says what to do, if there is no checkpoint
-    found = {checkpoint.step_of(folder): folder for folder in checkpoint.steps(run)}
-    if iteration not in found:
-        raise CheckpointError(
-            f"{run} has no checkpoint of iteration {iteration} (--checkpoint); "
-            f"it has those of {', '.join(map(str, found))}"
-        )
-    return found[iteration]
-
-
 def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The value of each option of ``sampler``: the one given, or ``config``'s, or the option's default.
 
     On a path of continuous t a number of steps that is left to the noise levels is theirs.
     """
     entry = SAMPLERS[checks.one_of("sampler", sampler, SAMPLERS)]
+    names = [option.name for option in entry.options]
+    for name, value in given.items():
+        takers = [other.name for other in SAMPLERS.values() if name in (option.name for option in other.options)]
+        if value is not None and name not in names and takers:
+            raise ValueError(
+                f"{name} must be left out for sampler {sampler!r}, which takes {', '.join(names)}, got "
+                f"{checks.describe(value)} (--sampler {' or '.join(takers)} takes it)"
+            )
     check_sampler(config, sampler)
     own = {option.name: getattr(config, option.setting) for option in entry.options if option.setting}
     options = entry.complete(own | {name: value for name, value in given.items() if value is not None})
@@ -164,6 +167,20 @@ def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> d
     if PATHS[config.path].continuous and entry.one_step_a_level and not options["steps"]:
         options["steps"] = config.num_levels
     return options
+
+
+def check_own_sampler(config: TrainConfig) -> None:
+    """Raise where the run's own sampler could not draw from its network, which is better known before it is trained.
+
+    Raises:
+        ValueError: an option of the sampler without a value, or more solver_steps than a network of labels has levels.
+    """
+    steps = options_of(config, default_sampler(config), {}).get("steps", 0)
+    if steps > config.num_levels and config.model in ("ncsn", "ncsndeeper"):
+        raise ValueError(
+            f"solver_steps must be at most num_levels, {config.num_levels}, for {config.model}, which knows its noise levels "
+            f"alone, got {steps}; of the trained run, fastscore sample --steps {steps} --interpolate asks between them"
+        )
 
 
 def with_sampling(
@@ -215,7 +232,14 @@ def draw(
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
 
-    ``network`` is the run's, in its precision; ``sampler`` None is the run's; ``cuda_graph``: as :class:`TrainedRun` has it.
+    Args:
+        config: of the run, whose own sampler draws where ``sampler`` is None.
+        network: the run's, in its precision.
+        shape, rng, device: of the samples.
+        sampler, given: a key of :data:`fastscore.samplers.SAMPLERS`, and values of its options that are no settings of
+            ``config``.
+        trajectory, callback: as for :func:`fastscore.samplers.annealed_langevin`.
+        cuda_graph: as :class:`TrainedRun` has it.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
@@ -226,7 +250,7 @@ def draw(
     if cuda_graph is None:
         cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
     centred = entry.centred and options.get("start") == "normal" and begins_about_the_mean(config)
-    about = {"mean": mean_of_data(config)} if centred else {}
+    about = moments_of_data(config) if centred else {}
     with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
@@ -286,35 +310,53 @@ def batches(
     batch_size: int = 500,
     progress: bool = True,
     trajectory: Trajectory | None = None,
+    ranks: Ranks = ALONE,
 ) -> Iterator[Tensor]:
-    """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call."""
+    """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call.
+
+    Of several ``ranks`` each draws whole batches, by turns, so that they are one process's bit for bit; rank 0 is given all
+    of them, the others none.
+    """
     config = trained.config
     limits.check_num(checks.integer("num", num, low=1))
     seed = checks.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
     batch_size = checks.integer("batch_size", batch_size, low=1)
     updates = trained.entry.updates(config.num_levels, trained.options)
     limits.check_batch(config, trained.shape, min(num, batch_size), trained.device)
+    firsts = range(0, num, batch_size)
+    if ranks.leads and len(firsts) < ranks.count:
+        warnings.warn(
+            f"{num} samples, {batch_size} at a time, are fewer batches than the {ranks.count} ranks: some have nothing to "
+            "do (--batch-size)",
+            stacklevel=3,
+        )
 
     def drawn() -> Iterator[Tensor]:
-        firsts = range(0, num, batch_size)
-        total = None if updates is None else len(firsts) * updates
-        bar = progress_bar(total, desc="sampling", unit="step") if progress else None
-        try:
-            for first in firsts:
-                size = min(batch_size, num - first)
-                x = draw(
+        own = len(range(0, len(firsts), ranks.count))  # batches, of rank 0
+        total = None if updates is None else own * updates
+        bar = progress_bar(total, desc="sampling", unit="step") if progress and ranks.leads else None
+
+        def make(k: int) -> Tensor:
+            size = min(batch_size, num - firsts[k])
+            return (
+                draw(
                     config,
-                    trained.asked.score(config, trained.score_fn, first, size, trained.device),
+                    trained.asked.score(config, trained.score_fn, firsts[k], size, trained.device),
                     (size, *trained.shape),
-                    Philox(seed + _SAMPLING_SEED, sample_offset=first),
+                    Philox(seed + _SAMPLING_SEED, sample_offset=firsts[k]),
                     device=trained.device,
                     sampler=trained.sampler,
                     given=trained.given,
-                    trajectory=trajectory if first == 0 else None,
+                    trajectory=trajectory if k == 0 else None,
                     callback=None if bar is None else lambda step, x: bar.update(),
                     cuda_graph=trained.cuda_graph,
                 )
-                yield x.float().cpu()
+                .float()
+                .cpu()
+            )
+
+        try:
+            yield from ranks.in_turn([(min(batch_size, num - first), *trained.shape) for first in firsts], make)
         finally:
             if bar is not None:
                 bar.close()
@@ -352,18 +394,30 @@ def sample_into(
     overwrite: bool = False,
     progress: bool = True,
     trajectory: Trajectory | None = None,
+    ranks: Ranks = ALONE,
 ) -> list[Path]:
     """:func:`sample` into the folder ``out``: the paths of samples.png and samples.npy, beside samples.json.
+
+    Of several ``ranks`` all draw (see :func:`batches`), and rank 0 writes.
 
     Raises:
         FastscoreError: ``out`` holds samples of other settings, and ``overwrite`` is False.
         NonFiniteSamples, OSError: and what was there stays; see :func:`sample_folder.write_samples`.
         ValueError: as :func:`sample`. Whatever can be checked is checked before it samples.
     """
-    parts = batches(trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory)
+    parts = batches(
+        trained, num, seed=seed, batch_size=batch_size, progress=progress, trajectory=trajectory, ranks=ranks
+    )
     how = settings(trained, run, num, seed)
-    sample_folder.check_folder("--out", out, make=False)
-    if not overwrite:
-        sample_folder.check_replaceable(out, how)
-    sample_folder.check_folder("--out", out)
-    return sample_folder.write_samples(parts, out, how, overwrite=overwrite)
+    ranks.same("what to sample", json.dumps([how | {"run": "", "batch_size": batch_size}]))
+    with ranks.together():
+        if ranks.leads:
+            sample_folder.check_folder("--out", out, make=False)
+            if not overwrite:
+                sample_folder.check_replaceable(out, how)
+            sample_folder.check_folder("--out", out)
+    if ranks.leads:
+        return sample_folder.write_samples(parts, out, how, overwrite=overwrite)
+    for _ in parts:
+        pass  # they are drawn, and sent
+    return [out / sample_folder.PICTURE, out / sample_folder.ARRAY]

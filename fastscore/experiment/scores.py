@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..conversions import Converted, as_score
 from ..models import Preconditioned
 from ..paths import PATHS, Path
-from ..samplers import DEFAULT, DEFAULT_ON_PATH, SAMPLERS, Sampler
+from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
 from .build import make_sigmas
 from .config import TrainConfig
 from .path_bounds import make_path
@@ -48,8 +48,9 @@ def on_any_path(config: TrainConfig, network: nn.Module) -> Converted:
 
 
 def default_sampler(config: TrainConfig) -> str:
-    """The sampler of a run where none is named."""
-    return DEFAULT_ON_PATH if PATHS[config.path].continuous else DEFAULT
+    """The sampler of a run where none is asked for: its config's, in whose place on a path of continuous t is another where
+    the config names none."""
+    return BEST_OF_FEW if PATHS[config.path].continuous and config.sampler == DEFAULT else config.sampler
 
 
 def check_sampler(config: TrainConfig, sampler: str) -> None:

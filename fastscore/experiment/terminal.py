@@ -40,9 +40,10 @@ def check_text(arguments: list[str]) -> None:
 
 
 def check_readable(option: str, folder: Path) -> None:
-    """Raise where ``folder`` is there and cannot be read; what to put into a missing one, its data set says."""
+    """Raise where ``folder`` (or a .npz file) is there and cannot be read; what to put into a missing one, its data set
+    says."""
     try:
-        os.listdir(folder)
+        folder.open("rb").close() if folder.suffix == ".npz" and folder.is_file() else os.listdir(folder)
     except FileNotFoundError:
         return
     except OSError as error:

@@ -10,7 +10,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,15 @@ from .._core import files
 from .._core.errors import CannotWrite, CheckpointError, NonFiniteLoss
 from . import checkpoint, history, limits, precision
 from .acceleration import deterministic, tf32
-from .build import make_data, pick_device
+from .agreement import settings_of
+from .build import make_data
 from .config import SAMPLING, TrainConfig, command_line
 from .learner import Learner, learning_rate
 from .progress import progress_bar
+from .ranks import ALONE, Ranks
+from .sample import check_own_sampler
 
-_FROM_FILES = ("mnist", "cifar10", "folder")  # the data sets that are read from data_dir
+FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
 
 
 class Trainer:
@@ -38,6 +41,8 @@ class Trainer:
         change: let ``config`` differ from the run's in how the optimizer steps (lr, betas, eps, warmup, decay,
             clip_norm, iterations) and in the precision; what changed, and from which iteration on, is recorded in
             changes.jsonl.
+        ranks: of the run (:func:`fastscore.experiment.ranks.joined`). Every rank has a trainer, of the same arguments, and
+            makes the same calls; rank 0's alone reads and writes the run folder.
 
     Attributes:
         config: what it trains; a precision of ``auto`` is what it became: the run's, or for a new run that of its device.
@@ -51,23 +56,29 @@ class Trainer:
         CheckpointError: the folder holds a run and ``resume`` is False, or another run than ``config``'s, or one
             trained on other data, or files of unknown origin that a run would overwrite; or another trainer holds it.
         DataError: the data set is not there.
-        ValueError: a setting out of its range, or that does not fit the data.
+        ValueError: a setting out of its range, or that does not fit the data, or differs from rank 0's.
+        RankFailed: another rank has ended, or could not begin.
     """
 
-    def __init__(self, config: TrainConfig, run: str | Path, *, resume: bool = False, change: bool = False):
-        if config.data in _FROM_FILES:  # where it lies must not depend on who asks from where
+    def __init__(
+        self,
+        config: TrainConfig,
+        run: str | Path,
+        *,
+        resume: bool = False,
+        change: bool = False,
+        ranks: Ranks = ALONE,
+    ):
+        if config.data in FROM_FILES:  # where it lies must not depend on who asks from where
             config = dataclasses.replace(config, data_dir=str(Path(config.data_dir).absolute()))
-        self.config, self.run, self.device = config, Path(run), pick_device(config.device)
+        self.config, self.run, self.ranks = config, Path(run), ranks
         self.changed: list[str] = []
         self.retuned: list[str] = []
         self.step = 0
         self.last: Path | None = None
         self._lock: checkpoint.Lock | None = None
         try:
-            if resume and os.path.lexists(self.run / checkpoint.CONFIG):
-                self._resume(change)
-            else:
-                self._begin()
+            self._open(resume, change)
         except BaseException:
             self.close()
             raise
@@ -98,32 +109,75 @@ class Trainer:
         """The data set in a line: how many samples, of what shape, read from where."""
         return self.data.describe()
 
-    def train(self, *, progress: bool = True, preview: Callable[[Trainer], None] | None = None) -> Path:
+    def train(
+        self,
+        *,
+        progress: bool = True,
+        preview: Callable[[Trainer], None] | None = None,
+        listener: Callable[[dict[str, Any]], None] | None = None,
+    ) -> Path:
         """Run the iterations that are left; returns the folder of the run's last checkpoint.
 
         Args:
             progress: show a progress bar.
             preview: called with this trainer after every ``config.sample_every`` iterations and the last one, such as
                 :func:`fastscore.experiment.preview.save_preview`, which draws a picture. None: no previews.
+            listener: called with every line of metrics.jsonl, once it is written, such as
+                :class:`fastscore.experiment.event_files.EventFiles`.
 
         Raises:
             NonFiniteLoss: the loss was NaN or infinite. The checkpoints stay; the text has the command to go on with.
             CheckpointError: the run folder was removed or replaced meanwhile, or this trainer was closed.
             CannotWrite: a file cannot be written, on a full disk, say. The checkpoints before stay.
         """
-        if self._lock is None or not self._lock.held:
+        if self.ranks.leads and (self._lock is None or not self._lock.held):
             raise CheckpointError(f"this Trainer of {self.run} has ended: go on with another, of resume=True")
         try:
             with tf32(self.config.tf32), deterministic(self.config.deterministic, self.device):
-                return self._train(progress, preview)
+                return self._train(progress, preview, listener)
         finally:
             self.close()
 
+    def _open(self, resume: bool, change: bool) -> None:
+        """Begin the run or go on with it: rank 0 looks at the folder, all build, rank 0 writes, all have what it has."""
+        saved: TrainConfig | None = None
+        with self.ranks.together():
+            self.device = self.ranks.place(self.config.device)
+            if self.ranks.leads:
+                saved = self._look(resume, change)
+        self.config = settings_of(self.ranks, self.config, self.device)
+        with self.ranks.together():
+            if self.config.download and self.ranks.count > 1 and self.ranks.first_here:
+                make_data(self.config)  # before the others of this machine look for the files
+        with self.ranks.together():
+            self._build()
+        if self.ranks.count > 1:
+            self.ranks.same("the data set", self.data.fingerprint())
+        with self.ranks.together():
+            if saved is not None:
+                self._go_on(saved)
+            elif self.ranks.leads:
+                self._begin()
+        self.step = self.learner.spread(self.step)
+        last = self.ranks.told(str(self.last or ""))
+        self.last = Path(last) if last else None
+
+    def _look(self, resume: bool, change: bool) -> TrainConfig | None:
+        """The config of the run to go on with, whose folder is locked; None where a new one may begin."""
+        if not (resume and os.path.lexists(self.run / checkpoint.CONFIG)):
+            checkpoint.check_free(self.run)
+            self.config = precision.settled(self.config, self.config, self.device)
+            return None
+        self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
+        saved = checkpoint.read_config(self.run)
+        self.config = precision.settled(self.config, saved, self.device)
+        history.check_continues(self.config, saved, self.run, change)
+        self.identity = checkpoint.read_identity(self.run)
+        self.identity.check_format(self.run)
+        return saved
+
     def _begin(self) -> None:
-        """Start a run: nothing is written before it is known that nothing is in its way."""
-        checkpoint.check_free(self.run)
-        self.config = precision.settled(self.config, self.config, self.device)
-        self._build()
+        """Start a run: nothing was written before it was known that nothing is in its way."""
         self.run.mkdir(parents=True, exist_ok=True)
         self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
         checkpoint.check_free(self.run)  # again: another process may have begun while the data was read
@@ -132,15 +186,8 @@ class Trainer:
         checkpoint.begin(self.run, self.identity)
         self._write_config()
 
-    def _resume(self, change: bool) -> None:
-        """Go on with a run, once its config, its data and its checkpoint are known to be what they were."""
-        self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
-        saved = checkpoint.read_config(self.run)
-        self.config = precision.settled(self.config, saved, self.device)
-        history.check_continues(self.config, saved, self.run, change)
-        self.identity = checkpoint.read_identity(self.run)
-        self.identity.check_format(self.run)
-        self._build()
+    def _go_on(self, saved: TrainConfig) -> None:
+        """Go on with the run of the config ``saved``, once its data and its checkpoint are known to be what they were."""
         if changes := self.identity.changes(self.data):
             source = f"; it was read from {self.identity.source}" if self.identity.source else ""
             raise CheckpointError(
@@ -149,6 +196,9 @@ class Trainer:
                 "folder with --out"
             )
         self._clear_leftovers()
+        if self.identity.fingerprint is None:  # imported: from now on these are the run's data
+            self.identity = self.identity.with_data(self.data)
+            checkpoint.begin(self.run, self.identity)
         trained = self.config
         if checkpoint.steps(self.run):
             latest = checkpoint.latest(self.run)
@@ -169,7 +219,8 @@ class Trainer:
         """The data, and the network with its first weights."""
         config = self.config
         precision.check(config.precision, self.device)
-        limits.check_run(config, self.device)
+        limits.check_run(config, self.device, self.ranks.count)
+        check_own_sampler(config)
         self.data = make_data(config)
         epochs = config.iterations * config.batch_size / len(self.data)
         if epochs >= 2**32:
@@ -177,7 +228,7 @@ class Trainer:
                 f"iterations times batch_size must be less than 2^32 epochs of {len(self.data):,} "
                 f"samples, since each is shuffled by a number of its own, got {epochs:.3g} epochs"
             )
-        self.learner = Learner(config, self.data, self.device)
+        self.learner = Learner(config, self.data, self.device, self.ranks)
 
     def _clear_leftovers(self) -> None:
         """What a killed trainer left: it may be what fills the disk."""
@@ -187,10 +238,15 @@ class Trainer:
     def _write_config(self) -> None:
         files.write_atomically(self.run / checkpoint.CONFIG, self.config.to_json().encode())
 
-    def _train(self, progress: bool, preview: Callable[[Trainer], None] | None) -> Path:
+    def _train(
+        self,
+        progress: bool,
+        preview: Callable[[Trainer], None] | None,
+        listener: Callable[[dict[str, Any]], None] | None,
+    ) -> Path:
         config, since, seen = self.config, time.perf_counter(), 0
         bar = None
-        if progress:
+        if progress and self.ranks.leads:
             bar = progress_bar(config.iterations, initial=self.step, desc="training", unit="it")
         try:
             while self.step < config.iterations:
@@ -199,17 +255,16 @@ class Trainer:
                 log, save, show = map(self._due, (config.log_every, config.checkpoint_every, config.sample_every))
                 if bar is not None:
                     bar.update()
-                if log:
-                    assert grad_norm is not None  # due when a line is
-                    record = self._log(float(grad_norm), seen / (time.perf_counter() - since))
-                    if bar is not None:
-                        bar.set_postfix(
-                            loss=f"{record['loss']:.4g}", samples_per_s=f"{record['images_per_second']:.0f}"
-                        )
-                if save:
-                    self._save()
-                if show and preview is not None:
-                    preview(self)
+                if save and self.ranks.count > 1:
+                    self.ranks.same(f"the weights after iteration {self.step}", self.learner.digest())
+                with self.ranks.together() if log or save or show else nullcontext():
+                    if log:
+                        assert grad_norm is not None  # due when a line is
+                        self._log(float(grad_norm), seen / (time.perf_counter() - since), bar, listener)
+                    if save:
+                        self._save()
+                    if show and preview is not None and self.ranks.leads:
+                        preview(self)
                 if log:
                     since, seen = time.perf_counter(), 0
         finally:
@@ -227,6 +282,8 @@ class Trainer:
         try:
             grad_norm = self.learner.iterate(self.step)
         except NonFiniteLoss as error:
+            if not self.ranks.leads:
+                raise
             raise NonFiniteLoss(f"{error}; {self._way_on()}") from None
         self.step += 1
         return grad_norm
@@ -245,24 +302,37 @@ class Trainer:
             else "no checkpoint was written yet. Begin again"
         ) + f" with smaller steps: {command_line(gentler, self.run, '--resume', '--change')}"
 
-    def _log(self, grad_norm: float, images_per_second: float) -> dict[str, Any]:
-        """Append the mean losses since the last line to metrics.jsonl."""
+    def _log(
+        self,
+        grad_norm: float,
+        images_per_second: float,
+        bar: Any = None,
+        listener: Callable[[dict[str, Any]], None] | None = None,
+    ) -> None:
+        """Append the mean losses since the last line to metrics.jsonl, and begin new sums."""
         sums = self.learner.sums
-        record = {
-            "step": self.step,
-            "loss": float(sums[0].sum() / sums[1].sum()),
-            "loss_per_sigma": [None if math.isnan(mean) else mean for mean in self.learner.means()],
-            "lr": learning_rate(self.config, self.step - 1),
-            "grad_norm": grad_norm,
-            "images_per_second": images_per_second,
-        }
+        if self.ranks.leads:
+            record = {
+                "step": self.step,
+                "loss": float(sums[0].sum() / sums[1].sum()),
+                "loss_per_sigma": [None if math.isnan(mean) else mean for mean in self.learner.means()],
+                "lr": learning_rate(self.config, self.step - 1),
+                "grad_norm": grad_norm,
+                "images_per_second": images_per_second,
+            }
+            with self.writing():
+                history.append(self.run / checkpoint.METRICS, record)
+                if listener is not None:
+                    listener(record)
+            if bar is not None:
+                bar.set_postfix(loss=f"{record['loss']:.4g}", samples_per_s=f"{images_per_second:.0f}")
         sums.zero_()
-        with self.writing():
-            history.append(self.run / checkpoint.METRICS, record)
-        return record
 
     def _save(self) -> None:
         learner = self.learner
+        if not self.ranks.leads:
+            self.last = self.run / checkpoint.CHECKPOINTS / f"step_{self.step:08d}"
+            return
         if not learner.finite():
             raise NonFiniteLoss(
                 f"the weights at iteration {self.step}, or the optimizer's averages of their "

@@ -1,7 +1,7 @@
 """What a run of the original NCSN or NCSNv2 says about its network: its config.yml, read without running anything.
 
 Both write ``RUN/logs/DOC/config.yml`` beside ``RUN/logs/DOC/checkpoint_*.pth``: a YAML dump of Namespaces, full of
-``!!python/object`` tags. Two flat sections of scalars are wanted of it, so these lines are read here, tags are passed
+``!!python/object`` tags. Flat sections of scalars are wanted of it, so these lines are read here, tags are passed
 over, and no YAML package is needed.
 """
 
@@ -23,6 +23,7 @@ from .layers import ACTIVATIONS
 
 #: The options of a network that its weights do not tell, and their published values.
 PUBLISHED: dict[str, Any] = {"nonlinearity": "elu", "rescaled": False, "logit_transform": False}
+_SECTIONS = ("data", "model", "training", "optim", "sampling")  # the first two are in every one
 _SECTION = {"nonlinearity": "model", "rescaled": "data", "logit_transform": "data"}
 _WORDS = {"true": True, "yes": True, "on": True, "false": False, "no": False, "off": False, "null": None, "~": None}
 _CURE = "pass config=PATH of the right one; with all of nonlinearity=, rescaled= and logit_transform= none is read"
@@ -35,7 +36,7 @@ class Options:
     Attributes:
         values: name to value.
         sources: name to where it is from: ``"given"``, ``"assumed"``, or the path of the config.
-        sections: the config's ``data`` and ``model``; empty where none was read.
+        sections: the config's ``data``, ``model``, ``training``, ``optim`` and ``sampling``; empty where none was read.
         path: of the config, or None.
     """
 
@@ -126,7 +127,7 @@ def noise_levels(options: Options, count: int) -> Tensor | None:
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:
-    """The scalars of the sections ``data`` and ``model``."""
+    """The scalars of the sections."""
     try:
         text = path.read_text(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -134,7 +135,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     text = re.sub(r"(?m)(^|[ \t])#.*$", "", text)  # comments
     text = re.sub(r"[!&][^\s{}]+", "", text)  # tags and anchors
     sections = {}
-    for name in ("data", "model"):
+    for name in _SECTIONS:
         found = re.search(rf"(?ms)^{name}:(.*?)(?=^\S|\Z)", text)
         body = found[1] if found else ""
         if body.lstrip().startswith("{"):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -17,17 +16,12 @@ from .._core import checks
 from .._core.errors import CheckpointError
 from .._core.prefixes import plain_names
 from ._original_config import Options, check_fit, find_options, noise_levels, of_the_first_repository
+from ._original_file import EXPECTED, OriginalStates, outline, read_states, shadow_of, some
 from .ncsn import NCSN, NCSNdeeper
 from .ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from .refinenet import ScoreRefineNet
 
 _LOG = logging.getLogger(__name__)
-
-_EXPECTED = (
-    "expected a checkpoint of github.com/ermongroup/ncsn or ncsnv2, a list [score state_dict, optimizer "
-    "state_dict, ...] written by torch.save"
-)
-_EMA_PLACE = 4  # [score, optimizer, epoch, step, EMA shadow]
 
 
 def load_original_checkpoint(
@@ -73,17 +67,20 @@ def load_original_checkpoint(
     options = find_options(
         path, config, {"nonlinearity": nonlinearity, "rescaled": rescaled, "logit_transform": logit_transform}
     )
-    saved = _read(path)
-    if not isinstance(saved, (list, tuple)) or len(saved) < 2:
-        raise CheckpointError(f"{path} holds {_outline(saved)}; {_EXPECTED}")
-    weights = _tensors(path, "its first element", saved[0])
+    return filled(path, read_states(path), options, model, ema=ema)
+
+
+def filled(
+    path: Path, states: OriginalStates, options: Options, model: nn.Module | None = None, *, ema: bool
+) -> nn.Module:
+    """:func:`load_original_checkpoint` of a file that was read, with options that were found."""
+    weights = states.weights
     fresh = model is None
     network = _build(path, weights, options) if model is None else model
     own = plain_names(network.state_dict())
     _compare(path, weights, {name: network.state_dict()[given] for name, given in own.items()})
-    if ema and len(saved) > _EMA_PLACE:
-        shadow = _tensors(path, "its fifth element, the EMA shadow,", saved[_EMA_PLACE])
-        parameters = dict(network.named_parameters())
+    if ema and states.shadow is not None:
+        shadow, parameters = shadow_of(path, states), dict(network.named_parameters())
         _compare(
             path,
             shadow,
@@ -137,40 +134,8 @@ def _report(path: Path, options: Options, network: ScoreRefineNet) -> None:
     warnings.warn(
         f"{path}: {why}, so {taken} was assumed. Had it been trained otherwise, the outputs would be wrong: pass these "
         "options, or config=PATH of the run's config.yml",
-        stacklevel=3,
+        stacklevel=4,
     )
-
-
-def _read(path: Path) -> Any:
-    """The file's content, by an unpickler that builds nothing but tensors (on the CPU) and containers."""
-    if not path.is_file():
-        raise CheckpointError(f"{path} is {'a folder' if path.is_dir() else 'missing'}; {_EXPECTED}")
-    try:
-        with path.open("rb") as file:
-            return torch.load(file, map_location="cpu", weights_only=True)
-    except PermissionError as error:
-        raise CheckpointError(f"{path} may not be read by this user; {_EXPECTED}") from error
-    except Exception as error:  # damaged bytes raise nearly anything: EOFError, KeyError, OSError, ...
-        # torch's own text advises to load with weights_only=False: do not pass that on.
-        asked = re.search(r"GLOBAL (\S+)", str(error))
-        if asked:
-            raise CheckpointError(
-                f"{path} was refused: it asks to use {asked[1]} while it is read, which could run code; "
-                f"nothing of it was run; {_EXPECTED}"
-            ) from error
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size} bytes) is damaged, cut short, or not a torch checkpoint "
-            f"(reading it raised {type(error).__name__}); {_EXPECTED}"
-        ) from error
-
-
-def _tensors(path: Path, what: str, value: Any) -> dict[str, Tensor]:
-    """A state_dict without wrappers' prefixes, once found to map names to tensors."""
-    if not isinstance(value, Mapping) or not all(
-        isinstance(name, str) and isinstance(tensor, Tensor) for name, tensor in value.items()
-    ):
-        raise CheckpointError(f"{path}: {what} must map names to tensors, but is {_outline(value)}; {_EXPECTED}")
-    return {name: value[given] for name, given in plain_names(value).items()}
 
 
 def _build(path: Path, weights: Mapping[str, Tensor], options: Options) -> ScoreRefineNet:
@@ -181,7 +146,7 @@ def _build(path: Path, weights: Mapping[str, Tensor], options: Options) -> Score
     if begin is None or begin.dim() != 4 or (num_levels is None) == (sigmas is None):
         raise CheckpointError(
             f"{path} holds neither an NCSN (begin_conv.weight and normalizer.embed.weight) nor an NCSNv2 "
-            f"(begin_conv.weight and sigmas), but {_outline(weights)}; {_EXPECTED}"
+            f"(begin_conv.weight and sigmas), but {outline(weights)}; {EXPECTED}"
         )
     ngf, channels = begin.shape[:2]
     blocks = {name.partition(".")[0] for name in weights}
@@ -203,9 +168,9 @@ def _compare(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tenso
     """Raise where names or shapes differ or a tensor is not floating, saying which."""
     faults = []
     if missing := wanted.keys() - found.keys():
-        faults.append(f"{what} lacks {_some(missing)}")
+        faults.append(f"{what} lacks {some(missing)}")
     if surplus := found.keys() - wanted.keys():
-        faults.append(f"{what} has {_some(surplus)}, which the network has not")
+        faults.append(f"{what} has {some(surplus)}, which the network has not")
     wrong = [
         f"{name} is {checks.describe(found[name])} where the network has shape {tuple(tensor.shape)}"
         for name, tensor in wanted.items()
@@ -216,18 +181,3 @@ def _compare(path: Path, found: Mapping[str, Tensor], wanted: Mapping[str, Tenso
         faults.append(f"{len(wrong) - 3} more have wrong shapes")
     if faults:
         raise CheckpointError(f"{path} does not fit the network: {'; '.join(faults)}")
-
-
-def _some(names: set[str]) -> str:
-    """The first three names, and how many more there are."""
-    first = ", ".join(sorted(names)[:3])
-    return first if len(names) <= 3 else f"{first} and {len(names) - 3} more"
-
-
-def _outline(value: Any) -> str:
-    """What a loaded value is, in a few words."""
-    if isinstance(value, Mapping):
-        return f"a dict with {len(value)} keys ({_some({str(key) for key in value})})"
-    if isinstance(value, (list, tuple)):
-        return f"a {type(value).__name__} of {len(value)} elements"
-    return checks.describe(value)

@@ -28,12 +28,12 @@ from .interpolate import interpolate
 from .langevin import langevin
 from .one_call import sample
 from .predictor_corrector import predictor_corrector
-from .registry import DEFAULT, DEFAULT_ON_PATH, SAMPLERS
+from .registry import BEST_OF_FEW, DEFAULT, SAMPLERS
 from .reverse_sde import reverse_sde
 
 __all__ = [
+    "BEST_OF_FEW",
     "DEFAULT",
-    "DEFAULT_ON_PATH",
     "SAMPLERS",
     "Callback",
     "How",

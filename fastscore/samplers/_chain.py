@@ -17,7 +17,7 @@ from ._finite import Finite
 from ._given import Known, check_data, check_known
 from ._grid import END, Point, check_decreasing, source
 from ._replay import Level, Recorded, Table, check_graph
-from ._start import check_device, check_shape, check_start, initial
+from ._start import check_covariance, check_device, check_shape, check_start, correlated, initial
 from ._told import Told
 from ._watch import Callback, Trajectory, check_watch
 
@@ -30,6 +30,7 @@ class ButSteps(TypedDict, total=False):
     start: str | Tensor
     mean: float | Tensor
     std: float | Tensor
+    covariance: Tensor | None
     denoise: bool
     known: Known | None
     conditioning: str | None
@@ -53,8 +54,11 @@ class How(ButSteps, total=False):
         rule: how the points of a grid lie, see :meth:`fastscore.paths.Path.grid`: ``"levels"``, ``"log_snr"``, ``"time"``
             or ``"karras"``. None: "log_snr" on a path; of noise levels as said.
         rng: source of start and noise, as for :func:`annealed_langevin`.
-        start: ``"normal"`` N(alpha_0 mean, sigma_0^2 + alpha_0^2 std^2), ``"uniform"`` U[0, 1], or a tensor of ``shape``.
+        start: ``"normal"`` N(alpha_0 mean, sigma_0^2 I + alpha_0^2 covariance), the Gaussian with the first two moments of the
+            noisy data; ``"uniform"`` U[0, 1]; or a tensor of ``shape``.
         mean, std: of the data, numbers or tensors of a sample's shape: where ``start`` is ``"normal"``.
+        covariance: of the data, [D, D] of the flattened samples, positive semidefinite; None: diagonal, std^2. Samples of one
+            batch or of many begin alike, bit for bit: it is applied number by number, in float64.
         denoise: end with the mean of the clean sample given the noisy one, which is one evaluation; else at the last point.
         known: (image, mask): where the bool ``mask`` (as for :func:`inpaint`) is True the samples are ``image`` [B, ...] plus each
             point's noise, and at the end ``image`` itself.
@@ -91,6 +95,7 @@ class Chain:
         start: str | Tensor = "normal",
         mean: float | Tensor = 0.0,
         std: float | Tensor = 0.0,
+        covariance: Tensor | None = None,
         denoise: bool = True,
         known: Known | None = None,
         conditioning: str | None = None,
@@ -121,6 +126,7 @@ class Chain:
         self._told = Told(score_fn, levels, conditioning, model_kwargs, self.dtype, self.device)
         self.clamp, self.start = check_clamp(clamp), start
         self.mean, self.std = check_data("mean", mean, self.shape), check_data("std", std, self.shape)
+        self.covariance = None if covariance is None else check_covariance(covariance, std, self.shape)
         self.known = None if known is None else check_known(known, self.shape, self.dtype, self.device)
         self.watched: dict[str, Any] = {"callback": callback, "trajectory": trajectory, "progress": progress}
         self.rng, self.finite = as_philox(rng), Finite()
@@ -219,6 +225,9 @@ class Chain:
             return initial(self.start, self.shape, first.sigma, self.rng, self.dtype, self.device)
         z = initial("normal", self.shape, 1.0, self.rng, self.dtype, self.device)
         compute = checks.compute_dtype(z)
+        if self.covariance is not None:
+            spread = correlated(z, first.sigma, first.alpha, self.covariance)
+            return (first.alpha * torch.as_tensor(self.mean, dtype=spread.dtype, device=z.device) + spread).to(z.dtype)
         mean, std = (torch.as_tensor(value, dtype=compute, device=z.device) for value in (self.mean, self.std))
         scale = (first.sigma**2 + (first.alpha * std).square()).sqrt()
         return (first.alpha * mean + scale * z.to(compute)).to(z.dtype)

@@ -23,12 +23,14 @@ STEPS = Option(
     "Updates in all, spread evenly over the noise levels; 0 is one from each level",
     partial(checks.integer, low=0),
     default=0,
+    setting="solver_steps",
 )
 END_DENOISED = Option("denoise", bool, DENOISE.help, boolean, default=True)
 NORMAL = Option(
     "start",
     str,
-    "Where sampling begins: normal of the largest noise level about the mean of the data, or uniform in [0, 1]",
+    "Where sampling begins: normal, with the mean and the covariance of the data at the largest noise level, or uniform in "
+    "[0, 1]",
     partial(checks.one_of, allowed=STARTS),
     default="normal",
     choices=STARTS,

@@ -37,8 +37,8 @@ class Sampler:
         sigma_after: sigma_after(sigmas, options, step), the noise level of the samples after update ``step`` (1 is the
             first); it never grows with ``step``.
         remedy: what to do where samples are not finite; a format string over the options.
-        centred: whether ``run`` takes ``mean=``, the mean of the data, which it begins about where ``start`` is
-            ``"normal"``.
+        centred: whether ``run`` takes ``mean=`` and ``covariance=`` or ``std=``, of the data, with which it begins where
+            ``start`` is ``"normal"``.
         recordable: recordable(options), whether ``run`` takes ``cuda_graph=True``.
         any_path: whether ``run`` and ``sigma_after`` take a :class:`fastscore.paths.Path` of continuous t in place of sigmas, and
             then score_fn(x, t); "noise level" is then sigma / alpha.

@@ -69,3 +69,43 @@ def initial(
     if start == "uniform":
         return rng.rand(shape, stream=Stream.INIT, dtype=dtype, device=device)
     return sigma_1 * rng.randn(shape, stream=Stream.INIT, dtype=dtype, device=device)
+
+
+def check_covariance(covariance: Tensor, std: float | Tensor, shape: torch.Size) -> Tensor:
+    """``covariance``, [D, D] of samples of D numbers, symmetric; beside it there is no ``std``."""
+    checks.floating("covariance", covariance, batched=False)
+    D = shape[1:].numel()
+    if covariance.shape != (D, D):
+        raise ValueError(
+            f"covariance must be [D, D] with D = {D}, the numbers of a sample, got {checks.describe(covariance)}"
+        )
+    if isinstance(std, Tensor) or std != 0:
+        raise ValueError(f"std must be left out where covariance is given, got {checks.describe(std)}")
+    covariance = covariance.detach().double()
+    apart = float((covariance - covariance.mT).abs().max())
+    if not apart <= 1e-5 * float(covariance.abs().max()):
+        raise ValueError(f"covariance must be finite and symmetric, got entries that differ by {apart:.3g}")
+    return covariance
+
+
+def correlated(z: Tensor, sigma: float, alpha: float, covariance: Tensor) -> Tensor:
+    """N(0, sigma^2 I + alpha^2 ``covariance``) of the standard normal ``z`` [B, ...]: L z, float64, L its Cholesky factor.
+
+    Column after column, multiplied and then added: a product of matrices would round by the batch, and by the device.
+
+    Raises:
+        ValueError: ``covariance`` is not positive semidefinite.
+    """
+    D = covariance.shape[0]
+    whole = alpha**2 * covariance + sigma**2 * torch.eye(D, dtype=torch.float64, device=covariance.device)
+    factor, failed = torch.linalg.cholesky_ex(whole)
+    if int(failed):
+        raise ValueError(
+            "covariance must be positive semidefinite, got one with an eigenvalue of "
+            f"{float(torch.linalg.eigvalsh(covariance).min()):.3g}"
+        )
+    columns, rows = factor.T.contiguous().to(z.device), z.reshape(len(z), D).T.double().contiguous()
+    x = torch.zeros_like(rows)  # [D, B]: what lies together in memory is worked on together
+    for j in range(D):
+        x[j:] += columns[j, j:, None] * rows[j]
+    return x.T.reshape(z.shape)

@@ -29,7 +29,8 @@ def sample(
 ) -> Tensor:
     """Samples in few evaluations: SDE-DPM-Solver++(2M), :func:`dpm_solver` with ``eta`` = 1.
 
-    With alpha = 1 the chains begin about the ``mean`` of the data, which is worth giving: of images in [0, 1] it is not 0.
+    With alpha = 1 the chains begin about the ``mean`` of the data, which is worth giving: of images in [0, 1] it is not 0. So is
+    their ``covariance`` where the largest noise is not far above their spread.
 
     Args:
         score_fn: ``score_fn(x, labels)`` for noise levels, ``score_fn(x, t)`` for a path, or by ``conditioning``.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,18 +16,21 @@ from .._core.options import Option
 from ..ops.affine_step import affine_step
 from ..paths import Path
 from ._chain import Chain, How
+from ._grid import Point
 from ._points import POINTS, of_points
 from ._replay import Level
 from ._sampler import Sampler
 from .ancestral import coefficients as of_ancestral
 from .ddim import coefficients as of_ddim
+from .dpm_solver import coefficients as of_dpm_solver
 from .reverse_sde import coefficients as of_reverse_sde
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
 
-PREDICTORS = ("reverse_sde", "ancestral", "ddim")
+MULTISTEP = {"dpm": 0.0, "dpm_sde": 1.0}  # eta of each
+PREDICTORS = ("reverse_sde", "ancestral", "ddim", *MULTISTEP)
 NORMS = ("noise", "sample")
 
 
@@ -51,7 +54,8 @@ def predictor_corrector(
     dimensions is far too small near a mode, and the updates too large.
 
     Args:
-        predictor: the step to the next point: ``"reverse_sde"``, ``"ancestral"`` or ``"ddim"``.
+        predictor: the step to the next point: ``"reverse_sde"``, ``"ancestral"``, ``"ddim"``, or :func:`dpm_solver` of order 2,
+            ``"dpm"`` or with noise ``"dpm_sde"``, which also takes the score that led here from the point before.
         corrections: Langevin updates at each point, 0 or more.
         snr: the signal-to-noise ratio of those (0.16 for CIFAR-10 on a VE path).
         norm: ``"noise"`` or ``"sample"``.
@@ -69,19 +73,14 @@ def predictor_corrector(
     checks.one_of("norm", norm, NORMS)
     corrections, snr = checks.integer("corrections", corrections, low=0), checks.positive("snr", snr)
     chain = Chain(score_fn, shape, path, **how)
-    to_next = {
-        "reverse_sde": partial(of_reverse_sde, path=path),
-        "ancestral": partial(of_ancestral, variance="posterior"),
-        "ddim": partial(of_ddim, eta=0.0),
-    }[predictor]
-    visits, rows = [], []
-    for i, (p, q) in enumerate(pairwise(chain.points)):
+    visits, rows = list[tuple[int, int]](), list[Any]()
+    for i, to_next in enumerate(_to_next(predictor, chain.points, path)):
         if corrections:
             visits.append((i, corrections))
-            rows.append(None if norm == "sample" else _langevin(2 * (snr * p.sigma) ** 2))
+            rows.append(None if norm == "sample" else _langevin(2 * (snr * chain.points[i].sigma) ** 2))
         visits.append((i, 1))
-        rows.append(to_next(p, q))
-    table = chain.table(rows)
+        rows.append(to_next)
+    table, before = chain.table(rows), list[Tensor]()
 
     def step(x: Tensor, s: Tensor, j: Level) -> Tensor:
         row = table[j]
@@ -89,7 +88,12 @@ def predictor_corrector(
             size = step_sizes(s, snr)
             return affine_step(x, [s], 1.0, [size], (2 * size).sqrt(), chain.rng)
         a, b, c = row
-        return affine_step(x, [s], a, [b], c, chain.rng)
+        if not isinstance(b, list):  # a correction
+            return affine_step(x, [s], a, [b], c, chain.rng)
+        new = affine_step(x, [s, *before][: len(b)], a, b, c, chain.rng)
+        if predictor in MULTISTEP:
+            chain.remember(before, [x, s])
+        return new
 
     return chain.run(step, visits)
 
@@ -97,6 +101,18 @@ def predictor_corrector(
 def _langevin(size: float) -> tuple[float, float, float]:
     """a, b and c of x + e s + sqrt(2 e) z."""
     return 1.0, size, math.sqrt(2 * size)
+
+
+def _to_next(predictor: str, points: Sequence[Point], path: Any) -> list[tuple[float, list[float], float]]:
+    """a, [b_k] and c of each step to the next point, as of :func:`dpm_solver`'s coefficients."""
+    if predictor in MULTISTEP:
+        return of_dpm_solver(points, 2, MULTISTEP[predictor])
+    of_step = {
+        "reverse_sde": partial(of_reverse_sde, path=path),
+        "ancestral": partial(of_ancestral, variance="posterior"),
+        "ddim": partial(of_ddim, eta=0.0),
+    }[predictor]
+    return [(a, [b], c) for a, b, c in (of_step(p, q) for p, q in pairwise(points))]
 
 
 def step_sizes(score: Tensor, snr: float) -> Tensor:

@@ -33,10 +33,10 @@ SAMPLERS: dict[str, Sampler] = {
         GOTTA_GO_FAST,
     )
 }
-#: The one that is used where none is named.
+#: The one of a run whose config names none, as none did before it could.
 DEFAULT = ANNEALED.name
-#: The same on a path of continuous t.
-DEFAULT_ON_PATH = DPM_SDE.name
+#: The one whose samples are the best of few evaluations: what most presets name.
+BEST_OF_FEW = DPM_SDE.name
 
 
 def table() -> str:

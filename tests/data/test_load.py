@@ -25,6 +25,8 @@ def test_names():
         "gray_scott",
         "mixture",
         "mnist",
+        "npz",
+        "photos",
         "swiss_roll",
         "two_moons",
     ]

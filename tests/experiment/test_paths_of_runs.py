@@ -12,7 +12,7 @@ import fastscore as fs
 from fastscore import losses, paths, samplers
 from fastscore.data import GaussianMixture
 from fastscore.experiment import checkpoint, cli
-from fastscore.experiment.build import make_data, make_model, make_sigmas, mean_of_data
+from fastscore.experiment.build import make_data, make_model, make_sigmas, moments_of_data
 from fastscore.experiment.config import TrainConfig, command_line, preset
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.history import read_metrics
@@ -171,8 +171,8 @@ def test_where_samples_begin(runs):
     trained = load_run(runs / "ve", device="cpu")
     path = paths.ve(sigma_min=0.5, sigma_max=20.0)
     score = fs.as_score(trained.network, kind="score", path=path, conditioning="sigma", rescale=True)
-    mean, rng = mean_of_data(trained.config), fs.Philox(_SAMPLING_SEED)
-    want = samplers.ddim(score, (4, 2), path, steps=3, mean=mean, rng=rng)
+    about, rng = moments_of_data(trained.config), fs.Philox(_SAMPLING_SEED)
+    want = samplers.ddim(score, (4, 2), path, steps=3, **about, rng=rng)
     assert torch.equal(sample(trained, 4, sampler="ddim", steps=3, progress=False), want)
     sample(trained, 2, sampler="ddim", steps=3, start="uniform", progress=False)
     with pytest.raises(

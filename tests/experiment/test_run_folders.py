@@ -241,14 +241,15 @@ def test_changed_data_is_refused_and_a_moved_folder_is_not(tmp_path, monkeypatch
     ):
         go_on(photos)
     with pytest.warns(UserWarning, match=r"trained on other data than .*photos: 5 images.*samples \(was 4, now 5\)"):
-        evaluate(tmp_path / "run", num=20, steps_per_level=1, progress=False)
+        evaluate(tmp_path / "run", num=20, sampler="annealed", steps_per_level=1, progress=False)
     (photos / "4.png").unlink()
     (photos / "0.png").rename(photos / "9.png")
     with pytest.raises(fs.CheckpointError, match=r"other data: content: as many samples of the same shape"):
         go_on(photos)
     (photos / "9.png").rename(photos / "0.png")
     photos.rename(tmp_path / "moved")
-    report = evaluate(tmp_path / "run", num=20, steps_per_level=1, data_dir=tmp_path / "moved", progress=False)
+    moved = {"data_dir": tmp_path / "moved", "sampler": "annealed", "steps_per_level": 1}
+    report = evaluate(tmp_path / "run", num=20, progress=False, **moved)
     assert report["samples"] == 20
     assert go_on(tmp_path / "moved").train(progress=False).name == "step_00000004"
 

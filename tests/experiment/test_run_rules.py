@@ -38,11 +38,27 @@ from .test_train import weights
         ({"model": "ncsn", "width": 1}, "width must be at least 2 for images"),
         ({"weight": 60.0}, "weight must keep sigma"),
         ({"step_size": 1e37}, "step_size .*must be at most"),
+        ({"solver_steps": -1}, "solver_steps must be at least 0, got -1"),
+        ({"sampler": "fast"}, "sampler must be one of .*annealed.*, got 'fast'"),
+        ({"sampler": ["annealed"]}, "sampler must be one of .*, got "),
     ],
 )
 def test_bounds_of_a_config(changes, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         dataclasses.replace(CONFIG, **changes)
+
+
+def test_a_sampler_that_could_not_draw_is_refused_before_training(tmp_path):
+    """A network of labels between its levels; one of any sigma may be asked there."""
+    config = preset("digits", width=4, num_levels=3, solver_steps=4)
+    with pytest.raises(
+        ValueError, match=r"solver_steps must be at most num_levels, 3, for ncsn, .* got 4; .*--interpolate"
+    ):
+        Trainer(config, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+    Trainer(dataclasses.replace(config, model="ncsnv2"), tmp_path / "b")
+    Trainer(dataclasses.replace(config, solver_steps=3), tmp_path / "c")
+    Trainer(dataclasses.replace(config, sampler="annealed"), tmp_path / "d")  # which takes no steps
 
 
 @pytest.mark.parametrize("changes", [{"width": 10**26}, {"batch_size": 10**13}])

@@ -31,6 +31,7 @@ def trained(tmp_path_factory) -> Path:
     """A run of 2-D points with checkpoints of iterations 2 and 3."""
     config = preset(
         "toy",
+        sampler=DEFAULT,  # whose step size tells samples of other settings apart
         data="two_moons",
         iterations=3,
         width=8,
@@ -177,7 +178,8 @@ def diverging(monkeypatch):
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 8)])
 def test_samples_that_are_not_finite_replace_nothing(shape, tmp_path, monkeypatch):
     """Infinity, too, which clamping makes an image of; the message names --step-size and there is no second one."""
-    config = preset("toy" if len(shape) == 1 else "digits", num_levels=3, steps_per_level=1, step_size=0.125)
+    name = "toy" if len(shape) == 1 else "digits"
+    config = preset(name, sampler=DEFAULT, num_levels=3, steps_per_level=1, step_size=0.125)
     run = sampling.TrainedRun(config, lambda x, labels: -x, shape, torch.device("cpu"), 1)
     sampling.sample_into(tmp_path / "a", run, tmp_path, 3, progress=False)
     before = contents(tmp_path / "a")
@@ -195,23 +197,24 @@ def test_samples_that_are_not_finite_replace_nothing(shape, tmp_path, monkeypatc
 @pytest.mark.parametrize("command", ["sample", "evaluate"])
 def test_points_that_are_not_finite_end_with_code_2(command, run, tmp_path, capsys):
     out = tmp_path / "out"
-    line = refused([command, run, "--num", "20", "--step-size", "1e35", "--steps-per-level", "9", "--out", out], capsys)
+    options = ["--step-size", "1e35", "--steps-per-level", "9"]
+    line = refused([command, run, "--num", "20", *options, "--out", out], capsys)
     assert "--step-size" in line and contents(out) == {}
 
 
 def test_plain_langevin_that_diverges_finds_no_mode(tmp_path, monkeypatch):
     """Its points are no error, since the samples are others, but neither are they nearest to the first mode."""
-    config = preset("toy", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=1)
+    config = preset("toy", sampler=DEFAULT, iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=1)
     Trainer(config, tmp_path / "run").train(progress=False)
     plain = torch.cat([torch.full((15, 2), float("nan")), torch.full((5, 2), float("inf")), torch.full((20, 2), 5.0)])
     monkeypatch.setattr("fastscore.samplers.langevin", lambda *a, **k: plain)
     weights = evaluation.evaluate(tmp_path / "run", num=40, device="cpu", progress=False)["mode_weights"]
-    assert sum(weights["plain"]) == 0.5 and sum(weights["annealed"]) == 1
+    assert sum(weights["plain"]) == 0.5 and sum(weights[DEFAULT]) == 1
 
 
 def test_a_grid_that_is_not_finite_does_not_end_the_training(tmp_path, monkeypatch):
     diverging(monkeypatch)
-    config = preset("digits", iterations=1, width=4, batch_size=4, sample_every=1)
+    config = preset("digits", sampler=DEFAULT, iterations=1, width=4, batch_size=4, sample_every=1)
     with pytest.warns(UserWarning, match="no picture of iteration 1: 64 of 64 samples are not finite"):
         assert Trainer(config, tmp_path / "run").train(progress=False, preview=save_preview).name == "step_00000001"
 

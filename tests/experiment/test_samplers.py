@@ -4,6 +4,7 @@ import dataclasses
 import inspect
 import json
 import re
+import shutil
 from functools import partial
 
 import numpy as np
@@ -15,14 +16,14 @@ from fastscore._core import checks
 from fastscore._core.errors import DataError, NonFiniteSamples, require
 from fastscore._core.options import Option, boolean
 from fastscore.evaluation import pictures
-from fastscore.experiment import cli, evaluate_images
-from fastscore.experiment.build import make_data, make_sigmas, mean_of_data
+from fastscore.experiment import build, cli, evaluate_images
+from fastscore.experiment.build import make_data, make_sigmas, moments_of_data
 from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.sample import _SAMPLING_SEED, TrainedRun, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
 from fastscore.rng import Philox, Stream
-from fastscore.samplers import SAMPLERS, Sampler, Trajectory, dpm_solver
+from fastscore.samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler, Trajectory, dpm_solver
 
 
 def jump(score_fn, shape, sigmas, options, *, rng, device, callback, trajectory, cuda_graph=False):
@@ -110,6 +111,29 @@ def test_the_same_samples_by_hand(run):
     torch.testing.assert_close(got, want, rtol=1e-5, atol=1e-6)
 
 
+def test_a_run_names_its_sampler_and_one_of_before_keeps_annealed_langevin(run, tmp_path):
+    """What draws where none is asked for; and the config.json of a run that was trained when there was no choice."""
+    options = ["sample", str(run), "--num", "3", "--quiet", "--out"]
+    assert preset("digits").sampler == preset("toy").sampler == BEST_OF_FEW != DEFAULT
+    assert {preset(name).sampler for name in ("cifar10-ncsn", "cifar10-ncsnv2")} == {DEFAULT}  # the published recipes
+    old = tmp_path / "old"
+    shutil.copytree(run, old)
+    values = json.loads((run / "config.json").read_text())
+    assert values.pop("sampler") == BEST_OF_FEW and values.pop("solver_steps") == 20
+    (old / "config.json").write_text(json.dumps(values))
+    assert load_run(run).sampler == BEST_OF_FEW and load_run(old).sampler == "annealed"
+    cli.main([*options, str(tmp_path / "own")])
+    cli.main([*options, str(tmp_path / "annealed"), "--sampler", "annealed"])
+    options[1] = str(old)
+    cli.main([*options, str(tmp_path / "of the old")])
+    own, asked, before = (np.load(tmp_path / name / "samples.npy") for name in ("own", "annealed", "of the old"))
+    np.testing.assert_array_equal(before, asked)
+    np.testing.assert_array_equal(before, sample(load_run(run), 3, sampler="annealed", progress=False).numpy())
+    assert not np.allclose(own, asked)
+    said = json.loads((tmp_path / "of the old" / "samples.json").read_text())
+    assert said["sampler"] == "annealed" and said["steps_per_level"] == 2
+
+
 def test_options_given_before_stay_until_another_sampler_is_asked_for(run):
     trained = with_sampling(load_run(run, device="cpu"), sampler="toy", jumps=2, step_size=0.5)
     assert with_sampling(trained, width=2.0).options == {"step_size": 0.5, "jumps": 2, "width": 2.0, "mirrored": False}
@@ -152,7 +176,11 @@ def test_help_offers_it(monkeypatch, capsys):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        (["--jumps", "2"], "jumps must be left out for sampler 'annealed', which takes step_size, steps_per_level, "),
+        (
+            ["--sampler", "annealed", "--jumps", "2"],
+            "jumps must be left out for sampler 'annealed', which takes step_size, steps_per_level, ",
+        ),
+        (["--jumps", "2"], "start, interpolate, got int 2 (--sampler toy takes it)"),  # the run's own takes none
         (["--sampler", "toy", "--jumps", "0"], "jumps must be at least 1, got 0"),
         (
             ["--sampler", "toy", "--start", "normal"],
@@ -222,10 +250,11 @@ def test_no_option_has_a_name_that_is_taken():
     assert not {"exact", "data", "plain"} & set(SAMPLERS)  # the other rows of "mode_weights"
 
 
-def test_solvers_of_the_command_line_begin_about_the_mean_of_the_data(run, tmp_path):
+def test_solvers_of_the_command_line_begin_with_the_moments_of_the_data(run, tmp_path):
     """The run's own levels and data; a network that knows sigma is told sigma, and may be asked between its levels."""
     trained = load_run(run, device="cpu")
-    mean = make_data(trained.config).sample(100_000, Philox(0))[0].mean(0)
+    points = make_data(trained.config).sample(100_000, Philox(0))[0]
+    about = {"mean": points.mean(0), "covariance": torch.cov(points.double().T, correction=0)}
     for steps in (2, 7):
         options = ["--sampler", "dpm", "--eta", "0.5", "--steps", str(steps), "--out", str(tmp_path / str(steps))]
         cli.main(["sample", str(run), "--num", "4", "--seed", "7", "--quiet", *options])
@@ -235,11 +264,11 @@ def test_solvers_of_the_command_line_begin_about_the_mean_of_the_data(run, tmp_p
             make_sigmas(trained.config),
             steps=steps,
             eta=0.5,
-            mean=mean,
             conditioning="sigma",
             rng=Philox(7 + _SAMPLING_SEED),
+            **about,
         )
-        np.testing.assert_array_equal(np.load(tmp_path / str(steps) / "samples.npy"), want.numpy())
+        np.testing.assert_allclose(np.load(tmp_path / str(steps) / "samples.npy"), want.numpy(), rtol=1e-4, atol=1e-4)
         said = json.loads((tmp_path / str(steps) / "samples.json").read_text())
         assert {"steps": steps, "eta": 0.5, "start": "normal", "denoise": True, "order": 2}.items() <= said.items()
 
@@ -267,9 +296,16 @@ def test_a_sampler_that_chooses_its_steps(run, tmp_path, capsys):
         assert message in capsys.readouterr().err
 
 
-def test_the_mean_of_image_data_and_data_that_are_not_there(tmp_path):
+def test_the_moments_of_data_and_data_that_are_not_there(tmp_path, monkeypatch):
     config = preset("digits")
     images = data.to_float(make_data(config).images)
-    torch.testing.assert_close(mean_of_data(config), images.mean(0))
-    with pytest.raises(DataError, match=r"about the mean of the training data, which are not here .--start uniform"):
-        mean_of_data(dataclasses.replace(config, data="mnist", data_dir=str(tmp_path)))
+    found, covariance = moments_of_data(config), torch.cov(images.flatten(1).double().T, correction=0)
+    torch.testing.assert_close(found, {"mean": images.mean(0), "covariance": covariance}, rtol=1e-5, atol=1e-6)
+    monkeypatch.setattr(build, "_COVARIANCE_LIMIT", 63)
+    monkeypatch.setattr(build, "_AT_A_TIME", 100)
+    build._moments_of_data.cache_clear()
+    want = {"mean": images.mean(0), "std": images.std(0, correction=0)}
+    torch.testing.assert_close(moments_of_data(config), want, rtol=1e-5, atol=1e-6)
+    build._moments_of_data.cache_clear()
+    with pytest.raises(DataError, match=r"about the mean of the training data, which are not here .--start uniform or"):
+        moments_of_data(dataclasses.replace(config, data="mnist", data_dir=str(tmp_path)))

@@ -27,7 +27,16 @@ PATHS = ("", "file", "file/x", "loop", "loop/x", "nothing", "/proc/none", "/dev/
 def place(tmp_path_factory):
     """A folder with a tiny run, a file, and links to themselves and to nothing."""
     folder = tmp_path_factory.mktemp("terminal")
-    config = preset("toy", data="two_moons", iterations=1, width=4, batch_size=4, num_levels=3, steps_per_level=1)
+    config = preset(
+        "toy",
+        sampler="annealed",
+        data="two_moons",
+        iterations=1,
+        width=4,
+        batch_size=4,
+        num_levels=3,
+        steps_per_level=1,
+    )
     Trainer(config, folder / "run").train(progress=False)
     (folder / "file").touch()
     (folder / "loop").symlink_to("loop")
@@ -313,15 +322,15 @@ def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, capsys):
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
     bar = progress.progress_bar(200, desc="training", unit="it", initial=40)
     for i in range(160):
-        clock[0] += 0.5
+        clock[0] += 1.0
         if i == 99:
             bar.set_postfix(loss="0.25")
         bar.update()
     bar.close()
     assert capsys.readouterr().err.splitlines() == [
-        "training: 100 of 200 (50 %), 2 it/s",
-        "training: 160 of 200 (80 %), 2 it/s, loss 0.25",
-        "training: 200 of 200 (100 %), 2 it/s, loss 0.25",
+        "training: 100 of 200 (50 %), 1 it/s, 1 min 40 s left",
+        "training: 160 of 200 (80 %), 1 it/s, 40 s left, loss 0.25",
+        "training: 200 of 200 (100 %), 1 it/s, loss 0.25",
     ]
     screen = io.StringIO()
     screen.isatty = lambda: True

@@ -41,6 +41,7 @@ SOLVERS = {
     "churn": (heun, {"churn": 3.0, "noise_scale": 1.1}),
     "pc": (predictor_corrector, {"corrections": 2}),
     "pc, norms": (predictor_corrector, {"corrections": 1, "predictor": "ancestral", "norm": "sample"}),
+    "pc, SDE-2M": (predictor_corrector, {"corrections": 1, "predictor": "dpm_sde"}),
     "ode": (flow_ode, {}),
 }
 each = pytest.mark.parametrize("solver, options", SOLVERS.values(), ids=SOLVERS)
@@ -155,6 +156,39 @@ def test_heun_is_edms():
         after = x + (to - hat) * slope
         x = x + (to - hat) / 2 * (slope - to * exact(after, 1.0, to)) if to else after
     same(run(heun, churn=3.0, churn_max=4.0, noise_scale=1.1), x)
+
+
+PREDICTED = {
+    "reverse_sde": (reverse_sde, {}),
+    "ancestral": (ancestral, {}),
+    "ddim": (ddim, {}),
+    "dpm": (dpm_solver, {}),
+    "dpm_sde": (dpm_solver, {"eta": 1.0}),
+}
+
+
+@pytest.mark.parametrize("path", [SIGMAS, VP], ids=["levels", "vp"])
+@pytest.mark.parametrize("predictor", PREDICTED)
+def test_a_predictor_without_corrections_is_the_solver(predictor, path):
+    solver, options = PREDICTED[predictor]
+    how = {"steps": 6} | ({"rule": "log_snr"} if path is VP else {})
+    got = run(predictor_corrector, path, predictor=predictor, corrections=0, **how)
+    assert torch.equal(got, run(solver, path, **options, **how))
+
+
+def test_a_multistep_predictor_takes_the_corrected_samples():
+    """2M in the clean samples that the score predicts after the corrections at this point and at the one before."""
+    x, z, before, e = START, draws(), None, 2 * 0.2**2
+    for a, b in pairwise([*SIGMAS, 0.0]):
+        x = x + e * a**2 * exact(x, 1.0, a) + math.sqrt(2 * e) * a * z()
+        clean = x + a**2 * exact(x, 1.0, a)
+        if b == 0:
+            x = clean
+            break
+        h = math.log(a / b)
+        d = clean if before is None else clean + h / (2 * before[1]) * (clean - before[0])
+        x, before = b / a * x - math.expm1(-h) * d, (clean, h)
+    same(run(predictor_corrector, predictor="dpm", corrections=1, snr=0.2), x)
 
 
 @pytest.mark.parametrize("norm", ["noise", "sample"])

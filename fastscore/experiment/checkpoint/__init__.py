@@ -1,6 +1,7 @@
 """Run folders and checkpoints: written so that a kill at any moment loses nothing, read without executing code.
 
-A run folder holds config.json; run.json (the run's identity, a random number, and which data it is trained on);
+A run folder holds config.json; run.json (the run's identity, a random number, and which data it is trained on,
+where that is known);
 metrics.jsonl; changes.jsonl (where --change altered how it is trained, and from which iteration); and
 checkpoints/step_00001000/ with model.safetensors (the weights), ema.safetensors (their moving average, where kept),
 state.pt (optimizer, iteration, the scale of fp16; tensors and numbers only) and about.json (iteration, shape of a sample, config,
@@ -25,12 +26,13 @@ from .folder import (
     check_there,
     from_latest,
     latest,
+    of_iteration,
     read_config,
     read_identity,
     step_of,
     steps,
 )
-from .lock import Lock
+from .lock import Lock, is_held
 from .state import load_optimizer, load_scaler, load_sums
 from .store import (
     About,
@@ -63,12 +65,14 @@ __all__ = [
     "check_there",
     "clear_unfinished",
     "from_latest",
+    "is_held",
     "last_good",
     "latest",
     "load_into",
     "load_optimizer",
     "load_scaler",
     "load_sums",
+    "of_iteration",
     "prune",
     "read_about",
     "read_config",

@@ -32,17 +32,18 @@ class Identity:
     Attributes:
         run: 32 hexadecimal digits, drawn when the run began.
         data: name of the data set.
-        count, shape, num_classes, fingerprint: of :class:`fastscore.data.Data`, as it was then.
+        count, shape, num_classes, fingerprint: of :class:`fastscore.data.Data`, as it was then; all but the shape None
+            where it is not known, of a run that was imported and not trained here yet.
         source: the absolute path of the folder it was read from; None where nothing was read.
         format: 2 since each iteration has a sub-stream of random numbers; 1, or none in the file, before.
     """
 
     run: str
     data: str
-    count: int
+    count: int | None
     shape: tuple[int, ...]
     num_classes: int | None
-    fingerprint: str
+    fingerprint: str | None
     source: str | None
     format: int = 1
 
@@ -60,6 +61,15 @@ class Identity:
             FORMAT,
         )
 
+    @classmethod
+    def of_unknown_data(cls, name: str, shape: tuple[int, ...], source: str | None) -> Identity:
+        """Of a run that was trained elsewhere, on samples of ``shape``."""
+        return cls(secrets.token_hex(16), name, None, shape, None, None, source, FORMAT)
+
+    def with_data(self, data: Data) -> Identity:
+        """The same run, with the data that it goes on with."""
+        return dataclasses.replace(Identity.new(data), run=self.run, format=self.format)
+
     def check_format(self, run: Path) -> None:
         """Raise CheckpointError if this version cannot train ``run``, whose identity this is, any further."""
         if type(self.format) is not int or self.format != FORMAT:
@@ -76,8 +86,10 @@ class Identity:
             "number of samples": (self.count, len(data)),
             "number of classes": (self.num_classes, data.num_classes),
         }
+        if self.fingerprint is None:
+            del pairs["number of samples"], pairs["number of classes"]
         changed = [f"{name} (was {was}, now {now})" for name, (was, now) in pairs.items() if was != now]
-        if not changed and data.fingerprint() != self.fingerprint:
+        if not changed and self.fingerprint is not None and data.fingerprint() != self.fingerprint:
             changed = ["content: as many samples of the same shape, but other values, labels or another order"]
         return changed
 
@@ -229,6 +241,18 @@ def latest(run: Path) -> Path:
         )
         raise CheckpointError(f"{run} has no checkpoint yet; {cure}")
     return found[-1]
+
+
+def of_iteration(run: Path, iteration: int) -> Path:
+    """The checkpoint of that iteration, or an error that says which there are."""
+    latest(run)  # raises, and says what to do, if there is no checkpoint
+    found = {step_of(folder): folder for folder in steps(run)}
+    if iteration not in found:
+        raise CheckpointError(
+            f"{run} has no checkpoint of iteration {iteration} (--checkpoint); "
+            f"it has those of {', '.join(map(str, found))}"
+        )
+    return found[iteration]
 
 
 def advice(checkpoint: Path) -> str:

@@ -52,3 +52,22 @@ class Lock:
     def release(self) -> None:
         self._lock.release()
         self.held = False
+
+
+def is_held(path: Path) -> bool | None:
+    """Whether a process holds a :class:`Lock` on ``path``; None where that cannot be told.
+
+    The file is not made, and the lock is taken for an instant where it is free.
+    """
+    if not path.exists():
+        return False
+    filelock = require("filelock", "train")
+    lock = filelock.FileLock(path, timeout=0, thread_local=False, fallback_to_soft=False)
+    try:
+        lock.acquire()
+    except filelock.Timeout:
+        return True
+    except OSError:  # no right to write, or no locks on this file system
+        return None
+    lock.release()
+    return False
