@@ -12,6 +12,8 @@ from fastscore.experiment import acceleration
 from fastscore.experiment.build import make_data
 from fastscore.experiment.cli import main
 from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.evaluate import evaluate
+from fastscore.experiment.export import export_original, export_safetensors
 from fastscore.experiment.learner import Learner
 from fastscore.experiment.sample import load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
@@ -162,6 +164,17 @@ def test_the_command_line_asks_for_a_class(runs, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["sample", str(runs / "plain"), "--label", "1", *out])
     assert "label must be left out for a network that was trained without classes, got '1'" in capsys.readouterr().err
+
+
+def test_evaluation_and_export_know_the_classes(runs, tmp_path):
+    how = {"sampler": "heun", "steps": 3, "label": "each", "guidance": 2.0}
+    report = evaluate(runs / "mlp", num=20, out=tmp_path, progress=False, **how)
+    assert (report["label"], report["guidance"]) == ("each", 2.0)
+    assert report["network_evaluations_per_sample"] == 2 * (2 * 3 - 1)  # the last step takes one
+    with pytest.raises(fs.CheckpointError, match="of a network of classes, which the originals do not have"):
+        export_original(runs / "ncsn", tmp_path / "a.pth")
+    _, card = export_safetensors(runs / "ncsn", tmp_path / "weights")
+    assert "ngf=4, num_levels=len(sigmas), num_classes=10)" in card.read_text()
 
 
 @pytest.mark.parametrize(

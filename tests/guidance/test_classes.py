@@ -119,6 +119,8 @@ def test_outside_the_interval_the_score_is_the_conditional_one_row_by_row():
         assert torch.equal(guidance.classifier_free(network, 1, path=path, **how)(X, SIGMA), expected)
     by_label = guidance.classifier_free(_by_label(network), 1, path=SIGMAS, **how)
     torch.testing.assert_close(by_label(X, LABELS), expected)
+    without = guidance.classifier_free(network, 1, path=SIGMAS, guidance=0.0, interval=(0.1, 1.0))(X, SIGMA)
+    assert torch.equal(without, torch.where((SIGMA <= 1)[:, None], network(X, SIGMA), conditional))
     network.asked.clear()
     assert torch.equal(
         guidance.classifier_free(network, 1, path=SIGMAS, guidance=3.0, interval=(3, 4))(X, SIGMA), conditional
