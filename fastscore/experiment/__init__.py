@@ -10,6 +10,7 @@ __all__ = [
     "agreement",
     "build",
     "checkpoint",
+    "classes",
     "config",
     "config_bounds",
     "doctor",

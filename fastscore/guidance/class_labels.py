@@ -63,7 +63,7 @@ def _classes(score_fn: Callable[..., Tensor], label: Any, keyword: str) -> int |
 
 def with_label(
     score_fn: Callable[..., Tensor], label: int | Tensor | None, *, keyword: str = "class_labels"
-) -> WithLabel:
+) -> nn.Module:
     """s(x, c) of one class, from a network that takes class labels: ``score_fn(x, c, class_labels=label)``.
 
     Args:
@@ -149,7 +149,7 @@ def classifier_free(
     conditioning: str = "t",
     keyword: str = "class_labels",
     null: int | Tensor | None = None,
-) -> Guided:
+) -> nn.Module:
     """Classifier-free guidance: s(x, c) + w (s(x, c, y) - s(x, c)), by one network that knows classes and "no label".
 
     w = 0 is the unconditional score, 1 the conditional one, and it is linear in w. (Papers that write 1 + w start at 0 where
@@ -186,7 +186,7 @@ def autoguidance(
     interval: tuple[float, float] | None = None,
     path: Levels | None = None,
     conditioning: str = "t",
-) -> Guided:
+) -> nn.Module:
     """Away from a worse network of the same kind: weak + w (s - weak).
 
     Where the two agree nothing changes; where the worse one errs, its errors tell the direction of the better one's.

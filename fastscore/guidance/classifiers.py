@@ -57,9 +57,7 @@ class ClassifierGuided(nn.Module):
         return (score.to(compute) + self.scale * self.gradient(x, *condition).to(compute)).to(x.dtype)
 
 
-def classifier(
-    score_fn: Callable[..., Tensor], log_prob: Callable[..., Tensor], *, scale: float = 1.0
-) -> ClassifierGuided:
+def classifier(score_fn: Callable[..., Tensor], log_prob: Callable[..., Tensor], *, scale: float = 1.0) -> nn.Module:
     """The score given a class, by Bayes' rule: s(x, c) + scale grad_x log p(y | x, c).
 
     With scale 1 and the exact log p(y | x_t) it is the score of the data of class y at that noise. Above 1 it is of p(x)

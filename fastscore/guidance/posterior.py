@@ -140,7 +140,7 @@ def pigdm(
     data_std: float = 1.0,
     scale: float = 1.0,
     conditioning: str = "t",
-) -> Posterior:
+) -> nn.Module:
     """The score of x_t given y = A x_0 + N(0, noise_std^2 I), by pseudoinverse guidance::
 
         s + scale J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A x_0^)     r^2 = c^2 sigma^2 / (alpha^2 c^2 + sigma^2)
@@ -190,7 +190,7 @@ def dps(
     scale: float = 1.0,
     noise_std: float | None = None,
     conditioning: str = "t",
-) -> Posterior:
+) -> nn.Module:
     """The score of x_t given y, by diffusion posterior sampling.
 
     Without ``noise_std``, by the published rule of thumb, for which the noise of y need not be known::
@@ -240,7 +240,7 @@ def projection(
     *,
     noise_std: float = 0.0,
     conditioning: str = "t",
-) -> Posterior:
+) -> nn.Module:
     """The score whose denoiser is the nearest to x_0^ that was measured as y: no gradient of the network is needed::
 
         x_0^ + A^T (A A^T + noise_std^2 alpha^2 / sigma^2)^-1 (y - A x_0^)
