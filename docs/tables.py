@@ -15,6 +15,7 @@ from typing import Any
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 README = ROOT / "README.md"
+COMPARISONS = ROOT / "docs" / "comparing_samplers"
 #: What the README shows: one shape of each operator; and the machine whose file is the newest.
 MACHINE = "amd-epyc-2-threads"
 SHOWN = (
@@ -68,6 +69,13 @@ NETWORKS = {
 def read(name: str) -> dict[str, Any]:
     """The JSON of that name in benchmarks/results."""
     return json.loads((RESULTS / f"{name}.json").read_text())
+
+
+def comparison(name: str) -> str:
+    """What ``fastscore compare-samplers`` measured of a network: its table."""
+    from fastscore.experiment import compare_report
+
+    return compare_report.page(json.loads((COMPARISONS / f"{name}.json").read_text()))
 
 
 def digits(number: float) -> str:

@@ -230,8 +230,17 @@ def test_commands_are_those_of_fastscore():
     for text in (README, *PAGES.values()):
         for block in re.findall(r"(?ms)^```sh\n(.*?)^```", text) + re.findall(r"(?ms)^%%bash\n(.*?)^```", text):
             block = block.replace("\\\n", "")
-            for word, what in re.findall(r"(?m)^(?:torchrun .* -m )?fastscore (\w+) ?([\w/-]*)", block):
-                assert word in ("train", "sample", "evaluate", "status", "import", "export", "doctor")
+            for word, what in re.findall(r"(?m)^(?:torchrun .* -m )?fastscore ([\w-]+) ?([\w/-]*)", block):
+                assert word in (
+                    "train",
+                    "sample",
+                    "evaluate",
+                    "compare-samplers",
+                    "status",
+                    "import",
+                    "export",
+                    "doctor",
+                )
                 assert word != "train" or what in PRESETS
             for target in re.findall(r"(?m)^make (\w+)", block):
                 assert f"\n{target}:" in makefile
@@ -241,3 +250,19 @@ def test_the_glossary_explains_each_word_once():
     words = re.findall(r"(?m)^(\w[\w -]*)\n  \S", PAGES["glossary.md"])
     assert len(words) == len(set(words)) > 40
     assert {"score", "noise level", "sigma", "alpha", "step size", "step", "sub-stream", "run folder"} <= set(words)
+
+
+def test_what_the_comparison_of_samplers_says():
+    from fastscore.experiment import compare_report
+
+    best, rows = {}, {}
+    for name in ("demo", "tenth", "toy"):
+        assert f"{{generated}} comparison {name}\n" in PAGES["comparing_samplers.md"] and tables.comparison(name)
+        rows[name] = compare_report.rows_of(json.loads((tables.COMPARISONS / f"{name}.json").read_text()))
+        best[name] = {row.budget: row.sampler for row in reversed(rows[name]) if row.budget}
+    assert (
+        set(best["demo"].values()) == set(best["toy"].values()) == {"dpm_sde"}
+        and "dpm_sde" not in best["tenth"].values()
+    )
+    first, own = (next(row for row in rows["demo"] if row.budget == budget) for budget in (11, None))
+    assert (first.sampler, own.evaluations) == ("dpm_sde", 101) and first.distance < own.distance

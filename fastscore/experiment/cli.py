@@ -14,6 +14,7 @@ from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
 from .cli_runs import export, import_, status
+from .compare_cells import BUDGETS
 from .config import PRESETS, TrainConfig, quoted
 from .flags import annotate, annotate_plain, either
 from .ranks import TIMEOUT, Ranks, joined, title
@@ -119,7 +120,7 @@ def _train(
         print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
-    listener = EventFiles(run, trainer.step) if tensorboard else None
+    listener = EventFiles(run, trainer.step) if tensorboard and ranks.leads else None
     try:
         last = trainer.train(progress=not quiet, preview=save_preview, listener=listener)
     except KeyboardInterrupt:
@@ -346,6 +347,81 @@ def evaluate(
     print(f"next: fastscore sample {quoted(run)} --num 1000 --seed 1")
 
 
+def compare_samplers(
+    run: Path,
+    /,
+    samplers: tuple[str, ...] = (),
+    budgets: tuple[int, ...] = BUDGETS,
+    seeds: int = 3,
+    samples: int = 1000,
+    out: Path | None = None,
+    feature: Literal["auto", "pixels", "inception"] = "auto",
+    weights: Literal["auto", "ema", "raw"] = "auto",
+    checkpoint: int | None = None,
+    precision: Literal["fp32", "bf16", "fp16"] | None = None,
+    data_dir: Path | None = None,
+    overwrite: bool = False,
+    batch_size: int = 500,
+    device: str = "auto",
+    quiet: bool = False,
+) -> None:
+    """Compare all samplers on a trained run, at equal numbers of network evaluations.
+
+    Writes samplers.json (every measurement), samplers.md (a table) and samplers.png: distance to data that the network was
+    not trained on, precision, recall and seconds against evaluations, over several seeds. Samplers that depend on a step
+    size, as annealed Langevin dynamics, are tuned at each budget first, on another seed. Kill it at any moment: the same
+    command goes on, and one with other samplers, budgets or more seeds adds to the table.
+
+    Args:
+        run: The run folder that training wrote.
+        samplers: Which; all that the run's network can be asked by where not given.
+        budgets: The most network evaluations a sample, one or several.
+        seeds: How many seeds: 0, 1, ...; their standard deviation is the spread.
+        samples: How many samples of each seed.
+        out: The folder to write into; the run folder where not given.
+        feature: What the Frechet distance is measured on: see fastscore evaluate --help.
+        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        precision: What the network is computed in; by default as the run was trained.
+        data_dir: Folder that holds the data set's files; by default where the run was trained on them.
+        overwrite: Begin anew where the folder holds a comparison of other settings.
+        batch_size: How many at a time: more takes more memory.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+        quiet: No progress bar.
+    """
+    from . import compare, compare_cells, compare_report
+
+    if data_dir is not None:
+        terminal.check_readable("--data-dir", data_dir)
+    folder = out or run
+    try:
+        report = compare.compare(
+            run,
+            samplers=samplers or None,
+            budgets=budgets,
+            seeds=seeds,
+            samples=samples,
+            feature=feature,
+            batch_size=batch_size,
+            weights=weights,
+            iteration=checkpoint,
+            precision=precision,
+            data_dir=data_dir,
+            out=out,
+            overwrite=overwrite,
+            device=device,
+            progress=not quiet,
+        )
+    except KeyboardInterrupt:
+        print(
+            f"\nstopped; what was measured is kept in {folder / compare_cells.CELLS}, and the same command goes on",
+            file=sys.stderr,
+        )
+        sys.exit(130)
+    print(f"{compare_report.page(report)}\nlook at {folder / compare_report.PICTURE}")
+    print(f"table: {folder / compare_report.TABLE}\nall numbers: {folder / compare_cells.CELLS}")
+
+
 def doctor() -> None:
     """Say what this machine can do: versions, devices, which backend serves which operator, what is missing."""
     from . import doctor as examination
@@ -359,7 +435,7 @@ def _pair(weights: list[float]) -> str:
 
 def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
-    annotate(train, sample, evaluate, tyro)
+    annotate(train, sample, evaluate, compare_samplers, tyro)
     annotate_plain((import_, export), tyro)
     return {
         "train": train,
@@ -368,6 +444,7 @@ def _commands(tyro: Any) -> dict[str, Any]:
         "status": status,
         "import": import_,
         "export": export,
+        "compare-samplers": compare_samplers,
         "doctor": doctor,
     }
 

@@ -333,13 +333,14 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         ),
     ),
     "mnist": (
-        "MNIST, 28x28, as in the NCSN paper: wants a GPU",
+        "MNIST, 28x28, trained as in the NCSN paper: wants a GPU",
         TrainConfig(
             data="mnist",
             image_size=28,
             width=64,
             iterations=200_001,
             lr=1e-3,
+            sampler=BEST_OF_FEW,
             step_size=4e-5,
             steps_per_level=100,
             log_every=100,

@@ -93,7 +93,7 @@ def evaluate(
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     limits.check_kept(num, trained.shape)
-    feature = _resolve(feature, trained, num)
+    feature = resolve_feature(feature, trained, num)
     run = Path(run)
     out = run if out is None else Path(out)
     report: dict[str, Any] = {
@@ -169,7 +169,7 @@ def evaluations_of(network: nn.Module | None) -> Iterator[list[int]]:
         hook.remove()
 
 
-def _resolve(feature: str, trained: TrainedRun, num: int) -> str:
+def resolve_feature(feature: str, trained: TrainedRun, num: int) -> str:
     """What ``feature`` means for this run; what cannot work is refused before hours of sampling."""
     if len(trained.shape) == 1:
         if feature == "inception":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,22 +38,7 @@ def evaluate_images(
     Raises:
         DataError: the data set is not there, or too small.
     """
-    config = trained.config
-    train, heldout = make_data(config), make_data(config, heldout=True)
-    assert isinstance(train, data.ImageData)
-    if changes := checkpoint.read_identity(run).changes(train):
-        warnings.warn(
-            f"{run} was trained on other data than what is compared with here, {train.describe()}: "
-            f"{', '.join(changes)}",
-            stacklevel=3,
-        )
-    for part in (train, heldout):
-        if isinstance(part, data.ImageData) and len(part) < _LEAST:
-            raise DataError(
-                f"{part.name} has {len(part)} images, and evaluation needs at least {_LEAST}: it looks "
-                "for the neighbours of each"
-            )
-    extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
+    config, reference = trained.config, Reference(trained, run, feature)
     updates = trained.entry.updates(config.num_levels, trained.options)
     trajectory = None if updates is None else Trajectory(max(1, updates // config.num_levels), num_samples=8)
     images = drawn(trajectory)
@@ -60,8 +46,8 @@ def evaluate_images(
         (out / "sampling.png").unlink(missing_ok=True)
     else:
         _draw_trajectory(trajectory, trained, out / "sampling.png")
-    real = data.to_float(train.images)
-    result = _distances(extract, images, real, heldout)
+    train, extract = reference.train, reference.extract
+    real, result = data.to_float(train.images), reference.distances(images)
     nearest = metrics.nearest_neighbours(images[:20].flatten(1), real.flatten(1), k=4)
     pictures.save_neighbours(images[:20], real[nearest.indices], out / "neighbours.png")
     if feature == "inception":
@@ -69,8 +55,84 @@ def evaluate_images(
         score = metrics.inception_score(extract.probabilities(extract(images)))
         result["inception_score"] = {"mean": score.mean, "std": score.std}
     elif train.labels is not None and len(train) <= _CLASSIFIER_LIMIT:
-        result |= _classes(images, train, train.labels, heldout, out)
+        result |= _classes(images, train, train.labels, reference.heldout, out)
     return {"features": feature} | result
+
+
+class Reference:
+    """What a run's images are compared with: its data set, whose features are extracted once.
+
+    Attributes:
+        train, heldout: the training images, and those held out (None where the data set has none).
+        extract: makes features [N, D] of images [N, C, H, W].
+
+    Raises:
+        DataError: the data set is not there, or too small. It warns of data that the run was not trained on.
+    """
+
+    def __init__(self, trained: TrainedRun, run: Path, feature: str):
+        train, heldout = make_data(trained.config), make_data(trained.config, heldout=True)
+        assert isinstance(train, data.ImageData)
+        if changes := checkpoint.read_identity(run).changes(train):
+            warnings.warn(
+                f"{run} was trained on other data than what is compared with here, {train.describe()}: "
+                f"{', '.join(changes)}",
+                stacklevel=4,
+            )
+        self.train, self.heldout = train, heldout if isinstance(heldout, data.ImageData) else None
+        for part in (self.train, self.heldout):
+            if part is not None and len(part) < _LEAST:
+                raise DataError(
+                    f"{part.name} has {len(part)} images, and evaluation needs at least {_LEAST}: it looks "
+                    "for the neighbours of each"
+                )
+        self.extract = features.make(feature, **({"device": trained.device} if feature == "inception" else {}))
+
+    @cached_property
+    def _train(self) -> Tensor:
+        return self.extract(data.to_float(self.train.images))
+
+    @cached_property
+    def _heldout(self) -> Tensor | None:
+        return None if self.heldout is None else self.extract(data.to_float(self.heldout.images))
+
+    @cached_property
+    def of_train(self) -> dict[str, float]:
+        """What the training images themselves reach against those held out; empty where none are."""
+        if self._heldout is None:
+            return {}
+        ideal = metrics.precision_recall(self._heldout, self._train)
+        return {
+            "frechet_distance": metrics.frechet_distance(self._train, self._heldout),
+            "precision": ideal.precision,
+            "recall": ideal.recall,
+        }
+
+    def distances(self, images: Tensor) -> dict[str, Any]:
+        """Frechet distances, precision and recall; the training images' own distance says how small it can be."""
+        fake = self.extract(images)
+        to_train = metrics.frechet_distance(fake, self._train)
+        if self._heldout is None:
+            neighbours = metrics.precision_recall(self._train, fake)
+            return {
+                "frechet_distance": {"samples_to_train": to_train},
+                "precision": neighbours.precision,
+                "recall": neighbours.recall,
+            }
+        to_heldout, floor = metrics.frechet_distance(fake, self._heldout), self.of_train["frechet_distance"]
+        neighbours = metrics.precision_recall(self._heldout, fake)
+        return {
+            "frechet_distance": {
+                "samples_to_train": to_train,
+                "samples_to_heldout": to_heldout,
+                "train_to_heldout": floor,
+                "ratio": to_heldout / floor,
+            },
+            "precision": neighbours.precision,
+            "recall": neighbours.recall,
+            "precision_of_train": self.of_train["precision"],
+            "recall_of_train": self.of_train["recall"],
+        }
 
 
 def _draw_trajectory(trajectory: Trajectory, trained: TrainedRun, path: Path) -> None:
@@ -80,34 +142,6 @@ def _draw_trajectory(trajectory: Trajectory, trained: TrainedRun, path: Path) ->
     last = dict(zip(at, trajectory.frames))
     if last:  # there are none where the only update is to denoise
         pictures.save_trajectory(list(last.values()), list(last), path)
-
-
-def _distances(extract: features.Features, images: Tensor, real: Tensor, heldout: data.Data | None) -> dict[str, Any]:
-    """Frechet distances, precision and recall; the training images' own distance says how small it can be."""
-    fake, train = extract(images), extract(real)
-    to_train = metrics.frechet_distance(fake, train)
-    if not isinstance(heldout, data.ImageData):
-        neighbours = metrics.precision_recall(train, fake)
-        return {
-            "frechet_distance": {"samples_to_train": to_train},
-            "precision": neighbours.precision,
-            "recall": neighbours.recall,
-        }
-    test = extract(data.to_float(heldout.images))
-    to_heldout, floor = metrics.frechet_distance(fake, test), metrics.frechet_distance(train, test)
-    neighbours, ideal = metrics.precision_recall(test, fake), metrics.precision_recall(test, train)
-    return {
-        "frechet_distance": {
-            "samples_to_train": to_train,
-            "samples_to_heldout": to_heldout,
-            "train_to_heldout": floor,
-            "ratio": to_heldout / floor,
-        },
-        "precision": neighbours.precision,
-        "recall": neighbours.recall,
-        "precision_of_train": ideal.precision,
-        "recall_of_train": ideal.recall,
-    }
 
 
 def _classes(

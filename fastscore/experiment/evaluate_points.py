@@ -18,16 +18,37 @@ from .scores import near_the_data, on_any_path
 
 _TIMES = 20  # of the path, at which the error of the score is measured
 
+_TESTED = 2000
+
 
 def evaluate_points(trained: TrainedRun, out: Path, drawn: Callable[[], Tensor], num: int, seed: int) -> dict[str, Any]:
     """What metrics.json says of 2-D points: for the mixture the weights of its modes, too, and a picture in ``out``."""
-    points, source = drawn(), make_data(trained.config)
-    assert source is not None
-    real = source.batch(0, num, seed=seed + 1)
-    result: dict[str, Any] = {"frechet_distance": {"samples_to_data": metrics.frechet_distance(points, real)}}
+    points, real = drawn(), make_data(trained.config).batch(0, num, seed=seed + 1)
+    result = distances(points, real)
     if trained.config.data == "mixture":
         result |= _draw_mixture(trained, out, points, real, seed)
     return result
+
+
+def distances(points: Tensor, real: Tensor) -> dict[str, Any]:
+    """Of ``points`` to ``real`` ones: Frechet distance, a two-sample test by the energy distance (of the first 2,000 of
+    both, since it holds the distance of every two), precision and recall.
+    """
+    neighbours = metrics.precision_recall(real, points)
+    test = metrics.two_sample_test(points[:_TESTED], real[:_TESTED])
+    return {
+        "frechet_distance": {"samples_to_data": metrics.frechet_distance(points, real)},
+        "energy_distance": test.distance,
+        "p_value": test.p_value,
+        "precision": neighbours.precision,
+        "recall": neighbours.recall,
+    }
+
+
+def mode_weights(points: Tensor, mixture: data.GaussianMixture) -> list[float]:
+    """Shares of the modes, each point being of the nearest; points that are not finite are of none."""
+    nearest = torch.cdist(points[points.isfinite().all(1)].double(), mixture.means.double()).argmin(1)
+    return (metrics.class_histogram(nearest, len(mixture.means)) / len(points)).tolist()
 
 
 def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, seed: int) -> dict[str, Any]:
@@ -62,17 +83,12 @@ def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, 
     field = exact(real)
     error = (learned(real).cpu() - field).square().sum() / field.square().sum()
 
-    def weights(x: Tensor) -> list[float]:
-        """Shares of the modes; points that are not finite are of none."""
-        nearest = torch.cdist(x[x.isfinite().all(1)].double(), mixture.means.double()).argmin(1)
-        return (metrics.class_histogram(nearest, 2) / len(x)).tolist()
-
     return {
         "mode_weights": {
             "exact": mixture.weights.tolist(),
-            "data": weights(real),
-            trained.sampler: weights(points),
-            "plain": weights(plain),
+            "data": mode_weights(real, mixture),
+            trained.sampler: mode_weights(points, mixture),
+            "plain": mode_weights(plain, mixture),
         },
         "score_error": float(error.sqrt()),
         "score_error_on_path": _error_on_path(trained, mixture, real),

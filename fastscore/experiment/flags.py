@@ -22,7 +22,7 @@ _ON_PATHS = f"{DEFAULT} is {BEST_OF_FEW} on a path of continuous t"
 Table = Mapping[str, Sampler] | Mapping[str, Objective] | Mapping[str, PathKind]
 
 
-def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
+def annotate(train: Any, sample: Any, evaluate: Any, compare: Any, tyro: Any) -> None:
     """Write the annotations of the commands as tyro wants them, with the flags that come from the tables."""
     _annotate_tables(tyro)
     presets: Any = tyro.extras.subcommand_type_from_defaults(
@@ -51,7 +51,11 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
             ],
             "options": flags(SAMPLERS, "sampler", tyro),
         }
-    annotate_plain((train, sample, evaluate), tyro)
+    compare.__annotations__["samplers"] = Annotated[
+        tuple[Literal[tuple(SAMPLERS)], ...],  # type: ignore[misc]  # known when it runs
+        tyro.conf.arg(metavar=f"{{{','.join(SAMPLERS)}}} ...", help_behavior_hint=""),
+    ]
+    annotate_plain((train, sample, evaluate, compare), tyro)
 
 
 def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:

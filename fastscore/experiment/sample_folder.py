@@ -94,7 +94,7 @@ def check_replaceable(folder: Path, settings: dict[str, Any], *, tell: bool = Tr
         before = json.loads((folder / SETTINGS).read_bytes())
         if not isinstance(before, dict):
             raise ValueError("it must hold a JSON object")
-        before.setdefault("precision", "fp32")  # there was no other
+        before = {"precision": "fp32", "levels": 0} | before  # there was nothing else
     except (FileNotFoundError, ValueError, RecursionError):
         raise FastscoreError(
             f"{folder} holds samples without a readable {SETTINGS}, so of unknown settings: {ways}"

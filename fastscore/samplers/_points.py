@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -119,6 +120,12 @@ def of_points(
     def count(L: int, options: Options) -> int:
         return number_of(L, options) * a_point(options)
 
+    def grids(L: int, options: Options, budget: int, beyond: bool) -> list[dict[str, Any]]:
+        most = budget if beyond else min(budget, number_of(L, dict(options) | {"steps": 0}))
+        cost = evaluations or count
+        fitting = (n for n in range(most, 0, -1) if cost(L, dict(options) | {"steps": n}) <= budget)
+        return [{"steps": n} for n in itertools.islice(fitting, 1)]
+
     return {
         "run": run,
         "updates": count,
@@ -127,6 +134,8 @@ def of_points(
         "cost": "steps, by default one a level",
         "remedy": "train longer, or take more --steps",
         "centred": True,
+        "between": between,
+        "grids": grids,
         "recordable": lambda options: not options["interpolate"],
         "any_path": True,
         "one_step_a_level": True,

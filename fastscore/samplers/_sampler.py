@@ -39,6 +39,11 @@ class Sampler:
         remedy: what to do where samples are not finite; a format string over the options.
         centred: whether ``run`` takes ``mean=`` and ``covariance=`` or ``std=``, of the data, with which it begins where
             ``start`` is ``"normal"``.
+        between: between(options), whether it asks for the score between the points of its grid.
+        grids: grids(L, options, budget, beyond), the options that decide how often it calls ``score_fn``, in each of the
+            ways to do so at most ``budget`` times; ``beyond``: whether there may be more points than levels. Where samples
+            decide, tolerances from the loosest on. None: there is no such option.
+        searched: the options whose best values differ from budget to budget, so that a comparison must look for them.
         recordable: recordable(options), whether ``run`` takes ``cuda_graph=True``.
         any_path: whether ``run`` and ``sigma_after`` take a :class:`fastscore.paths.Path` of continuous t in place of sigmas, and
             then score_fn(x, t); "noise level" is then sigma / alpha.
@@ -57,6 +62,10 @@ class Sampler:
     sigma_after: Callable[[Any, Options, int], float]
     remedy: str = "train longer"
     centred: bool = False
+    between: Callable[[Options], bool] = lambda options: False
+    grids: Callable[[int, Options, int, bool], list[dict[str, Any]]] | None = None
+    searched: tuple[str, ...] = ()
+    needs: tuple[str, str] | None = None
     recordable: Callable[[Options], bool] = lambda options: True
     any_path: bool = False
     one_step_a_level: bool = False

@@ -176,4 +176,7 @@ ADAPTIVE_ODE = Sampler(
     centred=True,
     recordable=lambda options: False,
     any_path=True,
+    between=lambda options: True,
+    grids=lambda L, options, budget, beyond: [{"rtol": tol, "atol": tol} for tol in (0.3, 0.1, 0.03, 0.01, 3e-3, 1e-3)],
+    needs=("torchode", "ode"),
 )

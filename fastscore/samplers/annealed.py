@@ -12,6 +12,7 @@ from .._core import checks
 from ..ops.langevin_step import checked as langevin_step
 from ..rng import Philox, as_philox
 from ._driver import check_clamp, run_chain
+from ._levels import LEVELS, chosen, number_of, some
 from ._replay import check_graph
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, STEPS_PER_LEVEL, Options, Sampler
 from ._score import conditioned
@@ -114,7 +115,19 @@ def annealed_langevin(
 def _run(
     score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any
 ) -> Tensor:
-    return annealed_langevin(score_fn, shape, sigmas, **options, **how)
+    score_fn, sigmas, others = some(score_fn, sigmas, options)
+    return annealed_langevin(score_fn, shape, sigmas, **others, **how)
+
+
+def _grids(L: int, options: Options, budget: int, beyond: bool) -> list[dict[str, Any]]:
+    """The most steps at all levels that the budget allows, and twice, four times, ... as many at fewer: three ways at most."""
+    left = budget - options["denoise"]
+    if left < 1:
+        return []
+    fewest = max(1, left // L)
+    steps = [fewest, *(2**k for k in range(left.bit_length()) if 2**k > fewest)]
+    grids = {min(L, left // T): T for T in reversed(steps) if left // T > 1 or L == 1}
+    return [{"levels": n % L, "steps_per_level": T} for n, T in sorted(grids.items(), reverse=True)[:3]]
 
 
 ANNEALED = Sampler(
@@ -123,10 +136,14 @@ ANNEALED = Sampler(
     source="Song & Ermon 2019",
     summary="the run's steps at each noise level",
     cost="levels x steps_per_level, and 1 for denoise",
-    options=(STEP_SIZE, STEPS_PER_LEVEL, DENOISE, START),
+    options=(STEP_SIZE, STEPS_PER_LEVEL, LEVELS, DENOISE, START),
     run=_run,
-    updates=lambda L, options: L * options["steps_per_level"],
-    evaluations=lambda L, options: L * options["steps_per_level"] + options["denoise"],
-    sigma_after=lambda sigmas, options, step: sigmas[(step - 1) // options["steps_per_level"]],
+    updates=lambda L, options: number_of(L, options) * options["steps_per_level"],
+    evaluations=lambda L, options: number_of(L, options) * options["steps_per_level"] + options["denoise"],
+    sigma_after=lambda sigmas, options, step: sigmas[
+        chosen(len(sigmas), options)[(step - 1) // options["steps_per_level"]]
+    ],
     remedy=SMALLER_STEP_SIZE,
+    grids=_grids,
+    searched=("step_size",),
 )

@@ -14,6 +14,7 @@ from torch import Tensor
 from .._core import checks
 from ..rng import Philox, Stream, as_philox
 from ._driver import check_clamp, run_chain
+from ._levels import LEVELS, chosen, number_of, some
 from ._replay import Level, PerLevel, check_graph
 from ._sampler import DENOISE, SMALLER_STEP_SIZE, START, STEP_SIZE, Options, Sampler
 from ._score import conditioned
@@ -124,8 +125,15 @@ def _refine(sigma: list[float], parts: int) -> list[float]:
 def _run(
     score_fn: Callable[[Tensor, Tensor], Tensor], shape: Sequence[int], sigmas: Tensor, options: Options, **how: Any
 ) -> Tensor:
-    others = {name: value for name, value in options.items() if name != "step_size"}
-    return consistent_annealed(score_fn, shape, sigmas, eta=_eta(options["step_size"], sigmas), **others, **how)
+    score_fn, sigmas, others = some(score_fn, sigmas, options)
+    eta = _eta(others.pop("step_size"), sigmas)
+    return consistent_annealed(score_fn, shape, sigmas, eta=eta, **others, **how)
+
+
+def _grids(L: int, options: Options, budget: int, beyond: bool) -> list[dict[str, Any]]:
+    """As many levels as there are evaluations, at least two."""
+    n = min(L, budget - options["denoise"] + 1)
+    return [{"levels": n % L}] if n > 1 else []
 
 
 def _eta(step_size: float, sigmas: Tensor) -> float:
@@ -145,10 +153,12 @@ CONSISTENT = Sampler(
     source="Jolicoeur-Martineau et al. 2020",
     summary="one step per level, much faster",
     cost="levels - 1, and 1 for denoise",
-    options=(_STEP, DENOISE, START),
+    options=(_STEP, LEVELS, DENOISE, START),
     run=_run,
-    updates=lambda L, options: L - 1,
-    evaluations=lambda L, options: L - 1 + options["denoise"],
-    sigma_after=lambda sigmas, options, step: sigmas[step],
+    updates=lambda L, options: number_of(L, options) - 1,
+    evaluations=lambda L, options: number_of(L, options) - 1 + options["denoise"],
+    sigma_after=lambda sigmas, options, step: sigmas[chosen(len(sigmas), options)[step]],
     remedy=SMALLER_STEP_SIZE,
+    grids=_grids,
+    searched=("step_size",),
 )

@@ -170,4 +170,6 @@ GOTTA_GO_FAST = Sampler(
     centred=True,
     recordable=lambda options: False,
     any_path=True,
+    between=lambda options: True,
+    grids=lambda L, options, budget, beyond: [{"rtol": rtol} for rtol in (0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 5e-3)],
 )

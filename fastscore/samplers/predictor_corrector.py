@@ -17,9 +17,9 @@ from ..ops.affine_step import affine_step
 from ..paths import Path
 from ._chain import Chain, How
 from ._grid import Point
-from ._points import POINTS, of_points
+from ._points import POINTS, number_of, of_points
 from ._replay import Level
-from ._sampler import Sampler
+from ._sampler import Options, Sampler
 from .ancestral import coefficients as of_ancestral
 from .ddim import coefficients as of_ddim
 from .dpm_solver import coefficients as of_dpm_solver
@@ -131,6 +131,15 @@ def row_sums(values: Tensor) -> Tensor:
     return values[:, 0]
 
 
+def _grids(L: int, options: Options, budget: int, beyond: bool) -> list[dict[str, Any]]:
+    """1, 2, 4, ... corrections at as many points as the budget allows, where that spends more than half of it."""
+    most = budget if beyond else number_of(L, dict(options) | {"steps": 0})
+    corrections = [2**k for k in range(budget.bit_length() - 1)]
+    points = {c: min(most, budget // (1 + c)) for c in corrections}
+    spent = [c for c, n in points.items() if n > 2 and 2 * n * (1 + c) > budget]
+    return [{"steps": points[c], "corrections": c} for c in spent]
+
+
 PREDICTOR_CORRECTOR = Sampler(
     name="pc",
     title="predictor-corrector sampling",
@@ -157,5 +166,6 @@ PREDICTOR_CORRECTOR = Sampler(
         ),
         *POINTS,
     ),
-    **of_points(predictor_corrector, a_point=lambda options: 1 + options["corrections"]),
+    searched=("predictor", "snr"),
+    **of_points(predictor_corrector, a_point=lambda options: 1 + options["corrections"]) | {"grids": _grids},
 )

@@ -246,10 +246,10 @@ def test_few_samples_are_no_published_fid(run, capsys, monkeypatch):
         report["frechet_distance"]["samples_to_train"], metrics.frechet_distance(pooled(fake), pooled(real))
     )
     with pytest.warns(UserWarning, match="the Frechet distance of 49,999 samples is larger"):
-        evaluation._resolve("inception", load_run(run), 49_999)
+        evaluation.resolve_feature("inception", load_run(run), 49_999)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert evaluation._resolve("inception", load_run(run), 50_000) == "inception"
+        assert evaluation.resolve_feature("inception", load_run(run), 50_000) == "inception"
 
 
 def test_too_many_pixels_are_refused_before_sampling(tmp_path, monkeypatch):
@@ -258,7 +258,7 @@ def test_too_many_pixels_are_refused_before_sampling(tmp_path, monkeypatch):
     monkeypatch.setattr(evaluation, "load_on", lambda *a, **k: trained)
     with pytest.raises(ValueError, match=r"feature must be 'inception' for images of \(3, 64, 64\).*1.1 GiB"):
         evaluation.evaluate(tmp_path)
-    assert evaluation._resolve("auto", dataclasses.replace(trained, shape=(3, 32, 32)), 100) == "pixels"
+    assert evaluation.resolve_feature("auto", dataclasses.replace(trained, shape=(3, 32, 32)), 100) == "pixels"
 
 
 def test_toy_draws_both_score_fields(tmp_path, capsys, monkeypatch):

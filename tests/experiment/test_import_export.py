@@ -220,7 +220,7 @@ def test_theirs_made_a_run_and_theirs_again(kind, file, tmp_path):
 def test_a_run_made_theirs_and_a_run_again(model, tmp_path):
     """Both go on to the same weights, to the last bit."""
     config = preset("digits", model=model, width=4, batch_size=16, iterations=3, num_levels=3, warmup=0, decay=False)
-    config = dataclasses.replace(config, precision="fp32", device="cpu")
+    config = dataclasses.replace(config, precision="fp32", device="cpu", sampler="annealed")
     Trainer(config, tmp_path / "a").train(progress=False)
     file, _ = export_original(tmp_path / "a", tmp_path / "theirs.pth")
     states = torch.load(file, weights_only=True)

@@ -106,6 +106,11 @@ def test_samples_of_other_settings_are_not_replaced(run, capsys):
     cli.main([*map(str, draw), "--num", "40", "--quiet"])  # the same and more
     cli.main([*map(str, draw), "--step-size", "0.02", "--overwrite", "--quiet"])
     assert json.loads((folder / "samples.json").read_text())["step_size"] == 0.02
+    said = json.loads((folder / "samples.json").read_text())
+    del said["levels"], said["precision"]  # of before there were others
+    (folder / "samples.json").write_text(json.dumps(said))
+    cli.main([*map(str, draw), "--step-size", "0.02", "--num", "41", "--quiet"])
+    assert "levels (was 0, now 2)" in refused([*draw, "--step-size", "0.02", "--num", 41, "--levels", 2], capsys)
     (folder / "samples.json").write_text("[")
     assert "samples without a readable samples.json" in refused(draw, capsys)
 

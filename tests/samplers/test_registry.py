@@ -21,6 +21,7 @@ from fastscore.samplers import (
     consistent_annealed,
     registry,
 )
+from fastscore.samplers._levels import some
 
 from .cases import CASES, SIGMAS
 
@@ -125,6 +126,61 @@ def test_an_entry_does_as_often_as_it_says(entry, turned, levels):
     noise = [entry.sigma_after(sigmas.tolist(), options, step) for step in steps]
     assert all(a >= b for a, b in pairwise(noise)) and set(noise) <= set(sigmas.tolist())
     assert not noise or noise[-1] == float(sigmas[-1])
+
+
+@each_entry
+@pytest.mark.parametrize("beyond", [False, True])
+def test_grids_spend_a_budget(entry, beyond):
+    """No more than it, nearly all of it where the sampler can, and only what a draw takes."""
+    options = entry.complete(ROWS[entry.name])
+    if entry.evaluations(5, options) is None:  # samples decide: tolerances, the loosest first
+        tolerances = [grid["rtol"] for grid in entry.grids(5, options, 11, beyond)]
+        assert len(tolerances) > 4 and tolerances == sorted(tolerances, reverse=True)
+        return
+    for L in (1, 2, 5, 232):
+        for budget in (1, 2, 3, 11, 41):
+            grids = entry.grids(L, options, budget, beyond)
+            spent = [entry.evaluations(L, entry.complete(options | grid)) for grid in grids]
+            assert all(0 < n <= budget for n in spent) and len(spent) == len({*map(str, grids)})
+            if beyond and budget >= 11 and entry.name != "consistent":
+                assert max(spent) > budget - 4, (L, budget, grids)
+            if L == 5 and grids and beyond is False:
+                sigmas = torch.logspace(0, -1, 5)
+                draw(
+                    entry,
+                    options | grids[0] | ({"interpolate": False, "churn": 0.0} if entry.name == "heun" else {}),
+                    sigmas=sigmas,
+                )
+
+
+@pytest.mark.parametrize("name", ["annealed", "consistent"])
+def test_some_of_the_levels(name):
+    """Every second one and the last, with the labels that the network has for them; of a network with at_level too."""
+    entry, sigmas = SAMPLERS[name], torch.logspace(0, -1, 5)
+    network = fs.models.NCSN(channels=1, image_size=8, ngf=2, num_levels=5).eval()
+    seen, row = [], {"step_size": 1e-3, "denoise": True, "levels": 3}
+
+    def plain(x, labels):
+        seen.append(labels.tolist())
+        return network(x, labels)
+
+    got = draw(entry, row, (2, 1, 8, 8), score=plain, sigmas=sigmas)
+    assert [labels[0] for labels in seen] == ([0, 0, 2, 2, 4, 4, 4] if name == "annealed" else [0, 2, 4])
+    torch.testing.assert_close(draw(entry, row, (2, 1, 8, 8), score=network, sigmas=sigmas), got)
+
+    x, labels = torch.rand(2, 1, 8, 8), torch.tensor([1, 2])  # tensors of labels, as a recorded graph has them
+    assert torch.equal(some(network, sigmas, row)[0](x, labels), network(x, 2 * labels))
+
+    def renamed(x, labels):
+        return network(x, torch.tensor([0, 2, 4])[labels])
+
+    whole = draw(entry, row | {"levels": 0}, (2, 1, 8, 8), score=renamed, sigmas=sigmas[[0, 2, 4]])
+    torch.testing.assert_close(got, whole)
+    assert torch.equal(draw(entry, row | {"levels": 3}), draw(entry, row | {"levels": 0}))
+    options = entry.complete(ROWS[name] | row)
+    assert [entry.sigma_after(sigmas.tolist(), options, entry.updates(5, options))] == [float(sigmas[-1])]
+    with pytest.raises(ValueError, match=r"^levels must be at most 5, the noise levels that there are, got 6"):
+        draw(entry, row | {"levels": 6}, sigmas=sigmas)
 
 
 @each_entry

@@ -5,6 +5,7 @@ are.
 """
 
 from .classes import HistogramDistance, InceptionScore, class_histogram, histogram_distance, inception_score
+from .energy import TwoSampleTest, two_sample_test
 from .frechet import Gaussian, frechet_distance, gaussian, gaussian_distance
 from .neighbours import Neighbours, PrecisionRecall, nearest_neighbours, precision_recall
 
@@ -14,6 +15,7 @@ __all__ = [
     "InceptionScore",
     "Neighbours",
     "PrecisionRecall",
+    "TwoSampleTest",
     "class_histogram",
     "frechet_distance",
     "gaussian",
@@ -22,4 +24,5 @@ __all__ = [
     "inception_score",
     "nearest_neighbours",
     "precision_recall",
+    "two_sample_test",
 ]
