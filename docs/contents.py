@@ -28,6 +28,8 @@ PUBLIC = (
         "samplers",
         "guidance",
         "trace",
+        "likelihood",
+        "diagnostics",
         "schedules",
         "models",
         "data",

@@ -48,6 +48,22 @@ class EnergyScore(nn.Module):
             )
         return -slope
 
+    def with_energy(self, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """(-dE/dx, E), of x's shape and [B], by one evaluation of the energy; neither is recorded for autograd.
+
+        Raises:
+            ValueError: as for a call.
+        """
+        found: list[Tensor] = []
+
+        def kept(y: Tensor) -> Tensor:
+            found.append(self.energy(y, **kwargs))
+            return found[-1]
+
+        with torch.no_grad():
+            score = EnergyScore(kept)(x)
+        return score, found[-1].detach().reshape(len(x))
+
     def extra_repr(self) -> str:
         return "" if isinstance(self.energy, nn.Module) else checks.describe(self.energy)
 

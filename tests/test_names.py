@@ -26,6 +26,8 @@ OWNERS = {
     "step_size": {
         "langevin_step",
         "langevin",
+        "mala",
+        "Mala",
         "annealed_langevin",
         "inpaint",
         "interpolate",

@@ -17,6 +17,7 @@ from .cli_compare import compare_samplers
 from .cli_runs import export, import_, status
 from .config import PRESETS, TrainConfig, quoted
 from .flags import annotate, annotate_plain, annotate_samplers, either
+from .inspect_command import inspect
 from .ranks import TIMEOUT, Ranks, joined, title
 
 _PREDICTED = {
@@ -271,6 +272,7 @@ def evaluate(
     cuda_graph: bool = False,
     no_cuda_graph: bool = False,
     data_dir: Path | None = None,
+    bits_per_dim: bool = False,
     overwrite: bool = False,
     batch_size: int = 500,
     device: str = "auto",
@@ -304,6 +306,7 @@ def evaluate(
         cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
         no_cuda_graph: Turn --cuda-graph off for this call.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
+        bits_per_dim: Measure the likelihood of 100 held-out images, too, beside a Gaussian fit's and a kernel density's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -332,6 +335,7 @@ def evaluate(
             data_dir=data_dir,
             out=out,
             overwrite=overwrite,
+            bits_per_dim=bits_per_dim,
             batch_size=batch_size,
             device=device,
             progress=not quiet,
@@ -362,12 +366,13 @@ def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
     annotate_samplers(compare_samplers, tyro)
-    annotate_plain((compare_samplers, import_, export), tyro)
+    annotate_plain((compare_samplers, inspect, import_, export), tyro)
     return {
         "train": train,
         "sample": sample,
         "evaluate": evaluate,
         "compare-samplers": compare_samplers,
+        "inspect": inspect,
         "status": status,
         "import": import_,
         "export": export,
