@@ -26,6 +26,7 @@ PUBLIC = (
         "paths",
         "conversions",
         "samplers",
+        "guidance",
         "trace",
         "likelihood",
         "diagnostics",

@@ -10,6 +10,7 @@ __all__ = [
     "agreement",
     "build",
     "checkpoint",
+    "classes",
     "compare",
     "compare_cells",
     "compare_report",

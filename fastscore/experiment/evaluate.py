@@ -63,7 +63,8 @@ def evaluate(
             (with ``num=50_000``, ``samples_to_train`` is the FID that papers publish), or ``"auto"``, which is
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.experiment.sample.sample`.
-        options: values of the sampler's options; those that are None or left out are the run's own.
+        options: values of the sampler's options, and ``label`` and ``guidance``, as for
+            :func:`fastscore.experiment.sample.with_sampling`; those that are None or left out are the run's own.
         weights, iteration, precision, cuda_graph: which of the run's weights, what the network is computed in, and whether by
             graphs, as for :func:`fastscore.experiment.sample.load_run`.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
@@ -110,7 +111,8 @@ def evaluate(
         "network_precision": trained.precision,
         "sampler": trained.sampler,
         **trained.options,
-        "network_evaluations_per_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),
+        **trained.asked.described(),
+        "network_evaluations_per_sample": _evaluations(trained),
     }
 
     def draw_into(trajectory: Trajectory | None = None) -> None:
@@ -151,6 +153,13 @@ def evaluate(
     report["versions"] = versions()
     files.write_atomically(out / METRICS, (json.dumps(report, indent=2) + "\n").encode())
     return report
+
+
+def _evaluations(trained: TrainedRun) -> int | None:
+    """Of the network, for each sample; None where they are to be counted."""
+    asked_for = trained.entry.evaluations(trained.config.num_levels, trained.options)
+    each = trained.asked.evaluations
+    return None if asked_for is None or each is None else asked_for * each
 
 
 @contextmanager
