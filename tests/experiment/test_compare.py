@@ -88,7 +88,10 @@ def test_a_run_on_a_path_of_continuous_t(tmp_path):
     config = preset("toy", data="two_moons", path="vp_linear", objective="csm", **TINY)
     Trainer(config, tmp_path / "run").train(progress=False)
     report = compared(tmp_path / "run", tmp_path, samplers=["dpm", "ode"], budgets=[9], seeds=1)
-    assert {c["sampler"]: (c["evaluations"], c["options"]["steps"]) for c in report["cells"]} == {"dpm": (9, 9), "ode": (9, 3)}
+    assert {c["sampler"]: (c["evaluations"], c["options"]["steps"]) for c in report["cells"]} == {
+        "dpm": (9, 9),
+        "ode": (9, 3),
+    }
     want = evaluate(tmp_path / "run", num=20, sampler="ode", steps=3, out=tmp_path / "b", progress=False)
     assert report["cells"][1]["energy_distance"] == want["energy_distance"]
     with pytest.raises(ValueError, match="consistent"):
