@@ -5,7 +5,7 @@ from importlib import import_module as _import_module
 from importlib.metadata import PackageNotFoundError as _PackageNotFoundError
 from importlib.metadata import version as _version
 
-from . import conversions, losses, paths, samplers, schedules, trace
+from . import conversions, diagnostics, guidance, likelihood, losses, paths, samplers, schedules, trace
 from ._core.backends import use_backend
 from ._core.errors import (
     BackendUnavailable,
@@ -60,11 +60,14 @@ __all__ = [
     "as_prediction",
     "as_score",
     "conversions",
+    "diagnostics",
     "dsm_loss",
     "energy_score",
     "fill_probes",
+    "guidance",
     "jacobian_trace",
     "langevin_step",
+    "likelihood",
     "losses",
     "mlp_divergence",
     "patch_ncsn",

@@ -12,13 +12,13 @@ from ._core import backends, checks, second_derivatives
 
 
 class EnergyScore(nn.Module):
-    """s(x, ...) = -dE/dx; see :func:`energy_score`. ``energy`` is the E that it was given."""
+    """s(x, ...) = -dE/dx; see :func:`energy_score`. ``energy`` is the E that it was given, and ``name`` what errors call it."""
 
-    def __init__(self, energy: Callable[..., Tensor]):
+    def __init__(self, energy: Callable[..., Tensor], name: str = "energy_fn"):
         super().__init__()
         if not callable(energy):
-            raise TypeError(f"energy_fn must be a function E(x, ...) -> [B], got {checks.describe(energy)}")
-        self.energy = energy
+            raise TypeError(f"{name} must be a function E(x, ...) -> [B], got {checks.describe(energy)}")
+        self.energy, self.name = energy, name
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """-dE/dx, of x's shape; the other arguments are E's."""
@@ -26,10 +26,10 @@ class EnergyScore(nn.Module):
 
         def total(y: Tensor, *args: Any, **kwargs: Any) -> Tensor:
             with second_derivatives.rightly(record, forward=False):
-                energy = _energies(self.energy(y, *args, **kwargs), y)
+                energy = _energies(self.energy(y, *args, **kwargs), y, self.name)
             if not torch.compiler.is_compiling() and not energy.requires_grad:
                 raise ValueError(
-                    "energy_fn must depend on x in a way that autograd records: its result is constant in "
+                    f"{self.name} must depend on x in a way that autograd records: its result is constant in "
                     "x, detached, or computed under no_grad"
                 )
             return energy.sum()
@@ -43,8 +43,26 @@ class EnergyScore(nn.Module):
             y = y.view_as(y) if record and y.requires_grad else y.detach().requires_grad_()
             (slope,) = torch.autograd.grad(total(y, *args, **kwargs), y, create_graph=record, allow_unused=True)
         if slope is None:
-            raise ValueError("energy_fn must depend on x in a way that autograd records: nothing of x is in its result")
+            raise ValueError(
+                f"{self.name} must depend on x in a way that autograd records: nothing of x is in its result"
+            )
         return -slope
+
+    def with_energy(self, x: Tensor, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        """(-dE/dx, E), of x's shape and [B], by one evaluation of the energy; neither is recorded for autograd.
+
+        Raises:
+            ValueError: as for a call.
+        """
+        found: list[Tensor] = []
+
+        def kept(y: Tensor) -> Tensor:
+            found.append(self.energy(y, **kwargs))
+            return found[-1]
+
+        with torch.no_grad():
+            score = EnergyScore(kept)(x)
+        return score, found[-1].detach().reshape(len(x))
 
     def extra_repr(self) -> str:
         return "" if isinstance(self.energy, nn.Module) else checks.describe(self.energy)
@@ -79,12 +97,12 @@ def energy_score(energy_fn: Callable[..., Tensor]) -> EnergyScore:
     return EnergyScore(energy_fn)
 
 
-def _energies(value: Any, x: Tensor) -> Tensor:
+def _energies(value: Any, x: Tensor, name: str) -> Tensor:
     """[B] or [B, 1], checked."""
-    checks.floating("the output of energy_fn", value, batched=False)
+    checks.floating(f"the output of {name}", value, batched=False)
     if value.shape not in ((len(x),), (len(x), 1)):
         raise ValueError(
-            f"the output of energy_fn must be one energy for each sample, of shape ({len(x)},) or ({len(x)}, 1), "
+            f"the output of {name} must be one energy for each sample, of shape ({len(x)},) or ({len(x)}, 1), "
             f"got {checks.describe(value)}"
         )
     return value

@@ -26,6 +26,8 @@ OWNERS = {
     "step_size": {
         "langevin_step",
         "langevin",
+        "mala",
+        "Mala",
         "annealed_langevin",
         "inpaint",
         "interpolate",
@@ -33,7 +35,19 @@ OWNERS = {
         "TrainConfig",
     },
     "noise": {"affine_step", "langevin_step", "dsm_loss"},  # standard normal numbers
-    "num_classes": {"ImageData", "PointData", "class_histogram"},  # the kinds of samples, never noise levels
+    "num_classes": {  # the kinds of samples, never noise levels
+        "ImageData",
+        "PointData",
+        "class_histogram",
+        "drop_labels",
+        "ScoreMLP",
+        "NCSN",
+        "NCSNdeeper",
+        "NCSNv2",
+        "NCSNv2Deeper",
+        "NCSNv2Deepest",
+        "TrainConfig",
+    },
     "iteration": {"load_run", "evaluate", "TrainedRun"},  # of training
     "step": {"Philox", "Noise"},  # a position in a random sequence
     "place": set(),

@@ -43,6 +43,7 @@ class Stream(enum.IntEnum):
     DATA = 9  #: data sets that are made of random numbers, and how a data set is divided or thinned
     INPAINT = 10  #: the noise on the known part of an image that is completed
     SUBSTREAM = 11  #: the keys of sub-streams
+    DROP = 12  #: which training samples lose their class label
 
 
 @dataclass(frozen=True, kw_only=True)

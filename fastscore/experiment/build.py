@@ -146,17 +146,18 @@ def make_model(config: TrainConfig, sample_shape: tuple[int, ...]) -> nn.Module:
             f"for samples of shape {tuple(sample_shape)} ({config.data})"
         )
     sigmas = make_sigmas(config)
+    classes: dict[str, Any] = {"num_classes": config.num_classes} if config.num_classes else {}
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
         if flat:
-            how: dict[str, Any] = {}
+            how = dict(classes)
             if PATHS[config.path].continuous:
-                how = {"preconditioned": config.parametrization == "score"}
+                how |= {"preconditioned": config.parametrization == "score"}
                 how |= {name: value for name, value in config.objective_options.items() if name == "data_std"}
             return build_model("mlp", dim=sample_shape[0], hidden=config.width, sigmas=sigmas, **how)
         size = {"channels": sample_shape[0], "image_size": sample_shape[1], "ngf": config.width}
         levels = {"num_levels": len(sigmas)} if config.model == "ncsn" else {"sigmas": sigmas}
-        return build_model(config.model, **size, **levels)
+        return build_model(config.model, **size, **levels, **classes)
 
 
 def placed(model: nn.Module, device: torch.device) -> nn.Module:

@@ -17,6 +17,7 @@ from .cli_compare import compare_samplers
 from .cli_runs import export, import_, status
 from .config import PRESETS, TrainConfig, quoted
 from .flags import annotate, annotate_plain, annotate_samplers, either
+from .inspect_command import inspect
 from .ranks import TIMEOUT, Ranks, joined, title
 
 _PREDICTED = {
@@ -146,7 +147,8 @@ def _train(
             f"{_pair(weights['exact'])}; {sampler.title} {_pair(weights[sampler.name])}; plain Langevin dynamics "
             f"{_pair(weights['plain'])}"
         )
-    print(f"next: fastscore sample {quoted(run)} --num 100 --out {quoted(run / 'more')}")
+    asked = " --label each" if preset.num_classes else ""
+    print(f"next: fastscore sample {quoted(run)} --num 100{asked} --out {quoted(run / 'more')}")
 
 
 def _check_noise(config: TrainConfig) -> None:
@@ -169,6 +171,9 @@ def sample(
     out: Path | None = None,
     seed: int = 0,
     sampler: str | None = None,
+    label: str | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -193,6 +198,11 @@ def sample(
         out: Where to write; RUN/samples-SEED where not given.
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
         sampler: which one draws; by default the run's own.
+        label: The class of the samples, 0 to K - 1, or each: sample k is of class k mod K. Of a run that was trained with
+            classes (digits-conditional); without it no class is asked for.
+        guidance: How strongly, w of classifier-free guidance: 0 not at all, 1 as learned, more for samples that are surer
+            of their class and less varied.
+        guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
@@ -221,6 +231,9 @@ def sample(
                 cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
             ),
             sampler=sampler,
+            label=label,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
             **options.given(),
         )
         picture, array = sample_into(
@@ -250,12 +263,16 @@ def evaluate(
     feature: Literal["auto", "pixels", "inception"] = "auto",
     seed: int = 0,
     sampler: str | None = None,
+    label: str | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
     weights: Literal["auto", "ema", "raw"] = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     cuda_graph: bool = False,
     no_cuda_graph: bool = False,
     data_dir: Path | None = None,
+    bits_per_dim: bool = False,
     overwrite: bool = False,
     batch_size: int = 500,
     device: str = "auto",
@@ -280,12 +297,16 @@ def evaluate(
             set: they are 'samples to train' of --feature inception --num 50000.
         seed: Another seed gives other samples.
         sampler: which one draws; by default the run's own.
+        label: The class of the samples, or each: sample k is of class k mod K; see fastscore sample --help.
+        guidance: How strongly, w of classifier-free guidance.
+        guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
         weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint to use; by default the last one's.
         precision: What the network is computed in; by default as the run was trained.
         cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
         no_cuda_graph: Turn --cuda-graph off for this call.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
+        bits_per_dim: Measure the likelihood of 100 held-out images, too, beside a Gaussian fit's and a kernel density's.
         overwrite: Replace samples of other settings that are in the folder.
         batch_size: How many at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
@@ -304,6 +325,9 @@ def evaluate(
             feature=feature,
             seed=seed,
             sampler=sampler,
+            label=label,
+            guidance=guidance,
+            guidance_interval=guidance_interval,
             weights=weights,
             iteration=checkpoint,
             precision=precision,
@@ -311,6 +335,7 @@ def evaluate(
             data_dir=data_dir,
             out=out,
             overwrite=overwrite,
+            bits_per_dim=bits_per_dim,
             batch_size=batch_size,
             device=device,
             progress=not quiet,
@@ -341,12 +366,13 @@ def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
     annotate_samplers(compare_samplers, tyro)
-    annotate_plain((compare_samplers, import_, export), tyro)
+    annotate_plain((compare_samplers, inspect, import_, export), tyro)
     return {
         "train": train,
         "sample": sample,
         "evaluate": evaluate,
         "compare-samplers": compare_samplers,
+        "inspect": inspect,
         "status": status,
         "import": import_,
         "export": export,

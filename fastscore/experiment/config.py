@@ -43,6 +43,10 @@ class TrainConfig:
     """Score network: ncsn; ncsnv2, which divides by sigma; the deeper for 64 pixels or more, deepest 256; mlp: 2-D."""
     width: int = 32
     """Channels of the first layer (ngf), or hidden units of the mlp. Time and memory grow with its square."""
+    num_classes: int = 0
+    """Classes that the network is told, as many as the data set has; 0: none, it learns all data alike."""
+    label_dropout: float = 0.1
+    """With classes: the probability that a training sample's label is dropped, which guidance needs."""
 
     sigma_begin: float = 1.0
     """Largest noise level, in units of the data (images are in [0, 1]). Of paths levels, ve and edm."""
@@ -209,6 +213,29 @@ _DIGITS = TrainConfig(
     log_every=20,
     checkpoint_every=200,
 )
+_TOY = TrainConfig(
+    data="mixture",
+    model="mlp",
+    width=128,
+    dequantize=False,
+    sigma_begin=20.0,
+    sigma_end=0.5,
+    num_levels=12,
+    batch_size=512,
+    iterations=2000,
+    lr=1e-3,
+    warmup=100,
+    decay=True,
+    ema=0.99,
+    sampler=BEST_OF_FEW,
+    solver_steps=20,
+    step_size=0.05,
+    steps_per_level=100,
+    denoise=True,
+    start="normal",
+    checkpoint_every=500,
+    log_every=50,
+)
 _CIFAR10_NCSN = TrainConfig(
     data="cifar10",
     flip=True,
@@ -229,29 +256,7 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
     "digits": ("handwritten digits, 8x8, from scikit-learn: minutes on two CPU cores (make demo)", _DIGITS),
     "toy": (
         "a 2-D mixture of two Gaussians, weights 0.8 and 0.2: about a minute on a CPU",
-        TrainConfig(
-            data="mixture",
-            model="mlp",
-            width=128,
-            dequantize=False,
-            sigma_begin=20.0,
-            sigma_end=0.5,
-            num_levels=12,
-            batch_size=512,
-            iterations=2000,
-            lr=1e-3,
-            warmup=100,
-            decay=True,
-            ema=0.99,
-            sampler=BEST_OF_FEW,
-            solver_steps=20,
-            step_size=0.05,
-            steps_per_level=100,
-            denoise=True,
-            start="normal",
-            checkpoint_every=500,
-            log_every=50,
-        ),
+        _TOY,
     ),
     "digits-vp": (
         "the digits on a variance-preserving path, by NCSNv2: minutes on two CPU cores",
@@ -276,6 +281,14 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
             checkpoint_every=500,
             log_every=50,
         ),
+    ),
+    "digits-conditional": (
+        "the digits, each told its class, for samples of a class that is asked for: minutes on two CPU cores",
+        dataclasses.replace(_DIGITS, num_classes=10),
+    ),
+    "toy-conditional": (
+        "the mixture, each point told which of the two Gaussians it is of: about a minute on a CPU",
+        dataclasses.replace(_TOY, num_classes=2),
     ),
     "photos": (
         "crops of two photographs, 32x32 in colour, from scikit-learn: a night on two CPU cores",
@@ -320,13 +333,14 @@ PRESETS: dict[str, tuple[str, TrainConfig]] = {
         ),
     ),
     "mnist": (
-        "MNIST, 28x28, as in the NCSN paper: wants a GPU",
+        "MNIST, 28x28, trained as in the NCSN paper: wants a GPU",
         TrainConfig(
             data="mnist",
             image_size=28,
             width=64,
             iterations=200_001,
             lr=1e-3,
+            sampler=BEST_OF_FEW,
             step_size=4e-5,
             steps_per_level=100,
             log_every=100,

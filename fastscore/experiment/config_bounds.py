@@ -49,10 +49,23 @@ _COUNTS = {
     "checkpoint_every": (1, _STEPS),
     "keep": (1, _STEPS),
     "warmup": (0, _STEPS),
+    "num_classes": (0, 2**20),
     "sample_every": (0, _STEPS),
     "seed": (0, 2**63 - 1),
 }
-_REALS = ("sigma_begin", "sigma_end", "weight", "lr", "beta1", "beta2", "eps", "clip_norm", "ema", "step_size")
+_REALS = (
+    "sigma_begin",
+    "sigma_end",
+    "weight",
+    "lr",
+    "beta1",
+    "beta2",
+    "eps",
+    "clip_norm",
+    "ema",
+    "step_size",
+    "label_dropout",
+)
 
 
 def numbers(config: TrainConfig) -> dict[str, int | float]:
@@ -82,6 +95,8 @@ def check(config: TrainConfig) -> None:
             )
     checks.positive("clip_norm", config.clip_norm, zero_allowed=True)
     checks.number("weight", config.weight)
+    if not 0 <= checks.number("label_dropout", config.label_dropout) <= 1:
+        raise ValueError(f"label_dropout must be from 0 to 1, got {config.label_dropout}")
     for name in ("beta1", "beta2", "ema"):
         if not 0 <= checks.number(name, getattr(config, name)) < 1:
             raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")

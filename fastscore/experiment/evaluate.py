@@ -20,6 +20,7 @@ from ..samplers import Trajectory
 from . import limits
 from .agreement import load_on
 from .build import make_sigmas
+from .evaluate_bits import check_bits, evaluate_bits
 from .evaluate_images import evaluate_images
 from .evaluate_points import evaluate_points
 from .history import read_metrics
@@ -47,6 +48,7 @@ def evaluate(
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
     overwrite: bool = False,
+    bits_per_dim: bool = False,
     device: str = "auto",
     progress: bool = True,
     ranks: Ranks = ALONE,
@@ -61,12 +63,14 @@ def evaluate(
             (with ``num=50_000``, ``samples_to_train`` is the FID that papers publish), or ``"auto"``, which is
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.experiment.sample.sample`.
-        options: values of the sampler's options; those that are None or left out are the run's own.
+        options: values of the sampler's options, and ``label`` and ``guidance``, as for
+            :func:`fastscore.experiment.sample.with_sampling`; those that are None or left out are the run's own.
         weights, iteration, precision, cuda_graph: which of the run's weights, what the network is computed in, and whether by
             graphs, as for :func:`fastscore.experiment.sample.load_run`.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
         overwrite: replace the samples of other settings that are there.
+        bits_per_dim: measure the likelihood of held-out images, too, by :func:`fastscore.likelihood.bits_per_dim`.
         device: where the network runs.
         progress: show progress bars.
         ranks: which draw the samples; rank 0 alone compares and writes.
@@ -89,6 +93,8 @@ def evaluate(
         sampler=sampler,
         **options,
     )
+    if bits_per_dim:
+        check_bits(trained)
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     limits.check_kept(num, trained.shape)
@@ -105,7 +111,8 @@ def evaluate(
         "network_precision": trained.precision,
         "sampler": trained.sampler,
         **trained.options,
-        "network_evaluations_per_sample": trained.entry.evaluations(trained.config.num_levels, trained.options),
+        **trained.asked.described(),
+        "network_evaluations_per_sample": _evaluations(trained),
     }
 
     def draw_into(trajectory: Trajectory | None = None) -> None:
@@ -140,10 +147,19 @@ def evaluate(
         report |= evaluate_points(trained, out, drawn, num, seed)
     else:
         report |= evaluate_images(trained, run, out, drawn, feature)
+    if bits_per_dim:
+        report |= evaluate_bits(trained, seed)
     _draw_training(run, out, trained)
     report["versions"] = versions()
     files.write_atomically(out / METRICS, (json.dumps(report, indent=2) + "\n").encode())
     return report
+
+
+def _evaluations(trained: TrainedRun) -> int | None:
+    """Of the network, for each sample; None where they are to be counted."""
+    asked_for = trained.entry.evaluations(trained.config.num_levels, trained.options)
+    each = trained.asked.evaluations
+    return None if asked_for is None or each is None else asked_for * each
 
 
 @contextmanager

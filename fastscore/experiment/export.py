@@ -16,6 +16,7 @@ from .. import __version__
 from .._core.errors import CheckpointError, require
 from .._core.files import write_atomically
 from ..models import MODELS
+from ..samplers import DEFAULT
 from . import checkpoint, history
 from .build import make_model
 from .config import TrainConfig
@@ -47,7 +48,7 @@ def export_original(
         The paths of the file and of config.yml.
 
     Raises:
-        CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), a damaged one, or a run on points;
+        CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), a damaged one, or a run on points or with classes;
             or a file is in the way.
         OSError: it cannot be written.
     """
@@ -55,6 +56,8 @@ def export_original(
     config, beside = checkpoint.read_config(run), out.parent / ORIGINAL_CONFIG
     if config.model == "mlp":
         raise CheckpointError(f"{run} is of points, and the originals have networks of images alone: use --safetensors")
+    if config.num_classes:
+        raise CheckpointError(f"{run} is of a network of classes, which the originals do not have: use --safetensors")
     about, saved, shadow, state = (
         checkpoint.from_latest(run, _read) if iteration is None else _read(checkpoint.of_iteration(run, iteration))
     )
@@ -160,7 +163,9 @@ def _code(config: TrainConfig, shape: tuple[int, ...]) -> str:
     else:
         levels = "num_levels=len(sigmas)" if config.model == "ncsn" else "sigmas=sigmas"
         built = f'"{config.model}", channels={shape[0]}, image_size={shape[1]}, ngf={config.width}, {levels}'
-    options = options_of(config, "annealed", {})
+    if config.num_classes:
+        built += f", num_classes={config.num_classes}"
+    options = options_of(config, DEFAULT, {})
     taken = ", ".join(f"{name}={options[name]!r}" for name in ("step_size", "steps_per_level", "denoise", "start"))
     return f"""sigmas = {sigmas}
 network = fs.models.build_model({built})

@@ -17,12 +17,13 @@ from .._images import ImageBatch
 from ..conversions import Converted
 from ..data import Data, ImageData
 from ..ema import EMA
-from ..losses import OBJECTIVES, draw_labels
+from ..losses import OBJECTIVES, draw_labels, drop_labels
 from ..paths import PATHS
 from ..rng import Philox
 from . import checkpoint
 from .acceleration import compiled
 from .build import make_model, make_sigmas, placed, resident
+from .classes import ClassesOfBatch, check_data, labels_of_batch
 from .config import TrainConfig
 from .precision import in_precision, resolve
 from .ranks import ALONE, Ranks
@@ -34,9 +35,10 @@ class Learner:
     """A network in training, and all that an iteration changes.
 
     Iteration i takes its batch from the data's own streams, and everything else that is random from sub-stream i of
-    the run's seed, which nothing else draws from: its labels first (on a path of continuous t its times), then whatever the
-    objective draws. Of several ranks each takes its rows of the batch with the numbers that they have in the whole; their
-    gradients and losses are summed, so that all ranks have the whole batch's, and make the same step.
+    the run's seed, which nothing else draws from: first which class labels are dropped, where the network is told any, then
+    its labels (on a path of continuous t its times), then whatever the objective draws. Of several ranks each takes its rows
+    of the batch with the numbers that they have in the whole; their gradients and losses are summed, so that all ranks have
+    the whole batch's, and make the same step.
 
     Args:
         config: the run's.
@@ -74,6 +76,10 @@ class Learner:
         self._own = self.sums if ranks.count == 1 else torch.zeros_like(self.sums)  # of this rank in one iteration
         objective = OBJECTIVES[config.objective]
         network = in_precision(compiled(self.model, config.compile), precision)
+        self._classes: ClassesOfBatch | None = None
+        if config.num_classes:
+            check_data(config, data)
+            network = self._classes = ClassesOfBatch(network)
         how = {"weight": config.weight, **config.objective_options}
         self._score: Converted | None = None
         if PATHS[config.path].continuous:
@@ -111,7 +117,7 @@ class Learner:
         for first, size in self.parts:
             rng = self._rng.substream(it)
             rng.sample_offset = first
-            self.backward(self._samples(it, first, size), rng)
+            self.backward(self._samples(it, first, size), rng, self.classes(it, first, size))
         self._sum_over_ranks()
         self._check_finite(it)
         for group in self.optimizer.param_groups:
@@ -123,11 +129,21 @@ class Learner:
         rate = learning_rate(self.config, it)
         return rate if self.device.type == "cpu" else float(np.float32(rate))
 
-    def backward(self, x: Tensor | ImageBatch, rng: Philox) -> None:
+    def classes(self, it: int, first: int, size: int) -> Tensor | None:
+        """The class labels of rows of the batch of iteration ``it``, int64 [size]; None where the network is told none."""
+        if self._classes is None:
+            return None
+        where = {"seed": self.config.seed, "sample_offset": first, "global_batch_size": self.config.batch_size}
+        return labels_of_batch(self.data, it, size, device=self.device, **where)
+
+    def backward(self, x: Tensor | ImageBatch, rng: Philox, classes: Tensor | None = None) -> None:
         """Add the gradient of the loss of ``x``, a part of the batch, to the weights', and its losses to the sums.
 
-        Every row draws what it draws in the whole batch.
+        Every row draws what it draws in the whole batch. ``classes``: its labels, of which some are dropped here.
         """
+        if self._classes is not None and classes is not None:
+            config = self.config
+            self._classes.labels = drop_labels(classes, config.num_classes, config.label_dropout, rng)
         losses: Tensor
         if self._score is None:
             labels = draw_labels(self.config.num_levels, len(x), rng, device=self.device)

@@ -82,22 +82,22 @@ def check(precision: str, device: torch.device) -> None:
 
 
 class InPrecision(nn.Module):
-    """``network(x, labels)``, computed under autocast to ``dtype``; what it gives is of the dtype of ``x``."""
+    """``network(x, labels, **keywords)``, computed under autocast to ``dtype``; what it gives is of the dtype of ``x``."""
 
     def __init__(self, network: nn.Module, dtype: torch.dtype):
         super().__init__()
         self.network, self.dtype = network, dtype
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return self._computed(self.network, x, labels)
+    def forward(self, x: Tensor, labels: Tensor, **keywords: Any) -> Tensor:
+        return self._computed(self.network, x, labels, **keywords)
 
     def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
         """score(x), what the network gives for the label ``label`` of every sample: samplers ask for it."""
         return partial(self._computed, calls.at_level(self.network, label))
 
-    def _computed(self, score: Callable[..., Tensor], x: Tensor, *labels: Tensor) -> Tensor:
+    def _computed(self, score: Callable[..., Tensor], x: Tensor, *labels: Tensor, **keywords: Any) -> Tensor:
         with torch.autocast(x.device.type, self.dtype):
-            return score(x, *labels).to(x.dtype)
+            return score(x, *labels, **keywords).to(x.dtype)
 
 
 def in_precision(network: nn.Module, precision: str) -> nn.Module:

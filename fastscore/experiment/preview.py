@@ -8,6 +8,7 @@ from .._core.errors import NonFiniteSamples
 from ..evaluation.pictures import save_grid
 from ..rng import Philox
 from . import checkpoint
+from .classes import Asked
 from .precision import for_sampling
 from .sample import draw
 from .train import Trainer
@@ -16,8 +17,10 @@ _IMAGES = 64
 
 
 def save_preview(trainer: Trainer) -> None:
-    """samples/step_N.png in the run folder: 64 images from the present weights, or their moving average. Points have
-    no such picture. Samples that are not finite are a warning, and no reason to end the training.
+    """samples/step_N.png in the run folder: 64 images from the present weights, or their moving average.
+
+    Of a network of classes, image k is of class k mod K. Points have no such picture. Samples that are not finite are a
+    warning, and no reason to end the training.
 
     Raises:
         CheckpointError, CannotWrite: as :meth:`Trainer.writing`.
@@ -27,6 +30,7 @@ def save_preview(trainer: Trainer) -> None:
         return
     try:
         network = for_sampling(trainer.network, config.precision)
+        network = Asked("each" if config.num_classes else None).score(config, network, 0, _IMAGES, trainer.device)
         images = draw(config, network, (_IMAGES, *shape), Philox(config.seed), device=trainer.device)
     except NonFiniteSamples as error:
         warnings.warn(f"no picture of iteration {step}: {error}", stacklevel=2)

@@ -29,6 +29,9 @@ class RecordedStep:
         config, device = learner.config, learner.device
         self._learner, self._seeds = learner, Philox(config.seed)
         self._samples = torch.empty(config.batch_size, *learner.data.shape, device=device)
+        self._classes: Tensor | None = None
+        if config.num_classes:
+            self._classes = torch.zeros(config.batch_size, dtype=torch.int64, device=device)
         self._key = torch.zeros(2, dtype=torch.int64, device=device)
         exact = torch.float64 if device.type == "cpu" else torch.float32  # which torch's Adam asks for
         self._rate = torch.zeros((), dtype=exact, device=device)
@@ -39,6 +42,8 @@ class RecordedStep:
         """Iteration ``it``; returns the norm of the gradient before clipping, in a tensor that the next one writes to."""
         learner, config = self._learner, self._learner.config
         self._samples.copy_(learner.data.batch(it, config.batch_size, seed=config.seed, device=learner.device))
+        if self._classes is not None and (classes := learner.classes(it, 0, config.batch_size)) is not None:
+            self._classes.copy_(classes)
         self._key[0].fill_(signed(self._seeds.substream(it).seed))
         self._rate.fill_(learner.rate(it))
         self._graph()
@@ -55,7 +60,8 @@ class RecordedStep:
         learner.optimizer.zero_grad(set_to_none=True)
         for first, size in learner.parts:
             rng = Philox.at(self._key.clone(), sample_offset=first)  # at step 0 for every part
-            learner.backward(self._samples[first : first + size], rng)
+            classes = None if self._classes is None else self._classes[first : first + size]
+            learner.backward(self._samples[first : first + size], rng, classes)
         grad_norm = learner.step(norm=True, average=not learner.config.ema_warmup)
         assert grad_norm is not None
         self._grad_norm.copy_(grad_norm)

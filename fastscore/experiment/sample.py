@@ -22,6 +22,7 @@ from ..samplers import SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
 from .acceleration import compiled, deterministic, tf32
 from .build import make_model, moments_of_data, pick_device, placed
+from .classes import Asked, asked
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
@@ -43,6 +44,7 @@ class TrainedRun:
         precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
         sampler: which one draws, by default the config's; given: values of its options that are no settings of ``config``.
         cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
+        asked: the class that samples are asked to be of, and with what guidance.
     """
 
     config: TrainConfig
@@ -57,6 +59,7 @@ class TrainedRun:
     sampler: str = ""
     given: Mapping[str, Any] = field(default_factory=dict)
     cuda_graph: bool | None = None
+    asked: Asked = field(default_factory=Asked)
 
     def __post_init__(self) -> None:
         """The config's sampler where none is given."""
@@ -180,12 +183,23 @@ def check_own_sampler(config: TrainConfig) -> None:
         )
 
 
-def with_sampling(trained: TrainedRun, *, sampler: str | None = None, **options: Any) -> TrainedRun:
-    """``trained`` with another sampler, or other values of its options.
+def with_sampling(
+    trained: TrainedRun,
+    *,
+    sampler: str | None = None,
+    label: int | str | None = None,
+    guidance: float | None = None,
+    guidance_interval: tuple[float, float] | None = None,
+    **options: Any,
+) -> TrainedRun:
+    """``trained`` with another sampler, or other values of its options, or asked for a class.
 
     Args:
         trained: from :func:`load_run`; not changed.
         sampler: a key of :data:`fastscore.samplers.SAMPLERS`; None: as ``trained`` has it.
+        label: the class of all samples, from 0; ``"each"``: sample k is of class k mod K. Of a network with classes.
+        guidance: w of :func:`fastscore.guidance.classifier_free`; by default 1, the network's score of that class.
+        guidance_interval: (low, high), the noise sigma / alpha at which w holds; elsewhere it is 1.
         options: values of the sampler's options; those that are None stay as they are.
 
     Raises:
@@ -197,7 +211,8 @@ def with_sampling(trained: TrainedRun, *, sampler: str | None = None, **options:
     config = dataclasses.replace(trained.config, **{setting: given[name] for name, setting in settings.items()})
     kept = trained.given if sampler == trained.sampler else {}
     others = {name: value for name, value in given.items() if name not in settings}
-    changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others})
+    classes = asked(config, label, guidance, guidance_interval, trained.asked)
+    changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
     options_of(config, sampler, changed.given)  # which says what is wrong
     return changed
 
@@ -273,7 +288,7 @@ def sample(
         trained: from :func:`load_run`.
         num: how many.
         seed: another seed, other samples.
-        sampler, options: which sampler draws, and values of its options; see :func:`with_sampling`.
+        sampler, options: which sampler draws, values of its options, and the class asked for; see :func:`with_sampling`.
         batch_size: how many at a time; takes memory, changes nothing else (to rounding).
         progress: show a progress bar.
         trajectory: filled from the first batch.
@@ -322,11 +337,12 @@ def batches(
         bar = progress_bar(total, desc="sampling", unit="step") if progress and ranks.leads else None
 
         def make(k: int) -> Tensor:
+            size = min(batch_size, num - firsts[k])
             return (
                 draw(
                     config,
-                    trained.score_fn,
-                    (min(batch_size, num - firsts[k]), *trained.shape),
+                    trained.asked.score(config, trained.score_fn, firsts[k], size, trained.device),
+                    (size, *trained.shape),
                     Philox(seed + _SAMPLING_SEED, sample_offset=firsts[k]),
                     device=trained.device,
                     sampler=trained.sampler,
@@ -361,6 +377,7 @@ def settings(trained: TrainedRun, run: Path, num: int, seed: int) -> dict[str, A
         "precision": trained.precision,
         "sampler": trained.sampler,
         **trained.options,
+        **trained.asked.described(),
         "shape": list(trained.shape),
         "versions": sample_folder.versions(),
     }

@@ -26,7 +26,7 @@ from ._objective import Objective
 from ._times import PROPOSALS, WEIGHTINGS
 from .common import PARAMETRIZATIONS, REDUCTIONS, reduce
 from .conditional import csm, ddpm, esm
-from .dsm import draw_labels, dsm, ncsn
+from .dsm import draw_labels, drop_labels, dsm, ncsn
 from .edm import edm
 from .implicit import ism
 from .objectives import OBJECTIVES
@@ -45,6 +45,7 @@ __all__ = [
     "csm",
     "ddpm",
     "draw_labels",
+    "drop_labels",
     "dsm",
     "edm",
     "esm",

@@ -146,6 +146,40 @@ def draw_labels(
     return rng.randint(num_levels, batch_size, stream=Stream.LABELS, device=device, beside=beside)
 
 
+def drop_labels(class_labels: Tensor, num_classes: int, probability: float, rng: Philox) -> Tensor:
+    """Class labels of which each is dropped with a probability, for a network that is to know "no label" too.
+
+    Classifier-free guidance needs both scores of one network, which learns the second from the samples whose label is lost.
+
+    Args:
+        class_labels: int64 [B], from 0 to ``num_classes`` - 1.
+        num_classes: K, which a dropped label becomes.
+        probability: from 0 to 1; with 0 nothing is drawn.
+        rng: where it is drawn from; takes one step, of the stream DROP.
+
+    Returns:
+        int64 [B].
+
+    Raises:
+        TypeError, ValueError: an argument is not as said.
+
+    Source: Ho & Salimans 2022, "Classifier-free diffusion guidance", algorithm 1 (10 to 20 %).
+
+    Example:
+        >>> drop_labels(torch.tensor([3, 1, 4, 1]), 10, 1.0, Philox(0))
+        tensor([10, 10, 10, 10])
+    """
+    if checks.tensor("class_labels", class_labels).dtype != torch.int64 or class_labels.dim() != 1:
+        raise ValueError(f"class_labels must be an int64 tensor of shape (B,), got {checks.describe(class_labels)}")
+    num_classes = checks.integer("num_classes", num_classes, low=1)
+    if checks.positive("probability", probability, zero_allowed=True) > 1:
+        raise ValueError(f"probability must be from 0 to 1, got {probability}")
+    if probability == 0:
+        return class_labels
+    u = rng.rand((len(class_labels), 1), stream=Stream.DROP, device=class_labels.device)[:, 0]
+    return torch.where(u < probability, num_classes, class_labels)
+
+
 def denoising(
     score: Score, x: Tensor | ImageBatch, sigma: Tensor, rng: Philox, weight: float, alpha: Tensor | None = None
 ) -> Tensor:

@@ -64,3 +64,41 @@ def label_of(sigma: Tensor, sigmas: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
             f"learned, got {sigma[~known][0].item()} (the nearest is {nearest})"
         )
     return labels, known
+
+
+def check_num_classes(num_classes: int | None) -> int | None:
+    """None, or an integer of at least 1."""
+    return None if num_classes is None else checks.integer("num_classes", num_classes, low=1)
+
+
+def classes_of(class_labels: Tensor | None, x: Tensor, num_classes: int | None) -> Tensor | None:
+    """int64 [B], ``num_classes`` being "no label", as every sample has where ``class_labels`` is None; None without classes.
+
+    Raises:
+        TypeError, ValueError: labels for a network without classes; a wrong shape, dtype or device, or (read on a CPU
+            only) a label out of range.
+    """
+    if num_classes is None:
+        if class_labels is not None:
+            raise ValueError(
+                "class_labels must be None for a network that was made without num_classes=..., got "
+                f"{checks.describe(class_labels)}"
+            )
+        return None
+    if class_labels is None:
+        return torch.full(x.shape[:1], num_classes, dtype=torch.int64, device=x.device)
+    checks.tensor("class_labels", class_labels)
+    if class_labels.dtype not in (torch.int64, torch.int32) or class_labels.shape != x.shape[:1]:
+        raise ValueError(
+            f"class_labels must be an int64 tensor of shape ({len(x)},), one for each sample, got {checks.describe(class_labels)}"
+        )
+    if class_labels.device != x.device:
+        raise ValueError(
+            f"class_labels must be on the device of the samples, {x.device}, got {checks.describe(class_labels)}"
+        )
+    if checks.readable(class_labels) and not bool(((class_labels >= 0) & (class_labels <= num_classes)).all()):
+        raise ValueError(
+            f"class_labels must be from 0 to {num_classes - 1}, or {num_classes} for no label, got values from "
+            f"{int(class_labels.min())} to {int(class_labels.max())}"
+        )
+    return class_labels.long()

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -22,8 +23,17 @@ from ..ops.instance_norm_plus import checked as normed
 from ..ops.mean_pool import checked as _checked_mean_pool
 
 Numbers = tuple[Tensor, Tensor, Tensor]  # gamma, alpha, beta
-#: [B] of a batch; of one level the numbers of every conditional norm; None where no norm is conditional.
-Labels = Tensor | dict[nn.Module, Numbers] | None
+
+
+class Conditions(NamedTuple):
+    """Of a batch: the noise levels [B], where norms are conditioned on them, and the classes [B]."""
+
+    levels: Tensor | None
+    classes: Tensor
+
+
+#: [B] of a batch, and with classes both; of one level the numbers of every conditional norm; None where no norm is conditional.
+Labels = Tensor | Conditions | dict[nn.Module, Numbers] | None
 Norm = Callable[[int], "nn.Module | None"]
 Pool = Callable[[Tensor], Tensor]
 Activation = Callable[..., Tensor]
@@ -58,13 +68,25 @@ def max_pool(x: Tensor) -> Tensor:
     return F.max_pool2d(x, 5, stride=1, padding=2)
 
 
-class InstanceNormPlus(nn.Module):
-    """:func:`fastscore.ops.instance_norm_plus` with learned gamma, alpha, beta [C]; labels are ignored (NCSNv2).
+def class_table(num_classes: int | None, width: int) -> nn.Parameter | None:
+    """What each class, and last "no label", adds to ``width`` numbers: [num_classes + 1, width], 0 at first; None without
+    classes."""
+    return None if num_classes is None else nn.Parameter(torch.zeros(num_classes + 1, width))
 
-    With ``elu`` the ELU that follows is applied in the same pass.
+
+def of_classes(table: Tensor, labels: Labels) -> Tensor:
+    """The rows of a class table for a batch, [B, ...], or that of "no label"."""
+    return F.embedding(labels.classes, table) if isinstance(labels, Conditions) else table[-1]
+
+
+class InstanceNormPlus(nn.Module):
+    """:func:`fastscore.ops.instance_norm_plus` with learned gamma, alpha, beta [C]; noise levels are ignored (NCSNv2).
+
+    With ``num_classes`` each class adds numbers of its own to gamma, alpha and beta. With ``elu`` the ELU that follows is
+    applied in the same pass.
     """
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, num_classes: int | None = None) -> None:
         super().__init__()
         width = checks.integer("width", width, low=2)  # the variance over one channel is 0/0
         self.alpha = nn.Parameter(torch.empty(width))
@@ -72,27 +94,36 @@ class InstanceNormPlus(nn.Module):
         self.beta = nn.Parameter(torch.zeros(width))
         nn.init.normal_(self.alpha, 1.0, 0.02)
         nn.init.normal_(self.gamma, 1.0, 0.02)
+        self.classes = class_table(num_classes, 3 * width)
 
     def forward(self, x: Tensor, labels: Labels, elu: bool = False) -> Tensor:
-        return normed(x, self.gamma, self.alpha, self.beta, int(elu))
+        if self.classes is None:
+            return normed(x, self.gamma, self.alpha, self.beta, int(elu))
+        gamma, alpha, beta = of_classes(self.classes, labels).chunk(3, dim=-1)
+        return normed(x, self.gamma + gamma, self.alpha + alpha, self.beta + beta, int(elu))
 
 
 class ConditionalInstanceNormPlus(nn.Module):
     """:func:`fastscore.ops.instance_norm_plus` with gamma, alpha, beta (in this order) looked up by noise level (NCSN).
 
-    With ``elu`` the ELU that follows is applied in the same pass.
+    With ``num_classes`` each class adds numbers of its own to them. With ``elu`` the ELU that follows is applied in the same
+    pass.
     """
 
-    def __init__(self, width: int, num_levels: int) -> None:
+    def __init__(self, width: int, num_levels: int, num_classes: int | None = None) -> None:
         super().__init__()
         width = checks.integer("width", width, low=2)  # the variance over one channel is 0/0
         self.embed = nn.Embedding(num_levels, 3 * width)
         nn.init.normal_(self.embed.weight[:, : 2 * width], 1.0, 0.02)
         nn.init.zeros_(self.embed.weight[:, 2 * width :])
+        self.classes = class_table(num_classes, 3 * width)
 
-    def numbers(self, labels: Tensor) -> Numbers:
+    def numbers(self, labels: Tensor | Conditions) -> Numbers:
         """gamma, alpha and beta of ``labels``, [C] of one level, [], or [B, C] of [B]."""
-        gamma, alpha, beta = self.embed(labels).chunk(3, dim=-1)
+        found = self.embed(labels.levels if isinstance(labels, Conditions) else labels)
+        if self.classes is not None:
+            found = found + of_classes(self.classes, labels)
+        gamma, alpha, beta = found.chunk(3, dim=-1)
         return gamma, alpha, beta
 
     def forward(self, x: Tensor, labels: Labels, elu: bool = False) -> Tensor:

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .._core import checks
-from ._inputs import check_dtype, is_sigma, sigma_of
+from ._inputs import check_dtype, check_num_classes, classes_of, is_sigma, sigma_of
+from .layers import class_table
 
 _FREQUENCIES = 8
 
@@ -30,7 +31,8 @@ class ScoreMLP(nn.Module):
     a learned vector for each level, as in NCSN.
 
     F: h = Linear(x); ``depth`` times h = Linear(SiLU(h + Linear(c_y))); Linear(SiLU(h)). SiLU is smooth, so
-    the Jacobian's trace and its gradient exist everywhere.
+    the Jacobian's trace and its gradient exist everywhere. With ``num_classes`` each class, and "no label", has a learned
+    vector that is added beside each Linear(c_y); they begin at 0.
 
     Args:
         dim: D, of the points.
@@ -40,6 +42,7 @@ class ScoreMLP(nn.Module):
         sigmas: [L] noise levels, strictly decreasing, kept as the buffer ``sigmas``.
         data_std: standard deviation of the data, used with ``sigmas`` only. It need not be exact.
         preconditioned: False: give F, as it is; it needs ``sigmas``.
+        num_classes: K, to be conditioned on classes. None: no classes.
 
     Raises:
         TypeError, ValueError: an argument is not as said.
@@ -60,6 +63,7 @@ class ScoreMLP(nn.Module):
         sigmas: Tensor | Sequence[float] | None = None,
         data_std: float = 1.0,
         preconditioned: bool = True,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.dim = checks.integer("dim", dim, low=1)
@@ -86,14 +90,17 @@ class ScoreMLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(hidden, hidden) for _ in range(depth))
         self.conditions = nn.ModuleList(nn.Linear(width, hidden, bias=False) for _ in range(depth))
         self.end = nn.Linear(hidden, dim)
+        self.num_classes = check_num_classes(num_classes)
+        self.classes = class_table(self.num_classes, depth * hidden)
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The score at x, or where not ``preconditioned`` F(x, c).
 
         Args:
             x: [B, D], of the network's dtype.
             labels: [B] int64, indices into the noise levels, the largest noise first; or, where the network has
                 ``sigmas``, sigma itself, floating [B], any noise level.
+            class_labels: [B] int64 from 0 to ``num_classes`` - 1, or ``num_classes`` for no label; None: none has one.
 
         Returns:
             [B, D], of x's dtype.
@@ -106,25 +113,31 @@ class ScoreMLP(nn.Module):
         if x.dim() != 2 or x.shape[1] != self.dim:
             raise ValueError(f"x must have shape (B, {self.dim}), got {checks.describe(x)}")
         check_dtype(x, self.begin.weight)
+        classes = classes_of(class_labels, x, self.num_classes)
         if self.sigmas is None:
             if is_sigma(labels):
                 raise ValueError(
                     "labels must be int64, indices into the noise levels: this network embeds the index; "
                     f"build it with sigmas=... to call it with sigma, got {checks.describe(labels)}"
                 )
-            return self._network(x, self.embed(checks.labels("labels", labels, x, self.num_levels))).to(x.dtype)
+            condition = self.embed(checks.labels("labels", labels, x, self.num_levels))
+            return self._network(x, condition, classes).to(x.dtype)
         sigma = sigma_of(labels, self.sigmas, x).reshape(-1, 1)
         if not self.preconditioned:
-            return self._network(x, _fourier(sigma.log()).to(x.dtype)).to(x.dtype)
+            return self._network(x, _fourier(sigma.log()).to(x.dtype), classes).to(x.dtype)
         tau = self.data_std**2 + sigma**2
-        out = self._network((x / tau.sqrt()).to(x.dtype), _fourier(sigma.log()).to(x.dtype))
+        out = self._network((x / tau.sqrt()).to(x.dtype), _fourier(sigma.log()).to(x.dtype), classes)
         return (self.data_std / (sigma * tau.sqrt()) * out - x / tau).to(x.dtype)
 
-    def _network(self, x: Tensor, condition: Tensor) -> Tensor:
-        """F(x, c): [B, D] for x [B, D] and c [B, width]."""
+    def _network(self, x: Tensor, condition: Tensor, classes: Tensor | None) -> Tensor:
+        """F(x, c): [B, D] for x [B, D], c [B, width] and the classes [B]."""
         h = self.begin(x)
-        for layer, project in zip(self.layers, self.conditions):
-            h = layer(F.silu(h + project(condition)))
+        added = None
+        if self.classes is not None and classes is not None:
+            added = F.embedding(classes, self.classes).to(x.dtype).chunk(len(self.layers), dim=1)
+        for i, (layer, project) in enumerate(zip(self.layers, self.conditions)):
+            told = h + project(condition)
+            h = layer(F.silu(told if added is None else told + added[i]))
         return self.end(F.silu(h))
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import calls, checks
-from ._inputs import is_sigma, label_of
+from ._inputs import check_num_classes, is_sigma, label_of
 from .layers import ConditionalInstanceNormPlus, Labels, Numbers, mean_pool
 from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 
@@ -29,6 +29,9 @@ class NCSN(ScoreRefineNet):
         num_levels: number of noise levels. None: the number of ``sigmas``, or 10 without them.
         sigmas: [L] noise levels, strictly decreasing. Given, the network can be called with sigma in place of labels.
             Kept as the buffer ``sigmas``, which is no part of the ``state_dict`` (as in the originals).
+        num_classes: K, to be conditioned on classes too: in every norm each class, and "no label", has numbers that are
+            added to the level's gamma, alpha and beta (as in the class-conditional norms of other networks, the sum of
+            two embeddings). They begin at 0. None: no classes.
         options: ``nonlinearity``, ``rescaled``, ``logit_transform``: what the originals' configurations call so; see
             :class:`fastscore.models.refinenet.ScoreRefineNet`.
 
@@ -51,6 +54,7 @@ class NCSN(ScoreRefineNet):
         num_levels: int | None = None,
         *,
         sigmas: Tensor | Sequence[float] | None = None,
+        num_classes: int | None = None,
         **options: Any,
     ) -> None:
         if sigmas is not None:
@@ -59,7 +63,8 @@ class NCSN(ScoreRefineNet):
                 raise ValueError(f"num_levels must be the number of sigmas, {len(sigmas)}, or None, got {num_levels}")
             num_levels = len(sigmas)
         num_levels = 10 if num_levels is None else checks.integer("num_levels", num_levels, low=1)
-        norm = partial(ConditionalInstanceNormPlus, num_levels=num_levels)
+        num_classes = check_num_classes(num_classes)
+        norm = partial(ConditionalInstanceNormPlus, num_levels=num_levels, num_classes=num_classes)
         super().__init__(
             self._layout,
             channels,
@@ -69,18 +74,20 @@ class NCSN(ScoreRefineNet):
             refine_norm=norm,
             pool=mean_pool,
             num_levels=num_levels,
+            num_classes=num_classes,
             **options,
         )
         self.register_buffer("sigmas", sigmas, persistent=False)
         self._own_norms = frozenset(self._norms())
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The score at x.
 
         Args:
             x: [B, channels, H, W], data in [0, 1] plus noise, of the network's dtype.
             labels: [B] int64, indices into the noise levels, the largest noise first; or sigma, floating [B], each one
                 of the levels that the network was told (to rounding): it has learned an embedding for these alone.
+            class_labels: [B] int64 from 0 to ``num_classes`` - 1, or ``num_classes`` for no label; None: none has one.
 
         Returns:
             [B, channels, H, W], of x's dtype. Where values cannot be read (on a GPU, under vmap or torch.compile), a
@@ -92,7 +99,8 @@ class NCSN(ScoreRefineNet):
         """
         self.check_image(x)
         if not is_sigma(labels):
-            return self.features(x, checks.labels("labels", labels, x, self.num_levels)).to(x.dtype)
+            labels = checks.labels("labels", labels, x, self.num_levels)
+            return self.features(x, self.conditions(x, labels, class_labels)).to(x.dtype)
         if self.sigmas is None:
             raise ValueError(
                 "labels must be int64, indices into the noise levels: this network embeds the index and "
@@ -100,12 +108,12 @@ class NCSN(ScoreRefineNet):
                 f"sigma, got {checks.describe(labels)}"
             )
         labels, known = label_of(labels, self.sigmas, x)
-        out = self.features(x, labels).to(x.dtype)
+        out = self.features(x, self.conditions(x, labels, class_labels)).to(x.dtype)
         return torch.where(known.reshape(-1, 1, 1, 1), out, torch.nan)
 
     def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
-        """score(x), what the network gives for the label ``label`` of every sample: the level's numbers are looked up
-        here, once, and not at every call, unless a norm was replaced or has hooks, which are given labels. Samplers
+        """score(x), what the network gives for the label ``label`` of every sample (and no class): the level's numbers are
+        looked up here, once, and not at every call, unless a norm was replaced or has hooks, which are given labels. Samplers
         call it.
 
         Args:

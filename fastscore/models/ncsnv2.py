@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from .._core import checks
 from ..schedules import geometric_sigmas
-from ._inputs import sigma_of
+from ._inputs import check_num_classes, sigma_of
 from .layers import InstanceNormPlus, max_pool
 from .refinenet import DEEPER, DEEPEST, STANDARD, Layout, ScoreRefineNet
 
@@ -33,6 +34,8 @@ class NCSNv2(ScoreRefineNet):
         ngf: base width, at least 2 (128 for CIFAR-10: 29,694,083 parameters).
         sigmas: [L] noise levels, strictly decreasing, kept as the buffer ``sigmas``. None: the paper's levels
             (for CIFAR-10, 232 from 50 to 0.01). ``net.to(bfloat16)`` rounds them too; autocast does not.
+        num_classes: K, to be conditioned on classes: in every norm each class, and "no label", has numbers that are added to
+            gamma, alpha and beta. They begin at 0. None: no classes.
         options: ``nonlinearity``, ``rescaled``, ``logit_transform``: what the originals' configurations call so; see
             :class:`fastscore.models.refinenet.ScoreRefineNet`.
 
@@ -54,32 +57,36 @@ class NCSNv2(ScoreRefineNet):
         image_size: int | None = None,
         ngf: int = 128,
         sigmas: Tensor | Sequence[float] | None = None,
+        *,
+        num_classes: int | None = None,
         **options: Any,
     ) -> None:
         size, largest, count = self._published
         if sigmas is None:
             sigmas = geometric_sigmas(largest, 0.01, count).to(torch.get_default_device())
-        sigmas = checks.sigmas("sigmas", sigmas)
+        sigmas, num_classes = checks.sigmas("sigmas", sigmas), check_num_classes(num_classes)
         super().__init__(
             self._layout,
             channels,
             size if image_size is None else image_size,
             ngf,
-            norm=InstanceNormPlus,
+            norm=partial(InstanceNormPlus, num_classes=num_classes),
             refine_norm=_no_norm,
             pool=max_pool,
             num_levels=len(sigmas),
+            num_classes=num_classes,
             **options,
         )
         self.register_buffer("sigmas", sigmas.detach().clone())
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+    def forward(self, x: Tensor, labels: Tensor, class_labels: Tensor | None = None) -> Tensor:
         """The score at x.
 
         Args:
             x: [B, channels, H, W], data in [0, 1] plus noise, of the network's dtype.
             labels: [B] int64, indices into ``sigmas``, the largest noise first; or sigma, floating [B], any noise
                 level: f(x) / sigma.
+            class_labels: [B] int64 from 0 to ``num_classes`` - 1, or ``num_classes`` for no label; None: none has one.
 
         Returns:
             [B, channels, H, W], of x's dtype.
@@ -90,7 +97,7 @@ class NCSNv2(ScoreRefineNet):
         """
         self.check_image(x)
         sigma = sigma_of(labels, self.sigmas, x).reshape(-1, 1, 1, 1)
-        return (self.features(x, None) / sigma).to(x.dtype)
+        return (self.features(x, self.conditions(x, None, class_labels)) / sigma).to(x.dtype)
 
 
 class NCSNv2Deeper(NCSNv2):

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
-from ._inputs import check_dtype
+from ._inputs import check_dtype, classes_of
 from ._memory import as_before, channels_last, faster
 from .first import FirstConv2d
-from .layers import ACTIVATIONS, Labels, Norm, Pool, RefineBlock, ResidualBlock, activate, conv3x3
+from .layers import ACTIVATIONS, Conditions, Labels, Norm, Pool, RefineBlock, ResidualBlock, activate, conv3x3
 
 
 @dataclass(frozen=True)
@@ -65,6 +65,7 @@ class ScoreRefineNet(nn.Module):
         nonlinearity: ``"elu"``, ``"relu"``, ``"lrelu"`` (slope 0.2 below 0) or ``"swish"`` (x sigmoid(x)), everywhere.
         rescaled, logit_transform: the data were moved already, to [-1, 1] or to logits: x is taken as it is in place of
             2x - 1. Both do the same here; they are the names of the originals' configurations.
+        num_classes: K, where norms are conditioned on classes, else None.
     """
 
     options_from: dict[str, str]  # where load_original_checkpoint had the options from
@@ -83,13 +84,14 @@ class ScoreRefineNet(nn.Module):
         nonlinearity: str = "elu",
         rescaled: bool = False,
         logit_transform: bool = False,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.layout = layout
         self.channels = checks.integer("channels", channels, low=1)
         self.image_size = checks.integer("image_size", image_size, low=layout.smallest)
         self.ngf = checks.integer("ngf", ngf, low=2)
-        self.num_levels = num_levels
+        self.num_levels, self.num_classes = num_levels, num_classes
         self.nonlinearity = checks.one_of("nonlinearity", nonlinearity, ACTIVATIONS)
         self.rescaled = _flag("rescaled", rescaled)
         self.logit_transform = _flag("logit_transform", logit_transform)
@@ -138,6 +140,11 @@ class ScoreRefineNet(nn.Module):
             for weight in self.parameters():
                 if weight.dim() == 4:
                     weight.data = weight.data.contiguous(memory_format=torch.channels_last)
+
+    def conditions(self, x: Tensor, levels: Tensor | None, class_labels: Tensor | None) -> Labels:
+        """What the norms are given for the batch ``x``: ``levels`` alone, or with the classes."""
+        classes = classes_of(class_labels, x, self.num_classes)
+        return levels if classes is None else Conditions(levels, classes)
 
     def features(self, x: Tensor, labels: Labels) -> Tensor:
         """The last convolution's output, [B, channels, H, W], in x's memory format. Labels are for conditional norms."""

@@ -26,6 +26,7 @@ from .heun import heun
 from .inpaint import inpaint
 from .interpolate import interpolate
 from .langevin import langevin
+from .mala import Mala, mala
 from .one_call import sample
 from .predictor_corrector import predictor_corrector
 from .registry import BEST_OF_FEW, DEFAULT, RECIPE, SAMPLERS
@@ -38,6 +39,7 @@ __all__ = [
     "SAMPLERS",
     "Callback",
     "How",
+    "Mala",
     "Option",
     "Sampler",
     "Trajectory",
@@ -53,6 +55,7 @@ __all__ = [
     "inpaint",
     "interpolate",
     "langevin",
+    "mala",
     "predictor_corrector",
     "reverse_sde",
     "sample",

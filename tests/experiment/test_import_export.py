@@ -21,6 +21,7 @@ from fastscore.experiment.import_original import import_original
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
 from fastscore.models import NCSN, NCSNv2, load_original_checkpoint
+from fastscore.samplers import DEFAULT
 
 from ..conftest import optional
 
@@ -220,15 +221,15 @@ def test_theirs_made_a_run_and_theirs_again(kind, file, tmp_path):
 def test_a_run_made_theirs_and_a_run_again(model, tmp_path):
     """Both go on to the same weights, to the last bit."""
     config = preset("digits", model=model, width=4, batch_size=16, iterations=3, num_levels=3, warmup=0, decay=False)
-    config = dataclasses.replace(config, precision="fp32", device="cpu")
+    config = dataclasses.replace(config, precision="fp32", device="cpu", sampler="annealed")
     Trainer(config, tmp_path / "a").train(progress=False)
     file, _ = export_original(tmp_path / "a", tmp_path / "theirs.pth")
     states = torch.load(file, weights_only=True)
     assert len(states) == 5 and states[2:4] == [0, 3] and all(name.startswith("module.") for name in states[0])
     import_original(file, tmp_path / "b")
     assert checkpoint.read_config(tmp_path / "b") == dataclasses.replace(
-        config, image_size=8, device="auto", log_every=50, checkpoint_every=1000
-    )
+        config, image_size=8, device="auto", log_every=50, checkpoint_every=1000, sampler=DEFAULT
+    )  # theirs is drawn from by their sampler
     ends = []
     for run in ("a", "b"):
         kept = checkpoint.read_config(tmp_path / run)

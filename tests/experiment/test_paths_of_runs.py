@@ -28,7 +28,7 @@ from fastscore.samplers import SAMPLERS
 from .test_train import TINY, TOY, weights
 
 CONTINUOUS = [name for name, kind in PATHS.items() if kind.continuous]
-TOY_VP = dataclasses.replace(TOY, path="vp_linear", num_levels=5)
+TOY_VP = dataclasses.replace(TOY, path="vp_linear", num_levels=5, solver_steps=0)
 DIGITS_VP = dataclasses.replace(TINY, path="vp_linear", model="ncsnv2", num_levels=3, iterations=2, batch_size=4)
 KINDS = ("epsilon", "x0", "v", "velocity")
 

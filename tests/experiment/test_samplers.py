@@ -114,7 +114,7 @@ def test_the_same_samples_by_hand(run):
 def test_a_run_names_its_sampler_and_one_of_before_keeps_annealed_langevin(run, tmp_path):
     """What draws where none is asked for; and the config.json of a run that was trained when there was no choice."""
     options = ["sample", str(run), "--num", "3", "--quiet", "--out"]
-    assert preset("digits").sampler == preset("toy").sampler == BEST_OF_FEW != DEFAULT
+    assert {preset(name).sampler for name in ("digits", "toy", "mnist")} == {BEST_OF_FEW} != {DEFAULT}
     assert {preset(name).sampler for name in ("cifar10-ncsn", "cifar10-ncsnv2")} == {DEFAULT}  # the published recipes
     old = tmp_path / "old"
     shutil.copytree(run, old)
@@ -153,7 +153,7 @@ def test_fastscore_evaluate(run, tmp_path, capsys):
 
 
 def test_help_offers_it(monkeypatch, capsys):
-    for name in SAMPLERS.keys() - {"annealed", "consistent", "toy"}:
+    for name in SAMPLERS.keys() - {"annealed", "consistent", BEST_OF_FEW, "toy"}:  # the third is of presets
         monkeypatch.delitem(SAMPLERS, name)
     for command, about in (("sample", "toy: jumping (nobody 1999), which no one should use."), ("evaluate", "or toy")):
         with pytest.raises(SystemExit):
@@ -161,7 +161,7 @@ def test_help_offers_it(monkeypatch, capsys):
         text = " ".join(capsys.readouterr().out.replace("│", " ").split())
         for words in (
             about,
-            "--sampler {annealed,consistent,toy}",
+            f"--sampler {{annealed,consistent,{BEST_OF_FEW},toy}}",
             "--jumps INT Jumps at each noise level; by default 3. Only with --sampler toy.",
             "--mirrored Turn the samples about 0; by default False. Only with --sampler toy.",
             "--no-mirrored Turn --mirrored off for this call.",

@@ -5,6 +5,7 @@ are.
 """
 
 from .classes import HistogramDistance, InceptionScore, class_histogram, histogram_distance, inception_score
+from .densities import gaussian_log_prob, kernel_log_prob
 from .energy import TwoSampleTest, two_sample_test
 from .frechet import Gaussian, frechet_distance, gaussian, gaussian_distance
 from .neighbours import Neighbours, PrecisionRecall, nearest_neighbours, precision_recall
@@ -20,8 +21,10 @@ __all__ = [
     "frechet_distance",
     "gaussian",
     "gaussian_distance",
+    "gaussian_log_prob",
     "histogram_distance",
     "inception_score",
+    "kernel_log_prob",
     "nearest_neighbours",
     "precision_recall",
     "two_sample_test",

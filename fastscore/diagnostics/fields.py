@@ -1,0 +1,173 @@
+"""A score against another one, against the truth at each noise level, and against being a gradient at all."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.errors import NonFiniteSamples
+from ..ops import Probes, fill_probes, perturb
+from ..rng import Philox, as_philox
+from ..samplers._score import conditioned
+from ..trace import modules
+from ..trace.messages import OF_TRACE
+from ..trace.products import Products
+
+Score = Callable[[Tensor], Tensor]
+_WORDS = OF_TRACE._replace(name="score_fn")
+
+
+class Estimate(NamedTuple):
+    """A mean over samples, and its standard error (NaN of one sample)."""
+
+    value: float
+    stderr: float
+
+
+class ScoreError(NamedTuple):
+    """What :func:`score_error` returns; float64 [L], one for each noise level.
+
+    Attributes:
+        sigma: the level.
+        error: sigma^2 E||s - s*||^2 / D: 0 of the exact score. It is what the score adds to twice the loss of weight sigma^2 for
+            each element.
+        stderr: its standard error.
+        relative: E||s - s*||^2 / E||s*||^2: 1 of a network that says nothing.
+    """
+
+    sigma: Tensor
+    error: Tensor
+    stderr: Tensor
+    relative: Tensor
+
+
+class Curl(NamedTuple):
+    """What :func:`curl` returns; float64 [B].
+
+    Attributes:
+        squared: an unbiased estimate of ||J - J^T||_F^2.
+        stderr: its standard error; NaN of one probe.
+        jacobian: one of ||J||_F^2, beside which ``squared`` is large or small; the quotient is at most 4.
+    """
+
+    squared: Tensor
+    stderr: Tensor
+    jacobian: Tensor
+
+
+@torch.no_grad()
+def fisher_divergence(score_a: Score, score_b: Score, x: Tensor) -> Estimate:
+    """E ||s_a(x) - s_b(x)||^2 over the samples ``x``: of p_a from p_b where x is of p_a. Some texts have half of it.
+
+    Args:
+        score_a, score_b: [B, ...] -> [B, ...].
+        x: [B, ...], samples of p_a.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or shape. NonFiniteSamples: a score is NaN or infinite.
+
+    Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", equation 2; Johnson 2004,
+    "Information theory and the central limit theorem", definition 1.13.
+    """
+    checks.floating("x", x)
+    a, b = _asked("score_a", score_a, x), _asked("score_b", score_b, x)
+    return _mean((a - b).square().flatten(1).sum(1))
+
+
+@torch.no_grad()
+def score_error(
+    score_fn: Callable[..., Tensor],
+    exact: Callable[[Tensor, float], Tensor],
+    x: Tensor,
+    sigmas: Tensor | Sequence[float],
+    *,
+    conditioning: str = "labels",
+    model_kwargs: Mapping[str, Any] | None = None,
+    rng: Philox | None = None,
+) -> ScoreError:
+    """The error of a network of noise levels at each of them, where the true score s* is known.
+
+    Args:
+        score_fn: ``score_fn(x, labels)``, or with ``conditioning="sigma"`` ``score_fn(x, sigma)``.
+        exact: exact(x, sigma), s* of the data with noise sigma, a number; [B, ...] of ``x``'s shape.
+        x: clean samples [B, ...]; at each level they get new noise.
+        sigmas: the noise levels [L].
+        conditioning, model_kwargs: as for :func:`fastscore.samplers.annealed_langevin`.
+        rng: source of the noise, one step a level. None: seeded from torch's default generator.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or shape. NonFiniteSamples: a score is NaN or infinite.
+    """
+    checks.floating("x", x)
+    if not callable(exact):
+        raise TypeError(f"exact must be a function of (x, sigma), got {checks.describe(exact)}")
+    levels, rng = checks.levels("sigmas", sigmas), as_philox(rng)
+    score, rows = conditioned(score_fn, levels, conditioning, model_kwargs), []
+    for i, sigma in enumerate(levels):
+        noisy, _ = perturb(x, sigma, rng)
+        true = _asked("exact", lambda y, sigma=sigma: exact(y, sigma), noisy)  # type: ignore[misc]  # of a default
+        gap = _asked(f"score_fn at sigma {sigma:.6g}", lambda y, i=i: score(y, i), noisy) - true  # type: ignore[misc]
+        squared = gap.square().flatten(1).sum(1)
+        error = _mean(sigma**2 * squared / x[0].numel())
+        rows.append((sigma, *error, float(squared.sum() / true.square().sum())))
+    return ScoreError(*torch.tensor(rows, dtype=torch.float64, device="cpu").unbind(1))
+
+
+def curl(score_fn: Score, x: Tensor, *, num_probes: int = 8, rng: Philox | None = None) -> Curl:
+    """How far a field is from a gradient: ||J - J^T||_F^2 = E_v ||J v - J^T v||^2 over Rademacher v, by jvp and vjp.
+
+    Args:
+        score_fn: [B, ...] -> [B, ...], each sample by itself, which torch differentiates in both modes.
+        x: [B, ...].
+        num_probes: directions for each sample, at least 1; each costs a jvp and a vjp.
+        rng: source of the directions. None: seeded from torch's default generator.
+
+    Raises:
+        TypeError, ValueError: an argument of the wrong kind or shape. NotImplementedError: a layer without forward mode.
+
+    Source: Chao et al. 2022, "On investigating the conservative property of score-based generative models", equation 10.
+    """
+    checks.floating("x", x)
+    if x.dim() < 2 or x.numel() == 0:
+        raise ValueError(f"x must be [B, ...] with at least one sample of one element, got {checks.describe(x)}")
+    probes = Probes(x, checks.integer("num_probes", num_probes, low=1), as_philox(rng))
+    with (
+        torch.no_grad(),
+        warnings.catch_warnings(),
+    ):  # torch compiles the rules of its forward mode by what it deprecates
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        forward, reverse = (
+            Products(score_fn, x, mode=mode, layers=modules.check(score_fn, mode, "score_fn"), words=_WORDS)
+            for mode in ("jvp", "vjp")
+        )
+        gaps, sizes = [], []
+        for first, count in forward.chunks(probes.num_probes):
+            v = fill_probes(probes, first=first, count=count)
+            along, back = forward(v).double().flatten(2), reverse(v).double().flatten(2)
+            gaps.append((along - back).square().sum(2))
+            sizes.append(along.square().sum(2))
+    gap, size = torch.cat(gaps), torch.cat(sizes)
+    stderr = gap.std(0) / len(gap) ** 0.5 if len(gap) > 1 else torch.full_like(gap[0], torch.nan)
+    return Curl(gap.mean(0), stderr, size.mean(0))
+
+
+def _asked(name: str, score: Score, x: Tensor) -> Tensor:
+    """The score at ``x`` in float64, once it is known to be of x's shape and finite."""
+    if not callable(score):
+        raise TypeError(f"{name} must be a function [B, ...] -> [B, ...], got {checks.describe(score)}")
+    value = checks.like(f"the output of {name}", score(x), "x", x).double()
+    bad = ~torch.isfinite(value).flatten(1).all(1)
+    if bool(bad.any()):
+        raise NonFiniteSamples(f"{name} is NaN or infinite for {int(bad.sum())} of {len(x)} samples")
+    return value
+
+
+def _mean(values: Tensor) -> Estimate:
+    """Of [B]."""
+    spread = float(values.std()) if len(values) > 1 else float("nan")
+    return Estimate(float(values.mean()), spread / len(values) ** 0.5)

@@ -1,0 +1,44 @@
+"""The command ``fastscore inspect``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from . import terminal
+
+
+def inspect(
+    run: Path,
+    /,
+    num: int = 500,
+    out: Path | None = None,
+    seed: int = 0,
+    weights: Literal["auto", "ema", "raw"] = "auto",
+    checkpoint: int | None = None,
+    data_dir: Path | None = None,
+    device: str = "auto",
+) -> None:
+    """Say at which noise level a run is weak.
+
+    Compares the network with the data at each level: its loss with the best constant's and a Gaussian fit's, its score with the
+    true one where that is known, Stein's identity, and whether it is a gradient. Writes inspect.md and inspect.png.
+
+    Args:
+        run: The run folder that training wrote.
+        num: How many samples at each level.
+        out: The folder to write into; the run folder where not given.
+        seed: Of the noise.
+        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        data_dir: Folder that holds the data set's files; by default where the run was trained on them.
+        device: cpu, cuda, ...; auto takes a GPU if there is one.
+    """
+    from . import inspection
+
+    if data_dir is not None:
+        terminal.check_readable("--data-dir", data_dir)
+    report = inspection.inspect(
+        run, num=num, seed=seed, weights=weights, iteration=checkpoint, data_dir=data_dir, out=out, device=device
+    )
+    print(f"{inspection.summary(report)}\npage: {(out or run) / inspection.PAGE}")

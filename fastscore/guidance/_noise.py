@@ -1,0 +1,61 @@
+"""alpha and sigma of what a score is called with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from .._core import checks
+from .._core.registration import per_row
+from ..paths import Path
+
+
+class NoiseOf:
+    """alpha and sigma at c, as samplers pass it: labels, sigma or t.
+
+    Args:
+        path: a path, or noise levels [L], strictly decreasing.
+        conditioning: what a floating c is on a path: ``"t"`` or ``"sigma"``.
+    """
+
+    def __init__(self, path: Path | Tensor | Sequence[float], conditioning: str):
+        self.conditioning = checks.one_of("conditioning", conditioning, ("t", "sigma"))
+        self.path = path if isinstance(path, Path) else None
+        self.sigmas = path.sigmas if isinstance(path, Path) else checks.sigmas("path", path).detach()
+        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def __call__(self, x: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
+        """alpha and sigma, each [B, 1, ...] in the dtype of computation, for the samples ``x`` called with ``condition``."""
+        if len(condition) != 1 or not isinstance(condition[0], Tensor) or condition[0].shape not in ((), x.shape[:1]):
+            raise ValueError(
+                f"a score that is guided by its noise level must be called as (x, c), c of shape ({len(x)},), labels, sigma "
+                f"or t, got {', '.join(map(checks.describe, condition)) or 'x alone'}"
+            )
+        c, compute = condition[0], checks.compute_dtype(x)
+        if not c.is_floating_point():
+            if self.sigmas is None:
+                raise ValueError(
+                    f"path must be noise levels [L] for a score that is called with labels, got {self.path!r}"
+                )
+            c = self._table(x.device, compute)[checks.labels("labels", c.expand(len(x)), x, len(self.sigmas))]
+        if self.path is None or self.sigmas is not None:
+            alpha, sigma = torch.ones_like(c), c
+        else:
+            t = self.path.t_of_sigma(c) if self.conditioning == "sigma" else c
+            alpha, sigma = self.path.alpha(t), self.path.sigma(t)
+        alpha, sigma = (value.to(x.device, compute).expand(len(x)) for value in (alpha, sigma))
+        return per_row(alpha, x), per_row(sigma, x)
+
+    def _table(self, device: torch.device, dtype: torch.dtype) -> Tensor:
+        assert self.sigmas is not None
+        if (device, dtype) not in self._tables:
+            self._tables[device, dtype] = self.sigmas.to(device, dtype)
+        return self._tables[device, dtype]
+
+
+def check_score(name: str, score_fn: object) -> None:
+    """Raise unless it can be called."""
+    if not callable(score_fn):
+        raise TypeError(f"{name} must be a function of (x, c), [B, ...] -> [B, ...], got {checks.describe(score_fn)}")
