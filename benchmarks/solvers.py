@@ -20,7 +20,8 @@ import fastscore as fs
 from fastscore.experiment import acceleration
 from fastscore.experiment.build import make_model, make_sigmas, placed
 from fastscore.experiment.precision import for_sampling
-from fastscore.experiment.sample import draw, options_of
+from fastscore.experiment.sample import draw
+from fastscore.experiment.sampler_options import options_of
 from fastscore.samplers import SAMPLERS
 
 from .measure import quantiles, synchronize

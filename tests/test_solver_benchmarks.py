@@ -12,7 +12,7 @@ from benchmarks import report_solvers
 from benchmarks.networks import config_of, images_of, plain_network
 from benchmarks.solvers import PLAIN, TIMED, draw_of, measure
 from fastscore.experiment.build import make_sigmas
-from fastscore.experiment.sample import options_of
+from fastscore.experiment.sampler_options import options_of
 from fastscore.samplers import SAMPLERS
 
 ROOT = Path(__file__).parent.parent

@@ -37,6 +37,7 @@ __all__ = [
     "ranks",
     "sample",
     "sample_folder",
+    "sampler_options",
     "status",
     "terminal",
     "train",

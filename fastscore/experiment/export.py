@@ -22,7 +22,8 @@ from .build import make_model
 from .config import TrainConfig
 from .evaluate import METRICS
 from .original_config import to_yaml
-from .sample import TrainedRun, load_run, options_of
+from .sample import TrainedRun, load_run
+from .sampler_options import options_of
 
 WEIGHTS, CARD, ORIGINAL_CONFIG = "model.safetensors", "MODEL_CARD.md", "config.yml"
 

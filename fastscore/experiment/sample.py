@@ -16,7 +16,6 @@ from torch import Tensor, nn
 
 from .._core import checks, graphs
 from .._core.errors import NonFiniteSamples
-from ..paths import PATHS
 from ..rng import Philox
 from ..samplers import SAMPLERS, Callback, Sampler, Trajectory
 from . import checkpoint, limits, sample_folder
@@ -27,7 +26,8 @@ from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
 from .ranks import ALONE, Ranks
-from .scores import begins_about_the_mean, check_sampler, check_start, default_sampler, for_sampler
+from .sampler_options import default_sampler, options_of
+from .scores import begins_about_the_mean, for_sampler
 
 WEIGHTS = ("auto", "ema", "raw")
 _SAMPLING_SEED = 1 << 63  # added to the seed, so that samples never share numbers with training, whose seeds are less
@@ -143,44 +143,6 @@ def load_run(
         default_sampler(config),
         cuda_graph=cuda_graph,
     )
-
-
-def options_of(config: TrainConfig, sampler: str, given: Mapping[str, Any]) -> dict[str, Any]:
-    """The value of each option of ``sampler``: the one given, or ``config``'s, or the option's default.
-
-    On a path of continuous t a number of steps that is left to the noise levels is theirs.
-    """
-    entry = SAMPLERS[checks.one_of("sampler", sampler, SAMPLERS)]
-    names = [option.name for option in entry.options]
-    for name, value in given.items():
-        takers = [other.name for other in SAMPLERS.values() if name in (option.name for option in other.options)]
-        if value is not None and name not in names and takers:
-            raise ValueError(
-                f"{name} must be left out for sampler {sampler!r}, which takes {', '.join(names)}, got "
-                f"{checks.describe(value)} (--sampler {' or '.join(takers)} takes it)"
-            )
-    check_sampler(config, sampler)
-    own = {option.name: getattr(config, option.setting) for option in entry.options if option.setting}
-    options = entry.complete(own | {name: value for name, value in given.items() if value is not None})
-    if entry.any_path:  # whose start is no setting of the run
-        check_start(config, options["start"])
-    if PATHS[config.path].continuous and entry.one_step_a_level and not options["steps"]:
-        options["steps"] = config.num_levels
-    return options
-
-
-def check_own_sampler(config: TrainConfig) -> None:
-    """Raise where the run's own sampler could not draw from its network, which is better known before it is trained.
-
-    Raises:
-        ValueError: an option of the sampler without a value, or more solver_steps than a network of labels has levels.
-    """
-    steps = options_of(config, default_sampler(config), {}).get("steps", 0)
-    if steps > config.num_levels and config.model in ("ncsn", "ncsndeeper"):
-        raise ValueError(
-            f"solver_steps must be at most num_levels, {config.num_levels}, for {config.model}, which knows its noise levels "
-            f"alone, got {steps}; of the trained run, fastscore sample --steps {steps} --interpolate asks between them"
-        )
 
 
 def with_sampling(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..conversions import Converted, as_score
 from ..models import Preconditioned
 from ..paths import PATHS, Path
-from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
+from ..samplers import Sampler
 from .build import make_sigmas
 from .config import TrainConfig
 from .path_bounds import make_path
@@ -45,29 +45,6 @@ def on_any_path(config: TrainConfig, network: nn.Module) -> Converted:
     if PATHS[config.path].continuous:
         return on_path(config, network)
     return as_score(network, kind="score", path=make_path(config), conditioning="labels")
-
-
-def default_sampler(config: TrainConfig) -> str:
-    """The sampler of a run where none is asked for: its config's, in whose place on a path of continuous t is another where
-    the config names none."""
-    return BEST_OF_FEW if PATHS[config.path].continuous and config.sampler == DEFAULT else config.sampler
-
-
-def check_sampler(config: TrainConfig, sampler: str) -> None:
-    """Raise ValueError where the sampler knows alpha = 1 alone, and the run's path has another."""
-    entry, kind = SAMPLERS[sampler], PATHS[config.path]
-    if not (entry.any_path or kind.keeps_scale):
-        able = [name for name, other in SAMPLERS.items() if other.any_path]
-        raise ValueError(
-            f"sampler must be {', '.join(able[:-1])} or {able[-1]} on path {config.path!r}, whose alpha is not 1: "
-            f"{entry.title} has noise levels and alpha = 1, got {sampler!r}"
-        )
-
-
-def check_start(config: TrainConfig, start: str | None) -> None:
-    """Raise ValueError where samples would begin in the data's range, and the run's path ends in noise about alpha times it."""
-    if start == "uniform" and not PATHS[config.path].keeps_scale:
-        raise ValueError(f"start must be 'normal' on path {config.path!r}, which begins in noise, got 'uniform'")
 
 
 def begins_about_the_mean(config: TrainConfig) -> bool:

@@ -26,7 +26,7 @@ from .config import SAMPLING, TrainConfig, command_line
 from .learner import Learner, learning_rate
 from .progress import progress_bar
 from .ranks import ALONE, Ranks
-from .sample import check_own_sampler
+from .sampler_options import check_own_sampler
 
 FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
 
