@@ -16,9 +16,10 @@ from .. import __version__
 from .._core.errors import CheckpointError, require
 from .._core.files import write_atomically
 from ..models import MODELS
+from ..paths import PATHS
 from ..samplers import DEFAULT
 from . import checkpoint, history
-from .build import make_model
+from .build import make_model, make_sigmas
 from .config import TrainConfig
 from .evaluate import METRICS
 from .original_config import to_yaml
@@ -49,8 +50,8 @@ def export_original(
         The paths of the file and of config.yml.
 
     Raises:
-        CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), a damaged one, or a run on points or with classes;
-            or a file is in the way.
+        CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), a damaged one, or a run on points, with classes
+            or on a path of continuous t; or a file is in the way.
         OSError: it cannot be written.
     """
     run, out = Path(run), Path(out)
@@ -59,6 +60,8 @@ def export_original(
         raise CheckpointError(f"{run} is of points, and the originals have networks of images alone: use --safetensors")
     if config.num_classes:
         raise CheckpointError(f"{run} is of a network of classes, which the originals do not have: use --safetensors")
+    if PATHS[config.path].continuous:
+        raise CheckpointError(f"{run} is on path {config.path!r}, which the originals do not have: use --safetensors")
     about, saved, shadow, state = (
         checkpoint.from_latest(run, _read) if iteration is None else _read(checkpoint.of_iteration(run, iteration))
     )
@@ -157,20 +160,30 @@ from safetensors.torch import load_file
 
 
 def _code(config: TrainConfig, shape: tuple[int, ...]) -> str:
-    """Lines that load the weights and draw samples."""
-    sigmas = f"fs.schedules.geometric_sigmas({config.sigma_begin!r}, {config.sigma_end!r}, {config.num_levels})"
+    """Lines that load the weights and, of a run on noise levels, draw samples."""
+    continuous = PATHS[config.path].continuous
+    levels = make_sigmas(config) if continuous else (config.sigma_begin, config.sigma_end)
+    sigmas = f"fs.schedules.geometric_sigmas({float(levels[0])!r}, {float(levels[-1])!r}, {config.num_levels})"
     if len(shape) == 1:
         built = f'"mlp", dim={shape[0]}, hidden={config.width}, sigmas=sigmas'
+        if continuous:
+            how = {"preconditioned": config.parametrization == "score"} | config.objective_options
+            built += "".join(f", {name}={how[name]!r}" for name in ("preconditioned", "data_std") if name in how)
     else:
-        levels = "num_levels=len(sigmas)" if config.model == "ncsn" else "sigmas=sigmas"
-        built = f'"{config.model}", channels={shape[0]}, image_size={shape[1]}, ngf={config.width}, {levels}'
+        known = "num_levels=len(sigmas)" if config.model == "ncsn" else "sigmas=sigmas"
+        built = f'"{config.model}", channels={shape[0]}, image_size={shape[1]}, ngf={config.width}, {known}'
     if config.num_classes:
         built += f", num_classes={config.num_classes}"
+    loaded = f"""sigmas = {sigmas}
+network = fs.models.build_model({built})
+network.load_state_dict(load_file("{WEIGHTS}"))"""
+    if continuous:
+        return f"""{loaded}
+network.eval()  # it predicts {config.parametrization} on path {config.path!r}
+# sample it: fastscore sample RUN"""
     options = options_of(config, DEFAULT, {})
     taken = ", ".join(f"{name}={options[name]!r}" for name in ("step_size", "steps_per_level", "denoise", "start"))
-    return f"""sigmas = {sigmas}
-network = fs.models.build_model({built})
-network.load_state_dict(load_file("{WEIGHTS}"))
+    return f"""{loaded}
 samples = fs.samplers.annealed_langevin(
     network.eval(), {(16, *shape)}, sigmas, {taken}, rng=fs.Philox(0)
 )"""

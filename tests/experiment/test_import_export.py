@@ -421,6 +421,30 @@ def test_safetensors_and_a_model_card(points, toy, tmp_path, monkeypatch):
     )
 
 
+@pytest.mark.parametrize("name", ["digits-vp", "toy-vp"])
+def test_a_run_on_a_path_has_a_card_and_no_file_of_theirs(name, tmp_path, monkeypatch):
+    """Its card builds and loads the network, and says what draws from it."""
+    run = tmp_path / "run"
+    changes = {"width": 8, "num_levels": 3, "batch_size": 8, "iterations": 1}
+    Trainer(preset(name, **changes, parametrization="epsilon"), run).train(progress=False)
+    if name == "digits-vp":
+        with pytest.raises(
+            fs.CheckpointError, match="is on path 'vp_linear', which the originals do not have: .*--safetensors"
+        ):
+            export_original(run, tmp_path / "a.pth")
+        assert not (tmp_path / "a.pth").exists()
+    _, card = export_safetensors(run, tmp_path / "out")
+    code = re.search(r"```python\n(.*?)```", card.read_text(), re.S)[1]
+    assert "fastscore sample RUN" in code and "epsilon on path 'vp_linear'" in code
+    monkeypatch.chdir(tmp_path / "out")
+    names: dict = {}
+    exec(code, names)
+    trained = load_run(run, device="cpu")
+    assert_equal(names["network"].state_dict(), trained.network.state_dict())
+    x = torch.rand(2, *trained.shape)
+    assert torch.equal(names["network"](x, torch.tensor([0.5, 2.0])), trained.network(x, torch.tensor([0.5, 2.0])))
+
+
 def test_what_cannot_be_exported(toy, tmp_path):
     with pytest.raises(fs.CheckpointError, match="is of points, and the originals have networks of images alone"):
         export_original(toy, tmp_path / "a.pth")
