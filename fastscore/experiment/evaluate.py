@@ -18,6 +18,7 @@ from .._core import checks, files
 from ..evaluation import plots
 from ..samplers import Trajectory
 from . import limits
+from .acceleration import deterministic, tf32
 from .agreement import load_on
 from .build import make_sigmas
 from .evaluate_bits import check_bits, evaluate_bits
@@ -117,10 +118,12 @@ def evaluate(
 
     def draw_into(trajectory: Trajectory | None = None) -> None:
         counted = report["network_evaluations_per_sample"] is None
-        with evaluations_of(trained.score_fn if counted else None) as made:
+        # a replayed graph calls no hook
+        drawing = dataclasses.replace(trained, cuda_graph=False) if counted else trained
+        with evaluations_of(drawing.score_fn if counted else None) as made:
             sample_into(
                 out,
-                trained,
+                drawing,
                 run,
                 num,
                 seed=seed,
@@ -148,7 +151,8 @@ def evaluate(
     else:
         report |= evaluate_images(trained, run, out, drawn, feature)
     if bits_per_dim:
-        report |= evaluate_bits(trained, seed)
+        with tf32(False), deterministic(trained.config.deterministic, trained.device):
+            report |= evaluate_bits(trained, seed)
     _draw_training(run, out, trained)
     report["versions"] = versions()
     files.write_atomically(out / METRICS, (json.dumps(report, indent=2) + "\n").encode())

@@ -26,7 +26,7 @@ def check_bits(trained: TrainedRun) -> None:
     """Raise where a run has no bits per dimension.
 
     Raises:
-        ValueError: its samples are points, or its network is not computed in float32.
+        ValueError: its samples are points, its network is not computed in float32, or samples are asked to be of a class.
     """
     if len(trained.shape) == 1:
         raise ValueError(
@@ -36,6 +36,11 @@ def check_bits(trained: TrainedRun) -> None:
     if trained.precision != "fp32":
         raise ValueError(
             f"precision must be 'fp32' where bits_per_dim is True, got {trained.precision!r}: a trace takes more digits"
+        )
+    if trained.asked.label is not None:
+        raise ValueError(
+            f"bits_per_dim must be False with a label, got True with label {trained.asked.label!r}: it is of the network's "
+            "density of all images, and the held-out images are of every class"
         )
 
 

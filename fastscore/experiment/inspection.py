@@ -16,6 +16,7 @@ from ..conversions import Converted
 from ..evaluation import level_plots
 from ..ops import perturb
 from ..rng import Philox
+from .acceleration import deterministic, tf32
 from .build import make_data
 from .sample import TrainedRun, load_run
 from .scores import on_any_path
@@ -76,7 +77,8 @@ def inspect(
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     x, fit = _samples(trained, num, seed)
-    columns = _columns(trained, x, fit, seed)
+    with tf32(False), deterministic(trained.config.deterministic, trained.device):
+        columns = _columns(trained, x, fit, seed)
     report = {"run": str(run), "step": trained.iteration, "samples": len(x)} | _verdict(columns) | {"columns": columns}
     folder = Path(run) if out is None else Path(out)
     with files.naming(folder):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 
-from .._core.errors import NonFiniteSamples
+from .._core.errors import NonFiniteSamples, NotConverged
 from ..evaluation.pictures import save_grid
 from ..rng import Philox
 from . import checkpoint
@@ -19,8 +19,8 @@ _IMAGES = 64
 def save_preview(trainer: Trainer) -> None:
     """samples/step_N.png in the run folder: 64 images from the present weights, or their moving average.
 
-    Of a network of classes, image k is of class k mod K. Points have no such picture. Samples that are not finite are a
-    warning, and no reason to end the training.
+    Of a network of classes, image k is of class k mod K. Points have no such picture. Samples that are not finite, or not
+    come to an end, are a warning, and no reason to end the training.
 
     Raises:
         CheckpointError, CannotWrite: as :meth:`Trainer.writing`.
@@ -32,7 +32,7 @@ def save_preview(trainer: Trainer) -> None:
         network = for_sampling(trainer.network, config.precision)
         network = Asked("each" if config.num_classes else None).score(config, network, 0, _IMAGES, trainer.device)
         images = draw(config, network, (_IMAGES, *shape), Philox(config.seed), device=trainer.device)
-    except NonFiniteSamples as error:
+    except (NonFiniteSamples, NotConverged) as error:
         warnings.warn(f"no picture of iteration {step}: {error}", stacklevel=2)
         return
     with trainer.writing():

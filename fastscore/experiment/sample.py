@@ -42,7 +42,7 @@ class TrainedRun:
         network: in eval mode, with weights in float32; shape: of a sample; device: where the network is; iteration: the checkpoint's.
         weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
         precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
-        sampler: which one draws, by default the config's; given: values of its options that are no settings of ``config``.
+        sampler: which one draws, by default :func:`default_sampler`'s; given: values of its options that are no settings of ``config``.
         cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
         asked: the class that samples are asked to be of, and with what guidance.
     """
@@ -62,8 +62,8 @@ class TrainedRun:
     asked: Asked = field(default_factory=Asked)
 
     def __post_init__(self) -> None:
-        """The config's sampler where none is given."""
-        object.__setattr__(self, "sampler", self.sampler or self.config.sampler)
+        """The sampler of the config where none is given."""
+        object.__setattr__(self, "sampler", self.sampler or default_sampler(self.config))
 
     @cached_property
     def score_fn(self) -> nn.Module:
@@ -140,7 +140,6 @@ def load_run(
         about.run,
         about.checksum(ema=weights == "ema"),
         computed_in,
-        default_sampler(config),
         cuda_graph=cuda_graph,
     )
 
@@ -175,7 +174,12 @@ def with_sampling(
     others = {name: value for name, value in given.items() if name not in settings}
     classes = asked(config, label, guidance, guidance_interval, trained.asked)
     changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
-    options_of(config, sampler, changed.given)  # which says what is wrong
+    complete = options_of(config, sampler, changed.given)  # which says what is wrong
+    if classes.label is not None and complete.get("interpolate"):
+        raise ValueError(
+            "interpolate must be left out with a label (--label), got True: guidance asks a network of labels at its noise "
+            "levels alone"
+        )
     return changed
 
 

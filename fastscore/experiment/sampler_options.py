@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._core import checks
+from .._core.errors import require
 from ..paths import PATHS
 from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS
 from .config import TrainConfig
@@ -45,10 +46,22 @@ def check_own_sampler(config: TrainConfig) -> None:
     """Raise where the run's own sampler could not draw from its network, which is better known before it is trained.
 
     Raises:
-        ValueError: an option of the sampler without a value, or more solver_steps than a network of labels has levels.
+        ValueError: an option of the sampler without a value, or a network of labels would be asked between its levels.
+        MissingDependency: the sampler takes a package that is not installed.
     """
-    steps = options_of(config, default_sampler(config), {}).get("steps", 0)
-    if steps > config.num_levels and config.model in ("ncsn", "ncsndeeper"):
+    name = default_sampler(config)
+    options, entry = options_of(config, name, {}), SAMPLERS[name]
+    if entry.needs is not None:
+        require(*entry.needs)
+    if config.model not in ("ncsn", "ncsndeeper"):
+        return
+    if entry.between(options):
+        raise ValueError(
+            f"sampler must be one that asks for noise levels alone for {config.model}, which knows no others, got {name!r}; of "
+            f"the trained run, fastscore sample --sampler {name} --interpolate asks between them"
+        )
+    steps = options.get("steps", 0)
+    if steps > config.num_levels:
         raise ValueError(
             f"solver_steps must be at most num_levels, {config.num_levels}, for {config.model}, which knows its noise levels "
             f"alone, got {steps}; of the trained run, fastscore sample --steps {steps} --interpolate asks between them"

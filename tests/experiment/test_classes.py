@@ -15,7 +15,7 @@ from fastscore.experiment.config import PRESETS, TrainConfig, preset
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.export import export_original, export_safetensors
 from fastscore.experiment.learner import Learner
-from fastscore.experiment.sample import load_run, sample, with_sampling
+from fastscore.experiment.sample import draw, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
 from fastscore.losses import OBJECTIVES, drop_labels
 
@@ -166,11 +166,22 @@ def test_the_command_line_asks_for_a_class(runs, tmp_path, capsys):
     assert "label must be left out for a network that was trained without classes, got '1'" in capsys.readouterr().err
 
 
-def test_evaluation_and_export_know_the_classes(runs, tmp_path):
+def test_evaluation_and_export_know_the_classes(runs, tmp_path, monkeypatch):
     how = {"sampler": "heun", "steps": 3, "label": "each", "guidance": 2.0}
     report = evaluate(runs / "mlp", num=20, out=tmp_path, progress=False, **how)
     assert (report["label"], report["guidance"]) == ("each", 2.0)
     assert report["network_evaluations_per_sample"] == 2 * (2 * 3 - 1)  # the last step takes one
+    how |= {"guidance_interval": (0.1, 30.0)}
+    with monkeypatch.context() as patched:  # where an evaluation is counted by a hook, no graph is replayed
+        asked = []
+        patched.setattr(
+            "fastscore.experiment.sample.draw",
+            lambda *given, cuda_graph, **named: (
+                asked.append(cuda_graph) or draw(*given, cuda_graph=cuda_graph, **named)
+            ),
+        )
+        found = evaluate(runs / "mlp", num=20, out=tmp_path / "counted", progress=False, **how)
+    assert asked == [False] and 2 * 3 - 1 <= found["network_evaluations_per_sample"] <= 2 * (2 * 3 - 1)
     with pytest.raises(fs.CheckpointError, match="of a network of classes, which the originals do not have"):
         export_original(runs / "ncsn", tmp_path / "a.pth")
     _, card = export_safetensors(runs / "ncsn", tmp_path / "weights")
@@ -186,6 +197,7 @@ def test_evaluation_and_export_know_the_classes(runs, tmp_path):
         ("mlp", {"label": "seven"}, "label must be a class from 0 to 1, or 'each', got 'seven'"),
         ("mlp", {"label": 1, "guidance": float("nan")}, "guidance must be finite"),
         ("mlp", {"label": 1, "guidance": 2.0, "guidance_interval": (2.0, 1.0)}, "low < high"),
+        ("ncsn", {"label": 1, "sampler": "heun", "interpolate": True}, "interpolate must be left out with a label"),
     ],
 )
 def test_what_cannot_be_asked_for_is_named(run, how, text, runs):

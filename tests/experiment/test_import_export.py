@@ -429,7 +429,7 @@ def test_a_run_on_a_path_has_a_card_and_no_file_of_theirs(name, tmp_path, monkey
     Trainer(preset(name, **changes, parametrization="epsilon"), run).train(progress=False)
     if name == "digits-vp":
         with pytest.raises(
-            fs.CheckpointError, match="is on path 'vp_linear', which the originals do not have: .*--safetensors"
+            fs.CheckpointError, match=r"is on path 'vp_linear', which the originals do not have: .*--safetensors"
         ):
             export_original(run, tmp_path / "a.pth")
         assert not (tmp_path / "a.pth").exists()

@@ -12,6 +12,7 @@ from fastscore.evaluation import level_plots, metrics
 from fastscore.experiment import cli, evaluate_bits, inspection
 from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment.build import make_sigmas
+from fastscore.experiment.classes import Asked
 from fastscore.experiment.config import preset
 from fastscore.experiment.sample import TrainedRun
 from fastscore.experiment.train import Trainer
@@ -24,8 +25,10 @@ class Known(torch.nn.Module):
     def __init__(self, sigmas, level, fault):
         super().__init__()
         self.sigmas, self.level, self.fault = sigmas, level, fault
+        self.computed_in = set()
 
     def forward(self, x, labels):
+        self.computed_in.add(torch.backends.cudnn.conv.fp32_precision)
         off = 1 + self.fault * (labels == self.level)[:, None]
         return data.GaussianMixture().score(x, self.sigmas[labels]) * off
 
@@ -36,9 +39,10 @@ def run_of(config, network):
 
 def test_the_weak_level_is_found(tmp_path, monkeypatch):
     config = preset("toy", num_levels=5)
-    sigmas = make_sigmas(config)
-    monkeypatch.setattr(inspection, "load_run", lambda *_, **__: run_of(config, Known(sigmas, 3, 0.5)))
+    network = Known(make_sigmas(config), 3, 0.5)
+    monkeypatch.setattr(inspection, "load_run", lambda *_, **__: run_of(config, network))
     report = inspection.inspect(tmp_path, num=2000)
+    assert network.computed_in == {"ieee"}  # whatever TF32 would give
     columns = report["columns"]
     assert report["weakest"] == 3 and report["measure"] == "score_error"
     assert columns["score_error"][3] == pytest.approx(0.25) and sum(columns["score_error"]) == pytest.approx(0.25)
@@ -74,7 +78,15 @@ def test_the_command_lines(run, monkeypatch, capsys):
     cli.main(["inspect", str(run), "--num", "20"])
     assert "(level " in capsys.readouterr().out and (run / "inspect.md").exists()
     monkeypatch.setattr(evaluation, "evaluate_images", lambda *_: {})  # which other tests are about
+    asked, computed_in = evaluate_bits.how_to_ask, []
+
+    def spy(trained):
+        computed_in.append(torch.backends.cudnn.conv.fp32_precision)
+        return asked(trained)
+
+    monkeypatch.setattr(evaluate_bits, "how_to_ask", spy)
     cli.main(["evaluate", str(run), "--num", "20", "--bits-per-dim", "--quiet"])
+    assert computed_in == ["ieee"]
     bits = json.loads((run / "metrics.json").read_text())["bits_per_dim"]
     assert bits["grey_values"] == 17 and bits["offset"] == math.log2(17) and bits["images"] == 3 and bits["heldout"]
     assert 1 < bits["gaussian_fit"] < bits["kernel_density"] < math.log2(17) < bits["network"]  # three iterations
@@ -100,12 +112,15 @@ def test_a_run_on_a_path(tmp_path):
     assert report["worse_than_gaussian"] and (tmp_path / "page" / "inspect.md").exists()
 
 
-def test_points_have_no_bits():
+def test_what_has_no_bits():
     with pytest.raises(ValueError, match="bits_per_dim must be False for points such as mixture"):
         evaluate_bits.check_bits(run_of(preset("toy"), torch.nn.Identity()))
     images = dataclasses.replace(run_of(preset("digits"), torch.nn.Identity()), shape=(1, 8, 8), precision="bf16")
     with pytest.raises(ValueError, match="precision must be 'fp32' where bits_per_dim is True, got 'bf16'"):
         evaluate_bits.check_bits(images)
+    of_a_class = dataclasses.replace(images, precision="fp32", asked=Asked("each"))
+    with pytest.raises(ValueError, match="bits_per_dim must be False with a label, got True with label 'each'"):
+        evaluate_bits.check_bits(of_a_class)
 
 
 def test_plain_densities():

@@ -23,7 +23,7 @@ from fastscore.experiment.scores import begins_about_the_mean, on_path, where_sa
 from fastscore.experiment.train import Trainer
 from fastscore.losses import OBJECTIVES
 from fastscore.paths import PATHS
-from fastscore.samplers import SAMPLERS
+from fastscore.samplers import BEST_OF_FEW, DEFAULT, SAMPLERS
 
 from .test_train import TINY, TOY, weights
 
@@ -130,6 +130,8 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("steps", [None, 3])
 def test_the_default_sampler_by_hand(runs, steps):
     trained = load_run(runs / "vp", device="cpu")
+    unnamed = dataclasses.replace(trained.config, sampler=DEFAULT)
+    assert dataclasses.replace(trained, config=unnamed, sampler="").sampler == BEST_OF_FEW
     path = paths.vp_linear()
     score = fs.as_score(trained.network, kind="score", path=path, conditioning="sigma", rescale=True)
     want = samplers.dpm_solver(score, (6, 2), path, eta=1.0, steps=steps or 5, rng=fs.Philox(4 + _SAMPLING_SEED))

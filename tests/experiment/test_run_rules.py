@@ -6,6 +6,7 @@ import platform
 import shlex
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +49,7 @@ def test_bounds_of_a_config(changes, message):
         dataclasses.replace(CONFIG, **changes)
 
 
-def test_a_sampler_that_could_not_draw_is_refused_before_training(tmp_path):
+def test_a_sampler_that_could_not_draw_is_refused_before_training(tmp_path, monkeypatch):
     """A network of labels between its levels; one of any sigma may be asked there."""
     config = preset("digits", width=4, num_levels=3, solver_steps=4)
     with pytest.raises(
@@ -59,6 +60,16 @@ def test_a_sampler_that_could_not_draw_is_refused_before_training(tmp_path):
     Trainer(dataclasses.replace(config, model="ncsnv2"), tmp_path / "b")
     Trainer(dataclasses.replace(config, solver_steps=3), tmp_path / "c")
     Trainer(dataclasses.replace(config, sampler="annealed"), tmp_path / "d")  # which takes no steps
+    between = dataclasses.replace(config, sampler="gotta_go_fast")
+    with pytest.raises(
+        ValueError, match=r"sampler must be one that asks for noise levels alone for ncsn, .*--interpolate"
+    ):
+        Trainer(between, tmp_path / "e")
+    monkeypatch.setitem(sys.modules, "torchode", None)
+    with pytest.raises(fs.MissingDependency, match="torchode"):
+        Trainer(dataclasses.replace(config, model="ncsnv2", sampler="adaptive_ode"), tmp_path / "e")
+    assert not (tmp_path / "e").exists()
+    Trainer(dataclasses.replace(between, model="ncsnv2"), tmp_path / "f")
 
 
 @pytest.mark.parametrize("changes", [{"width": 10**26}, {"batch_size": 10**13}])

@@ -271,6 +271,13 @@ def test_a_preview_that_cannot_be_drawn_or_written(tmp_path, monkeypatch):
     with pytest.warns(UserWarning, match="no picture of iteration 0: .* for 64 of 64 samples"):
         save_preview(trainer)
     assert not (tmp_path / "run" / "samples").exists()
+
+    def without_end(*_, **__):
+        raise fs.NotConverged("1 of 64 samples is not at its end")
+
+    monkeypatch.setattr("fastscore.experiment.preview.draw", without_end)
+    with pytest.warns(UserWarning, match="no picture of iteration 0: 1 of 64 samples is not at its end"):
+        save_preview(trainer)
     monkeypatch.setattr("fastscore.experiment.preview.draw", lambda *a, **k: torch.zeros(64, 1, 8, 8))
     (tmp_path / "run" / "samples").touch()
     with pytest.raises(
