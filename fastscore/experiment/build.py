@@ -91,8 +91,8 @@ def _moments_of_data(config: TrainConfig) -> dict[str, Tensor]:
         loaded = make_data(config)
     except (DataError, MissingDependency, OSError) as error:
         raise DataError(
-            "samples are to begin about the mean of the training data, which are not here (--start uniform or --sampler "
-            f"annealed does without): {error}"
+            "samples are to begin about the mean of the training data, which are not here (--data-dir, where a command "
+            f"takes it, says where they are; --start uniform or --sampler annealed does without): {error}"
         ) from error
     if isinstance(loaded, data.PointData):
         drawn = loaded.sample(_POINTS, Philox(0))

@@ -1,4 +1,5 @@
-"""The command line: ``fastscore train | sample | evaluate | doctor``; of whole runs see ``cli_runs``."""
+"""The command line: ``fastscore train | sample | evaluate | doctor``, and ``main``. The other commands: ``cli_compare``,
+``inspect_command`` and ``cli_runs``."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ def train(
         out: The run folder; runs/DATA where not given.
         resume: Go on from the last checkpoint, or start if there is none.
         change: With --resume: go on with another --lr, --beta1, --beta2, --eps, --warmup, --decay, --clip-norm,
-            --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
+            --accumulate, --iterations or --precision than before. What changed, and from which iteration on, is kept in changes.jsonl.
         tensorboard: Write event files for TensorBoard into RUN/tensorboard too (needs 'fastscore-torch[tensorboard]').
         quiet: No progress bar.
         rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.

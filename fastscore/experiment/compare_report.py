@@ -52,7 +52,7 @@ def measured(cell: Mapping[str, Any]) -> dict[str, float]:
 
 
 def rows_of(report: Mapping[str, Any]) -> list[Row]:
-    """The rows of the table, by budget and then by distance; the run's own settings last.
+    """The rows of the table, by budget and then by distance; the recipe, by the run's settings, last.
 
     Settings that are those of a smaller budget too, since the sampler can spend no more, are left out there.
     """
@@ -108,7 +108,7 @@ def table(report: Mapping[str, Any]) -> str:
         bold = "**" if best[row.budget] is row and row.budget is not None and row.numbers else ""
         lines.append(
             [
-                "the run's own" if row.budget is None else str(row.budget),
+                "recipe, the run's settings" if row.budget is None else str(row.budget),
                 f"{bold}{row.sampler}{bold}",
                 settings_of(row.sampler, row.options),
                 f"{row.evaluations:.4g}",
@@ -171,7 +171,7 @@ def draw(report: Mapping[str, Any], path: Path) -> Path:
     references: dict[str, Mapping[str, tuple[float, float]]] = {}
     for row in sorted(rows_of(report), key=lambda row: row.evaluations):
         if row.numbers and row.budget is None:
-            references[f"{row.sampler}, the run's own settings, {row.evaluations:.4g} evaluations"] = row.numbers
+            references[f"{row.sampler} (recipe, the run's settings), {row.evaluations:.4g} evaluations"] = row.numbers
         elif row.numbers:
             curves.setdefault(row.sampler, []).append((row.evaluations, row.numbers))
     own = report["settings"]["training_data"]

@@ -27,7 +27,7 @@ class EventFiles:
     def __init__(self, run: Path, step: int):
         require("tensorboard", FOLDER)
         writer = require("torch.utils.tensorboard", FOLDER).SummaryWriter
-        self._writer = writer(str(run / FOLDER), purge_step=step + 1 if step else None)
+        self._writer = writer(str(run / FOLDER), purge_step=step + 1)
 
     def __call__(self, record: dict[str, Any]) -> None:
         step = record["step"]

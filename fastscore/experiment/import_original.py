@@ -21,6 +21,7 @@ from ..models._original_config import PUBLISHED, Options, find_options, of_the_f
 from ..models._original_file import OriginalStates, read_states
 from ..models.original import filled
 from ..models.refinenet import ScoreRefineNet
+from ..samplers import DEFAULT
 from . import checkpoint
 from .build import make_model, make_sigmas
 from .config import PRESETS, TrainConfig
@@ -28,6 +29,15 @@ from .original_config import check_known, data_of, fields_of
 from .train import FROM_FILES
 
 _GROUP = ("lr", "betas", "eps")
+#: What no config.yml says, since all of the originals have it so: no preset changes it.
+_THEIRS: dict[str, Any] = {
+    "path": "levels",
+    "path_options": {},
+    "parametrization": "score",
+    "num_classes": 0,
+    "sampler": DEFAULT,
+    "solver_steps": 0,
+}
 _CURE = "with --preset NAME what the config does not say is as that preset has it"
 
 
@@ -46,7 +56,7 @@ def import_original(
 
     Weights, their moving average, Adam's moments and the number of iterations are the file's, bit for bit. The config is
     that of the config.yml beside it, then that of the optimizer in the file (learning rate, betas, epsilon), then the
-    preset's.
+    preset's, but for what all of the originals have alike: noise levels, their score, no classes, annealed Langevin dynamics.
     Nothing of the data is read: what the run goes on training on is recorded when it does.
 
     Args:
@@ -158,7 +168,7 @@ def _config(
         found["data_dir"] = str(Path(data_dir if data_dir is not None else "data").absolute())
     found["model"] = next(name for name, kind in MODELS.items() if type(network) is kind)
     found |= {"width": network.ngf, "num_levels": network.num_levels, "precision": "fp32"}
-    found = {**group, **found}
+    found = {**_THEIRS, **group, **found}
     ema = found.get("ema", base.ema)
     if averaged and not ema:
         raise CheckpointError(f"{path} has an EMA shadow, and {source} says that none is kept (ema)")

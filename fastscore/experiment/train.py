@@ -39,7 +39,7 @@ class Trainer:
         run: the run folder; made where it does not exist.
         resume: go on from the last checkpoint, or begin if there is no run.
         change: let ``config`` differ from the run's in how the optimizer steps (lr, betas, eps, warmup, decay,
-            clip_norm, iterations) and in the precision; what changed, and from which iteration on, is recorded in
+            clip_norm, accumulate, iterations) and in the precision; what changed, and from which iteration on, is recorded in
             changes.jsonl.
         ranks: of the run (:func:`fastscore.experiment.ranks.joined`). Every rank has a trainer, of the same arguments, and
             makes the same calls; rank 0's alone reads and writes the run folder.
@@ -374,5 +374,5 @@ class Trainer:
             ) from error
 
     def _check_there(self) -> None:
-        assert self._lock is not None  # since _begin or _resume
+        assert self._lock is not None  # since _begin or _look
         checkpoint.check_there(self.run, self.identity, self._lock)

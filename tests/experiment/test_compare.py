@@ -331,7 +331,7 @@ def test_the_table(tmp_path):
         ["11", "ddim", "steps 11", "11", "0.500 ± 0.354"],
         ["11", "consistent", "step_size 0.0123, levels 11", "11", "1.000"],
         ["21", "**ddim**", "steps 20", "20", "0.500"],
-        ["the run's own", "annealed", "step_size 0.001, steps_per_level 5", "101", "0.010"],
+        ["recipe, the run's settings", "annealed", "step_size 0.001, steps_per_level 5", "101", "0.010"],
     ]
     assert lines[3][-1] == "1"  # the least of the seeds
     untimed = [{name: value for name, value in cell.items() if name != "seconds"} for cell in report["cells"]]

@@ -264,8 +264,11 @@ def test_a_preset_for_what_no_config_says(tmp_path):
     with pytest.raises(fs.CheckpointError, match=r"there is no config.yml beside .*--config, or --preset NAME"):
         import_original(file, tmp_path / "run")
     folder = import_original(file, tmp_path / "run", preset="digits")
-    expected = preset("digits", model="ncsnv2", precision="fp32")
+    expected = preset("digits", model="ncsnv2", precision="fp32", sampler=DEFAULT, solver_steps=0)
     assert checkpoint.read_config(tmp_path / "run") == expected and checkpoint.step_of(folder) == 7
+    for name in ("digits-vp", "digits-conditional"):  # theirs are on levels and without classes, whatever the preset
+        import_original(file, tmp_path / name, preset=name)
+        assert checkpoint.read_config(tmp_path / name) == expected
     assert checkpoint.read_state(folder)["optimizer"]["state"] == {}
     with pytest.raises(
         fs.CheckpointError, match=r"noise levels from 1 to 0\.02 that are not the 20 spaced .* from 50 to"
