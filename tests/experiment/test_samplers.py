@@ -307,5 +307,5 @@ def test_the_moments_of_data_and_data_that_are_not_there(tmp_path, monkeypatch):
     want = {"mean": images.mean(0), "std": images.std(0, correction=0)}
     torch.testing.assert_close(moments_of_data(config), want, rtol=1e-5, atol=1e-6)
     build._moments_of_data.cache_clear()
-    with pytest.raises(DataError, match=r"about the mean of the training data, which are not here .--start uniform or"):
+    with pytest.raises(DataError, match=r"about the mean of the training data, which are not here .--data-dir, .* --start uniform or"):
         moments_of_data(dataclasses.replace(config, data="mnist", data_dir=str(tmp_path)))
