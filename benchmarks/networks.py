@@ -24,6 +24,7 @@ from fastscore.experiment.config import TrainConfig, preset
 from fastscore.experiment.learner import Learner
 from fastscore.experiment.precision import for_sampling
 from fastscore.experiment.sample import draw
+from fastscore.samplers import DEFAULT
 
 from .plain_ncsn import BLOCKS, PlainNCSN, dsm_loss, langevin_step
 
@@ -239,6 +240,7 @@ def _sampling(name: str, config: TrainConfig, data: fs.data.ImageData, device: t
         # Sampled with the first two levels alone: their step sizes are those of the whole chain.
         head = replace(
             head,
+            sampler=DEFAULT,
             num_levels=2,
             sigma_end=sigmas[1],
             step_size=config.step_size * (sigmas[1] / sigmas[-1]) ** 2,

@@ -9,7 +9,7 @@ import torch
 import fastscore as fs
 from fastscore._core import graphs
 from fastscore.experiment import learner as learners
-from fastscore.experiment import sample
+from fastscore.experiment import sample, scores
 from fastscore.experiment.build import make_data, make_model, make_sigmas
 from fastscore.experiment.config import preset
 
@@ -141,7 +141,7 @@ def test_the_application_samples(model, name):
     network = make_model(config, shape).eval()
     with fake_cuda():
         network, sigmas = network.to(CUDA), torch.ones(3, device=CUDA)
-        with patch.object(sample, "make_sigmas", lambda _: sigmas), waits() as seen:
+        with patch.object(scores, "make_sigmas", lambda _: sigmas), waits() as seen:
             x = sample.draw(config, network, (2, *shape), fs.Philox(0), device=CUDA, sampler=name)
     own = 2 if name == "consistent" else 0  # which looks for the largest ratio, and at the last sigma
     assert x.device == CUDA and len(seen) == 3 + own + 3, seen  # and whether x was changed, and is finite, twice

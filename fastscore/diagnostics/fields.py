@@ -13,7 +13,7 @@ from .._core import checks
 from .._core.errors import NonFiniteSamples
 from ..ops import Probes, fill_probes, perturb
 from ..rng import Philox, as_philox
-from ..samplers._score import conditioned
+from ..samplers.parts import conditioned
 from ..trace import modules
 from ..trace.messages import OF_TRACE
 from ..trace.products import Products
@@ -75,7 +75,7 @@ def fisher_divergence(score_a: Score, score_b: Score, x: Tensor) -> Estimate:
     "Information theory and the central limit theorem", definition 1.13.
     """
     checks.floating("x", x)
-    a, b = _asked("score_a", score_a, x), _asked("score_b", score_b, x)
+    a, b = asked("score_a", score_a, x), asked("score_b", score_b, x)
     return _mean((a - b).square().flatten(1).sum(1))
 
 
@@ -110,8 +110,8 @@ def score_error(
     score, rows = conditioned(score_fn, levels, conditioning, model_kwargs), []
     for i, sigma in enumerate(levels):
         noisy, _ = perturb(x, sigma, rng)
-        true = _asked("exact", lambda y, sigma=sigma: exact(y, sigma), noisy)  # type: ignore[misc]  # of a default
-        gap = _asked(f"score_fn at sigma {sigma:.6g}", lambda y, i=i: score(y, i), noisy) - true  # type: ignore[misc]
+        true = asked("exact", lambda y, sigma=sigma: exact(y, sigma), noisy)  # type: ignore[misc]  # of a default
+        gap = asked(f"score_fn at sigma {sigma:.6g}", lambda y, i=i: score(y, i), noisy) - true  # type: ignore[misc]
         squared = gap.square().flatten(1).sum(1)
         error = _mean(sigma**2 * squared / x[0].numel())
         rows.append((sigma, *error, float(squared.sum() / true.square().sum())))
@@ -156,7 +156,7 @@ def curl(score_fn: Score, x: Tensor, *, num_probes: int = 8, rng: Philox | None 
     return Curl(gap.mean(0), stderr, size.mean(0))
 
 
-def _asked(name: str, score: Score, x: Tensor) -> Tensor:
+def asked(name: str, score: Score, x: Tensor) -> Tensor:
     """The score at ``x`` in float64, once it is known to be of x's shape and finite."""
     if not callable(score):
         raise TypeError(f"{name} must be a function [B, ...] -> [B, ...], got {checks.describe(score)}")

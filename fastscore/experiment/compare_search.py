@@ -13,7 +13,7 @@ from typing import Any
 from .._core import calls
 from .._core.options import Option
 from ..samplers import Sampler
-from ..samplers._points import INTERPOLATE, conditioning
+from ..samplers.parts import INTERPOLATE, conditioning
 from .sample import TrainedRun, with_sampling
 from .scores import for_sampler
 

@@ -13,7 +13,7 @@ from .._images import dequantize
 from ..evaluation import metrics
 from ..paths import PATHS, Path
 from ..rng import Philox, Stream
-from ..samplers._points import conditioning
+from ..samplers.parts import conditioning
 from .build import make_data, make_sigmas
 from .sample import TrainedRun
 from .scores import on_path

@@ -17,9 +17,15 @@ from .._core.errors import CheckpointError
 from .._core.files import write_atomically
 from ..data import DATASETS
 from ..models import MODELS
-from ..models._original_config import PUBLISHED, Options, find_options, of_the_first_repository
-from ..models._original_file import OriginalStates, read_states
-from ..models.original import filled
+from ..models.original import (
+    PUBLISHED,
+    Options,
+    OriginalStates,
+    filled,
+    find_options,
+    of_the_first_repository,
+    read_states,
+)
 from ..models.refinenet import ScoreRefineNet
 from . import checkpoint
 from .build import make_model, make_sigmas

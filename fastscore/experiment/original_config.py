@@ -10,6 +10,7 @@ from typing import Any
 
 from .._core.errors import CheckpointError
 from ..data import DATASETS
+from ..models.original import ALGORITHMS
 from .config import TrainConfig
 
 Sections = Mapping[str, Mapping[str, Any]]
@@ -90,10 +91,10 @@ def fields_of(sections: Sections) -> tuple[dict[str, Any], list[str]]:
             found["ema"] = _converted(float, sections["model"]["ema_rate"], "model.ema_rate")
         else:
             missing.append("model.ema" if ema is None else "model.ema_rate")
-    elif (algorithm := sections.get("training", {}).get("algo", "dsm")) in ("dsm", "ssm"):
+    elif (algorithm := sections.get("training", {}).get("algo", TrainConfig.objective)) in ALGORITHMS:
         found["objective"] = algorithm
     else:
-        raise CheckpointError(f"training.algo must be dsm or ssm, got {algorithm!r}")
+        raise CheckpointError(f"training.algo must be {' or '.join(ALGORITHMS)}, got {algorithm!r}")
     return found, missing
 
 

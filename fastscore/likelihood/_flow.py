@@ -13,8 +13,7 @@ from torch import Tensor
 from .. import paths
 from .._core import calls, checks
 from .._core.errors import NonFiniteSamples, NotConverged, require
-from ..samplers._grid import Levels, Point, source
-from ..samplers._score import check_network
+from ..samplers.parts import Levels, Point, check_network, source
 from ._divergence import At, Divergence
 
 

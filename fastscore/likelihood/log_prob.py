@@ -14,9 +14,7 @@ from .._core.errors import NonFiniteSamples
 from .._core.options import boolean
 from ..paths import RULES, Path
 from ..rng import Philox, as_philox
-from ..samplers._given import check_data
-from ..samplers._grid import Levels, Point, check_decreasing
-from ..samplers._start import check_covariance
+from ..samplers.parts import Levels, Point, check_covariance, check_data, check_decreasing
 from ._divergence import Divergence, Exact
 from ._flow import Adaptive, Solved, Told, coarser, runge_kutta
 

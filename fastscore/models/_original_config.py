@@ -21,6 +21,8 @@ from .._core import checks
 from .._core.errors import CheckpointError
 from .layers import ACTIVATIONS
 
+ALGORITHMS = ("dsm", "ssm")  # what training.algo may be, as the objectives are called here
+
 #: The options of a network that its weights do not tell, and their published values.
 PUBLISHED: dict[str, Any] = {"nonlinearity": "elu", "rescaled": False, "logit_transform": False}
 _SECTIONS = ("data", "model", "training", "optim", "sampling")  # the first two are in every one

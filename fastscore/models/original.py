@@ -15,11 +15,30 @@ from torch import Tensor, nn
 from .._core import checks
 from .._core.errors import CheckpointError
 from .._core.prefixes import plain_names
-from ._original_config import Options, check_fit, find_options, noise_levels, of_the_first_repository
+from ._original_config import (
+    ALGORITHMS,
+    PUBLISHED,
+    Options,
+    check_fit,
+    find_options,
+    noise_levels,
+    of_the_first_repository,
+)
 from ._original_file import EXPECTED, OriginalStates, outline, read_states, shadow_of, some
 from .ncsn import NCSN, NCSNdeeper
 from .ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
 from .refinenet import ScoreRefineNet
+
+__all__ = [
+    "ALGORITHMS",
+    "PUBLISHED",
+    "Options",
+    "OriginalStates",
+    "find_options",
+    "load_original_checkpoint",
+    "of_the_first_repository",
+    "read_states",
+]
 
 _LOG = logging.getLogger(__name__)
 

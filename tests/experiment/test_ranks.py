@@ -102,7 +102,7 @@ def two(place):
             f"train {IMAGES} --iterations 8 --out dsm --sample-every 8 --steps-per-level 1",
             f"train {IMAGES} --iterations {LONG} --out whole",
             f"train {POINTS} --iterations 6 --accumulate 2 --out ssm",
-            "sample dsm --num 10 --batch-size 4 --steps-per-level 1 --quiet --out samples",
+            "sample dsm --num 10 --batch-size 4 --sampler annealed --steps-per-level 1 --quiet --out samples",
             "evaluate ssm --num 50 --batch-size 20 --sampler gotta_go_fast --quiet --out evaluation",
             f"train {POINTS} --iterations 6 --out taken",
             f"train {POINTS} --iterations 6 --seed {{rank}} --out other",
@@ -154,7 +154,7 @@ def test_losses_are_the_single_processs(one, two, three):
 @pytest.mark.filterwarnings("ignore:samples of 2 elements")
 def test_samples_are_the_single_processs_bit_for_bit(two, tmp_path, monkeypatch):
     assert two[1][0]["codes"][3:5] == two[1][1]["codes"][3:5] == [0, 0]
-    sample = "sample {}/dsm --num 10 --batch-size 4 --steps-per-level 1 --quiet --out samples"
+    sample = "sample {}/dsm --num 10 --batch-size 4 --sampler annealed --steps-per-level 1 --quiet --out samples"
     alone(sample.format(two[0]), tmp_path, monkeypatch)
     evaluate = "evaluate {}/ssm --num 50 --batch-size 20 --sampler gotta_go_fast --quiet --out evaluation"
     alone(evaluate.format(two[0]), tmp_path, monkeypatch)
