@@ -8,6 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+NO_INTERPOLATION = (
+    "interpolate must be False for a score_fn without at_level(label) of its own, which NCSN has, and with model_kwargs: "
+    "interpolation cannot be combined with a class or other guidance (fastscore.guidance), got True"
+)
+
 
 def hooked(module: nn.Module) -> bool:
     """Whether a function is called with what goes into the module or comes out of it, or with their gradients."""

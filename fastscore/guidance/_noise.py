@@ -12,6 +12,25 @@ from .._core.registration import per_row
 from ..paths import Path
 
 
+class Held:
+    """``value``, copied once to each device and dtype on which it is asked for, so that later calls, and graphs, copy nothing."""
+
+    def __init__(self, value: Tensor):
+        self.value = value
+        self._copies: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+
+    def on(self, device: torch.device, dtype: torch.dtype | None = None) -> Tensor:
+        """``value`` there, of ``dtype`` (None: its own)."""
+        place = device, self.value.dtype if dtype is None else dtype
+        same = place == (self.value.device, self.value.dtype)
+        if same or self.value.requires_grad or torch.compiler.is_compiling():
+            return self.value.to(*place)
+        if place not in self._copies:
+            with torch.inference_mode(False):  # a copy made in it could not be differentiated with later
+                self._copies[place] = self.value.to(*place)
+        return self._copies[place]
+
+
 class NoiseOf:
     """alpha and sigma at c, as samplers pass it: labels, sigma or t.
 

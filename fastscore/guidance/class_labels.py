@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from .._core import checks
 from ..paths import Path
 from ..trace import modules
-from ._noise import NoiseOf, check_score
+from ._noise import Held, NoiseOf, check_score
 from .classifiers import check_label, labels_of
 
 Levels = Path | Tensor | Sequence[float]
@@ -26,6 +26,7 @@ class WithLabel(nn.Module):
         self.num_classes = _classes(score_fn, label, keyword)
         self.score_fn, self.keyword = score_fn, keyword
         self.label = None if label is None else check_label(label)
+        self._held = Held(self.label) if isinstance(self.label, Tensor) else self.label
         if isinstance(self.label, int) and self.num_classes is not None and self.label >= self.num_classes:
             raise ValueError(
                 f"label must be from 0 to {self.num_classes - 1}, of {self.num_classes} classes, got {self.label}"
@@ -33,7 +34,7 @@ class WithLabel(nn.Module):
 
     def forward(self, x: Tensor, *condition: Tensor, **keywords: Any) -> Tensor:
         """The score at x, [B, ...]; ``keywords`` are those of ``score_fn``."""
-        label = None if self.label is None else labels_of(self.label, x, self.num_classes)
+        label = None if self._held is None else labels_of(self._held, x, self.num_classes)
         return checks.like(
             "the output of score_fn", self.score_fn(x, *condition, **{self.keyword: label}, **keywords), "x", x
         )

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .._core import checks
 from ..energy import EnergyScore
-from ._noise import check_score
+from ._noise import Held, check_score
 
 
 class _MinusLog(nn.Module):
@@ -91,7 +91,8 @@ class _ClassLogProb(nn.Module):
     def __init__(self, network: Callable[..., Tensor], label: int | Tensor):
         super().__init__()
         check_score("network", network)
-        self.network, self.label = network, check_label(label)
+        label = check_label(label)
+        self.network, self.label = network, Held(label) if isinstance(label, Tensor) else label
 
     def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
         logits = self.network(x, *condition)
@@ -125,14 +126,14 @@ def check_label(label: Any) -> int | Tensor:
     return checks.integer("label", label, low=0)
 
 
-def labels_of(label: int | Tensor, x: Tensor, num_classes: int | None) -> Tensor:
+def labels_of(label: int | Held, x: Tensor, num_classes: int | None) -> Tensor:
     """``label`` as int64 [B] on the device of ``x``; of ``num_classes`` classes, where that is known."""
-    if isinstance(label, Tensor):
-        if len(label) not in (1, len(x)):
+    if isinstance(label, Held):
+        if len(label.value) not in (1, len(x)):
             raise ValueError(
-                f"label must be one for each of the {len(x)} samples, shape ({len(x)},), got {checks.describe(label)}"
+                f"label must be one for each of the {len(x)} samples, shape ({len(x)},), got {checks.describe(label.value)}"
             )
-        value = label.to(x.device).expand(len(x))
+        value = label.on(x.device).expand(len(x))
     else:
         value = torch.full((len(x),), label, dtype=torch.int64, device=x.device)
     if num_classes is not None and checks.readable(value) and not bool(((value >= 0) & (value < num_classes)).all()):

@@ -14,6 +14,9 @@ from torch import Tensor
 from .._core import checks
 from .._core.errors import NotConverged
 from .._core.registration import per_row
+from ._noise import Held
+
+_MOST = 200  # iterations
 
 
 @dataclass(frozen=True)
@@ -76,16 +79,20 @@ class Measurement:
                 f"y must have the shape of a measurement by {self.name}, {tuple(found.shape)} or "
                 f"{(1, *found.shape[1:])}, got {checks.describe(y)}"
             )
-        y = y.to(found.device, found.dtype)
-        return (y if self.clean is None else self.clean(y)) - found
+        y = y.to(found.device, found.dtype).expand(found.shape)
+        y = y if self.clean is None else self.clean(y)
+        if checks.readable(y) and not bool(y.isfinite().all()):
+            raise ValueError(f"y must be finite where {self.name} gives a value, got NaN or infinity")
+        return y - found
 
-    def solve(self, v: Tensor, x: Tensor, on_gram: Tensor, on_one: Tensor, iterations: int = 200) -> Tensor:
+    def solve(self, v: Tensor, x: Tensor, on_gram: Tensor, on_one: Tensor) -> Tensor:
         """(a A A^T + b)^-1 v, for a, b (``on_gram``, ``on_one``) [B, 1, ...] of which a is positive and b at least 0.
 
-        By conjugate gradients, each sample until its residual is small, where A A^T is not known.
+        By conjugate gradients, each sample until its residual is small, where A A^T is not known. A sample of which that did not
+        become small, or whose v is not finite, is NaN.
 
         Raises:
-            NotConverged: a sample did not get there, and its values can be read.
+            NotConverged: a sample of finite v did not get there, and its values can be read.
         """
         a, b = (per_row(value.flatten(), v) for value in (on_gram, on_one))
         if self.gram is not None:
@@ -94,33 +101,40 @@ class Measurement:
         def dot(p: Tensor, q: Tensor) -> Tensor:
             return per_row((p * q).flatten(1).sum(1), p)
 
+        iterations = min(_MOST, 2 * v.shape[1:].numel() + 8)  # as many as numbers, were they not rounded
         small = dot(v, v) * (1e-24 if v.dtype == torch.float64 else 1e-11)  # of squares
         w, r = torch.zeros_like(v), v
         p, size = r, dot(r, r)
         for _ in range(iterations):
             going = size > small
             if checks.readable(going) and not bool(going.any()):
-                return w
+                break
             image = a * self(self.transposed(p, x)) + b * p
             step = torch.where(going, size / dot(p, image).clamp_min(torch.finfo(v.dtype).tiny), 0)
             w, r = w + step * p, r - step * image
             before, size = size, torch.where(going, dot(r, r), size)
             p = torch.where(going, r + size / before.clamp_min(torch.finfo(v.dtype).tiny) * p, p)
-        if checks.readable(size) and not bool((size <= small).all()):
-            worst = float((size / small).max().sqrt()) * (1e-12 if v.dtype == torch.float64 else 10**-5.5)
+        good = (size <= small) & size.isfinite()
+        short = ~good.flatten() & v.isfinite().flatten(1).all(1)
+        if checks.readable(short) and bool(short.any()):
+            if not bool(size.isfinite().flatten()[short].all()):
+                raise NotConverged(f"y must be smaller for {self.name}: its equations overflow {v.dtype}")
+            worst = float((size / small).flatten()[short].max().sqrt()) * (
+                1e-12 if v.dtype == torch.float64 else 10**-5.5
+            )
             raise NotConverged(
                 f"noise_std must be larger for {self.name}: with so little noise the equations of the measurement are too "
                 f"ill-conditioned, and after {iterations} iterations a relative residual of {worst:.2g} is left"
             )
-        return w
+        return torch.where(good, w, torch.nan)
 
 
-def _masked(x: Tensor, mask: Tensor) -> Tensor:
+def _masked(x: Tensor, mask: Held) -> Tensor:
     try:
-        whole = mask.to(x.device).broadcast_to(x.shape)
+        whole = mask.on(x.device).broadcast_to(x.shape)
     except RuntimeError:
         raise ValueError(
-            f"mask must broadcast to the shape of x, {tuple(x.shape)}, got {checks.describe(mask)}"
+            f"mask must broadcast to the shape of x, {tuple(x.shape)}, got {checks.describe(mask.value)}"
         ) from None
     return torch.where(whole, x, 0)
 
@@ -133,7 +147,7 @@ def inpainting(mask: Tensor) -> Measurement:
     """
     if checks.tensor("mask", mask).dtype != torch.bool:
         raise TypeError(f"mask must be a bool tensor, True where x is known, got {checks.describe(mask)}")
-    keep = partial(_masked, mask=mask)
+    keep = partial(_masked, mask=Held(mask))
     return Measurement(keep, lambda v, x: keep(v), 1.0, keep, "inpainting")
 
 
@@ -156,18 +170,20 @@ def subsampling(factor: int) -> Measurement:
 
 
 def blur(kernel: Tensor) -> Measurement:
-    """Each channel filtered by ``kernel`` [h, w], of odd sides, zeros beyond the image; of the size of the image."""
+    """Each channel filtered by ``kernel`` [h, w], of odd sides, zeros beyond the image; of the size of the image.
+
+    An image alone is that of a batch to rounding, not bit for bit: torch's convolutions choose how they add by the batch."""
     checks.floating("kernel", kernel, batched=False)
     if kernel.dim() != 2 or not kernel.shape[0] % 2 or not kernel.shape[1] % 2:
         raise ValueError(f"kernel must have shape (h, w) with h and w odd, got {checks.describe(kernel)}")
 
-    def filtered(x: Tensor, weight: Tensor) -> Tensor:
+    def filtered(x: Tensor, held: Held) -> Tensor:
         channels = _check_images(x, "blur").shape[1]
-        weight = weight.to(x.device, x.dtype).expand(channels, 1, *weight.shape)
+        weight = held.on(x.device, x.dtype).expand(channels, 1, *kernel.shape)
         return F.conv2d(x, weight, padding=(weight.shape[2] // 2, weight.shape[3] // 2), groups=channels)
 
-    turned = kernel.flip(0, 1)
-    return Measurement(lambda x: filtered(x, kernel), lambda v, x: filtered(v, turned), name="blur")
+    straight, turned = Held(kernel), Held(kernel.flip(0, 1))
+    return Measurement(lambda x: filtered(x, straight), lambda v, x: filtered(v, turned), name="blur")
 
 
 def colour(weights: Tensor | Any = (0.299, 0.587, 0.114)) -> Measurement:
@@ -176,26 +192,30 @@ def colour(weights: Tensor | Any = (0.299, 0.587, 0.114)) -> Measurement:
     if weights.dim() != 1 or not bool(weights.isfinite().all()) or not bool(weights.any()):
         raise ValueError(f"weights must be of shape (C,), finite and not all 0, got {checks.describe(weights)}")
 
-    def of(x: Tensor) -> Tensor:
-        return weights.to(x.device, x.dtype).reshape(1, -1, 1, 1)
+    held = Held(weights.reshape(1, -1, 1, 1))
 
     def grey(x: Tensor) -> Tensor:
         if _check_images(x, "colour").shape[1] != len(weights):
             raise ValueError(f"x must have {len(weights)} channels for colour, got {checks.describe(x)}")
-        return (of(x) * x).sum(1, keepdim=True)
+        return (held.on(x.device, x.dtype) * x).sum(1, keepdim=True)
 
-    return Measurement(grey, lambda v, x: of(v) * v, float(weights.square().sum()), name="colour")
+    gram = float(weights.square().sum())
+    return Measurement(grey, lambda v, x: held.on(v.device, v.dtype) * v, gram, name="colour")
 
 
 def matrix(A: Tensor) -> Measurement:
-    """A of shape [m, D] as it is, for points x [B, D] (or samples of D numbers in all): y = A x [B, m]."""
+    """A of shape [m, D] as it is, for points x [B, D] (or samples of D numbers in all): y = A x [B, m].
+
+    A sample alone is that of a batch to rounding, not bit for bit: products of matrices add in an order that the batch decides."""
     checks.floating("A", A, batched=False)
     if A.dim() != 2:
         raise ValueError(f"A must have shape (m, D), got {checks.describe(A)}")
 
+    held = Held(A)
+
     def forward(x: Tensor) -> Tensor:
         if x.shape[1:].numel() != A.shape[1]:
             raise ValueError(f"x must have {A.shape[1]} numbers a sample for A, got {checks.describe(x)}")
-        return x.flatten(1) @ A.to(x.device, x.dtype).T
+        return x.flatten(1) @ held.on(x.device, x.dtype).T
 
-    return Measurement(forward, lambda v, x: (v @ A.to(v.device, v.dtype)).reshape(x.shape), name="matrix")
+    return Measurement(forward, lambda v, x: (v @ held.on(v.device, v.dtype)).reshape(x.shape), name="matrix")

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from .._core import backends, checks
 from ..paths import Path
-from ._noise import NoiseOf, check_score
+from ._noise import Held, NoiseOf, check_score
 from .measurements import Measurement
 
 Levels = Path | Tensor | Sequence[float]
@@ -54,7 +54,7 @@ class Posterior(nn.Module):
                 f"{checks.describe(measurement)}"
             )
         self.method, self.score_fn, self.measurement = method, score_fn, measurement
-        self.y = checks.floating("y", y).detach()
+        self._y = Held(checks.floating("y", y).detach())
         self.noise_std = checks.positive("noise_std", noise_std, zero_allowed=True)
         self.scale, self.data_std = checks.number("scale", scale), checks.positive("data_std", data_std)
         self.normalized = normalized
@@ -84,7 +84,7 @@ class Posterior(nn.Module):
 
     def _direction(self, clean: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
         """A^T (...)^-1 (y - A x_0^), by which J^T or alpha / sigma^2 is multiplied."""
-        A, missing = self.measurement, self.measurement.missing(self.y, clean)
+        A, missing = self.measurement, self.measurement.missing(self._y.on(clean.device, clean.dtype), clean)
         variance = torch.full_like(sigma, self.noise_std**2)
         if self.method == "pigdm":
             square = self.data_std**2
@@ -161,9 +161,10 @@ def pigdm(
         A module s(x, c).
 
     Raises:
-        TypeError, ValueError: an argument is not as said; at a call: ``y`` is of another shape than A x, or autograd sees no
-            x in the score.
-        NotConverged: the equations are too ill-conditioned; where values can be read.
+        TypeError, ValueError: an argument is not as said; at a call: ``y`` is of another shape than A x or not finite, or autograd
+            sees no x in the score.
+        NotConverged: the equations are too ill-conditioned, or overflow; where values cannot be read, on a GPU, the score of that
+            sample is NaN, which samplers refuse.
 
     Source: Song, Vahdat, Mardani & Kautz 2023, "Pseudoinverse-guided diffusion models for inverse problems" (which, too,
     multiplies by r^2 in the steps of its sampler).

@@ -57,10 +57,7 @@ class Told:
             if is_level and point.sigma == self.levels[int(point.label)]:
                 return self.told(c.long()), c
             if self.kwargs or not calls.offers_levels(self.score_fn):
-                raise ValueError(
-                    "interpolate must be False for a score_fn without at_level(label), which NCSN has, or with model_kwargs, "
-                    "got True"
-                )
+                raise ValueError(calls.NO_INTERPOLATION)
             return self.score_fn.at_level(point.label), c  # type: ignore[attr-defined]  # just asked for
         value = point.t if self.conditioning == "t" and point.t is not None else point.sigma
         return self.told(self._full(value)), self._full(value)
@@ -68,7 +65,8 @@ class Told:
     def told(self, c: Tensor) -> Callable[[Tensor], Tensor]:
         """score_fn with ``c`` beside x."""
         given = c if c.dtype == torch.int64 else c.to(checks.compute_dtype(self._x))
-        return lambda x: self.score_fn(x, given, **self.kwargs)
+        score_fn, kwargs = self.score_fn, self.kwargs  # where the trace looks for networks, which it does not in self
+        return lambda x: score_fn(x, given, **kwargs)
 
     def _full(self, value: float) -> Tensor:
         return torch.full(self._x.shape[:1], value, dtype=torch.float64, device=self._x.device)

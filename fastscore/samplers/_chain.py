@@ -58,7 +58,8 @@ class How(ButSteps, total=False):
             noisy data; ``"uniform"`` U[0, 1]; or a tensor of ``shape``.
         mean, std: of the data, numbers or tensors of a sample's shape: where ``start`` is ``"normal"``.
         covariance: of the data, [D, D] of the flattened samples, positive semidefinite; None: diagonal, std^2. Samples of one
-            batch or of many begin alike, bit for bit: it is applied number by number, in float64.
+            batch or of many begin alike, bit for bit: it is applied number by number, in float64. (Its Cholesky factor is LAPACK's,
+            whose last bits may differ with the number of threads or the device.)
         denoise: end with the mean of the clean sample given the noisy one, which is one evaluation; else at the last point.
         known: (image, mask): where the bool ``mask`` (as for :func:`inpaint`) is True the samples are ``image`` [B, ...] plus each
             point's noise, and at the end ``image`` itself.

@@ -91,7 +91,8 @@ def check_covariance(covariance: Tensor, std: float | Tensor, shape: torch.Size)
 def correlated(z: Tensor, sigma: float, alpha: float, covariance: Tensor) -> Tensor:
     """N(0, sigma^2 I + alpha^2 ``covariance``) of the standard normal ``z`` [B, ...]: L z, float64, L its Cholesky factor.
 
-    Column after column, multiplied and then added: a product of matrices would round by the batch, and by the device.
+    Column after column, multiplied and then added: a product of matrices would round by the batch, and by the device. The factor
+    itself is of LAPACK (on a GPU of its solver), in float64: its last bits may differ with the number of threads or the device.
 
     Raises:
         ValueError: ``covariance`` is not positive semidefinite.

@@ -78,9 +78,7 @@ class Told:
         if self._is_level(point):
             return self._by_label(x, int(point.label))
         if self._score.kwargs or not calls.offers_levels(self._score_fn):
-            raise ValueError(
-                "interpolate must be False for a score_fn without at_level(label), which NCSN has, got True"
-            )
+            raise ValueError(calls.NO_INTERPOLATION)
         if point.label not in self._blended:
             self._blended.clear()
             self._blended[point.label] = self._score_fn.at_level(point.label)  # type: ignore[attr-defined]  # just asked for

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.errors import NotConverged
+from .._core.errors import NonFiniteSamples, NotConverged
 from .._core.options import Option
 from ..ops.affine_step import affine_step
 from ..paths import Path
@@ -61,11 +61,12 @@ def gotta_go_fast(
             noise of each sample's own time.
 
     Returns:
-        The samples [B, ...], after two evaluations a step of those that are not there yet, and one of all to denoise. The
-        callback sees all samples after each step, and at the end.
+        The samples [B, ...], after two evaluations of all samples a step, as many steps as the last to arrive takes, and one to
+        denoise. (Those that are there are evaluated with the others, so that what ``score_fn`` or ``model_kwargs`` hold for each
+        sample, such as classes, stays aligned.) The callback sees all samples after each step, and at the end.
 
     Raises:
-        TypeError, ValueError, NonFiniteSamples: as for :func:`ddim`.
+        TypeError, ValueError, NonFiniteSamples: as for :func:`ddim`; a step itself was NaN, too.
         NotConverged: ``max_steps`` did not suffice.
 
     Source: Jolicoeur-Martineau et al. 2021, "Gotta go fast when generating data with score-based models", algorithm 1.
@@ -84,16 +85,22 @@ def gotta_go_fast(
     with Watch(None, **chain.watched) as watch:
         while len(left):
             if chain.finite.update > max_steps:
+                chain.finite.end()
                 raise NotConverged(
                     f"{len(left)} of {len(x)} samples were not there after max_steps={max_steps} steps, the last at t = "
                     f"{float(t.max()):.6g} on the way to {low:g}: raise max_steps, rtol or atol"
                 )
             z = chain.rng.randn(x.shape, stream=Stream.LANGEVIN, dtype=x.dtype, device=x.device)
-            euler, mean = _steps(rows, x[left], t[left], h[left], z[left])
-            error = _error(euler, mean, before[left], rtol, atol)
-            good = error <= 1
-            kept = left[good]
-            x, before = x.index_copy(0, kept, mean[good]), before.index_copy(0, kept, euler[good])
+            euler, mean = _steps(rows, x, t, h, z)
+            error = _error(euler, mean, before, rtol, atol)[left]
+            if bool(error.isnan().any()):
+                chain.finite.end()
+                raise NonFiniteSamples(
+                    f"{int(error.isnan().sum())} of {len(x)} samples took a step to NaN or infinity in update "
+                    f"{chain.finite.update}, of finite scores: they are too large for {x.dtype}"
+                )
+            kept = left[error <= 1]
+            x, before = x.index_copy(0, kept, mean[kept]), before.index_copy(0, kept, euler[kept])
             t = t.index_copy(0, kept, (t - h)[kept].clamp(min=low))
             t = torch.where(t - low < 1e-12 * (high - low), low, t)
             longer = _SAFETY * h[left] * error.clamp(1e-6, 1e6) ** -_POWER

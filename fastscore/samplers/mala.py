@@ -139,7 +139,7 @@ def _update(at: Callable[[Tensor], _State], old: _State, step: Tensor, rng: Phil
     new = at(langevin_step(old.x, old.score, step, rng))
     u = rng.rand(len(old.x), 1, stream=Stream.LANGEVIN, dtype=torch.float64, device=old.x.device)[:, 0]
     log_r = old.energy - new.energy + _log_density(old, new, step) - _log_density(new, old, step)
-    rate = log_r.exp().clamp(max=1).nan_to_num(0.0)
+    rate = torch.where(new.energy.isfinite(), log_r.exp().clamp(max=1).nan_to_num(0.0), 0.0)
     moved = u < rate
     kept = (torch.where(per_row(moved, a), b, a) for a, b in zip(old, new))
     return _State(*kept), rate, moved

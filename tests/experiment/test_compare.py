@@ -215,7 +215,7 @@ def test_a_sampler_whose_samples_decide_is_given_a_tolerance(points, tmp_path):
     (row,) = report["rows"]
     tried = [cell for cell in report["cells"] if cell["seed"] == SEARCH_SEED]
     counts = [cell["evaluations"] for cell in tried]
-    assert counts == sorted(counts) and counts[-2] <= 100 < counts[-1] and not all(n == int(n) for n in counts)
+    assert counts == sorted(counts) and counts[-2] <= 100 < counts[-1]
     best = min(tried[:-1], key=lambda cell: cell["energy_distance"])
     assert f"| rtol {best['options']['rtol']:.3g} " in compare_report.table(report)
     assert row["budget"] == 100 and row["options"] == best["options"]

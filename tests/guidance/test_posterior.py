@@ -5,7 +5,10 @@ import torch
 
 import fastscore as fs
 from fastscore import guidance, paths
+from fastscore._core import checks
 from fastscore.samplers import heun, inpaint
+
+from ..fake_cuda import CUDA, fake_cuda, waits
 
 C = 0.7  # of the data, N(M, C^2)
 M = torch.tensor([1.0, -2.0, 0.5], dtype=torch.float64)
@@ -151,6 +154,61 @@ def test_a_measurements_transpose_and_solution_are_those_of_its_matrix(A, shape)
     torch.testing.assert_close(alone[0], solved[1], rtol=1e-14, atol=1e-14)  # whatever else is in the batch
 
 
+SINGULAR = guidance.matrix(torch.cat([A, A + 1e-9]))
+V = torch.tensor([[1.0, 2.0, -1.0, 5.0], [0.0, 0.0, 0.0, 0.0]], dtype=torch.float64)
+
+
+def test_equations_that_are_not_solved_are_no_solution(monkeypatch):
+    """Of a network's NaN, of overflow and of ill-conditioned equations: an error, or NaN, of those samples alone."""
+    ones, x = torch.ones(2), torch.zeros(2, 3, dtype=torch.float64)
+    own = guidance.Measurement(lambda x: x.cumsum(1)[:, 1:])
+    solved = own.solve(torch.tensor([[1.0, 2.0], [torch.nan, 1.0]]), x.float(), ones, ones)
+    assert solved[0].isfinite().all() and solved[1].isnan().all()
+
+    def far(x, t):
+        return torch.where(torch.arange(len(x))[:, None] == 1, torch.nan, -x)
+
+    for method in (guidance.pigdm, guidance.projection):
+        value = method(far, guidance.matrix(A), Y, VE, noise_std=NOISE)(X + 1, T)
+        assert value[0].isfinite().all() and value[1].isnan().all()
+    with pytest.raises(fs.NotConverged, match=r"^y must be smaller for matrix: its equations overflow"):
+        guidance.projection(gaussian(VE), guidance.matrix(A), 1e25 * Y.float(), VE)(X.float(), T.float())
+    monkeypatch.setattr(checks, "readable", lambda value: False)  # as on a GPU
+    calls = []
+    counted = guidance.Measurement(lambda x: (calls.append(1), SINGULAR(x))[1], SINGULAR.adjoint)
+    value = counted.solve(V, x, ones, torch.zeros(2))
+    assert value[0].isnan().all() and torch.equal(value[1], V[1]) and len(calls) == 2 * 4 + 8
+
+
+def test_one_measurement_of_all_samples_with_a_mask_for_each():
+    mask = torch.arange(6).reshape(2, 1, 3) % 2 == 0
+    image, x = torch.tensor([[[3.0, 1.0, -1.0]]], dtype=torch.float64), torch.ones(2, 1, 3, dtype=torch.float64)
+    one, each = (guidance.inpainting(mask).missing(y, x) for y in (image, image.expand(2, 1, 3)))
+    assert torch.equal(one, each) and torch.equal(one[~mask], torch.zeros(3, dtype=torch.float64))
+
+
+def test_what_is_on_the_host_is_copied_to_the_device_once():
+    kernel, grey = torch.ones(3, 3), torch.zeros(1, 1, 4, 4)
+    ways = {
+        "colour": (guidance.colour(), grey),
+        "blur": (guidance.blur(kernel), torch.zeros(1, 3, 4, 4)),
+        "mask": (guidance.inpainting(torch.ones(4, 4, dtype=torch.bool)), torch.zeros(1, 3, 4, 4)),
+    }
+    labels = torch.tensor([0, 1])
+    scores = {name: guidance.projection(lambda x, c: -x, measured, y, [1.0]) for name, (measured, y) in ways.items()}
+    scores["label"] = guidance.with_label(lambda x, c, class_labels: x * class_labels.reshape(-1, 1, 1, 1), labels)
+    log_prob = guidance.class_log_prob(lambda x, c: x.flatten(1), labels)
+    scores["log_prob"] = lambda x, c: log_prob(x, c)
+    with fake_cuda():
+        x, c = torch.zeros(2, 3, 4, 4, device=CUDA), torch.zeros(2, dtype=torch.int64, device=CUDA)
+        for name, score in scores.items():
+            with waits() as first:
+                score(x, c)
+            with waits() as seen:
+                score(x, c)
+            assert first and not seen, name
+
+
 def test_a_network_in_float32_under_vmap_and_grad():
     torch.manual_seed(0)
     net = fs.models.ScoreMLP(dim=3, hidden=16, sigmas=[2.0, 0.5]).requires_grad_(False)
@@ -198,6 +256,11 @@ VE = PATHS["ve"]
             ),
             fs.NotConverged,
             "noise_std must be larger for matrix",
+        ),
+        (
+            lambda: guidance.pigdm(gaussian(VE), guidance.matrix(A), Y * torch.nan, VE)(X, T),
+            ValueError,
+            "y must be finite where matrix gives a value",
         ),
         (lambda: guidance.subsampling(2)(torch.zeros(1, 1, 3, 4)), ValueError, "multiples of 2"),
         (lambda: guidance.inpainting(torch.ones(2)), TypeError, "mask must be a bool tensor"),

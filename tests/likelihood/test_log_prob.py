@@ -7,9 +7,11 @@ import torch
 from torch import nn
 
 import fastscore as fs
-from fastscore import likelihood, paths
+from fastscore import guidance, likelihood, paths
 from fastscore.data import GaussianMixture
+from fastscore.likelihood._flow import Told
 from fastscore.models import NCSN
+from fastscore.trace import modules
 
 PATHS = {"ve": paths.ve(0.05, 50.0), "vp": paths.vp_linear(t_min=0.01)}
 MIXTURE = GaussianMixture(weights=(0.8, 0.2), means=((1.0, 2.0) * 4, (-1.0, -1.0) * 4), stds=(0.5, 0.8))
@@ -178,6 +180,28 @@ def test_noise_levels_that_labels_name():
     levels = fs.schedules.geometric_sigmas(1.0, 0.1, 4)
     found = likelihood.log_prob(network, torch.rand(2, 1, 8, 8), levels, interpolate=True, rng=fs.Philox(0))
     assert bool(torch.isfinite(found.value).all()) and bool((found.probes > 0).all())
+
+
+def test_the_networks_of_what_is_differentiated_are_seen():
+    """Without them a recurrent, compiled or parallel one would be differentiated as a plain function is."""
+    levels, x = fs.schedules.geometric_sigmas(1.0, 0.1, 4), torch.rand(2, 1, 8, 8)
+    network = NCSN(channels=1, image_size=8, ngf=8, num_levels=4).eval()
+    told = Told(network, levels, None, True, None, x)
+    level, between = told.where.points(6, None, False)[:2]
+    assert level.label == 0 and 0 < between.label < 1
+    for f in (told.told(torch.tensor([0, 1])), told.at(level)[0], told.at(between)[0]):
+        assert any(found is network for found in modules.networks(f))
+
+
+def test_a_class_is_not_interpolated():
+    levels, x = fs.schedules.geometric_sigmas(1.0, 0.1, 4), torch.rand(2, 1, 8, 8)
+    network = NCSN(channels=1, image_size=8, ngf=8, num_levels=4, num_classes=3).eval()
+    labelled = guidance.with_label(network, 1)
+    text = "^interpolate must be False .* interpolation cannot be combined with a class or other guidance"
+    with pytest.raises(ValueError, match=text):
+        likelihood.log_prob(labelled, x, levels, interpolate=True)
+    with pytest.raises(ValueError, match=text):
+        fs.samplers.flow_ode(labelled, x.shape, levels, interpolate=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,9 @@ import torch
 
 import fastscore as fs
 from fastscore import paths
+from fastscore._core import checks
 from fastscore._core.errors import MissingDependency, NonFiniteSamples, NotConverged
+from fastscore.guidance import with_label
 from fastscore.samplers import Trajectory, adaptive_ode, gotta_go_fast
 
 C, M = 0.5, 2.0
@@ -83,6 +85,43 @@ def test_gotta_go_fast_draws_sample_k_alone(levels):
     whole = gotta_go_fast(score, (5, 64), path, rng=fs.Philox(1), **told)
     alone = gotta_go_fast(score, (2, 64), path, rng=fs.Philox(1, sample_offset=3), **told)
     assert torch.equal(alone, whole[3:])
+
+
+def test_gotta_go_fast_keeps_what_is_of_each_sample_beside_it():
+    """Data N(m_k, C^2), m_k given by ``model_kwargs`` and by a guided class: each sample is the one of its own m_k."""
+    means, drawn = torch.linspace(-3, 3, 5)[:, None], []
+
+    def score(x, t, *, mean=None, class_labels=None):
+        alpha, sigma = (v.to(x).reshape(-1, 1) for v in (VP.alpha(t.double()), VP.sigma(t.double())))
+        mean = means[class_labels] if mean is None else mean
+        drawn.append(len(x))
+        return -(x - alpha * mean) / (alpha**2 * C**2 + sigma**2)
+
+    ways = {
+        "model_kwargs": (score, {"model_kwargs": {"mean": means}}),
+        "label": (with_label(score, torch.arange(5)), {}),
+    }
+    start = 3 * fs.Philox(2).randn(5, 64)
+    found = [
+        gotta_go_fast(f, (5, 64), VP, **({"rng": fs.Philox(1), "start": start} | more)) for f, more in ways.values()
+    ]
+    assert torch.equal(*found) and set(drawn) == {5}
+    for k in range(5):
+        told = {"rng": fs.Philox(1, sample_offset=k), "start": start[k : k + 1]}
+        alone = gotta_go_fast(with_label(score, k), (1, 64), VP, **told)
+        assert torch.equal(alone[0], found[0][k])
+
+
+def test_where_values_cannot_be_read_a_score_of_nan_stops_gotta_go_fast(monkeypatch):
+    monkeypatch.setattr(checks, "readable", lambda value: False)  # as on a GPU
+    seen = []
+    with pytest.raises(NonFiniteSamples, match="for some samples in update 1, at t from 1 to 1"):
+        gotta_go_fast(lambda x, t: x * math.nan, (3, 64), VP, callback=lambda k, x: seen.append(k))
+    assert not seen
+    with pytest.raises(
+        NonFiniteSamples, match="3 of 3 samples took a step to NaN or infinity in update 1, of finite sc"
+    ):
+        gotta_go_fast(lambda x, t: torch.full_like(x, 3e38), (3, 64), VP, first_step=1.0)
 
 
 @pytest.mark.parametrize("method, tight", [("dopri5", 1e-5), ("tsit5", 1e-5), ("heun", 1e-4)])

@@ -53,6 +53,13 @@ def test_an_infinite_energy_is_never_entered():
     assert bool((x > 0).all()) and float(x.mean()) == pytest.approx((2 / torch.pi) ** 0.5, abs=0.12)
 
 
+@pytest.mark.parametrize("hole", [-torch.inf, torch.nan])
+def test_a_hole_in_the_energy_is_never_entered(hole):
+    pit = fs.energy_score(lambda x: torch.where(x > 0, x.square() / 2, hole).sum(1))
+    found = samplers.mala(pit, torch.full((200, 1), 0.1), num_steps=10, step_size=0.5, rng=fs.Philox(8))
+    assert bool((found.x > 0).all()) and 0 < float(found.acceptance.mean()) < 1
+
+
 @pytest.mark.parametrize(
     ("change", "error", "words"),
     [
