@@ -6,6 +6,7 @@ again; test_ranks.py has it.
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import shlex
@@ -14,6 +15,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from fnmatch import fnmatch
 from pathlib import Path
 
 import torch
@@ -31,11 +33,14 @@ class Launch:
         words: the command line without its program, as a text for a shell.
         folder: where the ranks are; what they print is in its file ``log``.
         count: of ranks.
-        dies_at: rank 0 kills itself, by SIGKILL, before it changes ``folder`` for this time: before it opens a file to
-            write, renames or deletes one, makes or deletes a folder. 0: never.
+        dies_at: (pattern, n): rank 0 kills itself, by SIGKILL, before its n-th change in ``folder`` of a path that fits the
+            pattern: before it opens a file to write, renames or deletes one, makes or deletes a folder. None: never.
+        full: whether the disk is full: of every file in ``folder`` that is to be written it is said that there is no space.
     """
 
-    def __init__(self, words: str, folder: Path, count: int = 2, dies_at: int = 0):
+    def __init__(
+        self, words: str, folder: Path, count: int = 2, dies_at: tuple[str, int] | None = None, full: bool = False
+    ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
@@ -43,7 +48,7 @@ class Launch:
         self.log.write_bytes(b"")
         command = shlex.split(words)
         self.ranks = [
-            _FORKS.Process(target=_rank, args=(command, folder, rank, count, port, 0 if rank else dies_at))
+            _FORKS.Process(target=_rank, args=(command, folder, rank, count, port, None if rank else dies_at, full))
             for rank in range(count)
         ]
         for process in self.ranks:
@@ -92,7 +97,9 @@ def run(words: str, folder: Path, count: int = 2) -> str:
     return launch.told()
 
 
-def _rank(words: list[str], folder: Path, rank: int, count: int, port: int, dies_at: int) -> None:
+def _rank(
+    words: list[str], folder: Path, rank: int, count: int, port: int, dies_at: tuple[str, int] | None, full: bool
+) -> None:
     log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
@@ -100,27 +107,30 @@ def _rank(words: list[str], folder: Path, rank: int, count: int, port: int, dies
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
     torch.set_num_threads(1)
-    if dies_at:
-        sys.addaudithook(_fatal(folder, dies_at))
+    if dies_at is not None or full:
+        sys.addaudithook(_hook(folder, dies_at or ("", 0), full))
     from fastscore.experiment import cli
 
     cli.main(words)
 
 
-def _fatal(folder: Path, dies_at: int) -> Callable[[str, tuple], None]:
-    count = 0
+def _hook(folder: Path, dies_at: tuple[str, int], full: bool) -> Callable[[str, tuple], None]:
+    (pattern, times), seen = dies_at, 0
 
     def hear(event: str, arguments: tuple) -> None:
-        nonlocal count
-        changes = event in _CHANGES
-        if event == "open" and isinstance(arguments[2], int):
-            changes = bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
-        if not changes or not isinstance(arguments[0], (str, bytes, os.PathLike)):
+        nonlocal seen
+        opens = event == "open" and isinstance(arguments[2], int)
+        writes = opens and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
+        if not writes and event not in _CHANGES:
             return
-        path = os.fsdecode(arguments[0])
-        if path.startswith(str(folder)) or not path.startswith("/"):
-            count += 1
-            if count == dies_at:
-                os.kill(os.getpid(), signal.SIGKILL)
+        names = arguments[: 2 if event == "os.rename" else 1]
+        named = [os.fsdecode(name) for name in names if isinstance(name, (str, bytes, os.PathLike))]
+        paths = [os.path.relpath(name, folder) for name in named]
+        paths = [path for path in paths if not path.startswith("..")]
+        if full and writes and paths and not paths[0].endswith(".lock"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), named[0])
+        seen += any(fnmatch(path, pattern) for path in paths)
+        if times and seen == times:
+            os.kill(os.getpid(), signal.SIGKILL)
 
     return hear

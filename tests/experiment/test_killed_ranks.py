@@ -24,7 +24,8 @@ def test_ten_kills_change_no_bit(tmp_path):
     for k, at in enumerate(moments):
         way = ("iteration", "start", "write")[k % 3] if k else "iteration"
         victims = [(0, 1), (0,), (1,)][dice.randrange(3)] if way == "iteration" else (0, 1)
-        with Launch(WORDS + "killed", tmp_path, dies_at=dice.randint(12, 24) if way == "write" else 0) as launch:
+        inside = ("killed/checkpoints/*", dice.randint(1, 8))  # of the changes that a checkpoint is
+        with Launch(WORDS + "killed", tmp_path, dies_at=inside if way == "write" else None) as launch:
             if way == "write":
                 assert launch.waits_for(lambda launch=launch: launch.ranks[0].exitcode is not None)
             elif way == "iteration":
