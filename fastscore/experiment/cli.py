@@ -16,9 +16,10 @@ from ..samplers import SAMPLERS
 from . import terminal
 from .cli_compare import compare_samplers
 from .cli_runs import export, import_, status
-from .config import PRESETS, TrainConfig, quoted
+from .config import TrainConfig, quoted
 from .flags import annotate, annotate_plain, annotate_samplers, either
 from .inspect_command import inspect
+from .presets import PRESETS
 from .ranks import TIMEOUT, Ranks, joined, title
 
 _PREDICTED = {
