@@ -41,6 +41,7 @@ __all__ = [
     "status",
     "terminal",
     "train",
+    "trained_run",
 ]
 
 
