@@ -43,6 +43,7 @@ __all__ = [
     "status",
     "terminal",
     "train",
+    "trained_run",
 ]
 
 
