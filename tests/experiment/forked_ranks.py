@@ -6,7 +6,9 @@ again; test_ranks.py has it.
 
 from __future__ import annotations
 
+import contextlib
 import errno
+import importlib
 import multiprocessing
 import os
 import shlex
@@ -17,12 +19,14 @@ import time
 from collections.abc import Callable
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import Any
 
 import torch
 
 _FORKS = multiprocessing.get_context("forkserver")
 _LATE = "torch._dynamo tyro matplotlib.pyplot PIL.PngImagePlugin safetensors.torch scipy.linalg sklearn.datasets tqdm"
 _FORKS.set_forkserver_preload([__name__, "fastscore.experiment.cli", "fastscore.experiment.train", *_LATE.split()])
+DISK = "disk"  # the folder, beside the log, that may be a file system of its own
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
@@ -35,20 +39,37 @@ class Launch:
         count: of ranks.
         dies_at: (pattern, n): rank 0 kills itself, by SIGKILL, before its n-th change in ``folder`` of a path that fits the
             pattern: before it opens a file to write, renames or deletes one, makes or deletes a folder. None: never.
-        full: whether the disk is full: of every file in ``folder`` that is to be written it is said that there is no space.
+        full_at: (pattern, n): from before that change on, ``folder / DISK`` is full. Where that is a file system of its own
+            it is filled, by the file ``filler``; elsewhere each file that is to be written in it fails as if it were.
+        constants: values of constants of modules, for the ranks: {"module.name": value}.
     """
 
     def __init__(
-        self, words: str, folder: Path, count: int = 2, dies_at: tuple[str, int] | None = None, full: bool = False
+        self,
+        words: str,
+        folder: Path,
+        count: int = 2,
+        *,
+        dies_at: tuple[str, int] | None = None,
+        full_at: tuple[str, int] | None = None,
+        constants: dict[str, Any] | None = None,
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.words, self.log = words, folder / "log"
         self.log.write_bytes(b"")
-        command = shlex.split(words)
         self.ranks = [
-            _FORKS.Process(target=_rank, args=(command, folder, rank, count, port, None if rank else dies_at, full))
+            _FORKS.Process(
+                target=_rank,
+                args=(
+                    shlex.split(words),
+                    folder,
+                    constants or {},
+                    {} if rank else {"kill": dies_at, "fill": full_at},
+                    {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port},
+                ),
+            )
             for rank in range(count)
         ]
         for process in self.ranks:
@@ -89,33 +110,42 @@ class Launch:
         return self.log.read_text()
 
 
-def run(words: str, folder: Path, count: int = 2) -> str:
+def run(words: str, folder: Path, count: int = 2, *, constants: dict[str, Any] | None = None) -> str:
     """What the ranks printed of a command that must end well."""
-    with Launch(words, folder, count) as launch:
+    with Launch(words, folder, count, constants=constants) as launch:
         codes = launch.ends()
     assert codes == [0] * count, launch.told()
     return launch.told()
 
 
 def _rank(
-    words: list[str], folder: Path, rank: int, count: int, port: int, dies_at: tuple[str, int] | None, full: bool
+    words: list[str],
+    folder: Path,
+    constants: dict[str, Any],
+    moments: dict[str, tuple[str, int] | None],
+    environment: dict[str, object],
 ) -> None:
     log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
     os.dup2(log, 2)
     os.chdir(folder)
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": str(count)}
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1"} | {name: str(value) for name, value in environment.items()}
     torch.set_num_threads(1)
-    if dies_at is not None or full:
-        sys.addaudithook(_hook(folder, dies_at or ("", 0), full))
+    for path, value in constants.items():
+        module, _, name = path.rpartition(".")
+        assert hasattr(importlib.import_module(module), name), path
+        setattr(importlib.import_module(module), name, value)
+    for what, moment in moments.items():
+        if moment is not None:
+            sys.addaudithook(_hook(folder, *moment, what))
     from fastscore.experiment import cli
 
     cli.main(words)
 
 
-def _hook(folder: Path, dies_at: tuple[str, int], full: bool) -> Callable[[str, tuple], None]:
-    (pattern, times), seen = dies_at, 0
+def _hook(folder: Path, pattern: str, times: int, what: str) -> Callable[[str, tuple], None]:
+    """Hears what is about to be opened and changed; at the moment it kills the process, or fills the disk."""
+    seen = 0
 
     def hear(event: str, arguments: tuple) -> None:
         nonlocal seen
@@ -123,14 +153,26 @@ def _hook(folder: Path, dies_at: tuple[str, int], full: bool) -> Callable[[str, 
         writes = opens and bool(arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT))
         if not writes and event not in _CHANGES:
             return
-        names = arguments[: 2 if event == "os.rename" else 1]
-        named = [os.fsdecode(name) for name in names if isinstance(name, (str, bytes, os.PathLike))]
-        paths = [os.path.relpath(name, folder) for name in named]
-        paths = [path for path in paths if not path.startswith("..")]
-        if full and writes and paths and not paths[0].endswith(".lock"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), named[0])
-        seen += any(fnmatch(path, pattern) for path in paths)
-        if times and seen == times:
+        names = [
+            os.fsdecode(name) for name in arguments[: 2 if event == "os.rename" else 1] if not isinstance(name, int)
+        ]
+        paths = [path for name in names if not (path := os.path.relpath(name, folder)).startswith("..")]
+        before, seen = seen, seen + (any(fnmatch(path, pattern) for path in paths) if seen < times else 0)
+        if seen < times:
+            return
+        if what == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        elif os.path.ismount(folder / DISK):
+            if before < times:
+                fill(folder / DISK)
+        elif writes and paths and paths[0].startswith(f"{DISK}/") and not paths[0].endswith(".lock"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), names[0])
 
     return hear
+
+
+def fill(folder: Path) -> None:
+    """Leave no space on the file system ``folder``, by the file ``filler`` in it."""
+    with contextlib.suppress(OSError), open(folder / "filler", "ab", buffering=0) as file:
+        while True:
+            file.write(bytes(1 << 16))
