@@ -18,9 +18,10 @@ from .cli_compare import compare_samplers
 from .cli_reproduce import reproduce
 from .cli_runs import export, import_, status
 from .cli_sampling import evaluate, sample
-from .config import PRESETS, TrainConfig, quoted
+from .config import TrainConfig, quoted
 from .flags import annotate, annotate_plain, annotate_reproduce, annotate_samplers
 from .inspect_command import inspect
+from .presets import PRESETS
 from .ranks import TIMEOUT, Ranks, joined, title
 
 _PREDICTED = {

@@ -63,8 +63,9 @@ def sample(
         options: of the sampler.
     """
     from .agreement import load_on
-    from .sample import sample_into, with_sampling
+    from .sample import sample_into
     from .sample_folder import ARRAY
+    from .trained_run import with_sampling
 
     with joined(rank_timeout) as ranks:
         trained = with_sampling(

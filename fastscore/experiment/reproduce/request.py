@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 from ..._core import checks
 from ...samplers import RECIPE, SAMPLERS
-from ..config import TrainConfig, preset
+from ..config import TrainConfig
+from ..presets import preset
 from ..sampler_options import options_of
 
 #: The word for the data set that needs no files.

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..._core import files
 from ..._core.errors import CheckpointError
-from ..sample import TrainedRun, batches
+from ..sample import batches
+from ..trained_run import TrainedRun
 from . import folder
 from .distances import eight_bit
 from .folder import Means, of_leader

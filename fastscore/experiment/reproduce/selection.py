@@ -12,7 +12,8 @@ import torch
 from ...evaluation.pictures import save_grid
 from .. import history
 from ..agreement import load_on
-from ..sample import TrainedRun, batches, with_sampling
+from ..sample import batches
+from ..trained_run import TrainedRun, with_sampling
 from . import folder
 from .distances import Distances, eight_bit
 from .folder import Means, of_leader, there
