@@ -32,15 +32,18 @@ __all__ = [
     "inspection",
     "learner",
     "limits",
+    "presets",
     "preview",
     "progress",
     "ranks",
+    "run_writer",
     "sample",
     "sample_folder",
     "sampler_options",
     "status",
     "terminal",
     "train",
+    "trained_run",
 ]
 
 

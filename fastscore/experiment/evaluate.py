@@ -26,8 +26,9 @@ from .evaluate_images import evaluate_images
 from .evaluate_points import evaluate_points
 from .history import read_metrics
 from .ranks import ALONE, Ranks
-from .sample import TrainedRun, sample_into, with_sampling
+from .sample import sample_into
 from .sample_folder import read_samples, versions
+from .trained_run import TrainedRun, with_sampling
 
 METRICS = "metrics.json"
 _PIXEL_LIMIT = 4096  # pixel values per image; the covariance takes the square of them, its roots the cube
@@ -65,9 +66,9 @@ def evaluate(
             Inception for CIFAR-10 and pixels otherwise.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.experiment.sample.sample`.
         options: values of the sampler's options, and ``label`` and ``guidance``, as for
-            :func:`fastscore.experiment.sample.with_sampling`; those that are None or left out are the run's own.
+            :func:`fastscore.experiment.trained_run.with_sampling`; those that are None or left out are the run's own.
         weights, iteration, precision, cuda_graph: which of the run's weights, what the network is computed in, and whether by
-            graphs, as for :func:`fastscore.experiment.sample.load_run`.
+            graphs, as for :func:`fastscore.experiment.trained_run.load_run`.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
         overwrite: replace the samples of other settings that are there.

@@ -16,8 +16,8 @@ from ..evaluation import features, metrics, pictures
 from ..samplers import Trajectory
 from . import checkpoint
 from .build import make_data
-from .sample import TrainedRun
 from .scores import where_sampled
+from .trained_run import TrainedRun
 
 _CLASSIFIER_LIMIT = 20_000  # images; the classifier's time grows with their square
 _LEAST = 4  # images of a data set: an image and its three nearest neighbours

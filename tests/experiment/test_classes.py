@@ -11,10 +11,11 @@ from fastscore.data import GaussianMixture
 from fastscore.experiment import acceleration
 from fastscore.experiment.build import make_data
 from fastscore.experiment.cli import main
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.export import export_original, export_safetensors
 from fastscore.experiment.learner import Learner
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import draw, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
 from fastscore.losses import OBJECTIVES, drop_labels
