@@ -1,8 +1,8 @@
 """The Frechet distance of two sets of feature vectors, by the Gaussians fitted to them.
 
-Why not torchmetrics' FrechetInceptionDistance: it takes the roots of the eigenvalues of S_a S_b, which is not symmetric.
-Measured (torchmetrics 1.9, float64): 100 vectors in 300 dimensions against themselves give -1.5e-5, here 1e-13; at 2048
-dimensions it takes 13.5 s, here 3.3 s (2 CPU threads).
+Why not torch-fidelity's or torchmetrics': they take the roots of the eigenvalues of S_a S_b, which is not symmetric.
+Measured (torchmetrics 1.9, float64): 100 vectors in 300 dimensions against themselves give -1.5e-5, here 1e-13. Of sets
+that differ all agree, to rounding.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..._core import checks
-from ._rows import check_rows
+from ._rows import blocks, centred, check_rows, mean_row
 
 
 class Gaussian(NamedTuple):
@@ -35,10 +35,7 @@ def gaussian(features: Tensor) -> Gaussian:
     Raises:
         TypeError, ValueError: not floating, not [N, D], fewer than two rows, not finite.
     """
-    (x,) = check_rows(2, features=features)
-    mean = x.mean(0)
-    centred = x - mean  # two passes: E[x x^T] - mean mean^T cancels where the mean is large
-    return Gaussian(mean, centred.T @ centred / (len(x) - 1))
+    return _moments(*check_rows(2, features=features))
 
 
 def frechet_distance(a: Tensor, b: Tensor) -> float:
@@ -53,7 +50,8 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         b: [M, D], on the same device.
 
     Returns:
-        The distance, at least 0.
+        The distance, at least 0. Beside the features it takes some 64 MB and twelve D^2 numbers of float64, whatever N
+        and M are, and 2 (N + M) D^2 + about 50 D^3 operations: 1.3e12 for 50,000 and 50,000 at D = 2048.
 
     Raises:
         TypeError, ValueError: not floating, not [N, D] of one width, fewer than two rows, not finite.
@@ -65,7 +63,17 @@ def frechet_distance(a: Tensor, b: Tensor) -> float:
         >>> frechet_distance(x, x + 3)
         9.0
     """
-    return gaussian_distance(*(gaussian(x) for x in check_rows(2, a=a, b=b)))
+    return gaussian_distance(*(_moments(x) for x in check_rows(2, a=a, b=b)))
+
+
+def _moments(x: Tensor) -> Gaussian:
+    """In two passes over blocks of rows: E[x x^T] - mean mean^T would cancel where the mean is large."""
+    mean = mean_row(x)
+    total = torch.zeros(len(mean), len(mean), dtype=mean.dtype, device=mean.device)
+    for block in blocks(x):
+        part = centred(block, mean)
+        total.addmm_(part.T, part)
+    return Gaussian(mean, total.div_(len(x) - 1))
 
 
 def gaussian_distance(a: Gaussian, b: Gaussian) -> float:
