@@ -1,9 +1,8 @@
-"""How far images are from the training images: whose features are extracted once, and kept while there are images to measure."""
+"""How far images are from the training images, whose features are extracted once."""
 
 from __future__ import annotations
 
 from functools import cached_property
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -31,6 +30,10 @@ class Distances:
     def _train(self) -> Tensor:
         return self.extract(to_float(self.data.images))
 
+    @cached_property
+    def _factor(self) -> metrics.GaussianFactor:
+        return metrics.gaussian_factor(self._train)
+
     def of(self, images: Tensor, *, neighbours: bool) -> dict[str, Any]:
         """Frechet and kernel distance, Inception score, and where ``neighbours`` precision and recall.
 
@@ -38,13 +41,13 @@ class Distances:
             images: uint8 [N, C, H, W].
         """
         fake, real = self.extract(to_float(images)), self._train
-        kernel = _kernel_distance(real, fake)
+        kernel = metrics.kernel_distance(real, fake, subset_size=min(_SUBSET, len(real), len(fake)))
         score = None
         if isinstance(self.extract, ClassFeatures):
             found = metrics.inception_score(self.extract.probabilities(fake))
             score = {"mean": found.mean, "std": found.std}
         result = {
-            "frechet_distance": metrics.frechet_distance(real, fake),
+            "frechet_distance": metrics.frechet_distance(self._factor, fake),
             "kernel_distance": {"mean": kernel.mean, "std": kernel.std},
             "inception_score": score,
         }
@@ -52,13 +55,6 @@ class Distances:
             near = metrics.precision_recall(real, fake)
             result |= {"precision": near.precision, "recall": near.recall}
         return result
-
-
-def _kernel_distance(real: Tensor, fake: Tensor) -> Any:
-    made = getattr(metrics, "kernel_distance", None)
-    if made is None:
-        return SimpleNamespace(mean=None, std=None)
-    return made(real, fake, subset_size=min(_SUBSET, len(real), len(fake)))
 
 
 def eight_bit(images: Tensor) -> Tensor:

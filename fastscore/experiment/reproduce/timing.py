@@ -24,7 +24,7 @@ from ..sampler_options import options_of
 from .hours import Work
 from .request import OFFERED, Request
 
-_SECONDS, _MOST = 10.0, 50  # that a rate is measured for, and calls
+_SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
 _WARM = {"cuda": 5}  # calls before: graphs are recorded in the first of them
 _IMAGES = {"cuda": 500}  # at a time; a CPU is as fast on few
 _FEW = 16
