@@ -28,7 +28,7 @@ def test_import_needs_torch_and_numpy_alone(tmp_path):
         "sklearn",
         "tyro",
         "filelock",
-        "torchmetrics",
+        "torch_fidelity",
         "scipy",
         "triton",
     ]
