@@ -24,6 +24,7 @@ __all__ = [
     "evaluate_points",
     "event_files",
     "export",
+    "extraction",
     "flags",
     "heartbeat",
     "history",

@@ -109,6 +109,8 @@ def evaluate(
     num: int = 1000,
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
+    inception: Path | None = None,
+    no_inception_checksum: bool = False,
     seed: int = 0,
     sampler: str | None = None,
     label: str | None = None,
@@ -143,6 +145,9 @@ def evaluate(
         feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore-torch[eval]' and a file of
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
+        inception: The file of Inception's weights; by default where torch hub keeps it (fastscore doctor says where).
+            Implies --feature inception.
+        no_inception_checksum: Take weights of Inception other than the published file, too: no distance is a FID then.
         seed: Another seed gives other samples.
         sampler: which one draws; by default the run's own.
         label: The class of the samples, or each: sample k is of class k mod K; see fastscore sample --help.
@@ -171,6 +176,8 @@ def evaluate(
             run,
             num=num,
             feature=feature,
+            inception=inception,
+            inception_checksum=not no_inception_checksum,
             seed=seed,
             sampler=sampler,
             label=label,
