@@ -1,5 +1,5 @@
 """The command line: ``fastscore train | doctor``, and ``main``. The other commands: ``cli_sampling``, ``cli_compare``,
-``inspect_command`` and ``cli_runs``."""
+``cli_reproduce``, ``inspect_command`` and ``cli_runs``."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
 from .cli_compare import compare_samplers
+from .cli_reproduce import reproduce
 from .cli_runs import export, import_, status
 from .cli_sampling import evaluate, sample
 from .config import TrainConfig, quoted
-from .flags import annotate, annotate_plain, annotate_samplers
+from .flags import annotate, annotate_plain, annotate_reproduce, annotate_samplers
 from .inspect_command import inspect
 from .presets import PRESETS
 from .ranks import TIMEOUT, Ranks, joined, title
@@ -182,12 +183,14 @@ def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
     annotate_samplers(compare_samplers, tyro)
+    annotate_reproduce(reproduce, tyro)
     annotate_plain((compare_samplers, inspect, import_, export), tyro)
     return {
         "train": train,
         "sample": sample,
         "evaluate": evaluate,
         "compare-samplers": compare_samplers,
+        "reproduce": reproduce,
         "inspect": inspect,
         "status": status,
         "import": import_,

@@ -124,19 +124,21 @@ def batches(
     progress: bool = True,
     trajectory: Trajectory | None = None,
     ranks: Ranks = ALONE,
+    first: int = 0,
 ) -> Iterator[Tensor]:
-    """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call.
+    """The samples of :func:`sample`, batch by batch as they are drawn, from the ``first`` on. Its arguments are checked at the
+    call.
 
     Of several ``ranks`` each draws whole batches, by turns, so that they are one process's bit for bit; rank 0 is given all
     of them, the others none.
     """
     config = trained.config
-    limits.check_num(checks.integer("num", num, low=1))
+    limits.check_num(checks.integer("first", first, low=0) + checks.integer("num", num, low=1))
     seed = checks.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
     batch_size = checks.integer("batch_size", batch_size, low=1)
     updates = trained.entry.updates(config.num_levels, trained.options)
     limits.check_batch(config, trained.shape, min(num, batch_size), trained.device)
-    firsts = range(0, num, batch_size)
+    firsts, end = range(first, first + num, batch_size), first + num
     if ranks.leads and len(firsts) < ranks.count:
         warnings.warn(
             f"{num} samples, {batch_size} at a time, are fewer batches than the {ranks.count} ranks: some have nothing to "
@@ -150,7 +152,7 @@ def batches(
         bar = progress_bar(total, desc="sampling", unit="step") if progress and ranks.leads else None
 
         def make(k: int) -> Tensor:
-            size = min(batch_size, num - firsts[k])
+            size = min(batch_size, end - firsts[k])
             return (
                 draw(
                     config,
@@ -169,7 +171,7 @@ def batches(
             )
 
         try:
-            yield from ranks.in_turn([(min(batch_size, num - first), *trained.shape) for first in firsts], make)
+            yield from ranks.in_turn([(min(batch_size, end - begin), *trained.shape) for begin in firsts], make)
         finally:
             if bar is not None:
                 bar.close()

@@ -68,6 +68,21 @@ def test_frechet_distance_of_large_samples_is_that_of_their_gaussians():
     assert abs(value - (float(shift.square().sum()) + 3)) < 4 * math.sqrt(variance)
 
 
+@pytest.mark.parametrize("rows", [(40, 60), (40, 4), (3, 60), (3, 4)])
+def test_frechet_distance_by_factors_is_that_of_the_covariances(rows):
+    """Of sets with more vectors than their 7 dimensions, and with fewer."""
+    a, b = randn(rows[0], 7, seed=7), randn(rows[1], 7, seed=8) @ spd(7, 9) + 1
+    expected = metrics.gaussian_distance(metrics.gaussian(a), metrics.gaussian(b))
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+    kept = metrics.gaussian_factor(a)
+    assert kept.factor.shape == (min(rows[0], 7), 7)
+    torch.testing.assert_close(kept.factor.T @ kept.factor, metrics.gaussian(a).covariance, rtol=1e-12, atol=1e-12)
+    for given in ((kept, b), (a, metrics.gaussian_factor(b)), (kept, metrics.gaussian_factor(b))):
+        assert metrics.frechet_distance(*given) == metrics.frechet_distance(a, b)
+    with pytest.raises(ValueError, match="a and b must be of one width"):
+        metrics.frechet_distance(kept, b[:, :6])
+
+
 def test_frechet_distance_laws():
     a, b = randn(40, 5, seed=7), randn(60, 5, seed=8) @ spd(5, 9) + 1
     value = metrics.frechet_distance(a, b)

@@ -8,12 +8,13 @@ are.
 from .classes import HistogramDistance, InceptionScore, class_histogram, histogram_distance, inception_score
 from .densities import gaussian_log_prob, kernel_log_prob
 from .energy import TwoSampleTest, two_sample_test
-from .frechet import Gaussian, frechet_distance, gaussian, gaussian_distance
+from .frechet import Gaussian, GaussianFactor, frechet_distance, gaussian, gaussian_distance, gaussian_factor
 from .kernel import KernelDistance, kernel_distance
 from .neighbours import Neighbours, PrecisionRecall, nearest_neighbours, precision_recall
 
 __all__ = [
     "Gaussian",
+    "GaussianFactor",
     "HistogramDistance",
     "InceptionScore",
     "KernelDistance",
@@ -24,6 +25,7 @@ __all__ = [
     "frechet_distance",
     "gaussian",
     "gaussian_distance",
+    "gaussian_factor",
     "gaussian_log_prob",
     "histogram_distance",
     "inception_score",
