@@ -15,8 +15,9 @@ from ..data import DATASETS
 from ..losses import OBJECTIVES, Objective
 from ..paths import PATHS, PathKind
 from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
-from .config import PRESETS, TrainConfig
+from .config import TrainConfig
 from .precision import PRECISIONS, Precision
+from .presets import PRESETS
 
 _ON_PATHS = f"{DEFAULT} is {BEST_OF_FEW} on a path of continuous t"
 Table = Mapping[str, Sampler] | Mapping[str, Objective] | Mapping[str, PathKind]

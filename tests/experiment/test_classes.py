@@ -12,10 +12,11 @@ from fastscore.experiment import acceleration
 from fastscore.experiment.build import make_data
 from fastscore.experiment.classes import Asked
 from fastscore.experiment.cli import main
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.export import export_original, export_safetensors
 from fastscore.experiment.learner import Learner
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import draw, load_run, sample, with_sampling
 from fastscore.experiment.scores import for_sampler
 from fastscore.experiment.train import Trainer

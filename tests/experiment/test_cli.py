@@ -18,7 +18,7 @@ from fastscore.evaluation import features, metrics
 from fastscore.experiment import cli
 from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment import sample as sampling
-from fastscore.experiment.config import PRESETS, preset
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.train import Trainer
 from fastscore.samplers import BEST_OF_FEW

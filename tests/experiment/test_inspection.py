@@ -13,7 +13,7 @@ from fastscore.experiment import cli, evaluate_bits, inspection
 from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment.build import make_sigmas
 from fastscore.experiment.classes import Asked
-from fastscore.experiment.config import preset
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import TrainedRun
 from fastscore.experiment.train import Trainer
 from fastscore.rng import Philox
