@@ -166,10 +166,5 @@ def with_sampling(
     others = {name: value for name, value in given.items() if name not in settings}
     classes = asked(config, label, guidance, guidance_interval, trained.asked)
     changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
-    complete = options_of(config, sampler, changed.given)  # which says what is wrong
-    if classes.label is not None and complete.get("interpolate"):
-        raise ValueError(
-            "interpolate must be left out with a label (--label), got True: guidance asks a network of labels at its noise "
-            "levels alone"
-        )
+    options_of(config, sampler, changed.given)  # which says what is wrong
     return changed
