@@ -119,7 +119,7 @@ def run_paths() -> str:
 
 def presets() -> str:
     """What ``fastscore train`` can start from."""
-    from fastscore.experiment.config import PRESETS
+    from fastscore.experiment.presets import PRESETS
 
     return tables.markdown(
         ["preset", "what", "network", "noise levels", "iterations"],

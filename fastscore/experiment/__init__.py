@@ -24,6 +24,7 @@ __all__ = [
     "evaluate_points",
     "event_files",
     "export",
+    "extraction",
     "flags",
     "heartbeat",
     "history",
@@ -32,15 +33,18 @@ __all__ = [
     "inspection",
     "learner",
     "limits",
+    "presets",
     "preview",
     "progress",
     "ranks",
+    "run_writer",
     "sample",
     "sample_folder",
     "sampler_options",
     "status",
     "terminal",
     "train",
+    "trained_run",
 ]
 
 

@@ -35,8 +35,8 @@ def import_(
         fresh_optimizer: Take the weights alone, and let Adam begin anew.
     """
     from .checkpoint import read_config
-    from .config import command_line
     from .import_original import import_original
+    from .presets import command_line
     from .sample_folder import check_encodable, check_folder
 
     run = out or Path("runs") / file.stem

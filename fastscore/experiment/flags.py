@@ -6,6 +6,7 @@ The tables of samplers, objectives and paths say what there is to choose from, a
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -15,8 +16,9 @@ from ..data import DATASETS
 from ..losses import OBJECTIVES, Objective
 from ..paths import PATHS, PathKind
 from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
-from .config import PRESETS, TrainConfig
+from .config import TrainConfig
 from .precision import PRECISIONS, Precision
+from .presets import PRESETS
 
 _ON_PATHS = f"{DEFAULT} is {BEST_OF_FEW} on a path of continuous t"
 Table = Mapping[str, Sampler] | Mapping[str, Objective] | Mapping[str, PathKind]
@@ -62,12 +64,35 @@ def annotate_samplers(command: Any, tyro: Any) -> None:
     ]
 
 
+def annotate_reproduce(command: Any, tyro: Any) -> None:
+    """Write the annotations of ``fastscore reproduce``: its request's fields are flags, as are the options of samplers."""
+    command.__annotations__ |= {"options": flags(SAMPLERS, "sampler", tyro)}
+    request = typing.get_type_hints(command)["request"]
+    fields: dict[str, tuple[Any, str]] = {
+        "hours": (float, "FLOAT"),
+        "iterations": (int, "INT"),
+        "width": (int, "INT"),
+        "batch_size": (int, "INT"),
+        "num_levels": (int, "INT"),
+        "inception": (Path, "PATH"),
+    }
+    for name, (kind, metavar) in fields.items():
+        request.__annotations__[name] = Annotated[kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+    request.__annotations__["sampler"] = Annotated[
+        Literal[tuple(SAMPLERS)], tyro.conf.arg(metavar=f"{{{','.join(SAMPLERS)}}}")
+    ]
+    request.__annotations__["sampler_options"] = tyro.conf.Suppress[dict[str, Any]]
+    command.__annotations__["request"] = Annotated[request, tyro.conf.arg(name="")]
+    annotate_plain((command,), tyro)
+
+
 def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:
     """Write the annotations of parameters that may be left out, and of those that are true where they are given."""
     kinds: dict[str, tuple[Any, str]] = {
         "out": (Path, "PATH"),
         "config": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
+        "inception": (Path, "PATH"),
         "checkpoint": (int, "INT"),
         "label": (str, "LABEL"),
         "guidance": (float, "FLOAT"),

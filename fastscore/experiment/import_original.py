@@ -30,8 +30,9 @@ from ..models.refinenet import ScoreRefineNet
 from ..samplers import DEFAULT
 from . import checkpoint
 from .build import make_model, make_sigmas
-from .config import PRESETS, TrainConfig
+from .config import TrainConfig
 from .original_config import check_known, data_of, fields_of
+from .presets import PRESETS
 from .train import FROM_FILES
 
 _GROUP = ("lr", "betas", "eps")

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import checkpoint, history
-from .config import TrainConfig, command_line
+from .config import TrainConfig
+from .presets import command_line
 from .progress import duration
 
 _LAST = 20  # lines of metrics.jsonl whose pace is taken

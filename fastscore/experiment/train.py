@@ -6,26 +6,26 @@ Batches, noise and weights are functions of (config, iteration), so a resumed ru
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, nn
 
 from .._core import files
-from .._core.errors import CannotWrite, CheckpointError, NonFiniteLoss
+from .._core.errors import CheckpointError, NonFiniteLoss
 from . import checkpoint, history, limits, precision
 from .acceleration import deterministic, tf32
 from .agreement import settings_of
 from .build import make_data
-from .config import SAMPLING, TrainConfig, command_line
-from .learner import Learner, learning_rate
+from .config import SAMPLING, TrainConfig
+from .learner import Learner
 from .progress import progress_bar
 from .ranks import ALONE, Ranks
+from .run_writer import RunWriter
 from .sampler_options import check_own_sampler
 
 FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
@@ -77,6 +77,7 @@ class Trainer:
         self.step = 0
         self.last: Path | None = None
         self._lock: checkpoint.Lock | None = None
+        self._writer: RunWriter | None = None
         try:
             self._open(resume, change)
         except BaseException:
@@ -161,6 +162,8 @@ class Trainer:
         self.step = self.learner.spread(self.step)
         last = self.ranks.told(str(self.last or ""))
         self.last = Path(last) if last else None
+        if self._lock is not None:  # rank 0's
+            self._writer = RunWriter(self.run, self.config, self.identity, self._lock)
 
     def _look(self, resume: bool, change: bool) -> TrainConfig | None:
         """The config of the run to go on with, whose folder is locked; None where a new one may begin."""
@@ -282,25 +285,11 @@ class Trainer:
         try:
             grad_norm = self.learner.iterate(self.step)
         except NonFiniteLoss as error:
-            if not self.ranks.leads:
+            if self._writer is None:
                 raise
-            raise NonFiniteLoss(f"{error}; {self._way_on()}") from None
+            raise NonFiniteLoss(f"{error}; {self._writer.way_on()}") from None
         self.step += 1
         return grad_norm
-
-    def _way_on(self) -> str:
-        """The checkpoint to go on from, and the command that does, with smaller steps."""
-        saved = checkpoint.last_good(self.run)
-        gentler = dataclasses.replace(
-            self.config,
-            lr=max(float(f"{self.config.lr / 10:.3g}"), 1e-37),
-            clip_norm=min(self.config.clip_norm or 1.0, 1.0),
-        )
-        return (
-            f"the last good checkpoint is {saved}. Go on from it"
-            if saved
-            else "no checkpoint was written yet. Begin again"
-        ) + f" with smaller steps: {command_line(gentler, self.run, '--resume', '--change')}"
 
     def _log(
         self,
@@ -310,69 +299,24 @@ class Trainer:
         listener: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Append the mean losses since the last line to metrics.jsonl, and begin new sums."""
-        sums = self.learner.sums
-        if self.ranks.leads:
-            record = {
-                "step": self.step,
-                "loss": float(sums[0].sum() / sums[1].sum()),
-                "loss_per_sigma": [None if math.isnan(mean) else mean for mean in self.learner.means()],
-                "lr": learning_rate(self.config, self.step - 1),
-                "grad_norm": grad_norm,
-                "images_per_second": images_per_second,
-            }
-            with self.writing():
-                history.append(self.run / checkpoint.METRICS, record)
-                if listener is not None:
-                    listener(record)
+        if self._writer is not None:
+            record = self._writer.log(self.learner, self.step, grad_norm, images_per_second, listener)
             if bar is not None:
                 bar.set_postfix(loss=f"{record['loss']:.4g}", samples_per_s=f"{images_per_second:.0f}")
-        sums.zero_()
+        self.learner.sums.zero_()
 
     def _save(self) -> None:
-        learner = self.learner
-        if not self.ranks.leads:
+        if self._writer is not None:
+            self.last = self._writer.save(self.learner, self.step)
+        else:
             self.last = self.run / checkpoint.CHECKPOINTS / f"step_{self.step:08d}"
-            return
-        if not learner.finite():
-            raise NonFiniteLoss(
-                f"the weights at iteration {self.step}, or the optimizer's averages of their "
-                f"gradients, are not finite and were not saved; {self._way_on()}"
-            )
-        with self.writing():
-            saved = checkpoint.save(
-                self.run,
-                self.step,
-                learner.model.state_dict(),
-                learner.ema.module.state_dict() if learner.ema is not None else None,
-                learner.state(self.step),
-                shape=tuple(self.data.shape),
-                identity=self.identity.run,
-                config=self.config,
-            )
-            self.last = saved
-            checkpoint.prune(self.run, saved, identity=self.identity.run, keep=self.config.keep)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Inside, files of the run folder may be written, a preview's, say.
+    def writing(self) -> AbstractContextManager[None]:
+        """Inside, rank 0 may write files of the run folder, a preview's, say.
 
         Raises:
             CheckpointError: the folder is no longer this run's.
             CannotWrite: in place of an OSError inside; the text says how to go on.
         """
-        self._check_there()
-        try:
-            yield
-        except OSError as error:
-            self._check_there()
-            text = error if isinstance(error, CannotWrite) else files.cannot_write(error.filename or self.run, error)
-            raise CannotWrite(
-                f"{text}; the checkpoints that were written stay. Once that is mended, go on "
-                f"with: {command_line(self.config, self.run, '--resume')}",
-                error.errno,
-                error.filename,
-            ) from error
-
-    def _check_there(self) -> None:
-        assert self._lock is not None  # since _begin or _look
-        checkpoint.check_there(self.run, self.identity, self._lock)
+        assert self._writer is not None  # rank 0's
+        return self._writer.writing()

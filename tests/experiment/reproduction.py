@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fastscore.evaluation.pictures import save_grid
-from fastscore.experiment.config import preset
+from fastscore.experiment.presets import preset
 from fastscore.rng import Philox
 
 SEEDS = (0, 1, 2)

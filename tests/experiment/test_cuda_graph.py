@@ -15,8 +15,8 @@ import torch
 from fastscore._core import checks, graphs
 from fastscore.experiment import acceleration
 from fastscore.experiment.build import make_data
-from fastscore.experiment.config import preset
 from fastscore.experiment.learner import Learner
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
 from fastscore.rng import Philox

@@ -16,8 +16,9 @@ from fastscore.experiment import checkpoint, cli
 from fastscore.experiment.build import pick_device
 from fastscore.experiment.checkpoint import store
 from fastscore.experiment.checkpoint.files import read_signed_json, signed_json
-from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
 from fastscore.models import load_original_checkpoint

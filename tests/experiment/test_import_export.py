@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 import fastscore as fs
 from fastscore.experiment import checkpoint, cli
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.export import export_original, export_safetensors
 from fastscore.experiment.import_original import import_original
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
 from fastscore.models import NCSN, NCSNv2, load_original_checkpoint

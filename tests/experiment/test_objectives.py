@@ -18,8 +18,9 @@ from fastscore.data import GaussianMixture
 from fastscore.experiment import checkpoint, cli
 from fastscore.experiment.build import make_data, make_model, make_sigmas
 from fastscore.experiment.checkpoint import folder
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.history import read_metrics
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.train import Trainer
 from fastscore.losses import OBJECTIVES, Objective

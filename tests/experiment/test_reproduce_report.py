@@ -197,6 +197,11 @@ def test_numbers(value, text):
         ),
         ("plan.json", {"config": {"data": "npz"}}, "the data are cifar10 (npz), not CIFAR-10"),
         ("plan.json", {"feature": "pixels"}, "distances are of pixels, not of Inception's features"),
+        (
+            "plan.json",
+            {"request": {"inception_checksum": False}},
+            "the weights of Inception were not compared with the published checksum",
+        ),
         ("plan.json", {"samples": 5000}, "they are of 5,000 samples, not 50,000, and the distance of fewer is larger"),
     ],
 )
@@ -222,7 +227,7 @@ def test_measures_of_other_features_than_the_plan_are_no_part_of_a_mean(tmp_path
     edit(out / "measures" / "step_00200000-ema-seed-1.json", feature="pixels", frechet_distance=900.0)
     text = text_of(out)
     assert column(tables_of(text)[1], f"{CHOSEN}, 2 seeds")["FID, mean"] == "10.80"
-    assert "step_00200000-ema-seed-1.json: of pixels, where the plan is of inception" in text
+    assert "step_00200000-ema-seed-1.json is left out: it is of pixels, where the plan is of inception" in text
 
 
 # --- snapshots ---
@@ -471,7 +476,10 @@ def test_damaged_files_are_named_and_nothing_of_them_is_run(tmp_path):
     (out / "run" / "metrics.jsonl").write_text('{"step": 1, "loss": 2.0, "loss_per_sigma": [1.0]}\n')
     text = text_of(out)
     assert not (tmp_path / "broken-in").exists()
-    assert "timing.json: " in text and "data.json: it holds no JSON object" in text
+    assert (
+        "timing.json cannot be read (" in text
+        and "data.json cannot be read (it must hold a JSON object, got list)" in text
+    )
     assert text.count("it does not say of which iteration, weights and seed it is") == 2
     assert "the picture last.png: " in text and "the picture training.png: sigmas must be as many" in text
     assert column(tables_of(text)[1], f"{CHOSEN}, 1 seed")["FID, mean"] == "10.70"

@@ -14,9 +14,9 @@ from safetensors.torch import load_file, save_file
 import fastscore as fs
 from fastscore.experiment import checkpoint
 from fastscore.experiment.checkpoint import store
-from fastscore.experiment.config import preset
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.history import read_metrics
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.train import Trainer
 

@@ -16,8 +16,9 @@ import fastscore as fs
 from fastscore._core import files
 from fastscore.experiment import cli
 from fastscore.experiment.checkpoint import store
-from fastscore.experiment.config import TrainConfig, command_line, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.history import read_metrics
+from fastscore.experiment.presets import command_line, preset
 from fastscore.experiment.train import Trainer
 
 from .test_run_folders import CONFIG, not_finite, train

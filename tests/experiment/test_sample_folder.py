@@ -18,7 +18,7 @@ from fastscore._core.errors import NonFiniteSamples
 from fastscore.experiment import checkpoint, cli, limits
 from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment import sample as sampling
-from fastscore.experiment.config import preset
+from fastscore.experiment.presets import preset
 from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.sample_folder import read_samples, write_samples

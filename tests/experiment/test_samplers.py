@@ -18,8 +18,9 @@ from fastscore._core.options import Option, boolean
 from fastscore.evaluation import pictures
 from fastscore.experiment import build, cli, evaluate_images
 from fastscore.experiment.build import make_data, make_sigmas, moments_of_data
-from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import _SAMPLING_SEED, TrainedRun, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
 from fastscore.rng import Philox, Stream

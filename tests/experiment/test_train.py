@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 import fastscore as fs
 from fastscore.experiment import checkpoint
 from fastscore.experiment.build import make_data, make_model, make_sigmas
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.history import read_metrics
 from fastscore.experiment.learner import learning_rate
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..._core.errors import FastscoreError
+from ..._core.errors import CheckpointError, FastscoreError
 from .. import checkpoint, history
-from ..config import parse_json
+from . import folder
 
 STAGES = ("data", "timing", "plan", "training", "selection", "samples and measures")
 Snapshot = tuple[int, str]  # of which iteration, and which of its weights
@@ -120,58 +120,53 @@ def read(out: Path) -> Facts:
 
     def record(path: Path) -> Mapping[str, Any]:
         try:
-            value = parse_json(path.read_bytes())
-            if not isinstance(value, dict):
-                raise ValueError("it holds no JSON object")
-            return value
-        except FileNotFoundError:
-            return {}
-        except (OSError, ValueError) as error:
-            unreadable.append(f"{path.relative_to(out)}: {error}")
+            return folder.read(path) or {}
+        except (OSError, CheckpointError) as error:
+            unreadable.append(str(error))
             return {}
 
-    def records(folder: str, needs: str, feature: Any = None) -> list[Mapping[str, Any]]:
+    def records(where: str, needs: str, feature: Any = None) -> list[Mapping[str, Any]]:
         found = []
-        for path in sorted((out / folder).glob("step_*.json")):
+        for path in sorted((out / where).glob("step_*.json")):
             if not (values := record(path)):
                 continue
             if not _is_of_a_snapshot(values) or whole(values.get(needs)) is None:
                 fault = f"it does not say of which iteration, weights and {needs} it is"
             elif feature not in (None, values.get("feature")):
-                fault = f"of {values.get('feature')}, where the plan is of {feature}"
+                fault = f"it is of {values.get('feature')}, where the plan is of {feature}"
             else:
                 found.append(values)
                 continue
-            unreadable.append(f"{path.relative_to(out)}: {fault}")
+            unreadable.append(f"{path} is left out: {fault}")
         return found
 
-    selection = record(out / "selection.json")
-    rows = records("selection", "images")
+    selection = record(out / folder.SELECTION)
+    rows = records(folder.SELECTED, "images")
     chosen, last = (_named(selection.get(name)) for name in ("chosen", "last"))
     order = {one: place for place, one in reversed(list(enumerate((chosen, last))))}
-    plan = record(out / "plan.json")
-    measures = records("measures", "seed", plan.get("feature"))
+    plan = record(out / folder.PLAN)
+    measures = records(folder.MEASURES, "seed", plan.get("feature"))
     measures.sort(key=lambda one: (order.get(snapshot_of(one), 2), snapshot_of(one), one["seed"]))
     metrics, step = [], 0
     try:
-        run = out / "run"
+        run = out / folder.RUN
         metrics = history.read_metrics(run)
-        saved = [checkpoint.step_of(folder) for folder in checkpoint.steps(run)]
+        saved = [checkpoint.step_of(one) for one in checkpoint.steps(run)]
         step = max([line["step"] for line in metrics[-1:]] + saved, default=0)
     except (OSError, FastscoreError) as error:
         unreadable.append(f"run: {error}")
     return Facts(
         out,
         plan,
-        record(out / "data.json"),
-        record(out / "timing.json"),
+        record(out / folder.DATA),
+        record(out / folder.TIMING),
         tuple(sorted(rows, key=snapshot_of)),
         chosen,
         last,
         str(selection.get("by") or "frechet_distance"),
         tuple(measures),
         tuple(metrics),
-        record(out / "run" / checkpoint.CONFIG).get("precision"),
+        record(out / folder.RUN / checkpoint.CONFIG).get("precision"),
         step,
         tuple(unreadable),
     )

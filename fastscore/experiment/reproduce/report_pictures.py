@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from ..._core.errors import CannotWrite, MissingDependency
+from ..._core.errors import CannotWrite, FastscoreError, MissingDependency
 from ...evaluation import plots, snapshot_plots
 from ...evaluation.pictures import save_grid
 from ..build import make_sigmas
 from ..config import TrainConfig
+from . import folder, samples
 from .report_facts import Facts, Snapshot, named, part, real, snapshot_of
 from .report_page import Picture
 from .report_tables import measures_of, value_of
@@ -43,7 +45,7 @@ def draw(facts: Facts) -> tuple[dict[str, Picture], list[str]]:
             picture = make()
         except CannotWrite:
             raise
-        except (MissingDependency, ValueError, TypeError, OSError) as error:
+        except (FastscoreError, ValueError, TypeError, OSError) as error:
             fault = str(error) if isinstance(error, MissingDependency) else f"the picture {name}.png: {error}"
             faults += [fault] if fault not in faults else []
         else:
@@ -55,23 +57,22 @@ def _samples(facts: Facts, role: str, snapshot: Snapshot | None) -> Picture | No
     """The first hundred samples of the first seed that has any; before there are any, those that it was chosen by."""
     if snapshot is None:
         return None
-    stem = f"step_{snapshot[0]:08d}-{snapshot[1]}"
     roles = facts.roles(snapshot)
     for seed in sorted({measure["seed"] for measure in facts.measures if snapshot_of(measure) == snapshot} | {0}):
-        part = facts.out / "samples" / f"{stem}-seed-{seed}" / "part_00000.npy"
-        if part.exists():
-            images = _read(part)
+        first = samples.place(facts.out, *snapshot, seed) / "part_00000.npy"
+        if first.exists():
+            images = _read(first)
             path = save_grid(images, facts.out / FOLDER / f"{role}.png")
             return Picture(
                 path,
                 f"{FOLDER}/{role}.png",
                 f"The first {len(images)} samples of seed {seed} of the {roles} snapshot ({named(snapshot)}), not picked.",
             )
-    kept = facts.out / "selection" / f"{stem}.png"
+    kept = facts.out / folder.SELECTED / f"{folder.stem(*snapshot)}.png"
     if not kept.exists():
         return None
     says = f"Samples of the {roles} snapshot ({named(snapshot)}), of those that snapshots were measured by, not picked."
-    return Picture(kept, f"selection/{stem}.png", says)
+    return Picture(kept, f"{folder.SELECTED}/{kept.name}", says)
 
 
 def _read(path: Path) -> torch.Tensor:
@@ -87,8 +88,7 @@ def _training(facts: Facts) -> Picture | None:
     if not facts.metrics:
         return None
     config = part(facts.plan, "config")
-    known = {name: config[name] for name in TrainConfig.__dataclass_fields__ if name in config} if config else {}
-    sigmas = make_sigmas(TrainConfig(**known)) if known else None
+    sigmas = make_sigmas(TrainConfig.from_json(json.dumps(config), folder.PLAN)) if config else None
     path = plots.save_training_curves(facts.metrics, facts.out / FOLDER / "training.png", sigmas=sigmas)
     return Picture(path, f"{FOLDER}/training.png", "The loss while training, and at each noise level.", lettered=True)
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..config import quoted
+from . import folder
 from .report_facts import Facts, Snapshot, listed, part, whole
 from .report_page import Link
 
@@ -55,6 +56,8 @@ def why_not_comparable(facts: Facts) -> list[str]:
         reasons.append(f"the training images are {images(part(facts.data, 'train'))}, not CIFAR-10's {_IMAGES:,}")
     if facts.feature != "inception":
         reasons.append(f"distances are of {facts.feature}, not of Inception's features")
+    elif part(facts.plan, "request", "inception_checksum") is False:
+        reasons.append("the weights of Inception were not compared with the published checksum")
     sizes = {whole(measure.get("samples")) for measure in facts.measures} or {whole(facts.plan.get("samples"))}
     for size in sorted(sizes - {_SAMPLES}, key=str):
         words = "an unknown number of" if size is None else f"{size:,}"
@@ -92,9 +95,9 @@ def _command(command: str, facts: Facts, snapshot: Snapshot, seed: int, words: l
     sampler = facts.plan.get("sampler")
     if isinstance(sampler, str):
         words = [*words, "--sampler", sampler, *_flags(facts.sampler_options)]
-    where = f"again/{command}-{step:08d}-{weights}-seed-{seed}"
+    where = f"again/{command}-{folder.stem(step, weights, seed)}"
     words = ["--checkpoint", str(step), "--weights", weights, "--seed", str(seed), *words]
-    run, out = (quoted(facts.out / name) for name in ("run", where))
+    run, out = (quoted(facts.out / name) for name in (folder.RUN, where))
     return f"fastscore {command} {run} {shlex.join(words)} --out {out}"
 
 
