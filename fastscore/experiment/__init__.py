@@ -32,6 +32,7 @@ __all__ = [
     "inspect_command",
     "inspection",
     "learner",
+    "learner_state",
     "limits",
     "presets",
     "preview",

@@ -21,7 +21,7 @@ def sample(
     label: str | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
-    weights: Literal["auto", "ema", "raw"] = "auto",
+    weights: str = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     cuda_graph: bool = False,
@@ -50,8 +50,8 @@ def sample(
         guidance: How strongly, w of classifier-free guidance: 0 not at all, 1 as learned, more for samples that are surer
             of their class and less varied.
         guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         precision: What the network is computed in; by default as the run was trained.
         cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
         no_cuda_graph: Turn --cuda-graph off for this call.
@@ -116,7 +116,7 @@ def evaluate(
     label: str | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
-    weights: Literal["auto", "ema", "raw"] = "auto",
+    weights: str = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     cuda_graph: bool = False,
@@ -153,8 +153,8 @@ def evaluate(
         label: The class of the samples, or each: sample k is of class k mod K; see fastscore sample --help.
         guidance: How strongly, w of classifier-free guidance.
         guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         precision: What the network is computed in; by default as the run was trained.
         cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
         no_cuda_graph: Turn --cuda-graph off for this call.
