@@ -23,6 +23,7 @@ from .flags import annotate, annotate_plain, annotate_reproduce, annotate_sample
 from .inspect_command import inspect
 from .presets import PRESETS
 from .ranks import TIMEOUT, Ranks, joined, title
+from .reproduce.request import ABLE, Request
 
 _PREDICTED = {
     "score": "the score",
@@ -183,7 +184,7 @@ def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
     annotate_samplers(compare_samplers, tyro)
-    annotate_reproduce(reproduce, tyro)
+    annotate_reproduce(reproduce, Request, ABLE, tyro)
     annotate_plain((compare_samplers, inspect, import_, export), tyro)
     return {
         "train": train,

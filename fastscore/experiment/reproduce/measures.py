@@ -11,6 +11,7 @@ from . import folder, samples
 from .distances import Distances
 from .folder import Means, there
 from .plan import Plan
+from .request import flag
 from .selection import loaded
 
 
@@ -63,9 +64,5 @@ def _command(plan: Plan, out: Path, step: int, weights: str, seed: int) -> str:
     words += ["--num", str(request.samples), "--seed", str(seed), "--feature", plan.feature]
     words += ["--sampler", request.sampler]
     for name, value in request.options().items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        else:
-            words += [f"--{flag}", str(value)]
+        words += flag(name, value)
     return shlex.join([*words, "--out", str(out / "again" / folder.stem(step, weights, seed))])

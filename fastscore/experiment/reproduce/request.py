@@ -17,8 +17,10 @@ from ..sampler_options import options_of
 
 #: The word for the data set that needs no files.
 PHOTOS = "photos"
-#: The samplers that ``--dry-run`` lists, with options by which they draw in few evaluations.
-OFFERED: dict[str, dict[str, Any]] = {
+#: The samplers that there are: those whose samples do not decide how many evaluations they take, from which hours are planned.
+ABLE = {name: entry for name, entry in SAMPLERS.items() if not entry.cost.startswith("as many as the tolerance takes")}
+#: Those that ``--dry-run`` lists, with options by which they draw in few evaluations.
+_OFFERED: dict[str, dict[str, Any]] = {
     RECIPE: {},
     "dpm_sde": {"steps": 50},
     "ddim": {"steps": 100},
@@ -37,8 +39,7 @@ class Request:
     """
 
     data: str
-    """What to train on: a folder that holds cifar-10-batches-py or cifar-10-batches-bin (or is it), a folder of images, a .npz
-    file, or the word photos: crops of two photographs that come with scikit-learn."""
+    """Folder that holds cifar-10-batches-py or -bin, or images; or a .npz file; or the word photos, which needs no files."""
     model: Literal["ncsn", "ncsnv2"] = "ncsnv2"
     """Whose recipe: ncsn (Song & Ermon 2019) or ncsnv2 (Song & Ermon 2020)."""
     hours: float | None = None
@@ -94,21 +95,43 @@ class Request:
             raise ValueError(f"hours must be above 0 and finite, got {self.hours}")
         if self.hours is not None and self.iterations is not None:
             raise ValueError(f"iterations must be left out with hours, which choose them, got {self.iterations}")
-        checks.one_of("sampler", self.sampler, SAMPLERS)
-        if SAMPLERS[self.sampler].needs is not None or self.sampler in ("adaptive_ode", "gotta_go_fast"):
-            raise ValueError(
-                f"sampler must be one whose number of evaluations is known beforehand, got {self.sampler!r}"
-            )
+        checks.one_of("sampler", self.sampler, ABLE)
 
     @property
     def recipe(self) -> TrainConfig:
         """The preset."""
         return preset(f"cifar10-{self.model}")
 
-    def options(self) -> dict[str, Any]:
-        """The values of the sampler's options: those given, or else the ones that it is offered with."""
-        given = OFFERED.get(self.sampler, {}) | self.sampler_options
-        return options_of(self.config("cifar10", "data", "auto"), self.sampler, given)
+    def options(self, sampler: str | None = None) -> dict[str, Any]:
+        """The values of the options of a sampler, by default of the one asked for: those given, or else :meth:`offered`'s.
+
+        Raises:
+            TypeError, ValueError: one out of its range, or that the sampler does not take, or an NCSN asked between its levels.
+        """
+        config, sampler = self.config("cifar10", "data", "auto"), sampler or self.sampler
+        options = options_of(config, sampler, self.offered()[sampler])
+        asked = SAMPLERS[sampler].between(options) or options.get("steps", 0) > config.num_levels
+        if self.model == "ncsn" and asked and not options["interpolate"]:
+            raise ValueError(
+                f"interpolate must be True (--interpolate) for an ncsn, which knows its {config.num_levels} noise levels "
+                f"alone, with sampler {sampler!r} and steps={options['steps']}, got False"
+            )
+        return options
+
+    def offered(self) -> dict[str, dict[str, Any]]:
+        """The samplers that are worth a look, the one asked for first, and the options that are not their defaults."""
+        between = {"interpolate": True} if self.model == "ncsn" else {}
+        usual = {name: given | (between if "steps" in given else {}) for name, given in _OFFERED.items()}
+        return {self.sampler: usual.get(self.sampler, {}) | self.sampler_options} | {
+            name: given for name, given in usual.items() if name != self.sampler
+        }
+
+    def evaluations(self, config: TrainConfig, sampler: str | None = None) -> int:
+        """Of the network of ``config``, for each sample, by a sampler; by default by the one asked for."""
+        name = sampler or self.sampler
+        found = SAMPLERS[name].evaluations(config.num_levels, self.options(name))
+        assert found is not None  # it is in ABLE
+        return found
 
     def config(self, data: str, data_dir: str, device: str) -> TrainConfig:
         """What is trained: the recipe with what departs from it, before hours are counted.
@@ -168,9 +191,9 @@ class Request:
             value = getattr(self, field.name)
             if field.name in ("data", "sampler_options") or value == field.default:
                 continue
-            words += _flag(field.name, value)
+            words += flag(field.name, value)
         for name, value in self.sampler_options.items():
-            words += _flag(name, value)
+            words += flag(name, value)
         return shlex.join(words)
 
     def to_json(self) -> dict[str, Any]:
@@ -184,8 +207,13 @@ class Request:
         return cls(**values | {"inception": None if inception is None else Path(inception)})
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
+def flag(name: str, value: Any) -> list[str]:
+    """The words of a command line that give an option a value.
+
+    >>> flag("steps_per_level", 5), flag("denoise", False), flag("eta", -1.0)
+    (['--steps-per-level', '5'], ['--no-denoise'], ['--eta=-1.0'])
+    """
+    word = "--" + name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", str(value)]
+        return [word if value else f"--no-{word[2:]}"]
+    return [f"{word}={value}"] if str(value).startswith("-") else [word, str(value)]

@@ -148,7 +148,9 @@ class _Reproduction:
 
     def _write_timing(self, config: TrainConfig, seeds: tuple[int, ...]) -> None:
         work = timing.work(config, self.request, self.timing, weights=1, seeds=len(seeds), train=len(self.data))
-        self.timing["rows"] = rows(work, timing.offered(config, self.request))
+        self.timing["rows"] = rows(
+            work, {name: self.request.evaluations(config, name) for name in self.request.offered()}
+        )
         self.timing = of_leader(self.ranks, lambda: self.timing)  # rank 0's rates are all ranks'
         with self.ranks.together():
             if self.ranks.leads:
@@ -161,8 +163,7 @@ class _Reproduction:
         with self.ranks.together():
             if request.hours is not None:
                 work = timing.work(config, request, self.timing, weights=1, seeds=seeds, train=len(self.data))
-                each = timing.evaluations(config, request.sampler, request.options())
-                iterations, seeds = fit(work, each, request.hours)
+                iterations, seeds = fit(work, request.evaluations(config), request.hours)
                 config = dataclasses.replace(config, iterations=iterations)
                 self.say(
                     f"in {request.hours:g} hours: {iterations:,} of {self.config.iterations:,} iterations, {seeds} of "

@@ -12,7 +12,6 @@ import torch
 
 from ...data import ImageData, to_float
 from ...evaluation.features import Features
-from ...samplers import SAMPLERS
 from ..acceleration import compiled, deterministic, tf32
 from ..compare import device_name
 from ..config import TrainConfig
@@ -20,9 +19,8 @@ from ..learner import Learner
 from ..precision import for_sampling, resolve
 from ..ranks import Ranks
 from ..sample_folder import versions
-from ..sampler_options import options_of
 from .hours import Work
-from .request import OFFERED, Request
+from .request import Request, flag
 
 _SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
 _WARM = {"cuda": 5}  # calls before: graphs are recorded in the first of them
@@ -107,22 +105,6 @@ def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, weight
     )
 
 
-def evaluations(config: TrainConfig, sampler: str, given: dict[str, Any]) -> int:
-    """Of the network, for each sample."""
-    found = SAMPLERS[sampler].evaluations(config.num_levels, options_of(config, sampler, given))
-    assert found is not None  # a request has no other samplers
-    return found
-
-
-def offered(config: TrainConfig, request: Request) -> dict[str, int]:
-    """The samplers that the table lists and the evaluations that they take, the one asked for first."""
-    found = {request.sampler: evaluations(config, request.sampler, request.options())}
-    for name, given in OFFERED.items():
-        if name not in found:
-            found[name] = evaluations(config, name, given)
-    return found
-
-
 def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
     """What ``--dry-run`` prints: one screen."""
     rates, cells = timing, {(row["what"], row["sampler"]): row for row in timing["rows"]}
@@ -137,21 +119,16 @@ def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
         "",
         f"training, {config.iterations:,} iterations of {config.batch_size}: {_hours(cells['training', None])} hours",
         "",
-        f"{'--sampler':<24} {'evaluations':>11} {'selection':>10} {'samples':>10} {'all':>10}   hours",
+        f"{'--sampler':<32} {'evaluations':>11} {'selection':>10} {'samples':>10} {'all':>10}   hours",
     ]
     for (what, name), row in cells.items():
         if what == "selection":
-            options = "".join(f" --{key} {value}" for key, value in _shown(request, name).items())
+            options = [word for key, value in request.offered()[name].items() for word in flag(key, value)]
             three = " ".join(f"{_hours(cells[part, name]):>10}" for part in ("selection", "samples", "all"))
-            lines.append(f"{name + options:<24} {row['evaluations']:>11,} {three}")
+            lines.append(f"{' '.join(words):<32} {row['evaluations']:>11,} {three}")
     selected, drawn = (cells[what, request.sampler]["images"] for what in ("selection", "samples"))
     lines.append(f"\nselection: {selected:,} samples; samples: {drawn:,}, with their features")
     return "\n".join(lines)
-
-
-def _shown(request: Request, name: str) -> dict[str, Any]:
-    given = OFFERED.get(name, {})
-    return given | request.sampler_options if name == request.sampler else given
 
 
 def _hours(row: dict[str, Any]) -> str:
