@@ -33,6 +33,7 @@ STAGES = {
     "choice": ("selection.json", 1),
     "samples": ("samples/step_*-seed-0/part_00001.npy", 1),
     "measures": ("measures/step_*-seed-1.json", 1),
+    "report": ("report.html", 1),
 }
 #: What differs between two runs of one plan: how long things took.
 TIMES = ("seconds", "training_seconds", "images_per_second")
