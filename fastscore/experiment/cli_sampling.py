@@ -21,7 +21,7 @@ def sample(
     label: str | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
-    weights: Literal["auto", "ema", "raw"] = "auto",
+    weights: str = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     cuda_graph: bool = False,
@@ -50,8 +50,8 @@ def sample(
         guidance: How strongly, w of classifier-free guidance: 0 not at all, 1 as learned, more for samples that are surer
             of their class and less varied.
         guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         precision: What the network is computed in; by default as the run was trained.
         cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
         no_cuda_graph: Turn --cuda-graph off for this call.
@@ -109,12 +109,14 @@ def evaluate(
     num: int = 1000,
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
+    inception: Path | None = None,
+    no_inception_checksum: bool = False,
     seed: int = 0,
     sampler: str | None = None,
     label: str | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
-    weights: Literal["auto", "ema", "raw"] = "auto",
+    weights: str = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     cuda_graph: bool = False,
@@ -143,13 +145,16 @@ def evaluate(
         feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore-torch[eval]' and a file of
             weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
             set: they are 'samples to train' of --feature inception --num 50000.
+        inception: The file of Inception's weights; by default where torch hub keeps it (fastscore doctor says where).
+            Implies --feature inception.
+        no_inception_checksum: Take weights of Inception other than the published file, too: no distance is a FID then.
         seed: Another seed gives other samples.
         sampler: which one draws; by default the run's own.
         label: The class of the samples, or each: sample k is of class k mod K; see fastscore sample --help.
         guidance: How strongly, w of classifier-free guidance.
         guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         precision: What the network is computed in; by default as the run was trained.
         cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
         no_cuda_graph: Turn --cuda-graph off for this call.
@@ -171,6 +176,8 @@ def evaluate(
             run,
             num=num,
             feature=feature,
+            inception=inception,
+            inception_checksum=not no_inception_checksum,
             seed=seed,
             sampler=sampler,
             label=label,

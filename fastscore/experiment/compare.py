@@ -193,7 +193,7 @@ def _measure(trained: TrainedRun, run: Path, feature: str, samples: int) -> tupl
     reference = Reference(trained, run, feature)
 
     def of_images(images: Tensor, seed: int) -> dict[str, float]:
-        found = reference.distances(images)
+        found = reference.distances(reference.features(images))
         distance = found["frechet_distance"]
         return {
             "frechet_distance": distance.get("samples_to_heldout", distance["samples_to_train"]),

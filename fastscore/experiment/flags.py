@@ -98,6 +98,7 @@ def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:
         "out": (Path, "PATH"),
         "config": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
+        "inception": (Path, "PATH"),
         "checkpoint": (int, "INT"),
         "label": (str, "LABEL"),
         "guidance": (float, "FLOAT"),

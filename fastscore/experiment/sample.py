@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ def draw(
     trajectory: Trajectory | None = None,
     callback: Callback | None = None,
     cuda_graph: bool | None = None,
+    guide: Callable[[Callable[..., Tensor], Any], Callable[..., Tensor]] | None = None,
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
 
@@ -53,6 +55,7 @@ def draw(
             ``config``.
         trajectory, callback: as for :func:`fastscore.samplers.annealed_langevin`.
         cuda_graph: as :class:`fastscore.experiment.trained_run.TrainedRun` has it.
+        guide: makes of the score, and of the noise levels or the path that it is called with, the score that draws.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
@@ -60,6 +63,8 @@ def draw(
     sampler = default_sampler(config) if sampler is None else sampler
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
     score_fn, where = for_sampler(config, network, entry)
+    if guide is not None:
+        score_fn = guide(score_fn, where)
     if cuda_graph is None:
         cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
     centred = entry.centred and options.get("start") == "normal" and begins_about_the_mean(config)
@@ -153,10 +158,11 @@ def batches(
 
         def make(k: int) -> Tensor:
             size = min(batch_size, end - firsts[k])
+            guide = partial(trained.asked.score, config, first=firsts[k], size=size, device=trained.device)
             return (
                 draw(
                     config,
-                    trained.asked.score(config, trained.score_fn, firsts[k], size, trained.device),
+                    trained.score_fn,
                     (size, *trained.shape),
                     Philox(seed + _SAMPLING_SEED, sample_offset=firsts[k]),
                     device=trained.device,
@@ -165,6 +171,7 @@ def batches(
                     trajectory=trajectory if k == 0 else None,
                     callback=None if bar is None else lambda step, x: bar.update(),
                     cuda_graph=trained.cuda_graph,
+                    guide=guide,
                 )
                 .float()
                 .cpu()

@@ -22,8 +22,6 @@ from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .sampler_options import default_sampler, options_of
 
-WEIGHTS = ("auto", "ema", "raw")
-
 
 @dataclass(frozen=True)
 class TrainedRun:
@@ -32,7 +30,7 @@ class TrainedRun:
     Attributes:
         config: the settings that it was trained with, and is sampled with where a sampler's option is one of them.
         network: in eval mode, with weights in float32; shape: of a sample; device: where the network is; iteration: the checkpoint's.
-        weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
+        weights: "raw", or the name of their moving average: "ema", "ema-0.9999". identity: the run's random number. sha256: of the weights' file.
         precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
         sampler: which one draws, by default :func:`default_sampler`'s; given: values of its options that are no settings of ``config``.
         cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
@@ -87,26 +85,21 @@ def load_run(
     Args:
         run: the run folder.
         device: where the network is put.
-        weights: ``"ema"``, the moving average; ``"raw"``, the weights as the optimizer left them; ``"auto"``, the
-            moving average where the run keeps one.
-        iteration: which checkpoint, by its iteration; None: the last.
+        weights: ``"ema"``, the moving average; ``"ema-0.9999"``, a further one that the run keeps; ``"raw"``, the weights as the
+            optimizer left them; ``"auto"``, the moving average where the run keeps one.
+        iteration: which checkpoint or snapshot, by its iteration; None: the last checkpoint.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, as ``TrainConfig.precision``; None: the run's.
         cuda_graph: whether a sampler's updates are CUDA graphs; None: as the run was trained, where the device and the sampler
             have such.
 
     Raises:
         CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.
-        ValueError: ``"ema"`` of a run that keeps none; ``"fp16"`` on a device that does not multiply it; ``cuda_graph`` on one
+        ValueError: a moving average that the run does not keep; ``"fp16"`` on a device that does not multiply it; ``cuda_graph`` on one
             that has no graphs.
     """
     run = Path(run)
-    checks.one_of("weights", weights, WEIGHTS)
     config = checkpoint.read_config(run)
-    if weights == "ema" and not config.ema:
-        raise ValueError(
-            f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), got 'ema'"
-        )
-    weights = "ema" if config.ema and weights != "raw" else "raw"
+    weights = _weights_of(run, config, weights)
     chosen = pick_device(device)
     computed_in = resolve(config, chosen) if precision is None else checks.one_of("precision", precision, PRECISIONS)
     check(computed_in, chosen)
@@ -114,7 +107,7 @@ def load_run(
         graphs.check("cuda_graph", cuda_graph, chosen)
 
     def read(folder: Path) -> tuple[Path, checkpoint.About, dict[str, Tensor]]:
-        return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
+        return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, weights)
 
     folder, about, values = (
         checkpoint.from_latest(run, read) if iteration is None else read(checkpoint.of_iteration(run, iteration))
@@ -130,10 +123,21 @@ def load_run(
         about.step,
         weights,
         about.run,
-        about.checksum(ema=weights == "ema"),
+        about.checksum(weights),
         computed_in,
         cuda_graph=cuda_graph,
     )
+
+
+def _weights_of(run: Path, config: TrainConfig, weights: str) -> str:
+    """The name of the weights that ``weights`` asks a run for: ``raw``, or that of a moving average."""
+    if weights == "auto":
+        return "ema" if config.averages else "raw"
+    if not config.averages and (weights == "ema" or str(weights).startswith("ema-")):
+        raise ValueError(
+            f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), got {weights!r}"
+        )
+    return checks.one_of("weights", weights, ("auto", *config.averages, "raw"))
 
 
 def with_sampling(
@@ -166,10 +170,5 @@ def with_sampling(
     others = {name: value for name, value in given.items() if name not in settings}
     classes = asked(config, label, guidance, guidance_interval, trained.asked)
     changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
-    complete = options_of(config, sampler, changed.given)  # which says what is wrong
-    if classes.label is not None and complete.get("interpolate"):
-        raise ValueError(
-            "interpolate must be left out with a label (--label), got True: guidance asks a network of labels at its noise "
-            "levels alone"
-        )
+    options_of(config, sampler, changed.given)  # which says what is wrong
     return changed
