@@ -18,7 +18,7 @@ from . import folder
 from .distances import eight_bit
 from .folder import Means, of_leader
 
-_PART = 2000  # images of a part, at most
+PART = 2000  # images of a part, at most
 _NAME = "part_{:05d}.npy"
 
 
@@ -45,7 +45,7 @@ def draw(trained: TrainedRun, where: Path, num: int, seed: int, means: Means) ->
     with files.naming(where):
         where.mkdir(parents=True, exist_ok=True)
     files.clear_leftovers(where)
-    size = max(1, _PART // batch_size) * batch_size
+    size = max(1, PART // batch_size) * batch_size
     held: list[Tensor] = []
     for part in parts:
         held.append(eight_bit(part))

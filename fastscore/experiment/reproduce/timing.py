@@ -22,7 +22,7 @@ from ..sample_folder import versions
 from .hours import Work
 from .request import Request, flag
 
-_SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
+SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
 _WARM = {"cuda": 5}  # calls before: graphs are recorded in the first of them
 _IMAGES = {"cuda": 500}  # at a time; a CPU is as fast on few
 _FEW = 16
@@ -125,7 +125,7 @@ def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
         if what == "selection":
             options = [word for key, value in request.offered()[name].items() for word in flag(key, value)]
             three = " ".join(f"{_hours(cells[part, name]):>10}" for part in ("selection", "samples", "all"))
-            lines.append(f"{' '.join(words):<32} {row['evaluations']:>11,} {three}")
+            lines.append(f"{' '.join([name, *options]):<32} {row['evaluations']:>11,} {three}")
     selected, drawn = (cells[what, request.sampler]["images"] for what in ("selection", "samples"))
     lines.append(f"\nselection: {selected:,} samples; samples: {drawn:,}, with their features")
     return "\n".join(lines)
@@ -145,7 +145,7 @@ def _paced(ranks: Ranks, device: torch.device, call: Callable[[int], Any]) -> fl
     call(warm)
     _wait(device)
     first = time.perf_counter() - began
-    more = int(ranks.told(str(min(_MOST, math.ceil(_SECONDS / max(first, 1e-9)) - 1))))
+    more = int(ranks.told(str(min(_MOST, math.ceil(SECONDS / max(first, 1e-9)) - 1))))
     for k in range(more):
         call(warm + 1 + k)
     _wait(device)
