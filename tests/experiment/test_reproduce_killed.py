@@ -22,7 +22,7 @@ PLAN = (
 )
 MEANS = "--sampling-batch-size 8 --device cpu --quiet"
 MODULE = "fastscore.experiment.reproduce"
-CONSTANTS = {f"{MODULE}.samples._PART": 8, f"{MODULE}.timing._SECONDS": 0.01}
+CONSTANTS = {f"{MODULE}.samples.PART": 8, f"{MODULE}.timing.SECONDS": 0.01}
 #: Of each stage, a change of the folder that it makes.
 STAGES = {
     "data": ("data.json", 1),
