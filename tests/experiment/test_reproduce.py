@@ -18,7 +18,9 @@ from fastscore.experiment.checkpoint import Lock
 from fastscore.experiment.presets import preset
 from fastscore.experiment.reproduce import data, samples, stages, timing
 from fastscore.experiment.reproduce.hours import PLANNED, Work, fit, rows
+from fastscore.experiment.reproduce.parts import Parts
 from fastscore.experiment.reproduce.plan import Plan
+from fastscore.experiment.reproduce.report import write_report
 from fastscore.experiment.reproduce.request import ABLE, Request
 from fastscore.experiment.reproduce.stages import reproduce
 from fastscore.experiment.sample import sample
@@ -86,7 +88,8 @@ def run(request: Request, out: Path, **how) -> list[str]:
 def constant_rates(monkeypatch):
     """A machine whose pace is always the same."""
     monkeypatch.setattr(timing, "measure", lambda *_: json.loads(json.dumps(RATES)))
-    monkeypatch.setattr(samples, "PART", 10)
+    monkeypatch.setattr(samples, "_PART", 10)
+    monkeypatch.setattr(stages, "write_report", lambda out: [out / "report.md"])
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +98,11 @@ def done(archive, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("done") / "out"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(timing, "measure", lambda *_: json.loads(json.dumps(RATES)))
-        patch.setattr(samples, "PART", 10)
+        patch.setattr(samples, "_PART", 10)
+        reports = []
+        patch.setattr(stages, "write_report", lambda out: reports.append(sorted(p.name for p in out.iterdir())) or [])
         run(tiny(archive), out)
+        assert len(reports) == 7  # after the plan, the training, the selection and each of four measures
     return out
 
 
@@ -151,7 +157,7 @@ def test_hours_of_all():
 def test_a_snapshot_at_the_end_of_each_interval_and_of_the_last():
     assert [WORK.snapshots(n) for n in (1, 100, 101, 1000)] == [1, 1, 2, 10]
     request = Request("data", snapshot_every=100, iterations=250)
-    plan = Plan(request, request.config("cifar10", "data", "cpu"), (0,), "pixels")
+    plan = Plan(request, request.config("cifar10", "data", "cpu"), (0,), "pixels", None)
     assert plan.steps == (100, 200, 250) and len(plan.steps) == WORK.snapshots(250)
     assert plan.last == (250, "ema")
 
@@ -195,7 +201,12 @@ def test_the_recipe_itself(model):
     request = Request("data", model=model, precision="fp32")
     config, recipe = request.config("cifar10", "data", "auto"), preset(f"cifar10-{model}")
     changed = {f.name for f in dataclasses.fields(config) if getattr(config, f.name) != getattr(recipe, f.name)}
-    assert changed <= {"precision", "sample_every", "checkpoint_every", "keep"}  # none of which changes an iteration
+    assert changed <= {
+        "precision",
+        "sample_every",
+        "checkpoint_every",
+        "snapshot_every",
+    }  # none of which changes an iteration
     assert request.departures(config) == []
     assert request.evaluations(config) == {"ncsn": 1000, "ncsnv2": 1161}[model]
 
@@ -389,7 +400,7 @@ def test_numbers_are_those_of_the_samples_that_the_library_draws(done, archive):
     kernel = metrics.kernel_distance(real, fake, subset_size=20)
     assert row["kernel_distance"] == pytest.approx({"mean": kernel.mean, "std": kernel.std}, rel=1e-4)
     drawn = sample(trained, 25, seed=1, batch_size=10, progress=False, steps_per_level=1)
-    kept = samples.read(done / "samples" / "step_00000004-ema-seed-1", (3, 32, 32))
+    kept = samples.kept(done, 4, "ema", 1, (3, 32, 32)).read()
     assert torch.equal(kept, drawn.mul(255).round().to(torch.uint8))
     measured = json.loads((done / "measures" / "step_00000004-ema-seed-1.json").read_text())
     fake = kept.flatten(1).float() / 255
@@ -420,9 +431,7 @@ def test_what_is_done_is_not_done_again(done, archive, monkeypatch):
     monkeypatch.setattr(timing, "measure", never)
     run(tiny(archive), done)
     after = {path: path.stat().st_mtime_ns for path in before}
-    assert {path.name for path in before if before[path] != after[path]} - {"report.md", "report.html"} <= {
-        path.name for path in (done / "report").glob("*")
-    }
+    assert after == before
 
 
 def test_stopped_between_any_two_writes_it_goes_on_to_the_same(done, archive, tmp_path, monkeypatch):
@@ -444,7 +453,6 @@ def test_stopped_between_any_two_writes_it_goes_on_to_the_same(done, archive, tm
 
     monkeypatch.setattr(os, "replace", limited(os.replace))
     monkeypatch.setattr(os, "rename", limited(os.rename))
-    monkeypatch.setattr(stages, "write_report", lambda out: [])
     attempts, finished = 0, False
     while not finished:
         left[0] = 1 + attempts % 2  # a run begins with two, of which the first is written anew
@@ -473,7 +481,7 @@ def test_a_dry_run_measures_and_ends(archive, tmp_path, capsys):
 
 def test_measured_rates_are_of_this_machine(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(timing, "measure", MEASURE)
-    monkeypatch.setattr(timing, "SECONDS", 0.2)
+    monkeypatch.setattr(timing, "_SECONDS", 0.2)
     run(tiny(archive), tmp_path / "out", dry_run=True)
     found = json.loads((tmp_path / "out" / "timing.json").read_text())
     seconds = found["training"]["seconds_per_iteration"]
@@ -506,6 +514,15 @@ def test_hours_are_kept_in_the_plan(archive, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(request, tmp_path / "out")
     assert json.loads((tmp_path / "out" / "plan.json").read_text()) == plan
+
+
+def test_the_report_is_of_what_is_there(done):
+    chosen = json.loads((done / "selection.json").read_text())["chosen"]["step"]
+    measured = json.loads((done / "measures" / f"step_{chosen:08d}-ema-seed-0.json").read_text())
+    files = write_report(done)
+    text = (done / "report.md").read_text()
+    assert done / "report.md" in files and f"{measured['frechet_distance']:.4g}"[:4] in text
+    assert "width 4 in place of 128" in text
 
 
 # --- what is refused ---
@@ -548,12 +565,21 @@ def test_a_damaged_plan_is_named(archive, tmp_path, text):
 
 
 def test_parts_that_are_none_are_named(tmp_path):
+    kept = Parts(tmp_path, (3, 32, 32), torch.uint8)
+    assert kept.count() == 0 and kept.read().shape == (0, 3, 32, 32)
     np.save(tmp_path / "part_00001.npy", np.zeros((2, 3, 32, 32), np.uint8))
     with pytest.raises(CheckpointError, match=r"part_00000\.npy is missing"):
-        samples.read(tmp_path, (3, 32, 32))
-    np.save(tmp_path / "part_00000.npy", np.zeros((2, 3, 32, 32), np.float32))
-    with pytest.raises(CheckpointError, match="must be uint8"):
-        samples.read(tmp_path, (3, 32, 32))
+        kept.read()
+    (tmp_path / "part_00001.npy").rename(tmp_path / "part_00000.npy")
+    kept.append(torch.ones(3, 3, 32, 32, dtype=torch.uint8))
+    assert kept.count() == 5 and kept.read().sum() == 3 * 3 * 32 * 32
+    for wrong in (np.zeros((2, 3, 32, 32), np.float32), np.zeros((2, 32, 32), np.uint8), np.zeros(2, np.int16)):
+        np.save(tmp_path / "part_00001.npy", wrong)
+        with pytest.raises(CheckpointError, match=r"part_00001\.npy is not a part .*it must be torch.uint8"):
+            kept.count()
+    (tmp_path / "part_00001.npy").write_bytes(b"")
+    with pytest.raises(CheckpointError, match=r"part_00001\.npy is not a part .*: delete"):
+        kept.read()
 
 
 def test_a_full_disk_says_how_to_go_on(archive, tmp_path, monkeypatch):

@@ -22,7 +22,8 @@ from ..sample_folder import versions
 from .hours import Work
 from .request import Request, flag
 
-SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
+_SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
+_BETWEEN = 600.0  # seconds between two checkpoints
 _WARM = {"cuda": 5}  # calls before: graphs are recorded in the first of them
 _IMAGES = {"cuda": 500}  # at a time; a CPU is as fast on few
 _FEW = 16
@@ -37,19 +38,20 @@ _PACE = (
     "tf32",
     "compile",
     "cuda_graph",
-    "ema",
+    "more_ema",
 )
 
 
 def conditions(config: TrainConfig, feature: str, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """What rates are measured under: those of others are not taken for them."""
+    pace = {name: getattr(config, name) for name in _PACE}
     return {
         "device": device_name(device),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "ranks": ranks.count,
         "feature": feature,
-        "config": {name: getattr(config, name) for name in _PACE},
+        "config": pace | {"more_ema": list(config.more_ema)},  # as JSON gives it back
     }
 
 
@@ -88,13 +90,18 @@ def measure(
     }
 
 
-def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, weights: int, seeds: int, train: int) -> Work:
+def checkpoint_every(config: TrainConfig, rates: dict[str, Any]) -> int:
+    """Iterations between two checkpoints: ten minutes of them, and at most those of ``config``."""
+    return max(1, min(config.checkpoint_every, round(_BETWEEN / rates["training"]["seconds_per_iteration"])))
+
+
+def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, seeds: int, train: int) -> Work:
     """What there is to do for a plan of ``config`` and so many ``seeds``, at these rates."""
     return Work(
         config.iterations,
         config.batch_size,
         request.snapshot_every,
-        weights,
+        len(request.weights()),
         request.selection_images,
         request.samples,
         seeds,
@@ -145,7 +152,7 @@ def _paced(ranks: Ranks, device: torch.device, call: Callable[[int], Any]) -> fl
     call(warm)
     _wait(device)
     first = time.perf_counter() - began
-    more = int(ranks.told(str(min(_MOST, math.ceil(SECONDS / max(first, 1e-9)) - 1))))
+    more = int(ranks.told(str(min(_MOST, math.ceil(_SECONDS / max(first, 1e-9)) - 1))))
     for k in range(more):
         call(warm + 1 + k)
     _wait(device)
