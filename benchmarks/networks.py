@@ -158,8 +158,8 @@ def autocast(name: str, device: torch.device) -> AbstractContextManager:
 
 
 def precise(name: str, config: TrainConfig) -> TrainConfig:
-    """The config in the precision that the provider's name says, and recorded as a graph where it says so."""
-    return replace(config, precision=_precision(name), cuda_graph="graph" in name)
+    """The config in the precision that the provider's name says, in TF32 and recorded as a graph where it says so."""
+    return replace(config, precision=_precision(name), tf32="tf32" in name, cuda_graph="graph" in name)
 
 
 def _precision(name: str) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "evaluate_points",
     "event_files",
     "export",
+    "extraction",
     "flags",
     "heartbeat",
     "history",
@@ -44,6 +45,7 @@ __all__ = [
     "status",
     "terminal",
     "train",
+    "trained_run",
 ]
 
 

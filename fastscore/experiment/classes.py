@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,6 @@ from torch import Tensor, nn
 from .._core import checks
 from ..data import Data, ImageData
 from ..guidance import classifier_free
-from ..paths import PATHS
-from .build import make_sigmas
 from .config import TrainConfig
 
 EACH = "each"
@@ -82,18 +81,31 @@ class Asked:
         interval = {} if self.interval is None else {"guidance_interval": list(self.interval)}
         return {"label": self.label, "guidance": self.guidance, **interval}
 
-    def score(self, config: TrainConfig, network: nn.Module, first: int, size: int, device: torch.device) -> nn.Module:
-        """``network`` for the samples ``first`` to ``first`` + ``size``, called as it is."""
+    def score(
+        self,
+        config: TrainConfig,
+        score_fn: Callable[..., Tensor],
+        where: Any,
+        *,
+        first: int,
+        size: int,
+        device: torch.device,
+    ) -> Callable[..., Tensor]:
+        """``score_fn`` for the samples ``first`` to ``first`` + ``size``, called as it is.
+
+        Args:
+            config: of the run.
+            score_fn, where: from :func:`fastscore.experiment.scores.for_sampler`.
+            first, size, device: of the samples.
+        """
         if self.label is None:
-            return network
+            return score_fn
         if isinstance(self.label, int):
             label: int | Tensor = self.label
         else:
             label = torch.arange(first, first + size, device=device) % config.num_classes
-        how: dict[str, Any] = {}
-        if self.interval is not None:
-            how = {"interval": self.interval, "path": make_sigmas(config)}
-        return classifier_free(network, label, guidance=self.guidance, **how)
+        how = {} if self.interval is None else {"interval": self.interval, "path": where}
+        return classifier_free(score_fn, label, guidance=self.guidance, **how)
 
 
 def asked(
@@ -107,7 +119,7 @@ def asked(
 
     Raises:
         TypeError, ValueError: a label of a run without classes, or out of range; guidance without a label; an interval that
-            is none, or where the network is not told the noise.
+            is none.
     """
     for name, value in (("label", label), ("guidance", guidance), ("guidance_interval", interval)):
         if value is not None and not config.num_classes:
@@ -120,14 +132,8 @@ def asked(
         raise ValueError("label must be given with guidance (--label 7, or --label each), got none")
     weight = before.guidance if guidance is None else checks.number("guidance", guidance)
     interval = before.interval if interval is None else (float(interval[0]), float(interval[1]))
-    if interval is not None:
-        if not 0 <= interval[0] < interval[1]:
-            raise ValueError(f"guidance_interval must be (low, high) with 0 <= low < high, got {interval}")
-        if PATHS[config.path].continuous and config.model != "mlp":
-            raise ValueError(
-                f"guidance_interval must be left out on path {config.path!r}, where {config.model} is not told the noise, "
-                f"got {interval}; fastscore.guidance.classifier_free takes one there"
-            )
+    if interval is not None and not 0 <= interval[0] < interval[1]:
+        raise ValueError(f"guidance_interval must be (low, high) with 0 <= low < high, got {interval}")
     return Asked(label, weight, interval)
 
 

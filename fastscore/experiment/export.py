@@ -23,8 +23,8 @@ from .build import make_model, make_sigmas
 from .config import TrainConfig
 from .evaluate import METRICS
 from .original_config import to_yaml
-from .sample import TrainedRun, load_run
 from .sampler_options import options_of
+from .trained_run import TrainedRun, load_run
 
 WEIGHTS, CARD, ORIGINAL_CONFIG = "model.safetensors", "MODEL_CARD.md", "config.yml"
 
@@ -94,7 +94,7 @@ def export_safetensors(
         run: the run folder.
         out: the folder; made where it is not there.
         iteration: which checkpoint or snapshot, by its iteration; None: the last checkpoint.
-        weights: ``"ema"``, ``"ema-0.9999"``, ``"raw"`` or ``"auto"``, as for :func:`fastscore.experiment.sample.load_run`.
+        weights: ``"ema"``, ``"ema-0.9999"``, ``"raw"`` or ``"auto"``, as for :func:`fastscore.experiment.trained_run.load_run`.
         overwrite: replace files that are there.
 
     Returns:

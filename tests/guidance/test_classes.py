@@ -167,6 +167,31 @@ def test_samplers_take_guided_scores():
         assert (z.abs() < 4.5).all()  # the other mode is 3 away
 
 
+def test_the_number_of_classes_is_the_networks_own():
+    """Not that of a layer, which may mean another thing by it; through wrappers of torch's and ours it is found."""
+
+    class WithHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = Conditional()
+
+        def forward(self, x, sigma, class_labels=None):
+            return -x + class_labels[:, None]
+
+    assert guidance.with_label(WithHead(), 5)(X, SIGMA).allclose(5 - X)
+    assert guidance.with_label(WithHead(), 5).num_classes is None
+    converted = fs.as_score(Conditional(), kind="score", path=paths.edm(), conditioning="sigma")
+    told = guidance.classifier(Conditional(), log_prob)
+    for wrapped in (converted, nn.DataParallel(Conditional()), told, lambda x, c, class_labels: Conditional()):
+        known = 2 if isinstance(wrapped, nn.Module) else None
+        assert guidance.with_label(wrapped, 1).num_classes == known
+    with pytest.raises(ValueError, match="from 0 to 1, of 2 classes, got 2"):
+        guidance.with_label(converted, 2)
+    plain = guidance.classifier(Plain(), guidance.class_log_prob(Conditional(), 1))
+    with pytest.raises(ValueError, match="made without classes"):
+        guidance.with_label(plain, 1)
+
+
 class Plain(nn.Module):
     num_classes = None
 
