@@ -34,6 +34,7 @@ __all__ = [
     "learner",
     "learner_state",
     "limits",
+    "moments",
     "presets",
     "preview",
     "progress",

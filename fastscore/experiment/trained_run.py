@@ -35,6 +35,7 @@ class TrainedRun:
         sampler: which one draws, by default :func:`default_sampler`'s; given: values of its options that are no settings of ``config``.
         cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
         asked: the class that samples are asked to be of, and with what guidance.
+        folder: the run folder.
     """
 
     config: TrainConfig
@@ -50,6 +51,7 @@ class TrainedRun:
     given: Mapping[str, Any] = field(default_factory=dict)
     cuda_graph: bool | None = None
     asked: Asked = field(default_factory=Asked)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """The sampler of the config where none is given."""
@@ -126,6 +128,7 @@ def load_run(
         about.checksum(weights),
         computed_in,
         cuda_graph=cuda_graph,
+        folder=run,
     )
 
 
