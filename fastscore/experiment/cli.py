@@ -14,6 +14,7 @@ from .._core.errors import require
 from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
+from .cli_classifier import train_classifier
 from .cli_compare import compare_samplers
 from .cli_runs import export, import_, status
 from .cli_sampling import evaluate, sample
@@ -182,12 +183,13 @@ def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
     annotate_samplers(compare_samplers, tyro)
-    annotate_plain((compare_samplers, inspect, import_, export), tyro)
+    annotate_plain((compare_samplers, inspect, import_, export, train_classifier), tyro)
     return {
         "train": train,
         "sample": sample,
         "evaluate": evaluate,
         "compare-samplers": compare_samplers,
+        "train-classifier": train_classifier,
         "inspect": inspect,
         "status": status,
         "import": import_,
