@@ -172,6 +172,12 @@ def recorded(operator: Operator, function: Function, title: str, form: tuple, ma
     return found
 
 
+def main_kernel(operator: Operator, function: Function, title: str, form: tuple, mask: bool) -> Variant:
+    """The one kernel that moves tensors of the samples' size: beside it there may be one that adds partial sums."""
+    (variant,) = (v for v in recorded(operator, function, title, form, mask).values() if v.tensors_moved())
+    return variant
+
+
 def of_operator(operator: Operator) -> Iterator[tuple[str, Variant]]:
     """Each of an operator's kernels once, and the one that moves most tensors for other shapes and dtypes too."""
     if operator.name in ON_IMAGES:
@@ -180,13 +186,13 @@ def of_operator(operator: Operator) -> Iterator[tuple[str, Variant]]:
     known: dict[tuple, tuple[str, Function, str, Variant]] = {}
     for function in operator.functions():
         for title in function.examples(LONG[0], LONG[1], "cpu", 0):
-            (variant,) = recorded(operator, function, title, LONG, False).values()
+            variant = main_kernel(operator, function, title, LONG, False)
             name = f"{function.name}, {title}".rstrip(", ")
             known.setdefault(variant.code(), (name, function, title, variant))
     yield from ((name, variant) for name, _, _, variant in known.values())
     name, function, title, _ = max(known.values(), key=lambda entry: entry[3].tensors_moved())
     for form, what in (FORMS | (MORE_FORMS if operator.name == UPDATE else {})).items():
-        (variant,) = recorded(operator, function, title, what, form in MASKED).values()
+        variant = main_kernel(operator, function, title, what, form in MASKED)
         yield f"{name}, {form}", variant
 
 

@@ -81,7 +81,7 @@ def plan(rows: int, width: int, *, whole_rows: bool = False) -> tuple[tuple[int]
             "BLOCK": block,
             "QUADS": places,
             "PAD": 4 * quads - width,
-            "MASK": not full,
+            "MASK": not full or (whole_rows and places < block),  # there whatever the number of rows
             "WIDE": places == 0 and rows * quads + block > WIDE_FROM,
         },
         tiles,
@@ -147,6 +147,11 @@ def row_values(value: Tensor, x: Tensor) -> tuple[Tensor, bool]:
     if value.dtype != compute:
         value = value.to(compute)
     return (value.contiguous(), True) if value.dim() else (value, False)
+
+
+def aligned(x: Tensor) -> Tensor:
+    """A contiguous tensor, or its copy, at an address that 16 divides: one compiled kernel for all."""
+    return x.clone() if x.data_ptr() & 15 else x
 
 
 def contiguous(out: Tensor) -> Tensor:
