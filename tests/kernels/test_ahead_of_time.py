@@ -97,8 +97,9 @@ def test_machine_code(results, arch):
         elif name == f"{STENCIL}, channels_last":  # five of each of eight rows, for the four of its column
             assert row["loads"] == row["loads_128"] == 40 and row["stores"] == row["stores_128"] == 4
         elif name != ODD and not stencil and not name.endswith(NOT_FLOAT32):
-            # a thread has two quads: so many accesses of 128 bits, and no others of the tensors of the samples' size
-            wide = (2 * row["tensors_read"], 2 * row["tensors_written"])
+            # so many accesses of 128 bits as a thread has quads, and no others of the tensors of the samples' size
+            quads = row["elements_a_thread"] // 4
+            wide = (quads * row["tensors_read"], quads * row["tensors_written"])
             assert (row["loads_128"], row["stores_128"]) == wide, name
         if name in FMA:
             assert row["ptx_fma"] == FMA[name], name
