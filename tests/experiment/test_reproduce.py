@@ -612,3 +612,26 @@ def test_a_full_disk_says_how_to_go_on(archive, tmp_path, monkeypatch):
     with pytest.raises(CannotWrite, match="No space left on device; what was written stays") as error:
         run(request, tmp_path / "out")
     assert str(error.value).endswith(f"go on with: {request.command(tmp_path / 'out')}")
+
+
+# --- how far it is ---
+
+
+def test_status_says_the_stage(done, archive, tmp_path, capsys, monkeypatch):
+    cli.main(["status", str(done)])
+    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if not line.startswith(" "))
+    assert told["reproduces"].strip() == f"{done}: ncsnv2 on tiny" and told["state"].strip() == "done"
+    monkeypatch.setattr(
+        "fastscore.experiment.learner.Learner.iterate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    request, out = tiny(archive), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(request, out)
+    cli.main(["status", str(out)])
+    text = capsys.readouterr().out
+    assert f"at training; no process is at it: go on with: {request.command(out)}" in text
+    assert "training               0 of 4 iterations" in text and "checkpoint  none yet" in text
+    lock = Lock(out / ".lock")
+    cli.main(["status", str(out)])
+    assert "\nstate       at training\n" in capsys.readouterr().out
+    lock.release()
