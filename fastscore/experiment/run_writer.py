@@ -11,10 +11,11 @@ from typing import Any
 
 from .._core import files
 from .._core.errors import CannotWrite, NonFiniteLoss
-from . import checkpoint, history, learner_state
+from . import checkpoint, history, learner_state, moments
 from .config import TrainConfig
 from .learner import Learner, learning_rate
 from .presets import command_line
+from .scores import begins_about_the_mean
 
 
 class RunWriter:
@@ -38,6 +39,7 @@ class RunWriter:
     ):
         self._run, self._config, self._identity, self._lock = run, config, identity, lock
         self._command = command or command_line(config, run, "--resume")
+        self._begins_about_the_mean = begins_about_the_mean(config)
 
     def log(
         self,
@@ -75,6 +77,9 @@ class RunWriter:
             NonFiniteLoss: what it would hold is not finite. Others as :meth:`writing`.
         """
         with self._saving(learner, step):
+            if self._begins_about_the_mean:  # before the first checkpoint: what can be sampled has them
+                moments.keep(self._run, learner.data)
+                self._begins_about_the_mean = False
             saved = self._save(learner, step, learner_state.state(learner, step), seconds)
             checkpoint.prune(self._run, saved, identity=self._identity.run, keep=self._config.keep)
         return saved
