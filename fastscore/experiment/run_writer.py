@@ -11,10 +11,11 @@ from typing import Any
 
 from .._core import files
 from .._core.errors import CannotWrite, NonFiniteLoss
-from . import checkpoint, history, learner_state
+from . import checkpoint, history, learner_state, moments
 from .config import TrainConfig
 from .learner import Learner, learning_rate
 from .presets import command_line
+from .scores import begins_about_the_mean
 
 
 class RunWriter:
@@ -25,10 +26,20 @@ class RunWriter:
         config: what is trained there.
         identity: the run's.
         lock: of the folder.
+        command: which goes on with the run, for texts; None: that of ``fastscore train``.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, identity: checkpoint.Identity, lock: checkpoint.Lock):
+    def __init__(
+        self,
+        run: Path,
+        config: TrainConfig,
+        identity: checkpoint.Identity,
+        lock: checkpoint.Lock,
+        command: str | None = None,
+    ):
         self._run, self._config, self._identity, self._lock = run, config, identity, lock
+        self._command = command or command_line(config, run, "--resume")
+        self._begins_about_the_mean = begins_about_the_mean(config)
 
     def log(
         self,
@@ -66,6 +77,9 @@ class RunWriter:
             NonFiniteLoss: what it would hold is not finite. Others as :meth:`writing`.
         """
         with self._saving(learner, step):
+            if self._begins_about_the_mean:  # before the first checkpoint: what can be sampled has them
+                moments.keep(self._run, learner.data)
+                self._begins_about_the_mean = False
             saved = self._save(learner, step, learner_state.state(learner, step), seconds)
             checkpoint.prune(self._run, saved, identity=self._identity.run, keep=self._config.keep)
         return saved
@@ -112,8 +126,7 @@ class RunWriter:
             self._check_there()
             text = error if isinstance(error, CannotWrite) else files.cannot_write(error.filename or self._run, error)
             raise CannotWrite(
-                f"{text}; the checkpoints that were written stay. Once that is mended, go on "
-                f"with: {command_line(self._config, self._run, '--resume')}",
+                f"{text}; the checkpoints that were written stay. Once that is mended, go on with: {self._command}",
                 error.errno,
                 error.filename,
             ) from error

@@ -7,12 +7,13 @@ checkpoints/step_00001000/ with model.safetensors (the weights), ema.safetensors
 further ones ema-0.9999.safetensors),
 state.pt (optimizer, iteration, the scale of fp16; tensors and numbers only) and about.json (iteration, shape of a sample, config,
 versions, the run's identity, the time that training took, and the SHA-256 of each of these files and of itself). In
-snapshots/ lie weights alone in the same form, without state.pt; they stay. The empty file .lock is locked
+snapshots/ lie weights alone in the same form, without state.pt; they stay. moments.safetensors has the mean and the covariance
+of the data, where samples begin about them. The empty file .lock is locked
 while a process trains there.
 A checkpoint is written to a hidden folder, flushed to disk, and renamed: a folder named step_* is always whole.
 """
 
-from .files import CHANGES, CHECKPOINTS, CONFIG, IDENTITY, LOCK, METRICS, SAMPLES, SNAPSHOTS, clear_unfinished
+from .files import CHANGES, CHECKPOINTS, CONFIG, IDENTITY, LOCK, METRICS, MOMENTS, SAMPLES, SNAPSHOTS, clear_unfinished
 from .folder import (
     Identity,
     begin,
@@ -45,6 +46,7 @@ __all__ = [
     "IDENTITY",
     "LOCK",
     "METRICS",
+    "MOMENTS",
     "SAMPLES",
     "SNAPSHOTS",
     "About",

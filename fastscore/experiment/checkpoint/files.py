@@ -14,7 +14,8 @@ from typing import Any
 from ..config import parse_json
 
 CONFIG, IDENTITY, METRICS, CHANGES = "config.json", "run.json", "metrics.jsonl", "changes.jsonl"
-CHECKPOINTS, SNAPSHOTS, SAMPLES, LOCK = "checkpoints", "snapshots", "samples", ".lock"
+CHECKPOINTS, SNAPSHOTS, SAMPLES = "checkpoints", "snapshots", "samples"
+MOMENTS, LOCK = "moments.safetensors", ".lock"
 
 
 class NoChecksum(ValueError):

@@ -19,6 +19,7 @@ from .files import (
     CONFIG,
     IDENTITY,
     METRICS,
+    MOMENTS,
     SAMPLES,
     SNAPSHOTS,
     is_missing,
@@ -149,7 +150,7 @@ def check_free(run: Path) -> None:
         raise CheckpointError(
             f"{run} already holds a run: add --resume to go on with it, or choose another folder with --out"
         )
-    taken = [name for name in (METRICS, CHANGES) if name in names]
+    taken = [name for name in (METRICS, CHANGES, MOMENTS) if name in names]
     taken += [f"{name}/" for name in (CHECKPOINTS, SNAPSHOTS, SAMPLES) if name in names and not _empty(run / name)]
     if IDENTITY in names:  # a valid one is what is left of a run that was killed before it wrote its config
         try:
