@@ -43,7 +43,7 @@ def trained(iterations: int) -> tuple[torch.nn.Module, Tensor]:
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(settings, folder)
         trainer.train()
-    return trainer.ema.module.eval().requires_grad_(False), make_sigmas(settings)
+    return trainer.network.eval().requires_grad_(False), make_sigmas(settings)
 
 
 def ways(

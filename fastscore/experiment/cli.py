@@ -14,6 +14,7 @@ from .._core.errors import require
 from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
+from .cli_classifier import train_classifier
 from .cli_compare import compare_samplers
 from .cli_reproduce import reproduce
 from .cli_runs import export, import_, status
@@ -23,6 +24,7 @@ from .flags import annotate, annotate_plain, annotate_reproduce, annotate_sample
 from .inspect_command import inspect
 from .presets import PRESETS
 from .ranks import TIMEOUT, Ranks, joined, title
+from .reproduce.request import ABLE, Request
 
 _PREDICTED = {
     "score": "the score",
@@ -183,14 +185,15 @@ def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
     annotate_samplers(compare_samplers, tyro)
-    annotate_reproduce(reproduce, tyro)
-    annotate_plain((compare_samplers, inspect, import_, export), tyro)
+    annotate_reproduce(reproduce, Request, ABLE, tyro)
+    annotate_plain((compare_samplers, inspect, import_, export, train_classifier), tyro)
     return {
         "train": train,
         "sample": sample,
         "evaluate": evaluate,
         "compare-samplers": compare_samplers,
         "reproduce": reproduce,
+        "train-classifier": train_classifier,
         "inspect": inspect,
         "status": status,
         "import": import_,

@@ -89,6 +89,8 @@ class TrainConfig:
     """Sample with a moving average of the weights that forgets at this rate (0.999); 0 keeps none."""
     ema_warmup: bool = False
     """Let the average forget faster at first: at the rate min(ema, (1 + n) / (10 + n)) after n updates."""
+    more_ema: tuple[float, ...] = ()
+    """Rates of further moving averages, kept beside that of --ema: --weights ema-0.9999 samples with that of 0.9999."""
 
     sampler: str = DEFAULT
     """What draws samples where no other is asked for: a name in :data:`fastscore.samplers.SAMPLERS`; on a path of continuous t
@@ -124,6 +126,8 @@ class TrainConfig:
     """Iterations between two checkpoints."""
     keep: int = 3
     """How many of the last checkpoints stay on disk."""
+    snapshot_every: int = 0
+    """Iterations between two snapshots in snapshots/: weights alone, which stay on disk; 0 keeps none."""
     sample_every: int = 0
     """Iterations between two sample grids in samples/; 0 draws none while training."""
 
@@ -135,6 +139,12 @@ class TrainConfig:
         object.__setattr__(self, "objective_options", config_bounds.options(self))
         object.__setattr__(self, "path_options", path_bounds.options(self))
         path_bounds.check(self)
+
+    @property
+    def averages(self) -> dict[str, float]:
+        """The decays of the moving averages of the weights that a run keeps, by the names that ``--weights`` has for them."""
+        further = {f"ema-{decay}": decay for decay in self.more_ema}
+        return {"ema": self.ema, **further} if self.ema else {}
 
     def to_json(self) -> str:
         """One indented JSON object, one field per line."""
@@ -184,6 +194,7 @@ MAY_CHANGE = frozenset(
         "log_every",
         "checkpoint_every",
         "keep",
+        "snapshot_every",
         "sample_every",
         *SAMPLING,
     }

@@ -6,7 +6,6 @@ The tables of samplers, objectives and paths say what there is to choose from, a
 from __future__ import annotations
 
 import dataclasses
-import typing
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -64,10 +63,8 @@ def annotate_samplers(command: Any, tyro: Any) -> None:
     ]
 
 
-def annotate_reproduce(command: Any, tyro: Any) -> None:
-    """Write the annotations of ``fastscore reproduce``: its request's fields are flags, as are the options of samplers."""
-    command.__annotations__ |= {"options": flags(SAMPLERS, "sampler", tyro)}
-    request = typing.get_type_hints(command)["request"]
+def annotate_reproduce(command: Any, request: type, samplers: Mapping[str, Sampler], tyro: Any) -> None:
+    """Write the annotations of ``fastscore reproduce``: the fields of its ``request`` are flags, as are its samplers' options."""
     fields: dict[str, tuple[Any, str]] = {
         "hours": (float, "FLOAT"),
         "iterations": (int, "INT"),
@@ -78,11 +75,20 @@ def annotate_reproduce(command: Any, tyro: Any) -> None:
     }
     for name, (kind, metavar) in fields.items():
         request.__annotations__[name] = Annotated[kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+    for name in ("tf32", "compile", "cuda_graph"):
+        request.__annotations__[name] = Annotated[
+            bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
+        ]
+    about = "; ".join(f"{e.name}: {e.title} ({e.source}), {e.summary}" for e in samplers.values())
     request.__annotations__["sampler"] = Annotated[
-        Literal[tuple(SAMPLERS)], tyro.conf.arg(metavar=f"{{{','.join(SAMPLERS)}}}")
+        Literal[tuple(samplers)],  # known when it runs
+        tyro.conf.arg(help=f"What draws the samples. {about}.", metavar=f"{{{','.join(samplers)}}}"),
     ]
     request.__annotations__["sampler_options"] = tyro.conf.Suppress[dict[str, Any]]
-    command.__annotations__["request"] = Annotated[request, tyro.conf.arg(name="")]
+    command.__annotations__ |= {
+        "request": Annotated[request, tyro.conf.arg(name="")],
+        "options": flags(samplers, "sampler", tyro),
+    }
     annotate_plain((command,), tyro)
 
 
@@ -96,6 +102,7 @@ def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:
         "checkpoint": (int, "INT"),
         "label": (str, "LABEL"),
         "guidance": (float, "FLOAT"),
+        "classifier_scale": (float, "FLOAT"),
         "guidance_interval": (tuple[float, float], "FLOAT FLOAT"),
         "iteration": (int, "INT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),

@@ -216,6 +216,8 @@ def command_line(config: TrainConfig, run: str | Path, *options: str) -> str:
         flag = name.replace("_", "-")
         if isinstance(value, bool):
             words.append(f"--{flag}" if value else f"--no-{flag}")
+        elif isinstance(value, tuple):
+            words += [f"--{flag}", *map(str, value)]
         else:  # a word that begins with a dash, as -1e-05, would be taken for an option
             words += [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", str(value)]
     return shlex.join([*words, *options])

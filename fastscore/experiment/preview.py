@@ -8,7 +8,7 @@ from functools import partial
 from .._core.errors import NonFiniteSamples, NotConverged
 from ..evaluation.pictures import save_grid
 from ..rng import Philox
-from . import checkpoint
+from . import checkpoint, moments
 from .classes import Asked
 from .precision import for_sampling
 from .sample import draw
@@ -33,7 +33,9 @@ def save_preview(trainer: Trainer) -> None:
         network = for_sampling(trainer.network, config.precision)
         asked = Asked("each" if config.num_classes else None)
         guide = partial(asked.score, config, first=0, size=_IMAGES, device=trainer.device)
-        images = draw(config, network, (_IMAGES, *shape), Philox(config.seed), device=trainer.device, guide=guide)
+        about = partial(moments.of_run, config, trainer.run)
+        shape = (_IMAGES, *shape)
+        images = draw(config, network, shape, Philox(config.seed), device=trainer.device, guide=guide, about=about)
     except (NonFiniteSamples, NotConverged) as error:
         warnings.warn(f"no picture of iteration {step}: {error}", stacklevel=2)
         return

@@ -11,24 +11,35 @@ from typing import Any
 
 from .._core import files
 from .._core.errors import CannotWrite, NonFiniteLoss
-from . import checkpoint, history
+from . import checkpoint, history, learner_state, moments
 from .config import TrainConfig
 from .learner import Learner, learning_rate
 from .presets import command_line
+from .scores import begins_about_the_mean
 
 
 class RunWriter:
-    """Lines of metrics.jsonl and checkpoints, written while the folder is still this run's.
+    """Lines of metrics.jsonl, checkpoints and snapshots, written while the folder is still this run's.
 
     Args:
         run: the run folder.
         config: what is trained there.
         identity: the run's.
         lock: of the folder.
+        command: which goes on with the run, for texts; None: that of ``fastscore train``.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, identity: checkpoint.Identity, lock: checkpoint.Lock):
+    def __init__(
+        self,
+        run: Path,
+        config: TrainConfig,
+        identity: checkpoint.Identity,
+        lock: checkpoint.Lock,
+        command: str | None = None,
+    ):
         self._run, self._config, self._identity, self._lock = run, config, identity, lock
+        self._command = command or command_line(config, run, "--resume")
+        self._begins_about_the_mean = begins_about_the_mean(config)
 
     def log(
         self,
@@ -36,9 +47,13 @@ class RunWriter:
         step: int,
         grad_norm: float,
         images_per_second: float,
+        seconds: float | None,
         listener: Callable[[dict[str, Any]], None] | None = None,
     ) -> dict[str, Any]:
-        """Append the mean losses since the sums of ``learner`` were set to zero to metrics.jsonl; returns the line."""
+        """Append the mean losses since the sums of ``learner`` were set to zero to metrics.jsonl; returns the line.
+
+        ``seconds`` are those spent in iterations so far, over all resumes; None where that is not known.
+        """
         sums = learner.sums
         record = {
             "step": step,
@@ -47,6 +62,7 @@ class RunWriter:
             "lr": learning_rate(self._config, step - 1),
             "grad_norm": grad_norm,
             "images_per_second": images_per_second,
+            "seconds": seconds,
         }
         with self.writing():
             history.append(self._run / checkpoint.METRICS, record)
@@ -54,30 +70,46 @@ class RunWriter:
                 listener(record)
         return record
 
-    def save(self, learner: Learner, step: int) -> Path:
+    def save(self, learner: Learner, step: int, seconds: float | None) -> Path:
         """Write the checkpoint of iteration ``step``, and delete those that are too many by it.
 
         Raises:
             NonFiniteLoss: what it would hold is not finite. Others as :meth:`writing`.
         """
-        if not learner.finite():
+        with self._saving(learner, step):
+            if self._begins_about_the_mean:  # before the first checkpoint: what can be sampled has them
+                moments.keep(self._run, learner.data)
+                self._begins_about_the_mean = False
+            saved = self._save(learner, step, learner_state.state(learner, step), seconds)
+            checkpoint.prune(self._run, saved, identity=self._identity.run, keep=self._config.keep)
+        return saved
+
+    def save_snapshot(self, learner: Learner, step: int, seconds: float | None) -> Path:
+        """Write the snapshot of iteration ``step``: weights alone, which stay. Raises as :meth:`save`."""
+        with self._saving(learner, step):
+            return self._save(learner, step, None, seconds)
+
+    @contextmanager
+    def _saving(self, learner: Learner, step: int) -> Iterator[None]:
+        if not learner_state.finite(learner):
             raise NonFiniteLoss(
                 f"the weights at iteration {step}, or the optimizer's averages of their "
                 f"gradients, are not finite and were not saved; {self.way_on()}"
             )
         with self.writing():
-            saved = checkpoint.save(
-                self._run,
-                step,
-                learner.model.state_dict(),
-                learner.ema.module.state_dict() if learner.ema is not None else None,
-                learner.state(step),
-                shape=tuple(learner.data.shape),
-                identity=self._identity.run,
-                config=self._config,
-            )
-            checkpoint.prune(self._run, saved, identity=self._identity.run, keep=self._config.keep)
-        return saved
+            yield
+
+    def _save(self, learner: Learner, step: int, state: dict[str, Any] | None, seconds: float | None) -> Path:
+        return checkpoint.save(
+            self._run,
+            step,
+            learner_state.weights(learner),
+            state,
+            shape=tuple(learner.data.shape),
+            identity=self._identity.run,
+            config=self._config,
+            seconds=seconds,
+        )
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -94,8 +126,7 @@ class RunWriter:
             self._check_there()
             text = error if isinstance(error, CannotWrite) else files.cannot_write(error.filename or self._run, error)
             raise CannotWrite(
-                f"{text}; the checkpoints that were written stay. Once that is mended, go on "
-                f"with: {command_line(self._config, self._run, '--resume')}",
+                f"{text}; the checkpoints that were written stay. Once that is mended, go on with: {self._command}",
                 error.errno,
                 error.filename,
             ) from error

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,8 @@ from .._core import checks, graphs
 from .._core.errors import NonFiniteSamples
 from ..rng import Philox
 from ..samplers import SAMPLERS, Callback, Trajectory
-from . import limits, sample_folder
+from . import limits, moments, sample_folder
 from .acceleration import deterministic, tf32
-from .build import moments_of_data
 from .config import TrainConfig
 from .progress import progress_bar
 from .ranks import ALONE, Ranks
@@ -44,6 +44,7 @@ def draw(
     callback: Callback | None = None,
     cuda_graph: bool | None = None,
     guide: Callable[[Callable[..., Tensor], Any], Callable[..., Tensor]] | None = None,
+    about: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
 
@@ -56,6 +57,7 @@ def draw(
         trajectory, callback: as for :func:`fastscore.samplers.annealed_langevin`.
         cuda_graph: as :class:`fastscore.experiment.trained_run.TrainedRun` has it.
         guide: makes of the score, and of the noise levels or the path that it is called with, the score that draws.
+        about: gives the moments of the training data, for samplers that begin about them; None: they are found from the data.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
@@ -68,7 +70,7 @@ def draw(
     if cuda_graph is None:
         cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
     centred = entry.centred and options.get("start") == "normal" and begins_about_the_mean(config)
-    about = moments_of_data(config) if centred else {}
+    begun = {} if not centred else moments.moments_of_data(config) if about is None else about()
     with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
@@ -80,7 +82,7 @@ def draw(
             device=device,
             trajectory=trajectory,
             callback=callback,
-            **about,
+            **begun,
             cuda_graph=cuda_graph,
         )
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
@@ -130,12 +132,13 @@ def batches(
     trajectory: Trajectory | None = None,
     ranks: Ranks = ALONE,
     first: int = 0,
+    strict: bool = True,
 ) -> Iterator[Tensor]:
     """The samples of :func:`sample`, batch by batch as they are drawn, from the ``first`` on. Its arguments are checked at the
     call.
 
     Of several ``ranks`` each draws whole batches, by turns, so that they are one process's bit for bit; rank 0 is given all
-    of them, the others none.
+    of them, the others none. A batch with samples that are not finite is an error, or where not ``strict`` all NaN.
     """
     config = trained.config
     limits.check_num(checks.integer("first", first, low=0) + checks.integer("num", num, low=1))
@@ -155,9 +158,18 @@ def batches(
         own = len(range(0, len(firsts), ranks.count))  # batches, of rank 0
         total = None if updates is None else own * updates
         bar = progress_bar(total, desc="sampling", unit="step") if progress and ranks.leads else None
+        about = cache(partial(moments.of_run, config, trained.folder))
 
         def make(k: int) -> Tensor:
             size = min(batch_size, end - firsts[k])
+            try:
+                return drawn_batch(k, size)
+            except NonFiniteSamples:
+                if strict:
+                    raise
+                return torch.full((size, *trained.shape), math.nan)
+
+        def drawn_batch(k: int, size: int) -> Tensor:
             guide = partial(trained.asked.score, config, first=firsts[k], size=size, device=trained.device)
             return (
                 draw(
@@ -172,6 +184,7 @@ def batches(
                     callback=None if bar is None else lambda step, x: bar.update(),
                     cuda_graph=trained.cuda_graph,
                     guide=guide,
+                    about=about,
                 )
                 .float()
                 .cpu()

@@ -14,15 +14,13 @@ from torch import Tensor, nn
 
 from .._core import checks, graphs
 from ..samplers import SAMPLERS, Sampler
-from . import checkpoint
+from . import checkpoint, classifier_folder
 from .acceleration import compiled
 from .build import make_model, pick_device, placed
 from .classes import Asked, asked
 from .config import TrainConfig
 from .precision import PRECISIONS, check, for_sampling, resolve
 from .sampler_options import default_sampler, options_of
-
-WEIGHTS = ("auto", "ema", "raw")
 
 
 @dataclass(frozen=True)
@@ -32,11 +30,12 @@ class TrainedRun:
     Attributes:
         config: the settings that it was trained with, and is sampled with where a sampler's option is one of them.
         network: in eval mode, with weights in float32; shape: of a sample; device: where the network is; iteration: the checkpoint's.
-        weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
+        weights: "raw", or the name of their moving average: "ema", "ema-0.9999". identity: the run's random number. sha256: of the weights' file.
         precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
         sampler: which one draws, by default :func:`default_sampler`'s; given: values of its options that are no settings of ``config``.
         cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
         asked: the class that samples are asked to be of, and with what guidance.
+        folder: the run folder that it was loaded from, where its classifier and its data's moments are.
     """
 
     config: TrainConfig
@@ -52,6 +51,7 @@ class TrainedRun:
     given: Mapping[str, Any] = field(default_factory=dict)
     cuda_graph: bool | None = None
     asked: Asked = field(default_factory=Asked)
+    folder: Path | None = None
 
     def __post_init__(self) -> None:
         """The sampler of the config where none is given."""
@@ -87,26 +87,21 @@ def load_run(
     Args:
         run: the run folder.
         device: where the network is put.
-        weights: ``"ema"``, the moving average; ``"raw"``, the weights as the optimizer left them; ``"auto"``, the
-            moving average where the run keeps one.
-        iteration: which checkpoint, by its iteration; None: the last.
+        weights: ``"ema"``, the moving average; ``"ema-0.9999"``, a further one that the run keeps; ``"raw"``, the weights as the
+            optimizer left them; ``"auto"``, the moving average where the run keeps one.
+        iteration: which checkpoint or snapshot, by its iteration; None: the last checkpoint.
         precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, as ``TrainConfig.precision``; None: the run's.
         cuda_graph: whether a sampler's updates are CUDA graphs; None: as the run was trained, where the device and the sampler
             have such.
 
     Raises:
         CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.
-        ValueError: ``"ema"`` of a run that keeps none; ``"fp16"`` on a device that does not multiply it; ``cuda_graph`` on one
+        ValueError: a moving average that the run does not keep; ``"fp16"`` on a device that does not multiply it; ``cuda_graph`` on one
             that has no graphs.
     """
     run = Path(run)
-    checks.one_of("weights", weights, WEIGHTS)
     config = checkpoint.read_config(run)
-    if weights == "ema" and not config.ema:
-        raise ValueError(
-            f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), got 'ema'"
-        )
-    weights = "ema" if config.ema and weights != "raw" else "raw"
+    weights = _weights_of(run, config, weights)
     chosen = pick_device(device)
     computed_in = resolve(config, chosen) if precision is None else checks.one_of("precision", precision, PRECISIONS)
     check(computed_in, chosen)
@@ -114,7 +109,7 @@ def load_run(
         graphs.check("cuda_graph", cuda_graph, chosen)
 
     def read(folder: Path) -> tuple[Path, checkpoint.About, dict[str, Tensor]]:
-        return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
+        return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, weights)
 
     folder, about, values = (
         checkpoint.from_latest(run, read) if iteration is None else read(checkpoint.of_iteration(run, iteration))
@@ -130,10 +125,22 @@ def load_run(
         about.step,
         weights,
         about.run,
-        about.checksum(ema=weights == "ema"),
+        about.checksum(weights),
         computed_in,
         cuda_graph=cuda_graph,
+        folder=run,
     )
+
+
+def _weights_of(run: Path, config: TrainConfig, weights: str) -> str:
+    """The name of the weights that ``weights`` asks a run for: ``raw``, or that of a moving average."""
+    if weights == "auto":
+        return "ema" if config.averages else "raw"
+    if not config.averages and (weights == "ema" or str(weights).startswith("ema-")):
+        raise ValueError(
+            f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), got {weights!r}"
+        )
+    return checks.one_of("weights", weights, ("auto", *config.averages, "raw"))
 
 
 def with_sampling(
@@ -143,6 +150,7 @@ def with_sampling(
     label: int | str | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    classifier_scale: float | None = None,
     **options: Any,
 ) -> TrainedRun:
     """``trained`` with another sampler, or other values of its options, or asked for a class.
@@ -150,13 +158,17 @@ def with_sampling(
     Args:
         trained: from :func:`load_run`; not changed.
         sampler: a key of :data:`fastscore.samplers.SAMPLERS`; None: as ``trained`` has it.
-        label: the class of all samples, from 0; ``"each"``: sample k is of class k mod K. Of a network with classes.
+        label: the class of all samples, from 0; ``"each"``: sample k is of class k mod K. Of a network with classes, or with
+            ``classifier_scale``.
         guidance: w of :func:`fastscore.guidance.classifier_free`; by default 1, the network's score of that class.
         guidance_interval: (low, high), the noise sigma / alpha at which w holds; elsewhere it is 1.
+        classifier_scale: of :func:`fastscore.guidance.classifier`, of a network without classes, by the classifier in the run
+            folder (:func:`fastscore.experiment.classifier.train_classifier`).
         options: values of the sampler's options; those that are None stay as they are.
 
     Raises:
         TypeError, ValueError: an unknown sampler, a value out of its range, or an option that the sampler does not take.
+        CheckpointError: the run folder has no classifier, a damaged one, or one of other data or noise.
     """
     sampler = trained.sampler if sampler is None else checks.one_of("sampler", sampler, SAMPLERS)
     given = {name: value for name, value in options.items() if value is not None}
@@ -164,7 +176,22 @@ def with_sampling(
     config = dataclasses.replace(trained.config, **{setting: given[name] for name, setting in settings.items()})
     kept = trained.given if sampler == trained.sampler else {}
     others = {name: value for name, value in given.items() if name not in settings}
-    classes = asked(config, label, guidance, guidance_interval, trained.asked)
+    classes = trained.asked
+    if classifier_scale is not None and classes.classifier is None:
+        classes = _with_classifier(trained, classifier_scale)
+    classes = asked(config, label, guidance, guidance_interval, classes, classifier_scale)
     changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
     options_of(config, sampler, changed.given)  # which says what is wrong
     return changed
+
+
+def _with_classifier(trained: TrainedRun, scale: float) -> Asked:
+    """What is asked of ``trained``, with the classifier of its run folder."""
+    if trained.config.num_classes:
+        raise ValueError(
+            f"classifier_scale must be left out for a network of classes, got {scale!r}: guidance (--guidance) is its own"
+        )
+    if trained.folder is None:
+        raise ValueError(f"classifier_scale must be left out for a run that load_run did not load, got {scale!r}")
+    network, checksum = classifier_folder.read(trained.folder, trained.config)
+    return dataclasses.replace(trained.asked, classifier=network.to(trained.device), checksum=checksum)

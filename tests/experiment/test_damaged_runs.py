@@ -172,7 +172,7 @@ def test_damaged_state_is_refused_on_resume(damage, message, run):
 @pytest.mark.parametrize(
     "damage, read",
     [
-        (truncate("model.safetensors"), lambda folder: checkpoint.read_weights(folder, ema=False)),
+        (truncate("model.safetensors"), lambda folder: checkpoint.read_weights(folder, "raw")),
         (truncate("state.pt"), checkpoint.read_state),
         (with_state(None, {}), checkpoint.read_state),
         (lambda run: (checkpoint.latest(run) / "state.pt").unlink(), checkpoint.read_state),

@@ -17,8 +17,10 @@ from ..sampler_options import options_of
 
 #: The word for the data set that needs no files.
 PHOTOS = "photos"
-#: The samplers that ``--dry-run`` lists, with options by which they draw in few evaluations.
-OFFERED: dict[str, dict[str, Any]] = {
+#: The samplers that there are: those whose samples do not decide how many evaluations they take, from which hours are planned.
+ABLE = {name: entry for name, entry in SAMPLERS.items() if not entry.cost.startswith("as many as the tolerance takes")}
+#: Those that ``--dry-run`` lists, with options by which they draw in few evaluations.
+_OFFERED: dict[str, dict[str, Any]] = {
     RECIPE: {},
     "dpm_sde": {"steps": 50},
     "ddim": {"steps": 100},
@@ -37,8 +39,7 @@ class Request:
     """
 
     data: str
-    """What to train on: a folder that holds cifar-10-batches-py or cifar-10-batches-bin (or is it), a folder of images, a .npz
-    file, or the word photos: crops of two photographs that come with scikit-learn."""
+    """Folder that holds cifar-10-batches-py or -bin, or images; or a .npz file; or the word photos, which needs no files."""
     model: Literal["ncsn", "ncsnv2"] = "ncsnv2"
     """Whose recipe: ncsn (Song & Ermon 2019) or ncsnv2 (Song & Ermon 2020)."""
     hours: float | None = None
@@ -63,6 +64,8 @@ class Request:
     cuda_graph: bool = False
     """On a GPU, record an iteration as a CUDA graph and replay it: the same weights, with less work for the host."""
 
+    more_ema: tuple[float, ...] = ()
+    """Rates of further moving averages of the weights (0.9999), which are compared at each snapshot beside the recipe's."""
     snapshot_every: int = 5000
     """Iterations between two snapshots of the weights, among which the best is chosen."""
     selection_images: int = 1000
@@ -76,9 +79,12 @@ class Request:
     sampler_options: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """Values of its options, by name."""
     feature: Literal["auto", "inception", "pixels"] = "auto"
-    """What distances are measured on: inception, as published FIDs are, or pixels. auto: inception for CIFAR-10, else pixels."""
+    """What distances are measured on: inception, as published FIDs are, or pixels. auto: inception for CIFAR-10 and with
+    --inception, else pixels."""
     inception: Path | None = None
-    """The file of Inception's weights; by default where fastscore evaluate looks for it."""
+    """The file of Inception's weights; by default where torch hub keeps it (fastscore doctor says where)."""
+    inception_checksum: bool = True
+    """Take only the published file of them; --no-inception-checksum: others too, and no distance is a FID then."""
     checksum: bool = True
     """Take only the published files of CIFAR-10; --no-checksum: other images in the same form too."""
 
@@ -94,21 +100,44 @@ class Request:
             raise ValueError(f"hours must be above 0 and finite, got {self.hours}")
         if self.hours is not None and self.iterations is not None:
             raise ValueError(f"iterations must be left out with hours, which choose them, got {self.iterations}")
-        checks.one_of("sampler", self.sampler, SAMPLERS)
-        if SAMPLERS[self.sampler].needs is not None or self.sampler in ("adaptive_ode", "gotta_go_fast"):
-            raise ValueError(
-                f"sampler must be one whose number of evaluations is known beforehand, got {self.sampler!r}"
-            )
+        checks.one_of("sampler", self.sampler, ABLE)
+        object.__setattr__(self, "more_ema", tuple(self.more_ema))
 
     @property
     def recipe(self) -> TrainConfig:
         """The preset."""
         return preset(f"cifar10-{self.model}")
 
-    def options(self) -> dict[str, Any]:
-        """The values of the sampler's options: those given, or else the ones that it is offered with."""
-        given = OFFERED.get(self.sampler, {}) | self.sampler_options
-        return options_of(self.config("cifar10", "data", "auto"), self.sampler, given)
+    def options(self, sampler: str | None = None) -> dict[str, Any]:
+        """The values of the options of a sampler, by default of the one asked for: those given, or else :meth:`offered`'s.
+
+        Raises:
+            TypeError, ValueError: one out of its range, or that the sampler does not take, or an NCSN asked between its levels.
+        """
+        config, sampler = self.config("cifar10", "data", "auto"), sampler or self.sampler
+        options = options_of(config, sampler, self.offered()[sampler])
+        asked = SAMPLERS[sampler].between(options) or options.get("steps", 0) > config.num_levels
+        if self.model == "ncsn" and asked and not options["interpolate"]:
+            raise ValueError(
+                f"interpolate must be True (--interpolate) for an ncsn, which knows its {config.num_levels} noise levels "
+                f"alone, with sampler {sampler!r} and steps={options['steps']}, got False"
+            )
+        return options
+
+    def offered(self) -> dict[str, dict[str, Any]]:
+        """The samplers that are worth a look, the one asked for first, and the options that are not their defaults."""
+        between = {"interpolate": True} if self.model == "ncsn" else {}
+        usual = {name: given | (between if "steps" in given else {}) for name, given in _OFFERED.items()}
+        return {self.sampler: usual.get(self.sampler, {}) | self.sampler_options} | {
+            name: given for name, given in usual.items() if name != self.sampler
+        }
+
+    def evaluations(self, config: TrainConfig, sampler: str | None = None) -> int:
+        """Of the network of ``config``, for each sample, by a sampler; by default by the one asked for."""
+        name = sampler or self.sampler
+        found = SAMPLERS[name].evaluations(config.num_levels, self.options(name))
+        assert found is not None  # it is in ABLE
+        return found
 
     def config(self, data: str, data_dir: str, device: str) -> TrainConfig:
         """What is trained: the recipe with what departs from it, before hours are counted.
@@ -127,10 +156,21 @@ class Request:
             data=data,
             data_dir=data_dir,
             device=device,
+            **self._averages(),
+            snapshot_every=self.snapshot_every,
+            checkpoint_every=min(self.snapshot_every, self.recipe.checkpoint_every),
             sample_every=0,
-            checkpoint_every=self.snapshot_every,
-            keep=1_000_000,
         )
+
+    def _averages(self) -> dict[str, Any]:
+        """The moving averages that are kept: the recipe's where it has one, and further ones."""
+        first, *further = [*filter(None, [self.recipe.ema]), *self.more_ema] or [0.0]
+        return {"ema": first, "more_ema": tuple(further)}
+
+    def weights(self) -> tuple[str, ...]:
+        """Which weights of a snapshot are compared, by the names that ``--weights`` has for them: the recipe's first."""
+        averages = tuple(self.config("cifar10", "data", "auto").averages)
+        return averages if self.recipe.ema else ("raw", *averages)
 
     def departures(self, config: TrainConfig) -> list[str]:
         """What of ``config`` and of the request is not the recipe's, in words."""
@@ -151,6 +191,8 @@ class Request:
             found += [
                 f"{name} {options[name]} in place of {recipe[name]}" for name in recipe if options[name] != recipe[name]
             ]
+        if not self.inception_checksum:
+            found.append("checksum of Inception's weights not checked")
         if not self.checksum:
             found.append("checksums of the data not checked")
         usual = {field.name: field.default for field in dataclasses.fields(self)}
@@ -168,9 +210,12 @@ class Request:
             value = getattr(self, field.name)
             if field.name in ("data", "sampler_options") or value == field.default:
                 continue
-            words += _flag(field.name, value)
+            if isinstance(value, tuple):
+                words += [f"--{field.name.replace('_', '-')}", *map(str, value)]
+            else:
+                words += flag(field.name, value)
         for name, value in self.sampler_options.items():
-            words += _flag(name, value)
+            words += flag(name, value)
         return shlex.join(words)
 
     def to_json(self) -> dict[str, Any]:
@@ -184,8 +229,13 @@ class Request:
         return cls(**values | {"inception": None if inception is None else Path(inception)})
 
 
-def _flag(name: str, value: Any) -> list[str]:
-    flag = name.replace("_", "-")
+def flag(name: str, value: Any) -> list[str]:
+    """The words of a command line that give an option a value.
+
+    >>> flag("steps_per_level", 5), flag("denoise", False), flag("eta", -1.0)
+    (['--steps-per-level', '5'], ['--no-denoise'], ['--eta=-1.0'])
+    """
+    word = "--" + name.replace("_", "-")
     if isinstance(value, bool):
-        return [f"--{flag}" if value else f"--no-{flag}"]
-    return [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", str(value)]
+        return [word if value else f"--no-{word[2:]}"]
+    return [f"{word}={value}"] if str(value).startswith("-") else [word, str(value)]

@@ -12,7 +12,6 @@ import torch
 
 from ...data import ImageData, to_float
 from ...evaluation.features import Features
-from ...samplers import SAMPLERS
 from ..acceleration import compiled, deterministic, tf32
 from ..compare import device_name
 from ..config import TrainConfig
@@ -20,11 +19,11 @@ from ..learner import Learner
 from ..precision import for_sampling, resolve
 from ..ranks import Ranks
 from ..sample_folder import versions
-from ..sampler_options import options_of
 from .hours import Work
-from .request import OFFERED, Request
+from .request import Request, flag
 
 _SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
+_BETWEEN = 600.0  # seconds between two checkpoints
 _WARM = {"cuda": 5}  # calls before: graphs are recorded in the first of them
 _IMAGES = {"cuda": 500}  # at a time; a CPU is as fast on few
 _FEW = 16
@@ -39,19 +38,20 @@ _PACE = (
     "tf32",
     "compile",
     "cuda_graph",
-    "ema",
+    "more_ema",
 )
 
 
 def conditions(config: TrainConfig, feature: str, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """What rates are measured under: those of others are not taken for them."""
+    pace = {name: getattr(config, name) for name in _PACE}
     return {
         "device": device_name(device),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "ranks": ranks.count,
         "feature": feature,
-        "config": {name: getattr(config, name) for name in _PACE},
+        "config": pace | {"more_ema": list(config.more_ema)},  # as JSON gives it back
     }
 
 
@@ -90,13 +90,18 @@ def measure(
     }
 
 
-def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, weights: int, seeds: int, train: int) -> Work:
+def checkpoint_every(config: TrainConfig, rates: dict[str, Any]) -> int:
+    """Iterations between two checkpoints: ten minutes of them, and at most those of ``config``."""
+    return max(1, min(config.checkpoint_every, round(_BETWEEN / rates["training"]["seconds_per_iteration"])))
+
+
+def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, seeds: int, train: int) -> Work:
     """What there is to do for a plan of ``config`` and so many ``seeds``, at these rates."""
     return Work(
         config.iterations,
         config.batch_size,
         request.snapshot_every,
-        weights,
+        len(request.weights()),
         request.selection_images,
         request.samples,
         seeds,
@@ -105,22 +110,6 @@ def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, weight
         rates["evaluation"]["images_per_second"],
         rates["features"]["images_per_second"],
     )
-
-
-def evaluations(config: TrainConfig, sampler: str, given: dict[str, Any]) -> int:
-    """Of the network, for each sample."""
-    found = SAMPLERS[sampler].evaluations(config.num_levels, options_of(config, sampler, given))
-    assert found is not None  # a request has no other samplers
-    return found
-
-
-def offered(config: TrainConfig, request: Request) -> dict[str, int]:
-    """The samplers that the table lists and the evaluations that they take, the one asked for first."""
-    found = {request.sampler: evaluations(config, request.sampler, request.options())}
-    for name, given in OFFERED.items():
-        if name not in found:
-            found[name] = evaluations(config, name, given)
-    return found
 
 
 def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
@@ -137,21 +126,16 @@ def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
         "",
         f"training, {config.iterations:,} iterations of {config.batch_size}: {_hours(cells['training', None])} hours",
         "",
-        f"{'--sampler':<24} {'evaluations':>11} {'selection':>10} {'samples':>10} {'all':>10}   hours",
+        f"{'--sampler':<32} {'evaluations':>11} {'selection':>10} {'samples':>10} {'all':>10}   hours",
     ]
     for (what, name), row in cells.items():
         if what == "selection":
-            options = "".join(f" --{key} {value}" for key, value in _shown(request, name).items())
+            options = [word for key, value in request.offered()[name].items() for word in flag(key, value)]
             three = " ".join(f"{_hours(cells[part, name]):>10}" for part in ("selection", "samples", "all"))
-            lines.append(f"{name + options:<24} {row['evaluations']:>11,} {three}")
+            lines.append(f"{' '.join([name, *options]):<32} {row['evaluations']:>11,} {three}")
     selected, drawn = (cells[what, request.sampler]["images"] for what in ("selection", "samples"))
     lines.append(f"\nselection: {selected:,} samples; samples: {drawn:,}, with their features")
     return "\n".join(lines)
-
-
-def _shown(request: Request, name: str) -> dict[str, Any]:
-    given = OFFERED.get(name, {})
-    return given | request.sampler_options if name == request.sampler else given
 
 
 def _hours(row: dict[str, Any]) -> str:
