@@ -11,6 +11,8 @@ __all__ = [
     "build",
     "checkpoint",
     "classes",
+    "classifier",
+    "classifier_folder",
     "compare",
     "compare_cells",
     "compare_report",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from torch import Tensor, nn
 
 from .._core import checks
 from ..data import Data, ImageData
-from ..guidance import classifier_free
+from ..guidance import class_log_prob, classifier, classifier_free
+from ..models import NoiseClassifier
 from .config import TrainConfig
 
 EACH = "each"
@@ -59,16 +61,21 @@ class Asked:
         label: a class, for all samples; ``"each"``: sample k is of class k mod K; None: none.
         guidance: w of classifier-free guidance.
         interval: of the noise sigma / alpha, in which w holds; None: everywhere.
+        classifier: of noisy samples, for a network without classes, by whose gradient they are guided; scale: of that;
+            checksum: SHA-256 of its weights.
     """
 
     label: int | str | None = None
     guidance: float = 1.0
     interval: tuple[float, float] | None = None
+    classifier: NoiseClassifier | None = None
+    scale: float = 1.0
+    checksum: str | None = None
 
     @property
     def evaluations(self) -> int | None:
-        """How often the network is evaluated where a score is asked for; None: that depends on the noise."""
-        if self.label is None or self.guidance == 1:
+        """How often the network is evaluated where a score is asked for (and no classifier); None: that depends on the noise."""
+        if self.label is None or self.classifier is not None or self.guidance == 1:
             return 1
         if self.interval is not None:
             return None
@@ -78,6 +85,8 @@ class Asked:
         """By name, for reports; nothing where no class is asked for."""
         if self.label is None:
             return {}
+        if self.classifier is not None:
+            return {"label": self.label, "classifier_scale": self.scale, "classifier_sha256": self.checksum}
         interval = {} if self.interval is None else {"guidance_interval": list(self.interval)}
         return {"label": self.label, "guidance": self.guidance, **interval}
 
@@ -103,7 +112,10 @@ class Asked:
         if isinstance(self.label, int):
             label: int | Tensor = self.label
         else:
-            label = torch.arange(first, first + size, device=device) % config.num_classes
+            known = config.num_classes if self.classifier is None else self.classifier.num_classes
+            label = torch.arange(first, first + size, device=device) % known
+        if self.classifier is not None:
+            return classifier(score_fn, class_log_prob(self.classifier, label, path=where), scale=self.scale)
         how = {} if self.interval is None else {"interval": self.interval, "path": where}
         return classifier_free(score_fn, label, guidance=self.guidance, **how)
 
@@ -114,18 +126,25 @@ def asked(
     guidance: float | None,
     interval: tuple[float, float] | None,
     before: Asked,
+    scale: float | None = None,
 ) -> Asked:
-    """``before`` with what is given, once it is known to be right for the run.
+    """``before`` with what is given, once it is known to be right for the run; ``scale``: of the classifier of ``before``.
 
     Raises:
-        TypeError, ValueError: a label of a run without classes, or out of range; guidance without a label; an interval that
-            is none.
+        TypeError, ValueError: a label of a run without classes and classifier, or out of range; guidance without a label, or
+            beside a classifier; an interval that is none.
     """
+    if before.classifier is not None:
+        return _by_classifier(before, label, guidance, interval, scale)
     for name, value in (("label", label), ("guidance", guidance), ("guidance_interval", interval)):
         if value is not None and not config.num_classes:
+            by_classifier = (
+                "by a classifier of the run: fastscore train-classifier RUN, and --label 7 --classifier-scale 2"
+            )
             raise ValueError(
                 f"{name} must be left out for a network that was trained without classes, got {value!r}; a preset with "
-                "them is digits-conditional, and any labelled data set trains one with --num-classes"
+                "them is digits-conditional, and any labelled data set trains one with --num-classes; or it is guided "
+                f"{by_classifier}"
             )
     label = before.label if label is None else _label(label, config.num_classes)
     if label is None and (guidance is not None or interval is not None):
@@ -135,6 +154,18 @@ def asked(
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise ValueError(f"guidance_interval must be (low, high) with 0 <= low < high, got {interval}")
     return Asked(label, weight, interval)
+
+
+def _by_classifier(before: Asked, label: Any, guidance: Any, interval: Any, scale: float | None) -> Asked:
+    assert before.classifier is not None
+    for name, value in (("guidance", guidance), ("guidance_interval", interval)):
+        if value is not None:
+            raise ValueError(f"{name} must be left out where a classifier guides (classifier_scale), got {value!r}")
+    label = before.label if label is None else _label(label, before.classifier.num_classes)
+    if label is None:
+        raise ValueError("label must be given with classifier_scale (--label 7, or --label each), got none")
+    scale = before.scale if scale is None else checks.number("classifier_scale", scale)
+    return dataclasses.replace(before, label=label, scale=scale)
 
 
 def _label(label: int | str, num_classes: int) -> int | str:

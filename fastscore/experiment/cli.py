@@ -14,6 +14,7 @@ from .._core.errors import require
 from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
+from .cli_classifier import train_classifier
 from .cli_compare import compare_samplers
 from .cli_reproduce import reproduce
 from .cli_runs import export, import_, status
@@ -185,13 +186,14 @@ def _commands(tyro: Any) -> dict[str, Any]:
     annotate(train, sample, evaluate, tyro)
     annotate_samplers(compare_samplers, tyro)
     annotate_reproduce(reproduce, Request, ABLE, tyro)
-    annotate_plain((compare_samplers, inspect, import_, export), tyro)
+    annotate_plain((compare_samplers, inspect, import_, export, train_classifier), tyro)
     return {
         "train": train,
         "sample": sample,
         "evaluate": evaluate,
         "compare-samplers": compare_samplers,
         "reproduce": reproduce,
+        "train-classifier": train_classifier,
         "inspect": inspect,
         "status": status,
         "import": import_,

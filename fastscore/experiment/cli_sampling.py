@@ -21,6 +21,7 @@ def sample(
     label: str | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    classifier_scale: float | None = None,
     weights: str = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -46,10 +47,12 @@ def sample(
         seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
         sampler: which one draws; by default the run's own.
         label: The class of the samples, 0 to K - 1, or each: sample k is of class k mod K. Of a run that was trained with
-            classes (digits-conditional); without it no class is asked for.
+            classes (digits-conditional), or with --classifier-scale; without it no class is asked for.
         guidance: How strongly, w of classifier-free guidance: 0 not at all, 1 as learned, more for samples that are surer
             of their class and less varied.
         guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
+        classifier_scale: Of a run without classes, how strongly the classifier that fastscore train-classifier made of it
+            guides: 1 by its gradient, more for samples that it is surer of.
         weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         precision: What the network is computed in; by default as the run was trained.
@@ -82,6 +85,7 @@ def sample(
             label=label,
             guidance=guidance,
             guidance_interval=guidance_interval,
+            classifier_scale=classifier_scale,
             **options.given(),
         )
         picture, array = sample_into(
@@ -116,6 +120,7 @@ def evaluate(
     label: str | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    classifier_scale: float | None = None,
     weights: str = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -153,6 +158,7 @@ def evaluate(
         label: The class of the samples, or each: sample k is of class k mod K; see fastscore sample --help.
         guidance: How strongly, w of classifier-free guidance.
         guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
+        classifier_scale: Of a run without classes, how strongly its classifier guides; see fastscore sample --help.
         weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         precision: What the network is computed in; by default as the run was trained.
@@ -183,6 +189,7 @@ def evaluate(
             label=label,
             guidance=guidance,
             guidance_interval=guidance_interval,
+            classifier_scale=classifier_scale,
             weights=weights,
             iteration=checkpoint,
             precision=precision,

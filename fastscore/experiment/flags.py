@@ -102,6 +102,7 @@ def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:
         "checkpoint": (int, "INT"),
         "label": (str, "LABEL"),
         "guidance": (float, "FLOAT"),
+        "classifier_scale": (float, "FLOAT"),
         "guidance_interval": (tuple[float, float], "FLOAT FLOAT"),
         "iteration": (int, "INT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),

@@ -26,10 +26,19 @@ class RunWriter:
         config: what is trained there.
         identity: the run's.
         lock: of the folder.
+        command: which goes on with the run, for texts; None: that of ``fastscore train``.
     """
 
-    def __init__(self, run: Path, config: TrainConfig, identity: checkpoint.Identity, lock: checkpoint.Lock):
+    def __init__(
+        self,
+        run: Path,
+        config: TrainConfig,
+        identity: checkpoint.Identity,
+        lock: checkpoint.Lock,
+        command: str | None = None,
+    ):
         self._run, self._config, self._identity, self._lock = run, config, identity, lock
+        self._command = command or command_line(config, run, "--resume")
         self._begins_about_the_mean = begins_about_the_mean(config)
 
     def log(
@@ -117,8 +126,7 @@ class RunWriter:
             self._check_there()
             text = error if isinstance(error, CannotWrite) else files.cannot_write(error.filename or self._run, error)
             raise CannotWrite(
-                f"{text}; the checkpoints that were written stay. Once that is mended, go on "
-                f"with: {command_line(self._config, self._run, '--resume')}",
+                f"{text}; the checkpoints that were written stay. Once that is mended, go on with: {self._command}",
                 error.errno,
                 error.filename,
             ) from error

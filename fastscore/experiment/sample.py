@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
@@ -131,12 +132,13 @@ def batches(
     trajectory: Trajectory | None = None,
     ranks: Ranks = ALONE,
     first: int = 0,
+    strict: bool = True,
 ) -> Iterator[Tensor]:
     """The samples of :func:`sample`, batch by batch as they are drawn, from the ``first`` on. Its arguments are checked at the
     call.
 
     Of several ``ranks`` each draws whole batches, by turns, so that they are one process's bit for bit; rank 0 is given all
-    of them, the others none.
+    of them, the others none. A batch with samples that are not finite is an error, or where not ``strict`` all NaN.
     """
     config = trained.config
     limits.check_num(checks.integer("first", first, low=0) + checks.integer("num", num, low=1))
@@ -160,6 +162,14 @@ def batches(
 
         def make(k: int) -> Tensor:
             size = min(batch_size, end - firsts[k])
+            try:
+                return drawn_batch(k, size)
+            except NonFiniteSamples:
+                if strict:
+                    raise
+                return torch.full((size, *trained.shape), math.nan)
+
+        def drawn_batch(k: int, size: int) -> Tensor:
             guide = partial(trained.asked.score, config, first=firsts[k], size=size, device=trained.device)
             return (
                 draw(

@@ -44,6 +44,7 @@ class Trainer:
             changes.jsonl.
         ranks: of the run (:func:`fastscore.experiment.ranks.joined`). Every rank has a trainer, of the same arguments, and
             makes the same calls; rank 0's alone reads and writes the run folder.
+        command: which goes on with the run where a file cannot be written; None: that of ``fastscore train``.
 
     Attributes:
         config: what it trains; a precision of ``auto`` is what it became: the run's, or for a new run that of its device.
@@ -71,6 +72,7 @@ class Trainer:
         resume: bool = False,
         change: bool = False,
         ranks: Ranks = ALONE,
+        command: str | None = None,
     ):
         if config.data in FROM_FILES:  # where it lies must not depend on who asks from where
             config = dataclasses.replace(config, data_dir=str(Path(config.data_dir).absolute()))
@@ -82,6 +84,7 @@ class Trainer:
         self.last: Path | None = None
         self._lock: checkpoint.Lock | None = None
         self._writer: RunWriter | None = None
+        self._command = command
         try:
             self._open(resume, change)
         except BaseException:
@@ -167,7 +170,7 @@ class Trainer:
         last = self.ranks.told(str(self.last or ""))
         self.last = Path(last) if last else None
         if self._lock is not None:  # rank 0's
-            self._writer = RunWriter(self.run, self.config, self.identity, self._lock)
+            self._writer = RunWriter(self.run, self.config, self.identity, self._lock, self._command)
 
     def _look(self, resume: bool, change: bool) -> TrainConfig | None:
         """The config of the run to go on with, whose folder is locked; None where a new one may begin."""

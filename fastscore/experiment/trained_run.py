@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from .._core import checks, graphs
 from ..samplers import SAMPLERS, Sampler
-from . import checkpoint
+from . import checkpoint, classifier_folder
 from .acceleration import compiled
 from .build import make_model, pick_device, placed
 from .classes import Asked, asked
@@ -35,7 +35,7 @@ class TrainedRun:
         sampler: which one draws, by default :func:`default_sampler`'s; given: values of its options that are no settings of ``config``.
         cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
         asked: the class that samples are asked to be of, and with what guidance.
-        folder: the run folder.
+        folder: the run folder that it was loaded from, where its classifier and its data's moments are.
     """
 
     config: TrainConfig
@@ -150,6 +150,7 @@ def with_sampling(
     label: int | str | None = None,
     guidance: float | None = None,
     guidance_interval: tuple[float, float] | None = None,
+    classifier_scale: float | None = None,
     **options: Any,
 ) -> TrainedRun:
     """``trained`` with another sampler, or other values of its options, or asked for a class.
@@ -157,13 +158,17 @@ def with_sampling(
     Args:
         trained: from :func:`load_run`; not changed.
         sampler: a key of :data:`fastscore.samplers.SAMPLERS`; None: as ``trained`` has it.
-        label: the class of all samples, from 0; ``"each"``: sample k is of class k mod K. Of a network with classes.
+        label: the class of all samples, from 0; ``"each"``: sample k is of class k mod K. Of a network with classes, or with
+            ``classifier_scale``.
         guidance: w of :func:`fastscore.guidance.classifier_free`; by default 1, the network's score of that class.
         guidance_interval: (low, high), the noise sigma / alpha at which w holds; elsewhere it is 1.
+        classifier_scale: of :func:`fastscore.guidance.classifier`, of a network without classes, by the classifier in the run
+            folder (:func:`fastscore.experiment.classifier.train_classifier`).
         options: values of the sampler's options; those that are None stay as they are.
 
     Raises:
         TypeError, ValueError: an unknown sampler, a value out of its range, or an option that the sampler does not take.
+        CheckpointError: the run folder has no classifier, a damaged one, or one of other data or noise.
     """
     sampler = trained.sampler if sampler is None else checks.one_of("sampler", sampler, SAMPLERS)
     given = {name: value for name, value in options.items() if value is not None}
@@ -171,7 +176,22 @@ def with_sampling(
     config = dataclasses.replace(trained.config, **{setting: given[name] for name, setting in settings.items()})
     kept = trained.given if sampler == trained.sampler else {}
     others = {name: value for name, value in given.items() if name not in settings}
-    classes = asked(config, label, guidance, guidance_interval, trained.asked)
+    classes = trained.asked
+    if classifier_scale is not None and classes.classifier is None:
+        classes = _with_classifier(trained, classifier_scale)
+    classes = asked(config, label, guidance, guidance_interval, classes, classifier_scale)
     changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
     options_of(config, sampler, changed.given)  # which says what is wrong
     return changed
+
+
+def _with_classifier(trained: TrainedRun, scale: float) -> Asked:
+    """What is asked of ``trained``, with the classifier of its run folder."""
+    if trained.config.num_classes:
+        raise ValueError(
+            f"classifier_scale must be left out for a network of classes, got {scale!r}: guidance (--guidance) is its own"
+        )
+    if trained.folder is None:
+        raise ValueError(f"classifier_scale must be left out for a run that load_run did not load, got {scale!r}")
+    network, checksum = classifier_folder.read(trained.folder, trained.config)
+    return dataclasses.replace(trained.asked, classifier=network.to(trained.device), checksum=checksum)

@@ -5,7 +5,7 @@ What it ends with is what it ends with where nothing happens.
 
 import json
 import os
-import shlex
+import re
 import subprocess
 from pathlib import Path
 
@@ -16,11 +16,11 @@ from ..data import cifar_files
 from .forked_ranks import DISK, Launch, run
 from .test_stopping import assert_same_run
 
-WORDS = (
+PLAN = (
     "reproduce cifar10 --data ../crops --no-checksum --width 4 --num-levels 3 --iterations 9 --snapshot-every 3 "
-    "--batch-size 8 --selection-images 20 --samples 24 --seeds 2 --steps-per-level 1 --precision fp32 --feature pixels "
-    "--sampling-batch-size 8 --device cpu --quiet --out "
+    "--batch-size 8 --selection-images 20 --samples 24 --seeds 2 --steps-per-level 1 --precision fp32 --feature pixels"
 )
+MEANS = "--sampling-batch-size 8 --device cpu --quiet"
 MODULE = "fastscore.experiment.reproduce"
 CONSTANTS = {f"{MODULE}.samples._PART": 8, f"{MODULE}.timing._SECONDS": 0.01}
 #: Of each stage, a change of the folder that it makes.
@@ -33,13 +33,18 @@ STAGES = {
     "choice": ("selection.json", 1),
     "samples": ("samples/step_*-seed-0/part_00001.npy", 1),
     "measures": ("measures/step_*-seed-1.json", 1),
+    "report": ("report.html", 1),
 }
 #: What differs between two runs of one plan: how long things took.
 TIMES = ("seconds", "training_seconds", "images_per_second")
 
 
 def words(out: str) -> str:
-    return f"{WORDS} {DISK}/{out}"
+    return f"{PLAN} --out {DISK}/{out} {MEANS}"
+
+
+def within(moment: tuple[str, int]) -> tuple[str, int]:
+    return f"{DISK}/killed/{moment[0]}", moment[1]
 
 
 @pytest.fixture(scope="module")
@@ -120,23 +125,26 @@ def test_all_stages_leave_what_they_should(whole):
 
 @pytest.mark.slow
 def test_killed_and_full_in_every_stage(whole, home):
-    """Nothing that was there is lost, the text says how to go on, and in the end all is as it would have been."""
-    out, filler = home / DISK / "killed", home / DISK / "filler"
-    for stage, (pattern, times) in STAGES.items():
-        moment = (f"{DISK}/killed/{pattern}", times)
-        with Launch(words("killed"), home, full_at=moment, constants=CONSTANTS) as launch:
+    """Full from the last change of a stage, killed in the next: nothing that was there is lost, the text says how to go on, and in the end all is as it would have been."""
+    command, filled = words("killed"), (".lock", 1)
+    for stage, moment in STAGES.items():
+        with Launch(command, home, full_at=within(filled), constants=CONSTANTS) as launch:
             assert launch.ends() == [2, 2], (stage, launch.told())
         told = launch.told()
-        assert "error (rank 0): " in told and "No space left on device" in told, (stage, told)
-        assert f"go on with: fastscore {' '.join(shlex.split(words('killed')))}" in told, (stage, told)
-        assert "Traceback" not in told, (stage, told)
-        filler.unlink(missing_ok=True)
-        with Launch(words("killed"), home, dies_at=moment, constants=CONSTANTS) as launch:
+        fault = re.search(
+            r"(?m)^error \(rank 0\): (.*No space left on device.*); what was written stays.*: fastscore (.*)$", told
+        )
+        assert fault and f"{DISK}/killed" in fault[1] and "Traceback" not in told, (stage, told)
+        (home / DISK / "filler").unlink(missing_ok=True)
+        command = f"{fault[2]} {MEANS}"  # as it says
+        with Launch(command, home, dies_at=within(moment), constants=CONSTANTS) as launch:
             assert launch.waits_for(lambda launch=launch: launch.ranks[0].exitcode is not None)
             launch.kill()
-            assert launch.ends() == [-9, -9], (stage, launch.told())
-    run(words("killed"), home, constants=CONSTANTS)
-    assert_same_reproduction(out, whole)
+            assert launch.ends()[0] == -9, (stage, launch.told())
+        print(stage, fault[0])
+        filled = moment
+    run(command, home, constants=CONSTANTS)
+    assert_same_reproduction(home / DISK / "killed", whole)
 
 
 @pytest.mark.slow

@@ -73,6 +73,24 @@ def test_logits_of_a_network_become_log_p_of_each_samples_label():
     torch.testing.assert_close(value, exact)
 
 
+def test_a_network_that_is_told_the_noise_gives_log_p_on_every_path():
+    """At x_t / alpha and sigma / alpha, where a classifier of x_0 + sigma z is asked, whatever c samplers pass."""
+
+    def network(x, sigma):
+        return torch.stack([log_prob(x, sigma, k) for k in range(2)], 1)
+
+    path, t = paths.rectified(), torch.tensor([0.1, 0.4, 0.6, 0.9, 0.5, 0.2], dtype=torch.float64)
+    alpha, sigma = path.alpha(t)[:, None], path.sigma(t)
+    value = guidance.class_log_prob(network, 1, path=path)(X * alpha, t)
+    torch.testing.assert_close(value, log_prob(X, sigma / alpha[:, 0]))
+    for c in (LABELS, SIGMA):
+        torch.testing.assert_close(guidance.class_log_prob(network, 1, path=SIGMAS)(X, c), log_prob(X, SIGMA))
+    score = guidance.classifier(
+        lambda x, t: mixture(x / alpha, sigma / alpha[:, 0]) / alpha, guidance.class_log_prob(network, 1, path=path)
+    )
+    torch.testing.assert_close(score(X * alpha, t), of_component(X, sigma / alpha[:, 0], 1) / alpha)
+
+
 @pytest.mark.parametrize(
     "log_prob, text",
     [

@@ -24,21 +24,21 @@ ODD = "langevin_step, odd rows"  # 4 does not divide a row: no access is aligned
 DOUBLE = ["langevin_step, fp64"]
 EIGHT_BYTES = [*DOUBLE, "fill, words"]  # 16 bytes hold half a quad: neighbours exchange halves
 NOT_FLOAT32 = (*EIGHT_BYTES, "bf16", "fp16")
-# true fma in a thread's two quads: 34 a quad in Box-Muller (u, nine for the radius, three for sin, four for cos, twice)
+# true fma in a thread's two quads: 38 a quad in Box-Muller (u, eleven for the radius, three for sin, four for cos, twice)
 # and those of the update; one more or less would be a contraction, or an fma lost
 FMA = {
-    "perturb": 2 * (34 + 4),
-    "langevin_step": 2 * (34 + 8),
-    "affine_step": 2 * (34 + 8),
-    "affine_step, three tensors, one number each": 2 * (34 + 16),
+    "perturb": 2 * (38 + 4),
+    "langevin_step": 2 * (38 + 8),
+    "affine_step": 2 * (38 + 8),
+    "affine_step, three tensors, one number each": 2 * (38 + 16),
     "affine_step, two tensors, no noise": 2 * 8,
-    "dsm_loss_gradient": 2 * (34 + 4),
-    "fill, normal": 2 * 34,
-    "langevin_step, fp64": 2 * 34,
+    "dsm_loss_gradient": 2 * (38 + 4),
+    "fill, normal": 2 * 38,
+    "langevin_step, fp64": 2 * 38,
     "fill, uniform": 0,
     "elu": 8 * 10,  # of an element: three for n and r, five for the polynomial, two to put them together
 }
-STENCIL = "mean_pool"  # a thread reads the neighbours of its elements too: most of the time from a cache
+STENCILS = ("mean_pool", "max_pool")  # a thread reads the neighbours of its elements too: most of the time from a cache
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,10 @@ def test_machine_code(results, arch):
             continue
         row, sums = by_arch[arch], name.startswith("dsm_loss") and not name.startswith("dsm_loss_gradient")
         assert (row["spills"], row["stack"], row["local"]) == (0, 0, 0), name
-        tiled, stencil = name.startswith(TILED), name.startswith(STENCIL)
-        # 16 warps on a multiprocessor, of others 24
-        assert row["registers"] <= (128 if tiled or stencil else 80), name
+        tiled, stencil = name.startswith(TILED), name.startswith(STENCILS)
+        # 16 warps on a multiprocessor, of gradients of max_pool, whose loads are all under way at once, 12, of others 24
+        most = 168 if name.startswith("max_pool_gradient") else 128 if tiled or stencil else 80
+        assert row["registers"] <= most, name
         assert row["approximate"] == 0, name  # no operation that does not round to nearest, none that flushes to zero
         assert (row["float64"] == 0) == (name not in DOUBLE), name
         shared = 4096 if name == ODD else 2048 if tiled or name in EIGHT_BYTES else 64 if sums else 0
@@ -94,11 +95,15 @@ def test_machine_code(results, arch):
         if tiled:  # what [B, C] tensors are read by comes on top of the loads
             wide = row["elements_a_thread"] * (2 if "bf16" in name else 4) / 16
             assert row["loads_128"] >= wide * row["tensors_read"] and row["stores_128"] == wide * row["tensors_written"]
-        elif name == f"{STENCIL}, channels_last":  # five of each of eight rows, for the four of its column
-            assert row["loads"] == row["loads_128"] == 40 and row["stores"] == row["stores_128"] == 4
+        elif name in [f"{stencil}, channels_last" for stencil in STENCILS]:  # five of each of eight rows, for a column of four
+            bytes_too = 4 * (name != "mean_pool, channels_last")
+            assert row["loads"] == row["loads_128"] == 40 and row["stores"] - bytes_too == row["stores_128"] == 4
+        elif name == "max_pool_gradient, channels_last":  # and as many accesses of four places
+            assert row["loads"] == 2 * row["loads_128"] == 80 and row["stores"] == row["stores_128"] == 4
         elif name != ODD and not stencil and not name.endswith(NOT_FLOAT32):
-            # a thread has two quads: so many accesses of 128 bits, and no others of the tensors of the samples' size
-            wide = (2 * row["tensors_read"], 2 * row["tensors_written"])
+            # so many accesses of 128 bits as a thread has quads, and no others of the tensors of the samples' size
+            quads = row["elements_a_thread"] // 4
+            wide = (quads * row["tensors_read"], quads * row["tensors_written"])
             assert (row["loads_128"], row["stores_128"]) == wide, name
         if name in FMA:
             assert row["ptx_fma"] == FMA[name], name

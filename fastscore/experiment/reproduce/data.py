@@ -29,19 +29,20 @@ def place(request: Request) -> tuple[str, str]:
         return PHOTOS, "data"
     path = Path(request.data)
     check_encodable("--data", path.absolute())
-    check_readable("--data", path)
     if path.is_file():
         if path.suffix != ".npz":
             raise DataError(
                 f"--data must be a folder, a .npz file or the word {PHOTOS}, got the file {str(path)!r}"
                 + (": unpack it, and name the folder" if ".tar" in path.name or path.suffix == ".tgz" else "")
             )
+        check_readable("--data", path)
         return "npz", request.data
     if not path.is_dir():
         raise DataError(
             f"--data must be a folder that holds cifar-10-batches-py or cifar-10-batches-bin, a folder of images, a .npz file, "
             f"or the word {PHOTOS}; there is no {str(path)!r}"
         )
+    check_readable("--data", path)
     return ("cifar10" if holds_cifar10(path) else "folder"), request.data
 
 

@@ -65,19 +65,17 @@ class Work:
 def fit(work: Work, evaluations: int, hours: float) -> tuple[int, int]:
     """(iterations, seeds) that fit into ``hours``, at so many network evaluations a sample.
 
-    All of them where they fit. Else the samples may take half of the time, of as many seeds as that allows and one at
-    least; training and the choice of the snapshot take the rest, of whole intervals between snapshots; and where time
-    is left after all iterations, more seeds.
+    All iterations, and as many seeds as fit; where not even one does, one seed, and as many whole intervals between
+    snapshots as fit.
 
     Raises:
         ValueError: not even the iterations to the first snapshot, and one seed, fit.
     """
     allowed = PLANNED * 3600 * hours
-    if work.whole(work.iterations, work.seeds, evaluations) <= allowed:
-        return work.iterations, work.seeds
-    each = work.sampling(1, evaluations)
-    seeds = max(1, min(work.seeds, int(allowed / 2 / each)))
-    iterations = _most(work, evaluations, allowed - seeds * each)
+    for seeds in range(work.seeds, 0, -1):
+        if work.whole(work.iterations, seeds, evaluations) <= allowed:
+            return work.iterations, seeds
+    iterations = _most(work, evaluations, allowed)
     if not iterations:
         least = work.whole(min(work.iterations, work.snapshot_every), 1, evaluations) / PLANNED / 3600
         raise ValueError(
@@ -85,24 +83,15 @@ def fit(work: Work, evaluations: int, hours: float) -> tuple[int, int]:
             f"the samples of one seed, got {hours:g}: fewer --samples or --selection-images take less, as do a --sampler of fewer "
             "evaluations and a --snapshot-every that is smaller"
         )
-    if iterations == work.iterations:
-        while seeds < work.seeds and work.whole(iterations, seeds + 1, evaluations) <= allowed:
-            seeds += 1
-    return iterations, seeds
+    return iterations, 1
 
 
 def _most(work: Work, evaluations: int, seconds: float) -> int:
-    """The most iterations that can be trained, and their snapshots compared, in so many seconds; 0: none."""
-
-    def takes(iterations: int) -> float:
-        return work.training(iterations) + work.selection(iterations, evaluations)
-
-    if takes(work.iterations) <= seconds:
-        return work.iterations
-    low, high = 0, work.iterations // work.snapshot_every  # whole intervals: the most that fit are at least low
+    """The most iterations, in whole intervals between snapshots, for which all takes so many seconds; 0: none."""
+    low, high = 0, work.iterations // work.snapshot_every  # intervals: the most that fit are at least low
     while low < high:
         middle = (low + high + 1) // 2
-        if takes(middle * work.snapshot_every) <= seconds:
+        if work.whole(middle * work.snapshot_every, 1, evaluations) <= seconds:
             low = middle
         else:
             high = middle - 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,45 +16,56 @@ from .request import flag
 from .selection import loaded
 
 
-def measure(plan: Plan, selection: dict[str, Any], out: Path, distances: Distances, means: Means) -> None:
-    """Draw and measure what is not measured yet, the first seed of both snapshots before the second of any."""
+def measure(
+    plan: Plan, selection: dict[str, Any], out: Path, distances: Distances, means: Means
+) -> Iterator[tuple[int, str, int]]:
+    """Draw and measure what is not measured yet, the first seed of both snapshots before the second of any.
+
+    Yields:
+        The iteration, the weights and the seed of each that was measured, once it is.
+    """
     ranks = means.ranks
     for seed in plan.seeds:
         for (step, weights), roles in _roles(selection).items():
-            path = out / folder.MEASURES / f"{folder.stem(step, weights, seed)}.json"
+            name = folder.stem(step, weights, seed)
+            path = out / folder.MEASURES / f"{name}.json"
             if there(ranks, path):
                 continue
             began = time.perf_counter()
             trained = loaded(plan, out, step, weights, means)
-            where = samples.place(out, step, weights, seed)
-            samples.draw(trained, where, plan.request.samples, seed, means)
+            kept = samples.kept(out, step, weights, seed, trained.shape)
+            samples.draw(trained, kept, plan.request.samples, seed, means)
             with ranks.together():
-                if not ranks.leads:
-                    continue
-                images = samples.read(where, trained.shape)[: plan.request.samples]
-                measured = {
-                    "step": step,
-                    "weights": weights,
-                    "roles": roles,
-                    "seed": seed,
-                    "samples": len(images),
-                    "feature": plan.feature,
-                    **distances.of(images, neighbours=True),
-                    "sampler": plan.request.sampler,
-                    "network_evaluations_per_sample": trained.entry.evaluations(
-                        trained.config.num_levels, trained.options
-                    ),
-                    "seconds": round(time.perf_counter() - began, 3),
-                    "command": _command(plan, out, step, weights, seed),
-                }
-                folder.write(path, measured)
+                images = kept.read()[: plan.request.samples] if ranks.leads else None
+            found = distances.of(images, name, neighbours=True)
+            with ranks.together():
+                if images is not None:
+                    measured = {
+                        "step": step,
+                        "weights": weights,
+                        "roles": roles,
+                        "seed": seed,
+                        "samples": len(images),
+                        "feature": plan.feature,
+                        **found,
+                        "sampler": plan.request.sampler,
+                        "network_evaluations_per_sample": plan.request.evaluations(plan.config),
+                        "seconds": round(time.perf_counter() - began, 3),
+                        "command": _command(plan, out, step, weights, seed),
+                    }
+                    folder.write(path, measured)
+                    distances.forget(name)
+            yield step, weights, seed
 
 
 def _roles(selection: dict[str, Any]) -> dict[tuple[int, str], list[str]]:
-    """The snapshots that are measured, and which they are: "chosen", "last" or both."""
+    """The snapshots that are measured, and which they are: "chosen", "last" or both; none whose samples are not finite."""
+    finite = {(row["step"], row["weights"]) for row in selection["rows"] if row["frechet_distance"] is not None}
     found: dict[tuple[int, str], list[str]] = {}
     for role in ("chosen", "last"):
-        found.setdefault((selection[role]["step"], selection[role]["weights"]), []).append(role)
+        snapshot = selection[role]["step"], selection[role]["weights"]
+        if snapshot in finite:
+            found.setdefault(snapshot, []).append(role)
     return found
 
 
@@ -62,6 +74,9 @@ def _command(plan: Plan, out: Path, step: int, weights: str, seed: int) -> str:
     request = plan.request
     words = ["fastscore", "evaluate", str(out / folder.RUN), "--checkpoint", str(step), "--weights", weights]
     words += ["--num", str(request.samples), "--seed", str(seed), "--feature", plan.feature]
+    if request.inception is not None and plan.feature == "inception":
+        words += ["--inception", str(request.inception)]
+        words += [] if request.inception_checksum else ["--no-inception-checksum"]
     words += ["--sampler", request.sampler]
     for name, value in request.options().items():
         words += flag(name, value)

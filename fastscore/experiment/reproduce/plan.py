@@ -10,7 +10,6 @@ from typing import Any
 
 from ..._core.errors import CheckpointError
 from ..config import TrainConfig
-from . import folder
 from .request import MAY_CHANGE, Request
 
 FORMAT = 1
@@ -25,17 +24,19 @@ class Plan:
         config: what is trained, with the iterations that fit.
         seeds: of the samples, in the order in which they are drawn.
         feature: what distances are measured on, "inception" or "pixels".
+        inception_sha256: of the file of Inception's weights; None where it is pixels.
     """
 
     request: Request
     config: TrainConfig
     seeds: tuple[int, ...]
     feature: str
+    inception_sha256: str | None
 
     @property
     def weights(self) -> tuple[str, ...]:
         """Which weights of a snapshot are compared: the recipe's first."""
-        return ("ema" if self.config.ema else "raw",)
+        return self.request.weights()
 
     @property
     def steps(self) -> tuple[int, ...]:
@@ -66,6 +67,7 @@ class Plan:
             "hours": request.hours,
             "feature": self.feature,
             "inception": None if request.inception is None else str(request.inception),
+            "inception_sha256": self.inception_sha256,
             "selection_images": request.selection_images,
             "samples": request.samples,
             "seeds": list(self.seeds),
@@ -88,7 +90,8 @@ class Plan:
             if values["format"] != FORMAT:
                 raise ValueError(f"its format must be {FORMAT}, got {values['format']!r}: another version wrote it")
             config = TrainConfig.from_json(json.dumps(values["config"]), "the field 'config'")
-            return cls(Request.from_json(values["request"]), config, tuple(values["seeds"]), values["feature"])
+            request, sha256 = Request.from_json(values["request"]), values["inception_sha256"]
+            return cls(request, config, tuple(values["seeds"]), values["feature"], sha256)
         except (KeyError, TypeError, ValueError, CheckpointError) as error:
             raise CheckpointError(
                 f"{source} is not the plan of a reproduction ({error}): put it back as it was, or choose another folder with --out"
@@ -105,7 +108,10 @@ class Plan:
                 "another folder with --out"
             )
 
-
-def read(out: Path) -> dict[str, Any] | None:
-    """What plan.json says; None where there is no plan yet."""
-    return folder.read(out / folder.PLAN)
+    def check_features(self, sha256: str | None, out: Path) -> None:
+        """Raise CheckpointError where Inception's weights are others than when the plan was made."""
+        if sha256 != self.inception_sha256:
+            raise CheckpointError(
+                f"{out} measures with Inception's weights of SHA-256 {self.inception_sha256}, and these have {sha256}: name the "
+                "file that it was begun with (--inception), or choose another folder with --out"
+            )

@@ -64,6 +64,8 @@ class Request:
     cuda_graph: bool = False
     """On a GPU, record an iteration as a CUDA graph and replay it: the same weights, with less work for the host."""
 
+    more_ema: tuple[float, ...] = ()
+    """Rates of further moving averages of the weights (0.9999), which are compared at each snapshot beside the recipe's."""
     snapshot_every: int = 5000
     """Iterations between two snapshots of the weights, among which the best is chosen."""
     selection_images: int = 1000
@@ -77,9 +79,12 @@ class Request:
     sampler_options: dict[str, Any] = dataclasses.field(default_factory=dict, hash=False)
     """Values of its options, by name."""
     feature: Literal["auto", "inception", "pixels"] = "auto"
-    """What distances are measured on: inception, as published FIDs are, or pixels. auto: inception for CIFAR-10, else pixels."""
+    """What distances are measured on: inception, as published FIDs are, or pixels. auto: inception for CIFAR-10 and with
+    --inception, else pixels."""
     inception: Path | None = None
-    """The file of Inception's weights; by default where fastscore evaluate looks for it."""
+    """The file of Inception's weights; by default where torch hub keeps it (fastscore doctor says where)."""
+    inception_checksum: bool = True
+    """Take only the published file of them; --no-inception-checksum: others too, and no distance is a FID then."""
     checksum: bool = True
     """Take only the published files of CIFAR-10; --no-checksum: other images in the same form too."""
 
@@ -96,6 +101,7 @@ class Request:
         if self.hours is not None and self.iterations is not None:
             raise ValueError(f"iterations must be left out with hours, which choose them, got {self.iterations}")
         checks.one_of("sampler", self.sampler, ABLE)
+        object.__setattr__(self, "more_ema", tuple(self.more_ema))
 
     @property
     def recipe(self) -> TrainConfig:
@@ -150,10 +156,21 @@ class Request:
             data=data,
             data_dir=data_dir,
             device=device,
+            **self._averages(),
+            snapshot_every=self.snapshot_every,
+            checkpoint_every=min(self.snapshot_every, self.recipe.checkpoint_every),
             sample_every=0,
-            checkpoint_every=self.snapshot_every,
-            keep=1_000_000,
         )
+
+    def _averages(self) -> dict[str, Any]:
+        """The moving averages that are kept: the recipe's where it has one, and further ones."""
+        first, *further = [*filter(None, [self.recipe.ema]), *self.more_ema] or [0.0]
+        return {"ema": first, "more_ema": tuple(further)}
+
+    def weights(self) -> tuple[str, ...]:
+        """Which weights of a snapshot are compared, by the names that ``--weights`` has for them: the recipe's first."""
+        averages = tuple(self.config("cifar10", "data", "auto").averages)
+        return averages if self.recipe.ema else ("raw", *averages)
 
     def departures(self, config: TrainConfig) -> list[str]:
         """What of ``config`` and of the request is not the recipe's, in words."""
@@ -174,6 +191,8 @@ class Request:
             found += [
                 f"{name} {options[name]} in place of {recipe[name]}" for name in recipe if options[name] != recipe[name]
             ]
+        if not self.inception_checksum:
+            found.append("checksum of Inception's weights not checked")
         if not self.checksum:
             found.append("checksums of the data not checked")
         usual = {field.name: field.default for field in dataclasses.fields(self)}
@@ -191,7 +210,10 @@ class Request:
             value = getattr(self, field.name)
             if field.name in ("data", "sampler_options") or value == field.default:
                 continue
-            words += flag(field.name, value)
+            if isinstance(value, tuple):
+                words += [f"--{field.name.replace('_', '-')}", *map(str, value)]
+            else:
+                words += flag(field.name, value)
         for name, value in self.sampler_options.items():
             words += flag(name, value)
         return shlex.join(words)

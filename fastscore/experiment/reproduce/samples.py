@@ -1,96 +1,62 @@
-"""The samples that are measured, drawn into parts of a few thousand: a kill loses the part that is being drawn."""
+"""The samples that are measured, drawn into parts of a few thousand."""
 
 from __future__ import annotations
 
-import io
-import re
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from ..._core import files
-from ..._core.errors import CheckpointError
 from ..sample import batches
 from ..trained_run import TrainedRun
 from . import folder
-from .distances import eight_bit
 from .folder import Means, of_leader
+from .parts import Parts, size_of
 
-_PART = 2000  # images of a part, at most
-_NAME = "part_{:05d}.npy"
+_PART = 2000  # images of a part, about
 
 
-def draw(trained: TrainedRun, where: Path, num: int, seed: int, means: Means) -> None:
-    """Draw what is missing of ``num`` samples of ``seed`` into the folder ``where``.
+def draw(trained: TrainedRun, kept: Parts, num: int, seed: int, means: Means) -> None:
+    """Draw what is missing of ``num`` samples of ``seed`` into ``kept``, 8 bits a value.
 
     Sample k is a function of the seed and of k alone, so parts that are there are gone on from. A part is a whole number of
     batches, so that those of a run that was stopped are the same batches.
 
     Raises:
-        CheckpointError: what is there is no part. CannotWrite: the parts before stay.
+        CheckpointError: what is there is no part. CannotWrite, NonFiniteSamples: the parts before stay.
     """
-    ranks, batch_size = means.ranks, means.batch_size
-    there = of_leader(ranks, lambda: sum(map(len, _parts(where, trained.shape))))
+    ranks = means.ranks
+    there = of_leader(ranks, kept.count)
     if there >= num:
         return
-    parts = batches(
-        trained, num - there, seed=seed, batch_size=batch_size, progress=means.progress, ranks=ranks, first=there
+    drawn = batches(
+        trained,
+        num - there,
+        seed=seed,
+        batch_size=means.batch_size,
+        progress=means.progress,
+        ranks=ranks,
+        first=there,
     )
-    if not ranks.leads:
-        for _ in parts:
-            pass  # they are drawn, and sent
-        return
-    with files.naming(where):
-        where.mkdir(parents=True, exist_ok=True)
-    files.clear_leftovers(where)
-    size = max(1, _PART // batch_size) * batch_size
     held: list[Tensor] = []
-    for part in parts:
-        held.append(eight_bit(part))
+    for batch in drawn:  # none but on rank 0
+        held.append(eight_bit(batch))
         count = sum(map(len, held))
-        if count >= size or there + count == num:
-            _write(where, torch.cat(held))
+        if count >= size_of(means.batch_size, _PART) or there + count == num:
+            kept.append(torch.cat(held))
             there, held = there + count, []
 
 
-def read(where: Path, shape: tuple[int, ...]) -> Tensor:
-    """All samples of a folder, uint8 [N, C, H, W]."""
-    return torch.from_numpy(np.concatenate(_parts(where, shape)))
-
-
-def _write(where: Path, images: Tensor) -> None:
-    """As the next part."""
-    buffer = io.BytesIO()
-    np.save(buffer, images.numpy())
-    files.write_atomically(where / _NAME.format(len(_names(where))), buffer.getbuffer())
-
-
-def _names(where: Path) -> list[str]:
-    if not where.is_dir():
-        return []
-    return sorted(path.name for path in where.iterdir() if re.fullmatch(r"part_\d{5,}\.npy", path.name))
-
-
-def _parts(where: Path, shape: tuple[int, ...]) -> list[np.ndarray]:
-    """The parts, without gaps, mapped from the disk."""
-    found = []
-    for k, name in enumerate(_names(where)):
-        try:
-            if name != _NAME.format(k):
-                raise ValueError(f"{_NAME.format(k)} is missing")
-            part = np.load(where / name, mmap_mode="r", allow_pickle=False)
-            if part.dtype != np.uint8 or part.ndim != 4 or part.shape[1:] != shape:
-                raise ValueError(f"it must be uint8 [n, {', '.join(map(str, shape))}], got {part.dtype} {part.shape}")
-        except ValueError as error:
-            raise CheckpointError(
-                f"{where / name} is not a part of samples ({error}): delete {where} to have them drawn again"
-            ) from error
-        found.append(part)
-    return found
+def kept(out: Path, step: int, weights: str, seed: int, shape: tuple[int, ...]) -> Parts:
+    """The samples of a snapshot's weights and a seed, uint8 [N, C, H, W]."""
+    return Parts(place(out, step, weights, seed), shape, torch.uint8)
 
 
 def place(out: Path, step: int, weights: str, seed: int) -> Path:
-    """Where the samples of a snapshot's weights and a seed are."""
+    """The folder that they are in."""
     return out / folder.SAMPLES / folder.stem(step, weights, seed)
+
+
+def eight_bit(images: Tensor) -> Tensor:
+    """Images in [0, 1] as uint8, rounded: as they would be on the disk."""
+    return images.mul(255).round().clamp(0, 255).to(torch.uint8)

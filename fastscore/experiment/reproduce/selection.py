@@ -8,27 +8,34 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from ..._core.errors import NonFiniteSamples
 from ...evaluation.pictures import save_grid
 from .. import history
 from ..agreement import load_on
 from ..sample import batches
 from ..trained_run import TrainedRun, with_sampling
 from . import folder
-from .distances import Distances, eight_bit
+from .distances import Distances
 from .folder import Means, of_leader, there
 from .plan import Plan
+from .samples import eight_bit
 
 #: Of the samples that choose; those that are reported are of the seeds 0, 1, 2, ...
 SEED = 1_000_000
 _SHOWN = 100
+_MEASURED = ("frechet_distance", "kernel_distance", "inception_score")
 
 
 def select(plan: Plan, out: Path, distances: Distances, means: Means) -> dict[str, Any]:
     """Measure the snapshots that are not measured yet, and choose; what selection.json says, on all ranks.
 
     Of each the same samples are drawn, those of one seed. The best is the one of the least Frechet distance, of equal ones
-    the earliest.
+    the earliest. One whose samples are not finite has none, and is not the best.
+
+    Raises:
+        NonFiniteSamples: no snapshot has finite samples.
     """
     ranks = means.ranks
     for step, weights in plan.snapshots:
@@ -36,27 +43,18 @@ def select(plan: Plan, out: Path, distances: Distances, means: Means) -> dict[st
         if there(ranks, path):
             continue
         began = time.perf_counter()
-        trained = loaded(plan, out, step, weights, means)
-        parts = batches(
-            trained,
-            plan.request.selection_images,
-            seed=SEED,
-            batch_size=means.batch_size,
-            progress=means.progress,
-            ranks=ranks,
-        )
-        drawn = list(parts)  # none but on rank 0
+        images = _drawn(plan, out, step, weights, means)
+        found = dict.fromkeys(_MEASURED) if images is None else distances.of(images)
         with ranks.together():
             if not ranks.leads:
                 continue
-            images = eight_bit(torch.cat(drawn))
-            found = distances.of(images, neighbours=False)
-            path.parent.mkdir(exist_ok=True)
-            save_grid(images[:_SHOWN].float() / 255, path.with_suffix(".png"))
+            if images is not None:
+                path.parent.mkdir(exist_ok=True)
+                save_grid(images[:_SHOWN].float() / 255, path.with_suffix(".png"))
             row = {
                 "step": step,
                 "weights": weights,
-                "images": len(images),
+                "images": plan.request.selection_images,
                 "seed": SEED,
                 **found,
                 "images_seen": step * plan.config.batch_size,
@@ -65,6 +63,24 @@ def select(plan: Plan, out: Path, distances: Distances, means: Means) -> dict[st
             }
             folder.write(path, row)
     return of_leader(ranks, lambda: _chosen(plan, out))
+
+
+def _drawn(plan: Plan, out: Path, step: int, weights: str, means: Means) -> Tensor | None:
+    """The samples of a snapshot, uint8 [N, C, H, W] on rank 0; on all ranks None where some are not finite."""
+    trained = loaded(plan, out, step, weights, means)
+    drawn = batches(
+        trained,
+        plan.request.selection_images,
+        seed=SEED,
+        batch_size=means.batch_size,
+        progress=means.progress,
+        ranks=means.ranks,
+        strict=False,
+    )
+    parts = list(drawn)  # none but on rank 0
+    if not of_leader(means.ranks, lambda: all(bool(part.isfinite().all()) for part in parts)):
+        return None
+    return eight_bit(torch.cat(parts)) if parts else torch.empty(0, *trained.shape, dtype=torch.uint8)
 
 
 def loaded(plan: Plan, out: Path, step: int, weights: str, means: Means) -> TrainedRun:
@@ -76,7 +92,13 @@ def loaded(plan: Plan, out: Path, step: int, weights: str, means: Means) -> Trai
 def _chosen(plan: Plan, out: Path) -> dict[str, Any]:
     rows = [folder.read(out / folder.SELECTED / f"{folder.stem(*snapshot)}.json") for snapshot in plan.snapshots]
     measured = [row for row in rows if row is not None]
-    best = min(measured, key=lambda row: (row["frechet_distance"], row["step"]))
+    finite = [row for row in measured if row["frechet_distance"] is not None]
+    if not finite:
+        raise NonFiniteSamples(
+            f"no snapshot in {out / folder.RUN} has finite samples: reproduce in another folder (--out) with a smaller --step-size, "
+            "or another --sampler"
+        )
+    best = min(finite, key=lambda row: (row["frechet_distance"], row["step"]))
     step, weights = plan.last
     found = {
         "by": "frechet_distance",
@@ -90,6 +112,5 @@ def _chosen(plan: Plan, out: Path) -> dict[str, Any]:
 
 def _training_seconds(run: Path, step: int) -> float | None:
     """Seconds of training up to ``step``, by the last line of metrics.jsonl that is not after it."""
-    told = [line for line in history.read_metrics(run) if line["step"] <= step and "seconds" in line]
-    seconds = told[-1]["seconds"] if told else None
-    return seconds if isinstance(seconds, (int, float)) and math.isfinite(seconds) else None
+    told = [line["seconds"] for line in history.read_metrics(run) if line["step"] <= step and line.get("seconds")]
+    return told[-1] if told and isinstance(told[-1], float) and math.isfinite(told[-1]) else None

@@ -23,6 +23,7 @@ from .hours import Work
 from .request import Request, flag
 
 _SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
+_BETWEEN = 600.0  # seconds between two checkpoints
 _WARM = {"cuda": 5}  # calls before: graphs are recorded in the first of them
 _IMAGES = {"cuda": 500}  # at a time; a CPU is as fast on few
 _FEW = 16
@@ -37,19 +38,20 @@ _PACE = (
     "tf32",
     "compile",
     "cuda_graph",
-    "ema",
+    "more_ema",
 )
 
 
 def conditions(config: TrainConfig, feature: str, device: torch.device, ranks: Ranks) -> dict[str, Any]:
     """What rates are measured under: those of others are not taken for them."""
+    pace = {name: getattr(config, name) for name in _PACE}
     return {
         "device": device_name(device),
         "versions": versions(),
         "threads": torch.get_num_threads(),
         "ranks": ranks.count,
         "feature": feature,
-        "config": {name: getattr(config, name) for name in _PACE},
+        "config": pace | {"more_ema": list(config.more_ema)},  # as JSON gives it back
     }
 
 
@@ -88,13 +90,18 @@ def measure(
     }
 
 
-def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, weights: int, seeds: int, train: int) -> Work:
+def checkpoint_every(config: TrainConfig, rates: dict[str, Any]) -> int:
+    """Iterations between two checkpoints: ten minutes of them, and at most those of ``config``."""
+    return max(1, min(config.checkpoint_every, round(_BETWEEN / rates["training"]["seconds_per_iteration"])))
+
+
+def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, seeds: int, train: int) -> Work:
     """What there is to do for a plan of ``config`` and so many ``seeds``, at these rates."""
     return Work(
         config.iterations,
         config.batch_size,
         request.snapshot_every,
-        weights,
+        len(request.weights()),
         request.selection_images,
         request.samples,
         seeds,
@@ -125,7 +132,7 @@ def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
         if what == "selection":
             options = [word for key, value in request.offered()[name].items() for word in flag(key, value)]
             three = " ".join(f"{_hours(cells[part, name]):>10}" for part in ("selection", "samples", "all"))
-            lines.append(f"{' '.join(words):<32} {row['evaluations']:>11,} {three}")
+            lines.append(f"{' '.join([name, *options]):<32} {row['evaluations']:>11,} {three}")
     selected, drawn = (cells[what, request.sampler]["images"] for what in ("selection", "samples"))
     lines.append(f"\nselection: {selected:,} samples; samples: {drawn:,}, with their features")
     return "\n".join(lines)
