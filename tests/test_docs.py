@@ -236,6 +236,7 @@ def test_commands_are_those_of_fastscore():
                     "sample",
                     "evaluate",
                     "compare-samplers",
+                    "train-classifier",
                     "inspect",
                     "status",
                     "import",
