@@ -20,9 +20,10 @@ from torch import Tensor, nn
 import fastscore as fs
 from fastscore.experiment import acceleration, build
 from fastscore.experiment.build import make_model, make_sigmas
-from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.learner import Learner
 from fastscore.experiment.precision import for_sampling
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import draw
 from fastscore.samplers import DEFAULT
 
@@ -157,8 +158,8 @@ def autocast(name: str, device: torch.device) -> AbstractContextManager:
 
 
 def precise(name: str, config: TrainConfig) -> TrainConfig:
-    """The config in the precision that the provider's name says, and recorded as a graph where it says so."""
-    return replace(config, precision=_precision(name), cuda_graph="graph" in name)
+    """The config in the precision that the provider's name says, in TF32 and recorded as a graph where it says so."""
+    return replace(config, precision=_precision(name), tf32="tf32" in name, cuda_graph="graph" in name)
 
 
 def _precision(name: str) -> str:

@@ -301,6 +301,9 @@ _ELU = partial(_layer, ours=fs.ops.elu, torchs=functional.elu, last=False)
 _MEAN_POOL = partial(
     _layer, ours=fs.ops.mean_pool, torchs=partial(functional.avg_pool2d, kernel_size=5, stride=1, padding=2)
 )
+_MAX_POOL = partial(
+    _layer, ours=fs.ops.max_pool, torchs=partial(functional.max_pool2d, kernel_size=5, stride=1, padding=2)
+)
 
 _OWN = {
     "langevin_step": Benchmark("langevin_step", _langevin_step, SHAPES),
@@ -334,6 +337,8 @@ _OWN = {
             ("elu", "elu", _ELU),
             ("mean_pool", "mean_pool", partial(_MEAN_POOL, last=False)),
             ("mean_pool, NHWC", "mean_pool", partial(_MEAN_POOL, last=True)),
+            ("max_pool", "max_pool", partial(_MAX_POOL, last=False)),
+            ("max_pool, NHWC", "max_pool", partial(_MAX_POOL, last=True)),
         )
         for back in (False, True)
     },

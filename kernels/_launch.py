@@ -172,5 +172,5 @@ def memory(like: Tensor, x: Tensor) -> Tensor:
     if x.stride() == like.stride():
         return x
     places = zip(x.shape, x.stride(), like.stride())
-    laid = x if all(size == 1 or a == b for size, a, b in places) else torch.empty_like(like).copy_(x)
+    laid = x if all(size == 1 or a == b for size, a, b in places) else torch.empty_like(like, dtype=x.dtype).copy_(x)
     return laid.as_strided((x.numel(),), (1,))

@@ -1,20 +1,17 @@
 """mean_pool: the mean over a square window at stride 1: 8 bytes an element in float32, of what a cache keeps once read.
 
-A thread has a column of ROWS pixels one above another, LANES channels of each (channels_last), or one place of a plane
-(contiguous memory, whose planes count as images of one channel). The sums of a row along the window serve all pixels
-whose window has that row. The additions are those of ``csrc/cpu/mean_pool.cpp``, in their order.
+``kernels/windows.py`` says which pixels a thread has. The sums of a row along the window serve all of them whose window has
+that row. The additions are those of ``csrc/cpu/mean_pool.cpp``, in their order.
 """
-
-from functools import lru_cache
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import _kept, _launch, philox
+from . import _kept, _launch
+from .windows import INTEGERS, columns_of, shares
 
-COLUMNS = 128  # of a program
 UNROLLED = 7  # the largest window whose code has no loop
 
 
@@ -44,22 +41,7 @@ def _row_sum(first, h, inside, height, pitch, step, exists, compute: tl.constexp
     return total
 
 
-@triton.jit(
-    do_not_specialize=[
-        "columns",
-        "height",
-        "width",
-        "channels",
-        "groups",
-        "group_magic",
-        "group_shift",
-        "across",
-        "across_magic",
-        "across_shift",
-        "lane_magic",
-        "lane_shift",
-    ]
-)
+@triton.jit(do_not_specialize=INTEGERS)
 def mean_pool_kernel(
     out,
     x,
@@ -85,21 +67,25 @@ def mean_pool_kernel(
 ):
     """out = SCALE times the sum over the window."""
     compute: tl.constexpr = tl.float64 if x.dtype.element_ty == tl.float64 else tl.float32
-    COUNT: tl.constexpr = 4 * BLOCK // (LANES * ROWS)
-    column = tl.program_id(0) * COUNT + tl.arange(0, COUNT)[:, None]
-    exists = column < columns if MASK else tl.full([COUNT, 1], 1, tl.int1)
-    group = philox.divide(column, across_magic, across_shift)
-    place = column - group * across  # in a row: LANES channels of a pixel
-    image = philox.divide(group, group_magic, group_shift)
-    top = (group - image * groups) * ROWS
-    if PLANES:
-        w, step = place, 1
-    else:
-        w, step = philox.divide(place, lane_magic, lane_shift), channels
-    if LANES > 1:
-        step = step // LANES * LANES  # so that the compiler knows that LANES divides it
-    pitch = width * step
-    at = image.to(tl.int64) * height * pitch + (place * LANES + tl.arange(0, LANES)[None, :])
+    exists, top, w, at, pitch, step = columns_of(
+        columns,
+        height,
+        width,
+        channels,
+        groups,
+        group_magic,
+        group_shift,
+        across,
+        across_magic,
+        across_shift,
+        lane_magic,
+        lane_shift,
+        PLANES,
+        LANES,
+        ROWS,
+        BLOCK,
+        MASK,
+    )
     inside = (w, width)
     sums = ()
     for r in tl.static_range(ROWS + SIZE - 1 if SIZE <= UNROLLED_SIZE else 0):
@@ -134,38 +120,8 @@ def launch(x: Tensor, size: int) -> Tensor:
         return out
     last = not out.is_contiguous() and out.is_contiguous(memory_format=torch.channels_last)
     written = out if last else _launch.contiguous(out)
-    grid, numbers, constants = _shares(x.shape, last, size, _launch.interpreted())
+    reach = min(size, 2 * max(x.shape[2:]) - 1)  # beyond, there are zeros only
+    grid, numbers, constants = shares(x.shape, last, 4 if reach <= UNROLLED else 1, _launch.interpreted())
+    constants = (1.0 / size**2, reach, *constants)
     _kept.launch(mean_pool_kernel, grid, x, (written, _launch.memory(written, x), *numbers), constants, _launch.OPTIONS)
     return _launch.finish(out, written)
-
-
-@lru_cache(maxsize=1024)
-def _shares(shape: torch.Size, last: bool, size: int, interpreted: bool) -> tuple[tuple[int, int, int], tuple, tuple]:
-    """How the pixels are shared out: the grid, and the kernel's numbers and constants."""
-    batch, channels, height, width = shape
-    images, channels = (batch, channels) if last else (batch * channels, 1)
-    lanes, rows = 4 if channels % 4 == 0 else 1, 4 if height >= 4 else 1
-    reach = min(size, 2 * max(height, width) - 1)  # beyond, there are zeros only
-    if reach > UNROLLED:
-        rows = 1
-    groups, across = -(-height // rows), width * channels // lanes
-    columns, count = images * groups * across, 1 << 12 if interpreted else COLUMNS
-    if max(height * width * channels, columns + count) >= 1 << 31:
-        raise ValueError(f"too many elements for one launch: {tuple(shape)}")
-    magics = (_launch.reciprocal(divisor) for divisor in (groups, across, channels // lanes))
-    (group_magic, group_shift), (across_magic, across_shift), lane = magics
-    numbers = (
-        columns,
-        height,
-        width,
-        channels,
-        groups,
-        group_magic,
-        group_shift,
-        across,
-        across_magic,
-        across_shift,
-        *lane,
-    )
-    block, mask = count * lanes * rows // 4, columns % count != 0
-    return (-(-columns // count), 1, 1), numbers, (1.0 / size**2, reach, not last, lanes, rows, block, mask)

@@ -12,6 +12,14 @@ inline bool same_strides(const Tensor& a, const Tensor& b) {
   return true;
 }
 
+// Whether an image's channels come last in memory, [B, H, W, C].
+inline bool is_channels_last(const Tensor& x) {
+  const int64_t expected[] = {x.size(1) * x.size(2) * x.size(3), 1, x.size(1) * x.size(3), x.size(1)};
+  for (int64_t i = 0; i < 4; ++i)
+    if (x.size(i) != 1 && x.stride(i) != expected[i]) return false;
+  return true;
+}
+
 // `x` itself where its elements lie as those of `like` do, which is without gaps; else a copy that does.
 inline Tensor laid_like(const Tensor& like, const Tensor& x) {
   if (same_strides(like, x)) return x;

@@ -173,13 +173,6 @@ struct PoolArguments {
 
 namespace fastscore {
 
-static bool is_channels_last(const Tensor& x) {
-  const int64_t expected[] = {x.size(1) * x.size(2) * x.size(3), 1, x.size(1) * x.size(3), x.size(1)};
-  for (int64_t i = 0; i < 4; ++i)
-    if (x.size(i) != 1 && x.stride(i) != expected[i]) return false;
-  return true;
-}
-
 Tensor mean_pool(const Tensor& x, int64_t size) {
   STD_TORCH_CHECK(x.dim() == 4 && size > 0 && size % 2 == 1, "x must be [B, C, H, W] and size odd");
   const Tensor out = torch::stable::empty_like(x);

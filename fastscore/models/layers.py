@@ -20,6 +20,7 @@ from .._core import checks
 from .._core.calls import hooked
 from ..ops.elu import checked as _checked_elu
 from ..ops.instance_norm_plus import checked as normed
+from ..ops.max_pool import checked as _checked_max_pool
 from ..ops.mean_pool import checked as _checked_mean_pool
 
 Numbers = tuple[Tensor, Tensor, Tensor]  # gamma, alpha, beta
@@ -65,7 +66,7 @@ def mean_pool(x: Tensor) -> Tensor:
 
 def max_pool(x: Tensor) -> Tensor:
     """The largest of 5x5 pixels at stride 1 (NCSNv2's decoder)."""
-    return F.max_pool2d(x, 5, stride=1, padding=2)
+    return _checked_max_pool(x, 5)
 
 
 def class_table(num_classes: int | None, width: int) -> nn.Parameter | None:

@@ -7,6 +7,7 @@ from .elu import elu
 from .fill_probes import Coloring, Probes, fill_probes
 from .instance_norm_plus import instance_norm_plus
 from .langevin_step import langevin_step
+from .max_pool import max_pool
 from .mean_pool import mean_pool
 from .mlp_divergence import mlp_divergence
 from .perturb import perturb
@@ -22,6 +23,7 @@ __all__ = [
     "fill_probes",
     "instance_norm_plus",
     "langevin_step",
+    "max_pool",
     "mean_pool",
     "mlp_divergence",
     "perturb",

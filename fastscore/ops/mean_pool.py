@@ -67,7 +67,8 @@ def reference(x: Tensor, size: int) -> Tensor:
     return F.avg_pool2d(x.to(checks.compute_dtype(x)), size, stride=1, padding=size // 2).to(x.dtype)
 
 
-def _examples(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+def on_images(shape: tuple[int, ...], dtype: torch.dtype, device: str, seed: int) -> dict[str, tuple]:
+    """Examples of an operator on windows."""
     x = example(_image(shape), dtype, device, seed)
     last = x.contiguous(memory_format=torch.channels_last)
     return {"": (x, 5), "channels_last": (last, 5), "size 9": (x, 9)}
@@ -88,7 +89,7 @@ declare(
         schema="(Tensor x, int size) -> Tensor",
         maps=("batch", "none"),
         fake=lambda x, size: torch.empty_like(x),
-        examples=_examples,
+        examples=on_images,
         reference=reference,
         public=mean_pool,
         stream=None,

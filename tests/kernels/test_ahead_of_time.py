@@ -38,7 +38,7 @@ FMA = {
     "fill, uniform": 0,
     "elu": 8 * 10,  # of an element: three for n and r, five for the polynomial, two to put them together
 }
-STENCIL = "mean_pool"  # a thread reads the neighbours of its elements too: most of the time from a cache
+STENCILS = ("mean_pool", "max_pool")  # a thread reads the neighbours of its elements too: most of the time from a cache
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +84,10 @@ def test_machine_code(results, arch):
             continue
         row, sums = by_arch[arch], name.startswith("dsm_loss") and not name.startswith("dsm_loss_gradient")
         assert (row["spills"], row["stack"], row["local"]) == (0, 0, 0), name
-        tiled, stencil = name.startswith(TILED), name.startswith(STENCIL)
-        # 16 warps on a multiprocessor, of others 24
-        assert row["registers"] <= (128 if tiled or stencil else 80), name
+        tiled, stencil = name.startswith(TILED), name.startswith(STENCILS)
+        # 16 warps on a multiprocessor, of gradients of max_pool, whose loads are all under way at once, 12, of others 24
+        most = 168 if name.startswith("max_pool_gradient") else 128 if tiled or stencil else 80
+        assert row["registers"] <= most, name
         assert row["approximate"] == 0, name  # no operation that does not round to nearest, none that flushes to zero
         assert (row["float64"] == 0) == (name not in DOUBLE), name
         shared = 4096 if name == ODD else 2048 if tiled or name in EIGHT_BYTES else 64 if sums else 0
@@ -94,8 +95,11 @@ def test_machine_code(results, arch):
         if tiled:  # what [B, C] tensors are read by comes on top of the loads
             wide = row["elements_a_thread"] * (2 if "bf16" in name else 4) / 16
             assert row["loads_128"] >= wide * row["tensors_read"] and row["stores_128"] == wide * row["tensors_written"]
-        elif name == f"{STENCIL}, channels_last":  # five of each of eight rows, for the four of its column
-            assert row["loads"] == row["loads_128"] == 40 and row["stores"] == row["stores_128"] == 4
+        elif name in [f"{stencil}, channels_last" for stencil in STENCILS]:  # five of each of eight rows, for a column of four
+            bytes_too = 4 * (name != "mean_pool, channels_last")
+            assert row["loads"] == row["loads_128"] == 40 and row["stores"] - bytes_too == row["stores_128"] == 4
+        elif name == "max_pool_gradient, channels_last":  # and as many accesses of four places
+            assert row["loads"] == 2 * row["loads_128"] == 80 and row["stores"] == row["stores_128"] == 4
         elif name != ODD and not stencil and not name.endswith(NOT_FLOAT32):
             # so many accesses of 128 bits as a thread has quads, and no others of the tensors of the samples' size
             quads = row["elements_a_thread"] // 4
