@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--num", type=int, default=1000, help="samples of a row")
     parser.add_argument("--guidance", type=float, nargs="+", default=WEIGHTS)
     parser.add_argument("--interval", type=float, nargs=2, help="the noise at which w holds")
-    parser.add_argument("--sampler", default="annealed")
+    parser.add_argument("--sampler", help="by default the run's own")
     parser.add_argument("--steps-per-level", type=int, help="of the annealed sampler")
     parser.add_argument("--picture", type=Path, help="where to draw ten samples of each class, at the last guidance")
     arguments = parser.parse_args()

@@ -25,7 +25,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import fastscore as fs
 from fastscore.data import to_float
 from fastscore.evaluation.metrics import frechet_distance
-from fastscore.experiment.build import make_data, make_sigmas, moments_of_data
+from fastscore.experiment.build import make_data, make_sigmas
+from fastscore.experiment.moments import moments_of_data
 from fastscore.experiment.sample import TrainedRun, load_run
 from fastscore.samplers import dpm_solver
 

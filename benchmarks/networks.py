@@ -20,9 +20,10 @@ from torch import Tensor, nn
 import fastscore as fs
 from fastscore.experiment import acceleration, build
 from fastscore.experiment.build import make_model, make_sigmas
-from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.learner import Learner
 from fastscore.experiment.precision import for_sampling
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import draw
 from fastscore.samplers import DEFAULT
 

@@ -35,7 +35,7 @@ from fastscore.data import to_float  # noqa: E402
 from fastscore.evaluation.metrics import frechet_distance  # noqa: E402
 from fastscore.experiment import checkpoint  # noqa: E402
 from fastscore.experiment.build import make_data, make_sigmas  # noqa: E402
-from fastscore.experiment.config import preset  # noqa: E402
+from fastscore.experiment.presets import preset  # noqa: E402
 from fastscore.experiment.sample import TrainedRun, load_run, sample  # noqa: E402
 from fastscore.experiment.train import Trainer  # noqa: E402
 

@@ -30,7 +30,7 @@ from benchmarks.measure import about as about_machine
 from benchmarks.measure import machine_name, measure
 from benchmarks.operators import Case
 from benchmarks.report import RESULTS
-from fastscore.experiment import config
+from fastscore.experiment import presets
 from fastscore.experiment.build import make_sigmas
 from fastscore.experiment.train import Trainer
 
@@ -39,11 +39,11 @@ PROBES, SEEDS, LEVEL = 8, 16, 10  # of 20 noise levels
 
 def trained(iterations: int) -> tuple[torch.nn.Module, Tensor]:
     """An NCSN of the digits preset, and its noise levels."""
-    settings = config.preset("digits", iterations=iterations)
+    settings = presets.preset("digits", iterations=iterations)
     with tempfile.TemporaryDirectory() as folder:
         trainer = Trainer(settings, folder)
         trainer.train()
-    return trainer.ema.module.eval().requires_grad_(False), make_sigmas(settings)
+    return trainer.network.eval().requires_grad_(False), make_sigmas(settings)
 
 
 def ways(

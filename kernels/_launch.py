@@ -47,13 +47,16 @@ def plan(rows: int, width: int, *, whole_rows: bool = False) -> tuple[tuple[int]
     """How [rows, width] elements are shared out among programs: see ``philox.elements``.
 
     A row gets programs of its own where that idles at most one place in 16, or where sums over rows are wanted
-    (``whole_rows``) and a row fills a program; short rows then share a program.
+    (``whole_rows``) and a row fills a program; short rows then share a program, and where twice as large programs divide
+    a row they are so large: what a sum takes besides its elements is half as much.
 
     Returns:
         The grid, the kernel's arguments by name, and the number of tiles per row.
     """
     block = INTERPRETED_BLOCK if interpreted() else BLOCK
     quads = -(-width // 4)
+    if whole_rows and quads % (2 * block) == 0:
+        block *= 2
     if quads > (1 << 31) - block:
         raise ValueError(f"a sample may have at most 2^33 - {4 * block} elements, got {width}")
     tiles, places = -(-quads // block), block
@@ -81,7 +84,7 @@ def plan(rows: int, width: int, *, whole_rows: bool = False) -> tuple[tuple[int]
             "BLOCK": block,
             "QUADS": places,
             "PAD": 4 * quads - width,
-            "MASK": not full,
+            "MASK": not full or (whole_rows and places < block),  # there whatever the number of rows
             "WIDE": places == 0 and rows * quads + block > WIDE_FROM,
         },
         tiles,
@@ -147,6 +150,11 @@ def row_values(value: Tensor, x: Tensor) -> tuple[Tensor, bool]:
     if value.dtype != compute:
         value = value.to(compute)
     return (value.contiguous(), True) if value.dim() else (value, False)
+
+
+def aligned(x: Tensor) -> Tensor:
+    """A contiguous tensor, or its copy, at an address that 16 divides: one compiled kernel for all."""
+    return x.clone() if x.data_ptr() & 15 else x
 
 
 def contiguous(out: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from . import _launch, philox
+from . import _kept, _launch, philox
 
 
 @triton.jit
@@ -78,6 +78,18 @@ def dsm_loss_kernel(
             tl.store(partial + own, total, mask=own < rows)
 
 
+@triton.jit(do_not_specialize=("rows", "tiles"))
+def add_tiles_kernel(out, sums, rows: tl.int64, tiles: tl.int32, TILES: tl.constexpr, BLOCK: tl.constexpr):
+    """out[b] = sum over the tiles of sums[b, tile], in an order that their number alone sets."""
+    row = tl.program_id(0).to(tl.int64) * (BLOCK // TILES) + tl.arange(0, BLOCK // TILES)
+    total = tl.zeros([BLOCK // TILES, TILES], sums.dtype.element_ty)
+    for first in range(0, tiles, TILES):
+        tile = first + tl.arange(0, TILES)[None, :]
+        exists = (row < rows)[:, None] & (tile < tiles)
+        total += tl.load(sums + row[:, None] * tiles + tile, mask=exists, other=0.0)
+    tl.store(out + row, tl.sum(total, axis=1), mask=row < rows)
+
+
 def launch(
     score: Tensor,
     sigma: Tensor,
@@ -109,8 +121,8 @@ def launch_and_gradient(
 ) -> tuple[Tensor, Tensor]:
     """loss_b = 1/2 sigma_b^weight sum_d (score + z / sigma_b)^2 and grad = scale sigma_b^weight (score + z / sigma_b).
 
-    Both in one pass. The sum has a fixed order (within a tile, then over the tiles of a sample): the same bits every
-    time.
+    Both in one pass. The sum has a fixed order (within a tile, then over the tiles of a sample), set by the number of a
+    sample's elements and their dtype alone: the same bits every time, and whatever the batch.
 
     Args:
         score: [B, ...], float16, bfloat16, float32 or float64, any layout.
@@ -172,10 +184,22 @@ def _run(
     written = None if grad is None else _launch.contiguous(grad)
     shares = _launch.shares(*_launch.shape2d(score), whole_rows=loss)
     rows, tiles = score.shape[0], shares.tiles
-    partial = sigma.new_empty((rows,) if tiles == 1 else (rows, tiles)) if loss else None
-    given = (partial, written, score.contiguous(), sigma, loss_factor, grad_factor)
+    partial, score = sigma.new_empty((rows,) if tiles == 1 else (rows, tiles)) if loss else None, score.contiguous()
+    if loss:  # the code, and with it the order of the sum, depends on what divides addresses
+        score, sigma = _launch.aligned(score), _launch.aligned(sigma)
+    given = (partial, written, score, sigma, loss_factor, grad_factor)
     factors = tuple([factor is not None and factor.dim() > 0 for factor in (sigma, loss_factor, grad_factor)])
     _launch.launch(dsm_loss_kernel, score, given + noise, factors, shares)
     if grad is not None and written is not None:
         _launch.finish(grad, written)
-    return partial if partial is None or tiles == 1 else partial.sum(1)
+    return partial if partial is None or tiles == 1 else _added(partial)
+
+
+def _added(sums: Tensor) -> Tensor:
+    """[rows, tiles] summed to [rows]."""
+    rows, tiles = sums.shape
+    together = min(triton.next_power_of_2(tiles), _launch.BLOCK)
+    out, grid = sums.new_empty(rows), (triton.cdiv(rows, _launch.BLOCK // together), 1, 1)
+    constants = (together, _launch.BLOCK)
+    _kept.launch(add_tiles_kernel, grid, sums, (out, sums, rows, tiles), constants, _launch.OPTIONS)
+    return out

@@ -17,9 +17,11 @@ from fastscore._core import sequence
 LOG_0, LOG_1, LOG_2, LOG_3, LOG_4, LOG_5, LOG_6, LOG_7, LOG_8 = map(tl.constexpr, sequence.LOG_POLY)
 SIN_0, SIN_1, SIN_2 = map(tl.constexpr, sequence.SIN_POLY)
 COS_0, COS_1, COS_2, COS_3 = map(tl.constexpr, sequence.COS_POLY)
-MINUS_2_LN_2 = tl.constexpr(sequence.MINUS_2_LN_2)
+EXPONENT = tl.constexpr(sequence.MINUS_2_LN_2 * 2.0**-23)
 TURN = tl.constexpr(sequence.TURN)
 SQRT_HALF_BITS = tl.constexpr(sequence.SQRT_HALF_BITS)
+ESTIMATE = tl.constexpr("rsqrt.approx.ftz.f32 $0, $1;")
+INTERPRETED = tl.constexpr(triton.knobs.runtime.interpret)
 
 
 @triton.jit
@@ -132,12 +134,29 @@ def interleave(a, b, c, d, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def root(x):
+    """sqrt(x), rounded to nearest, for float32 x that is 0 or from 2^-100 to 2^100.
+
+    The instructions that ptxas makes of sqrt.rn (for sm_80 to sm_120 alike), from the device's approximate 1 / sqrt(x)
+    on, without its branch to what all other numbers need: such branches cut a thread's work into pieces.
+    """
+    if INTERPRETED:
+        result = tl.sqrt_rn(x)
+    else:
+        start = tl.maximum(x, 2.0**-100)  # of 0 it would be infinite
+        y = tl.inline_asm_elementwise(ESTIMATE, "=f,f", [start], dtype=tl.float32, is_pure=True, pack=1)
+        near = x * y
+        result = tl.fma(tl.fma(-near, near, x), 0.5 * y, near)
+    return result
+
+
+@triton.jit
 def box_muller(r, angle):
     """sqrt(-2 ln u) cos a and sqrt(-2 ln u) sin a from two words, as ``_core.sequence.box_muller`` has it."""
     u = tl.fma((r >> 1).to(tl.int32, bitcast=True).to(tl.float32), 2.0**-31, 2.0**-32)
-    bits = u.to(tl.int32, bitcast=True) - SQRT_HALF_BITS
-    e = (bits >> 23).to(tl.float32)
-    f = ((bits & 0x007FFFFF) + SQRT_HALF_BITS).to(tl.float32, bitcast=True) - 1.0
+    bits = u.to(tl.int32, bitcast=True)
+    e = (bits - SQRT_HALF_BITS) & -0x00800000  # times 2^23
+    f = (bits - e).to(tl.float32, bitcast=True) - 1.0
     p = tl.fma(f, LOG_0, LOG_1)
     p = tl.fma(f, p, LOG_2)
     p = tl.fma(f, p, LOG_3)
@@ -146,7 +165,7 @@ def box_muller(r, angle):
     p = tl.fma(f, p, LOG_6)
     p = tl.fma(f, p, LOG_7)
     p = tl.fma(f, p, LOG_8)
-    radius = tl.sqrt_rn(tl.fma(f, p, e * MINUS_2_LN_2))
+    radius = root(tl.fma(f, p, e.to(tl.float32) * EXPONENT))
 
     x = (angle << 2).to(tl.int32, bitcast=True).to(tl.float32) * TURN
     y = x * x

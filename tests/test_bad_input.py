@@ -7,7 +7,8 @@ import fastscore as fs
 from fastscore import data, losses, samplers
 from fastscore.compat import ncsn as compat
 from fastscore.experiment.build import make_model, pick_device
-from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
+from fastscore.experiment.presets import preset
 from fastscore.models import NCSN, NCSNv2, ScoreMLP, build_model
 from fastscore.schedules import geometric_sigmas, suggest
 

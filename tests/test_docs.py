@@ -163,7 +163,7 @@ def test_the_other_tables_of_the_site():
 
 
 def test_what_the_library_lists():
-    from fastscore.experiment.config import PRESETS
+    from fastscore.experiment.presets import PRESETS
 
     assert all(f"| `{name}` |" in contents.presets() for name in PRESETS)
     assert all(f"| `{name}` |" in contents.backends() for name in OPERATORS)
@@ -224,7 +224,7 @@ def test_cells_are_code(page):
 
 
 def test_commands_are_those_of_fastscore():
-    from fastscore.experiment.config import PRESETS
+    from fastscore.experiment.presets import PRESETS
 
     makefile = (ROOT / "Makefile").read_text()
     for text in (README, *PAGES.values()):
@@ -236,6 +236,8 @@ def test_commands_are_those_of_fastscore():
                     "sample",
                     "evaluate",
                     "compare-samplers",
+                    "reproduce",
+                    "train-classifier",
                     "inspect",
                     "status",
                     "import",
@@ -243,6 +245,7 @@ def test_commands_are_those_of_fastscore():
                     "doctor",
                 )
                 assert word != "train" or what in PRESETS
+                assert word != "reproduce" or what == "cifar10"
             for target in re.findall(r"(?m)^make (\w+)", block):
                 assert f"\n{target}:" in makefile
 

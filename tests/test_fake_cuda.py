@@ -11,7 +11,7 @@ from fastscore._core import graphs
 from fastscore.experiment import learner as learners
 from fastscore.experiment import sample, scores
 from fastscore.experiment.build import make_data, make_model, make_sigmas
-from fastscore.experiment.config import preset
+from fastscore.experiment.presets import preset
 
 from .fake_cuda import CUDA, _backward, fake_cuda, waits
 from .samplers import cases

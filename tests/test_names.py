@@ -46,6 +46,7 @@ OWNERS = {
         "NCSNv2",
         "NCSNv2Deeper",
         "NCSNv2Deepest",
+        "NoiseClassifier",
         "TrainConfig",
     },
     "iteration": {"load_run", "evaluate", "TrainedRun"},  # of training

@@ -5,19 +5,20 @@
 namespace fastscore {
 
 template <bool Colored, class T>
-static void launch(const Form& f, Distribution distribution, const T* product, double* partial, double* squares,
-                   int64_t chunks, void* out, cudaStream_t stream) {
-  using R = typename ComputeOf<T>::type;
+static void launch(const Form& f, Distribution distribution, const T* product, double* partial, int64_t chunks,
+                   typename ComputeOf<T>::type* out, cudaStream_t stream) {
   const int64_t rows = f.count * f.batch;
+  const bool sphere = distribution == Distribution::sphere;
+  double* squares = sphere ? partial + rows * chunks : nullptr;
   const dim3 blocks(grid(rows), grid(chunks, 65535));
   if (distribution == Distribution::rademacher) {
-    dot_signs<T, Colored><<<blocks, kThreads, 0, stream>>>(f, product, partial);
+    dot_signs<T, Colored><<<blocks, kThreads, 0, stream>>>(f, product, partial, out);
   } else {
-    dot_normals<T, Colored><<<blocks, kThreads, 0, stream>>>(f, product, partial, squares);
+    dot_normals<T, Colored><<<blocks, kThreads, 0, stream>>>(f, product, sphere, partial, squares, out);
   }
   check_launch("probe_dot");
-  add_chunks<R><<<grid(ceil_div(rows, kThreads)), kThreads, 0, stream>>>(partial, squares, rows, chunks, f.width,
-                                                                         static_cast<R*>(out));
+  if (chunks == 1) return;
+  add_chunks<<<grid(ceil_div(rows, kThreads)), kThreads, 0, stream>>>(partial, squares, rows, chunks, f.width, out);
   check_launch("probe_dot");
 }
 
@@ -33,14 +34,14 @@ Tensor probe_dot(const Tensor& product, int64_t distribution, int64_t first, con
   Tensor out = empty({f.count, f.batch}, in, is_double ? aoti_torch_dtype_float64() : aoti_torch_dtype_float32());
   if (out.numel() == 0) return out;
   if (f.width == 0) return torch::stable::zero_(out);
-  const bool sphere = static_cast<Distribution>(distribution) == Distribution::sphere;
-  Tensor sums = empty({(sphere ? 2 : 1) * rows * chunks}, in, aoti_torch_dtype_float64());
-  double* partial = sums.mutable_data_ptr<double>();
+  const auto kind = static_cast<Distribution>(distribution);
+  const int64_t sums = chunks == 1 ? 0 : (kind == Distribution::sphere ? 2 : 1) * rows * chunks;
+  Tensor partial = empty({sums}, in, aoti_torch_dtype_float64());
   for_each_type(in, [&](auto type) {
+    using T = decltype(type);
     const auto run = [&](auto colored) {
-      launch<colored.value>(f, static_cast<Distribution>(distribution),
-                            static_cast<const decltype(type)*>(in.const_data_ptr()), partial,
-                            sphere ? partial + rows * chunks : nullptr, chunks, out.mutable_data_ptr(), device.stream);
+      launch<colored.value>(f, kind, static_cast<const T*>(in.const_data_ptr()), partial.mutable_data_ptr<double>(),
+                            chunks, static_cast<typename ComputeOf<T>::type*>(out.mutable_data_ptr()), device.stream);
     };
     f.coloring.colors ? run(std::true_type{}) : run(std::false_type{});
   });

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-NO_INTERPOLATION = (
-    "interpolate must be False for a score_fn without at_level(label) of its own, which NCSN has, and with model_kwargs: "
-    "interpolation cannot be combined with a class or other guidance (fastscore.guidance), got True"
+_NO_INTERPOLATION = (
+    "interpolate must be False for a score_fn without at_level(label) of its own, which NCSN has, alone and in "
+    "fastscore.guidance's with_label, classifier_free and autoguidance, or whose at_level does not take what model_kwargs "
+    "name, got True"
 )
 
 
@@ -21,24 +23,35 @@ def hooked(module: nn.Module) -> bool:
     )
 
 
-def offers_levels(score_fn: Any) -> bool:
-    """Whether ``score_fn`` is a network with ``at_level``, and calling it does no more than its own ``forward``."""
+def offers_levels(score_fn: Any, keywords: Iterable[str] = ()) -> bool:
+    """Whether ``score_fn`` is a network with ``at_level``, which takes ``keywords``, and calling it does no more than its
+    own ``forward``."""
     if not isinstance(score_fn, nn.Module) or torch.compiler.is_compiling():
         return False
     owner = next((c for c in type(score_fn).__mro__ if {"forward", "at_level"} & vars(c).keys()), nn.Module)
     own = {"forward", "at_level"} <= vars(owner).keys() and "forward" not in vars(score_fn)
-    return own and not hooked(score_fn)
+    if not own or hooked(score_fn):
+        return False
+    method: Any = score_fn.at_level
+    taken = inspect.signature(method).parameters.values() if keywords else ()
+    return set(keywords) <= {p.name for p in taken} or any(p.kind is p.VAR_KEYWORD for p in taken)
 
 
-def at_level(network: Callable[..., Tensor], label: float) -> Callable[[Tensor], Tensor]:
-    """score(x), what ``network`` gives for the label ``label`` of every sample: by its own ``at_level``, or by a call."""
-    if offers_levels(network):
-        score: Callable[[Tensor], Tensor] = network.at_level(label)  # type: ignore[attr-defined]  # just asked for
+def at_level(network: Callable[..., Tensor], label: float, **keywords: Any) -> Callable[[Tensor], Tensor]:
+    """score(x), what ``network`` gives for the label ``label`` of every sample: by its own ``at_level``, or by a call.
+
+    Raises:
+        ValueError: ``label`` is between two levels, and the network has no ``at_level`` that takes ``keywords``.
+    """
+    if offers_levels(network, keywords):
+        score: Callable[[Tensor], Tensor] = network.at_level(label, **keywords)  # type: ignore[attr-defined]  # just asked for
         return score
-    return called(network, label)
+    if label % 1:
+        raise ValueError(_NO_INTERPOLATION)
+    return called(network, label, **keywords)
 
 
-def called(network: Callable[..., Tensor], label: float) -> Callable[[Tensor], Tensor]:
+def called(network: Callable[..., Tensor], label: float, **keywords: Any) -> Callable[[Tensor], Tensor]:
     """score(x), a call of ``network`` with the label ``label`` of every sample.
 
     Raises:
@@ -46,4 +59,4 @@ def called(network: Callable[..., Tensor], label: float) -> Callable[[Tensor], T
     """
     if label % 1:
         raise ValueError(f"label must be a level's index for a network that blends no embeddings, got {label}")
-    return lambda x: network(x, torch.full(x.shape[:1], label, dtype=torch.int64, device=x.device))
+    return lambda x: network(x, torch.full(x.shape[:1], label, dtype=torch.int64, device=x.device), **keywords)

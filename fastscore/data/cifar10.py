@@ -103,6 +103,14 @@ def cifar10(
     )
 
 
+def holds_cifar10(root: str | os.PathLike) -> bool:
+    """Whether :func:`cifar10` would look for its files in ``root``: some are there, or their folder is, or their archive."""
+    base = Path(root)
+    return _found(base)[1] == base or any(
+        (base / version.folder).is_dir() or (base / version.archive).is_file() for version in _VERSIONS
+    )
+
+
 def _found(root: Path) -> tuple[_Version, Path]:
     """The version that is in ``root`` or is ``root``, and its folder; the python version where there is none."""
     for version in _VERSIONS:

@@ -11,17 +11,17 @@ pass over the images serves the Frechet distance, the Inception score and the cl
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.errors import DataError, MissingDependency, how_to_install, require
+from .._core.errors import require
+from ._unit_images import check_unit_images
+from .inception import inception_features
 
 Features = Callable[[Tensor], Tensor]
 
@@ -37,19 +37,7 @@ class ClassFeatures(Protocol):
         """[N, K]: p(class | image) of vectors [N, D]."""
 
 
-WEIGHTS = "weights-inception-2015-12-05-6726825d.pth"
-WEIGHTS_URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{WEIGHTS}"
 _FOLDS = 5
-
-
-def _images(name: str, images: Tensor) -> Tensor:
-    """Floating images [N, C, H, W], N >= 1, with every value in [0, 1]."""
-    if checks.floating(name, images).dim() != 4 or images.numel() == 0:
-        raise ValueError(f"{name} must be [N, C, H, W] and not empty, got {checks.describe(images)}")
-    low, high = (float(value) for value in images.detach().aminmax())
-    if not (low >= 0 and high <= 1):  # written so that NaN fails
-        raise ValueError(f"{name} must be in [0, 1] (clamp samples first), got {low:.4g} to {high:.4g}")
-    return images.detach()
 
 
 def pixel_features() -> Features:
@@ -59,7 +47,7 @@ def pixel_features() -> Features:
         >>> pixel_features()(torch.ones(2, 1, 8, 8)).shape
         torch.Size([2, 64])
     """
-    return lambda images: _images("images", images).flatten(1)
+    return lambda images: check_unit_images("images", images).flatten(1)
 
 
 class ClassifierFeatures:
@@ -90,7 +78,7 @@ class ClassifierFeatures:
 
     @staticmethod
     def _training_set(images: Tensor, labels: Tensor) -> tuple[Any, Any]:
-        images = _images("images", images)
+        images = check_unit_images("images", images)
         checks.tensor("labels", labels)
         if labels.dtype not in (torch.int64, torch.int32) or labels.shape != images.shape[:1]:
             raise ValueError(
@@ -112,7 +100,7 @@ class ClassifierFeatures:
 
     def __call__(self, images: Tensor) -> Tensor:
         """[N, K] float64: the signed distances of images [N, C, H, W] in [0, 1], on the images' device."""
-        if _images("images", images).shape[1:] != self.shape:
+        if check_unit_images("images", images).shape[1:] != self.shape:
             raise ValueError(
                 f"images must have the training images' shape after N, {tuple(self.shape)}, got "
                 f"{checks.describe(images)}"
@@ -150,87 +138,6 @@ def classifier_features(images: Tensor, labels: Tensor) -> ClassifierFeatures:
         MissingDependency: scikit-learn is not installed.
     """
     return ClassifierFeatures(images, labels)
-
-
-class InceptionFeatures:
-    """Inception-v3 as FIDs are computed with: TensorFlow's 2015 weights and resizing, by torchmetrics.
-
-    Made by :func:`inception_features`.
-    """
-
-    def __init__(self, net: torch.nn.Module, batch_size: int, device: torch.device):
-        self._net, self._batch_size, self._device = net.to(device), batch_size, device
-
-    @torch.no_grad()
-    def __call__(self, images: Tensor) -> Tensor:
-        """[N, 2048] float32 pool features of images [N, 1 or 3, H, W] in [0, 1], on the images' device.
-
-        Images become 8-bit (rounded), as those on disk are; one channel is repeated to three.
-        """
-        images = _images("images", images)
-        if images.shape[1] not in (1, 3):
-            raise ValueError(f"images must have 1 or 3 channels, got {checks.describe(images)}")
-        parts = []
-        for batch in images.split(self._batch_size):
-            eight_bit = batch.to(self._device).float().mul(255).round().byte()
-            parts.append(self._net(eight_bit.expand(-1, 3, -1, -1)).to(images.device))
-        return torch.cat(parts)
-
-    @torch.no_grad()
-    def probabilities(self, features: Tensor) -> Tensor:
-        """[N, 1008]: softmax(W f) of pool features [N, 2048], with no bias, as the Inception score does."""
-        weight = self._net.get_parameter("fc.weight").detach()
-        return torch.softmax(features.to(weight) @ weight.T, 1).to(features.device)
-
-
-def inception_features(
-    *, weights: str | Path | None = None, batch_size: int = 64, device: torch.device | str = "cpu"
-) -> InceptionFeatures:
-    """Inception's 2048 pool features for the FID, and its class probabilities for the Inception score.
-
-    The network is torchmetrics' (``NoTrainInceptionV3``, ``antialias=False``: TensorFlow's resizing, as
-    published FIDs use), which builds on torch-fidelity. Nothing is downloaded: an error names all that
-    is missing at once.
-
-    Args:
-        weights: the file of weights; by default ``checkpoints/weights-inception-2015-12-05-6726825d.pth`` in
-            torch hub's folder (``torch.hub.get_dir()``, mostly ~/.cache/torch/hub).
-        batch_size: images in one pass of the network.
-        device: where the network runs.
-
-    Raises:
-        MissingDependency: torchmetrics or torch-fidelity is not installed.
-        DataError: the weights are not on this machine, or damaged; the text says what to put where.
-
-    Source: Heusel et al., 2017 (FID); Salimans et al., 2016 (Inception score).
-    """
-    batch_size = checks.integer("batch_size", batch_size, low=1)
-    path = Path(weights) if weights is not None else Path(torch.hub.get_dir()) / "checkpoints" / WEIGHTS
-    advice = "" if path.is_file() else f"download {WEIGHTS_URL} (91 MB) anywhere and put it at {path}"
-    missing = [name for name in ("torchmetrics", "torch_fidelity") if importlib.util.find_spec(name) is None]
-    if missing:
-        raise MissingDependency(
-            f"Inception features need {' and '.join(missing)}, not installed: {how_to_install('eval')}"
-            + (f"; they also need the network's weights: {advice}" if advice else "")
-        )
-    if advice:
-        raise DataError(f"Inception features need the network's weights, not on this machine: {advice}")
-    fid = require("torchmetrics.image.fid", "eval")
-    try:
-        torch.load(path, map_location="cpu", weights_only=True)  # torch-fidelity would run pickled code
-        net = fid.NoTrainInceptionV3(
-            name="inception-v3-compat",
-            features_list=["2048"],
-            antialias=False,
-            feature_extractor_weights_path=str(path),
-        )
-    except Exception as error:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise DataError(
-            f"the Inception weights at {path} do not load ({reason}); the file may be damaged: "
-            f"replace it with {WEIGHTS_URL}"
-        ) from error
-    return InceptionFeatures(net, batch_size, torch.device(device))
 
 
 FEATURES: dict[str, Callable[..., Features]] = {

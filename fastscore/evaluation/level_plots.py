@@ -18,6 +18,49 @@ _PANELS = {
 _BESIDE = {"gaussian_loss": ("loss", "a Gaussian fit's"), "stein_noise": ("stein", "its noise")}
 
 
+def save_accuracy(
+    sigmas: Sequence[float],
+    accuracy: Sequence[float],
+    path: PathLike,
+    *,
+    chance: float,
+    best: Sequence[float] | None = None,
+    title: str = "",
+) -> Path:
+    """How often a classifier of noisy samples is right, against the noise level.
+
+    Args:
+        sigmas: the noise levels [L].
+        accuracy: from 0 to 1, [L].
+        path: a .png file.
+        chance: the accuracy of who names the most frequent class.
+        best: what no classifier exceeds, [L], where that is known.
+        title: what stands above.
+
+    Returns:
+        ``path``, as a ``Path``.
+
+    Raises:
+        ValueError: columns of different lengths; a path that does not end in .png.
+        CannotWrite: the file cannot be written.
+    """
+    path = canvas.target(path)
+    for name, values in (("accuracy", accuracy), ("best", best)):
+        if values is not None and len(values) != len(sigmas):
+            raise ValueError(f"{name} must have {len(sigmas)} values, one for each level, got {len(values)}")
+    figure = canvas.figure(5.0, 3.2)
+    ax = figure.subplots()
+    if best is not None:
+        ax.plot(sigmas, best, color=canvas.INK, linewidth=1, label="the best that there is")
+    ax.plot(sigmas, accuracy, color=canvas.ACCENT, marker="o", markersize=3, label="the classifier")
+    ax.axhline(chance, color=canvas.INK, linestyle="--", linewidth=1, label="the most frequent class")
+    canvas.style(ax, title, "noise level σ (units of the data)", "share that is right")
+    ax.set_ylim(0, 1.02)
+    canvas.log_axis(ax, "x")
+    ax.legend(fontsize=8, frameon=False)
+    return canvas.save_figure(figure, path)
+
+
 def save_levels(
     sigmas: Sequence[float], columns: Mapping[str, Sequence[float]], path: PathLike, *, title: str = ""
 ) -> Path:

@@ -14,7 +14,7 @@ from .config import TrainConfig
 from .ranks import Ranks
 
 if TYPE_CHECKING:
-    from .sample import TrainedRun
+    from .trained_run import TrainedRun
 
 _OF_A_MACHINE = ("data_dir", "device", "download")  # settings that may differ
 
@@ -39,13 +39,13 @@ def settings_of(ranks: Ranks, config: TrainConfig, device: torch.device) -> Trai
 
 
 def load_on(ranks: Ranks, run: str | Path, *, device: str = "auto", **how: Any) -> TrainedRun:
-    """:func:`fastscore.experiment.sample.load_run` on each of ``ranks``, of the checkpoint that rank 0 finds; all of them see the run folder.
+    """:func:`fastscore.experiment.trained_run.load_run` on each of ``ranks``, of the checkpoint that rank 0 finds; all of them see the run folder.
 
     Raises:
         RankFailed: another rank has ended, could not read it, or would compute in another precision.
         CheckpointError, ValueError: as that one.
     """
-    from .sample import load_run  # which training does without
+    from .trained_run import load_run  # which training does without
 
     loaded: TrainedRun | None = None
     with ranks.together():

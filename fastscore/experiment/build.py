@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
 
 from .. import data
-from .._core.errors import DataError, MissingDependency
 from ..data.npz import has_test_images
 from ..models import build_model
 from ..models.refinenet import ScoreRefineNet
 from ..paths import PATHS
-from ..rng import Philox
 from ..schedules import geometric_sigmas
 from .config import TrainConfig
 from .path_bounds import make_path
 
 _GRAY_SCOTT_IMAGES = 1024
-_POINTS, _AT_A_TIME = 100_000, 4096  # of points, for their mean; of images, in float
-_COVARIANCE_LIMIT = 4096  # numbers of a sample, of which the covariance takes the square
 
 
 def make_sigmas(config: TrainConfig) -> Tensor:
@@ -72,50 +67,6 @@ def make_data(config: TrainConfig, *, heldout: bool = False) -> data.Data | None
     if isinstance(loaded, data.ImageData):
         return loaded.with_options(dequantize="uniform" if config.dequantize else "none", flips=config.flip)
     return loaded
-
-
-def moments_of_data(config: TrainConfig) -> dict[str, Tensor]:
-    """The ``mean`` of a run's training data, float32 of a sample's shape, and their ``covariance``, float64 [D, D], or, of samples
-    of more than 4,096 numbers, ``std``: with the first noise they are where some samplers begin.
-
-    Raises:
-        DataError: the training data are not here.
-    """
-    named = {name: getattr(config, name) for name in ("data", "data_dir", "image_size", "download", "checksum")}
-    return dict(_moments_of_data(TrainConfig(**named)))
-
-
-@lru_cache(maxsize=4)
-def _moments_of_data(config: TrainConfig) -> dict[str, Tensor]:
-    try:
-        loaded = make_data(config)
-    except (DataError, MissingDependency, OSError) as error:
-        raise DataError(
-            "samples are to begin about the mean of the training data, which are not here (--data-dir, where a command "
-            f"takes it, says where they are; --start uniform or --sampler annealed does without): {error}"
-        ) from error
-    if isinstance(loaded, data.PointData):
-        drawn = loaded.sample(_POINTS, Philox(0))
-        values = drawn if isinstance(drawn, Tensor) else drawn[0]
-    else:
-        assert isinstance(loaded, data.ImageData)
-        values = loaded.images
-    parts = values.split(_AT_A_TIME)
-    mean = torch.stack([_rows(part).sum(0) for part in parts]).sum(0) / len(values)
-    found = {"mean": mean.float().reshape(values.shape[1:])}
-    if len(mean) <= _COVARIANCE_LIMIT:
-        covariance = torch.zeros(len(mean), len(mean), dtype=torch.float64)
-        for part in parts:
-            centred = _rows(part) - mean
-            covariance += centred.T @ centred
-        return found | {"covariance": covariance / len(values)}
-    variance = torch.stack([(_rows(part) - mean).square().sum(0) for part in parts]).sum(0) / len(values)
-    return found | {"std": variance.sqrt().float().reshape(values.shape[1:])}
-
-
-def _rows(values: Tensor) -> Tensor:
-    """Images (bytes too) or points as rows of numbers, float64 on the CPU."""
-    return (data.to_float(values) if values.dtype == torch.uint8 else values).flatten(1).double().cpu()
 
 
 def resident(loaded: data.Data, device: torch.device) -> data.Data:

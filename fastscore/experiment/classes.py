@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +12,8 @@ from torch import Tensor, nn
 
 from .._core import checks
 from ..data import Data, ImageData
-from ..guidance import classifier_free
-from ..paths import PATHS
-from .build import make_sigmas
+from ..guidance import class_log_prob, classifier, classifier_free
+from ..models import NoiseClassifier
 from .config import TrainConfig
 
 EACH = "each"
@@ -60,16 +61,21 @@ class Asked:
         label: a class, for all samples; ``"each"``: sample k is of class k mod K; None: none.
         guidance: w of classifier-free guidance.
         interval: of the noise sigma / alpha, in which w holds; None: everywhere.
+        classifier: of noisy samples, for a network without classes, by whose gradient they are guided; scale: of that;
+            checksum: SHA-256 of its weights.
     """
 
     label: int | str | None = None
     guidance: float = 1.0
     interval: tuple[float, float] | None = None
+    classifier: NoiseClassifier | None = None
+    scale: float = 1.0
+    checksum: str | None = None
 
     @property
     def evaluations(self) -> int | None:
-        """How often the network is evaluated where a score is asked for; None: that depends on the noise."""
-        if self.label is None or self.guidance == 1:
+        """How often the network is evaluated where a score is asked for (and no classifier); None: that depends on the noise."""
+        if self.label is None or self.classifier is not None or self.guidance == 1:
             return 1
         if self.interval is not None:
             return None
@@ -79,21 +85,39 @@ class Asked:
         """By name, for reports; nothing where no class is asked for."""
         if self.label is None:
             return {}
+        if self.classifier is not None:
+            return {"label": self.label, "classifier_scale": self.scale, "classifier_sha256": self.checksum}
         interval = {} if self.interval is None else {"guidance_interval": list(self.interval)}
         return {"label": self.label, "guidance": self.guidance, **interval}
 
-    def score(self, config: TrainConfig, network: nn.Module, first: int, size: int, device: torch.device) -> nn.Module:
-        """``network`` for the samples ``first`` to ``first`` + ``size``, called as it is."""
+    def score(
+        self,
+        config: TrainConfig,
+        score_fn: Callable[..., Tensor],
+        where: Any,
+        *,
+        first: int,
+        size: int,
+        device: torch.device,
+    ) -> Callable[..., Tensor]:
+        """``score_fn`` for the samples ``first`` to ``first`` + ``size``, called as it is.
+
+        Args:
+            config: of the run.
+            score_fn, where: from :func:`fastscore.experiment.scores.for_sampler`.
+            first, size, device: of the samples.
+        """
         if self.label is None:
-            return network
+            return score_fn
         if isinstance(self.label, int):
             label: int | Tensor = self.label
         else:
-            label = torch.arange(first, first + size, device=device) % config.num_classes
-        how: dict[str, Any] = {}
-        if self.interval is not None:
-            how = {"interval": self.interval, "path": make_sigmas(config)}
-        return classifier_free(network, label, guidance=self.guidance, **how)
+            known = config.num_classes if self.classifier is None else self.classifier.num_classes
+            label = torch.arange(first, first + size, device=device) % known
+        if self.classifier is not None:
+            return classifier(score_fn, class_log_prob(self.classifier, label, path=where), scale=self.scale)
+        how = {} if self.interval is None else {"interval": self.interval, "path": where}
+        return classifier_free(score_fn, label, guidance=self.guidance, **how)
 
 
 def asked(
@@ -102,33 +126,46 @@ def asked(
     guidance: float | None,
     interval: tuple[float, float] | None,
     before: Asked,
+    scale: float | None = None,
 ) -> Asked:
-    """``before`` with what is given, once it is known to be right for the run.
+    """``before`` with what is given, once it is known to be right for the run; ``scale``: of the classifier of ``before``.
 
     Raises:
-        TypeError, ValueError: a label of a run without classes, or out of range; guidance without a label; an interval that
-            is none, or where the network is not told the noise.
+        TypeError, ValueError: a label of a run without classes and classifier, or out of range; guidance without a label, or
+            beside a classifier; an interval that is none.
     """
+    if before.classifier is not None:
+        return _by_classifier(before, label, guidance, interval, scale)
     for name, value in (("label", label), ("guidance", guidance), ("guidance_interval", interval)):
         if value is not None and not config.num_classes:
+            by_classifier = (
+                "by a classifier of the run: fastscore train-classifier RUN, and --label 7 --classifier-scale 2"
+            )
             raise ValueError(
                 f"{name} must be left out for a network that was trained without classes, got {value!r}; a preset with "
-                "them is digits-conditional, and any labelled data set trains one with --num-classes"
+                "them is digits-conditional, and any labelled data set trains one with --num-classes; or it is guided "
+                f"{by_classifier}"
             )
     label = before.label if label is None else _label(label, config.num_classes)
     if label is None and (guidance is not None or interval is not None):
         raise ValueError("label must be given with guidance (--label 7, or --label each), got none")
     weight = before.guidance if guidance is None else checks.number("guidance", guidance)
     interval = before.interval if interval is None else (float(interval[0]), float(interval[1]))
-    if interval is not None:
-        if not 0 <= interval[0] < interval[1]:
-            raise ValueError(f"guidance_interval must be (low, high) with 0 <= low < high, got {interval}")
-        if PATHS[config.path].continuous and config.model != "mlp":
-            raise ValueError(
-                f"guidance_interval must be left out on path {config.path!r}, where {config.model} is not told the noise, "
-                f"got {interval}; fastscore.guidance.classifier_free takes one there"
-            )
+    if interval is not None and not 0 <= interval[0] < interval[1]:
+        raise ValueError(f"guidance_interval must be (low, high) with 0 <= low < high, got {interval}")
     return Asked(label, weight, interval)
+
+
+def _by_classifier(before: Asked, label: Any, guidance: Any, interval: Any, scale: float | None) -> Asked:
+    assert before.classifier is not None
+    for name, value in (("guidance", guidance), ("guidance_interval", interval)):
+        if value is not None:
+            raise ValueError(f"{name} must be left out where a classifier guides (classifier_scale), got {value!r}")
+    label = before.label if label is None else _label(label, before.classifier.num_classes)
+    if label is None:
+        raise ValueError("label must be given with classifier_scale (--label 7, or --label each), got none")
+    scale = before.scale if scale is None else checks.number("classifier_scale", scale)
+    return dataclasses.replace(before, label=label, scale=scale)
 
 
 def _label(label: int | str, num_classes: int) -> int | str:

@@ -1,5 +1,5 @@
-"""The command line: ``fastscore train | sample | evaluate | doctor``, and ``main``. The other commands: ``cli_compare``,
-``inspect_command`` and ``cli_runs``."""
+"""The command line: ``fastscore train | doctor``, and ``main``. The other commands: ``cli_sampling``, ``cli_compare``,
+``cli_reproduce``, ``inspect_command`` and ``cli_runs``."""
 
 from __future__ import annotations
 
@@ -7,19 +7,24 @@ import dataclasses
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from .. import __version__
 from .._core.errors import require
 from ..paths import PATHS
 from ..samplers import SAMPLERS
 from . import terminal
+from .cli_classifier import train_classifier
 from .cli_compare import compare_samplers
+from .cli_reproduce import reproduce
 from .cli_runs import export, import_, status
-from .config import PRESETS, TrainConfig, quoted
-from .flags import annotate, annotate_plain, annotate_samplers, either
+from .cli_sampling import evaluate, sample
+from .config import TrainConfig, quoted
+from .flags import annotate, annotate_plain, annotate_reproduce, annotate_samplers
 from .inspect_command import inspect
+from .presets import PRESETS
 from .ranks import TIMEOUT, Ranks, joined, title
+from .reproduce.request import ABLE, Request
 
 _PREDICTED = {
     "score": "the score",
@@ -83,7 +88,7 @@ def _train(
     from ..evaluation.plots import save_training_curves
     from . import limits
     from .build import make_sigmas
-    from .evaluate import evaluate
+    from .evaluate import evaluate as evaluated
     from .event_files import EventFiles
     from .history import read_metrics
     from .path_bounds import make_path
@@ -141,7 +146,7 @@ def _train(
     if history:  # none where the run is shorter than --log-every, or the file was deleted
         print(f"loss curves: {save_training_curves(history, run / 'training.png', sigmas=make_sigmas(preset))}")
     if preset.data == "mixture":
-        report = evaluate(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)
+        report = evaluated(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)
         weights, sampler = report["mode_weights"], SAMPLERS[report["sampler"]]
         print(
             f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
@@ -165,193 +170,6 @@ def _check_noise(config: TrainConfig) -> None:
             )
 
 
-def sample(
-    run: Path,
-    /,
-    num: int = 100,
-    out: Path | None = None,
-    seed: int = 0,
-    sampler: str | None = None,
-    label: str | None = None,
-    guidance: float | None = None,
-    guidance_interval: tuple[float, float] | None = None,
-    weights: Literal["auto", "ema", "raw"] = "auto",
-    checkpoint: int | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] | None = None,
-    cuda_graph: bool = False,
-    no_cuda_graph: bool = False,
-    overwrite: bool = False,
-    batch_size: int = 500,
-    device: str = "auto",
-    quiet: bool = False,
-    rank_timeout: float = TIMEOUT,
-    *,
-    options: Any,
-) -> None:
-    """Draw new samples from a trained run.
-
-    Writes samples.png (the first hundred), samples.npy (all, float32: images [N, C, H, W] in [0, 1], or points [N, 2]), and
-    samples.json (how they were drawn). Samples that are not finite are not written, and what was there stays.
-
-    Args:
-        run: The run folder that training wrote.
-        num: How many samples.
-        out: Where to write; RUN/samples-SEED where not given.
-        seed: Another seed gives other samples. Sample k of a seed is the same whatever --num and --batch-size are.
-        sampler: which one draws; by default the run's own.
-        label: The class of the samples, 0 to K - 1, or each: sample k is of class k mod K. Of a run that was trained with
-            classes (digits-conditional); without it no class is asked for.
-        guidance: How strongly, w of classifier-free guidance: 0 not at all, 1 as learned, more for samples that are surer
-            of their class and less varied.
-        guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
-        precision: What the network is computed in; by default as the run was trained.
-        cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
-        no_cuda_graph: Turn --cuda-graph off for this call.
-        overwrite: Replace samples of other settings that are in the folder.
-        batch_size: How many at a time: more takes more memory.
-        device: cpu, cuda, ...; auto takes a GPU if there is one.
-        quiet: No progress bar.
-        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
-        options: of the sampler.
-    """
-    from .agreement import load_on
-    from .sample import sample_into, with_sampling
-    from .sample_folder import ARRAY
-
-    with joined(rank_timeout) as ranks:
-        trained = with_sampling(
-            load_on(
-                ranks,
-                run,
-                device=device,
-                weights=weights,
-                iteration=checkpoint,
-                precision=precision,
-                cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
-            ),
-            sampler=sampler,
-            label=label,
-            guidance=guidance,
-            guidance_interval=guidance_interval,
-            **options.given(),
-        )
-        picture, array = sample_into(
-            out or run / f"samples-{seed}",
-            trained,
-            run,
-            num,
-            seed=seed,
-            batch_size=batch_size,
-            overwrite=overwrite,
-            progress=not quiet,
-            ranks=ranks,
-        )
-    if not ranks.leads:
-        return
-    print(
-        f"picture: {picture}\nall {num} samples: {array}\nnext: fastscore evaluate {quoted(run)}"
-        + (f" --out {quoted(run / 'evaluation')}" if (run / ARRAY).exists() else "")
-    )
-
-
-def evaluate(
-    run: Path,
-    /,
-    num: int = 1000,
-    out: Path | None = None,
-    feature: Literal["auto", "pixels", "inception"] = "auto",
-    seed: int = 0,
-    sampler: str | None = None,
-    label: str | None = None,
-    guidance: float | None = None,
-    guidance_interval: tuple[float, float] | None = None,
-    weights: Literal["auto", "ema", "raw"] = "auto",
-    checkpoint: int | None = None,
-    precision: Literal["fp32", "bf16", "fp16"] | None = None,
-    cuda_graph: bool = False,
-    no_cuda_graph: bool = False,
-    data_dir: Path | None = None,
-    bits_per_dim: bool = False,
-    overwrite: bool = False,
-    batch_size: int = 500,
-    device: str = "auto",
-    quiet: bool = False,
-    rank_timeout: float = TIMEOUT,
-    *,
-    options: Any,
-) -> None:
-    """Measure how good a run's samples are.
-
-    Draws samples and compares them with images that the network was not trained on: Frechet distance (how far apart
-    the two clouds of images are, also to the training images; lower is better), precision (how many samples look
-    real), recall (how much of the real variety they reach), nearest training images (are they copies?), and the
-    classes they belong to. Writes metrics.json, the samples, and pictures.
-
-    Args:
-        run: The run folder that training wrote.
-        num: How many samples to draw.
-        out: The folder to write into; the run folder where not given.
-        feature: What the Frechet distance is measured on: pixels, or inception (needs 'fastscore-torch[eval]' and a file of
-            weights). auto: inception for CIFAR-10, else pixels. Published FIDs compare 50,000 samples with the training
-            set: they are 'samples to train' of --feature inception --num 50000.
-        seed: Another seed gives other samples.
-        sampler: which one draws; by default the run's own.
-        label: The class of the samples, or each: sample k is of class k mod K; see fastscore sample --help.
-        guidance: How strongly, w of classifier-free guidance.
-        guidance_interval: The noise sigma / alpha, lowest and highest, at which guidance holds; elsewhere it is 1.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
-        precision: What the network is computed in; by default as the run was trained.
-        cuda_graph: Record the sampler's updates as CUDA graphs: the same samples; by default as the run was trained.
-        no_cuda_graph: Turn --cuda-graph off for this call.
-        data_dir: Folder that holds the data set's files; by default where the run was trained on them.
-        bits_per_dim: Measure the likelihood of 100 held-out images, too, beside a Gaussian fit's and a kernel density's.
-        overwrite: Replace samples of other settings that are in the folder.
-        batch_size: How many at a time: more takes more memory.
-        device: cpu, cuda, ...; auto takes a GPU if there is one.
-        quiet: No progress bar.
-        rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
-        options: of the sampler.
-    """
-    from . import evaluate as evaluation
-
-    if data_dir is not None:
-        terminal.check_readable("--data-dir", data_dir)
-    with joined(rank_timeout) as ranks:
-        report = evaluation.evaluate(
-            run,
-            num=num,
-            feature=feature,
-            seed=seed,
-            sampler=sampler,
-            label=label,
-            guidance=guidance,
-            guidance_interval=guidance_interval,
-            weights=weights,
-            iteration=checkpoint,
-            precision=precision,
-            cuda_graph=either("cuda_graph", cuda_graph, no_cuda_graph),
-            data_dir=data_dir,
-            out=out,
-            overwrite=overwrite,
-            bits_per_dim=bits_per_dim,
-            batch_size=batch_size,
-            device=device,
-            progress=not quiet,
-            ranks=ranks,
-            **options.given(),
-        )
-    if not ranks.leads:
-        return
-    folder = out or run
-    print(evaluation.table(report))
-    print("\n" + "\n".join(f"look at {path}" for path in sorted(folder.glob("*.png"))))
-    print(f"all numbers: {folder / evaluation.METRICS}")
-    print(f"next: fastscore sample {quoted(run)} --num 1000 --seed 1")
-
-
 def doctor() -> None:
     """Say what this machine can do: versions, devices, which backend serves which operator, what is missing."""
     from . import doctor as examination
@@ -367,12 +185,15 @@ def _commands(tyro: Any) -> dict[str, Any]:
     """The commands by name, annotated as tyro wants them."""
     annotate(train, sample, evaluate, tyro)
     annotate_samplers(compare_samplers, tyro)
-    annotate_plain((compare_samplers, inspect, import_, export), tyro)
+    annotate_reproduce(reproduce, Request, ABLE, tyro)
+    annotate_plain((compare_samplers, inspect, import_, export, train_classifier), tyro)
     return {
         "train": train,
         "sample": sample,
         "evaluate": evaluate,
         "compare-samplers": compare_samplers,
+        "reproduce": reproduce,
+        "train-classifier": train_classifier,
         "inspect": inspect,
         "status": status,
         "import": import_,

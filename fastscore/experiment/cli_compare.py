@@ -19,7 +19,7 @@ def compare_samplers(
     samples: int = 1000,
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
-    weights: Literal["auto", "ema", "raw"] = "auto",
+    weights: str = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
     data_dir: Path | None = None,
@@ -43,8 +43,8 @@ def compare_samplers(
         samples: How many samples of each seed.
         out: The folder to write into; the run folder where not given.
         feature: What the Frechet distance is measured on: see fastscore evaluate --help.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         precision: What the network is computed in; by default as the run was trained.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         overwrite: Begin anew where the folder holds a comparison of other settings.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from . import terminal
 from .config import quoted
@@ -35,8 +34,8 @@ def import_(
         fresh_optimizer: Take the weights alone, and let Adam begin anew.
     """
     from .checkpoint import read_config
-    from .config import command_line
     from .import_original import import_original
+    from .presets import command_line
     from .sample_folder import check_encodable, check_folder
 
     run = out or Path("runs") / file.stem
@@ -65,7 +64,7 @@ def export(
     /,
     out: Path | None = None,
     safetensors: bool = False,
-    weights: Literal["auto", "ema", "raw"] = "auto",
+    weights: str = "auto",
     checkpoint: int | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -78,8 +77,9 @@ def export(
         run: The run folder.
         out: The file, or with --safetensors the folder; RUN/export/checkpoint_ITERATION.pth or RUN/export where not given.
         safetensors: Weights alone, with a model card.
-        weights: With --safetensors, ema: the moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to write; by default the last one's.
+        weights: With --safetensors, ema: the moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer
+            left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint or snapshot to write; by default the last checkpoint.
         overwrite: Replace files that are there.
     """
     from .checkpoint import latest, step_of
@@ -102,9 +102,15 @@ def export(
 def status(run: Path, /) -> None:
     """Say how far a run is: iteration, loss, pace, time left, checkpoints, whether a process trains there, and disk.
 
+    Of the folder of fastscore reproduce: at which stage it is, and how far.
+
     Args:
         run: The run folder.
     """
     from . import status as examination
+    from .reproduce import state
 
+    if state.is_reproduction(run):
+        print(state.lines(run))
+        return
     print(examination.screen(examination.status(run)))

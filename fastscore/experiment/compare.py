@@ -26,8 +26,9 @@ from .evaluate import evaluations_of, resolve_feature
 from .evaluate_images import Reference
 from .evaluate_points import distances, mode_weights
 from .progress import progress_bar
-from .sample import TrainedRun, batches, load_run, with_sampling
+from .sample import batches
 from .sample_folder import check_folder
+from .trained_run import TrainedRun, load_run, with_sampling
 
 LOCK = ".samplers.lock"
 #: Of the samples on which settings are chosen; those reported are of the seeds 0, 1, 2, ...
@@ -192,7 +193,7 @@ def _measure(trained: TrainedRun, run: Path, feature: str, samples: int) -> tupl
     reference = Reference(trained, run, feature)
 
     def of_images(images: Tensor, seed: int) -> dict[str, float]:
-        found = reference.distances(images)
+        found = reference.distances(reference.features(images))
         distance = found["frechet_distance"]
         return {
             "frechet_distance": distance.get("samples_to_heldout", distance["samples_to_train"]),

@@ -50,6 +50,7 @@ _COUNTS = {
     "keep": (1, _STEPS),
     "warmup": (0, _STEPS),
     "num_classes": (0, 2**20),
+    "snapshot_every": (0, _STEPS),
     "sample_every": (0, _STEPS),
     "seed": (0, 2**63 - 1),
 }
@@ -68,7 +69,7 @@ _REALS = (
 )
 
 
-def numbers(config: TrainConfig) -> dict[str, int | float]:
+def numbers(config: TrainConfig) -> dict[str, Any]:
     """The counts and the real numbers of ``config``, each of its type: an integer in config.json may stand for a real.
 
     Raises:
@@ -77,7 +78,8 @@ def numbers(config: TrainConfig) -> dict[str, int | float]:
     """
     found = {name: _count(name, getattr(config, name), low, high) for name, (low, high) in _COUNTS.items()}
     refuse_other_form("step_size", config.step_size, "step_size")
-    return found | {name: _real(name, getattr(config, name)) for name in _REALS}
+    found |= {name: _real(name, getattr(config, name)) for name in _REALS}
+    return found | {"more_ema": _decays(config.more_ema)}
 
 
 def check(config: TrainConfig) -> None:
@@ -100,6 +102,9 @@ def check(config: TrainConfig) -> None:
     for name in ("beta1", "beta2", "ema"):
         if not 0 <= checks.number(name, getattr(config, name)) < 1:
             raise ValueError(f"{name} must be at least 0 and less than 1, got {getattr(config, name)}")
+    for decay in config.more_ema:
+        if not 0 < checks.number("more_ema", decay) < 1:
+            raise ValueError(f"more_ema must be of numbers between 0 and 1, got {decay}")
     for name in _FLAGS:
         if not isinstance(getattr(config, name), bool):
             raise TypeError(f"{name} must be true or false, got {checks.describe(getattr(config, name))}")
@@ -134,6 +139,14 @@ def _check_together(config: TrainConfig) -> None:
     if config.model != "mlp" and config.width < 2:
         raise ValueError(
             f"width must be at least 2 for images, whose norms take a variance over channels, got {config.width}"
+        )
+    if config.more_ema and not config.ema:
+        raise ValueError(
+            f"more_ema must be empty where ema is 0, which keeps no moving average (--ema), got {list(config.more_ema)}"
+        )
+    if len({config.ema, *config.more_ema}) <= len(config.more_ema):
+        raise ValueError(
+            f"more_ema must be of rates that differ from each other and from ema, {config.ema}, got {list(config.more_ema)}"
         )
     if config.accumulate > config.batch_size:
         raise ValueError(
@@ -197,6 +210,13 @@ def _real(name: str, value: Any) -> Any:
         return float(value) if type(value) is int else value
     except OverflowError:
         raise ValueError(f"{name} must be a number that float32 holds, got {_short(value)}") from None
+
+
+def _decays(value: Any) -> tuple[Any, ...]:
+    """``more_ema`` as a tuple; in config.json it is a list."""
+    if not isinstance(value, (list, tuple)):
+        raise TypeError(f"more_ema must be a list of numbers, got {checks.describe(value)}")
+    return tuple(_real("more_ema", decay) for decay in value)
 
 
 def _short(value: int) -> str:

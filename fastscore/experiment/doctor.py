@@ -12,12 +12,12 @@ from .. import __version__
 from .._core import backends
 from .._core.errors import how_to_install
 from .._core.operators import OPERATORS
-from ..evaluation.features import WEIGHTS
+from ..evaluation.inception import WEIGHTS
 from . import precision, processors
 
 _EXTRAS = {
     "train": ("torchvision", "safetensors", "tqdm", "matplotlib", "PIL", "sklearn", "scipy", "filelock", "tyro"),
-    "eval": ("torchmetrics", "torch_fidelity"),
+    "eval": ("torch_fidelity",),
     "tensorboard": ("tensorboard",),
 }
 

@@ -24,10 +24,12 @@ from .build import make_sigmas
 from .evaluate_bits import check_bits, evaluate_bits
 from .evaluate_images import evaluate_images
 from .evaluate_points import evaluate_points
+from .extraction import help_out, make_features
 from .history import read_metrics
 from .ranks import ALONE, Ranks
-from .sample import TrainedRun, sample_into, with_sampling
+from .sample import sample_into
 from .sample_folder import read_samples, versions
+from .trained_run import TrainedRun, with_sampling
 
 METRICS = "metrics.json"
 _PIXEL_LIMIT = 4096  # pixel values per image; the covariance takes the square of them, its roots the cube
@@ -39,6 +41,8 @@ def evaluate(
     *,
     num: int = 1000,
     feature: str = "auto",
+    inception: str | Path | None = None,
+    inception_checksum: bool = True,
     seed: int = 0,
     sampler: str | None = None,
     batch_size: int = 500,
@@ -62,19 +66,21 @@ def evaluate(
         num: how many samples.
         feature: what the Frechet distance is measured on: ``"pixels"`` (at most 4,096 of them), ``"inception"``
             (with ``num=50_000``, ``samples_to_train`` is the FID that papers publish), or ``"auto"``, which is
-            Inception for CIFAR-10 and pixels otherwise.
+            Inception for CIFAR-10 and where its file is given, and pixels otherwise.
+        inception, inception_checksum: Inception's file of weights, and whether it must be the published one: ``weights`` and
+            ``checksum`` of :func:`fastscore.evaluation.inception.inception_features`.
         seed, sampler, batch_size: of the samples, as for :func:`fastscore.experiment.sample.sample`.
         options: values of the sampler's options, and ``label`` and ``guidance``, as for
-            :func:`fastscore.experiment.sample.with_sampling`; those that are None or left out are the run's own.
+            :func:`fastscore.experiment.trained_run.with_sampling`; those that are None or left out are the run's own.
         weights, iteration, precision, cuda_graph: which of the run's weights, what the network is computed in, and whether by
-            graphs, as for :func:`fastscore.experiment.sample.load_run`.
+            graphs, as for :func:`fastscore.experiment.trained_run.load_run`.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
         overwrite: replace the samples of other settings that are there.
         bits_per_dim: measure the likelihood of held-out images, too, by :func:`fastscore.likelihood.bits_per_dim`.
         device: where the network runs.
         progress: show progress bars.
-        ranks: which draw the samples; rank 0 alone compares and writes.
+        ranks: which draw the samples and extract Inception's features; rank 0 alone compares and writes.
 
     Returns:
         What metrics.json holds; on other ranks than rank 0 nothing.
@@ -99,7 +105,9 @@ def evaluate(
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     limits.check_kept(num, trained.shape)
-    feature = resolve_feature(feature, trained, num)
+    feature = resolve_feature(feature, trained, num, inception)
+    with ranks.together():
+        extract = make_features(feature, trained.device, inception=inception, inception_checksum=inception_checksum)
     run = Path(run)
     out = run if out is None else Path(out)
     report: dict[str, Any] = {
@@ -140,6 +148,8 @@ def evaluate(
 
     if not ranks.leads:
         draw_into()
+        if feature == "inception":
+            help_out(extract, ranks)
         return {}
 
     def drawn(trajectory: Trajectory | None = None) -> Tensor:
@@ -149,7 +159,7 @@ def evaluate(
     if len(trained.shape) == 1:
         report |= evaluate_points(trained, out, drawn, num, seed)
     else:
-        report |= evaluate_images(trained, run, out, drawn, feature)
+        report |= evaluate_images(trained, run, out, drawn, feature, extract=extract, ranks=ranks, progress=progress)
     if bits_per_dim:
         with tf32(False), deterministic(trained.config.deterministic, trained.device):
             report |= evaluate_bits(trained, seed)
@@ -180,8 +190,14 @@ def evaluations_of(network: nn.Module | None) -> Iterator[list[int]]:
         hook.remove()
 
 
-def resolve_feature(feature: str, trained: TrainedRun, num: int) -> str:
+def resolve_feature(feature: str, trained: TrainedRun, num: int, inception: str | Path | None = None) -> str:
     """What ``feature`` means for this run; what cannot work is refused before hours of sampling."""
+    if inception is not None:
+        if feature == "pixels":
+            raise ValueError(
+                f"feature must be 'auto' or 'inception' where inception is given, {inception}, got 'pixels'"
+            )
+        feature = "inception"
     if len(trained.shape) == 1:
         if feature == "inception":
             raise ValueError(

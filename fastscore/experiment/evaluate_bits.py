@@ -15,8 +15,8 @@ from ..paths import PATHS, Path
 from ..rng import Philox, Stream
 from ..samplers.parts import conditioning
 from .build import make_data, make_sigmas
-from .sample import TrainedRun
 from .scores import on_path
+from .trained_run import TrainedRun
 
 IMAGES = 100  # that are looked at
 _AT_A_TIME, _KNOWN, _GAUSSIAN_LIMIT = 50, 5000, 1024  # images; of the training images; numbers of one, for a covariance

@@ -13,8 +13,8 @@ from .. import data, losses, samplers
 from ..evaluation import metrics, plots
 from ..rng import Philox
 from .build import make_data
-from .sample import TrainedRun
 from .scores import near_the_data, on_any_path
+from .trained_run import TrainedRun
 
 _TIMES = 20  # of the path, at which the error of the score is measured
 

@@ -36,7 +36,7 @@ class EventFiles:
                 for level, loss in enumerate(value):
                     if loss is not None:  # no sample had that level
                         self._writer.add_scalar(f"{name}/{level}", loss, step)
-            elif name != "step":
+            elif name != "step" and value is not None:
                 self._writer.add_scalar(name, value, step)
         self._writer.flush()
 

@@ -23,8 +23,8 @@ from .build import make_model, make_sigmas
 from .config import TrainConfig
 from .evaluate import METRICS
 from .original_config import to_yaml
-from .sample import TrainedRun, load_run
 from .sampler_options import options_of
+from .trained_run import TrainedRun, load_run
 
 WEIGHTS, CARD, ORIGINAL_CONFIG = "model.safetensors", "MODEL_CARD.md", "config.yml"
 
@@ -37,13 +37,13 @@ def export_original(
     The file is a list: the network's state_dict, its names under ``module.`` (the originals wrap the network in
     DataParallel), and Adam's; of an NCSN without a moving average that is all, as in the first repository. Else follow
     epoch, iteration and, where the run keeps one, the EMA shadow (parameters alone), as in the second. All are the run's,
-    bit for bit. What the originals have no place for is left out: the scale of fp16, and the losses since the last line of
-    metrics.jsonl.
+    bit for bit; of a snapshot, which has no optimizer, Adam is as before its first step. What the originals have no place for
+    is left out: further moving averages, the scale of fp16, and the losses since the last line of metrics.jsonl.
 
     Args:
         run: the run folder, of a network of images.
         out: the file.
-        iteration: which checkpoint, by its iteration; None: the last.
+        iteration: which checkpoint or snapshot, by its iteration; None: the last checkpoint.
         overwrite: replace files that are there.
 
     Returns:
@@ -68,7 +68,8 @@ def export_original(
     network = make_model(config, about.sample_shape)
     order = network.state_dict()  # of the optimizer's state, which has no names
     model = {f"module.{name}": saved[name] for name in order}
-    states: list[Any] = [model, state["optimizer"]]
+    adam = torch.optim.Adam(network.parameters(), config.lr, (config.beta1, config.beta2), config.eps)
+    states: list[Any] = [model, adam.state_dict() if state is None else state["optimizer"]]
     if config.ema or config.model != "ncsn":
         count = checkpoint.read_identity(run).count
         states += [about.step * config.batch_size // count if count else 0, about.step]
@@ -92,8 +93,8 @@ def export_safetensors(
     Args:
         run: the run folder.
         out: the folder; made where it is not there.
-        iteration: which checkpoint, by its iteration; None: the last.
-        weights: ``"ema"``, ``"raw"`` or ``"auto"``, as for :func:`fastscore.experiment.sample.load_run`.
+        iteration: which checkpoint or snapshot, by its iteration; None: the last checkpoint.
+        weights: ``"ema"``, ``"ema-0.9999"``, ``"raw"`` or ``"auto"``, as for :func:`fastscore.experiment.trained_run.load_run`.
         overwrite: replace files that are there.
 
     Returns:
@@ -101,7 +102,7 @@ def export_safetensors(
 
     Raises:
         CheckpointError: as :func:`export_original`, but that points will do.
-        ValueError: ``"ema"`` of a run that keeps none.
+        ValueError: a moving average that the run does not keep.
         OSError: it cannot be written.
     """
     run, out = Path(run), Path(out)
@@ -123,8 +124,9 @@ def model_card(run: Path, trained: TrainedRun) -> str:
     config, identity = trained.config, checkpoint.read_identity(run)
     kind = MODELS[config.model].__name__
     count = sum(p.numel() for p in trained.network.parameters())
+    decay = config.averages.get(trained.weights)
     averaged = (
-        "the moving average of its weights" if trained.weights == "ema" else "its weights as the optimizer left them"
+        f"the moving average of its weights, of rate {decay}" if decay else "its weights as the optimizer left them"
     )
     samples = "samples unknown" if identity.count is None else f"{identity.count:,} samples"
     classes = "" if identity.num_classes is None else f" in {identity.num_classes} classes"
@@ -217,15 +219,16 @@ def _short(value: Any) -> str:
 
 def _config(config: TrainConfig) -> dict[str, Any]:
     """The config without what is of the machine that trained it."""
-    left = ("data_dir", "download", "device", "log_every", "checkpoint_every", "keep", "sample_every")
+    left = ("data_dir", "download", "device", "log_every", "checkpoint_every", "keep", "snapshot_every", "sample_every")
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in left}
 
 
-def _read(folder: Path) -> tuple[checkpoint.About, dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any]]:
-    """All that a checkpoint holds."""
+def _read(folder: Path) -> tuple[checkpoint.About, dict[str, Tensor], dict[str, Tensor] | None, dict[str, Any] | None]:
+    """What a checkpoint holds; of a snapshot, which has no optimizer, None in its place."""
     about = checkpoint.read_about(folder)
-    shadow = checkpoint.read_weights(folder, ema=True) if about.checksum(ema=True) else None
-    return about, checkpoint.read_weights(folder, ema=False), shadow, checkpoint.read_state(folder)
+    shadow = checkpoint.read_weights(folder, "ema") if about.checksum("ema") else None
+    state = None if folder.parent.name == checkpoint.SNAPSHOTS else checkpoint.read_state(folder)
+    return about, checkpoint.read_weights(folder, "raw"), shadow, state
 
 
 def _holds(path: Path, content: bytes) -> bool:

@@ -15,8 +15,9 @@ from ..data import DATASETS
 from ..losses import OBJECTIVES, Objective
 from ..paths import PATHS, PathKind
 from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
-from .config import PRESETS, TrainConfig
+from .config import TrainConfig
 from .precision import PRECISIONS, Precision
+from .presets import PRESETS
 
 _ON_PATHS = f"{DEFAULT} is {BEST_OF_FEW} on a path of continuous t"
 Table = Mapping[str, Sampler] | Mapping[str, Objective] | Mapping[str, PathKind]
@@ -62,15 +63,46 @@ def annotate_samplers(command: Any, tyro: Any) -> None:
     ]
 
 
+def annotate_reproduce(command: Any, request: type, samplers: Mapping[str, Sampler], tyro: Any) -> None:
+    """Write the annotations of ``fastscore reproduce``: the fields of its ``request`` are flags, as are its samplers' options."""
+    fields: dict[str, tuple[Any, str]] = {
+        "hours": (float, "FLOAT"),
+        "iterations": (int, "INT"),
+        "width": (int, "INT"),
+        "batch_size": (int, "INT"),
+        "num_levels": (int, "INT"),
+        "inception": (Path, "PATH"),
+    }
+    for name, (kind, metavar) in fields.items():
+        request.__annotations__[name] = Annotated[kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
+    for name in ("tf32", "compile", "cuda_graph"):
+        request.__annotations__[name] = Annotated[
+            bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
+        ]
+    about = "; ".join(f"{e.name}: {e.title} ({e.source}), {e.summary}" for e in samplers.values())
+    request.__annotations__["sampler"] = Annotated[
+        Literal[tuple(samplers)],  # known when it runs
+        tyro.conf.arg(help=f"What draws the samples. {about}.", metavar=f"{{{','.join(samplers)}}}"),
+    ]
+    request.__annotations__["sampler_options"] = tyro.conf.Suppress[dict[str, Any]]
+    command.__annotations__ |= {
+        "request": Annotated[request, tyro.conf.arg(name="")],
+        "options": flags(samplers, "sampler", tyro),
+    }
+    annotate_plain((command,), tyro)
+
+
 def annotate_plain(commands: Iterable[Any], tyro: Any) -> None:
     """Write the annotations of parameters that may be left out, and of those that are true where they are given."""
     kinds: dict[str, tuple[Any, str]] = {
         "out": (Path, "PATH"),
         "config": (Path, "PATH"),
         "data_dir": (Path, "PATH"),
+        "inception": (Path, "PATH"),
         "checkpoint": (int, "INT"),
         "label": (str, "LABEL"),
         "guidance": (float, "FLOAT"),
+        "classifier_scale": (float, "FLOAT"),
         "guidance_interval": (tuple[float, float], "FLOAT FLOAT"),
         "iteration": (int, "INT"),
         "precision": (Precision, f"{{{','.join(PRECISIONS)}}}"),

@@ -131,6 +131,8 @@ def _record(line: bytes) -> dict[str, Any] | None:
         return None
     if not all(type(record[name]) is float or _finite(record[name]) for name in _NUMBERS if name in record):
         return None  # a norm may be infinite
+    if record.get("seconds") is not None and not _finite(record["seconds"]):
+        return None
     return record
 
 

@@ -30,8 +30,9 @@ from ..models.refinenet import ScoreRefineNet
 from ..samplers import DEFAULT
 from . import checkpoint
 from .build import make_model, make_sigmas
-from .config import PRESETS, TrainConfig
+from .config import TrainConfig
 from .original_config import check_known, data_of, fields_of
+from .presets import PRESETS
 from .train import FROM_FILES
 
 _GROUP = ("lr", "betas", "eps")
@@ -178,7 +179,7 @@ def _config(
     ema = found.get("ema", base.ema)
     if averaged and not ema:
         raise CheckpointError(f"{path} has an EMA shadow, and {source} says that none is kept (ema)")
-    found["ema"] = ema if averaged else 0.0
+    found |= {"ema": ema if averaged else 0.0, "more_ema": ()}
     if not averaged and ema:
         raise CheckpointError(
             f"{path} has no EMA shadow, and by {source if options.sections else preset} one is kept: "
@@ -303,7 +304,8 @@ def _write(
         checkpoint.check_free(out)
         identity = checkpoint.Identity.of_unknown_data(config.data, shape, os.path.abspath(config.data_dir))
         checkpoint.begin(out, identity)
-        saved = checkpoint.save(out, step, model, ema, state, shape=shape, identity=identity.run, config=config)
+        weights = {"raw": model} if ema is None else {"raw": model, "ema": ema}
+        saved = checkpoint.save(out, step, weights, state, shape=shape, identity=identity.run, config=config)
         write_atomically(out / checkpoint.CONFIG, config.to_json().encode())
         return saved
     finally:

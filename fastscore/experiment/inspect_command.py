@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
 
 from . import terminal
 
@@ -14,7 +13,7 @@ def inspect(
     num: int = 500,
     out: Path | None = None,
     seed: int = 0,
-    weights: Literal["auto", "ema", "raw"] = "auto",
+    weights: str = "auto",
     checkpoint: int | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
@@ -29,8 +28,8 @@ def inspect(
         num: How many samples at each level.
         out: The folder to write into; the run folder where not given.
         seed: Of the noise.
-        weights: ema: their moving average; raw: as the optimizer left them; auto: ema where the run keeps one.
-        checkpoint: The iteration whose checkpoint to use; by default the last one's.
+        weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
+        checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
     """

@@ -18,8 +18,8 @@ from ..ops import perturb
 from ..rng import Philox
 from .acceleration import deterministic, tf32
 from .build import make_data
-from .sample import TrainedRun, load_run
 from .scores import on_any_path
+from .trained_run import TrainedRun, load_run
 
 PAGE, PICTURE = "inspect.md", "inspect.png"
 _FOR_CURL, _PROBES, _FIT = 32, 4, 5000
@@ -60,7 +60,7 @@ def inspect(
         run: the run folder.
         num: how many samples at each level, at least 20.
         seed: of the noise.
-        weights, iteration, device: as for :func:`fastscore.experiment.sample.load_run`; in float32.
+        weights, iteration, device: as for :func:`fastscore.experiment.trained_run.load_run`; in float32.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import graphs
-from .._core.errors import CheckpointError, NonFiniteLoss
+from .._core.errors import NonFiniteLoss
 from .._images import ImageBatch
 from ..conversions import Converted
 from ..data import Data, ImageData
@@ -20,7 +18,6 @@ from ..ema import EMA
 from ..losses import OBJECTIVES, draw_labels, drop_labels
 from ..paths import PATHS
 from ..rng import Philox
-from . import checkpoint
 from .acceleration import compiled
 from .build import make_model, make_sigmas, placed, resident
 from .classes import ClassesOfBatch, check_data, labels_of_batch
@@ -47,7 +44,8 @@ class Learner:
         ranks: of the run. Every rank makes the same calls, whose number and order an error may not change.
 
     Attributes:
-        model, ema, optimizer: the network, its moving average or None, and Adam.
+        model, optimizer: the network, and Adam.
+        averages: its moving averages by their names (:attr:`TrainConfig.averages`).
         scaler: scales the loss where the precision is fp16, else None.
         parts: (first row, rows) of the parts that this rank works on a batch in.
         sums: the sum of the losses and how many, at each noise level (on a path of continuous t at the nearest one) since
@@ -62,7 +60,9 @@ class Learner:
         self.config, self.data, self.device, self.ranks = config, resident(data, device), device, ranks
         self.sigmas = make_sigmas(config).to(device)
         self.model = placed(make_model(config, data.shape), device)
-        self.ema = EMA(self.model, config.ema, warmup=config.ema_warmup) if config.ema else None
+        self.averages = {
+            name: EMA(self.model, decay, warmup=config.ema_warmup) for name, decay in config.averages.items()
+        }
         self.optimizer = torch.optim.Adam(
             self.model.parameters(),
             lr=config.lr,
@@ -92,6 +92,11 @@ class Learner:
         self.parts = [(first + row, size) for row, size in parts(rows, config.accumulate)]
         graph = graphs.check("cuda_graph", config.cuda_graph, device)
         self._recorded = RecordedStep(self) if graph else None
+
+    @property
+    def ema(self) -> EMA | None:
+        """The moving average that the run samples with, or None."""
+        return self.averages.get("ema")
 
     @property
     def network(self) -> nn.Module:
@@ -162,7 +167,7 @@ class Learner:
         return (place * (len(log) - 1)).round().long().clamp(0, len(log) - 1)
 
     def step(self, *, norm: bool, average: bool = True) -> Tensor | None:
-        """The optimizer's step, and where ``average`` the average's; returns the gradient's norm before clipping, if
+        """The optimizer's step, and where ``average`` the averages'; returns the gradient's norm before clipping, if
         asked for."""
         grad_norm = self._clip() if norm or self.config.clip_norm else None
         if self.scaler is None:
@@ -170,9 +175,14 @@ class Learner:
         else:  # which leaves out the step where the scaled gradient is not finite, and scales less from then on
             self.scaler.step(self.optimizer)
             self.scaler.update()
-        if self.ema is not None and average:
-            self.ema.update()
+        if average:
+            self.average()
         return grad_norm if norm else None
+
+    def average(self) -> None:
+        """Take the weights into their moving averages."""
+        for ema in self.averages.values():
+            ema.update()
 
     def _sum_over_ranks(self) -> None:
         """Make this rank's gradient and losses those of the whole batch."""
@@ -210,71 +220,17 @@ class Learner:
         """The mean loss at each noise level since the sums were set to zero; NaN where there was no sample."""
         return (self.sums[0] / self.sums[1]).tolist()
 
-    def finite(self) -> bool:
-        """Whether all that a checkpoint would hold is finite; an infinite gradient of a finite loss is seen here."""
-        ema = self.ema.module.state_dict().values() if self.ema is not None else ()
-        moments = [value for state in self.optimizer.state.values() for value in state.values()]
-        return all(bool(value.isfinite().all()) for value in [*self.model.state_dict().values(), *ema, *moments])
-
-    def state(self, step: int) -> dict[str, Any]:
-        """What state.pt holds after ``step`` iterations."""
-        scaler = {} if self.scaler is None else {"scaler": self.scaler.state_dict()}
-        optimizer = self.optimizer.state_dict()
-        for group in optimizer["param_groups"]:
-            group["lr"] = float(group["lr"])  # a graph's is a tensor
-        return {"step": step, "optimizer": optimizer, "sums": self.sums, **scaler}
-
-    def load(self, folder: Path) -> tuple[int, TrainConfig]:
-        """Take over the checkpoint ``folder``; returns its iterations, and the config that led to it.
-
-        Raises:
-            CheckpointError: it is damaged, or does not fit the network or the data; the text says how to go on.
-        """
-        about, state = checkpoint.read_about(folder), checkpoint.read_state(folder)
-        if about.sample_shape != tuple(self.data.shape):
-            raise CheckpointError(
-                f"{folder} is of samples of shape {about.sample_shape}, and the data has {tuple(self.data.shape)}"
-            )
-        checkpoint.load_into(self.model, checkpoint.read_weights(folder, ema=False), folder)
-        if self.ema is not None:
-            checkpoint.load_into(self.ema.module, checkpoint.read_weights(folder, ema=True), folder)
-            self.ema.num_updates = state["step"]
-        checkpoint.load_optimizer(self.optimizer, state["optimizer"], folder)
-        checkpoint.load_sums(self.sums, state["sums"], folder)
-        if self.scaler is not None and "scaler" in state:  # there is none yet where the precision was another
-            checkpoint.load_scaler(self.scaler, state["scaler"], folder)
-        return state["step"], about.config
-
-    def spread(self, step: int) -> int:
-        """Take over all that rank 0 has after ``step`` iterations; returns its ``step``."""
-        if self.ranks.count == 1:
-            return step
-        scaler = None if self.scaler is None else self.scaler.state_dict()
-        moments = sorted(self.optimizer.state_dict()["state"])
-        step, moments, scaler = json.loads(self.ranks.told(json.dumps([step, moments, scaler])))
-        weights = list(self.model.parameters())
-        if not self.ranks.leads:
-            zeros = {i: {name: torch.zeros_like(weights[i]) for name in ("exp_avg", "exp_avg_sq")} for i in moments}
-            state = {i: {"step": torch.ones(()), **of_one} for i, of_one in zeros.items()}
-            checkpoint.load_optimizer(self.optimizer, {"state": state}, Path("rank 0"))
-            if self.scaler is not None and scaler is not None:
-                self.scaler.load_state_dict(scaler)
-            if self.ema is not None:
-                self.ema.num_updates = step
-        averages = [] if self.ema is None else self.ema.module.state_dict().values()
-        held = [self.optimizer.state[weights[i]] for i in moments]
-        of_adam = [state[name] for state in held for name in ("step", "exp_avg", "exp_avg_sq")]
-        self.ranks.copy([*self.model.state_dict().values(), *averages, *of_adam, self.sums])
-        return step
-
     def digest(self) -> str:
-        """A text that says which bits the weights have."""
-        sums = [weight.detach().contiguous().view(torch.int32).sum() for weight in self.model.parameters()]
+        """A text that says which bits the weights and their averages have."""
+        networks = [self.model, *(ema.module for ema in self.averages.values())]
+        held = [weight.detach().contiguous() for network in networks for weight in network.parameters()]
+        sums = [weight.view(torch.int32).sum() for weight in held]
         return str(torch.stack(sums).tolist())
 
     def _check_finite(self, it: int) -> None:
         """Raise before a loss that is not finite reaches the weights (on a GPU: before it reaches a checkpoint)."""
-        due = (it + 1) % self.config.log_every == 0 or (it + 1) % self.config.checkpoint_every == 0
+        every = (self.config.log_every, self.config.checkpoint_every, self.config.snapshot_every)
+        due = any(number and (it + 1) % number == 0 for number in every)
         if (self.device.type != "cpu" and not due) or bool(torch.isfinite(self.sums).all()):
             return
         seen = ", ".join(f"{sigma:.3g}: {loss:.4g}" for sigma, loss in zip(self.sigmas.tolist(), self.means()))

@@ -63,6 +63,16 @@ def check_run(config: TrainConfig, device: torch.device, ranks: int = 1) -> None
     check_batch(config, shape, -(-config.batch_size // (ranks * config.accumulate)), device)
 
 
+def check_epochs(config: TrainConfig, num: int) -> None:
+    """Raise ValueError where a run of ``config`` on ``num`` samples takes more epochs than there are ways to shuffle them."""
+    epochs = config.iterations * config.batch_size / num
+    if epochs >= INDICES:
+        raise ValueError(
+            f"iterations times batch_size must be less than 2^32 epochs of {num:,} "
+            f"samples, since each is shuffled by a number of its own, got {epochs:.3g} epochs"
+        )
+
+
 def _fits(name: str, value: int, what: str, size: int, device: torch.device) -> None:
     there = memory(device)
     if size > there:

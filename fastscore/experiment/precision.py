@@ -91,9 +91,9 @@ class InPrecision(nn.Module):
     def forward(self, x: Tensor, labels: Tensor, **keywords: Any) -> Tensor:
         return self._computed(self.network, x, labels, **keywords)
 
-    def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
+    def at_level(self, label: float, **keywords: Any) -> Callable[[Tensor], Tensor]:
         """score(x), what the network gives for the label ``label`` of every sample: samplers ask for it."""
-        return partial(self._computed, calls.at_level(self.network, label))
+        return partial(self._computed, calls.at_level(self.network, label, **keywords))
 
     def _computed(self, score: Callable[..., Tensor], x: Tensor, *labels: Tensor, **keywords: Any) -> Tensor:
         with torch.autocast(x.device.type, self.dtype):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import warnings
+from functools import partial
 
 from .._core.errors import NonFiniteSamples, NotConverged
 from ..evaluation.pictures import save_grid
 from ..rng import Philox
-from . import checkpoint
+from . import checkpoint, moments
 from .classes import Asked
 from .precision import for_sampling
 from .sample import draw
@@ -30,8 +31,11 @@ def save_preview(trainer: Trainer) -> None:
         return
     try:
         network = for_sampling(trainer.network, config.precision)
-        network = Asked("each" if config.num_classes else None).score(config, network, 0, _IMAGES, trainer.device)
-        images = draw(config, network, (_IMAGES, *shape), Philox(config.seed), device=trainer.device)
+        asked = Asked("each" if config.num_classes else None)
+        guide = partial(asked.score, config, first=0, size=_IMAGES, device=trainer.device)
+        about = partial(moments.of_run, config, trainer.run)
+        shape = (_IMAGES, *shape)
+        images = draw(config, network, shape, Philox(config.seed), device=trainer.device, guide=guide, about=about)
     except (NonFiniteSamples, NotConverged) as error:
         warnings.warn(f"no picture of iteration {step}: {error}", stacklevel=2)
         return

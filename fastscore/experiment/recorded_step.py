@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 class RecordedStep:
-    """Iterations of a learner, replayed: labels, loss, gradient, clipping, Adam, scaler, moving average and sums.
+    """Iterations of a learner, replayed: labels, loss, gradient, clipping, Adam, scaler, moving averages and sums.
 
-    Before a replay the host writes the batch, the seed of the iteration's sub-stream and the learning rate. A moving
-    average that warms up has another rate in each of its updates, and is updated after the replay.
+    Before a replay the host writes the batch, the seed of the iteration's sub-stream and the learning rate. Moving
+    averages that warm up have another rate in each of their updates, and are updated after the replay.
 
     Args:
         learner: whose; its networks, optimizer and sums stay where they are from now on.
@@ -47,10 +47,10 @@ class RecordedStep:
         self._key[0].fill_(signed(self._seeds.substream(it).seed))
         self._rate.fill_(learner.rate(it))
         self._graph()
-        if learner.ema is not None:
-            if config.ema_warmup:
-                learner.ema.update()
-            learner.ema.num_updates = it + 1  # Python does not run in a replay
+        if config.ema_warmup:
+            learner.average()
+        for ema in learner.averages.values():
+            ema.num_updates = it + 1  # Python does not run in a replay
         return self._grad_norm
 
     def _iterate(self) -> None:

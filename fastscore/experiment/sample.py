@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
+import math
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from collections.abc import Callable, Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -17,170 +16,19 @@ from torch import Tensor, nn
 from .._core import checks, graphs
 from .._core.errors import NonFiniteSamples
 from ..rng import Philox
-from ..samplers import SAMPLERS, Callback, Sampler, Trajectory
-from . import checkpoint, limits, sample_folder
-from .acceleration import compiled, deterministic, tf32
-from .build import make_model, moments_of_data, pick_device, placed
-from .classes import Asked, asked
+from ..samplers import SAMPLERS, Callback, Trajectory
+from . import limits, moments, sample_folder
+from .acceleration import deterministic, tf32
 from .config import TrainConfig
-from .precision import PRECISIONS, check, for_sampling, resolve
 from .progress import progress_bar
 from .ranks import ALONE, Ranks
 from .sampler_options import default_sampler, options_of
 from .scores import begins_about_the_mean, for_sampler
+from .trained_run import TrainedRun as TrainedRun
+from .trained_run import load_run as load_run
+from .trained_run import with_sampling as with_sampling
 
-WEIGHTS = ("auto", "ema", "raw")
 _SAMPLING_SEED = 1 << 63  # added to the seed, so that samples never share numbers with training, whose seeds are less
-
-
-@dataclass(frozen=True)
-class TrainedRun:
-    """A network ready to sample, what it was trained with, and how it is to be sampled.
-
-    Attributes:
-        config: the settings that it was trained with, and is sampled with where a sampler's option is one of them.
-        network: in eval mode, with weights in float32; shape: of a sample; device: where the network is; iteration: the checkpoint's.
-        weights: "ema", their moving average, or "raw". identity: the run's random number. sha256: of the weights' file.
-        precision: what the network is computed in where it is sampled, fp32, bf16 or fp16.
-        sampler: which one draws, by default :func:`default_sampler`'s; given: values of its options that are no settings of ``config``.
-        cuda_graph: whether its updates are CUDA graphs; None: as ``config`` says, where the device and the sampler have such.
-        asked: the class that samples are asked to be of, and with what guidance.
-    """
-
-    config: TrainConfig
-    network: nn.Module
-    shape: tuple[int, ...]
-    device: torch.device
-    iteration: int
-    weights: str = "raw"
-    identity: str = ""
-    sha256: str | None = None
-    precision: str = "fp32"
-    sampler: str = ""
-    given: Mapping[str, Any] = field(default_factory=dict)
-    cuda_graph: bool | None = None
-    asked: Asked = field(default_factory=Asked)
-
-    def __post_init__(self) -> None:
-        """The sampler of the config where none is given."""
-        object.__setattr__(self, "sampler", self.sampler or default_sampler(self.config))
-
-    @cached_property
-    def score_fn(self) -> nn.Module:
-        """The network in its precision: what samplers call."""
-        return compiled(for_sampling(self.network, self.precision), self.config.compile)
-
-    @property
-    def entry(self) -> Sampler:
-        """The sampler's entry in the registry."""
-        return SAMPLERS[self.sampler]
-
-    @property
-    def options(self) -> dict[str, Any]:
-        """The value of each of the sampler's options."""
-        return options_of(self.config, self.sampler, self.given)
-
-
-def load_run(
-    run: str | Path,
-    *,
-    device: str = "auto",
-    weights: str = "auto",
-    iteration: int | None = None,
-    precision: str | None = None,
-    cuda_graph: bool | None = None,
-) -> TrainedRun:
-    """The network of a run's checkpoint, in eval mode.
-
-    Args:
-        run: the run folder.
-        device: where the network is put.
-        weights: ``"ema"``, the moving average; ``"raw"``, the weights as the optimizer left them; ``"auto"``, the
-            moving average where the run keeps one.
-        iteration: which checkpoint, by its iteration; None: the last.
-        precision: ``"fp32"``, ``"bf16"`` or ``"fp16"``, as ``TrainConfig.precision``; None: the run's.
-        cuda_graph: whether a sampler's updates are CUDA graphs; None: as the run was trained, where the device and the sampler
-            have such.
-
-    Raises:
-        CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), or a damaged one.
-        ValueError: ``"ema"`` of a run that keeps none; ``"fp16"`` on a device that does not multiply it; ``cuda_graph`` on one
-            that has no graphs.
-    """
-    run = Path(run)
-    checks.one_of("weights", weights, WEIGHTS)
-    config = checkpoint.read_config(run)
-    if weights == "ema" and not config.ema:
-        raise ValueError(
-            f"weights must be 'raw' or 'auto' for {run}, which keeps no moving average (ema is 0), got 'ema'"
-        )
-    weights = "ema" if config.ema and weights != "raw" else "raw"
-    chosen = pick_device(device)
-    computed_in = resolve(config, chosen) if precision is None else checks.one_of("precision", precision, PRECISIONS)
-    check(computed_in, chosen)
-    if cuda_graph is not None:
-        graphs.check("cuda_graph", cuda_graph, chosen)
-
-    def read(folder: Path) -> tuple[Path, checkpoint.About, dict[str, Tensor]]:
-        return folder, checkpoint.read_about(folder), checkpoint.read_weights(folder, ema=weights == "ema")
-
-    folder, about, values = (
-        checkpoint.from_latest(run, read) if iteration is None else read(checkpoint.of_iteration(run, iteration))
-    )
-    network = make_model(config, about.sample_shape)
-    checkpoint.load_into(network, values, folder)
-    network.requires_grad_(False)
-    return TrainedRun(
-        config,
-        placed(network, chosen).eval(),
-        about.sample_shape,
-        chosen,
-        about.step,
-        weights,
-        about.run,
-        about.checksum(ema=weights == "ema"),
-        computed_in,
-        cuda_graph=cuda_graph,
-    )
-
-
-def with_sampling(
-    trained: TrainedRun,
-    *,
-    sampler: str | None = None,
-    label: int | str | None = None,
-    guidance: float | None = None,
-    guidance_interval: tuple[float, float] | None = None,
-    **options: Any,
-) -> TrainedRun:
-    """``trained`` with another sampler, or other values of its options, or asked for a class.
-
-    Args:
-        trained: from :func:`load_run`; not changed.
-        sampler: a key of :data:`fastscore.samplers.SAMPLERS`; None: as ``trained`` has it.
-        label: the class of all samples, from 0; ``"each"``: sample k is of class k mod K. Of a network with classes.
-        guidance: w of :func:`fastscore.guidance.classifier_free`; by default 1, the network's score of that class.
-        guidance_interval: (low, high), the noise sigma / alpha at which w holds; elsewhere it is 1.
-        options: values of the sampler's options; those that are None stay as they are.
-
-    Raises:
-        TypeError, ValueError: an unknown sampler, a value out of its range, or an option that the sampler does not take.
-    """
-    sampler = trained.sampler if sampler is None else checks.one_of("sampler", sampler, SAMPLERS)
-    given = {name: value for name, value in options.items() if value is not None}
-    settings = {o.name: o.setting for o in SAMPLERS[sampler].options if o.setting and o.name in given}
-    config = dataclasses.replace(trained.config, **{setting: given[name] for name, setting in settings.items()})
-    kept = trained.given if sampler == trained.sampler else {}
-    others = {name: value for name, value in given.items() if name not in settings}
-    classes = asked(config, label, guidance, guidance_interval, trained.asked)
-    changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
-    complete = options_of(config, sampler, changed.given)  # which says what is wrong
-    if classes.label is not None and complete.get("interpolate"):
-        raise ValueError(
-            "interpolate must be left out with a label (--label), got True: guidance asks a network of labels at its noise "
-            "levels alone"
-        )
-    return changed
 
 
 def draw(
@@ -195,6 +43,8 @@ def draw(
     trajectory: Trajectory | None = None,
     callback: Callback | None = None,
     cuda_graph: bool | None = None,
+    guide: Callable[[Callable[..., Tensor], Any], Callable[..., Tensor]] | None = None,
+    about: Callable[[], Mapping[str, Tensor]] | None = None,
 ) -> Tensor:
     """Samples [B, ...] by the settings of ``config`` and the options ``given``; images are clamped to [0, 1] at the end.
 
@@ -205,7 +55,9 @@ def draw(
         sampler, given: a key of :data:`fastscore.samplers.SAMPLERS`, and values of its options that are no settings of
             ``config``.
         trajectory, callback: as for :func:`fastscore.samplers.annealed_langevin`.
-        cuda_graph: as :class:`TrainedRun` has it.
+        cuda_graph: as :class:`fastscore.experiment.trained_run.TrainedRun` has it.
+        guide: makes of the score, and of the noise levels or the path that it is called with, the score that draws.
+        about: gives the moments of the training data, for samplers that begin about them; None: they are found from the data.
 
     Raises:
         NonFiniteSamples: some are NaN or infinite, before the clamp, which would make infinity look like an image.
@@ -213,10 +65,12 @@ def draw(
     sampler = default_sampler(config) if sampler is None else sampler
     options, entry = options_of(config, sampler, given or {}), SAMPLERS[sampler]
     score_fn, where = for_sampler(config, network, entry)
+    if guide is not None:
+        score_fn = guide(score_fn, where)
     if cuda_graph is None:
         cuda_graph = config.cuda_graph and device.type in graphs.KINDS and entry.recordable(options)
     centred = entry.centred and options.get("start") == "normal" and begins_about_the_mean(config)
-    about = moments_of_data(config) if centred else {}
+    begun = {} if not centred else moments.moments_of_data(config) if about is None else about()
     with tf32(config.tf32), deterministic(config.deterministic, device), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r"\d+ of \d+ samples are not finite")  # an error, below
         x = entry.run(
@@ -228,7 +82,7 @@ def draw(
             device=device,
             trajectory=trajectory,
             callback=callback,
-            **about,
+            **begun,
             cuda_graph=cuda_graph,
         )
     bad = int((~torch.isfinite(x)).flatten(1).any(1).sum())
@@ -251,10 +105,10 @@ def sample(
     """``num`` samples on the CPU, float32. Sample k has the same noise whatever ``num`` and ``batch_size`` are.
 
     Args:
-        trained: from :func:`load_run`.
+        trained: from :func:`fastscore.experiment.trained_run.load_run`.
         num: how many.
         seed: another seed, other samples.
-        sampler, options: which sampler draws, values of its options, and the class asked for; see :func:`with_sampling`.
+        sampler, options: which sampler draws, values of its options, and the class asked for; see :func:`fastscore.experiment.trained_run.with_sampling`.
         batch_size: how many at a time; takes memory, changes nothing else (to rounding).
         progress: show a progress bar.
         trajectory: filled from the first batch.
@@ -277,19 +131,22 @@ def batches(
     progress: bool = True,
     trajectory: Trajectory | None = None,
     ranks: Ranks = ALONE,
+    first: int = 0,
+    strict: bool = True,
 ) -> Iterator[Tensor]:
-    """The samples of :func:`sample`, batch by batch as they are drawn. Its arguments are checked at the call.
+    """The samples of :func:`sample`, batch by batch as they are drawn, from the ``first`` on. Its arguments are checked at the
+    call.
 
     Of several ``ranks`` each draws whole batches, by turns, so that they are one process's bit for bit; rank 0 is given all
-    of them, the others none.
+    of them, the others none. A batch with samples that are not finite is an error, or where not ``strict`` all NaN.
     """
     config = trained.config
-    limits.check_num(checks.integer("num", num, low=1))
+    limits.check_num(checks.integer("first", first, low=0) + checks.integer("num", num, low=1))
     seed = checks.integer("seed", seed, low=0, high=_SAMPLING_SEED - 1)
     batch_size = checks.integer("batch_size", batch_size, low=1)
     updates = trained.entry.updates(config.num_levels, trained.options)
     limits.check_batch(config, trained.shape, min(num, batch_size), trained.device)
-    firsts = range(0, num, batch_size)
+    firsts, end = range(first, first + num, batch_size), first + num
     if ranks.leads and len(firsts) < ranks.count:
         warnings.warn(
             f"{num} samples, {batch_size} at a time, are fewer batches than the {ranks.count} ranks: some have nothing to "
@@ -301,13 +158,23 @@ def batches(
         own = len(range(0, len(firsts), ranks.count))  # batches, of rank 0
         total = None if updates is None else own * updates
         bar = progress_bar(total, desc="sampling", unit="step") if progress and ranks.leads else None
+        about = cache(partial(moments.of_run, config, trained.folder))
 
         def make(k: int) -> Tensor:
-            size = min(batch_size, num - firsts[k])
+            size = min(batch_size, end - firsts[k])
+            try:
+                return drawn_batch(k, size)
+            except NonFiniteSamples:
+                if strict:
+                    raise
+                return torch.full((size, *trained.shape), math.nan)
+
+        def drawn_batch(k: int, size: int) -> Tensor:
+            guide = partial(trained.asked.score, config, first=firsts[k], size=size, device=trained.device)
             return (
                 draw(
                     config,
-                    trained.asked.score(config, trained.score_fn, firsts[k], size, trained.device),
+                    trained.score_fn,
                     (size, *trained.shape),
                     Philox(seed + _SAMPLING_SEED, sample_offset=firsts[k]),
                     device=trained.device,
@@ -316,13 +183,15 @@ def batches(
                     trajectory=trajectory if k == 0 else None,
                     callback=None if bar is None else lambda step, x: bar.update(),
                     cuda_graph=trained.cuda_graph,
+                    guide=guide,
+                    about=about,
                 )
                 .float()
                 .cpu()
             )
 
         try:
-            yield from ranks.in_turn([(min(batch_size, num - first), *trained.shape) for first in firsts], make)
+            yield from ranks.in_turn([(min(batch_size, end - begin), *trained.shape) for begin in firsts], make)
         finally:
             if bar is not None:
                 bar.close()

@@ -91,8 +91,8 @@ class _Undivided(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, x: Tensor, noise: Tensor) -> Tensor:
-        return self.network(x, torch.ones_like(noise))
+    def forward(self, x: Tensor, noise: Tensor, **keywords: Any) -> Tensor:
+        return self.network(x, torch.ones_like(noise), **keywords)
 
 
 class _NoiseRatio:
@@ -116,5 +116,5 @@ class _AtLevels(nn.Module):
         ends = float(score.path.sigma(score.path.t_min)), float(score.path.sigma(score.path.t_max))
         self.register_buffer("t", score.path.t_of_sigma(sigmas.double().clamp(*ends)))
 
-    def forward(self, x: Tensor, labels: Tensor) -> Tensor:
-        return self.score(x, self.t.to(x.device)[labels])
+    def forward(self, x: Tensor, labels: Tensor, **keywords: Any) -> Tensor:
+        return self.score(x, self.t.to(x.device)[labels], **keywords)

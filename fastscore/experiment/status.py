@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from . import checkpoint, history
-from .config import TrainConfig, command_line
+from .config import TrainConfig
+from .presets import command_line
 from .progress import duration
 
 _LAST = 20  # lines of metrics.jsonl whose pace is taken
@@ -27,9 +28,10 @@ class Status:
         loss: the mean loss of that line; None before there is one.
         images_per_second: the median of the last lines; None before there is one.
         told: seconds since that line was written; None before there is one.
-        checkpoints: the iterations of its checkpoints; saved: seconds since the last one was written.
+        checkpoints, snapshots: the iterations of either; saved: seconds since the last checkpoint was written.
         alive: whether a process trains there; None where that cannot be told.
-        used, free: bytes that the run takes, and that are left on its disk.
+        used, free: bytes that the run takes, and that are left on its disk. of_checkpoints, of_snapshots: those of used that
+            these take.
     """
 
     run: Path
@@ -39,10 +41,13 @@ class Status:
     images_per_second: float | None
     told: float | None
     checkpoints: tuple[int, ...]
+    snapshots: tuple[int, ...]
     saved: float | None
     alive: bool | None
     used: int
     free: int
+    of_checkpoints: int
+    of_snapshots: int
 
     @property
     def seconds_left(self) -> float | None:
@@ -77,10 +82,13 @@ def status(run: str | Path) -> Status:
         statistics.median(paces) if paces else None,
         now - os.stat(run / checkpoint.METRICS).st_mtime if records else None,
         steps,
+        tuple(map(checkpoint.step_of, checkpoint.snapshots(run))),
         saved,
         checkpoint.is_held(run / checkpoint.LOCK),
-        _size(run),
+        bytes_below(run),
         shutil.disk_usage(run).free,
+        bytes_below(run / checkpoint.CHECKPOINTS),
+        bytes_below(run / checkpoint.SNAPSHOTS),
     )
 
 
@@ -103,7 +111,12 @@ def screen(found: Status) -> str:
         lines.append(("checkpoint", f"iteration {found.checkpoints[-1]:,}, {duration(found.saved)} ago{several}"))
     else:
         lines.append(("checkpoint", "none yet"))
-    lines.append(("disk", f"{size(found.used)} in the run folder, {size(found.free)} free"))
+    parts = f"checkpoints {size(found.of_checkpoints)}"
+    if found.snapshots:
+        several = f" to {found.snapshots[-1]:,}" if len(found.snapshots) > 1 else ""
+        lines.append(("snapshots", f"{len(found.snapshots)}, of iteration {found.snapshots[0]:,}{several}"))
+        parts += f", snapshots {size(found.of_snapshots)}"
+    lines.append(("disk", f"{size(found.used)} in the run folder ({parts}), {size(found.free)} free"))
     return "\n".join(f"{name:<11} {text}" for name, text in lines)
 
 
@@ -129,7 +142,7 @@ def size(count: float) -> str:
     return f"{count:.4g} TB"
 
 
-def _size(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Bytes of all files below ``folder``; one that is deleted meanwhile counts for nothing."""
     total = 0
     for here, _, names in os.walk(folder):

@@ -6,26 +6,27 @@ Batches, noise and weights are functions of (config, iteration), so a resumed ru
 from __future__ import annotations
 
 import dataclasses
-import math
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from .._core import files
-from .._core.errors import CannotWrite, CheckpointError, NonFiniteLoss
-from . import checkpoint, history, limits, precision
+from .._core.errors import CheckpointError, NonFiniteLoss
+from . import checkpoint, history, learner_state, limits, precision
 from .acceleration import deterministic, tf32
 from .agreement import settings_of
 from .build import make_data
-from .config import SAMPLING, TrainConfig, command_line
-from .learner import Learner, learning_rate
+from .config import SAMPLING, TrainConfig
+from .learner import Learner
 from .progress import progress_bar
 from .ranks import ALONE, Ranks
+from .run_writer import RunWriter
 from .sampler_options import check_own_sampler
 
 FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
@@ -43,6 +44,7 @@ class Trainer:
             changes.jsonl.
         ranks: of the run (:func:`fastscore.experiment.ranks.joined`). Every rank has a trainer, of the same arguments, and
             makes the same calls; rank 0's alone reads and writes the run folder.
+        command: which goes on with the run where a file cannot be written; None: that of ``fastscore train``.
 
     Attributes:
         config: what it trains; a precision of ``auto`` is what it became: the run's, or for a new run that of its device.
@@ -50,6 +52,8 @@ class Trainer:
             the run's.
         retuned: the settings of the optimizer that differ from those that led to the checkpoint it goes on from.
         step: iterations done.
+        seconds: spent in them, over all resumes, without what was written and shown on the way; None where the checkpoint that
+            the run goes on from does not say.
         last: the checkpoint that this run wrote last, or went on from; None before there is one.
 
     Raises:
@@ -68,6 +72,7 @@ class Trainer:
         resume: bool = False,
         change: bool = False,
         ranks: Ranks = ALONE,
+        command: str | None = None,
     ):
         if config.data in FROM_FILES:  # where it lies must not depend on who asks from where
             config = dataclasses.replace(config, data_dir=str(Path(config.data_dir).absolute()))
@@ -75,8 +80,11 @@ class Trainer:
         self.changed: list[str] = []
         self.retuned: list[str] = []
         self.step = 0
+        self.seconds: float | None = 0.0
         self.last: Path | None = None
         self._lock: checkpoint.Lock | None = None
+        self._writer: RunWriter | None = None
+        self._command = command
         try:
             self._open(resume, change)
         except BaseException:
@@ -158,9 +166,11 @@ class Trainer:
                 self._go_on(saved)
             elif self.ranks.leads:
                 self._begin()
-        self.step = self.learner.spread(self.step)
+        self.step = learner_state.spread(self.learner, self.step)
         last = self.ranks.told(str(self.last or ""))
         self.last = Path(last) if last else None
+        if self._lock is not None:  # rank 0's
+            self._writer = RunWriter(self.run, self.config, self.identity, self._lock, self._command)
 
     def _look(self, resume: bool, change: bool) -> TrainConfig | None:
         """The config of the run to go on with, whose folder is locked; None where a new one may begin."""
@@ -188,13 +198,7 @@ class Trainer:
 
     def _go_on(self, saved: TrainConfig) -> None:
         """Go on with the run of the config ``saved``, once its data and its checkpoint are known to be what they were."""
-        if changes := self.identity.changes(self.data):
-            source = f"; it was read from {self.identity.source}" if self.identity.source else ""
-            raise CheckpointError(
-                f"{self.run} was trained on other data: {', '.join(changes)}{source}. What is "
-                f"there now is {self.about_data}. Put the data back as it was, or choose another "
-                "folder with --out"
-            )
+        self.identity.check_data(self.data, self.run)
         self._clear_leftovers()
         if self.identity.fingerprint is None:  # imported: from now on these are the run's data
             self.identity = self.identity.with_data(self.data)
@@ -202,11 +206,12 @@ class Trainer:
         trained = self.config
         if checkpoint.steps(self.run):
             latest = checkpoint.latest(self.run)
-            self.step, trained = self.learner.load(latest)
-            self.last = latest
+            about = learner_state.load(self.learner, latest)
+            self.step, trained, self.seconds, self.last = about.step, about.config, about.seconds, latest
         else:
             history.check_checkpoints_are_there(self.run, saved)
         history.drop_after(self.run, self.step)
+        checkpoint.drop_snapshots_after(self.run, self.step, identity=self.identity.run)
         self.changed = [
             f"{name} (was {was}, now {now})"
             for name, (was, now) in checkpoint.changed_fields(self.config, saved, SAMPLING).items()
@@ -222,18 +227,14 @@ class Trainer:
         limits.check_run(config, self.device, self.ranks.count)
         check_own_sampler(config)
         self.data = make_data(config)
-        epochs = config.iterations * config.batch_size / len(self.data)
-        if epochs >= 2**32:
-            raise ValueError(
-                f"iterations times batch_size must be less than 2^32 epochs of {len(self.data):,} "
-                f"samples, since each is shuffled by a number of its own, got {epochs:.3g} epochs"
-            )
+        limits.check_epochs(config, len(self.data))
         self.learner = Learner(config, self.data, self.device, self.ranks)
 
     def _clear_leftovers(self) -> None:
         """What a killed trainer left: it may be what fills the disk."""
         files.clear_leftovers(self.run)
-        checkpoint.clear_unfinished(self.run / checkpoint.CHECKPOINTS)
+        for name in (checkpoint.CHECKPOINTS, checkpoint.SNAPSHOTS):
+            checkpoint.clear_unfinished(self.run / name)
 
     def _write_config(self) -> None:
         files.write_atomically(self.run / checkpoint.CONFIG, self.config.to_json().encode())
@@ -245,33 +246,47 @@ class Trainer:
         listener: Callable[[dict[str, Any]], None] | None,
     ) -> Path:
         config, since, seen = self.config, time.perf_counter(), 0
-        bar = None
+        begun, bar = since, None
         if progress and self.ranks.leads:
             bar = progress_bar(config.iterations, initial=self.step, desc="training", unit="it")
+        every = (config.log_every, config.checkpoint_every, config.snapshot_every, config.sample_every)
         try:
             while self.step < config.iterations:
                 grad_norm = self._iterate()
                 seen += config.batch_size
-                log, save, show = map(self._due, (config.log_every, config.checkpoint_every, config.sample_every))
+                log, save, keep, show = map(self._due, every)
                 if bar is not None:
                     bar.update()
-                if save and self.ranks.count > 1:
+                if not (log or save or keep or show):
+                    continue
+                self._spent(begun)
+                if (save or keep) and self.ranks.count > 1:
                     self.ranks.same(f"the weights after iteration {self.step}", self.learner.digest())
-                with self.ranks.together() if log or save or show else nullcontext():
+                with self.ranks.together():
                     if log:
                         assert grad_norm is not None  # due when a line is
                         self._log(float(grad_norm), seen / (time.perf_counter() - since), bar, listener)
+                    if keep and self._writer is not None:
+                        self._writer.save_snapshot(self.learner, self.step, self.seconds)
                     if save:
                         self._save()
                     if show and preview is not None and self.ranks.leads:
                         preview(self)
+                begun = time.perf_counter()
                 if log:
-                    since, seen = time.perf_counter(), 0
+                    since, seen = begun, 0
         finally:
             if bar is not None:
                 bar.close()
         assert self.last is not None  # the last iteration is always saved
         return self.last
+
+    def _spent(self, begun: float) -> None:
+        """Count the seconds since ``begun``, in which iterations were made."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)  # what is written now waits for them anyway
+        if self.seconds is not None:
+            self.seconds += time.perf_counter() - begun
 
     def _due(self, every: int) -> bool:
         """Whether what is done ``every`` so many iterations (0: never) and after the last one is done now."""
@@ -282,25 +297,11 @@ class Trainer:
         try:
             grad_norm = self.learner.iterate(self.step)
         except NonFiniteLoss as error:
-            if not self.ranks.leads:
+            if self._writer is None:
                 raise
-            raise NonFiniteLoss(f"{error}; {self._way_on()}") from None
+            raise NonFiniteLoss(f"{error}; {self._writer.way_on()}") from None
         self.step += 1
         return grad_norm
-
-    def _way_on(self) -> str:
-        """The checkpoint to go on from, and the command that does, with smaller steps."""
-        saved = checkpoint.last_good(self.run)
-        gentler = dataclasses.replace(
-            self.config,
-            lr=max(float(f"{self.config.lr / 10:.3g}"), 1e-37),
-            clip_norm=min(self.config.clip_norm or 1.0, 1.0),
-        )
-        return (
-            f"the last good checkpoint is {saved}. Go on from it"
-            if saved
-            else "no checkpoint was written yet. Begin again"
-        ) + f" with smaller steps: {command_line(gentler, self.run, '--resume', '--change')}"
 
     def _log(
         self,
@@ -310,69 +311,24 @@ class Trainer:
         listener: Callable[[dict[str, Any]], None] | None = None,
     ) -> None:
         """Append the mean losses since the last line to metrics.jsonl, and begin new sums."""
-        sums = self.learner.sums
-        if self.ranks.leads:
-            record = {
-                "step": self.step,
-                "loss": float(sums[0].sum() / sums[1].sum()),
-                "loss_per_sigma": [None if math.isnan(mean) else mean for mean in self.learner.means()],
-                "lr": learning_rate(self.config, self.step - 1),
-                "grad_norm": grad_norm,
-                "images_per_second": images_per_second,
-            }
-            with self.writing():
-                history.append(self.run / checkpoint.METRICS, record)
-                if listener is not None:
-                    listener(record)
+        if self._writer is not None:
+            record = self._writer.log(self.learner, self.step, grad_norm, images_per_second, self.seconds, listener)
             if bar is not None:
                 bar.set_postfix(loss=f"{record['loss']:.4g}", samples_per_s=f"{images_per_second:.0f}")
-        sums.zero_()
+        self.learner.sums.zero_()
 
     def _save(self) -> None:
-        learner = self.learner
-        if not self.ranks.leads:
+        if self._writer is not None:
+            self.last = self._writer.save(self.learner, self.step, self.seconds)
+        else:
             self.last = self.run / checkpoint.CHECKPOINTS / f"step_{self.step:08d}"
-            return
-        if not learner.finite():
-            raise NonFiniteLoss(
-                f"the weights at iteration {self.step}, or the optimizer's averages of their "
-                f"gradients, are not finite and were not saved; {self._way_on()}"
-            )
-        with self.writing():
-            saved = checkpoint.save(
-                self.run,
-                self.step,
-                learner.model.state_dict(),
-                learner.ema.module.state_dict() if learner.ema is not None else None,
-                learner.state(self.step),
-                shape=tuple(self.data.shape),
-                identity=self.identity.run,
-                config=self.config,
-            )
-            self.last = saved
-            checkpoint.prune(self.run, saved, identity=self.identity.run, keep=self.config.keep)
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
-        """Inside, files of the run folder may be written, a preview's, say.
+    def writing(self) -> AbstractContextManager[None]:
+        """Inside, rank 0 may write files of the run folder, a preview's, say.
 
         Raises:
             CheckpointError: the folder is no longer this run's.
             CannotWrite: in place of an OSError inside; the text says how to go on.
         """
-        self._check_there()
-        try:
-            yield
-        except OSError as error:
-            self._check_there()
-            text = error if isinstance(error, CannotWrite) else files.cannot_write(error.filename or self.run, error)
-            raise CannotWrite(
-                f"{text}; the checkpoints that were written stay. Once that is mended, go on "
-                f"with: {command_line(self.config, self.run, '--resume')}",
-                error.errno,
-                error.filename,
-            ) from error
-
-    def _check_there(self) -> None:
-        assert self._lock is not None  # since _begin or _look
-        checkpoint.check_there(self.run, self.identity, self._lock)
+        assert self._writer is not None  # rank 0's
+        return self._writer.writing()

@@ -67,6 +67,16 @@ class NoiseOf:
         alpha, sigma = (value.to(x.device, compute).expand(len(x)) for value in (alpha, sigma))
         return per_row(alpha, x), per_row(sigma, x)
 
+    def of_label(self, label: float) -> Tensor:
+        """sigma [] of the level ``label``, on the CPU; between two it is blended in log sigma, as samplers do."""
+        if self.sigmas is None:
+            raise ValueError(f"path must be noise levels [L] for a score that is called with labels, got {self.path!r}")
+        sigmas, lower = self.sigmas.cpu(), int(label)
+        if label == lower:
+            return sigmas[lower]
+        above, below = sigmas[lower : lower + 2].double().log()
+        return torch.lerp(above, below, label % 1).exp()
+
     def _table(self, device: torch.device, dtype: torch.dtype) -> Tensor:
         assert self.sigmas is not None
         if (device, dtype) not in self._tables:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parallel import DataParallel, DistributedDataParallel
 
-from .._core import checks
+from .._core import calls, checks
 from ..paths import Path
 from ..trace import modules
 from ._noise import Held, NoiseOf, check_score
@@ -39,18 +42,37 @@ class WithLabel(nn.Module):
             "the output of score_fn", self.score_fn(x, *condition, **{self.keyword: label}, **keywords), "x", x
         )
 
+    def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
+        """score(x) at the noise level ``label``, or between two where ``score_fn`` blends them; samplers ask for it."""
+        known: dict[int, Callable[[Tensor], Tensor]] = {}  # by the size of the batch
+
+        def score(x: Tensor) -> Tensor:
+            if len(x) not in known:
+                known.clear()
+                told = {} if self._held is None else {self.keyword: labels_of(self._held, x, self.num_classes)}
+                known[len(x)] = calls.at_level(self.score_fn, label, **told)
+            return checks.like("the output of score_fn", known[len(x)](x), "x", x)
+
+        return score
+
     def extra_repr(self) -> str:
         return f"{self.keyword}={self.label}"
 
 
+def _own_classes(network: nn.Module) -> Iterator[Any]:
+    """``num_classes`` of a network, or of those in a wrapper of torch's or ours, the one that is called first; of no layer of
+    it, which may mean another thing by that."""
+    ours = type(network).__module__.partition(".")[0] == __name__.partition(".")[0]
+    if hasattr(network, "num_classes"):
+        yield network.num_classes
+    elif ours or isinstance(network, (DataParallel, DistributedDataParallel)) or "_orig_mod" in network._modules:
+        for part in network.children():
+            yield from _own_classes(part)
+
+
 def _classes(score_fn: Callable[..., Tensor], label: Any, keyword: str) -> int | None:
     """How many classes the networks in ``score_fn`` know; None where they do not say."""
-    told = [
-        part.num_classes
-        for network in modules.networks(score_fn)
-        for part in network.modules()
-        if hasattr(part, "num_classes")
-    ]
+    told = [count for network in modules.networks(score_fn) for count in itertools.islice(_own_classes(network), 1)]
     counts = [count for count in told if isinstance(count, int)]
     if told and not counts:
         raise ValueError(
@@ -104,26 +126,46 @@ class Guided(nn.Module):
 
     def forward(self, x: Tensor, *condition: Tensor, **keywords: Any) -> Tensor:
         """The score at x, [B, ...]; ``keywords`` go to both scores."""
-        w, inside = self.guidance, None
-        if self._noise is not None and w != 1:
+        noise = None
+        if self._noise is not None and self.guidance != 1:
             alpha, sigma = self._noise(x, condition)
+            noise = sigma / alpha
+        strong, weak = (partial(self._of, which, condition, keywords) for which in ("score_fn", "weak"))
+        return self._mixed(x, noise, strong, weak)
+
+    def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
+        """score(x) at the noise level ``label``, or between two where both scores blend them; samplers ask for it."""
+        strong, weak = calls.at_level(self.score_fn, label), calls.at_level(self.weak, label)
+        noise = None if self._noise is None else self._noise.of_label(label)
+        return lambda x: self._mixed(x, None if noise is None else noise.to(checks.compute_dtype(x)), strong, weak)
+
+    def _mixed(
+        self,
+        x: Tensor,
+        noise: Tensor | None,
+        strong: Callable[[Tensor], Tensor],
+        weak: Callable[[Tensor], Tensor],
+    ) -> Tensor:
+        """The guided score at x; ``noise``: sigma / alpha of its samples, or of all, where that matters."""
+        w, inside = self.guidance, None
+        if noise is not None and w != 1:
             low, high = self.interval or (0.0, 0.0)
-            inside = (sigma / alpha >= low) & (sigma / alpha <= high)
+            inside = (noise >= low) & (noise <= high)
             if checks.readable(inside):
                 if not bool(inside.any()):
                     w = 1.0
                 elif bool(inside.all()):
                     inside = None
         if w == 1:
-            return self._of("score_fn", x, condition, keywords)
-        weak = self._of("weak", x, condition, keywords)
+            return strong(x)
+        without = weak(x)
         if w == 0 and inside is None:
-            return weak
-        score, compute = self._of("score_fn", x, condition, keywords), checks.compute_dtype(x)
-        guided = torch.lerp(weak.to(compute), score.to(compute), w).to(x.dtype) if w else weak
+            return without
+        score, compute = strong(x), checks.compute_dtype(x)
+        guided = torch.lerp(without.to(compute), score.to(compute), w).to(x.dtype) if w else without
         return guided if inside is None else torch.where(inside, guided, score)
 
-    def _of(self, which: str, x: Tensor, condition: tuple[Tensor, ...], keywords: dict[str, Any]) -> Tensor:
+    def _of(self, which: str, condition: tuple[Tensor, ...], keywords: dict[str, Any], x: Tensor) -> Tensor:
         return checks.like(f"the output of {which}", getattr(self, which)(x, *condition, **keywords), "x", x)
 
     def extra_repr(self) -> str:

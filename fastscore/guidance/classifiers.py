@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from .._core import checks
 from ..energy import EnergyScore
-from ._noise import Held, check_score
+from ..paths import Path
+from ._noise import Held, NoiseOf, check_score
 
 
 class _MinusLog(nn.Module):
@@ -88,14 +89,25 @@ def classifier(score_fn: Callable[..., Tensor], log_prob: Callable[..., Tensor],
 
 
 class _ClassLogProb(nn.Module):
-    def __init__(self, network: Callable[..., Tensor], label: int | Tensor):
+    def __init__(
+        self,
+        network: Callable[..., Tensor],
+        label: int | Tensor,
+        path: Path | Tensor | Sequence[float] | None,
+        conditioning: str,
+    ):
         super().__init__()
         check_score("network", network)
         label = check_label(label)
         self.network, self.label = network, Held(label) if isinstance(label, Tensor) else label
+        self._noise = None if path is None else NoiseOf(path, conditioning)
 
     def forward(self, x: Tensor, *condition: Tensor) -> Tensor:
-        logits = self.network(x, *condition)
+        if self._noise is None:
+            logits = self.network(x, *condition)
+        else:
+            alpha, sigma = self._noise(x, condition)
+            logits = self.network((x / alpha).to(x.dtype), (sigma / alpha).flatten())
         if not isinstance(logits, Tensor) or logits.dim() != 2 or len(logits) != len(x):
             raise ValueError(
                 f"the output of network must be logits of shape ({len(x)}, K), got {checks.describe(logits)}"
@@ -104,17 +116,26 @@ class _ClassLogProb(nn.Module):
         return logits.log_softmax(1).gather(1, label[:, None])[:, 0]
 
 
-def class_log_prob(network: Callable[..., Tensor], label: int | Tensor) -> Callable[..., Tensor]:
+def class_log_prob(
+    network: Callable[..., Tensor],
+    label: int | Tensor,
+    *,
+    path: Path | Tensor | Sequence[float] | None = None,
+    conditioning: str = "t",
+) -> Callable[..., Tensor]:
     """log p(y | x_t) of a network's logits, for :func:`classifier`.
 
     Args:
-        network: a classifier, called as (x, c), [B, ...] -> logits [B, K].
+        network: a classifier, called as (x, c), [B, ...] -> logits [B, K]; with ``path`` as (x_t / alpha, sigma / alpha), the
+            noisy sample at alpha = 1 and its noise, floating [B], as :class:`fastscore.models.NoiseClassifier` is.
         label: y from 0 to K - 1, an integer or int64 [B].
+        path: the noise levels [L] or the path that c belongs to, for a network that is told the noise; ``conditioning``: see
+            :mod:`fastscore.guidance`.
 
     Returns:
         A module log_prob(x, c) -> [B].
     """
-    return _ClassLogProb(network, label)
+    return _ClassLogProb(network, label, path, conditioning)
 
 
 def check_label(label: Any) -> int | Tensor:

@@ -117,11 +117,10 @@ class Measurement:
         good = (size <= small) & size.isfinite()
         short = ~good.flatten() & v.isfinite().flatten(1).all(1)
         if checks.readable(short) and bool(short.any()):
-            if not bool(size.isfinite().flatten()[short].all()):
+            if not bool(small.isfinite().flatten()[short].all()):
                 raise NotConverged(f"y must be smaller for {self.name}: its equations overflow {v.dtype}")
-            worst = float((size / small).flatten()[short].max().sqrt()) * (
-                1e-12 if v.dtype == torch.float64 else 10**-5.5
-            )
+            left = (size / small).flatten()[short].nan_to_num(torch.inf)  # NaN where the iterates grew without bounds
+            worst = float(left.max().sqrt()) * (1e-12 if v.dtype == torch.float64 else 10**-5.5)
             raise NotConverged(
                 f"noise_std must be larger for {self.name}: with so little noise the equations of the measurement are too "
                 f"ill-conditioned, and after {iterations} iterations a relative residual of {worst:.2g} is left"

@@ -40,11 +40,10 @@ class Posterior(nn.Module):
         y: Tensor,
         path: Levels,
         *,
-        noise_std: float,
+        noise_std: float | None,
         conditioning: str,
         scale: float = 1.0,
         data_std: float = 1.0,
-        normalized: bool = False,
     ):
         super().__init__()
         check_score("score_fn", score_fn)
@@ -55,9 +54,10 @@ class Posterior(nn.Module):
             )
         self.method, self.score_fn, self.measurement = method, score_fn, measurement
         self._y = Held(checks.floating("y", y).detach())
-        self.noise_std = checks.positive("noise_std", noise_std, zero_allowed=True)
+        divides = method == "dps"  # by the variance, or where it is not known by a length
+        self.normalized = divides and noise_std is None
+        self.noise_std = 0.0 if self.normalized else checks.positive("noise_std", noise_std, zero_allowed=not divides)
         self.scale, self.data_std = checks.number("scale", scale), checks.positive("data_std", data_std)
-        self.normalized = normalized
         self._noise = NoiseOf(path, conditioning)
 
     def forward(self, x: Tensor, *condition: Tensor, **keywords: Any) -> Tensor:
@@ -219,18 +219,7 @@ def dps(
 
     Source: Chung et al. 2023, "Diffusion posterior sampling for general noisy inverse problems".
     """
-    known = 0.0 if noise_std is None else checks.positive("noise_std", noise_std)
-    return Posterior(
-        "dps",
-        score_fn,
-        measurement,
-        y,
-        path,
-        noise_std=known,
-        scale=scale,
-        conditioning=conditioning,
-        normalized=noise_std is None,
-    )
+    return Posterior("dps", score_fn, measurement, y, path, noise_std=noise_std, scale=scale, conditioning=conditioning)
 
 
 def projection(

@@ -56,9 +56,7 @@ class Told:
             c, is_level = self._full(point.label), point.label.is_integer()
             if is_level and point.sigma == self.levels[int(point.label)]:
                 return self.told(c.long()), c
-            if self.kwargs or not calls.offers_levels(self.score_fn):
-                raise ValueError(calls.NO_INTERPOLATION)
-            return self.score_fn.at_level(point.label), c  # type: ignore[attr-defined]  # just asked for
+            return calls.at_level(self.score_fn, point.label, **self.kwargs), c
         value = point.t if self.conditioning == "t" and point.t is not None else point.sigma
         return self.told(self._full(value)), self._full(value)
 

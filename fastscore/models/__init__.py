@@ -15,6 +15,7 @@ from .._core import checks
 from .mlp import ScoreMLP
 from .ncsn import NCSN, NCSNdeeper
 from .ncsnv2 import NCSNv2, NCSNv2Deeper, NCSNv2Deepest
+from .noise_classifier import NoiseClassifier
 from .original import load_original_checkpoint
 from .preconditioned import Preconditioned
 
@@ -25,6 +26,7 @@ __all__ = [
     "NCSNv2",
     "NCSNv2Deeper",
     "NCSNv2Deepest",
+    "NoiseClassifier",
     "Preconditioned",
     "ScoreMLP",
     "build_model",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from .._core import calls, checks
-from ._inputs import check_num_classes, is_sigma, label_of
-from .layers import ConditionalInstanceNormPlus, Labels, Numbers, mean_pool
+from ._inputs import check_num_classes, classes_of, is_sigma, label_of
+from .layers import ConditionalInstanceNormPlus, Conditions, Labels, Numbers, mean_pool
 from .refinenet import DEEPER, STANDARD, Layout, ScoreRefineNet
 
 
@@ -111,44 +111,52 @@ class NCSN(ScoreRefineNet):
         out = self.features(x, self.conditions(x, labels, class_labels)).to(x.dtype)
         return torch.where(known.reshape(-1, 1, 1, 1), out, torch.nan)
 
-    def at_level(self, label: float) -> Callable[[Tensor], Tensor]:
-        """score(x), what the network gives for the label ``label`` of every sample (and no class): the level's numbers are
-        looked up here, once, and not at every call, unless a norm was replaced or has hooks, which are given labels. Samplers
-        call it.
+    def at_level(self, label: float, class_labels: Tensor | None = None) -> Callable[[Tensor], Tensor]:
+        """score(x), what the network gives for the label ``label`` of every sample: the level's numbers are looked up here,
+        once, and not at every call, unless a norm was replaced or has hooks, which are given labels. Samplers call it.
 
         Args:
             label: the index of the noise level; or a fraction between two, i + w, for which the embeddings are
                 blended, 1 - w of level i and w of the next: the network has never been trained there.
+            class_labels: as for a call, [B], of the B samples that x will hold; None: none has one. What a class adds to a
+                level's numbers is the same at all levels, and so between them.
 
         Returns:
             ``score(x)`` of x [B, channels, H, W], with the numbers that the network has now.
 
         Raises:
-            TypeError, ValueError: ``label`` is not a level's index, or not between the first and the last.
+            TypeError, ValueError: ``label`` is not a level's index, or not between the first and the last; ``class_labels``
+                as for a call.
         """
         if not isinstance(label, float) or label.is_integer():
             whole = int(label) if isinstance(label, float) else label
             label = checks.integer("label", whole, low=0, high=self.num_levels - 1)
         norms = self._norms()
         if norms.keys() != self._own_norms or any(map(calls.hooked, norms.values())):
-            return calls.called(self, label)
-        return self._between(label) if label % 1 else self._told(self._numbers(int(label)))
+            return calls.called(self, label, class_labels=class_labels)
+        if class_labels is not None:
+            batch = self.begin_conv.weight.new_empty(checks.tensor("class_labels", class_labels).shape[:1])
+            class_labels = classes_of(class_labels, batch, self.num_classes)
+        numbers = self._between(label, class_labels) if label % 1 else self._numbers(int(label), class_labels)
+        return self._told(numbers)
 
-    def _between(self, label: float) -> Callable[[Tensor], Tensor]:
+    def _between(self, label: float, classes: Tensor | None) -> dict[nn.Module, Numbers]:
         if not 0 < label < self.num_levels - 1:
             raise ValueError(f"label must be from 0 to {self.num_levels - 1}, got {label}")
         lower, part = int(label), label % 1
-        above = self._numbers(lower + 1)
+        above = self._numbers(lower + 1, classes)
         blended = {
             norm: tuple(torch.lerp(a, b, part) for a, b in zip(numbers, above[norm]))
-            for norm, numbers in self._numbers(lower).items()
+            for norm, numbers in self._numbers(lower, classes).items()
         }
-        return self._told(cast("dict[nn.Module, Numbers]", blended))
+        return cast("dict[nn.Module, Numbers]", blended)
 
-    def _numbers(self, label: int) -> dict[nn.Module, Numbers]:
-        """Of every conditional norm, at one level."""
-        index = torch.full((), label, dtype=torch.int64, device=self.begin_conv.weight.device)  # no copy from the host
-        return {norm: norm.numbers(index) for norm in self._norms().values()}
+    def _numbers(self, label: int, classes: Tensor | None) -> dict[nn.Module, Numbers]:
+        """Of every conditional norm, at one level; each [C], or with ``classes`` [B] of the samples' own [B, C]."""
+        shape, device = () if classes is None else classes.shape, self.begin_conv.weight.device
+        index = torch.full(shape, label, dtype=torch.int64, device=device)  # no copy from the host
+        given = index if classes is None else Conditions(index, classes)
+        return {norm: norm.numbers(given) for norm in self._norms().values()}
 
     def _told(self, numbers: Labels) -> Callable[[Tensor], Tensor]:
         def score(x: Tensor) -> Tensor:

@@ -77,9 +77,7 @@ class Told:
         assert point.label is not None and self._by_label is not None
         if self._is_level(point):
             return self._by_label(x, int(point.label))
-        if self._score.kwargs or not calls.offers_levels(self._score_fn):
-            raise ValueError(calls.NO_INTERPOLATION)
         if point.label not in self._blended:
             self._blended.clear()
-            self._blended[point.label] = self._score_fn.at_level(point.label)  # type: ignore[attr-defined]  # just asked for
+            self._blended[point.label] = calls.at_level(self._score_fn, point.label, **self._score.kwargs)
         return self._score(x, at_level=self._blended[point.label])

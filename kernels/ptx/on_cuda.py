@@ -17,7 +17,8 @@ from .counters import Counters
 from .machine import Unwritten, launch
 from .on_ptx import host_array
 
-THREADS, SIGNS, CHUNK = 256, 128, 256 * 128  # kThreads, kSigns, kChunk
+WARP, THREADS, SIGNS, CHUNK = 32, 256, 128, 256 * 128  # kWarp, kThreads, kSigns, kChunk
+MULTIPROCESSORS = 132  # of the device for which the work is divided
 ON_CUDA = [name for name, operator in OPERATORS.items() if "cuda" in operator.backends.get("native", ())]
 FLAGS = [
     "-O3",
@@ -84,50 +85,70 @@ def draws(handle: fs.Probes, first: int, count: int) -> int:
 
 
 def fill(
-    find: Find, handle: fs.Probes, first: int, count: int, **position: np.ndarray
+    find: Find,
+    handle: fs.Probes,
+    first: int,
+    count: int,
+    *,
+    multiprocessors: int = MULTIPROCESSORS,
+    **position: np.ndarray,
 ) -> tuple[torch.Tensor, Counters]:
     """As launch() in fill_probes.cu: the directions, and what was counted."""
     shape, dtype = handle.noise.shape, handle.noise.dtype
     out = torch.empty((count, *shape), dtype=dtype)
     given, width = Unwritten(host_array(out)), shape[1:].numel()
     rows, colored = draws(handle, first, count) * shape[0], f"Lb{int(handle.coloring is not None)}E"
-    form = form_of(handle, out, first, **position)
+    form, warps = form_of(handle, out, first, **position), 32 * multiprocessors
+    arguments, quads, grid = [form, given], ceil_div(width, 4), (rows, 1, 1)
     if handle.distribution == "rademacher":
         module, entry = find("fill_probes", "10fill_signs", f"I{MANGLED[dtype]}{colored}")
-        grid = -(-rows * -(-width // SIGNS) // THREADS)
+        calls = rows * ceil_div(width, SIGNS)
+        parted = parts(handle, calls, warps)
+        share = min(WARP, ceil_div(calls * parted, warps))
+        arguments, grid = [form, given, share], (ceil_div(calls, THREADS // WARP * share), parted, 1)
     else:
-        sphere = f"Lb{int(handle.distribution == 'sphere')}E"
-        module, entry = find("fill_probes", "12fill_normals", f"I{MANGLED[dtype]}{colored}{sphere}")
-        grid = (rows, 1 if handle.distribution == "sphere" else -(-width // (16 * THREADS)))
-    counters = launch(module, grid, THREADS, [form, given], entry=entry)
+        sphere = handle.distribution == "sphere"
+        module, entry = find("fill_probes", "12fill_normals", f"I{MANGLED[dtype]}{colored}Lb{int(sphere)}E")
+        if not sphere:
+            parted = parts(handle, rows * ceil_div(quads, WARP), warps)
+            few = rows * parted * ceil_div(quads, 4 * WARP) < warps
+            grid = (rows, ceil_div(quads, THREADS if few else 4 * THREADS), parted)
+    counters = launch(module, grid, THREADS, arguments, entry=entry)
     assert given.written.all()
     return out, counters
+
+
+def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
+    return -(-a // b)
+
+
+def parts(handle: fs.Probes, of_draws: int, warps: int) -> int:
+    """Among how many blocks the colours of a draw are divided."""
+    return min(handle.coloring.colors if handle.coloring else 1, ceil_div(warps, of_draws))
 
 
 def dot(
     find: Find, product: torch.Tensor, handle: fs.Probes, first: int, **position: np.ndarray
 ) -> tuple[torch.Tensor, Counters]:
-    """As launch() in probe_dot.cu, both stages: the sums, and what was counted in the first."""
+    """As launch() in probe_dot.cu: the sums, and what was counted in the kernel that reads ``product``."""
     count, batch, dtype, width = *product.shape[:2], product.dtype, product.shape[2:].numel()
-    rows, chunks = count * batch, -(-width // CHUNK)
-    result = torch.float64 if dtype == torch.float64 else torch.float32
-    partial, squares, out = np.empty(rows * chunks), np.empty(rows * chunks), torch.empty(rows, dtype=result)
-    sphere = handle.distribution == "sphere"
-    name = "9dot_signs" if handle.distribution == "rademacher" else "11dot_normals"
+    rows, chunks = count * batch, ceil_div(width, CHUNK)
+    out = torch.empty(rows, dtype=torch.float64 if dtype == torch.float64 else torch.float32)
+    result, sphere = Unwritten(host_array(out)), handle.distribution == "sphere"
+    partial, squares = (np.empty(0 if chunks == 1 else rows * chunks) for _ in range(2))
+    name, given = "11dot_normals", [sphere, Unwritten(partial), Unwritten(squares) if sphere else None, result]
+    if handle.distribution == "rademacher":
+        name, given = "9dot_signs", [Unwritten(partial), result]
     module, entry = find("probe_dot", name, f"I{MANGLED[dtype]}Lb{int(handle.coloring is not None)}E")
-    arguments = [form_of(handle, product, first, **position), host_array(product), Unwritten(partial)]
-    if handle.distribution != "rademacher":
-        arguments.append(Unwritten(squares) if sphere else None)
-    first_stage = launch(module, (rows, chunks), THREADS, arguments, entry=entry)
-    module, entry = find("probe_dot", "10add_chunks", f"I{MANGLED[result]}E")
-    launch(
-        module,
-        -(-rows // THREADS),
-        THREADS,
-        [partial, squares if sphere else None, rows, chunks, width, Unwritten(host_array(out))],
-        entry=entry,
-    )
-    return out.view(count, batch), first_stage
+    form = form_of(handle, product, first, **position)
+    counters = launch(module, (rows, chunks), THREADS, [form, host_array(product), *given], entry=entry)
+    if chunks > 1:
+        module, entry = find("probe_dot", "10add_chunks", f"I{MANGLED[out.dtype]}E")
+        arguments = [partial, squares if sphere else None, rows, chunks, width, result]
+        launch(module, ceil_div(rows, THREADS), THREADS, arguments, entry=entry)
+    assert result.written.all()
+    return out.view(count, batch), counters
 
 
 def slope_dot(find: Find, a: torch.Tensor, w: torch.Tensor, kind: int) -> tuple[torch.Tensor, Counters]:

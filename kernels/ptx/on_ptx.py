@@ -89,16 +89,20 @@ def host_array(tensor: torch.Tensor) -> np.ndarray:
     return dense.view(-1).view(RAW[tensor.element_size()]).numpy()
 
 
+ESTIMATE = ("rsqrt", "approx", "ftz", "f32")
+
+
 def loose(module: Module) -> list[str]:
     """Instructions whose bits a device may choose, though they are computed in one way here; only the text can tell.
 
     These are the approximate ones, and sums and products that do not say how they round: ptxas may make an fma of two.
+    Not the approximate one from which ``philox.root`` starts: its last step rounds to nearest.
     """
     return [
         i.text
         for entry in module.entries.values()
         for i in entry.code
-        if {"approx", "full", "ftz"} & set(i.mods)
+        if ({"approx", "full", "ftz"} & set(i.mods) and (i.op, *i.mods) != ESTIMATE)
         or (i.op in ("add", "sub", "mul") and i.mods[-1] in ("f32", "f64") and "rn" not in i.mods)
     ]
 

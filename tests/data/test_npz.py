@@ -9,7 +9,7 @@ import torch
 from fastscore import DataError
 from fastscore.data import npz
 from fastscore.experiment.build import make_data
-from fastscore.experiment.config import preset
+from fastscore.experiment.presets import preset
 
 RANDOM = np.random.default_rng(0)
 IMAGES = RANDOM.integers(0, 256, (5, 3, 8, 8), dtype=np.uint8)

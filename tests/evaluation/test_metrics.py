@@ -11,10 +11,8 @@ import scipy.stats
 import torch
 
 from fastscore.evaluation import metrics
-from fastscore.evaluation.metrics import neighbours
+from fastscore.evaluation.metrics import _rows, neighbours
 from fastscore.rng import Philox
-
-from ..conftest import optional
 
 
 def randn(*shape, seed=0, dtype=torch.float64):
@@ -70,6 +68,21 @@ def test_frechet_distance_of_large_samples_is_that_of_their_gaussians():
     assert abs(value - (float(shift.square().sum()) + 3)) < 4 * math.sqrt(variance)
 
 
+@pytest.mark.parametrize("rows", [(40, 60), (40, 4), (3, 60), (3, 4)])
+def test_frechet_distance_by_factors_is_that_of_the_covariances(rows):
+    """Of sets with more vectors than their 7 dimensions, and with fewer."""
+    a, b = randn(rows[0], 7, seed=7), randn(rows[1], 7, seed=8) @ spd(7, 9) + 1
+    expected = metrics.gaussian_distance(metrics.gaussian(a), metrics.gaussian(b))
+    assert metrics.frechet_distance(a, b) == pytest.approx(expected, rel=1e-12)
+    kept = metrics.gaussian_factor(a)
+    assert kept.factor.shape == (min(rows[0], 7), 7)
+    torch.testing.assert_close(kept.factor.T @ kept.factor, metrics.gaussian(a).covariance, rtol=1e-12, atol=1e-12)
+    for given in ((kept, b), (a, metrics.gaussian_factor(b)), (kept, metrics.gaussian_factor(b))):
+        assert metrics.frechet_distance(*given) == metrics.frechet_distance(a, b)
+    with pytest.raises(ValueError, match="a and b must be of one width"):
+        metrics.frechet_distance(kept, b[:, :6])
+
+
 def test_frechet_distance_laws():
     a, b = randn(40, 5, seed=7), randn(60, 5, seed=8) @ spd(5, 9) + 1
     value = metrics.frechet_distance(a, b)
@@ -105,15 +118,25 @@ def test_frechet_distance_without_full_rank():
     assert padded == pytest.approx(metrics.frechet_distance(a, b), rel=1e-12)
 
 
-def test_frechet_distance_agrees_with_torchmetrics_where_that_is_accurate():
-    fid = optional("torchmetrics.image.fid")
-    x = digits()
-    module = torch.nn.Flatten()
-    module.num_features = 64
-    metric = fid.FrechetInceptionDistance(feature=module, normalize=True).set_dtype(torch.float64)
-    metric.update(x[:898].reshape(-1, 1, 8, 8), real=True)
-    metric.update(x[898:].reshape(-1, 1, 8, 8), real=False)
-    assert metrics.frechet_distance(x[:898], x[898:]) == pytest.approx(float(metric.compute()), rel=1e-8)
+def test_moments_are_those_of_any_blocks(monkeypatch):
+    x = randn(50, 4, seed=15, dtype=torch.float32) + 100
+    whole = metrics.gaussian(x)
+    monkeypatch.setattr(_rows, "_BLOCK", 7 * 4)  # seven rows in a block, the last one short
+    assert [len(block) for block in _rows.blocks(x)] == [7] * 7 + [1]
+    for found, expected in zip(metrics.gaussian(x), whole):
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=1e-13)
+    with pytest.raises(ValueError, match=r"b must be finite.*in 2 of 50 rows"):  # of different blocks
+        metrics.frechet_distance(x, x.index_fill(0, torch.tensor([3, 40]), math.nan))
+
+
+def test_nothing_that_is_given_is_written_to():
+    x, y = randn(30, 3, seed=16), randn(20, 3, seed=17)
+    kept = x.clone(), y.clone()
+    metrics.frechet_distance(x, y)
+    metrics.precision_recall(x, y)
+    metrics.kernel_distance(x, y, subset_size=20)
+    metrics.nearest_neighbours(x, y)
+    assert torch.equal(x, kept[0]) and torch.equal(y, kept[1])
 
 
 @pytest.mark.parametrize(
@@ -138,6 +161,78 @@ def test_gaussian_distance_refuses_shapes_that_do_not_agree():
     for bad in ((torch.zeros(3), torch.eye(3)), (zero, zero), (zero, math.nan * one), (math.inf + zero, one)):
         with pytest.raises(ValueError, match="b must have finite mean"):
             metrics.gaussian_distance(good, metrics.Gaussian(*bad))
+
+
+# --- kernel ---
+
+
+def naive_kernel_distance(x, y):
+    """The definition, one pair after another."""
+
+    def k(a, b):
+        return (float(a @ b) / len(a) + 1) ** 3
+
+    m = len(x)
+    within = sum(k(z[i], z[j]) for z in (x, y) for i in range(m) for j in range(m) if i != j)
+    return within / (m * (m - 1)) - 2 * sum(k(a, b) for a in x for b in y) / m**2
+
+
+def test_kernel_distance_by_hand():
+    """k(x, y) = (xy + 1)^3: 1 within {0, 1}, 343 within {2, 3}, and 1, 1, 27, 64 between."""
+    real, fake = torch.tensor([[0.0], [1.0]]), torch.tensor([[2.0], [3.0]])
+    assert metrics.kernel_distance(real, fake, subset_size=2) == (1 + 343 - 2 * 93 / 4, 0.0)
+    assert metrics.kernel_distance(fake, real, subset_size=2, subsets=3).mean == 297.5
+    # in two dimensions the product is halved: k = (1/2 + 1)^3 within, 1 between
+    x, y = torch.tensor([[1.0, 0], [1, 0]]), torch.tensor([[0.0, 1], [0, 1]])
+    assert metrics.kernel_distance(x, y, subset_size=2).mean == 2 * 1.5**3 - 2
+
+
+def test_kernel_distance_is_the_definition_on_each_subset():
+    real, fake = randn(9, 3, seed=1), randn(7, 3, seed=2) + 0.5
+    whole = metrics.kernel_distance(fake, real[:7], subsets=1, subset_size=7)
+    assert whole.mean == pytest.approx(naive_kernel_distance(fake, real[:7]), rel=1e-12) and whole.std == 0
+    rng, each = Philox(3), []
+    for _ in range(4):
+        rows = [rng.permutation(len(z))[:5] for z in (real, fake)]
+        each.append(naive_kernel_distance(real[rows[0]], fake[rows[1]]))
+    found = metrics.kernel_distance(real, fake, subsets=4, subset_size=5, rng=Philox(3))
+    assert found == pytest.approx((np.mean(each), np.std(each)), rel=1e-12)
+    assert rng.step == 8  # of two steps for a subset
+    assert metrics.kernel_distance(real, fake, subset_size=5) == metrics.kernel_distance(
+        real, fake, subset_size=5, rng=Philox(0)
+    )
+    assert metrics.kernel_distance(real.float(), fake.float(), subset_size=5).mean == pytest.approx(
+        metrics.kernel_distance(real, fake, subset_size=5).mean, rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+def test_kernel_distance_has_no_bias(shift):
+    """N(0, 1) and N(s, 1), 6 of each in 1,000 sets. With m = 1 + s^2:
+
+    E k is 4 of the first, (s^3 + 3s)^2 + 3 m^2 + 3 s^2 + 1 of the second and 3 m + 1 between.
+    """
+    m = 1 + shift**2
+    exact = 4 + (shift**3 + 3 * shift) ** 2 + 3 * m**2 + 3 * shift**2 + 1 - 2 * (3 * m + 1)
+    x, y = randn(1000, 6, 1, seed=18), randn(1000, 6, 1, seed=19) + shift
+    values = torch.tensor([metrics.kernel_distance(a, b, subsets=1, subset_size=6).mean for a, b in zip(x, y)])
+    assert abs(float(values.mean()) - exact) < 4 * float(values.std()) / math.sqrt(1000)
+    assert (exact == 0) == (shift == 0) and float(values.min()) < 0
+
+
+@pytest.mark.parametrize(
+    "options, kind, text",
+    [
+        ({"subset_size": 8}, ValueError, "subset_size must be from 2 to 7, got 8"),
+        ({}, ValueError, "subset_size must be from 2 to 7, got 1000"),
+        ({"subset_size": 1}, ValueError, "subset_size must be from 2 to 7, got 1"),
+        ({"subsets": 0}, ValueError, "subsets must be at least 1, got 0"),
+        ({"subsets": 1.5}, TypeError, "subsets must be an integer"),
+    ],
+)
+def test_kernel_distance_refuses(options, kind, text):
+    with pytest.raises(kind, match=text):
+        metrics.kernel_distance(randn(9, 2), randn(7, 2), **options)
 
 
 # --- precision and recall ---

@@ -10,14 +10,18 @@ import fastscore as fs
 from fastscore.data import GaussianMixture
 from fastscore.experiment import acceleration
 from fastscore.experiment.build import make_data
+from fastscore.experiment.classes import Asked
 from fastscore.experiment.cli import main
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.export import export_original, export_safetensors
 from fastscore.experiment.learner import Learner
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import draw, load_run, sample, with_sampling
+from fastscore.experiment.scores import for_sampler
 from fastscore.experiment.train import Trainer
 from fastscore.losses import OBJECTIVES, drop_labels
+from fastscore.samplers import SAMPLERS
 
 from ..recorded import graphs_on_the_cpu
 from .test_train import TINY, TOY, weights
@@ -26,6 +30,9 @@ CLASSES = {
     "mlp": dataclasses.replace(TOY, num_classes=2, iterations=14),
     "ncsn": dataclasses.replace(TINY, num_classes=10, iterations=4, num_levels=3),
     "ncsnv2": dataclasses.replace(TINY, model="ncsnv2", num_classes=10, iterations=4, num_levels=3),
+    "v": dataclasses.replace(
+        TINY, model="ncsnv2", num_classes=10, iterations=4, num_levels=3, path="vp_linear", parametrization="v"
+    ),
     "vp": preset("toy-vp", num_classes=2, width=8, batch_size=8, iterations=6, precision="fp32"),
 }
 
@@ -144,6 +151,37 @@ def test_guidance_of_an_interval_is_the_conditional_score_elsewhere(runs):
     assert not torch.allclose(plain, guided)
 
 
+def test_guidance_holds_in_its_interval_whatever_the_network_is_told(runs):
+    """NCSNv2 on a path is told no noise; the interval is of the path's, at a sampler of times and at one of levels."""
+    trained, ve = load_run(runs / "v"), {"path": "ve", "path_options": {}, "step_size": 1e-4}
+    levels = dataclasses.replace(trained, config=dataclasses.replace(trained.config, **ve))
+    for run, sampler, steps in ((trained, "heun", {"steps": 6}), (levels, "annealed", {"steps_per_level": 2})):
+        how = {"progress": False, "sampler": sampler, "label": 3, **steps}
+        plain, guided = sample(run, 4, **how), sample(run, 4, guidance=3.0, **how)
+        assert not torch.allclose(plain, guided)
+        for interval, same in (((1e4, 2e4), plain), ((0.0, 1e9), guided)):
+            found = sample(run, 4, guidance=3.0, guidance_interval=interval, **how)
+            torch.testing.assert_close(found, same, rtol=1e-4, atol=1e-5)
+    asked = Asked(3, 3.0, (0.5, 2.0))
+    score, path = for_sampler(trained.config, trained.score_fn, SAMPLERS["heun"])
+    x, t = torch.rand(4, 1, 8, 8), path.t_of_log_snr(-2 * torch.tensor([0.4, 0.6, 1.9, 2.1]).log())
+    found = asked.score(trained.config, score, path, first=0, size=4, device=trained.device)(x, t)
+    labels = torch.full((4,), 3)
+    one, none = score(x, t, class_labels=labels), score(x, t)
+    torch.testing.assert_close(found[[0, 3]], one[[0, 3]])
+    torch.testing.assert_close(found[1:3], (none + 3 * (one - none))[1:3])
+    assert not torch.allclose(found[1:3], one[1:3])
+
+
+def test_a_class_is_drawn_between_the_levels(runs):
+    """NCSN with classes, by a sampler that asks between the levels: the label matters, and so does guidance."""
+    trained = load_run(runs / "ncsn")
+    how = {"progress": False, "sampler": "heun", "steps": 5, "interpolate": True}
+    none, one, two = (sample(trained, 2, **how, **asked) for asked in ({}, {"label": 1}, {"label": 1, "guidance": 2.0}))
+    for a, b in ((none, one), (one, two), (none, two)):
+        assert not torch.allclose(a, b)
+
+
 def test_a_network_that_learned_the_two_gaussians_draws_the_one_that_is_asked_for(tmp_path):
     config = preset("toy-conditional", iterations=600, warmup=10, lr=5e-3, width=32, num_levels=8, ema=0.95)
     Trainer(config, tmp_path / "run").train(progress=False)
@@ -197,7 +235,6 @@ def test_evaluation_and_export_know_the_classes(runs, tmp_path, monkeypatch):
         ("mlp", {"label": "seven"}, "label must be a class from 0 to 1, or 'each', got 'seven'"),
         ("mlp", {"label": 1, "guidance": float("nan")}, "guidance must be finite"),
         ("mlp", {"label": 1, "guidance": 2.0, "guidance_interval": (2.0, 1.0)}, "low < high"),
-        ("ncsn", {"label": 1, "sampler": "heun", "interpolate": True}, "interpolate must be left out with a label"),
     ],
 )
 def test_what_cannot_be_asked_for_is_named(run, how, text, runs):

@@ -18,7 +18,7 @@ from fastscore.evaluation import features, metrics
 from fastscore.experiment import cli
 from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment import sample as sampling
-from fastscore.experiment.config import PRESETS, preset
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.train import Trainer
 from fastscore.samplers import BEST_OF_FEW
@@ -236,7 +236,7 @@ def test_few_samples_are_no_published_fid(run, capsys, monkeypatch):
         return images.flatten(2).mean(2).expand(-1, 4) * torch.arange(1.0, 5)
 
     pooled.probabilities = lambda features: features.softmax(1)
-    monkeypatch.setitem(features.FEATURES, "inception", lambda device: pooled)
+    monkeypatch.setitem(features.FEATURES, "inception", lambda **_: pooled)
     cli.main(["evaluate", str(run), "--num", "20", "--feature", "inception", "--overwrite", "--quiet"])
     assert "warning: published FIDs compare 50,000 samples with the training set" in capsys.readouterr().err
     report = json.loads((run / "metrics.json").read_text())

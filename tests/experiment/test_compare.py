@@ -14,8 +14,8 @@ from fastscore.experiment import checkpoint, cli, compare, compare_report
 from fastscore.experiment.compare import SEARCH_SEED
 from fastscore.experiment.compare_cells import CELLS
 from fastscore.experiment.compare_search import Asked, search
-from fastscore.experiment.config import preset
 from fastscore.experiment.evaluate import evaluate, evaluations_of
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import TrainedRun, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
 from fastscore.samplers import RECIPE, SAMPLERS

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from fastscore._core import checks, graphs
-from fastscore.experiment import acceleration
+from fastscore.experiment import acceleration, learner_state
 from fastscore.experiment.build import make_data
-from fastscore.experiment.config import preset
 from fastscore.experiment.learner import Learner
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
 from fastscore.rng import Philox
@@ -36,6 +36,7 @@ POINTS = preset(
     clip_norm=0.5,
     log_every=2,
     checkpoint_every=ITERATIONS,
+    more_ema=(0.5,),
 )
 IMAGES = preset(
     "digits",
@@ -96,13 +97,13 @@ def trained(config, device):
     with acceleration.tf32(config.tf32), patch.object(checks, "readable", lambda value: False):  # as on a device
         norms = [learner.iterate(it) for it in range(config.iterations)]
     assert [norm is None for norm in norms[1::2]] == [False] * (config.iterations // 2) and norms[0] is None
-    assert learner.ema.num_updates == config.iterations
-    state = learner.state(config.iterations)["optimizer"]
+    assert {ema.num_updates for ema in learner.averages.values()} == {config.iterations}
+    state = learner_state.state(learner, config.iterations)["optimizer"]
     moments = [value for of_one in state["state"].values() for value in of_one.values()]
     assert type(state["param_groups"][0]["lr"]) is float
-    averages = learner.ema.module.state_dict().values()
+    weights = [value for values in learner_state.weights(learner).values() for value in values.values()]
     scale = [] if learner.scaler is None else [torch.tensor(learner.scaler.get_scale())]
-    values = [*learner.model.state_dict().values(), *averages, *moments, learner.sums, *scale]
+    values = [*weights, *moments, learner.sums, *scale]
     return [value.clone() for value in values] + [norms[k].float().cpu() for k in range(1, config.iterations, 2)][-1:]
 
 

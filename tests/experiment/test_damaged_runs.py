@@ -16,8 +16,9 @@ from fastscore.experiment import checkpoint, cli
 from fastscore.experiment.build import pick_device
 from fastscore.experiment.checkpoint import store
 from fastscore.experiment.checkpoint.files import read_signed_json, signed_json
-from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
 from fastscore.models import load_original_checkpoint
@@ -171,7 +172,7 @@ def test_damaged_state_is_refused_on_resume(damage, message, run):
 @pytest.mark.parametrize(
     "damage, read",
     [
-        (truncate("model.safetensors"), lambda folder: checkpoint.read_weights(folder, ema=False)),
+        (truncate("model.safetensors"), lambda folder: checkpoint.read_weights(folder, "raw")),
         (truncate("state.pt"), checkpoint.read_state),
         (with_state(None, {}), checkpoint.read_state),
         (lambda run: (checkpoint.latest(run) / "state.pt").unlink(), checkpoint.read_state),

@@ -14,10 +14,11 @@ from safetensors.torch import load_file
 
 import fastscore as fs
 from fastscore.experiment import checkpoint, cli
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.export import export_original, export_safetensors
 from fastscore.experiment.import_original import import_original
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
 from fastscore.models import NCSN, NCSNv2, load_original_checkpoint
@@ -169,12 +170,12 @@ def test_a_run_of_each_repository(kind, file, tmp_path):
     both |= {"iterations": 9, "precision": "fp32", "objective": "dsm", "weight": 2.0}
     assert config == TrainConfig(**both, **theirs)
     saved = states(kind)
-    weights, state = checkpoint.read_weights(folder, ema=False), checkpoint.read_state(folder)
+    weights, state = checkpoint.read_weights(folder, "raw"), checkpoint.read_state(folder)
     assert weights.keys() == {name.removeprefix("module.") for name in saved[0]}
     assert all(torch.equal(value, saved[0][f"module.{name}"]) for name, value in weights.items())
     assert_equal(state["optimizer"]["state"], saved[1]["state"])
     if kind == "second":
-        average = checkpoint.read_weights(folder, ema=True)
+        average = checkpoint.read_weights(folder, "ema")
         assert_equal({name: average[name] for name in saved[4]}, saved[4])
 
 
@@ -236,7 +237,7 @@ def test_a_run_made_theirs_and_a_run_again(model, tmp_path):
         end = Trainer(dataclasses.replace(kept, iterations=5, device="cpu"), tmp_path / run, resume=True).train(
             progress=False
         )
-        ends.append([dict(sorted(checkpoint.read_weights(end, ema=ema).items())) for ema in (False, True)])
+        ends.append([dict(sorted(checkpoint.read_weights(end, name).items())) for name in ("raw", "ema")])
     assert_equal(ends[1], ends[0])
 
 
@@ -420,7 +421,7 @@ def test_safetensors_and_a_model_card(points, toy, tmp_path, monkeypatch):
     raw, _ = export_safetensors(run, tmp_path / "raw", weights="raw")
     assert_equal(
         dict(sorted(load_file(raw).items())),
-        dict(sorted(checkpoint.read_weights(checkpoint.latest(run), ema=False).items())),
+        dict(sorted(checkpoint.read_weights(checkpoint.latest(run), "raw").items())),
     )
 
 

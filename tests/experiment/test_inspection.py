@@ -13,7 +13,7 @@ from fastscore.experiment import cli, evaluate_bits, inspection
 from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment.build import make_sigmas
 from fastscore.experiment.classes import Asked
-from fastscore.experiment.config import preset
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import TrainedRun
 from fastscore.experiment.train import Trainer
 from fastscore.rng import Philox
@@ -77,7 +77,7 @@ def test_the_command_lines(run, monkeypatch, capsys):
     monkeypatch.setattr(evaluate_bits, "IMAGES", 3)
     cli.main(["inspect", str(run), "--num", "20"])
     assert "(level " in capsys.readouterr().out and (run / "inspect.md").exists()
-    monkeypatch.setattr(evaluation, "evaluate_images", lambda *_: {})  # which other tests are about
+    monkeypatch.setattr(evaluation, "evaluate_images", lambda *_, **__: {})  # which other tests are about
     asked, computed_in = evaluate_bits.how_to_ask, []
 
     def spy(trained):

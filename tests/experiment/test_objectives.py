@@ -18,8 +18,9 @@ from fastscore.data import GaussianMixture
 from fastscore.experiment import checkpoint, cli
 from fastscore.experiment.build import make_data, make_model, make_sigmas
 from fastscore.experiment.checkpoint import folder
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.history import read_metrics
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.train import Trainer
 from fastscore.losses import OBJECTIVES, Objective
@@ -147,7 +148,7 @@ def test_one_iteration_of_sliced_score_matching(tmp_path):
     each = sigma[:, 0] ** 2 * (score.square().sum(1) / 2 + (v * product).sum(1))
     each.mean().backward()
     torch.optim.Adam(model.parameters(), lr=0.1, eps=1.0).step()
-    for name, value in checkpoint.read_weights(run, ema=False).items():
+    for name, value in checkpoint.read_weights(run, "raw").items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-5)
     assert math.isclose(read_metrics(tmp_path / "run")[0]["loss"], each.mean().item(), rel_tol=1e-5)
 

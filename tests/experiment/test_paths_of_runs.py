@@ -12,11 +12,13 @@ import fastscore as fs
 from fastscore import losses, paths, samplers
 from fastscore.data import GaussianMixture
 from fastscore.experiment import checkpoint, cli
-from fastscore.experiment.build import make_data, make_model, make_sigmas, moments_of_data
-from fastscore.experiment.config import TrainConfig, command_line, preset
+from fastscore.experiment.build import make_data, make_model, make_sigmas
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.history import read_metrics
+from fastscore.experiment.moments import moments_of_data
 from fastscore.experiment.path_bounds import make_path
+from fastscore.experiment.presets import command_line, preset
 from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import _SAMPLING_SEED, load_run, sample, with_sampling
 from fastscore.experiment.scores import begins_about_the_mean, on_path, where_sampled

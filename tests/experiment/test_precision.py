@@ -13,8 +13,9 @@ import fastscore as fs
 from fastscore import losses
 from fastscore.experiment import checkpoint, cli, precision, preview
 from fastscore.experiment.build import make_data, make_model, make_sigmas
-from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.learner import Learner
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
 

@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save_file
 
 import fastscore as fs
 from fastscore.experiment import checkpoint
-from fastscore.experiment.checkpoint import store
-from fastscore.experiment.config import preset
+from fastscore.experiment.checkpoint import reading
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.history import read_metrics
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.train import Trainer
 
@@ -57,7 +57,7 @@ def test_checkpoints_without_a_config_are_not_touched(tmp_path):
     train(run)
     config = (run / "config.json").read_text()
     (run / "config.json").unlink()
-    text = refuse(run, r"has no config.json but holds metrics.jsonl, checkpoints/, of unknown origin")
+    text = refuse(run, r"has no config.json but holds metrics.jsonl, moments.safetensors, checkpoints/, of unknown origin")
     with pytest.raises(fs.CheckpointError, match=r"it holds checkpoints/step_00000006: put the config.json") as caught:
         load_run(run)
     assert "fastscore train" not in str(caught.value)
@@ -281,14 +281,14 @@ def test_files_have_the_mode_of_the_umask(tmp_path):
 def test_a_reader_takes_the_new_latest_where_the_old_one_was_pruned(tmp_path, monkeypatch):
     trainer = Trainer(dataclasses.replace(CONFIG, keep=1), tmp_path)
     trainer._iterate(), trainer._save()
-    read = store._bytes
+    read = reading._bytes
 
     def late(path):
         if path.name == "ema.safetensors" and trainer.step == 1:
             trainer._iterate(), trainer._save()
         return read(path)
 
-    monkeypatch.setattr(store, "_bytes", late)
+    monkeypatch.setattr(reading, "_bytes", late)
     assert load_run(tmp_path).iteration == 2
 
 

@@ -14,10 +14,10 @@ import torch
 
 import fastscore as fs
 from fastscore._core import files
-from fastscore.experiment import cli
-from fastscore.experiment.checkpoint import store
-from fastscore.experiment.config import TrainConfig, command_line, preset
+from fastscore.experiment import checkpoint, cli
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.history import read_metrics
+from fastscore.experiment.presets import command_line, preset
 from fastscore.experiment.train import Trainer
 
 from .test_run_folders import CONFIG, not_finite, train
@@ -147,7 +147,7 @@ def test_changes_of_iterations_that_are_made_again_go(tmp_path):
 def test_a_checkpoint_with_nan_is_not_called_good(tmp_path):
     train(tmp_path)
     not_finite(tmp_path, None)
-    assert store.last_good(tmp_path).name == "step_00000004"
+    assert checkpoint.last_good(tmp_path).name == "step_00000004"
 
 
 @pytest.mark.parametrize(

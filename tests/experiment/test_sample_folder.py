@@ -18,7 +18,7 @@ from fastscore._core.errors import NonFiniteSamples
 from fastscore.experiment import checkpoint, cli, limits
 from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment import sample as sampling
-from fastscore.experiment.config import preset
+from fastscore.experiment.presets import preset
 from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.sample_folder import read_samples, write_samples
@@ -322,10 +322,10 @@ def test_temporary_files_of_the_dead_are_deleted_and_those_of_the_living_stay(tm
 
 def test_raw_weights_and_earlier_checkpoints(run, tmp_path):
     """Each is what safetensors holds; the moving average is the default where there is one."""
-    for step, weights, file in ((None, "auto", "ema"), (2, "ema", "ema"), (3, "raw", "model"), (2, "raw", "model")):
+    for step, weights, name in ((None, "auto", "ema"), (2, "ema", "ema"), (3, "raw", "raw"), (2, "raw", "raw")):
         loaded = load_run(run, device="cpu", weights=weights, iteration=step)
-        saved = checkpoint.read_weights(run / "checkpoints" / f"step_{step or 3:08d}", ema=file == "ema")
-        assert loaded.iteration == (step or 3) and loaded.weights == {"ema": "ema", "model": "raw"}[file]
+        saved = checkpoint.read_weights(run / "checkpoints" / f"step_{step or 3:08d}", name)
+        assert loaded.iteration == (step or 3) and loaded.weights == name
         assert all(torch.equal(value, saved[name]) for name, value in loaded.network.state_dict().items())
     report = evaluation.evaluate(run, num=20, weights="raw", iteration=2, device="cpu", progress=False)
     assert (report["weights"], report["step"]) == ("raw", 2)

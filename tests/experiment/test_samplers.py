@@ -16,10 +16,12 @@ from fastscore._core import checks
 from fastscore._core.errors import DataError, NonFiniteSamples, require
 from fastscore._core.options import Option, boolean
 from fastscore.evaluation import pictures
-from fastscore.experiment import build, cli, evaluate_images
-from fastscore.experiment.build import make_data, make_sigmas, moments_of_data
-from fastscore.experiment.config import TrainConfig, preset
+from fastscore.experiment import cli, evaluate_images, moments
+from fastscore.experiment.build import make_data, make_sigmas
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
+from fastscore.experiment.moments import moments_of_data
+from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import _SAMPLING_SEED, TrainedRun, load_run, sample, with_sampling
 from fastscore.experiment.train import Trainer
 from fastscore.rng import Philox, Stream
@@ -301,12 +303,12 @@ def test_the_moments_of_data_and_data_that_are_not_there(tmp_path, monkeypatch):
     images = data.to_float(make_data(config).images)
     found, covariance = moments_of_data(config), torch.cov(images.flatten(1).double().T, correction=0)
     torch.testing.assert_close(found, {"mean": images.mean(0), "covariance": covariance}, rtol=1e-5, atol=1e-6)
-    monkeypatch.setattr(build, "_COVARIANCE_LIMIT", 63)
-    monkeypatch.setattr(build, "_AT_A_TIME", 100)
-    build._moments_of_data.cache_clear()
+    monkeypatch.setattr(moments, "_COVARIANCE_LIMIT", 63)
+    monkeypatch.setattr(moments, "_AT_A_TIME", 100)
+    moments._moments_of_data.cache_clear()
     want = {"mean": images.mean(0), "std": images.std(0, correction=0)}
     torch.testing.assert_close(moments_of_data(config), want, rtol=1e-5, atol=1e-6)
-    build._moments_of_data.cache_clear()
+    moments._moments_of_data.cache_clear()
     with pytest.raises(
         DataError, match=r"about the mean of the training data, which are not here .--data-dir, .* --start uniform or"
     ):

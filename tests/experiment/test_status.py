@@ -11,9 +11,9 @@ import pytest
 
 import fastscore as fs
 from fastscore.experiment import checkpoint, cli, status
-from fastscore.experiment.config import preset
 from fastscore.experiment.event_files import EventFiles
 from fastscore.experiment.history import read_metrics
+from fastscore.experiment.presets import preset
 from fastscore.experiment.train import Trainer
 
 from ..conftest import optional

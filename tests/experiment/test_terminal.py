@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from fastscore.experiment import cli, launch, progress, terminal
-from fastscore.experiment.config import preset
+from fastscore.experiment.presets import preset
 from fastscore.experiment.train import Trainer
 
 HUGE, MANY = "7" * 26, "7" * 400

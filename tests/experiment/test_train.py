@@ -12,9 +12,10 @@ from safetensors.torch import load_file
 import fastscore as fs
 from fastscore.experiment import checkpoint
 from fastscore.experiment.build import make_data, make_model, make_sigmas
-from fastscore.experiment.config import PRESETS, TrainConfig, preset
+from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.history import read_metrics
 from fastscore.experiment.learner import learning_rate
+from fastscore.experiment.presets import PRESETS, preset
 from fastscore.experiment.preview import save_preview
 from fastscore.experiment.sample import load_run, sample
 from fastscore.experiment.train import Trainer
@@ -118,11 +119,11 @@ def test_one_iteration_is_the_recipe(tmp_path):
     each = 0.5 * (sigma * model(x + sigma * z, labels) + z).square().sum((1, 2, 3))
     each.mean().backward()
     optimizer.step()
-    for name, value in checkpoint.read_weights(run, ema=False).items():
+    for name, value in checkpoint.read_weights(run, "raw").items():
         torch.testing.assert_close(value, model.state_dict()[name], rtol=1e-3, atol=1e-5)
     assert all(
-        torch.equal(v, checkpoint.read_weights(run, ema=False)[k])  # the average starts at the first weights
-        for k, v in checkpoint.read_weights(run, ema=True).items()
+        torch.equal(v, checkpoint.read_weights(run, "raw")[k])  # the average starts at the first weights
+        for k, v in checkpoint.read_weights(run, "ema").items()
     )
     record = read_metrics(tmp_path / "run")[0]
     assert math.isclose(record["loss"], each.mean().item(), rel_tol=1e-5)
@@ -139,9 +140,9 @@ def test_moving_average(tmp_path):
     Trainer(config, tmp_path / "run").train(progress=False)
     mean = None
     for folder in checkpoint.steps(tmp_path / "run"):
-        now = checkpoint.read_weights(folder, ema=False)
+        now = checkpoint.read_weights(folder, "raw")
         mean = now if mean is None else {k: 0.9 * mean[k] + 0.1 * v for k, v in now.items()}
-        for name, value in checkpoint.read_weights(folder, ema=True).items():
+        for name, value in checkpoint.read_weights(folder, "ema").items():
             torch.testing.assert_close(value, mean[name], rtol=1e-5, atol=1e-7)
 
 
@@ -240,7 +241,7 @@ def test_sampling_uses_the_moving_average(tmp_path):
     run = tmp_path / "run"
     folder = Trainer(dataclasses.replace(TOY, ema=0.5), run).train(progress=False)
     network = load_run(run, device="cpu").network
-    average = checkpoint.read_weights(folder, ema=True)
+    average = checkpoint.read_weights(folder, "ema")
     assert all(torch.equal(v, average[k]) for k, v in network.state_dict().items())
 
 

@@ -73,6 +73,24 @@ def test_logits_of_a_network_become_log_p_of_each_samples_label():
     torch.testing.assert_close(value, exact)
 
 
+def test_a_network_that_is_told_the_noise_gives_log_p_on_every_path():
+    """At x_t / alpha and sigma / alpha, where a classifier of x_0 + sigma z is asked, whatever c samplers pass."""
+
+    def network(x, sigma):
+        return torch.stack([log_prob(x, sigma, k) for k in range(2)], 1)
+
+    path, t = paths.rectified(), torch.tensor([0.1, 0.4, 0.6, 0.9, 0.5, 0.2], dtype=torch.float64)
+    alpha, sigma = path.alpha(t)[:, None], path.sigma(t)
+    value = guidance.class_log_prob(network, 1, path=path)(X * alpha, t)
+    torch.testing.assert_close(value, log_prob(X, sigma / alpha[:, 0]))
+    for c in (LABELS, SIGMA):
+        torch.testing.assert_close(guidance.class_log_prob(network, 1, path=SIGMAS)(X, c), log_prob(X, SIGMA))
+    score = guidance.classifier(
+        lambda x, t: mixture(x / alpha, sigma / alpha[:, 0]) / alpha, guidance.class_log_prob(network, 1, path=path)
+    )
+    torch.testing.assert_close(score(X * alpha, t), of_component(X, sigma / alpha[:, 0], 1) / alpha)
+
+
 @pytest.mark.parametrize(
     "log_prob, text",
     [
@@ -165,6 +183,31 @@ def test_samplers_take_guided_scores():
         )
         z = (x.mean(0) - MIXTURE.means[0]) / (MIXTURE.stds[0] / math.sqrt(len(x)))
         assert (z.abs() < 4.5).all()  # the other mode is 3 away
+
+
+def test_the_number_of_classes_is_the_networks_own():
+    """Not that of a layer, which may mean another thing by it; through wrappers of torch's and ours it is found."""
+
+    class WithHead(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = Conditional()
+
+        def forward(self, x, sigma, class_labels=None):
+            return -x + class_labels[:, None]
+
+    assert guidance.with_label(WithHead(), 5)(X, SIGMA).allclose(5 - X)
+    assert guidance.with_label(WithHead(), 5).num_classes is None
+    converted = fs.as_score(Conditional(), kind="score", path=paths.edm(), conditioning="sigma")
+    told = guidance.classifier(Conditional(), log_prob)
+    for wrapped in (converted, nn.DataParallel(Conditional()), told, lambda x, c, class_labels: Conditional()):
+        known = 2 if isinstance(wrapped, nn.Module) else None
+        assert guidance.with_label(wrapped, 1).num_classes == known
+    with pytest.raises(ValueError, match="from 0 to 1, of 2 classes, got 2"):
+        guidance.with_label(converted, 2)
+    plain = guidance.classifier(Plain(), guidance.class_log_prob(Conditional(), 1))
+    with pytest.raises(ValueError, match="made without classes"):
+        guidance.with_label(plain, 1)
 
 
 class Plain(nn.Module):

@@ -48,6 +48,12 @@ def pair_kernel(out, r, angle, n, BLOCK: tl.constexpr):
     tl.store(out + 2 * i + 1, second, mask=i < n)
 
 
+@triton.jit
+def root_kernel(out, x, n, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, philox.root(tl.load(x + i, mask=i < n, other=1.0)), mask=i < n)
+
+
 @triton.jit(do_not_specialize=("pid", *_launch.INTEGERS))
 def place_kernel(
     out,
@@ -139,6 +145,20 @@ def test_normals_of_extreme_words():
     assert bool(torch.isfinite(got).all()) and float(got.abs().max()) <= 6.67
     # beside u = 1, where ln u nears 0, its relative error is that of the last fma: bounded in absolute terms
     assert float((got - expected).abs().max()) <= (2.0**-20 if Z_ULP else 0)
+
+
+def test_the_root_is_rounded_to_nearest():
+    """Of zeros, and of what -2 ln u can be: on a GPU all numbers from 2^-26 to 2^6, which is how they are known to be
+    right, since the root starts from what the device says of 1 / sqrt(x)."""
+    first, last = (torch.tensor([2.0**-26, 2.0**6]).view(torch.int32)).tolist()
+    zeros = torch.tensor([0.0, -0.0], device=DEVICE)
+    for begin in range(first, last, 1 << 25):
+        bits = torch.arange(begin, min(begin + (1 << 25), last), 1 if DEVICE.type == "cuda" else 8209, device=DEVICE)
+        x = torch.cat([zeros, bits.to(torch.int32).view(torch.float32)])
+        out = torch.empty_like(x)
+        root_kernel[(triton.cdiv(len(x), 1 << 12),)](out, x, len(x), BLOCK=1 << 12, **_launch.OPTIONS)
+        exact = x.double().sqrt().float()  # the second rounding changes nothing: 53 > 2 * 24 + 1 bits
+        assert torch.equal(out.view(torch.int32), exact.view(torch.int32))
 
 
 def test_normals_are_those_of_the_contract():

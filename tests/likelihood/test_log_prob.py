@@ -193,15 +193,29 @@ def test_the_networks_of_what_is_differentiated_are_seen():
         assert any(found is network for found in modules.networks(f))
 
 
-def test_a_class_is_not_interpolated():
+def test_a_class_between_the_levels_is_that_of_a_network_that_says_so():
+    """By with_label, and as a keyword; what blends nothing, as a classifier does not, is refused."""
     levels, x = fs.schedules.geometric_sigmas(1.0, 0.1, 4), torch.rand(2, 1, 8, 8)
-    network = NCSN(channels=1, image_size=8, ngf=8, num_levels=4, num_classes=3).eval()
-    labelled = guidance.with_label(network, 1)
-    text = "^interpolate must be False .* interpolation cannot be combined with a class or other guidance"
-    with pytest.raises(ValueError, match=text):
-        likelihood.log_prob(labelled, x, levels, interpolate=True)
-    with pytest.raises(ValueError, match=text):
-        fs.samplers.flow_ode(labelled, x.shape, levels, interpolate=True)
+    torch.manual_seed(0)
+    network = NCSN(channels=1, image_size=8, ngf=4, num_levels=4, num_classes=3).eval()
+    with torch.no_grad():
+        for part in network.modules():
+            if getattr(part, "classes", None) is not None:
+                part.classes.normal_(std=0.3)
+    labelled, told = guidance.with_label(network, 1), {"class_labels": torch.ones(2, dtype=torch.int64)}
+
+    def log_prob(score, **how):
+        return likelihood.log_prob(score, x, levels, interpolate=True, steps=5, rng=fs.Philox(0), **how).value
+
+    def drawn(score, **how):
+        return fs.samplers.flow_ode(score, x.shape, levels, interpolate=True, steps=5, rng=fs.Philox(0), **how)
+
+    by_classifier = guidance.classifier(network, lambda x, c: x.flatten(1).sum(1))
+    for ask in (log_prob, drawn):
+        torch.testing.assert_close(ask(labelled), ask(network, model_kwargs=told))
+        assert not torch.allclose(ask(labelled), ask(network))
+        with pytest.raises(ValueError, match=r"^interpolate must be False for a score_fn without at_level"):
+            ask(by_classifier)
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,42 @@ def test_the_gradient_reaches_the_rows_of_the_classes_that_were_there_alone(name
     assert sum(float(grad[[0, 2]].abs().sum()) for grad in tables) > 0
 
 
+def test_an_ncsn_asked_at_a_level_and_between_two_gives_the_score_of_a_class():
+    x, classes = batch("ncsn")[0], torch.tensor([0, 1, 2, 1])
+    net = moved(made("ncsn", 3)).eval()
+    level = torch.ones(4, dtype=torch.int64)
+    with torch.no_grad():
+        assert torch.equal(net.at_level(1, classes)(x), net(x, level, classes))
+        assert torch.equal(guidance.with_label(net, classes).at_level(1)(x), net(x, level, classes))
+        one = guidance.with_label(net, 2).at_level(0.5)
+        assert torch.equal(one(x), net.at_level(0.5, torch.full((4,), 2))(x))
+        torch.testing.assert_close(one(x[:2]), one(x)[:2])  # of another batch
+        for w in (0.0, 1.0, 2.5):
+            mixed = guidance.classifier_free(net, classes, guidance=w)
+            assert torch.equal(mixed.at_level(1)(x), mixed(x, level))
+            a, b = net.at_level(0.5)(x), net.at_level(0.5, classes)(x)
+            torch.testing.assert_close(mixed.at_level(0.5)(x), a + w * (b - a))
+        for part in net.modules():  # where a class adds to the levels' numbers, it adds the same between them
+            if hasattr(part, "embed"):
+                part.embed.weight[0] = (part.embed.weight[0] + part.embed.weight[1]) / 2
+        expected = net(x, torch.zeros_like(level), classes)
+        torch.testing.assert_close(b, expected)
+    for label, inside in ((0.4, False), (0.6, True)):  # sigma between SIGMAS[0] and SIGMAS[1], in logarithms
+        noise = SIGMAS[0] ** (1 - label) * SIGMAS[1] ** label
+        bounds = (noise / 1.001, noise * 1.001) if inside else (noise * 1.001, noise * 2)
+        held = guidance.classifier_free(net, classes, guidance=3.0, interval=bounds, path=SIGMAS).at_level(label)
+        weight = 3.0 if inside else 1.0
+        assert torch.equal(held(x), guidance.classifier_free(net, classes, guidance=weight).at_level(label)(x))
+    for bad, text in (
+        (torch.ones(4), "int64 tensor of shape"),
+        (torch.full((4,), 5), "class_labels must be from 0 to 2"),
+    ):
+        with pytest.raises(ValueError, match=text):
+            net.at_level(1, bad)
+    with pytest.raises(ValueError, match="class_labels must be None for a network that was made without"):
+        made("ncsn", None).at_level(1, classes)
+
+
 def test_an_ncsn_asked_at_a_level_gives_its_score_without_a_label():
     x, _, _ = batch("ncsn")
     net = moved(made("ncsn", 3)).eval()

@@ -186,6 +186,7 @@ def test_between_levels_only_where_embeddings_are_blended():
     hooked = network()
     norm = next(m for m in hooked.modules() if isinstance(m, ConditionalInstanceNormPlus))
     norm.register_forward_hook(lambda *_: None)
-    for ask in (hooked.at_level, lambda label: at_level(lambda x, labels: x, label)):
-        with pytest.raises(ValueError, match="label must be a level's index for a network that blends no"):
-            ask(0.5)
+    with pytest.raises(ValueError, match="label must be a level's index for a network that blends no"):
+        hooked.at_level(0.5)
+    with pytest.raises(ValueError, match="interpolate must be False for a score_fn without at_level"):
+        at_level(lambda x, labels: x, 0.5)

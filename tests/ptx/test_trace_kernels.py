@@ -41,6 +41,16 @@ def test_the_probes_are_the_cpus(kernels, shape, dtype, form):
             assert torch.equal(out, expected)
 
 
+@pytest.mark.parametrize("form", [form for form in FORMS if form != "sphere"])
+def test_the_probes_ignore_how_large_the_device_is(kernels, form):
+    """Warps with several calls each, and blocks with several colours, where few multiprocessors share the work."""
+    handle = probes(torch.zeros(3, 650), form)
+    expected = fs.fill_probes(handle, first=1, count=PROBES - 1)
+    few, many = (fill(kernels, handle, 1, PROBES - 1, multiprocessors=count) for count in (1, 100))
+    assert torch.equal(few[0], expected) and torch.equal(many[0], expected)
+    assert few[1].warps < many[1].warps or form == "gaussian"
+
+
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("shape, dtype", CASES)
 def test_the_dots_are_the_cpus(kernels, shape, dtype, form):

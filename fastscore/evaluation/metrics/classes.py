@@ -45,7 +45,7 @@ def inception_score(probabilities: Tensor, splits: int = 10) -> InceptionScore:
 
     Source: Salimans et al., "Improved techniques for training GANs", 2016.
     """
-    (p,) = check_rows(1, probabilities=probabilities)
+    p = check_rows(1, probabilities=probabilities)[0].double()
     splits = checks.integer("splits", splits, low=1, high=len(p))
     low, sums = float(p.min()), p.sum(1)
     if low < 0 or float((sums - 1).abs().max()) > 1e-3:

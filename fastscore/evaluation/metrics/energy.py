@@ -40,7 +40,7 @@ def two_sample_test(a: Tensor, b: Tensor, *, permutations: int = 199, rng: Philo
     Source: Szekely & Rizzo 2013, "Energy statistics: a class of statistics based on distances".
     """
     permutations = checks.integer("permutations", permutations, low=1)
-    a, b = check_rows(2, a=a, b=b)
+    a, b = (value.double() for value in check_rows(2, a=a, b=b))
     both, rng = torch.cat([a, b]), Philox(0) if rng is None else rng
     weights = torch.full((permutations + 1, len(both)), -1 / len(b), dtype=both.dtype, device=both.device)
     weights[0, : len(a)] = 1 / len(a)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..._core import checks
-from ._rows import check_rows
+from ._rows import blocks, centred, check_rows, mean_row
 
 _CHUNK = 1 << 23  # distances computed at once: 64 MB of float64
 
@@ -34,12 +34,13 @@ def _squared_distances(a: Tensor, b: Tensor) -> Iterator[tuple[slice, Tensor]]:
     ||a||^2 + ||b||^2 - 2 a.b needs one matrix product; the caller centres, so that little cancels. What is
     left of equal vectors is rounding: it is set to exactly 0, so that copies count as copies.
     """
-    a_norm, b_norm = a.square().sum(1, keepdim=True), b.square().sum(1)
+    a_norm, b_norm = (torch.cat([block.square().sum(1) for block in blocks(x)]) for x in (a, b))
     step = max(1, _CHUNK // len(b))
     for start in range(0, len(a), step):
         rows = slice(start, start + step)
-        squared = torch.addmm(b_norm[None], a[rows], b.T, alpha=-2).add_(a_norm[rows])
-        yield rows, squared.masked_fill_(squared <= 1e-13 * a_norm[rows], 0.0)
+        own = a_norm[rows, None]
+        squared = torch.addmm(b_norm[None], a[rows], b.T, alpha=-2).add_(own)
+        yield rows, squared.masked_fill_(squared <= 1e-13 * own, 0.0)
 
 
 def _radii(x: Tensor, k: int) -> Tensor:
@@ -60,7 +61,9 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
         k: which neighbour sets the radius.
 
     Returns:
-        ``precision`` and ``recall``, from 0 to 1. Distances come in chunks, so 50,000 against 50,000 fits.
+        ``precision`` and ``recall``, from 0 to 1. Distances come in chunks, so 50,000 against 50,000 fits: beside the
+        features it takes (N + M) D numbers of float64 and some 300 MB, and 2 (N^2 + N M + M^2) D operations of float64:
+        1.9 GB and 3.1e13 at D = 2048, ten minutes on one CPU core of 50 GFLOPS.
 
     Raises:
         TypeError, ValueError: not floating, not [N, D] of one width, N or M not above k, k < 1, not finite.
@@ -69,8 +72,8 @@ def precision_recall(real: Tensor, fake: Tensor, k: int = 3) -> PrecisionRecall:
     """
     k = checks.integer("k", k, low=1)
     real, fake = check_rows(k + 1, real=real, fake=fake)
-    centre = real.mean(0)
-    real, fake = real - centre, fake - centre
+    centre = mean_row(real)
+    real, fake = centred(real, centre), centred(fake, centre)
     real_radii, fake_radii = _radii(real, k), _radii(fake, k)
     inside, covered = [], torch.zeros_like(real_radii, dtype=torch.bool)
     for rows, squared in _squared_distances(fake, real):
@@ -103,11 +106,12 @@ def nearest_neighbours(samples: Tensor, training_samples: Tensor, k: int = 1) ->
             raise ValueError(f"{name} must be [N, ...], the same sizes after N, got {checks.describe(value)}")
     k = checks.integer("k", k, low=1, high=len(training_samples))
     samples, training_samples = check_rows(1, samples=samples.flatten(1), training_samples=training_samples.flatten(1))
-    centre = training_samples.mean(0)
+    centre = mean_row(training_samples)
     indices, distances = [], []
-    for rows, squared in _squared_distances(samples - centre, training_samples - centre):
+    for rows, squared in _squared_distances(centred(samples, centre), centred(training_samples, centre)):
         index = squared.topk(k, dim=1, largest=False).indices.sort(1).values
-        exact = torch.stack([(samples[rows] - training_samples[i]).norm(dim=1) for i in index.T], 1)  # nothing cancels
+        there = samples[rows].double()  # and the exact differences, in which nothing cancels
+        exact = torch.stack([(there - training_samples[i].double()).norm(dim=1) for i in index.T], 1)
         order = exact.argsort(dim=1, stable=True)
         indices.append(index.gather(1, order))
         distances.append(exact.gather(1, order))

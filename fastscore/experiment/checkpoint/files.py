@@ -13,6 +13,10 @@ from typing import Any
 
 from ..config import parse_json
 
+CONFIG, IDENTITY, METRICS, CHANGES = "config.json", "run.json", "metrics.jsonl", "changes.jsonl"
+CHECKPOINTS, SNAPSHOTS, SAMPLES = "checkpoints", "snapshots", "samples"
+MOMENTS, LOCK = "moments.safetensors", ".lock"
+
 
 class NoChecksum(ValueError):
     """A file from before there were checksums."""
@@ -45,12 +49,12 @@ def _checksum(values: dict[str, Any]) -> str:
         raise ValueError("it is nested too deeply") from None
 
 
-def clear_unfinished(checkpoints: Path) -> None:
-    """Delete the half-written and half-deleted checkpoints of a run that was killed; nobody may be training there."""
-    if checkpoints.is_dir():
-        for name in os.listdir(checkpoints):
+def clear_unfinished(folder: Path) -> None:
+    """Delete what a kill left half-written and half-deleted in ``folder``, of checkpoints or snapshots; nobody may be training."""
+    if folder.is_dir():
+        for name in os.listdir(folder):
             if re.fullmatch(r"\.(writing_|deleting_step_)[0-9]{8,}", name):
-                shutil.rmtree(checkpoints / name)
+                shutil.rmtree(folder / name)
 
 
 def is_missing(error: OSError) -> bool:

@@ -4,25 +4,32 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import re
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from ..._core.errors import CheckpointError
 from ..._core.files import write_atomically
 from ...data import Data
 from ..config import TrainConfig, quoted
-from .files import is_missing, read_signed_json, signed_json
+from .files import (
+    CHANGES,
+    CHECKPOINTS,
+    CONFIG,
+    IDENTITY,
+    METRICS,
+    MOMENTS,
+    SAMPLES,
+    SNAPSHOTS,
+    is_missing,
+    read_signed_json,
+    signed_json,
+)
+from .listing import steps
 from .lock import Lock
 
-CONFIG, IDENTITY, METRICS, CHANGES = "config.json", "run.json", "metrics.jsonl", "changes.jsonl"
-CHECKPOINTS, LOCK, SAMPLES = "checkpoints", ".lock", "samples"
 FORMAT = 2  # goes up where a run of an earlier version can be sampled, but its iterations would now be others
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -93,6 +100,16 @@ class Identity:
             changed = ["content: as many samples of the same shape, but other values, labels or another order"]
         return changed
 
+    def check_data(self, data: Data, run: Path) -> None:
+        """Raise CheckpointError where ``data`` are not what ``run``, whose identity this is, was trained on."""
+        if changes := self.changes(data):
+            source = f"; it was read from {self.source}" if self.source else ""
+            raise CheckpointError(
+                f"{run} was trained on other data: {', '.join(changes)}{source}. What is "
+                f"there now is {data.describe()}. Put the data back as it was, or choose another "
+                "folder with --out"
+            )
+
 
 def begin(run: Path, identity: Identity) -> None:
     """Write run.json."""
@@ -133,8 +150,8 @@ def check_free(run: Path) -> None:
         raise CheckpointError(
             f"{run} already holds a run: add --resume to go on with it, or choose another folder with --out"
         )
-    taken = [name for name in (METRICS, CHANGES) if name in names]
-    taken += [f"{name}/" for name in (CHECKPOINTS, SAMPLES) if name in names and not _empty(run / name)]
+    taken = [name for name in (METRICS, CHANGES, MOMENTS) if name in names]
+    taken += [f"{name}/" for name in (CHECKPOINTS, SNAPSHOTS, SAMPLES) if name in names and not _empty(run / name)]
     if IDENTITY in names:  # a valid one is what is left of a run that was killed before it wrote its config
         try:
             read_identity(run)
@@ -195,82 +212,6 @@ def read_config(run: Path) -> TrainConfig:
         )
         raise CheckpointError(f"{run} is not a run folder: it has no {CONFIG}; {cure}") from None
     return TrainConfig.from_json(text, path)
-
-
-def steps(run: Path) -> list[Path]:
-    """The whole checkpoints of a run, in the order of their iterations.
-
-    Raises:
-        CheckpointError: checkpoints is a link to what is not there. OSError: it is no folder, or cannot be read.
-    """
-    folder = run / CHECKPOINTS
-    try:
-        names = os.listdir(folder)
-    except OSError as error:
-        if not os.path.lexists(folder) and is_missing(error):
-            return []
-        if os.path.islink(folder) and is_missing(error):
-            raise CheckpointError(
-                f"{folder} is a link to {os.readlink(folder)}, which is not there: mount or restore it"
-            ) from None
-        raise
-    return sorted((folder / name for name in names if _number(name) is not None), key=step_of)
-
-
-def step_of(checkpoint: Path) -> int:
-    """The iteration that a checkpoint's name tells."""
-    number = _number(checkpoint.name)
-    if number is None:
-        raise ValueError(f"checkpoint must be named step_00001000, or another number, got {checkpoint.name!r}")
-    return number
-
-
-def _number(name: str) -> int | None:
-    found = re.fullmatch(r"step_([0-9]{8,20})", name)
-    return int(found[1]) if found and name == f"step_{int(found[1]):08d}" else None
-
-
-def latest(run: Path) -> Path:
-    """The newest checkpoint, or an error that says what to do."""
-    found = steps(run)
-    if not found:
-        cure = (
-            "go on with its training: the command that began it and --resume"
-            if (run / CONFIG).exists()
-            else "it is not a run folder"
-        )
-        raise CheckpointError(f"{run} has no checkpoint yet; {cure}")
-    return found[-1]
-
-
-def of_iteration(run: Path, iteration: int) -> Path:
-    """The checkpoint of that iteration, or an error that says which there are."""
-    latest(run)  # raises, and says what to do, if there is no checkpoint
-    found = {step_of(folder): folder for folder in steps(run)}
-    if iteration not in found:
-        raise CheckpointError(
-            f"{run} has no checkpoint of iteration {iteration} (--checkpoint); "
-            f"it has those of {', '.join(map(str, found))}"
-        )
-    return found[iteration]
-
-
-def advice(checkpoint: Path) -> str:
-    """What to do about a damaged checkpoint."""
-    if steps(checkpoint.parent.parent)[:1] == [checkpoint]:
-        return "there is no checkpoint before it: train again, in another folder"
-    return f"delete {checkpoint} to go on from the one before"
-
-
-def from_latest(run: Path, read: Callable[[Path], T]) -> T:
-    """``read`` of the newest checkpoint; of the then newest where a trainer deleted that one meanwhile."""
-    while True:
-        folder = latest(run)
-        try:
-            return read(folder)
-        except (OSError, CheckpointError):
-            if os.path.lexists(folder):
-                raise
 
 
 def changed_fields(config: TrainConfig, saved: TrainConfig, names: Any) -> dict[str, tuple[Any, Any]]:

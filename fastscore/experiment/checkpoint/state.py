@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from ..._core.errors import CheckpointError
-from .folder import advice
+from .listing import advice
 
 STATE = "state.pt"
 

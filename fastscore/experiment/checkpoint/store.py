@@ -1,76 +1,51 @@
-"""Checkpoints: saved whole with a checksum for each file, and verified when they are read."""
+"""Checkpoints and snapshots, saved whole or not at all, with a checksum for each file; and which of them go again."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
 import io
-import json
 import os
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ..._core import checks
 from ..._core.errors import CheckpointError, require
 from ..._core.files import flush_folder, write_flushed
-from ..._core.prefixes import renamed
-from ..config import CHANGEABLE, MAY_CHANGE, TrainConfig
-from .files import NoChecksum, clear_unfinished, is_missing, read_signed_json, signed_json
-from .folder import CHECKPOINTS, CONFIG, advice, changed_fields, read_config, read_identity, step_of, steps
+from ..config import TrainConfig
+from .files import CHECKPOINTS, SNAPSHOTS, clear_unfinished, read_signed_json, signed_json
+from .listing import snapshots, step_of, steps
+from .reading import ABOUT, About, file_of
 from .state import STATE
-
-_MODEL, _EMA, _ABOUT = "model.safetensors", "ema.safetensors", "about.json"
-
-
-@dataclass(frozen=True)
-class About:
-    """What about.json says of a checkpoint.
-
-    Attributes:
-        step: iterations done.
-        sample_shape: (C, H, W) or (D,).
-        run: the identity of the run, as in run.json.
-        config: the config that the iterations up to here were made with.
-        files: SHA-256 of each file.
-        torch: the version that wrote it.
-    """
-
-    step: int
-    sample_shape: tuple[int, ...]
-    run: str
-    config: TrainConfig
-    files: dict[str, str]
-    torch: str
-
-    def checksum(self, *, ema: bool) -> str | None:
-        """SHA-256 of the weights, or of their moving average where ``ema``."""
-        return self.files.get(_EMA if ema else _MODEL)
 
 
 def save(
     run: Path,
     step: int,
-    model: dict[str, Tensor],
-    ema: dict[str, Tensor] | None,
-    state: dict[str, Any],
+    weights: dict[str, dict[str, Tensor]],
+    state: dict[str, Any] | None,
     *,
     shape: tuple[int, ...],
     identity: str,
     config: TrainConfig,
+    seconds: float | None = None,
 ) -> Path:
-    """Write checkpoints/step_N whole or not at all.
+    """Write checkpoints/step_N whole or not at all; where ``state`` is None, snapshots/step_N.
+
+    Args:
+        run, step: the run folder, and the iterations done.
+        weights: state_dicts of the network by their names: raw, and of each moving average.
+        state: what state.pt is to hold. None: these are weights alone, which stay.
+        shape, identity, config, seconds: of :class:`About`.
 
     Raises:
         OSError: it cannot be written (a full disk, say); the text names the file, and nothing of it stays.
     """
     save_tensors = require("safetensors.torch", "train").save
-    folder = run / CHECKPOINTS
+    folder = run / (CHECKPOINTS if state is not None else SNAPSHOTS)
     folder.mkdir(exist_ok=True)  # never the run folder itself: where that is gone, something is wrong
     clear_unfinished(folder)
     temporary, final = folder / f".writing_{step:08d}", folder / f"step_{step:08d}"
@@ -80,14 +55,16 @@ def save(
         )
     temporary.mkdir()
     try:
-        files = {_MODEL: _write(temporary / _MODEL, save_tensors(_storable(model)))}
-        if ema is not None:
-            files[_EMA] = _write(temporary / _EMA, save_tensors(_storable(ema)))
-        buffer = io.BytesIO()  # torch's own writer does not say that the disk is full
-        torch.save(state, buffer)
-        files[STATE] = _write(temporary / STATE, buffer.getbuffer())
-        about = About(step, shape, identity, config, files, torch.__version__)
-        write_flushed(temporary / _ABOUT, signed_json(dataclasses.asdict(about)).encode())
+        files = {
+            file_of(name): _write(temporary / file_of(name), save_tensors(_storable(tensors)))
+            for name, tensors in weights.items()
+        }
+        if state is not None:
+            buffer = io.BytesIO()  # torch's own writer does not say that the disk is full
+            torch.save(state, buffer)
+            files[STATE] = _write(temporary / STATE, buffer.getbuffer())
+        about = About(step, shape, identity, config, files, torch.__version__, seconds)
+        write_flushed(temporary / ABOUT, signed_json(dataclasses.asdict(about)).encode())
         flush_folder(temporary)
         os.rename(temporary, final)
     except OSError:
@@ -104,154 +81,33 @@ def _write(path: Path, data: bytes | memoryview) -> str:
 
 
 def prune(run: Path, newest: Path, *, identity: str, keep: int) -> None:
-    """Delete this run's checkpoints before ``newest``, which it has just written, but for the last ``keep`` - 1."""
+    """Delete this run's checkpoints before ``newest``, which it has just written, but for the last ``keep`` - 1.
+
+    Snapshots stay.
+    """
     older = [p for p in steps(run) if step_of(p) < step_of(newest) and _written_by(p, identity)]
     for old in older[: max(0, len(older) - (keep - 1))]:
-        deleted = old.with_name(f".deleting_{old.name}")  # renamed first: a folder named step_* is never half deleted
-        os.rename(old, deleted)
-        shutil.rmtree(deleted)
+        _delete(old)
+
+
+def drop_snapshots_after(run: Path, step: int, *, identity: str) -> None:
+    """Delete this run's snapshots after iteration ``step``, from which it goes on: it will make and write them again."""
+    for folder in snapshots(run):
+        if step_of(folder) > step and _written_by(folder, identity):
+            _delete(folder)
+
+
+def _delete(folder: Path) -> None:
+    deleted = folder.with_name(f".deleting_{folder.name}")  # renamed first: a folder named step_* is never half deleted
+    os.rename(folder, deleted)
+    shutil.rmtree(deleted)
 
 
 def _written_by(checkpoint: Path, identity: str) -> bool:
     try:
-        return read_signed_json((checkpoint / _ABOUT).read_bytes()).get("run") == identity
+        return read_signed_json((checkpoint / ABOUT).read_bytes()).get("run") == identity
     except (OSError, ValueError):
         return False
-
-
-def read_about(checkpoint: Path) -> About:
-    """What about.json says, once it is known to be of this run, this iteration and this config.
-
-    Raises:
-        CheckpointError: it is damaged, of another run, or of another config; the text says which, and the cure.
-        OSError: it cannot be read.
-    """
-    path, run = checkpoint / _ABOUT, checkpoint.parent.parent
-    text = _bytes(path)
-    try:
-        values = read_signed_json(text)
-        config = TrainConfig.from_json(json.dumps(values["config"]), f"the field 'config' of {path}")
-        about = About(**values | {"sample_shape": _shape(values["sample_shape"]), "config": config})
-        if type(about.step) is not int or not isinstance(about.files, dict):
-            raise ValueError("step must be an integer and files an object")
-    except NoChecksum as error:
-        raise CheckpointError(f"{path} does not describe a checkpoint: {error}") from error
-    except (ValueError, TypeError, KeyError, CheckpointError) as error:
-        raise CheckpointError(f"{path} does not describe a checkpoint: {error}; {advice(checkpoint)}") from error
-    if about.run != read_identity(run).run:
-        raise CheckpointError(
-            f"{checkpoint} belongs to another run than {run}: put the right one back, or move it "
-            "away to go on without it"
-        )
-    if about.step != step_of(checkpoint):
-        name = f"step_{about.step:08d}"
-        cure = "move it away" if os.path.lexists(checkpoint.with_name(name)) else f"give it back its name, {name}"
-        raise CheckpointError(f"{checkpoint} is the checkpoint of iteration {about.step}, renamed: {cure}")
-    fixed = [f.name for f in dataclasses.fields(config) if f.name not in MAY_CHANGE and f.name not in CHANGEABLE]
-    changed = changed_fields(read_config(run), config, fixed)
-    if changed:
-        words = ", ".join(f"{name} (was {was}, now {now})" for name, (was, now) in changed.items())
-        raise CheckpointError(
-            f"{run / CONFIG} is not the config that {checkpoint.name} was trained with: {words}; put "
-            f"these back (the field 'config' of {path} is a copy)"
-        )
-    return about
-
-
-def read_weights(checkpoint: Path, *, ema: bool) -> dict[str, Tensor]:
-    """The weights of a checkpoint: the moving average where ``ema``."""
-    path = checkpoint / (_EMA if ema else _MODEL)
-    weights = _read(path, require("safetensors.torch", "train").load)
-    check_finite(weights, path)
-    return weights
-
-
-def read_state(checkpoint: Path) -> dict[str, Any]:
-    """Optimizer state and iteration; refuses a file that would execute code."""
-    path = checkpoint / STATE
-    state = _read(path, lambda data: torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
-    if not isinstance(state, dict) or not {"step", "optimizer", "sums"} <= set(state):
-        raise CheckpointError(f"{path} is not the state of a fastscore run; {advice(checkpoint)}")
-    if type(state["step"]) is not int or state["step"] != step_of(checkpoint):
-        raise CheckpointError(
-            f"{path} is not the state of iteration {step_of(checkpoint)}, but of "
-            f"{checks.describe(state['step'])}; {advice(checkpoint)}"
-        )
-    return state
-
-
-def read_shape(checkpoint: Path) -> tuple[int, ...]:
-    """The shape of one sample, (C, H, W) or (D,)."""
-    return read_about(checkpoint).sample_shape
-
-
-def _shape(value: Any) -> tuple[int, ...]:
-    if (
-        not isinstance(value, list)
-        or len(value) not in (1, 3)
-        or not all(type(size) is int and 1 <= size < 2**31 for size in value)
-    ):
-        raise ValueError(f"sample_shape must be [C, H, W] or [D], got {checks.describe(value)}")
-    return tuple(value)
-
-
-def load_into(model: nn.Module, weights: dict[str, Tensor], source: Path) -> None:
-    """Load ``weights`` into ``model``; an error lists what does not fit."""
-    try:
-        model.load_state_dict(renamed(weights, model.state_dict()))
-    except RuntimeError as error:
-        raise CheckpointError(f"{source} does not fit the network that config.json describes: {error}") from error
-
-
-def check_finite(weights: dict[str, Tensor], source: Path) -> None:
-    """Raise :class:`CheckpointError` where a value is NaN or infinite."""
-    bad = [name for name, value in weights.items() if not bool(value.isfinite().all())]
-    if bad:
-        raise CheckpointError(
-            f"{source} holds weights that are not finite, in {', '.join(bad[:3])}; {advice(source.parent)}"
-        )
-
-
-def last_good(run: Path) -> Path | None:
-    """The newest checkpoint of which every file is whole and finite, or None."""
-    for folder in reversed(steps(run)):
-        try:
-            for name in read_about(folder).files:
-                read_state(folder) if name == STATE else read_weights(folder, ema=name == _EMA)
-            return folder
-        except (CheckpointError, OSError):
-            continue
-    return None
-
-
-def _bytes(path: Path) -> bytes:
-    """A file of a checkpoint. What cannot be read is not damaged: an ``OSError`` says what it is."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        if not is_missing(error):
-            raise
-        raise CheckpointError(f"{path} is missing: the checkpoint is not whole; {advice(path.parent)}") from None
-
-
-def _read(path: Path, load: Callable[[bytes], Any]) -> Any:
-    """``load`` of a file whose checksum is right."""
-    files = read_about(path.parent).files
-    if path.name not in files:
-        raise CheckpointError(f"{path.parent} was written without {path.name}: its run keeps none")
-    data = _bytes(path)
-    if hashlib.sha256(data).hexdigest() != files[path.name]:
-        raise CheckpointError(
-            f"{path} is damaged or another checkpoint's: its checksum is not the one that "
-            f"{_ABOUT} gives; {advice(path.parent)}"
-        )
-    try:
-        return load(data)
-    except Exception as error:  # safetensors, torch and pickle each have their own
-        raise CheckpointError(
-            f"{path} cannot be read, it is not a checkpoint's or holds more than tensors and numbers "
-            f"(loading that could execute code): {error}; {advice(path.parent)}"
-        ) from error
 
 
 def _storable(tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -1,0 +1,97 @@
+"""The folder of a reproduction: which files are in it, read and written whole.
+
+plan.json what is to be done; data.json what it is trained on; timing.json how long that takes here; run/ the run; selection/
+what each snapshot's samples are like, selection.json which is best; samples/ and measures/ of the best and the last;
+report.md, report.html and report/. Rank 0 alone writes. A JSON file is there once what it speaks of is whole, so what is there need
+not be done again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ..._core import files
+from ..._core.errors import CheckpointError
+from ..config import parse_json
+from ..ranks import Ranks
+
+PLAN, DATA, TIMING, SELECTION = "plan.json", "data.json", "timing.json", "selection.json"
+RUN, SELECTED, SAMPLES, MEASURES, FEATURES = "run", "selection", "samples", "measures", "features"
+LOCK = ".lock"
+
+
+def stem(step: int, weights: str, seed: int | None = None) -> str:
+    """The name of what belongs to a snapshot's weights, and to a seed.
+
+    >>> stem(5000, "ema"), stem(300001, "ema", 0)
+    ('step_00005000-ema', 'step_00300001-ema-seed-0')
+    """
+    return f"step_{step:08d}-{weights}" + ("" if seed is None else f"-seed-{seed}")
+
+
+def read(path: Path) -> dict[str, Any] | None:
+    """The JSON object in ``path``, or None where there is none.
+
+    Raises:
+        CheckpointError: it is something else. OSError: it cannot be read.
+    """
+    try:
+        values = parse_json(path.read_bytes())
+        if not isinstance(values, dict):
+            raise ValueError(f"it must hold a JSON object, got {type(values).__name__}")
+    except FileNotFoundError:
+        return None
+    except ValueError as error:
+        raise CheckpointError(
+            f"{path} cannot be read ({error}): put it back as it was, or delete it to have it made again"
+        ) from error
+    return values
+
+
+def write(path: Path, values: dict[str, Any]) -> None:
+    """Make ``values`` the content of ``path``, and its folder where there is none; nothing where they are already.
+
+    Raises:
+        CannotWrite: the text names the file, and what was there stays.
+    """
+    text = (json.dumps(values, indent=2) + "\n").encode()
+    if path.is_file() and path.read_bytes() == text:
+        return
+    with files.naming(path):
+        path.parent.mkdir(exist_ok=True)
+    files.write_atomically(path, text)
+
+
+@dataclass(frozen=True)
+class Means:
+    """By what a call computes, which changes no number.
+
+    Attributes:
+        device: its name.
+        batch_size: samples at a time.
+        progress: whether bars are shown.
+        ranks: which share the work.
+    """
+
+    device: str
+    batch_size: int
+    progress: bool
+    ranks: Ranks
+
+
+def there(ranks: Ranks, path: Path) -> bool:
+    """Whether ``path`` is a whole JSON object, on all ranks as on rank 0."""
+    return bool(of_leader(ranks, lambda: read(path) is not None))
+
+
+def of_leader(ranks: Ranks, make: Callable[[], Any]) -> Any:
+    """What ``make()`` gives on rank 0, where alone it is called, on all ranks: anything that JSON can hold."""
+    value = None
+    with ranks.together():
+        if ranks.leads:
+            value = make()
+    return json.loads(ranks.told(json.dumps(value)))

@@ -1,0 +1,182 @@
+"""What a report says, section by section."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from . import report_tables as tables
+from .report_facts import Facts, named, part, snapshot_of, whole
+from .report_page import Block, Code, Commands, Folded, Heading, Paragraph, Picture, Table
+from .report_recipe import PUBLISHED, departures, evaluate_command, sample_command, why_not_comparable
+
+_MANY = 12  # a table of more rows is folded
+
+
+def title(facts: Facts) -> str:
+    """Of the page."""
+    model, name = str(facts.plan.get("model")), part(facts.data, "train", "name")
+    recipe = PUBLISHED[model].title if model in PUBLISHED else "A network"
+    return f"{recipe} by the recipe of CIFAR-10" + (f", on {name}" if name and name != "cifar10" else "")
+
+
+def blocks(facts: Facts, pictures: Mapping[str, Picture], faults: Sequence[str]) -> list[Block]:
+    """The whole report.
+
+    Args:
+        facts: what is known.
+        pictures: of :func:`report_pictures.draw`.
+        faults: what stood in the way of other pictures.
+    """
+    return [
+        Heading(title(facts), 1),
+        *_progress(facts),
+        *_results(facts),
+        *_samples(facts, pictures),
+        *_seeds(facts),
+        *_snapshots(facts, pictures),
+        *_training(facts, pictures),
+        *_circumstances(facts),
+        *_missing([*facts.unreadable, *faults]),
+    ]
+
+
+def _progress(facts: Facts) -> list[Block]:
+    """What is done, and which stage comes next."""
+    following = next((name for name, done, _ in facts.stages() if not done), None)
+    command = facts.plan.get("command")
+    blocks: list[Block] = []
+    if following is None:
+        blocks.append(Paragraph("All stages are done."))
+    else:
+        go_on = "; the same command goes on:" if command else "."
+        blocks.append(Paragraph(f"Not done yet: what is known so far. Next comes the stage: {following}{go_on}"))
+    if command:
+        blocks.append(Commands((str(command),)))
+    return [*blocks, tables.stages(facts)]
+
+
+def _results(facts: Facts) -> list[Block]:
+    """The numbers, and whether they may be held against the published ones."""
+    blocks: list[Block] = [Heading("Results")]
+    if facts.measures:
+        words = (
+            "All distances are to the training images. A mean, standard deviation and minimum are over the seeds of the samples, of "
+            "one trained network: how much another training would change them is not in them."
+        )
+        blocks += [tables.results(facts), Paragraph(words)]
+    else:
+        blocks.append(Paragraph("No set of samples is measured yet."))
+    reasons = why_not_comparable(facts) if facts.plan or facts.measures else []
+    if reasons:
+        listed_reasons = "; ".join(reasons)
+        blocks.append(Paragraph(f"Not comparable with published numbers: {listed_reasons}.", warning=True))
+    elif facts.measures:
+        blocks.append(
+            Paragraph(
+                "The published numbers are the papers' own, of CIFAR-10 without labels, 50,000 samples against the training images. "
+                "Hold the mean against them; the minimum is the best of several seeds."
+            )
+        )
+    return blocks
+
+
+def _samples(facts: Facts, pictures: Mapping[str, Picture]) -> list[Block]:
+    """A grid of the chosen snapshot's samples, and one of the last's."""
+    blocks: list[Block] = [Heading("Samples")] if {"chosen", "last"} & set(pictures) else []
+    for role, snapshot in (("chosen", facts.chosen), ("last", facts.last)):
+        if role in pictures and snapshot is not None:
+            seed = min((m["seed"] for m in facts.measures if snapshot_of(m) == snapshot), default=0)
+            blocks += [pictures[role], Commands((sample_command(facts, snapshot, seed, 100),))]
+    return blocks
+
+
+def _seeds(facts: Facts) -> list[Block]:
+    """The numbers of each set of samples, and the commands that make them again."""
+    if not facts.measures:
+        return []
+    found: list[Block] = [Heading("Each set of samples"), tables.each_seed(facts)]
+    lines = [f"# {named(snapshot_of(m))}, seed {m['seed']}\n{_command(facts, m)}" for m in facts.measures]
+    said = Paragraph(
+        (
+            "Each command draws the same samples and measures them: ",
+            Code("frechet_distance samples_to_train"),
+            " is the distance above.",
+        )
+    )
+    return [*found, said, Commands(tuple(lines))]
+
+
+def _command(facts: Facts, record: Mapping[str, object]) -> str:
+    """The one that a record names, or one like it."""
+    if isinstance(record.get("command"), str):
+        return str(record["command"])
+    step, weights = snapshot_of(record)
+    num = whole(record.get("samples", record.get("images"))) or 1000
+    seed, feature = whole(record.get("seed")) or 0, str(record.get("feature") or facts.feature)
+    return evaluate_command(facts, (step, weights), seed, num, feature)
+
+
+def _snapshots(facts: Facts, pictures: Mapping[str, Picture]) -> list[Block]:
+    """How good each snapshot was, and why the least of these numbers is not to be quoted."""
+    if not facts.rows:
+        return []
+    found: list[Block] = [Heading("Snapshots")]
+    found += [pictures["snapshots"]] if "snapshots" in pictures else []
+    sizes = sorted({size for row in facts.rows if (size := whole(row.get("images"))) is not None})
+    few = " or ".join(f"{size:,}" for size in sizes)
+    text = (
+        f"Choosing by the distance of {few} images is noisy: another seed of them may choose another snapshot. A Frechet "
+        "distance of few images is larger than one of many, and that of the chosen snapshot is biased downward, since it is the least of many noisy "
+        "numbers. Quote the numbers of the results instead, of samples that are drawn anew."
+    )
+    if {whole(row.get("seed")) for row in facts.rows} & {m["seed"] for m in facts.measures}:
+        text += (
+            " The samples of the seed that snapshots were chosen by begin with those very images: the numbers of the other seeds "
+            "owe nothing to the choice."
+        )
+    found.append(Paragraph(text, warning=True))
+    table = tables.snapshots(facts)
+    commands = Commands(tuple(_command(facts, row) for row in facts.rows))
+    if len(table.rows) > _MANY:
+        found += [tables.best_snapshots(facts), Folded(f"All {len(table.rows)} snapshots", (table,))]
+    else:
+        found.append(table)
+    return [*found, Folded("Commands that measure them again", (commands,))]
+
+
+def _training(facts: Facts, pictures: Mapping[str, Picture]) -> list[Block]:
+    """The loss, and where the recipe was left."""
+    found: list[Block] = [Heading("Training")] if facts.plan else []
+    found += [pictures["training"]] if "training" in pictures else []
+    if facts.plan:
+        if departures(facts):
+            found.append(Table(("departures from the recipe",), tuple((words,) for words in departures(facts))))
+        else:
+            found.append(Paragraph("The plan names no departure from the recipe."))
+        hours = facts.plan.get("hours")
+        if hours is not None:
+            found.append(
+                Paragraph(f"The number of iterations and of seeds was fitted into {tables.number(hours)} hours.")
+            )
+    return found
+
+
+def _circumstances(facts: Facts) -> list[Block]:
+    """Data, machine and times."""
+    found: list[Block] = []
+    if facts.data:
+        found += [Heading("Data"), tables.data(facts)]
+    if facts.timing or facts.rows or facts.measures:
+        found += [Heading("Machine and time"), tables.machine(facts)]
+    if isinstance(facts.timing.get("rows"), list):
+        text = "What each stage takes, reckoned from rates that were measured before training:"
+        found += [Paragraph(text), tables.estimates(facts)]
+    return found
+
+
+def _missing(faults: Sequence[str]) -> list[Block]:
+    """What this report could not show."""
+    if not faults:
+        return []
+    rows: tuple[tuple[Code], ...] = tuple((Code(fault),) for fault in faults)
+    return [Heading("Not in this report"), Table(("what stood in the way",), rows)]
