@@ -27,8 +27,8 @@ _OFFERED: dict[str, dict[str, Any]] = {
     "heun": {"steps": 18},
     "pc": {},
 }
-#: What may be otherwise when a reproduction goes on: where things lie, which changes no number.
-MAY_CHANGE = ("data", "inception")
+#: What may be otherwise when a reproduction goes on: where things lie, and what changes no number.
+MAY_CHANGE = ("data", "inception", "cuda_graph")
 
 
 @dataclass(frozen=True)
@@ -61,8 +61,8 @@ class Request:
     """On a GPU, multiply float32 in TF32, faster."""
     compile: bool = False
     """Compile the network with torch.compile."""
-    cuda_graph: bool = False
-    """On a GPU, record an iteration as a CUDA graph and replay it: the same weights, with less work for the host."""
+    cuda_graph: bool | None = None
+    """Whether an iteration is recorded as a CUDA graph and replayed, which changes no number; None: on one GPU alone."""
 
     more_ema: tuple[float, ...] = ()
     """Rates of further moving averages of the weights (0.9999), which are compared at each snapshot beside the recipe's."""
@@ -148,7 +148,7 @@ class Request:
         """
         changed = {name: getattr(self, name) for name in ("iterations", "width", "batch_size", "num_levels")}
         changed = {name: value for name, value in changed.items() if value is not None}
-        alike = ("accumulate", "precision", "tf32", "compile", "cuda_graph", "checksum")
+        alike = ("accumulate", "precision", "tf32", "compile", "checksum")
         return dataclasses.replace(
             self.recipe,
             **changed,
@@ -157,6 +157,7 @@ class Request:
             data_dir=data_dir,
             device=device,
             **self._averages(),
+            log_every=min(self.recipe.log_every, self.snapshot_every),
             snapshot_every=self.snapshot_every,
             checkpoint_every=min(self.snapshot_every, self.recipe.checkpoint_every),
             sample_every=0,
