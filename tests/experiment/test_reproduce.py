@@ -300,6 +300,15 @@ def test_what_is_refused_before_anything_is_written(archive, tmp_path, changes, 
     assert not list(tmp_path.rglob("*.json"))
 
 
+def test_numbers_that_do_not_fit_are_refused_at_the_start(archive, tmp_path):
+    with pytest.raises(ValueError, match="sampling_batch_size must be"):
+        run(tiny(archive), tmp_path / "out", batch_size=0)
+    with pytest.raises(ValueError, match="width must be smaller"):
+        run(tiny(archive, width=10_000_000), tmp_path / "out")
+    with pytest.raises(ValueError, match="num must be smaller: with 4294967296, the samples take"):
+        run(tiny(archive, samples=2**32), tmp_path / "out")
+
+
 def test_all_samplers_are_there_whose_evaluations_are_known():
     assert set(ABLE) == {
         "annealed",
@@ -523,9 +532,10 @@ def test_measured_rates_are_of_this_machine(archive, tmp_path, monkeypatch):
     assert 1e-4 < seconds < 60 and found["training"]["images_per_second"] == pytest.approx(2 / seconds)
     assert found["evaluation"]["images_per_second"] > 1 and found["features"]["images_per_second"] > 1
     assert found["training"]["peak_bytes"] > 1e7 and found["ranks"] == 1 and found["threads"] == torch.get_num_threads()
-    measured = dict(found)
-    run(tiny(archive), tmp_path / "out", dry_run=True)  # not measured anew under the same conditions
-    assert json.loads((tmp_path / "out" / "timing.json").read_text()) == measured
+    said = run(tiny(archive, iterations=None, hours=1.0), tmp_path / "out", dry_run=True)
+    assert said[-1].startswith("in 1 hours: ") and not (tmp_path / "out" / "plan.json").exists()
+    measured = json.loads((tmp_path / "out" / "timing.json").read_text())
+    assert measured["training"] == found["training"]  # under the same conditions
     run(tiny(archive, width=8), tmp_path / "out", dry_run=True)
     assert json.loads((tmp_path / "out" / "timing.json").read_text())["training"] != measured["training"]
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ..._core import checks
 from ...samplers import RECIPE, SAMPLERS
+from .. import limits
 from ..config import TrainConfig
 from ..presets import preset
 from ..sampler_options import options_of
@@ -93,8 +94,8 @@ class Request:
         checks.one_of("model", self.model, ("ncsn", "ncsnv2"))
         checks.one_of("feature", self.feature, ("auto", "inception", "pixels"))
         checks.integer("snapshot_every", self.snapshot_every, low=1)
-        checks.integer("selection_images", self.selection_images, low=20)
-        checks.integer("samples", self.samples, low=20)
+        checks.integer("selection_images", self.selection_images, low=20, high=limits.INDICES)
+        checks.integer("samples", self.samples, low=20, high=limits.INDICES)
         checks.integer("seeds", self.seeds, low=1, high=1_000_000)
         if self.hours is not None and not 0 < checks.number("hours", self.hours) < math.inf:
             raise ValueError(f"hours must be above 0 and finite, got {self.hours}")

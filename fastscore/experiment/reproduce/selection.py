@@ -66,12 +66,12 @@ def select(plan: Plan, out: Path, distances: Distances, means: Means) -> dict[st
 
 def _drawn(plan: Plan, out: Path, step: int, weights: str, means: Means) -> Tensor | None:
     """The samples of a snapshot, uint8 [N, C, H, W] on rank 0; on all ranks None where some are not finite."""
-    trained = loaded(plan, out, step, weights, means)
+    trained, num = loaded(plan, out, step, weights, means), plan.request.selection_images
     drawn = batches(
         trained,
-        plan.request.selection_images,
+        num,
         seed=SEED,
-        batch_size=means.batch_size,
+        batch_size=min(means.batch_size, -(-num // means.ranks.count)),  # so that each rank has something to do
         progress=means.progress,
         ranks=means.ranks,
         strict=False,
