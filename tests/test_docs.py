@@ -237,6 +237,7 @@ def test_commands_are_those_of_fastscore():
                     "evaluate",
                     "compare-samplers",
                     "reproduce",
+                    "train-classifier",
                     "inspect",
                     "status",
                     "import",
