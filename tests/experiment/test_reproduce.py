@@ -11,13 +11,15 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
-from fastscore._core.errors import CannotWrite, CheckpointError, DataError, FastscoreError
+from fastscore._core.errors import CannotWrite, CheckpointError, DataError, FastscoreError, NonFiniteSamples
 from fastscore.evaluation import metrics
 from fastscore.experiment import cli
+from fastscore.experiment import sample as sampling
 from fastscore.experiment.checkpoint import Lock
 from fastscore.experiment.presets import preset
-from fastscore.experiment.reproduce import data, samples, stages, timing
+from fastscore.experiment.reproduce import data, samples, selection, stages, timing
 from fastscore.experiment.reproduce.disk import needed
 from fastscore.experiment.reproduce.hours import PLANNED, Work, fit, rows
 from fastscore.experiment.reproduce.parts import Parts
@@ -120,6 +122,8 @@ def contents(out: Path) -> dict[str, object]:
             found[name] = without_time(json.loads(path.read_text()), out)
         elif path.suffix == ".jsonl":
             found[name] = [without_time(json.loads(line), out) for line in path.read_text().splitlines()]
+        elif path.suffix == ".safetensors":
+            found[name] = {key: value.numpy().tobytes() for key, value in load_file(path).items()}
         else:
             found[name] = path.read_bytes()
     return found
@@ -256,6 +260,9 @@ def test_the_command_asks_for_the_same(archive, monkeypatch, tmp_path):
         sampler="ddim",
         sampler_options={"eta": 0.5, "denoise": False},
         inception=Path("a file"),
+        inception_checksum=False,
+        more_ema=(0.99, 0.9999),
+        cuda_graph=False,
     )
     asked = []
     monkeypatch.setattr(stages, "reproduce", lambda request, out, **how: asked.append((request, out)) or [])
@@ -278,6 +285,8 @@ def test_the_command_asks_for_the_same(archive, monkeypatch, tmp_path):
         ({"model": "mlp"}, "model must be"),
         ({"feature": "classifier"}, "feature must be"),
         ({"width": 0}, "width must be"),
+        ({"more_ema": (0.999,)}, "more_ema must be of rates that differ"),
+        ({"cuda_graph": True}, "cuda_graph must be False on cpu"),
         ({"sampler_options": {"steps": 3}}, "steps must be left out for sampler 'annealed'"),
         (
             {"model": "ncsn", "sampler": "ddim", "sampler_options": {"interpolate": False}},
@@ -289,6 +298,15 @@ def test_what_is_refused_before_anything_is_written(archive, tmp_path, changes, 
     with pytest.raises((ValueError, FastscoreError), match=message):
         run(tiny(archive, **changes), tmp_path / "out")
     assert not list(tmp_path.rglob("*.json"))
+
+
+def test_numbers_that_do_not_fit_are_refused_at_the_start(archive, tmp_path):
+    with pytest.raises(ValueError, match="sampling_batch_size must be"):
+        run(tiny(archive), tmp_path / "out", batch_size=0)
+    with pytest.raises(ValueError, match="width must be smaller"):
+        run(tiny(archive, width=10_000_000), tmp_path / "out")
+    with pytest.raises(ValueError, match="num must be smaller: with 4294967296, the samples take"):
+        run(tiny(archive, samples=2**32), tmp_path / "out")
 
 
 def test_all_samplers_are_there_whose_evaluations_are_known():
@@ -402,6 +420,8 @@ def test_what_a_reproduction_leaves(done, archive):
     best = min(selection["rows"], key=lambda row: row["frechet_distance"])
     assert selection["chosen"] == {"step": best["step"], "weights": "ema"}
     assert [row["images_seen"] for row in selection["rows"]] == [4, 8]
+    first, second = (row["training_seconds"] for row in selection["rows"])
+    assert 0 < first < second
     assert (done / "selection" / "step_00000002-ema.png").stat().st_size > 1000
     stems = {"step_00000004-ema", f"step_{best['step']:08d}-ema"}
     assert {path.name for path in (done / "samples").iterdir()} == {
@@ -498,6 +518,9 @@ def test_a_dry_run_measures_and_ends(archive, tmp_path, capsys):
     each = 35 / 100 + 1 / 1000
     assert float(line[5]) == pytest.approx(100 * each / 3600, rel=0.01)  # 2 x 2 x 25 samples
     assert "training, 4 iterations of 2: 0.000111 hours" in table
+    np.savez(tmp_path / "other.npz", images=np.zeros((30, 3, 32, 32), dtype=np.uint8))
+    run(tiny(tmp_path / "other.npz"), tmp_path / "out", dry_run=True)  # nothing is begun yet
+    assert json.loads((tmp_path / "out" / "data.json").read_text())["train"]["count"] == 30
 
 
 def test_measured_rates_are_of_this_machine(archive, tmp_path, monkeypatch):
@@ -509,9 +532,10 @@ def test_measured_rates_are_of_this_machine(archive, tmp_path, monkeypatch):
     assert 1e-4 < seconds < 60 and found["training"]["images_per_second"] == pytest.approx(2 / seconds)
     assert found["evaluation"]["images_per_second"] > 1 and found["features"]["images_per_second"] > 1
     assert found["training"]["peak_bytes"] > 1e7 and found["ranks"] == 1 and found["threads"] == torch.get_num_threads()
-    measured = dict(found)
-    run(tiny(archive), tmp_path / "out", dry_run=True)  # not measured anew under the same conditions
-    assert json.loads((tmp_path / "out" / "timing.json").read_text()) == measured
+    said = run(tiny(archive, iterations=None, hours=1.0), tmp_path / "out", dry_run=True)
+    assert said[-1].startswith("in 1 hours: ") and not (tmp_path / "out" / "plan.json").exists()
+    measured = json.loads((tmp_path / "out" / "timing.json").read_text())
+    assert measured["training"] == found["training"]  # under the same conditions
     run(tiny(archive, width=8), tmp_path / "out", dry_run=True)
     assert json.loads((tmp_path / "out" / "timing.json").read_text())["training"] != measured["training"]
 
@@ -557,8 +581,9 @@ def test_another_plan_is_refused_by_name(done, archive):
 
 
 def test_the_data_may_lie_elsewhere_and_must_be_the_same(done, archive, tmp_path):
-    copy = shutil.copy(archive, tmp_path / "copy.npz")
+    copy, before = shutil.copy(archive, tmp_path / "copy.npz"), contents(done)
     run(tiny(copy), done)
+    assert contents(done) | {"run/config.json": 0} == before | {"run/config.json": 0}  # which says where they lie now
     np.savez(tmp_path / "other.npz", images=np.zeros((24, 3, 32, 32), dtype=np.uint8))
     with pytest.raises(CheckpointError, match="was begun with other data"):
         run(tiny(tmp_path / "other.npz"), done)
@@ -635,3 +660,52 @@ def test_status_says_the_stage(done, archive, tmp_path, capsys, monkeypatch):
     cli.main(["status", str(out)])
     assert "\nstate       at training\n" in capsys.readouterr().out
     lock.release()
+
+
+# --- weights, and samples that are not finite ---
+
+
+def test_further_averages_are_compared_beside_the_recipes():
+    for model, weights in (("ncsn", ("raw", "ema", "ema-0.9999")), ("ncsnv2", ("ema", "ema-0.99", "ema-0.9999"))):
+        request = Request("data", model=model, more_ema=(0.99, 0.9999), iterations=10, snapshot_every=5)
+        config = request.config("cifar10", "data", "cpu")
+        plan = Plan(request, config, (0,), "pixels", None)
+        assert plan.weights == weights and plan.last == (10, weights[0]) and len(plan.snapshots) == 6
+        assert set(weights) <= {"raw", *config.averages}
+        assert request.departures(dataclasses.replace(config, precision="fp32")) == [
+            f"iterations 10 in place of {request.recipe.iterations}",
+            "snapshot_every 5 in place of 5000",
+        ]
+
+
+def test_a_snapshot_whose_samples_are_not_finite_is_not_chosen(done, archive, tmp_path, monkeypatch):
+    out = shutil.copytree(done, tmp_path / "out")
+    for name in ("selection", "measures", "samples"):
+        shutil.rmtree(out / name)
+    (out / "selection.json").unlink()
+    broken, finite = {2, 4}, sampling.draw
+
+    def draw(config, network, shape, rng, **how):
+        if step[0] in broken:
+            raise NonFiniteSamples("the samples are not finite")
+        return finite(config, network, shape, rng, **how)
+
+    step = [0]
+    load = selection.load_on
+
+    def load_on(ranks, run, *, iteration, **how):
+        step[0] = iteration
+        return load(ranks, run, iteration=iteration, **how)
+
+    monkeypatch.setattr(selection, "load_on", load_on)
+    monkeypatch.setattr(sampling, "draw", draw)
+    with pytest.raises(NonFiniteSamples, match=r"no snapshot in .* has finite samples: .* smaller --step-size"):
+        run(tiny(archive), out)
+    broken.remove(2)
+    shutil.rmtree(out / "selection")
+    run(tiny(archive), out)
+    told = json.loads((out / "selection.json").read_text())
+    assert told["chosen"]["step"] == 2 and told["last"]["step"] == 4
+    assert [row["frechet_distance"] is None for row in told["rows"]] == [False, True]
+    assert {path.name for path in (out / "measures").iterdir()} == {f"step_00000002-ema-seed-{s}.json" for s in (0, 1)}
+    assert json.loads((out / "measures" / "step_00000002-ema-seed-0.json").read_text())["roles"] == ["chosen"]
