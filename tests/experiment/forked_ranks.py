@@ -24,8 +24,11 @@ from typing import Any
 import torch
 
 _FORKS = multiprocessing.get_context("forkserver")
-_LATE = "torch._dynamo tyro matplotlib.pyplot PIL.PngImagePlugin safetensors.torch scipy.linalg sklearn.datasets tqdm"
-_FORKS.set_forkserver_preload([__name__, "fastscore.experiment.cli", "fastscore.experiment.train", *_LATE.split()])
+_LATE = (
+    "torch._dynamo tyro typeguard matplotlib.pyplot PIL.PngImagePlugin safetensors.torch scipy.linalg sklearn.datasets"
+)
+_OURS = [f"fastscore.experiment.{name}" for name in ("cli", "train", "reproduce.stages")]
+_FORKS.set_forkserver_preload([__name__, *_OURS, *_LATE.split()])
 DISK = "disk"  # the folder, beside the log, that may be a file system of its own
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 

@@ -47,6 +47,14 @@ STAGES = {
 TIMES = ("seconds", "training_seconds", "images_per_second")
 
 
+def no_report(out: Path) -> list[Path]:
+    """In place of ``write_report``, whose pictures take longer than all the rest."""
+    return []
+
+
+QUICK = CONSTANTS | {f"{MODULE}.stages.write_report": no_report}
+
+
 def words(out: str) -> str:
     return f"{PLAN} --out {DISK}/{out} {MEANS}"
 
@@ -110,6 +118,7 @@ def assert_same_reproduction(ours: Path, theirs: Path) -> None:
 def whole(home):
     """The reproduction that nothing happened to."""
     before = {name: (path.stat().st_mtime_ns, path.read_bytes()) for name, path in files_of(home / "../crops").items()}
+    run(words("whole"), home, constants=QUICK)
     run(words("whole"), home, constants=CONSTANTS)
     after = {name: (path.stat().st_mtime_ns, path.read_bytes()) for name, path in files_of(home / "../crops").items()}
     assert after == before, "nothing is written where the data lie"
@@ -131,18 +140,13 @@ def test_all_stages_leave_what_they_should(whole):
     assert (whole / "report.md").is_file() and (whole / "report.html").is_file()
 
 
-def no_report(out: Path) -> list[Path]:
-    """In place of ``write_report``, whose pictures take longer than all the rest."""
-    return []
-
-
 @pytest.mark.slow
 def test_killed_and_full_in_every_stage(whole, home):
     """Full from the last change of a stage, killed in the next: nothing that was there is lost, the text says how to go
     on, and in the end all is as it would have been."""
     command, filled = words("killed"), (".lock", 1)
     for stage, moment in STAGES.items():
-        constants = CONSTANTS if stage == "report" else CONSTANTS | {f"{MODULE}.stages.write_report": no_report}
+        constants = CONSTANTS if stage == "report" else QUICK
         with Launch(command, home, full_at=within(filled), constants=constants) as launch:
             assert launch.ends() == [2, 2], (stage, launch.told())
         told = launch.told()
@@ -153,7 +157,6 @@ def test_killed_and_full_in_every_stage(whole, home):
         assert fault and f"{DISK}/killed" in fault[1], (stage, told)
         assert told.count("go on with") == 1 and "Traceback" not in told, (stage, told)
         (home / DISK / "filler").unlink(missing_ok=True)
-        print(stage, fault[1])
         command, filled = f"{fault[2]} {MEANS}", moment  # as it says
         with Launch(command, home, dies_at=within(moment), constants=constants) as launch:
             assert launch.waits_for(lambda launch=launch: launch.ranks[0].exitcode is not None)
@@ -185,7 +188,7 @@ def test_two_launches_refuse_each_other(place, home):
 
 @pytest.mark.slow
 def test_inception_on_two_ranks(home):
-    """Killed while it keeps features; the numbers are those of the samples and of the training images that are there."""
+    """Killed before its measure is written: it goes on with the features that are kept, and the numbers are theirs."""
     weights, train = write_inception(home / "inception.pth"), cifar_files.photos("train", 20)
     cifar_files.pack_binary(home / "binary", train, cifar_files.photos("heldout", 5))
     command = (
@@ -193,21 +196,22 @@ def test_inception_on_two_ranks(home):
         "--selection-images 20 --samples 20 --seeds 1 --steps-per-level 1 --precision fp32 --inception inception.pth "
         f"--no-inception-checksum --out inception {MEANS}"
     )
-    moment = ("inception/features/step_00000002-raw-seed-0/part_00000.npy", 1)
-    with Launch(command, home, dies_at=moment, constants=CONSTANTS) as launch:
+    out, name = home / "inception", "step_00000002-raw-seed-0"
+    with Launch(command, home, dies_at=(f"inception/measures/{name}.json", 1), constants=QUICK) as launch:
         assert launch.waits_for(lambda: launch.ranks[0].exitcode is not None)
         launch.kill()
         assert launch.ends()[0] == -9, launch.told()
-    real = np.load(home / "inception" / "features" / "train" / "part_00000.npy")
-    run(command, home, constants=CONSTANTS)
-    found = json.loads((home / "inception" / "measures" / "step_00000002-raw-seed-0.json").read_text())
-    samples = np.concatenate([np.load(part) for part in sorted((home / "inception" / "samples").rglob("part_*.npy"))])
+    real, fake = (torch.from_numpy(np.load(out / "features" / of / "part_00000.npy")) for of in ("train", name))
+    np.save(out / "features" / "train" / "part_00000.npy", real.numpy() + 1)  # a kept feature is not made again
+    run(command, home, constants=QUICK)
+    samples = np.concatenate([np.load(part) for part in sorted((out / "samples" / name).glob("part_*.npy"))])
     extract = features.inception_features(weights, checksum=False)
-    images = [to_float(images) for images in (train[0], torch.from_numpy(samples))]
-    ours, theirs = (extract(x) for x in images)
+    for kept, images in ((real, train[0]), (fake, torch.from_numpy(samples))):
+        assert len(kept) == len(images) == 20
+        torch.testing.assert_close(kept[17:], extract(to_float(images[17:])), rtol=1e-3, atol=1e-4)
+    found = json.loads((out / "measures" / f"{name}.json").read_text())
     assert found["feature"] == "inception" and found["roles"] == ["chosen", "last"] and found["samples"] == 20
-    np.testing.assert_allclose(real, ours.numpy(), rtol=1e-4, atol=1e-4)
-    assert found["frechet_distance"] == pytest.approx(metrics.frechet_distance(ours, theirs), rel=1e-3)
-    score = metrics.inception_score(extract.probabilities(theirs))
+    assert found["frechet_distance"] == pytest.approx(metrics.frechet_distance(real + 1, fake), rel=1e-3)
+    score = metrics.inception_score(extract.probabilities(fake))
     assert found["inception_score"]["mean"] == pytest.approx(score.mean, rel=1e-3)
-    assert not (home / "inception" / "features").exists()
+    assert not (out / "features").exists()

@@ -57,7 +57,9 @@ def test_checkpoints_without_a_config_are_not_touched(tmp_path):
     train(run)
     config = (run / "config.json").read_text()
     (run / "config.json").unlink()
-    text = refuse(run, r"has no config.json but holds metrics.jsonl, moments.safetensors, checkpoints/, of unknown origin")
+    text = refuse(
+        run, r"has no config.json but holds metrics.jsonl, moments.safetensors, checkpoints/, of unknown origin"
+    )
     with pytest.raises(fs.CheckpointError, match=r"it holds checkpoints/step_00000006: put the config.json") as caught:
         load_run(run)
     assert "fastscore train" not in str(caught.value)
