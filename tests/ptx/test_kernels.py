@@ -44,7 +44,9 @@ def native():
 
 
 def bits(value: torch.Tensor) -> torch.Tensor:
-    return value.contiguous().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()])
+    return value.contiguous().view(
+        {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+    )
 
 
 def inputs(name, title, shape, dtype, layout="contiguous", how="numbers"):
