@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from .flags import either
 from .ranks import TIMEOUT, joined
 from .reproduce.request import Request
 
@@ -17,6 +18,8 @@ def reproduce(
     request: Request,
     out: Path | None = None,
     dry_run: bool = False,
+    cuda_graph: bool = False,
+    no_cuda_graph: bool = False,
     sampling_batch_size: int = 500,
     device: str = "auto",
     quiet: bool = False,
@@ -36,6 +39,9 @@ def reproduce(
         request: what of it is otherwise.
         out: The folder; runs/cifar10-MODEL where not given.
         dry_run: Measure how fast this machine is, print a table of hours, and end.
+        cuda_graph: On a GPU, record an iteration as a CUDA graph and replay it: no other numbers, less work for the host. By default
+            on one GPU.
+        no_cuda_graph: Record none.
         sampling_batch_size: Samples drawn at a time: more takes more memory.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bars.
@@ -44,7 +50,8 @@ def reproduce(
     """
     from .reproduce.stages import reproduce as run_stages
 
-    request = dataclasses.replace(request, sampler_options=options.given())
+    graph = either("cuda_graph", cuda_graph, no_cuda_graph)
+    request = dataclasses.replace(request, sampler_options=options.given(), cuda_graph=graph)
     folder = out or Path("runs") / f"cifar10-{request.model}"
     try:
         with joined(rank_timeout) as ranks:

@@ -75,7 +75,7 @@ def annotate_reproduce(command: Any, request: type, samplers: Mapping[str, Sampl
     }
     for name, (kind, metavar) in fields.items():
         request.__annotations__[name] = Annotated[kind | None, tyro.conf.arg(metavar=metavar, help_behavior_hint="")]
-    for name in ("tf32", "compile", "cuda_graph"):
+    for name in ("tf32", "compile"):
         request.__annotations__[name] = Annotated[
             bool, tyro.conf.FlagCreatePairsOff, tyro.conf.arg(help_behavior_hint="")
         ]
@@ -85,6 +85,7 @@ def annotate_reproduce(command: Any, request: type, samplers: Mapping[str, Sampl
         tyro.conf.arg(help=f"What draws the samples. {about}.", metavar=f"{{{','.join(samplers)}}}"),
     ]
     request.__annotations__["sampler_options"] = tyro.conf.Suppress[dict[str, Any]]
+    request.__annotations__["cuda_graph"] = tyro.conf.Suppress[bool | None]  # the command has two flags for it
     command.__annotations__ |= {
         "request": Annotated[request, tyro.conf.arg(name="")],
         "options": flags(samplers, "sampler", tyro),

@@ -81,7 +81,7 @@ class Launch:
     def __exit__(self, *error: object) -> None:
         self.kill()
 
-    def ends(self, seconds: float = 120) -> list[int]:
+    def ends(self, seconds: float = 400) -> list[int]:
         """The exit codes of all ranks; -9 for one that was killed."""
         end = time.monotonic() + seconds
         for process in self.ranks:
@@ -95,7 +95,7 @@ class Launch:
         for rank in ranks or range(len(self.ranks)):
             self.ranks[rank].kill()
 
-    def waits_for(self, what: Callable[[], bool], seconds: float = 120) -> bool:
+    def waits_for(self, what: Callable[[], bool], seconds: float = 400) -> bool:
         """Wait until ``what()``; False where all ranks have ended without."""
         end = time.monotonic() + seconds
         while not what():

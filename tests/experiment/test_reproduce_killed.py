@@ -6,13 +6,20 @@ What it ends with is what it ends with where nothing happens.
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from safetensors.torch import load_file
 
+from fastscore.data import to_float
+from fastscore.evaluation import features, metrics
+
 from ..data import cifar_files
+from ..evaluation.inception_file import write_inception
 from .forked_ranks import DISK, Launch, run
 from .test_stopping import assert_same_run
 
@@ -22,18 +29,19 @@ PLAN = (
 )
 MEANS = "--sampling-batch-size 8 --device cpu --quiet"
 MODULE = "fastscore.experiment.reproduce"
-CONSTANTS = {f"{MODULE}.samples._PART": 8, f"{MODULE}.timing._SECONDS": 0.01}
-#: Of each stage, a change of the folder that it makes.
+CONSTANTS = {f"{MODULE}.samples._PART": 8, f"{MODULE}.timing._SECONDS": 0.01, f"{MODULE}.timing._FEW": 2}
+#: Of each stage a change that it makes in the folder, in their order.
 STAGES = {
     "data": ("data.json", 1),
     "timing": ("timing.json", 1),
     "plan": ("plan.json", 1),
     "training": ("run/checkpoints/*", 12),
+    "snapshot": ("run/snapshots/*", 4),
     "selection": ("selection/step_00000006-*.json", 1),
     "choice": ("selection.json", 1),
     "samples": ("samples/step_*-seed-0/part_00001.npy", 1),
     "measures": ("measures/step_*-seed-1.json", 1),
-    "report": ("report.html", 1),
+    "report": ("report/*", 3),
 }
 #: What differs between two runs of one plan: how long things took.
 TIMES = ("seconds", "training_seconds", "images_per_second")
@@ -55,7 +63,7 @@ def place(tmp_path_factory):
     for path in (*crops.iterdir(), crops, crops.parent):
         path.chmod(path.stat().st_mode & ~0o222)
     (place / "home" / DISK).mkdir(parents=True)
-    mount = ["mount", "-t", "tmpfs", "-o", "size=64m", "none", str(place / "home" / DISK)]
+    mount = ["mount", "-t", "tmpfs", "-o", "size=256m", "none", str(place / "home" / DISK)]
     mounted = os.geteuid() == 0 and subprocess.run(mount, capture_output=True).returncode == 0
     yield place
     if mounted:
@@ -88,7 +96,7 @@ def assert_same_reproduction(ours: Path, theirs: Path) -> None:
     assert_same_run(ours / "run", theirs / "run")
     for name, path in mine.items():
         a, b = path.read_bytes(), others[name].read_bytes()
-        if path.suffix == ".npy" or name.startswith("selection/") and path.suffix == ".png":
+        if path.suffix == ".npy" or (name.startswith("selection/") and path.suffix == ".png"):
             assert a == b, name
         elif path.suffix == ".safetensors":
             first, second = load_file(path), load_file(others[name])
@@ -123,31 +131,83 @@ def test_all_stages_leave_what_they_should(whole):
     assert (whole / "report.md").is_file() and (whole / "report.html").is_file()
 
 
+def no_report(out: Path) -> list[Path]:
+    """In place of ``write_report``, whose pictures take longer than all the rest."""
+    return []
+
+
 @pytest.mark.slow
 def test_killed_and_full_in_every_stage(whole, home):
-    """Full from the last change of a stage, killed in the next: nothing that was there is lost, the text says how to go on, and in the end all is as it would have been."""
+    """Full from the last change of a stage, killed in the next: nothing that was there is lost, the text says how to go
+    on, and in the end all is as it would have been."""
     command, filled = words("killed"), (".lock", 1)
     for stage, moment in STAGES.items():
-        with Launch(command, home, full_at=within(filled), constants=CONSTANTS) as launch:
+        constants = CONSTANTS if stage == "report" else CONSTANTS | {f"{MODULE}.stages.write_report": no_report}
+        with Launch(command, home, full_at=within(filled), constants=constants) as launch:
             assert launch.ends() == [2, 2], (stage, launch.told())
         told = launch.told()
         fault = re.search(
-            r"(?m)^error \(rank 0\): (.*No space left on device.*); what was written stays.*: fastscore (.*)$", told
+            r"(?m)^error \(rank 0\): (.*No space left on device); .* stays?. Once that is mended, go on with: fastscore (.*)$",
+            told,
         )
-        assert fault and f"{DISK}/killed" in fault[1] and "Traceback" not in told, (stage, told)
+        assert fault and f"{DISK}/killed" in fault[1], (stage, told)
+        assert told.count("go on with") == 1 and "Traceback" not in told, (stage, told)
         (home / DISK / "filler").unlink(missing_ok=True)
-        command = f"{fault[2]} {MEANS}"  # as it says
-        with Launch(command, home, dies_at=within(moment), constants=CONSTANTS) as launch:
+        print(stage, fault[1])
+        command, filled = f"{fault[2]} {MEANS}", moment  # as it says
+        with Launch(command, home, dies_at=within(moment), constants=constants) as launch:
             assert launch.waits_for(lambda launch=launch: launch.ranks[0].exitcode is not None)
             launch.kill()
             assert launch.ends()[0] == -9, (stage, launch.told())
-        print(stage, fault[0])
-        filled = moment
     run(command, home, constants=CONSTANTS)
     assert_same_reproduction(home / DISK / "killed", whole)
 
 
 @pytest.mark.slow
-def test_two_launches_refuse_each_other(whole, home):
-    with Launch(words("whole"), home, constants=CONSTANTS) as first:
-        pass
+def test_two_launches_refuse_each_other(place, home):
+    """The second is refused and changes nothing; the first goes on."""
+    out, other = home / DISK / "taken", place / "other"
+    other.mkdir()
+    with Launch(words("taken"), home, constants=CONSTANTS) as first:
+        assert first.waits_for((out / "data.json").is_file)
+        for process in first.ranks:
+            os.kill(process.pid, signal.SIGSTOP)
+        before = {name: path.read_bytes() for name, path in files_of(out).items()}
+        with Launch(words("taken").replace(DISK, f"../home/{DISK}"), other) as second:
+            assert second.ends() == [2, 2]
+        told = second.told()
+        assert f"error (rank 0): another process reproduces in ../home/{DISK}/taken: wait until it ends, or" in told
+        assert {name: path.read_bytes() for name, path in files_of(out).items()} == before
+        for process in first.ranks:
+            os.kill(process.pid, signal.SIGCONT)
+        assert first.waits_for((out / "plan.json").is_file)
+
+
+@pytest.mark.slow
+def test_inception_on_two_ranks(home):
+    """Killed while it keeps features; the numbers are those of the samples and of the training images that are there."""
+    weights, train = write_inception(home / "inception.pth"), cifar_files.photos("train", 20)
+    cifar_files.pack_binary(home / "binary", train, cifar_files.photos("heldout", 5))
+    command = (
+        "reproduce cifar10 --model ncsn --data binary --no-checksum --width 4 --num-levels 2 --iterations 2 --batch-size 4 "
+        "--selection-images 20 --samples 20 --seeds 1 --steps-per-level 1 --precision fp32 --inception inception.pth "
+        f"--no-inception-checksum --out inception {MEANS}"
+    )
+    moment = ("inception/features/step_00000002-raw-seed-0/part_00000.npy", 1)
+    with Launch(command, home, dies_at=moment, constants=CONSTANTS) as launch:
+        assert launch.waits_for(lambda: launch.ranks[0].exitcode is not None)
+        launch.kill()
+        assert launch.ends()[0] == -9, launch.told()
+    real = np.load(home / "inception" / "features" / "train" / "part_00000.npy")
+    run(command, home, constants=CONSTANTS)
+    found = json.loads((home / "inception" / "measures" / "step_00000002-raw-seed-0.json").read_text())
+    samples = np.concatenate([np.load(part) for part in sorted((home / "inception" / "samples").rglob("part_*.npy"))])
+    extract = features.inception_features(weights, checksum=False)
+    images = [to_float(images) for images in (train[0], torch.from_numpy(samples))]
+    ours, theirs = (extract(x) for x in images)
+    assert found["feature"] == "inception" and found["roles"] == ["chosen", "last"] and found["samples"] == 20
+    np.testing.assert_allclose(real, ours.numpy(), rtol=1e-4, atol=1e-4)
+    assert found["frechet_distance"] == pytest.approx(metrics.frechet_distance(ours, theirs), rel=1e-3)
+    score = metrics.inception_score(extract.probabilities(theirs))
+    assert found["inception_score"]["mean"] == pytest.approx(score.mean, rel=1e-3)
+    assert not (home / "inception" / "features").exists()

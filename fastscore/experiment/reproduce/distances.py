@@ -20,8 +20,8 @@ from .folder import of_leader
 from .parts import Parts
 
 _SUBSET = 1000  # of the kernel distance
-_BATCH = 500  # images whose features are extracted at a time, of a rank
-_BATCHES = 4  # of a part that is kept, for each rank
+_BATCH = 100  # images whose features are extracted at a time, of a rank
+_BATCHES = 20  # of a part that is kept, for each rank
 _WIDTH = 2048  # Inception's features
 _TRAIN = "train"
 

@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from ..._core import checks
 from ...samplers import RECIPE, SAMPLERS
+from .. import limits
 from ..config import TrainConfig
 from ..presets import preset
 from ..sampler_options import options_of
@@ -27,8 +28,8 @@ _OFFERED: dict[str, dict[str, Any]] = {
     "heun": {"steps": 18},
     "pc": {},
 }
-#: What may be otherwise when a reproduction goes on: where things lie, which changes no number.
-MAY_CHANGE = ("data", "inception")
+#: What may be otherwise when a reproduction goes on: where things lie, and what changes no number.
+MAY_CHANGE = ("data", "inception", "cuda_graph")
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,8 @@ class Request:
     """On a GPU, multiply float32 in TF32, faster."""
     compile: bool = False
     """Compile the network with torch.compile."""
-    cuda_graph: bool = False
-    """On a GPU, record an iteration as a CUDA graph and replay it: the same weights, with less work for the host."""
+    cuda_graph: bool | None = None
+    """Whether an iteration is recorded as a CUDA graph and replayed, which changes no number; None: on one GPU alone."""
 
     more_ema: tuple[float, ...] = ()
     """Rates of further moving averages of the weights (0.9999), which are compared at each snapshot beside the recipe's."""
@@ -93,8 +94,8 @@ class Request:
         checks.one_of("model", self.model, ("ncsn", "ncsnv2"))
         checks.one_of("feature", self.feature, ("auto", "inception", "pixels"))
         checks.integer("snapshot_every", self.snapshot_every, low=1)
-        checks.integer("selection_images", self.selection_images, low=20)
-        checks.integer("samples", self.samples, low=20)
+        checks.integer("selection_images", self.selection_images, low=20, high=limits.INDICES)
+        checks.integer("samples", self.samples, low=20, high=limits.INDICES)
         checks.integer("seeds", self.seeds, low=1, high=1_000_000)
         if self.hours is not None and not 0 < checks.number("hours", self.hours) < math.inf:
             raise ValueError(f"hours must be above 0 and finite, got {self.hours}")
@@ -148,7 +149,7 @@ class Request:
         """
         changed = {name: getattr(self, name) for name in ("iterations", "width", "batch_size", "num_levels")}
         changed = {name: value for name, value in changed.items() if value is not None}
-        alike = ("accumulate", "precision", "tf32", "compile", "cuda_graph", "checksum")
+        alike = ("accumulate", "precision", "tf32", "compile", "checksum")
         return dataclasses.replace(
             self.recipe,
             **changed,
@@ -157,6 +158,7 @@ class Request:
             data_dir=data_dir,
             device=device,
             **self._averages(),
+            log_every=min(self.recipe.log_every, self.snapshot_every),
             snapshot_every=self.snapshot_every,
             checkpoint_every=min(self.snapshot_every, self.recipe.checkpoint_every),
             sample_every=0,

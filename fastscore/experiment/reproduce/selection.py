@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from ..._core.errors import NonFiniteSamples
 from ...evaluation.pictures import save_grid
-from .. import history
+from .. import checkpoint
 from ..agreement import load_on
 from ..sample import batches
 from ..trained_run import TrainedRun, with_sampling
@@ -58,7 +57,7 @@ def select(plan: Plan, out: Path, distances: Distances, means: Means) -> dict[st
                 "seed": SEED,
                 **found,
                 "images_seen": step * plan.config.batch_size,
-                "training_seconds": _training_seconds(out / folder.RUN, step),
+                "training_seconds": checkpoint.read_about(checkpoint.of_iteration(out / folder.RUN, step)).seconds,
                 "seconds": round(time.perf_counter() - began, 3),
             }
             folder.write(path, row)
@@ -67,12 +66,12 @@ def select(plan: Plan, out: Path, distances: Distances, means: Means) -> dict[st
 
 def _drawn(plan: Plan, out: Path, step: int, weights: str, means: Means) -> Tensor | None:
     """The samples of a snapshot, uint8 [N, C, H, W] on rank 0; on all ranks None where some are not finite."""
-    trained = loaded(plan, out, step, weights, means)
+    trained, num = loaded(plan, out, step, weights, means), plan.request.selection_images
     drawn = batches(
         trained,
-        plan.request.selection_images,
+        num,
         seed=SEED,
-        batch_size=means.batch_size,
+        batch_size=min(means.batch_size, -(-num // means.ranks.count)),  # so that each rank has something to do
         progress=means.progress,
         ranks=means.ranks,
         strict=False,
@@ -108,9 +107,3 @@ def _chosen(plan: Plan, out: Path) -> dict[str, Any]:
     }
     folder.write(out / folder.SELECTION, found)
     return found
-
-
-def _training_seconds(run: Path, step: int) -> float | None:
-    """Seconds of training up to ``step``, by the last line of metrics.jsonl that is not after it."""
-    told = [line["seconds"] for line in history.read_metrics(run) if line["step"] <= step and line.get("seconds")]
-    return told[-1] if told and isinstance(told[-1], float) and math.isfinite(told[-1]) else None

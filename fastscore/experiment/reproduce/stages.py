@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..._core import files
+from ..._core import checks, files, graphs
 from ..._core.errors import CannotWrite, CheckpointError, FastscoreError, NonFiniteLoss
-from .. import checkpoint, precision
+from .. import checkpoint, limits, precision
 from ..config import TrainConfig
 from ..extraction import make_features
 from ..ranks import ALONE, Ranks
@@ -107,11 +107,22 @@ class _Reproduction:
     def _config(self) -> TrainConfig:
         """What is trained: the plan's, where there is one; where the data lie and the device are this call's."""
         name, where = data.place(self.request)
+        graph = self.request.cuda_graph
+        if graph is None:  # which some precisions and networks gain much by, and no number changes with
+            graph = self.device.type == "cuda" and self.ranks.count == 1
+        graphs.check("cuda_graph", graph, self.device)
         if self.plan is not None:
-            return dataclasses.replace(self.plan.config, data_dir=where, device=self.means.device)
-        self.request.options()  # which says what is wrong
-        config = self.request.config(name, where, self.means.device)
-        return precision.settled(config, config, self.device)
+            config = self.plan.config
+        else:
+            self.request.options()  # which says what is wrong
+            config = self.request.config(name, where, self.means.device)
+            config = precision.settled(config, config, self.device)
+        config = dataclasses.replace(config, data_dir=where, device=self.means.device, cuda_graph=graph)
+        limits.check_run(config, self.device, self.ranks.count)
+        size = checks.integer("sampling_batch_size", self.means.batch_size, low=1)
+        limits.check_batch(config, data.SHAPE, min(size, self.request.samples), self.device)
+        limits.check_kept(self.request.samples, data.SHAPE)
+        return config
 
     def _read_data(self) -> None:
         """The data and what measures them: what is missing of either is an error now, and not after training."""
@@ -133,8 +144,10 @@ class _Reproduction:
                 self.plan.check_features(self.sha256, self.out)
             if self.ranks.leads:
                 found = data.described(self.config, self.data, heldout)
-                data.check_same(found, self.out)
-                folder.write(self.out / folder.DATA, found)
+                if self.plan is not None:
+                    data.check_same(found, self.out)
+                if self.plan is None or not (self.out / folder.DATA).exists():
+                    folder.write(self.out / folder.DATA, found)
         self.say(f"data: {self.data.describe()}")
 
     def _time(self, *, again: bool) -> None:
@@ -156,6 +169,8 @@ class _Reproduction:
         if self.plan is None or again:
             self._write_timing(self.config, len(self.plan.seeds) if self.plan else self.request.seeds)
             self.say(timing.table(self.timing, self.request, self.config))
+            if self.plan is None and again:
+                self._fitted()
 
     def _work(self, config: TrainConfig, seeds: int) -> Work:
         return timing.work(config, self.request, self.timing, seeds=seeds, train=len(self.data))
@@ -167,17 +182,21 @@ class _Reproduction:
             if self.ranks.leads:
                 folder.write(self.out / folder.TIMING, self.timing)
 
-    def _make_plan(self) -> Plan:
-        request, seeds, config = self.request, self.request.seeds, self.config
+    def _fitted(self) -> tuple[TrainConfig, int]:
+        """What is trained and how many seeds are drawn, in the hours that there are."""
+        request, config = self.request, self.config
+        if request.hours is None:
+            return config, request.seeds
         with self.ranks.together():
-            if request.hours is not None:
-                work = self._work(config, seeds)
-                iterations, seeds = fit(work, request.evaluations(config), request.hours)
-                config = dataclasses.replace(config, iterations=iterations)
-                self.say(
-                    f"in {request.hours:g} hours: {iterations:,} of {self.config.iterations:,} iterations, {seeds} of "
-                    f"{request.seeds} seeds"
-                )
+            iterations, seeds = fit(self._work(config, request.seeds), request.evaluations(config), request.hours)
+        self.say(
+            f"in {request.hours:g} hours: {iterations:,} of {config.iterations:,} iterations, {seeds} of {request.seeds} seeds"
+        )
+        return dataclasses.replace(config, iterations=iterations), seeds
+
+    def _make_plan(self) -> Plan:
+        request = self.request
+        config, seeds = self._fitted()
         self._say_disk(config, seeds)
         config = dataclasses.replace(config, checkpoint_every=timing.checkpoint_every(config, self.timing))
         self._write_timing(config, seeds)
