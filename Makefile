@@ -50,6 +50,7 @@ bench: $(READY)
 	$(BIN)/python benchmarks/report.py
 	$(BIN)/python benchmarks/report_networks.py
 	$(BIN)/python benchmarks/report_solvers.py
+	$(BIN)/python benchmarks/scaling.py
 
 docs: $(READY)
 	$(BIN)/sphinx-build -E -W --keep-going -n -q docs docs/_build/html

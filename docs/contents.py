@@ -117,6 +117,12 @@ def run_paths() -> str:
     return paths_registry.table()
 
 
+def scaling() -> str:
+    """Several ranks against one process of as many threads, on every machine that they were timed on."""
+    found = [path.read_text() for path in sorted(tables.RESULTS.glob("*-scaling.md"))]
+    return "\n".join(found) or "*`make bench` has not been run since this was added.*"
+
+
 def presets() -> str:
     """What ``fastscore train`` can start from."""
     from fastscore.experiment.presets import PRESETS

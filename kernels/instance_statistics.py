@@ -42,8 +42,9 @@ def standardized(mean, there, channels, EPS: tl.constexpr):
 
 @triton.jit
 def parameter(pointer, instance, channel, there, ROWS: tl.constexpr):
-    """Each instance's value of a [C] or [B, C] parameter."""
-    return tl.load(pointer + (instance if ROWS else channel), mask=there, other=0.0)
+    """Each instance's value of a [C] parameter, or of one [B, C] whose rows are ROWS times C apart."""
+    at = channel if ROWS == 0 else instance + (ROWS - 1) * (instance - channel)
+    return tl.load(pointer + at, mask=there, other=0.0)
 
 
 @triton.jit

@@ -185,10 +185,23 @@ def _halves(by_name: dict[str, Any]) -> tuple[tuple, tuple]:
     return numbers, tuple(by_name.values())[len(numbers) :]
 
 
-def parameters(x: Tensor, *values: Tensor) -> tuple[tuple[Tensor, ...], tuple[bool, ...]]:
-    """[C] or [B, C] tensors in the dtype of computation, contiguous; and of each whether it is [B, C]."""
+def parameters(x: Tensor, *values: Tensor) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    """The memory of [C] or [B, C] tensors in the dtype of computation, and how far apart a tensor's rows are in it: so many
+    times C, 0 for [C]. No copy of what is contiguous, nor of the parts of rows that are cut into parts of C each, as an
+    embedding of all three is."""
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    return tuple([value.to(dtype).contiguous() for value in values]), tuple([value.dim() == 2 for value in values])
+    found = [_rows(value.to(dtype)) for value in values]
+    return tuple([memory for memory, _ in found]), tuple([apart for _, apart in found])
+
+
+def _rows(value: Tensor) -> tuple[Tensor, int]:
+    if value.dim() == 1 or value.is_contiguous():
+        return value.contiguous(), value.dim() - 1
+    rows, channels = value.shape
+    apart, rest = divmod(value.stride(0), channels)
+    if value.stride(1) != 1 or rest or apart == 0:
+        return value.contiguous(), 1
+    return value.as_strided(((rows - 1) * value.stride(0) + channels,), (1,)), apart
 
 
 @triton.jit

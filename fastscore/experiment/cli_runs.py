@@ -102,9 +102,15 @@ def export(
 def status(run: Path, /) -> None:
     """Say how far a run is: iteration, loss, pace, time left, checkpoints, whether a process trains there, and disk.
 
+    Of the folder of fastscore reproduce: at which stage it is, and how far.
+
     Args:
         run: The run folder.
     """
     from . import status as examination
+    from .reproduce import state
 
+    if state.is_reproduction(run):
+        print(state.lines(run))
+        return
     print(examination.screen(examination.status(run)))

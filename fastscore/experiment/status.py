@@ -85,10 +85,10 @@ def status(run: str | Path) -> Status:
         tuple(map(checkpoint.step_of, checkpoint.snapshots(run))),
         saved,
         checkpoint.is_held(run / checkpoint.LOCK),
-        _size(run),
+        bytes_below(run),
         shutil.disk_usage(run).free,
-        _size(run / checkpoint.CHECKPOINTS),
-        _size(run / checkpoint.SNAPSHOTS),
+        bytes_below(run / checkpoint.CHECKPOINTS),
+        bytes_below(run / checkpoint.SNAPSHOTS),
     )
 
 
@@ -142,7 +142,7 @@ def size(count: float) -> str:
     return f"{count:.4g} TB"
 
 
-def _size(folder: Path) -> int:
+def bytes_below(folder: Path) -> int:
     """Bytes of all files below ``folder``; one that is deleted meanwhile counts for nothing."""
     total = 0
     for here, _, names in os.walk(folder):

@@ -22,6 +22,7 @@ from ..ops.elu import checked as _checked_elu
 from ..ops.instance_norm_plus import checked as normed
 from ..ops.max_pool import checked as _checked_max_pool
 from ..ops.mean_pool import checked as _checked_mean_pool
+from ._halving import halved
 
 Numbers = tuple[Tensor, Tensor, Tensor]  # gamma, alpha, beta
 
@@ -166,7 +167,7 @@ class ConvMeanPool(nn.Module):
         self.conv = nn.Conv2d(width_in, width_out, kernel, padding=kernel // 2)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(self.conv(x), 2)
+        return halved(self.conv(x))
 
 
 class ResidualBlock(nn.Module):

@@ -151,12 +151,14 @@ class _MaxPool(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor, _: None) -> tuple:
-        return None, _gradient(ctx.backend, upstream, *ctx.saved_tensors, ctx.size), None
+        (index,) = ctx.saved_tensors
+        return None, _gradient(ctx.backend, upstream, index, ctx.size), None
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Any, _: None, x_t: Tensor, __: None) -> tuple[Tensor, None]:
-        return apply(_Pick, ctx.backend, x_t, *ctx.saved_tensors, ctx.size), None
+        (index,) = ctx.saved_tensors
+        return apply(_Pick, ctx.backend, x_t, index, ctx.size), None
 
 
 class _Gradient(torch.autograd.Function):
@@ -176,12 +178,14 @@ class _Gradient(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, bar: Tensor) -> tuple:
-        return None, apply(_Pick, ctx.backend, bar, *ctx.saved_tensors, ctx.size), None, None
+        (index,) = ctx.saved_tensors
+        return None, apply(_Pick, ctx.backend, bar, index, ctx.size), None, None
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Any, _: None, upstream_t: Tensor, *rest: None) -> Tensor:
-        return _gradient(ctx.backend, upstream_t, *ctx.saved_tensors, ctx.size)
+        (index,) = ctx.saved_tensors
+        return _gradient(ctx.backend, upstream_t, index, ctx.size)
 
 
 class _Pick(torch.autograd.Function):
@@ -201,12 +205,14 @@ class _Pick(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, upstream: Tensor) -> tuple:
-        return None, _gradient(ctx.backend, upstream, *ctx.saved_tensors, ctx.size), None, None
+        (index,) = ctx.saved_tensors
+        return None, _gradient(ctx.backend, upstream, index, ctx.size), None, None
 
     @staticmethod
     @forward_rule
     def jvp(ctx: Any, _: None, x_t: Tensor, *rest: None) -> Tensor:
-        return apply(_Pick, ctx.backend, x_t, *ctx.saved_tensors, ctx.size)
+        (index,) = ctx.saved_tensors
+        return apply(_Pick, ctx.backend, x_t, index, ctx.size)
 
 
 def _gradient(backend: str, upstream: Tensor, index: Tensor, size: int) -> Tensor:

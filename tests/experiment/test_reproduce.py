@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fastscore.experiment import cli
 from fastscore.experiment.checkpoint import Lock
 from fastscore.experiment.presets import preset
 from fastscore.experiment.reproduce import data, samples, stages, timing
+from fastscore.experiment.reproduce.disk import needed
 from fastscore.experiment.reproduce.hours import PLANNED, Work, fit, rows
 from fastscore.experiment.reproduce.parts import Parts
 from fastscore.experiment.reproduce.plan import Plan
@@ -29,6 +31,7 @@ from fastscore.experiment.trained_run import load_run
 from ..data.cifar_files import pack_python, publish
 
 RATES = {
+    "parameters": 1000,
     "training": {"images_per_second": 20.0, "seconds_per_iteration": 0.1, "peak_bytes": 1_000_000},
     "evaluation": {"images_per_second": 100.0, "peak_bytes": 1_000_000},
     "features": {"images_per_second": 1000.0},
@@ -191,6 +194,24 @@ def test_hours_that_are_too_few_say_how_many_are_needed():
     ):
         fit(WORK, 5, 0.99 * least)
     assert fit(WORK, 5, 1.01 * least) == (100, 1)
+
+
+def test_disk_by_hand():
+    """Ten snapshots of two averages beside the weights, three checkpoints, 6,000 samples, 1,500 images' features."""
+    config = Request("data", more_ema=(0.9999,), iterations=1000, snapshot_every=100).config("cifar10", "data", "cpu")
+    expected = 4 * 1000 * (10 * 3 + 3 * 5) + 6000 * 3072
+    assert needed(WORK, config, 1000, "pixels") == expected
+    assert needed(WORK, config, 1000, "inception") == expected + 4 * 1500 * 2048
+
+
+def test_a_disk_that_is_too_small_is_warned_of(archive, tmp_path, monkeypatch):
+    monkeypatch.setattr(stages._Reproduction, "_train", lambda self, plan: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1))
+    with (
+        pytest.warns(UserWarning, match=r"out will take about .* kB, and 1 B are free"),
+        pytest.raises(KeyboardInterrupt),
+    ):
+        run(tiny(archive), tmp_path / "out")
 
 
 # --- what is asked for ---
@@ -591,3 +612,26 @@ def test_a_full_disk_says_how_to_go_on(archive, tmp_path, monkeypatch):
     with pytest.raises(CannotWrite, match="No space left on device; what was written stays") as error:
         run(request, tmp_path / "out")
     assert str(error.value).endswith(f"go on with: {request.command(tmp_path / 'out')}")
+
+
+# --- how far it is ---
+
+
+def test_status_says_the_stage(done, archive, tmp_path, capsys, monkeypatch):
+    cli.main(["status", str(done)])
+    told = dict(line.split("  ", 1) for line in capsys.readouterr().out.splitlines() if not line.startswith(" "))
+    assert told["reproduces"].strip() == f"{done}: ncsnv2 on tiny" and told["state"].strip() == "done"
+    monkeypatch.setattr(
+        "fastscore.experiment.learner.Learner.iterate", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
+    request, out = tiny(archive), tmp_path / "out"
+    with pytest.raises(KeyboardInterrupt):
+        run(request, out)
+    cli.main(["status", str(out)])
+    text = capsys.readouterr().out
+    assert f"at training; no process is at it: go on with: {request.command(out)}" in text
+    assert "training               0 of 4 iterations" in text and "checkpoint  none yet" in text
+    lock = Lock(out / ".lock")
+    cli.main(["status", str(out)])
+    assert "\nstate       at training\n" in capsys.readouterr().out
+    lock.release()

@@ -12,6 +12,7 @@ import random
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -147,6 +148,16 @@ def test_where_the_last_snapshot_is_the_chosen_one_there_is_one_column(tmp_path,
     assert "All stages are done." in text_of(out)
 
 
+def test_the_chosen_weights_come_before_others_of_the_same_iteration(tmp_path, plain):
+    out = write_out(tmp_path / "out")
+    edit(out / "selection.json", chosen={"step": 300_001, "weights": "raw"})
+    for path in (out / "measures").glob("step_00200000*"):
+        edit(path, step=300_001, weights="raw")
+    tables = tables_of(text_of(out))
+    assert [cell.split(",")[2] for cell in tables[1][0][1:3]] == [" raw", " ema"]  # 300,001 has a comma of its own
+    assert [row[0] for row in tables[2][1:]] == ["chosen"] * 3 + ["last"] * 3
+
+
 def test_one_seed_has_no_deviation_and_a_missing_number_no_mean(tmp_path, plain):
     out = write_out(tmp_path / "out")
     for seed in (1, 2):
@@ -166,8 +177,8 @@ def test_one_seed_has_no_deviation_and_a_missing_number_no_mean(tmp_path, plain)
         (0.00312345, "0.003123"),
         (-0.0004, "-0.0004000"),
         (123.456, "123.5"),
-        (999.96, "1,000"),
-        (12345.6, "12,346"),
+        (999.96, "1,000.0"),
+        (12345.67, "12,345.7"),
         (7, "7.000"),
         (0.0, "0.000"),
         (math.nan, "-"),
@@ -215,6 +226,7 @@ def test_published_numbers_stand_beside_comparable_ones_alone(file, changes, rea
     text = text_of(out)
     assert f"> **Note.** Not comparable with published numbers: {reason}." in text
     assert len(tables_of(text)[1][0]) == 3 and "25.32" not in text and "10.87" not in text
+    assert ("Inception score, mean" in column(tables_of(text)[1], CHOSEN)) == ("feature" not in changes)
     word = "Frechet distance of pixels" if "feature" in changes else "FID"
     assert column(tables_of(text)[1], CHOSEN)[f"{word}, mean"] == "10.90"
     for path in (out / "measures").glob("*.json"):
@@ -264,6 +276,7 @@ def test_of_many_snapshots_the_best_are_shown_and_all_can_be(tmp_path, plain):
 def test_commands_are_what_the_command_line_takes(tmp_path, plain, monkeypatch):
     out = write_out(tmp_path / "it's a folder", until="selection")
     edit(out / "plan.json", sampler="dpm_sde", sampler_options={"steps": 50, "eta": 0.5, "denoise": False})
+    edit(out / "plan.json", inception="/x y/w.pth", request={"inception_checksum": False})
     (line,) = re.findall("(?m)^fastscore evaluate .*--checkpoint 200000 .*$", text_of(out))
     asked = {}
 
@@ -282,6 +295,7 @@ def test_commands_are_what_the_command_line_takes(tmp_path, plain, monkeypatch):
         "num": 1000,
         "feature": "inception",
     }
+    wanted |= {"inception": Path("/x y/w.pth"), "inception_checksum": False}
     wanted |= {"sampler": "dpm_sde", "steps": 50, "eta": 0.5, "denoise": False}
     assert {name: asked[name] for name in wanted} == wanted and asked["out"].parent == out / "again"
 

@@ -95,7 +95,9 @@ def test_machine_code(results, arch):
         if tiled:  # what [B, C] tensors are read by comes on top of the loads
             wide = row["elements_a_thread"] * (2 if "bf16" in name else 4) / 16
             assert row["loads_128"] >= wide * row["tensors_read"] and row["stores_128"] == wide * row["tensors_written"]
-        elif name in [f"{stencil}, channels_last" for stencil in STENCILS]:  # five of each of eight rows, for a column of four
+        elif name in [
+            f"{stencil}, channels_last" for stencil in STENCILS
+        ]:  # five of each of eight rows, for a column of four
             bytes_too = 4 * (name != "mean_pool, channels_last")
             assert row["loads"] == row["loads_128"] == 40 and row["stores"] - bytes_too == row["stores_128"] == 4
         elif name == "max_pool_gradient, channels_last":  # and as many accesses of four places

@@ -97,6 +97,31 @@ def test_layouts_that_are_neither(monkeypatch):
         assert got[0].stride() == got[3].stride() == torch.empty_like(other).stride()
 
 
+@pytest.mark.parametrize("how", ["whole", "tiles"])
+def test_parameters_are_read_where_they_lie(monkeypatch, how):
+    """Rows that are parts of an embedding's, [B, 3 C], are not copied; others are. The same bits."""
+    share(monkeypatch, how)
+    upstream, x, *parameters = given((3, 6, 5, 3), torch.float32, True, True)
+    plain = run(upstream, x, *parameters, activation=1)
+    embedded = torch.cat(parameters, 1).chunk(3, 1)
+    memory, apart = instances.parameters(x, *embedded, x.new_empty(6))
+    assert [m.data_ptr() for m in memory[:3]] == [p.data_ptr() for p in embedded] and apart == (3, 3, 3, 0)
+    odd = torch.nn.functional.pad(parameters[0], (0, 1))[:, :6]  # rows of 7
+    turned = parameters[1].t().contiguous().t()
+    one = parameters[2][:1].expand(3, 6)
+    assert instances.parameters(x, odd, turned, one)[1] == (1, 1, 1)
+    for rows in (embedded, (odd, turned, parameters[2])):
+        assert all(torch.equal(a, b) for a, b in zip(run(upstream, x, *rows, activation=1), plain, strict=True))
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(
+            run(upstream, x, *parameters[:2], one, activation=1),
+            run(upstream, x, *parameters[:2], one.contiguous(), activation=1),
+            strict=True,
+        )
+    )
+
+
 @pytest.mark.parametrize("last", [False, True], ids=["planes", "last"])
 @pytest.mark.parametrize("channels, pixels", [(2, 4 << 20), (128, 4 << 20), (128, 1024), (3, 5), (512, 4), (32768, 2)])
 def test_every_pixel_has_a_place(channels, pixels, last):

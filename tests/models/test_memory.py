@@ -177,7 +177,9 @@ class TestTheELU:
         net, x = network(), torch.rand(2, 2, 8, 8)
         net(x, torch.tensor([0, 1]))
         NCSNv2(channels=2, image_size=8, ngf=4, sigmas=[1.0, 0.1])(x, torch.tensor([0, 1]))
-        wanted = {name: fs._core.backends.default(x.device) for name in ("instance_norm_plus", "mean_pool", "elu")}
+        wanted = {
+            name: fs._core.backends.default(x.device) for name in ("instance_norm_plus", "mean_pool", "max_pool", "elu")
+        }
         assert {name: fs._core.backends.last.get(name) for name in wanted} == wanted
 
 

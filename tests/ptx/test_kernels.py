@@ -44,7 +44,9 @@ def native():
 
 
 def bits(value: torch.Tensor) -> torch.Tensor:
-    return value.contiguous().view({1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()])
+    return value.contiguous().view(
+        {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[value.element_size()]
+    )
 
 
 def inputs(name, title, shape, dtype, layout="contiguous", how="numbers"):
@@ -146,18 +148,24 @@ def test_backward_through_the_public_names(on_ptx, op, shape, dtype):
 
 @pytest.mark.parametrize(
     "rows, width, dtype",
-    [(4, 1028, torch.float16), (16, 64, torch.float32), (3, 2051, torch.float32), (5, 6, torch.float32)],
-    ids=["addresses that 16 does not divide", "a full program", "tiles", "short rows"],
+    [
+        pytest.param(4, 1028, torch.float16, id="addresses that 16 does not divide"),
+        pytest.param(16, 64, torch.float32, id="a full program"),
+        pytest.param(3, 2051, torch.float32, id="tiles"),
+        pytest.param(2, 4096, torch.float32, id="large tiles"),
+        pytest.param(5, 6, torch.float32, id="short rows"),
+    ],
 )
 def test_a_samples_loss_has_its_bits_in_every_batch(on_ptx, rows, width, dtype):
     score, sigma = tensor((rows, width), dtype, 1), 0.3 + tensor((rows,), torch.float32, 2).abs()
 
-    def losses(first: int, last: int) -> torch.Tensor:
+    def losses(first: int, last: int, backend: str = "triton") -> torch.Tensor:
         noise = (7, 1, int(fs.Stream.PERTURB), first, None, None)
-        return raw("dsm_loss", "triton")(score[first:last], sigma[first:last], 2.0, *noise)
+        return raw("dsm_loss", backend)(score[first:last], sigma[first:last], 2.0, *noise)
 
     together, apart = losses(0, rows), [losses(i, i + 1) for i in range(min(rows, 4))]
     assert torch.equal(bits(torch.cat([*apart, losses(len(apart), rows)])), bits(together))
+    torch.testing.assert_close(together, losses(0, rows, "native"), rtol=1e-6, atol=0)
     assert bool(on_ptx["add_tiles"].results) == (width > 1024)  # torch's sum has another order for other batches
 
 

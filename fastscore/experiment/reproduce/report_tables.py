@@ -21,18 +21,19 @@ _STATISTICS = {
     "minimum": min,
 }
 _DISTANCES = ("frechet_distance", "kernel_distance")
+_OF_SNAPSHOTS = (*_DISTANCES, "inception_score")
 
 
 def number(value: Any) -> str:
-    """Four digits, or "-" of what is missing or not finite.
+    """Four digits or more, or "-" of what is missing or not finite.
 
-    >>> number(10.9), number(0.0031), number(1234.5), number(None)
-    ('10.90', '0.003100', '1,234', '-')
+    >>> number(10.9), number(0.0031), number(1234.56), number(None)
+    ('10.90', '0.003100', '1,234.6', '-')
     """
     value = real(value)
     if math.isnan(value):
         return NONE
-    return f"{value:,.0f}" if abs(value) >= 999.95 else f"{value:#.4g}"
+    return f"{value:,.1f}" if abs(value) >= 999.95 else f"{value:#.4g}"
 
 
 def count(value: Any) -> str:
@@ -45,22 +46,23 @@ def time(seconds: Any) -> str:
     return NONE if math.isnan(real(seconds)) else duration(real(seconds))
 
 
-def spread(value: Any) -> str:
-    """A mean and its standard deviation: "0.003100 ± 0.0002"."""
-    mean, std = number(part(value, "mean")), real(part(value, "std"))
+def _with_spread(value: Any) -> str:
+    """A number, or a mean and its standard deviation: "0.003100 ± 0.0002"."""
+    if not isinstance(value, Mapping):
+        return number(value)
+    mean, std = number(value.get("mean")), real(value.get("std"))
     return mean if mean == NONE or math.isnan(std) else f"{mean} ± {std:.2g}"
 
 
 def measures_of(feature: str) -> dict[str, str]:
     """The measures by their key in JSON, and what they are called where distances are of ``feature``."""
     inception = feature == "inception"
-    return {
+    found = {
         "frechet_distance": "FID" if inception else "Frechet distance of pixels",
         "kernel_distance": "KID" if inception else "kernel distance of pixels",
-        "inception_score": "Inception score",
-        "precision": "precision",
-        "recall": "recall",
+        **({"inception_score": "Inception score"} if inception else {}),
     }
+    return found | {"precision": "precision", "recall": "recall"}
 
 
 def value_of(record: Mapping[str, Any], measure: str) -> float:
@@ -106,7 +108,7 @@ def each_seed(facts: Facts) -> Table:
             str(m.get("sampler") or NONE),
             str(m["seed"]),
             count(m.get("samples")),
-            *(spread(m.get(name)) if isinstance(m.get(name), Mapping) else number(m.get(name)) for name in names),
+            *(_with_spread(m.get(name)) for name in names),
             count(m.get("network_evaluations_per_sample")),
             time(m.get("seconds")),
         )
@@ -125,14 +127,8 @@ def best_snapshots(facts: Facts, most: int = 5) -> Table:
 def snapshots(facts: Facts) -> Table:
     """Every snapshot that was measured, by iteration."""
     names = measures_of(facts.feature)
-    head = (
-        "iteration",
-        "weights",
-        "",
-        "images seen",
-        "time of training",
-        *(names[name] for name in ("frechet_distance", "kernel_distance", "inception_score")),
-    )
+    shown = [name for name in names if name in _OF_SNAPSHOTS]
+    head = ("iteration", "weights", "", "images seen", "time of training", *(names[name] for name in shown))
     rows = tuple(
         (
             count(row["step"]),
@@ -140,9 +136,7 @@ def snapshots(facts: Facts) -> Table:
             facts.roles(snapshot_of(row)),
             count(row.get("images_seen")),
             time(row.get("training_seconds")),
-            number(row.get("frechet_distance")),
-            spread(row.get("kernel_distance")),
-            spread(row.get("inception_score")),
+            *(_with_spread(row.get(name)) for name in shown),
         )
         for row in facts.rows
     )

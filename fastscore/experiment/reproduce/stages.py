@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from ..._core import files
-from ..._core.errors import CannotWrite, CheckpointError, FastscoreError
+from ..._core.errors import CannotWrite, CheckpointError, FastscoreError, NonFiniteLoss
 from .. import checkpoint, precision
 from ..config import TrainConfig
 from ..extraction import make_features
 from ..ranks import ALONE, Ranks
 from ..sample_folder import check_folder
+from ..status import size
 from ..train import Trainer
 from . import data, folder, timing
+from .disk import needed
 from .distances import Distances
 from .folder import Means, of_leader, there
 from .hours import Work, fit, rows
@@ -174,6 +178,7 @@ class _Reproduction:
                     f"in {request.hours:g} hours: {iterations:,} of {self.config.iterations:,} iterations, {seeds} of "
                     f"{request.seeds} seeds"
                 )
+        self._say_disk(config, seeds)
         config = dataclasses.replace(config, checkpoint_every=timing.checkpoint_every(config, self.timing))
         self._write_timing(config, seeds)
         plan = Plan(request, config, tuple(range(seeds)), self.feature, self.sha256)
@@ -186,13 +191,32 @@ class _Reproduction:
         self._report()
         return plan
 
+    def _say_disk(self, config: TrainConfig, seeds: int) -> None:
+        if not self.ranks.leads:
+            return
+        takes = needed(self._work(config, seeds), config, self.timing["parameters"], self.feature)
+        free = shutil.disk_usage(self.out).free
+        self.say(f"disk: about {size(takes)}; {size(free)} are free")
+        if takes > free:
+            warnings.warn(
+                f"{self.out} will take about {size(takes)}, and {size(free)} are free there: with a larger --snapshot-every it takes "
+                "less. Where the disk is full it stops, and the same command goes on",
+                stacklevel=2,
+            )
+
     def _train(self, plan: Plan) -> None:
         run = self.out / folder.RUN
         command = self.request.command(self.out)
         with Trainer(self.config, run, resume=True, ranks=self.ranks, command=command) as trainer:
             if trainer.step < plan.config.iterations:
                 self.say(f"training from iteration {trainer.step:,} to {plan.config.iterations:,}, in {run}")
-                trainer.train(progress=self.means.progress)
+                try:
+                    trainer.train(progress=self.means.progress)
+                except NonFiniteLoss as error:
+                    raise NonFiniteLoss(
+                        f"{str(error).split('; ')[0]}; the recipe has this learning rate alone: reproduce in another folder (--out), with "
+                        "--precision fp32 where it was another"
+                    ) from error
                 self._report()
 
     def _select(self, plan: Plan, distances: Distances) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def measure(
             "seconds_per_iteration": iteration,
             "peak_bytes": _peak(device),
         }
+        parameters = sum(p.numel() for p in learner.model.parameters())
         network = for_sampling(learner.model.eval().requires_grad_(False), resolve(config, device))
         network = compiled(network, config.compile)
         del learner
@@ -84,6 +85,7 @@ def measure(
     some = images.cpu()
     extraction = _paced(ranks, device, lambda _: extract(some))
     return {
+        "parameters": parameters,
         "training": training,
         "evaluation": evaluated,
         "features": {"images_per_second": ranks.count * count / extraction},
