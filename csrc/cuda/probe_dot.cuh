@@ -10,7 +10,6 @@ namespace fastscore {
 
 constexpr int64_t kCalls = kThreads;         // Philox calls of signs in a chunk: one per thread
 constexpr int64_t kChunk = kCalls * kSigns;  // elements in a chunk
-constexpr int kAhead = 4;                    // calls whose elements a warp reads before it adds the first of them
 
 using BlockSum = cub::BlockReduce<double, kThreads>;
 
@@ -52,6 +51,7 @@ template <class T, bool Colored>
 __global__ void __launch_bounds__(kThreads)
     dot_signs(Form f, const T* product, double* partial, typename ComputeOf<T>::type* out) {
   using C = typename ComputeOf<T>::type;
+  constexpr int kAhead = sizeof(T) == 8 ? 2 : 4;  // calls whose elements a warp reads before it adds the first of them
   __shared__ typename BlockSum::TempStorage storage;
   const Place at = Place::of<Colored>(f);
   const int64_t calls_a_row = (f.width + kSigns - 1) / kSigns;
