@@ -12,6 +12,7 @@ import random
 import re
 import shlex
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -275,6 +276,7 @@ def test_of_many_snapshots_the_best_are_shown_and_all_can_be(tmp_path, plain):
 def test_commands_are_what_the_command_line_takes(tmp_path, plain, monkeypatch):
     out = write_out(tmp_path / "it's a folder", until="selection")
     edit(out / "plan.json", sampler="dpm_sde", sampler_options={"steps": 50, "eta": 0.5, "denoise": False})
+    edit(out / "plan.json", inception="/x y/w.pth", request={"inception_checksum": False})
     (line,) = re.findall("(?m)^fastscore evaluate .*--checkpoint 200000 .*$", text_of(out))
     asked = {}
 
@@ -293,6 +295,7 @@ def test_commands_are_what_the_command_line_takes(tmp_path, plain, monkeypatch):
         "num": 1000,
         "feature": "inception",
     }
+    wanted |= {"inception": Path("/x y/w.pth"), "inception_checksum": False}
     wanted |= {"sampler": "dpm_sde", "steps": 50, "eta": 0.5, "denoise": False}
     assert {name: asked[name] for name in wanted} == wanted and asked["out"].parent == out / "again"
 

@@ -82,6 +82,7 @@ def evaluate_command(facts: Facts, snapshot: Snapshot, seed: int, num: int, feat
     inception = facts.plan.get("inception")
     if feature == "inception" and isinstance(inception, str):
         words += ["--inception", inception]
+        words += ["--no-inception-checksum"] if part(facts.plan, "request", "inception_checksum") is False else []
     return _command("evaluate", facts, snapshot, seed, words)
 
 
