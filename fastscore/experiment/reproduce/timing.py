@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import resource
 import time
@@ -75,6 +76,7 @@ def measure(
         network = for_sampling(learner.model.eval().requires_grad_(False), resolve(config, device))
         network = compiled(network, config.compile)
         del learner
+        gc.collect()  # it and the graph of its iteration hold each other, and what that takes of the GPU
         _reset_peak(device)
         count = min(len(data), _IMAGES.get(device.type, _FEW))
         images = to_float(data.images[:count]).to(device)
