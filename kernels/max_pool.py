@@ -124,7 +124,7 @@ def max_pool_kernel(
 
 @triton.jit
 def _read_row(upstream, index, h, inside, height, pitch, step, exists, compute: tl.constexpr, SIZE: tl.constexpr):
-    """Along the window in row ``h`` the outputs' gradients, and the places of what they were; 255 where there is none."""
+    """Along the window in row ``h`` the outputs' gradients, and then the places of what they were; 255 where there is none."""
     w, width = inside
     exists = exists & (h >= 0) & (h < height)
     values, places = (), ()
@@ -133,14 +133,14 @@ def _read_row(upstream, index, h, inside, height, pitch, step, exists, compute: 
         by = h * pitch + (k - SIZE // 2) * step
         values = values + (tl.load(upstream + by, mask=there, other=0.0).to(compute),)  # type: ignore[assignment]
         places = places + (tl.load(index + by, mask=there, other=255).to(tl.int32),)  # type: ignore[assignment]
-    return values, places
+    return values + places
 
 
 @triton.jit
-def _add_row(total, values, places, k, SIZE: tl.constexpr):
+def _add_row(total, row, k, SIZE: tl.constexpr):
     """``total`` and the gradients of row k of the outputs around a pixel, of those that took it."""
     for i in tl.static_range(SIZE):
-        total += tl.where(places[i] == (SIZE - 1 - k) * SIZE + (SIZE - 1 - i), values[i], 0.0)
+        total += tl.where(row[SIZE + i] == (SIZE - 1 - k) * SIZE + (SIZE - 1 - i), row[i], 0.0)
     return total
 
 
@@ -196,18 +196,18 @@ def max_pool_gradient_kernel(
         sums = sums + (tl.zeros(at.shape, compute),)  # type: ignore[assignment]  # of another length
     if SIZE <= UNROLLED_SIZE:
         for r in tl.static_range(ROWS + SIZE - 1):
-            values, places = _read_row(upstream, index, top + r - half, inside, height, pitch, step, exists, compute, SIZE)
+            row = _read_row(upstream, index, top + r - half, inside, height, pitch, step, exists, compute, SIZE)
             before, sums = sums, ()
             for j in tl.static_range(ROWS):
                 if r >= j and r < j + SIZE:
-                    sums = sums + (_add_row(before[j], values, places, r - j, SIZE),)  # type: ignore[assignment]
+                    sums = sums + (_add_row(before[j], row, r - j, SIZE),)  # type: ignore[assignment]
                 else:
                     sums = sums + (before[j],)  # type: ignore[assignment]
     else:  # ROWS is 1
         total = sums[0]  # type: ignore[misc]
         for k in range(SIZE):
-            values, places = _read_row(upstream, index, top + k - half, inside, height, pitch, step, exists, compute, SIZE)
-            total = _add_row(total, values, places, k, SIZE)
+            row = _read_row(upstream, index, top + k - half, inside, height, pitch, step, exists, compute, SIZE)
+            total = _add_row(total, row, k, SIZE)
         sums = (total,)  # type: ignore[assignment]
     for j in tl.static_range(ROWS):
         value = sums[j].to(out.dtype.element_ty)  # type: ignore[misc]

@@ -1,6 +1,8 @@
 """Shared by all tests: where `gpu` tests run, and what is said at the head of a run."""
 
+import importlib
 import os
+import sys
 from contextlib import ExitStack
 from types import ModuleType
 
@@ -41,6 +43,18 @@ def optional(module: str) -> ModuleType:
         return errors.require(module, "dev")
     except errors.MissingDependency as error:
         pytest.skip(str(error), allow_module_level=True)
+
+
+@pytest.fixture
+def torchode(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """torchode, or where it is not installed what stands in for its methods."""
+    try:
+        return importlib.import_module("torchode")
+    except ImportError:
+        from . import torchode_stand_in
+
+        monkeypatch.setitem(sys.modules, "torchode", torchode_stand_in)
+        return torchode_stand_in
 
 
 @pytest.fixture

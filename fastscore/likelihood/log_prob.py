@@ -29,7 +29,8 @@ class LogProb(NamedTuple):
         value: log p(x).
         probes: the standard error that random probes leave; 0 where the trace is exact.
         solver: how far the solve is from one of half the steps (of ten times the tolerances), of the same probes: an upper
-            estimate of its own error, of which RK4 makes a fifteenth where steps are small.
+            estimate of its own error, of which RK4 makes a fifteenth where steps are small. Of adaptive solves, whose steps
+            differ, the sum of how far the prior's part and the integral are: their difference may be 0 by chance.
         evaluations: of the score and products with its Jacobian, for each sample.
     """
 
@@ -141,7 +142,7 @@ def log_prob(
     else:
         fine, ends = runge_kutta(told, trace, x, points), [points[0], points[-1]]
         coarse = runge_kutta(told, trace, x, coarser(points), steady=True)
-    return _bar(fine, coarse, ends, trace, lambda y, at: _prior(y, at, mean, std, covariance))
+    return _bar(fine, coarse, ends, trace, points is None, lambda y, at: _prior(y, at, mean, std, covariance))
 
 
 def _ends(path: Path, t: float) -> tuple[float, float, float]:
@@ -171,11 +172,17 @@ def _points(told: Told, steps: int | None, rule: str | None) -> list[Point]:
 
 
 def _bar(
-    fine: Solved, coarse: Solved, ends: list[Point], trace: Divergence, prior: Callable[[Tensor, Point], Tensor]
+    fine: Solved,
+    coarse: Solved,
+    ends: list[Point],
+    trace: Divergence,
+    adaptive: bool,
+    prior: Callable[[Tensor, Point], Tensor],
 ) -> LogProb:
     first, last = ends
     base = [prior(y, last) - y[0].numel() * math.log(first.alpha) for y in (fine.y, coarse.y)]
-    solver = ((base[0] - fine.steady.mean(0)) - (base[1] - coarse.steady.mean(0))).abs()
+    gaps = base[0] - base[1], coarse.steady.mean(0) - fine.steady.mean(0)
+    solver = gaps[0].abs() + gaps[1].abs() if adaptive else (gaps[0] + gaps[1]).abs()
     probes = torch.zeros_like(solver)
     value = base[0] - fine.steady.mean(0)
     if not trace.exact and trace.renewed:

@@ -1,9 +1,11 @@
-"""The folder of a reproduction as ``fastscore reproduce`` leaves it, of made-up numbers: what a report is made of."""
+"""The folder of a reproduction as ``fastscore reproduce`` leaves it, of made-up numbers; and what a report of it says."""
 
 from __future__ import annotations
 
 import dataclasses
+import html.parser
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +14,13 @@ import torch
 
 from fastscore.evaluation.pictures import save_grid
 from fastscore.experiment.presets import preset
+from fastscore.experiment.reproduce.report import write_report
 from fastscore.rng import Philox
 
 SEEDS = (0, 1, 2)
 LEAST = {0: 10.9, 1: 11.1, 2: 10.7}  # the chosen snapshot's FID of each seed
+
+VOID = ("meta", "img", "br")
 
 
 def write(path: Path, value: Any) -> None:
@@ -160,3 +165,48 @@ def _measures(out: Path, model: str, steps: tuple[int, ...]) -> None:
             pixels = Philox(seed=step + seed).rand(120, 3, 32, 32).mul(255).round().byte().numpy()
             (out / "samples" / stem).mkdir(parents=True)
             np.save(out / "samples" / stem / "part_00000.npy", pixels)
+
+
+def text_of(out) -> str:
+    return write_report(out)[0].read_text()
+
+
+def tables_of(text: str) -> list[list[list[str]]]:
+    """The tables of a page in Markdown: rows of cells, the rule left out."""
+    found: list[list[list[str]]] = [[]]
+    for line in text.splitlines():
+        if line.startswith("|"):
+            cells = [cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]]
+            found[-1] += [] if set("".join(cells)) <= set("-:") and cells[0] else [cells]
+        elif found[-1]:
+            found.append([])
+    return [table for table in found if table]
+
+
+def column(table: list[list[str]], head: str) -> dict[str, str]:
+    """The cells of a column by the first cell of their row."""
+    (place,) = [i for i, cell in enumerate(table[0]) if cell.startswith(head)]
+    return {row[0]: row[place] for row in table[1:]}
+
+
+class Page(html.parser.HTMLParser):
+    """The text of an HTML page, its tags and attributes; tags that do not match are an error."""
+
+    def __init__(self, text: str):
+        super().__init__()
+        self.open, self.tags, self.words, self.links = [], [], "", []
+        self.feed(text)
+        self.close()
+        assert self.open == []
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [(name, value) for name, value in attrs if name in ("src", "href", "style") or name[:2] == "on"]
+        self.open += [] if tag in VOID else [tag]
+
+    def handle_endtag(self, tag):
+        assert tag in VOID or self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words += data

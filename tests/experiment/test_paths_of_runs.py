@@ -142,10 +142,8 @@ def test_the_default_sampler_by_hand(runs, steps):
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_every_sampler_draws_on_the_path_or_says_why_not(name, runs):
+def test_every_sampler_draws_on_the_path_or_says_why_not(name, runs, torchode):
     """Sample 2 alone is sample 2 of three."""
-    if name == "adaptive_ode":
-        pytest.importorskip("torchode")
     for run in ("vp", "ve", "digits"):
         trained = load_run(runs / run, device="cpu")
         if not SAMPLERS[name].any_path and run != "ve":

@@ -26,9 +26,12 @@ def on(path):
     return score
 
 
-def ode(*arguments, **options):
-    pytest.importorskip("torchode")
-    return adaptive_ode(*arguments, **options)
+@pytest.fixture(autouse=True)
+def _steps(torchode):
+    """Of adaptive_ode, whether torchode is installed or not."""
+
+
+ode = adaptive_ode
 
 
 @pytest.mark.parametrize("path", [VP, paths.ve(0.01, 20.0)], ids=["vp", "ve"])

@@ -4,7 +4,6 @@ import ast
 import contextlib
 import dataclasses
 import re
-from importlib.util import find_spec
 from itertools import pairwise
 from pathlib import Path
 
@@ -43,16 +42,11 @@ ROWS = {
     "gotta_go_fast": {},
 }
 PERMITS = ("interpolate", "max_steps")  # options that allow what is an error else: test_grids.py, test_adaptive.py
-NEEDS = {"adaptive_ode": "torchode"}
-ENTRIES = {
-    name: pytest.param(
-        entry,
-        marks=pytest.mark.skipif(name in NEEDS and find_spec(NEEDS[name]) is None, reason=f"needs {NEEDS.get(name)}"),
-    )
-    for name, entry in SAMPLERS.items()
-}
-each_entry = pytest.mark.parametrize("entry", ENTRIES.values(), ids=ENTRIES)
-pytestmark = pytest.mark.filterwarnings("ignore:samples of . elements, fewer than 64")
+each_entry = pytest.mark.parametrize("entry", SAMPLERS.values(), ids=SAMPLERS)
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:samples of . elements, fewer than 64"),
+    pytest.mark.usefixtures("torchode"),  # of adaptive_ode
+]
 
 
 def pull(x, i):
