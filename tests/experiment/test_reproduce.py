@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fastscore._core.errors import CannotWrite, CheckpointError, FastscoreError, NonFiniteSamples
+from fastscore._core.errors import CannotWrite, CheckpointError, FastscoreError, NonFiniteLoss, NonFiniteSamples
 from fastscore.evaluation import metrics
 from fastscore.experiment import cli
 from fastscore.experiment import sample as sampling
@@ -320,6 +320,18 @@ def test_a_full_disk_says_how_to_go_on(archive, tmp_path, monkeypatch):
     with pytest.raises(CannotWrite, match="No space left on device; what was written stays") as error:
         run(request, tmp_path / "out")
     assert str(error.value).endswith(f"go on with: {request.command(tmp_path / 'out')}")
+
+
+def test_a_loss_that_is_not_finite_names_no_way_on_that_the_recipe_has_not(archive, tmp_path, monkeypatch):
+    def diverged(learner, it):
+        raise NonFiniteLoss(f"the loss at iteration {it} is nan")
+
+    monkeypatch.setattr("fastscore.experiment.learner.Learner.iterate", diverged)
+    with pytest.raises(
+        NonFiniteLoss, match=r"^the loss at iteration 0 is nan; the recipe .* another folder .*--precision"
+    ) as error:
+        run(tiny(archive), tmp_path / "out")
+    assert "fastscore train" not in str(error.value)
 
 
 # --- how far it is ---

@@ -99,6 +99,8 @@ def test_hours_by_hand():
     assert fit(WORK, 5, 2677 / planned) == (1000, 3) and fit(WORK, 5, 2675 / planned) == (1000, 2)  # 2,016 + 3 x 220
     assert fit(WORK, 5, 2237 / planned) == (1000, 1) and fit(WORK, 5, 2235 / planned) == (900, 1)
     assert fit(WORK, 5, 1000 / planned) == (300, 1)  # (1,000 - 220 - 5) / 201.1 = 3.85
+    longer = dataclasses.replace(WORK, iterations=1001)  # 11 snapshots: 2,002 + 12.1 + 5 + 220
+    assert fit(longer, 5, 2240 / planned) == (1001, 1) and fit(longer, 5, 2239 / planned) == (1000, 1)
 
 
 def test_hours_that_are_too_few_say_how_many_are_needed():
