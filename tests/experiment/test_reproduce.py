@@ -360,7 +360,7 @@ def test_status_says_the_stage(done, archive, tmp_path, capsys, monkeypatch):
 # --- weights, and samples that are not finite ---
 
 
-def test_a_snapshot_whose_samples_are_not_finite_is_not_chosen(done, archive, tmp_path, monkeypatch):
+def test_a_snapshot_whose_samples_are_not_finite_is_not_chosen(done, archive, tmp_path, monkeypatch, capsys):
     out = shutil.copytree(done, tmp_path / "out")
     for name in ("selection", "measures", "samples"):
         shutil.rmtree(out / name)
@@ -391,3 +391,6 @@ def test_a_snapshot_whose_samples_are_not_finite_is_not_chosen(done, archive, tm
     assert [row["frechet_distance"] is None for row in told["rows"]] == [False, True]
     assert {path.name for path in (out / "measures").iterdir()} == {f"step_00000002-ema-seed-{s}.json" for s in (0, 1)}
     assert json.loads((out / "measures" / "step_00000002-ema-seed-0.json").read_text())["roles"] == ["chosen"]
+    cli.main(["status", str(out)])
+    told = capsys.readouterr().out
+    assert "\nstate       done\n" in told and "2 of 2 sets of samples measured" in told

@@ -74,8 +74,8 @@ def _command(plan: Plan, out: Path, step: int, weights: str, seed: int) -> str:
     request = plan.request
     words = ["fastscore", "evaluate", str(out / folder.RUN), "--checkpoint", str(step), "--weights", weights]
     words += ["--num", str(request.samples), "--seed", str(seed), "--feature", plan.feature]
-    if request.inception is not None and plan.feature == "inception":
-        words += ["--inception", str(request.inception)]
+    if plan.feature == "inception":
+        words += [] if request.inception is None else ["--inception", str(request.inception)]
         words += [] if request.inception_checksum else ["--no-inception-checksum"]
     words += ["--sampler", request.sampler]
     for name, value in request.options().items():
