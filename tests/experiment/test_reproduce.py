@@ -1,8 +1,10 @@
 """``fastscore reproduce``: stages that go on where they were stopped, to the numbers that they should have."""
 
+import gc
 import json
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from fastscore.evaluation import metrics
 from fastscore.experiment import cli
 from fastscore.experiment import sample as sampling
 from fastscore.experiment.checkpoint import Lock
+from fastscore.experiment.learner import Learner
 from fastscore.experiment.reproduce import samples, selection, stages, timing
 from fastscore.experiment.reproduce.hours import PLANNED
 from fastscore.experiment.reproduce.parts import Parts
@@ -266,10 +269,15 @@ def test_another_plan_is_refused_by_name(done, archive):
 def test_the_data_may_lie_elsewhere_and_must_be_the_same(done, archive, tmp_path):
     copy, before = shutil.copy(archive, tmp_path / "copy.npz"), contents(done)
     run(tiny(copy), done)
-    assert contents(done) | {"run/config.json": 0} == before | {"run/config.json": 0}  # which says where they lie now
+    says_where = {"run/config.json": 0, "plan.json": 0}
+    assert contents(done) | says_where == before | says_where
+    assert json.loads((done / "plan.json").read_text())["command"] == tiny(copy).command(done)
+    assert json.loads((done / "run" / "config.json").read_text())["data_dir"] == str(copy)
     np.savez(tmp_path / "other.npz", images=np.zeros((24, 3, 32, 32), dtype=np.uint8))
     with pytest.raises(CheckpointError, match="was begun with other data"):
         run(tiny(tmp_path / "other.npz"), done)
+    run(tiny(archive), done)
+    assert contents(done) == before
 
 
 def test_one_process_at_a_time(archive, tmp_path):
@@ -332,6 +340,50 @@ def test_a_loss_that_is_not_finite_names_no_way_on_that_the_recipe_has_not(archi
     ) as error:
         run(tiny(archive), tmp_path / "out")
     assert "fastscore train" not in str(error.value)
+
+
+def test_samples_that_are_not_finite_name_a_way_on_that_there_is(done, archive, tmp_path, monkeypatch):
+    """Where the few by which the snapshot was chosen were finite."""
+    out, finite = shutil.copytree(done, tmp_path / "out"), sampling.draw
+    shutil.rmtree(out / "measures")
+    shutil.rmtree(out / "samples")
+
+    def draw(config, network, shape, rng, **how):
+        if rng.sample_offset >= 20:
+            raise NonFiniteSamples("5 of 5 samples are not finite: ask for a smaller --step-size")
+        return finite(config, network, shape, rng, **how)
+
+    monkeypatch.setattr(sampling, "draw", draw)
+    with pytest.raises(
+        NonFiniteSamples, match=r"^iteration \d \(ema\), seed 0: 5 of .*--step-size; .* another folder \(--out\)"
+    ):
+        run(tiny(archive), out)
+    monkeypatch.setattr(sampling, "draw", finite)
+    run(tiny(archive), out)
+    assert contents(out) == contents(done)
+
+
+def test_what_trained_is_given_back_before_anything_is_drawn(archive, tmp_path, monkeypatch):
+    """Also where it holds itself, as it does with a graph of its iteration."""
+    learners, begin = [], Learner.__init__
+
+    def init(self, *args, **how):
+        begin(self, *args, **how)
+        self.itself = self
+        learners.append(weakref.ref(self))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "__init__", init)
+    monkeypatch.setattr(stages, "select", stop)
+    gc.disable()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(archive), tmp_path / "out")
+        assert [learner() for learner in learners] == [None]
+    finally:
+        gc.enable()
 
 
 # --- how far it is ---

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..._core.errors import NonFiniteSamples
 from . import folder, samples
 from .distances import Distances
 from .folder import Means, there
@@ -34,7 +35,13 @@ def measure(
             began = time.perf_counter()
             trained = loaded(plan, out, step, weights, means)
             kept = samples.kept(out, step, weights, seed, trained.shape)
-            samples.draw(trained, kept, plan.request.samples, seed, means)
+            try:
+                samples.draw(trained, kept, plan.request.samples, seed, means)
+            except NonFiniteSamples as error:
+                raise NonFiniteSamples(
+                    f"iteration {step} ({weights}), seed {seed}: {error}; the plan has these samples alone: reproduce in another "
+                    "folder (--out)"
+                ) from error
             with ranks.together():
                 images = kept.read()[: plan.request.samples] if ranks.leads else None
             found = distances.of(images, name, neighbours=True)
