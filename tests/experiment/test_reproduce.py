@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 
 from fastscore._core.errors import CannotWrite, CheckpointError, FastscoreError, NonFiniteLoss, NonFiniteSamples
 from fastscore.evaluation import metrics
+from fastscore.evaluation.features import pixel_features
 from fastscore.experiment import cli
 from fastscore.experiment import sample as sampling
 from fastscore.experiment.checkpoint import Lock
@@ -278,6 +279,24 @@ def test_the_data_may_lie_elsewhere_and_must_be_the_same(done, archive, tmp_path
         run(tiny(tmp_path / "other.npz"), done)
     run(tiny(archive), done)
     assert contents(done) == before
+
+
+def test_weights_of_inception_must_be_those_that_it_was_begun_with(archive, tmp_path, monkeypatch):
+    def features(name, device, **how):
+        made = pixel_features()
+        made.sha256 = sha256
+        return made
+
+    monkeypatch.setattr(stages, "make_features", features)
+    monkeypatch.setattr(stages._Reproduction, "_train", lambda self, plan: (_ for _ in ()).throw(KeyboardInterrupt))
+    for sha256 in ("aa", "aa"):
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(archive), tmp_path / "out")
+    sha256 = "bb"
+    with pytest.raises(
+        CheckpointError, match=r"Inception's weights of SHA-256 aa, and these have bb: name .*--inception"
+    ):
+        run(tiny(archive), tmp_path / "out")
 
 
 def test_one_process_at_a_time(archive, tmp_path):
