@@ -45,6 +45,7 @@ SHOWN_ON_GPU = (
     ("read_images", "64M"),
     ("instance_norm_plus + gradient", "128x128x32x32"),
     ("mean_pool + gradient", "128x128x32x32"),
+    ("max_pool, NHWC + gradient", "128x128x32x32"),
     ("mlp_divergence", "1024x64"),
 )
 #: Of each way to a divergence: its name in the JSON, in words, and how often it evaluates a product.
