@@ -113,9 +113,9 @@ def test_hours_that_are_too_few_say_how_many_are_needed():
 
 
 def test_disk_by_hand():
-    """Ten snapshots of two averages beside the weights, three checkpoints, 6,000 samples, 1,500 images' features."""
+    """Ten snapshots of two averages beside the weights, three checkpoints, half a covariance, 6,000 samples, 1,500 features."""
     config = Request("data", more_ema=(0.9999,), iterations=1000, snapshot_every=100).config("cifar10", "data", "cpu")
-    expected = 4 * 1000 * (10 * 3 + 3 * 5) + 6000 * 3072
+    expected = 4 * 1000 * (10 * 3 + 3 * 5) + 8 * 3072 * 3073 // 2 + 6000 * 3072
     assert needed(WORK, config, 1000, "pixels") == expected
     assert needed(WORK, config, 1000, "inception") == expected + 4 * 1500 * 2048
 
@@ -124,7 +124,7 @@ def test_a_disk_that_is_too_small_is_warned_of(archive, tmp_path, monkeypatch):
     monkeypatch.setattr(stages._Reproduction, "_train", lambda self, plan: (_ for _ in ()).throw(KeyboardInterrupt))
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=1))
     with (
-        pytest.warns(UserWarning, match=r"out will take about .* kB, and 1 B are free"),
+        pytest.warns(UserWarning, match=r"out will take about .* MB, and 1 B are free"),
         pytest.raises(KeyboardInterrupt),
     ):
         run(tiny(archive), tmp_path / "out")
