@@ -19,6 +19,8 @@ def compare_samplers(
     samples: int = 1000,
     out: Path | None = None,
     feature: Literal["auto", "pixels", "inception"] = "auto",
+    inception: Path | None = None,
+    no_inception_checksum: bool = False,
     weights: str = "auto",
     checkpoint: int | None = None,
     precision: Literal["fp32", "bf16", "fp16"] | None = None,
@@ -43,6 +45,8 @@ def compare_samplers(
         samples: How many samples of each seed.
         out: The folder to write into; the run folder where not given.
         feature: What the Frechet distance is measured on: see fastscore evaluate --help.
+        inception: The file of Inception's weights; by default where torch hub keeps it. Implies --feature inception.
+        no_inception_checksum: Take weights of Inception other than the published file, too: no distance is a FID then.
         weights: ema: their moving average; ema-0.9999: a further one that the run keeps; raw: as the optimizer left them; auto: ema where the run keeps one.
         checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         precision: What the network is computed in; by default as the run was trained.
@@ -65,6 +69,8 @@ def compare_samplers(
             seeds=seeds,
             samples=samples,
             feature=feature,
+            inception=inception,
+            inception_checksum=not no_inception_checksum,
             batch_size=batch_size,
             weights=weights,
             iteration=checkpoint,

@@ -7,24 +7,21 @@ import math
 import platform
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from .._core import checks, files
 from .._core.errors import CheckpointError, FastscoreError, MissingDependency, NonFiniteSamples, NotConverged, require
-from ..data import GaussianMixture
 from ..samplers import RECIPE, SAMPLERS
 from . import checkpoint, compare_report, limits
-from .build import make_data
 from .compare_cells import BUDGETS, Cells
+from .compare_measure import Measure, measure_of
 from .compare_search import Asked, search
 from .evaluate import evaluations_of, resolve_feature
-from .evaluate_images import Reference
-from .evaluate_points import distances, mode_weights
+from .extraction import make_features
 from .progress import progress_bar
 from .sample import batches
 from .sample_folder import check_folder
@@ -33,8 +30,6 @@ from .trained_run import TrainedRun, load_run, with_sampling
 LOCK = ".samplers.lock"
 #: Of the samples on which settings are chosen; those reported are of the seeds 0, 1, 2, ...
 SEARCH_SEED = 1_000_000
-
-Measure = Callable[[Tensor, int], dict[str, float]]
 
 
 def compare(
@@ -45,6 +40,8 @@ def compare(
     seeds: int = 3,
     samples: int = 1000,
     feature: str = "auto",
+    inception: str | Path | None = None,
+    inception_checksum: bool = True,
     batch_size: int = 500,
     weights: str = "auto",
     iteration: int | None = None,
@@ -71,7 +68,7 @@ def compare(
         budgets: the most network evaluations a sample, each at least 1.
         seeds: how many: 0, 1, ...
         samples: how many of each seed.
-        feature, batch_size, weights, iteration, precision, data_dir, device, progress: as for
+        feature, inception, inception_checksum, batch_size, weights, iteration, precision, data_dir, device, progress: as for
             :func:`fastscore.experiment.evaluate.evaluate`.
         out: the folder to write into; None: the run folder.
         overwrite: begin anew where ``out`` holds a comparison of other settings.
@@ -98,9 +95,10 @@ def compare(
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     limits.check_kept(samples, trained.shape)
-    feature = resolve_feature(feature, trained, samples)
+    feature = resolve_feature(feature, trained, samples, inception)
     plan = _plan(trained, names, budgets, named=samplers is not None)
-    measure, of_data = _measure(trained, run, feature, samples)
+    extract = make_features(feature, trained.device, inception=inception, inception_checksum=inception_checksum)
+    measure, of_data = measure_of(trained, run, feature, extract, samples)
     out = run if out is None else Path(out)
     check_folder("--out", out)
     lock = _lock(out)
@@ -113,6 +111,7 @@ def compare(
             "data": trained.config.data,
             "samples": samples,
             "features": feature,
+            "inception_sha256": getattr(extract, "sha256", None),
             "network_precision": trained.precision,
             "training_data": of_data,
             "search_seed": SEARCH_SEED,
@@ -169,39 +168,6 @@ def _plan(trained: TrainedRun, names: Sequence[str], budgets: Sequence[int], *, 
             plan.append((with_sampling(trained, sampler=name), None, [{}]))
     plan.sort(key=lambda planned: planned[1] or math.inf)
     return plan
-
-
-def _measure(trained: TrainedRun, run: Path, feature: str, samples: int) -> tuple[Measure, dict[str, float]]:
-    """measure(samples, seed), the numbers of a cell, by the functions of ``fastscore evaluate``; and the data's own.
-
-    The first number is the one to be small.
-    """
-    if len(trained.shape) == 1:
-        source = make_data(trained.config)
-
-        def of_points(points: Tensor, seed: int) -> dict[str, float]:
-            found = distances(points, source.batch(0, samples, seed=seed + 1))
-            found["frechet_distance"] = found["frechet_distance"]["samples_to_data"]
-            first = {"energy_distance": found.pop("energy_distance"), **found}
-            if trained.config.data == "mixture":
-                mixture = GaussianMixture()
-                pairs = zip(mode_weights(points, mixture), mixture.weights.tolist())
-                first["weight_error"] = max(abs(found - exact) for found, exact in pairs)
-            return first
-
-        return of_points, {}
-    reference = Reference(trained, run, feature)
-
-    def of_images(images: Tensor, seed: int) -> dict[str, float]:
-        found = reference.distances(reference.features(images))
-        distance = found["frechet_distance"]
-        return {
-            "frechet_distance": distance.get("samples_to_heldout", distance["samples_to_train"]),
-            "precision": found["precision"],
-            "recall": found["recall"],
-        }
-
-    return of_images, reference.of_train
 
 
 class _Comparison:

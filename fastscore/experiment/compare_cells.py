@@ -19,7 +19,7 @@ CELLS = "samplers.json"
 #: The most evaluations a sample, where none are given.
 BUDGETS = (11, 21, 41)
 #: What all cells of a file have in common.
-COMMON = ("sha256", "data", "samples", "features", "network_precision")
+COMMON = ("sha256", "data", "samples", "features", "inception_sha256", "network_precision")
 
 Cell = dict[str, Any]
 

@@ -58,9 +58,11 @@ def extract(
         float32 [N, D] on the CPU; of the other ranks nothing, [0, 0].
 
     Raises:
-        TypeError, ValueError: on rank 0, images of another dtype, shape or range. RankFailed: another rank has ended.
+        TypeError, ValueError: on rank 0, images of another dtype, shape or range. RankFailed: another rank has ended, or has
+            other weights of Inception.
     """
     batch_size = checks.integer("batch_size", batch_size, low=1)
+    ranks.same("the file of Inception's weights (--inception)", str(getattr(features, "sha256", None)))
     about = json.dumps(_about(images)) if ranks.leads else ""
     dtype, shape = json.loads(ranks.told(about))
     bar = progress_bar(shape[0], desc="features", unit="image") if progress and ranks.leads else None

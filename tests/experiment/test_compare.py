@@ -4,12 +4,14 @@ import contextlib
 import dataclasses
 import json
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from fastscore._core.errors import MissingDependency, NonFiniteSamples
+from fastscore._core.errors import FastscoreError, MissingDependency, NonFiniteSamples
+from fastscore.evaluation import features
 from fastscore.experiment import checkpoint, cli, compare, compare_report
 from fastscore.experiment.compare import SEARCH_SEED
 from fastscore.experiment.compare_cells import CELLS
@@ -271,6 +273,46 @@ def test_other_settings_and_damaged_files_are_not_replaced(images, tmp_path):
         stack.callback(lock.release)
         with pytest.raises(Exception, match="another process compares samplers in"):
             compared(images, tmp_path, overwrite=True)
+
+
+@pytest.mark.filterwarnings("ignore:published FIDs")
+def test_inceptions_file_is_taken_and_kept_apart(images, tmp_path, monkeypatch):
+    """On digits a stand-in; the cells of one file of weights are not those of another."""
+    asked = []
+
+    class Pooled:
+        def __init__(self, weights):
+            self.sha256 = f"of {weights}"
+
+        def __call__(self, images):
+            return images.flatten(1)[:, 20:24] * 3
+
+        def probabilities(self, features):
+            return features.softmax(1)
+
+    def make(*, weights, checksum, device):
+        asked.append((weights, checksum, device))
+        return Pooled(weights)
+
+    monkeypatch.setitem(features.FEATURES, "inception", make)
+    words = f"compare-samplers {images} --samplers dpm --budgets 3 --seeds 1 --samples 20 --out {tmp_path} --quiet"
+    cli.main([*words.split(), "--inception", "a.pth", "--no-inception-checksum"])
+    assert asked == [(Path("a.pth"), False, torch.device("cpu"))]
+    told = json.loads((tmp_path / CELLS).read_text())
+    assert told["settings"]["features"] == "inception" and told["settings"]["inception_sha256"] == "of a.pth"
+    want = evaluate(
+        images,
+        num=20,
+        sampler="dpm",
+        steps=3,
+        inception="a.pth",
+        inception_checksum=False,
+        out=tmp_path / "b",
+        progress=False,
+    )
+    assert told["cells"][0]["frechet_distance"] == want["frechet_distance"]["samples_to_heldout"]
+    with pytest.raises(FastscoreError, match=r"other settings: inception_sha256 \(was of a.pth, now of b.pth\)"):
+        compared(images, tmp_path, inception="b.pth")
 
 
 def test_samples_that_are_not_finite_are_a_cell_too(images, tmp_path, monkeypatch):

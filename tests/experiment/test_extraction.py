@@ -112,6 +112,20 @@ def test_a_rank_that_cannot_ends_all(forked):
     forked(work)
 
 
+@FORKS
+def test_other_weights_on_another_rank_are_refused(forked):
+    def work(ranks):
+        net = Net()
+        net.sha256 = f"of rank {ranks.rank}"
+        with pytest.raises(
+            RankFailed, match=r"Inception's weights .* must be the same on all ranks, and differs .* on 1"
+        ):
+            extraction.extract(net, IMAGES, ranks=ranks, batch_size=4)
+        assert net.sizes == []
+
+    forked(work)
+
+
 # --- evaluation ---
 
 

@@ -1,8 +1,10 @@
 """``fastscore reproduce``: stages that go on where they were stopped, to the numbers that they should have."""
 
+import gc
 import json
 import os
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ from safetensors.torch import load_file
 
 from fastscore._core.errors import CannotWrite, CheckpointError, FastscoreError, NonFiniteLoss, NonFiniteSamples
 from fastscore.evaluation import metrics
+from fastscore.evaluation.features import pixel_features
 from fastscore.experiment import cli
 from fastscore.experiment import sample as sampling
 from fastscore.experiment.checkpoint import Lock
+from fastscore.experiment.learner import Learner
 from fastscore.experiment.reproduce import samples, selection, stages, timing
 from fastscore.experiment.reproduce.hours import PLANNED
 from fastscore.experiment.reproduce.parts import Parts
@@ -266,10 +270,33 @@ def test_another_plan_is_refused_by_name(done, archive):
 def test_the_data_may_lie_elsewhere_and_must_be_the_same(done, archive, tmp_path):
     copy, before = shutil.copy(archive, tmp_path / "copy.npz"), contents(done)
     run(tiny(copy), done)
-    assert contents(done) | {"run/config.json": 0} == before | {"run/config.json": 0}  # which says where they lie now
+    says_where = {"run/config.json": 0, "plan.json": 0}
+    assert contents(done) | says_where == before | says_where
+    assert json.loads((done / "plan.json").read_text())["command"] == tiny(copy).command(done)
+    assert json.loads((done / "run" / "config.json").read_text())["data_dir"] == str(copy)
     np.savez(tmp_path / "other.npz", images=np.zeros((24, 3, 32, 32), dtype=np.uint8))
     with pytest.raises(CheckpointError, match="was begun with other data"):
         run(tiny(tmp_path / "other.npz"), done)
+    run(tiny(archive), done)
+    assert contents(done) == before
+
+
+def test_weights_of_inception_must_be_those_that_it_was_begun_with(archive, tmp_path, monkeypatch):
+    def features(name, device, **how):
+        made = pixel_features()
+        made.sha256 = sha256
+        return made
+
+    monkeypatch.setattr(stages, "make_features", features)
+    monkeypatch.setattr(stages._Reproduction, "_train", lambda self, plan: (_ for _ in ()).throw(KeyboardInterrupt))
+    for sha256 in ("aa", "aa"):
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(archive), tmp_path / "out")
+    sha256 = "bb"
+    with pytest.raises(
+        CheckpointError, match=r"Inception's weights of SHA-256 aa, and these have bb: name .*--inception"
+    ):
+        run(tiny(archive), tmp_path / "out")
 
 
 def test_one_process_at_a_time(archive, tmp_path):
@@ -334,6 +361,50 @@ def test_a_loss_that_is_not_finite_names_no_way_on_that_the_recipe_has_not(archi
     assert "fastscore train" not in str(error.value)
 
 
+def test_samples_that_are_not_finite_name_a_way_on_that_there_is(done, archive, tmp_path, monkeypatch):
+    """Where the few by which the snapshot was chosen were finite."""
+    out, finite = shutil.copytree(done, tmp_path / "out"), sampling.draw
+    shutil.rmtree(out / "measures")
+    shutil.rmtree(out / "samples")
+
+    def draw(config, network, shape, rng, **how):
+        if rng.sample_offset >= 20:
+            raise NonFiniteSamples("5 of 5 samples are not finite: ask for a smaller --step-size")
+        return finite(config, network, shape, rng, **how)
+
+    monkeypatch.setattr(sampling, "draw", draw)
+    with pytest.raises(
+        NonFiniteSamples, match=r"^iteration \d \(ema\), seed 0: 5 of .*--step-size; .* another folder \(--out\)"
+    ):
+        run(tiny(archive), out)
+    monkeypatch.setattr(sampling, "draw", finite)
+    run(tiny(archive), out)
+    assert contents(out) == contents(done)
+
+
+def test_what_trained_is_given_back_before_anything_is_drawn(archive, tmp_path, monkeypatch):
+    """Also where it holds itself, as it does with a graph of its iteration."""
+    learners, begin = [], Learner.__init__
+
+    def init(self, *args, **how):
+        begin(self, *args, **how)
+        self.itself = self
+        learners.append(weakref.ref(self))
+
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Learner, "__init__", init)
+    monkeypatch.setattr(stages, "select", stop)
+    gc.disable()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            run(tiny(archive), tmp_path / "out")
+        assert [learner() for learner in learners] == [None]
+    finally:
+        gc.enable()
+
+
 # --- how far it is ---
 
 
@@ -360,7 +431,7 @@ def test_status_says_the_stage(done, archive, tmp_path, capsys, monkeypatch):
 # --- weights, and samples that are not finite ---
 
 
-def test_a_snapshot_whose_samples_are_not_finite_is_not_chosen(done, archive, tmp_path, monkeypatch):
+def test_a_snapshot_whose_samples_are_not_finite_is_not_chosen(done, archive, tmp_path, monkeypatch, capsys):
     out = shutil.copytree(done, tmp_path / "out")
     for name in ("selection", "measures", "samples"):
         shutil.rmtree(out / name)
@@ -391,3 +462,6 @@ def test_a_snapshot_whose_samples_are_not_finite_is_not_chosen(done, archive, tm
     assert [row["frechet_distance"] is None for row in told["rows"]] == [False, True]
     assert {path.name for path in (out / "measures").iterdir()} == {f"step_00000002-ema-seed-{s}.json" for s in (0, 1)}
     assert json.loads((out / "measures" / "step_00000002-ema-seed-0.json").read_text())["roles"] == ["chosen"]
+    cli.main(["status", str(out)])
+    told = capsys.readouterr().out
+    assert "\nstate       done\n" in told and "2 of 2 sets of samples measured" in told

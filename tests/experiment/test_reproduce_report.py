@@ -221,6 +221,8 @@ def test_of_many_snapshots_the_best_are_shown_and_all_can_be(tmp_path, plain):
 def test_commands_are_what_the_command_line_takes(tmp_path, plain, monkeypatch):
     out = write_out(tmp_path / "it's a folder", until="selection")
     edit(out / "plan.json", sampler="dpm_sde", sampler_options={"steps": 50, "eta": 0.5, "denoise": False})
+    edit(out / "plan.json", inception=None, request={"inception_checksum": False})  # torch hub's file
+    assert "--feature inception --no-inception-checksum " in text_of(out)
     edit(out / "plan.json", inception="/x y/w.pth", request={"inception_checksum": False})
     (line,) = re.findall("(?m)^fastscore evaluate .*--checkpoint 200000 .*$", text_of(out))
     asked = {}

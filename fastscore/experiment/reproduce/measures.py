@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from ..._core.errors import NonFiniteSamples
 from . import folder, samples
 from .distances import Distances
 from .folder import Means, there
@@ -34,7 +35,13 @@ def measure(
             began = time.perf_counter()
             trained = loaded(plan, out, step, weights, means)
             kept = samples.kept(out, step, weights, seed, trained.shape)
-            samples.draw(trained, kept, plan.request.samples, seed, means)
+            try:
+                samples.draw(trained, kept, plan.request.samples, seed, means)
+            except NonFiniteSamples as error:
+                raise NonFiniteSamples(
+                    f"iteration {step} ({weights}), seed {seed}: {error}; the plan has these samples alone: reproduce in another "
+                    "folder (--out)"
+                ) from error
             with ranks.together():
                 images = kept.read()[: plan.request.samples] if ranks.leads else None
             found = distances.of(images, name, neighbours=True)
@@ -74,8 +81,8 @@ def _command(plan: Plan, out: Path, step: int, weights: str, seed: int) -> str:
     request = plan.request
     words = ["fastscore", "evaluate", str(out / folder.RUN), "--checkpoint", str(step), "--weights", weights]
     words += ["--num", str(request.samples), "--seed", str(seed), "--feature", plan.feature]
-    if request.inception is not None and plan.feature == "inception":
-        words += ["--inception", str(request.inception)]
+    if plan.feature == "inception":
+        words += [] if request.inception is None else ["--inception", str(request.inception)]
         words += [] if request.inception_checksum else ["--no-inception-checksum"]
     words += ["--sampler", request.sampler]
     for name, value in request.options().items():

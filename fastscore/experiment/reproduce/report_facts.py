@@ -80,12 +80,14 @@ class Facts:
     def stages(self) -> list[tuple[str, bool, str]]:
         """Of each of :data:`STAGES` its name, whether it is done, and how far it is in words.
 
-        A stage is done where a later one is: what it needed may have been removed since.
+        A stage is done where a later one is: what it needed may have been removed since. A snapshot whose samples are not finite
+        is measured no further.
         """
         weights = listed(self.plan.get("weights"))
         seeds = [seed for seed in listed(self.plan.get("seeds")) if whole(seed) is not None]
         trained = self.iterations is not None and self.step >= self.iterations
-        wanted = {(one, seed) for one in (self.chosen, self.last) if one for seed in seeds}
+        broken = {snapshot_of(row) for row in self.rows if row.get("frechet_distance", 0) is None}
+        wanted = {(one, seed) for one in (self.chosen, self.last) if one and one not in broken for seed in seeds}
         there = {(snapshot_of(measure), measure["seed"]) for measure in self.measures}
         done = {
             "plan": bool(self.plan),

@@ -11,6 +11,7 @@ from ..config import quoted
 from . import folder
 from .report_facts import Facts, Snapshot, listed, part, whole
 from .report_page import Link
+from .request import flag
 
 _SAMPLES, _IMAGES, _SHAPE = 50_000, 50_000, [3, 32, 32]  # of a published FID; of CIFAR-10
 
@@ -80,8 +81,8 @@ def evaluate_command(facts: Facts, snapshot: Snapshot, seed: int, num: int, feat
     """The command that draws the same samples and measures them."""
     words = ["--num", str(num), "--feature", feature]
     inception = facts.plan.get("inception")
-    if feature == "inception" and isinstance(inception, str):
-        words += ["--inception", inception]
+    if feature == "inception":
+        words += ["--inception", inception] if isinstance(inception, str) else []
         words += ["--no-inception-checksum"] if part(facts.plan, "request", "inception_checksum") is False else []
     return _command("evaluate", facts, snapshot, seed, words)
 
@@ -95,19 +96,9 @@ def _command(command: str, facts: Facts, snapshot: Snapshot, seed: int, words: l
     step, weights = snapshot
     sampler = facts.plan.get("sampler")
     if isinstance(sampler, str):
-        words = [*words, "--sampler", sampler, *_flags(facts.sampler_options)]
+        given = [flag(name, value) for name, value in facts.sampler_options.items() if value is not None]
+        words = [*words, "--sampler", sampler, *(word for option in given for word in option)]
     where = f"again/{command}-{folder.stem(step, weights, seed)}"
     words = ["--checkpoint", str(step), "--weights", weights, "--seed", str(seed), *words]
     run, out = (quoted(facts.out / name) for name in (folder.RUN, where))
     return f"fastscore {command} {run} {shlex.join(words)} --out {out}"
-
-
-def _flags(options: Mapping[str, Any]) -> list[str]:
-    words: list[str] = []
-    for name, value in options.items():
-        flag = name.replace("_", "-")
-        if isinstance(value, bool):
-            words.append(f"--{flag}" if value else f"--no-{flag}")
-        elif value is not None:  # a word that begins with a dash would be taken for an option
-            words += [f"--{flag}={value}"] if str(value).startswith("-") else [f"--{flag}", str(value)]
-    return words

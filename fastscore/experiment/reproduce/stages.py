@@ -80,6 +80,7 @@ class _Reproduction:
             self.plan = None if before is None else Plan.from_json(before, out / folder.PLAN)
             if self.plan is not None:
                 self.plan.check_same(request, out)
+                self.plan = dataclasses.replace(self.plan, request=request)  # where things lie now
             self.config = self._config()
 
     def run(self, dry_run: bool) -> list[Path]:
@@ -148,6 +149,8 @@ class _Reproduction:
                     data.check_same(found, self.out)
                 if self.plan is None or not (self.out / folder.DATA).exists():
                     folder.write(self.out / folder.DATA, found)
+                if self.plan is not None:  # which names where things lie
+                    folder.write(self.out / folder.PLAN, self.plan.to_json(self.out))
         self.say(f"data: {self.data.describe()}")
 
     def _time(self, *, again: bool) -> None:
@@ -237,6 +240,8 @@ class _Reproduction:
                         "--precision fp32 where it was another"
                     ) from error
                 self._report()
+        del trainer
+        timing.release(self.device)
 
     def _select(self, plan: Plan, distances: Distances) -> dict[str, Any]:
         done = there(self.ranks, self.out / folder.SELECTION)

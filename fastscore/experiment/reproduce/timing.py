@@ -76,7 +76,7 @@ def measure(
         network = for_sampling(learner.model.eval().requires_grad_(False), resolve(config, device))
         network = compiled(network, config.compile)
         del learner
-        gc.collect()  # it and the graph of its iteration hold each other, and what that takes of the GPU
+        release(device)
         _reset_peak(device)
         count = min(len(data), _IMAGES.get(device.type, _FEW))
         images = to_float(data.images[:count]).to(device)
@@ -92,6 +92,13 @@ def measure(
         "evaluation": evaluated,
         "features": {"images_per_second": ranks.count * count / extraction},
     }
+
+
+def release(device: torch.device) -> None:
+    """Give back what a learner took, which no variable holds any more: it and the graph of its iteration hold each other."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def checkpoint_every(config: TrainConfig, rates: dict[str, Any]) -> int:
@@ -170,7 +177,6 @@ def _wait(device: torch.device) -> None:
 
 def _reset_peak(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats(device)
 
 
