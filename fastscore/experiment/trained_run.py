@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks, graphs
+from ..paths import PATHS
 from ..samplers import SAMPLERS, Sampler
 from . import checkpoint, classifier_folder
 from .acceleration import compiled
@@ -181,7 +182,12 @@ def with_sampling(
         classes = _with_classifier(trained, classifier_scale)
     classes = asked(config, label, guidance, guidance_interval, classes, classifier_scale)
     changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
-    options_of(config, sampler, changed.given)  # which says what is wrong
+    complete = options_of(config, sampler, changed.given)  # which says what is wrong
+    if classes.classifier is not None and complete.get("interpolate") and not PATHS[config.path].continuous:
+        raise ValueError(
+            "interpolate must be left out with classifier_scale (--classifier-scale), got True: a classifier is told of the "
+            "run's noise levels alone; fewer steps (--steps) need none between them"
+        )
     return changed
 
 
