@@ -42,9 +42,7 @@ SHOWN_ON_GPU = (
     ("langevin_step", "64M"),
     ("perturb", "64M"),
     ("perturb + dsm_loss + gradient", "64M"),
-    ("read_images", "64M"),
     ("instance_norm_plus + gradient", "128x128x32x32"),
-    ("mean_pool + gradient", "128x128x32x32"),
     ("max_pool, NHWC + gradient", "128x128x32x32"),
     ("mlp_divergence", "1024x64"),
 )
