@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks, graphs
-from ..paths import PATHS
 from ..samplers import SAMPLERS, Sampler
 from . import checkpoint, classifier_folder
 from .acceleration import compiled
@@ -183,10 +182,10 @@ def with_sampling(
     classes = asked(config, label, guidance, guidance_interval, classes, classifier_scale)
     changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
     complete = options_of(config, sampler, changed.given)  # which says what is wrong
-    if classes.classifier is not None and complete.get("interpolate") and not PATHS[config.path].continuous:
+    if classes.classifier is not None and complete.get("interpolate") and config.model in ("ncsn", "ncsndeeper"):
         raise ValueError(
-            "interpolate must be left out with classifier_scale (--classifier-scale), got True: a classifier is told of the "
-            "run's noise levels alone; fewer steps (--steps) need none between them"
+            f"interpolate must be left out with classifier_scale (--classifier-scale) for {config.model}, got True: with a "
+            "classifier it is asked at its noise levels alone, by no more steps (--steps) than there are levels"
         )
     return changed
 
