@@ -289,7 +289,8 @@ def test_weights_of_inception_must_be_those_that_it_was_begun_with(archive, tmp_
 
     monkeypatch.setattr(stages, "make_features", features)
     monkeypatch.setattr(stages._Reproduction, "_train", lambda self, plan: (_ for _ in ()).throw(KeyboardInterrupt))
-    for sha256 in ("aa", "aa"):
+    sha256 = "aa"
+    for _ in range(2):
         with pytest.raises(KeyboardInterrupt):
             run(tiny(archive), tmp_path / "out")
     sha256 = "bb"
