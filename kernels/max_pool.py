@@ -105,7 +105,7 @@ def max_pool_kernel(
         v, code = _row_largest(x + at, top + r - half, r * SIZE, inside, height, pitch, step, exists, compute, SIZE)
         largest, codes = largest + (v,), codes + (code,)  # type: ignore[assignment]  # of another length
     for j in tl.static_range(ROWS):
-        best, code = largest[j], codes[j]  # type: ignore[misc]
+        best, code = largest[j], codes[j]  # type: ignore[var-annotated]
         if SIZE <= UNROLLED_SIZE:
             for k in tl.static_range(1, SIZE):
                 best, code = _larger(largest[j + k], codes[j + k], best, code)
@@ -210,7 +210,7 @@ def max_pool_gradient_kernel(
             total = _add_row(total, row, k, SIZE)
         sums = (total,)  # type: ignore[assignment]
     for j in tl.static_range(ROWS):
-        value = sums[j].to(out.dtype.element_ty)  # type: ignore[misc]
+        value = sums[j].to(out.dtype.element_ty)  # type: ignore[var-annotated]
         tl.store(out + at + (top + j) * pitch, value, mask=exists & (top + j < height))
 
 

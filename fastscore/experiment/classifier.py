@@ -98,11 +98,13 @@ def train_classifier(
         raise DataError(f"{data.name} has no labels of two classes or more, which a classifier is trained on: {run}")
     if changed := identity.changes(data):
         raise DataError(f"{data.name} is not what {run} was trained on: {'; '.join(changed)} (--data-dir)")
-    where = pick_device(device)
+    heldout, where = make_data(config, heldout=True), pick_device(device)
     with tf32(config.tf32):
         network = _trained(config, training, resident(data, where), where, progress)
-        accuracy = _accuracy(config, network, data, training.seed)
-    return classifier_folder.write(run, config, network, identity, vars(training), accuracy)
+        accuracy = _accuracy(config, network, data, heldout, training.seed)
+    if not all(map(math.isfinite, accuracy["log_loss"])):
+        raise _not_finite(training)
+    return classifier_folder.write(run, config, network, identity.with_data(data), vars(training), accuracy)
 
 
 def _trained(
@@ -135,13 +137,18 @@ def _trained(
     if bar is not None:
         bar.close()
     if not bool(total.isfinite()):
-        raise NonFiniteLoss(f"the classifier's loss is not finite: a smaller --lr than {training.lr:g} may help")
+        raise _not_finite(training)
     return network.eval().requires_grad_(False)
 
 
-def _accuracy(config: TrainConfig, network: NoiseClassifier, train: Data, seed: int) -> dict[str, Any]:
+def _not_finite(training: Training) -> NonFiniteLoss:
+    return NonFiniteLoss(f"the classifier's loss is not finite: a smaller --lr than {training.lr:g} may help")
+
+
+def _accuracy(
+    config: TrainConfig, network: NoiseClassifier, train: Data, heldout: Data | None, seed: int
+) -> dict[str, Any]:
     """How often it is right at ten of the run's noise levels, of samples that it was not trained on where there are such."""
-    heldout = make_data(config, heldout=True)
     source = train if heldout is None else heldout
     count = min(_TESTED, len(source)) if isinstance(source, ImageData) else _TESTED
     x, labels = source.batch_with_labels(0, count, seed=seed + 1)

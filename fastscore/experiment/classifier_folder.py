@@ -10,6 +10,8 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from .._core.errors import CheckpointError, require
 from .._core.files import clear_leftovers, naming, write_atomically
 from ..evaluation import level_plots
@@ -93,7 +95,8 @@ def read(run: Path, config: TrainConfig) -> tuple[NoiseClassifier, str]:
         raise CheckpointError(f"{folder / ABOUT} does not describe a classifier: {error}; {again}") from error
     _check(about, folder, config, checkpoint.read_identity(run), again)
     try:
-        network = NoiseClassifier(**about["network"])
+        with torch.random.fork_rng(devices=[]):  # its first weights are drawn
+            network = NoiseClassifier(**about["network"])
         weights, expected = folder / Path(about["weights"]["file"]).name, about["weights"]["sha256"]
         content = weights.read_bytes()
     except FileNotFoundError as error:
@@ -121,6 +124,8 @@ def _check(about: dict[str, Any], folder: Path, config: TrainConfig, identity: c
         )
     data = about.get("data")
     known = data if isinstance(data, dict) else {}
+    if identity.fingerprint is None and about.get("run") != identity.run:  # of a run that was imported
+        raise CheckpointError(f"{folder} is of another run, and what this one was trained on is not known; {again}")
     if identity.fingerprint is not None and known.get("fingerprint") != identity.fingerprint:
         raise CheckpointError(
             f"{folder} is of other data ({known.get('name')!s:.40}) than the run ({identity.data}); {again}"

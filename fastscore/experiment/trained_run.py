@@ -181,7 +181,12 @@ def with_sampling(
         classes = _with_classifier(trained, classifier_scale)
     classes = asked(config, label, guidance, guidance_interval, classes, classifier_scale)
     changed = dataclasses.replace(trained, config=config, sampler=sampler, given={**kept, **others}, asked=classes)
-    options_of(config, sampler, changed.given)  # which says what is wrong
+    complete = options_of(config, sampler, changed.given)  # which says what is wrong
+    if classes.classifier is not None and complete.get("interpolate") and config.model in ("ncsn", "ncsndeeper"):
+        raise ValueError(
+            f"interpolate must be left out with classifier_scale (--classifier-scale) for {config.model}, got True: with a "
+            "classifier it is asked at its noise levels alone, by no more steps (--steps) than there are levels"
+        )
     return changed
 
 

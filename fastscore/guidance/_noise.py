@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import backends, checks
 from .._core.registration import per_row
 from ..paths import Path
 
@@ -26,6 +26,8 @@ class Held:
         if same or self.value.requires_grad or torch.compiler.is_compiling():
             return self.value.to(*place)
         if place not in self._copies:
+            if backends.transformed():  # a copy would belong to the transform, and be of no use after it
+                return self.value.to(*place)
             with torch.inference_mode(False):  # a copy made in it could not be differentiated with later
                 self._copies[place] = self.value.to(*place)
         return self._copies[place]
@@ -43,7 +45,7 @@ class NoiseOf:
         self.conditioning = checks.one_of("conditioning", conditioning, ("t", "sigma"))
         self.path = path if isinstance(path, Path) else None
         self.sigmas = path.sigmas if isinstance(path, Path) else checks.sigmas("path", path).detach()
-        self._tables: dict[tuple[torch.device, torch.dtype], Tensor] = {}
+        self._levels = None if self.sigmas is None else Held(self.sigmas)
 
     def __call__(self, x: Tensor, condition: tuple[Tensor, ...]) -> tuple[Tensor, Tensor]:
         """alpha and sigma, each [B, 1, ...] in the dtype of computation, for the samples ``x`` called with ``condition``."""
@@ -54,11 +56,11 @@ class NoiseOf:
             )
         c, compute = condition[0], checks.compute_dtype(x)
         if not c.is_floating_point():
-            if self.sigmas is None:
+            if self.sigmas is None or self._levels is None:
                 raise ValueError(
                     f"path must be noise levels [L] for a score that is called with labels, got {self.path!r}"
                 )
-            c = self._table(x.device, compute)[checks.labels("labels", c.expand(len(x)), x, len(self.sigmas))]
+            c = self._levels.on(x.device, compute)[checks.labels("labels", c.expand(len(x)), x, len(self.sigmas))]
         if self.path is None or self.sigmas is not None:
             alpha, sigma = torch.ones_like(c), c
         else:
@@ -76,12 +78,6 @@ class NoiseOf:
             return sigmas[lower]
         above, below = sigmas[lower : lower + 2].double().log()
         return torch.lerp(above, below, label % 1).exp()
-
-    def _table(self, device: torch.device, dtype: torch.dtype) -> Tensor:
-        assert self.sigmas is not None
-        if (device, dtype) not in self._tables:
-            self._tables[device, dtype] = self.sigmas.to(device, dtype)
-        return self._tables[device, dtype]
 
 
 def check_score(name: str, score_fn: object) -> None:

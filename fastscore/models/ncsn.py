@@ -135,10 +135,10 @@ class NCSN(ScoreRefineNet):
         if norms.keys() != self._own_norms or any(map(calls.hooked, norms.values())):
             return calls.called(self, label, class_labels=class_labels)
         if class_labels is not None:
-            batch = self.begin_conv.weight.new_empty(checks.tensor("class_labels", class_labels).shape[:1])
+            batch = self.begin_conv.weight.new_empty(checks.tensor("class_labels", class_labels).numel())
             class_labels = classes_of(class_labels, batch, self.num_classes)
         numbers = self._between(label, class_labels) if label % 1 else self._numbers(int(label), class_labels)
-        return self._told(numbers)
+        return self._told(numbers, class_labels)
 
     def _between(self, label: float, classes: Tensor | None) -> dict[nn.Module, Numbers]:
         if not 0 < label < self.num_levels - 1:
@@ -158,9 +158,13 @@ class NCSN(ScoreRefineNet):
         given = index if classes is None else Conditions(index, classes)
         return {norm: norm.numbers(given) for norm in self._norms().values()}
 
-    def _told(self, numbers: Labels) -> Callable[[Tensor], Tensor]:
+    def _told(self, numbers: Labels, classes: Tensor | None) -> Callable[[Tensor], Tensor]:
         def score(x: Tensor) -> Tensor:
             self.check_image(x)
+            if classes is not None and len(x) != len(classes):
+                raise ValueError(
+                    f"x must hold the {len(classes)} samples whose class_labels at_level was given, got {checks.describe(x)}"
+                )
             return self.features(x, numbers).to(x.dtype)
 
         return score

@@ -83,9 +83,9 @@ class NoiseClassifier(nn.Module):
         if tuple(x.shape[1:]) != self.shape:
             raise ValueError(f"x must have shape (B, {', '.join(map(str, self.shape))}), got {checks.describe(x)}")
         check_dtype(x, self.end.weight)
-        sigma = check_sigma(sigma, x).to(x.dtype)
-        h = (x - self.data_mean) / per_row((self.data_std**2 + sigma.square()).sqrt(), x)
-        told = self.embed(sigma.log()[:, None] / 4)
+        sigma = check_sigma(sigma, x).to(checks.compute_dtype(x))  # whose square float16 may not hold
+        h = ((x - self.data_mean) / per_row((self.data_std**2 + sigma.square()).sqrt(), x)).to(x.dtype)
+        told = self.embed(sigma.log().to(x.dtype)[:, None] / 4)
         for layer, condition in zip(self.layers, self.conditions):
             h = layer(h)
             h = F.silu(h + condition(told).reshape(*h.shape[:2], *([1] * (h.dim() - 2))))

@@ -29,7 +29,7 @@ from .langevin import langevin
 from .mala import Mala, mala
 from .one_call import sample
 from .predictor_corrector import predictor_corrector
-from .registry import BEST_OF_FEW, DEFAULT, RECIPE, SAMPLERS
+from .registry import BEST_OF_FEW, DEFAULT, RECIPE, SAMPLERS, SHORTLIST
 from .reverse_sde import reverse_sde
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "DEFAULT",
     "RECIPE",
     "SAMPLERS",
+    "SHORTLIST",
     "Callback",
     "How",
     "Mala",

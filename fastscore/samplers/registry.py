@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ._sampler import Sampler
 from .adaptive_ode import ADAPTIVE_ODE
 from .ancestral import ANCESTRAL
@@ -39,6 +41,14 @@ DEFAULT = ANNEALED.name
 RECIPE = ANNEALED.name
 #: The one whose samples are the best of few evaluations: what most presets name.
 BEST_OF_FEW = DPM_SDE.name
+#: Those among which somebody with a number of hours chooses, with the options by which they draw in few evaluations.
+SHORTLIST: dict[str, dict[str, Any]] = {
+    RECIPE: {},
+    DPM_SDE.name: {"steps": 50},
+    DDIM.name: {"steps": 100},
+    HEUN.name: {"steps": 18},
+    PREDICTOR_CORRECTOR.name: {},
+}
 
 
 def table() -> str:

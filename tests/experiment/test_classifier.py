@@ -174,6 +174,11 @@ def test_the_command_line_trains_one_and_draws_by_it(runs, tmp_path, capsys):
         ("toy", {"label": 2, "classifier_scale": 1.0}, "label must be from 0 to 1, got 2"),
         ("toy", {"label": 1, "classifier_scale": float("inf")}, "classifier_scale must be finite"),
         ("toy", {"label": 1, "classifier_scale": 1.0, "guidance": 2.0}, "guidance must be left out where a classifier"),
+        (
+            "digits",
+            {"label": 1, "classifier_scale": 1.0, "sampler": "ddim", "interpolate": True},
+            r"interpolate must be left out with classifier_scale .* for ncsn",
+        ),
     ],
 )
 def test_what_cannot_be_asked_for_is_named(run, how, text, runs):
@@ -208,6 +213,46 @@ def test_one_of_other_data_or_noise_is_refused(change, text, toy):
     path.write_text(signed_json(read_signed_json(path.read_bytes()) | change))
     with pytest.raises(fs.CheckpointError, match=text + ".*fastscore train-classifier .* --overwrite"):
         with_sampling(load_run(toy), label=1, classifier_scale=1.0)
+
+
+def test_of_a_run_whose_data_are_not_known_it_must_be_the_runs_own(toy, runs):
+    """As of one that was imported; it still fits once the run goes on with these data."""
+    known = read_signed_json((toy / checkpoint.IDENTITY).read_bytes())
+    unknown = known | {"fingerprint": None, "count": None, "num_classes": None}
+    (toy / checkpoint.IDENTITY).write_text(signed_json(unknown))
+    classifier.train_classifier(toy, QUICK, progress=False, overwrite=True)
+    classifier_folder.read(toy, CONFIGS["toy"])
+    (toy / checkpoint.IDENTITY).write_text(signed_json(unknown | {"run": "0" * 32}))
+    with pytest.raises(fs.CheckpointError, match=r"is of another run, .*fastscore train-classifier .* --overwrite"):
+        classifier_folder.read(toy, CONFIGS["toy"])
+    (toy / checkpoint.IDENTITY).write_text(signed_json(known))
+    classifier_folder.read(toy, CONFIGS["toy"])
+
+
+def test_weights_that_are_not_finite_are_not_written(toy):
+    before = classifier_folder.read(toy, CONFIGS["toy"])[1]
+    for how in (dataclasses.replace(QUICK, iterations=1, lr=1e30), dataclasses.replace(QUICK, lr=1e12)):
+        with pytest.raises(fs.NonFiniteLoss, match=r"a smaller --lr than 1e[+]"):
+            classifier.train_classifier(toy, how, progress=False, overwrite=True)
+    assert classifier_folder.read(toy, CONFIGS["toy"])[1] == before
+
+
+def test_heldout_data_that_cannot_be_read_are_known_before_it_is_trained(toy, monkeypatch):
+    def make(config, *, heldout=False, made=classifier.make_data):
+        if heldout:
+            raise fs.DataError("no test images")
+        return made(config)
+
+    monkeypatch.setattr(classifier, "make_data", make)
+    monkeypatch.setattr(classifier, "_trained", None)
+    with pytest.raises(fs.DataError, match="no test images"):
+        classifier.train_classifier(toy, QUICK, progress=False, overwrite=True)
+
+
+def test_it_is_read_without_a_draw_from_torchs_generator(runs):
+    before = torch.get_rng_state()
+    with_sampling(load_run(runs / "toy"), label=1, classifier_scale=1.0)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_a_damaged_one_is_refused(toy):

@@ -113,10 +113,9 @@ def test_hours_that_are_too_few_say_how_many_are_needed():
 
 
 def test_disk_by_hand():
-    """Ten snapshots of two averages beside the weights, three checkpoints, 6,000 samples, the data's moments, 1,500 images'
-    features."""
+    """Ten snapshots of two averages beside the weights, three checkpoints, half a covariance, 6,000 samples, 1,500 features."""
     config = Request("data", more_ema=(0.9999,), iterations=1000, snapshot_every=100).config("cifar10", "data", "cpu")
-    expected = 4 * 1000 * (10 * 3 + 3 * 5) + 6000 * 3072 + 8 * sum(range(3073)) + 4 * 3072
+    expected = 4 * 1000 * (10 * 3 + 3 * 5) + 8 * 3072 * 3073 // 2 + 6000 * 3072
     assert needed(WORK, config, 1000, "pixels") == expected
     assert needed(WORK, config, 1000, "inception") == expected + 4 * 1500 * 2048
 

@@ -1,5 +1,6 @@
 """Scores of a class: against the exact one of a mixture, and the algebra of two scores."""
 
+import copy
 import math
 
 import pytest
@@ -103,6 +104,30 @@ def test_a_network_that_is_told_the_noise_gives_log_p_on_every_path():
 def test_a_log_p_that_is_none_is_named(log_prob, text):
     with pytest.raises(ValueError, match=text):
         guidance.classifier(mixture, log_prob)(X, SIGMA)
+
+
+def test_what_is_copied_within_a_transform_is_not_kept():
+    """It would belong to the transform: a score first asked within one, or compiled, is copied and pickled as any other."""
+
+    def network(x, sigma):
+        return torch.stack([log_prob(x, sigma, k) for k in range(2)], 1)
+
+    def made():  # levels in float32 beside samples in float64
+        return guidance.classifier(_plain, guidance.class_log_prob(network, LABELS, path=SIGMAS))
+
+    expected = made()(X, LABELS)
+    for first in (
+        lambda score: torch.func.jvp(lambda x: score(x, LABELS), (X,), (X,))[0],
+        lambda score: torch.func.vjp(lambda x: score(x, LABELS), X)[0],
+        lambda score: torch.compile(score, backend="aot_eager")(X, LABELS),
+    ):
+        score = made()
+        torch.testing.assert_close(first(score), expected)
+        assert torch.equal(copy.deepcopy(score)(X, LABELS), expected)
+
+
+def _plain(x, labels):
+    return -x
 
 
 def test_where_values_cannot_be_read_the_score_of_a_log_p_that_is_none_is_nan():

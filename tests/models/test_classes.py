@@ -102,9 +102,13 @@ def test_an_ncsn_asked_at_a_level_and_between_two_gives_the_score_of_a_class():
     for bad, text in (
         (torch.ones(4), "int64 tensor of shape"),
         (torch.full((4,), 5), "class_labels must be from 0 to 2"),
+        (torch.tensor(1), "int64 tensor of shape"),
     ):
         with pytest.raises(ValueError, match=text):
             net.at_level(1, bad)
+    for others in (x[:1], torch.cat([x, x])):  # which the kernels of the norms would read numbers beyond their end for
+        with pytest.raises(ValueError, match="x must hold the 4 samples whose class_labels at_level was given"):
+            net.at_level(0.5, classes)(others)
     with pytest.raises(ValueError, match="class_labels must be None for a network that was made without"):
         made("ncsn", None).at_level(1, classes)
 

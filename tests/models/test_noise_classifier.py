@@ -1,5 +1,7 @@
 """The classifier of noisy samples: each sample by itself, smooth, told the noise, and scaled by it."""
 
+import copy
+
 import pytest
 import torch
 
@@ -39,6 +41,16 @@ def test_what_it_sees_is_scaled_by_the_datas_moments_and_the_noise(shape):
         torch.nn.init.zeros_(net.embed[0].weight)
     torch.testing.assert_close(scaled(3 + c * x, c * sigma), plain(x, sigma))
     assert not torch.allclose(scaled(3 + c * x, sigma), plain(x, sigma))
+
+
+def test_in_half_precision_it_sees_x_at_any_noise():
+    """Also where sigma squared is beyond float16."""
+    net, sigma = made((1, 8, 8)), torch.full((2,), 400.0)
+    x = 400 * fs.Philox(0).randn(2, 1, 8, 8)
+    half = copy.deepcopy(net).half()(x.half(), sigma)
+    assert half.dtype == torch.float16
+    torch.testing.assert_close(half.float(), net(x, sigma), rtol=0.01, atol=0.002)
+    assert not torch.allclose(half, copy.deepcopy(net).half()(-x.half(), sigma), rtol=0, atol=0.01)
 
 
 @pytest.mark.parametrize(

@@ -73,7 +73,9 @@ def test_equals_torchs(backend, sides):
 def test_the_place_in_the_window():
     """Row by row, also where the window reaches beyond the image; of several NaN the last."""
     x = torch.tensor([[1.0, 2.0, 2.0], [2.0, 0.0, 1.0]])[None, None]
-    expected = torch.tensor([[5, 4, 3], [2, 1, 0]], dtype=torch.uint8)  # of row 0 and column 1; at (0, 2) it is the pixel left
+    expected = torch.tensor(
+        [[5, 4, 3], [2, 1, 0]], dtype=torch.uint8
+    )  # of row 0 and column 1; at (0, 2) it is the pixel left
     for function in (reference, raw("max_pool", "native")):
         assert torch.equal(function(x, 3)[1][0, 0], expected)
         assert function(torch.full_like(x, torch.nan), 3)[1][0, 0].tolist() == [[8, 8, 7], [5, 5, 4]]
@@ -133,7 +135,11 @@ def test_the_bits_depend_on_neither_layout_nor_instruction_set_nor_threads(on_ba
         ((torch.ones(1, 1, 4, 4, dtype=torch.int32),), TypeError, "x must be float16, bfloat16, float32 or float64"),
         ((torch.ones(1, 1, 4, 4), 4), ValueError, "size must be odd, so that the window has a middle, got 4"),
         ((torch.ones(1, 1, 4, 4), 0), ValueError, "size must be at least 1, got 0"),
-        ((torch.ones(1, 1, 4, 4), 17), ValueError, "size must be at most 15, so that a byte counts the window's pixels"),
+        (
+            (torch.ones(1, 1, 4, 4), 17),
+            ValueError,
+            "size must be at most 15, so that a byte counts the window's pixels",
+        ),
         ((torch.ones(1, 1, 4, 4), 2.5), TypeError, "size must be an integer at least 1, got float 2.5"),
     ],
 )
@@ -149,7 +155,9 @@ def test_a_device_equals_torchs(last):
         for size in SIZES:
             order = torch.channels_last if last else torch.contiguous_format
             shape = (4, 36, 13, 9)
-            x, upstream = (t.cuda().contiguous(memory_format=order) for t in (rough(shape, dtype), tensor(shape, dtype, 2)))
+            x, upstream = (
+                t.cuda().contiguous(memory_format=order) for t in (rough(shape, dtype), tensor(shape, dtype, 2))
+            )
             leaf = x.clone().requires_grad_()
             with fs.use_backend("triton"):
                 y = max_pool(leaf, size)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ..._core import checks
-from ...samplers import RECIPE, SAMPLERS
+from ...samplers import RECIPE, SAMPLERS, SHORTLIST
 from .. import limits
 from ..config import TrainConfig
 from ..presets import preset
@@ -20,14 +20,6 @@ from ..sampler_options import options_of
 PHOTOS = "photos"
 #: The samplers that there are: those whose samples do not decide how many evaluations they take, from which hours are planned.
 ABLE = {name: entry for name, entry in SAMPLERS.items() if not entry.cost.startswith("as many as the tolerance takes")}
-#: Those that ``--dry-run`` lists, with options by which they draw in few evaluations.
-_OFFERED: dict[str, dict[str, Any]] = {
-    RECIPE: {},
-    "dpm_sde": {"steps": 50},
-    "ddim": {"steps": 100},
-    "heun": {"steps": 18},
-    "pc": {},
-}
 #: What may be otherwise when a reproduction goes on: where things lie, and what changes no number.
 MAY_CHANGE = ("data", "inception", "cuda_graph")
 
@@ -128,7 +120,7 @@ class Request:
     def offered(self) -> dict[str, dict[str, Any]]:
         """The samplers that are worth a look, the one asked for first, and the options that are not their defaults."""
         between = {"interpolate": True} if self.model == "ncsn" else {}
-        usual = {name: given | (between if "steps" in given else {}) for name, given in _OFFERED.items()}
+        usual = {name: given | (between if "steps" in given else {}) for name, given in SHORTLIST.items()}
         return {self.sampler: usual.get(self.sampler, {}) | self.sampler_options} | {
             name: given for name, given in usual.items() if name != self.sampler
         }
