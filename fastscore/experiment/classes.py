@@ -104,7 +104,7 @@ class Asked:
 
         Args:
             config: of the run.
-            score_fn, where: from :func:`fastscore.experiment.scores.for_sampler`.
+            score_fn, where: what a sampler asks, and its noise levels, as they are without a class.
             first, size, device: of the samples.
         """
         if self.label is None:
