@@ -30,6 +30,7 @@ class NoiseClassifier(nn.Module):
     Raises:
         TypeError, ValueError: an argument is not as said.
 
+    >>> import torch
     >>> net = NoiseClassifier((2,), num_classes=3, width=16)
     >>> net(torch.zeros(4, 2), torch.ones(4)).shape
     torch.Size([4, 3])

@@ -11,7 +11,7 @@ from torch import nn
 
 import fastscore as fs
 from fastscore import losses
-from fastscore.experiment import checkpoint, cli, precision, preview
+from fastscore.experiment import checkpoint, cli, learner_state, precision, preview
 from fastscore.experiment.build import make_data, make_model, make_sigmas
 from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.learner import Learner
@@ -196,7 +196,7 @@ def test_a_preview_is_drawn_in_the_runs_precision(tmp_path, able, monkeypatch):
     able("bf16")
     drawn = []
     monkeypatch.setattr(
-        preview, "draw", lambda config, network, shape, rng, device: drawn.append(network) or torch.zeros(shape)
+        preview, "draw", lambda config, network, shape, rng, **_: drawn.append(network) or torch.zeros(shape)
     )
     with Trainer(BF16, tmp_path / "run") as trainer:
         preview.save_preview(trainer)
@@ -241,7 +241,7 @@ def test_a_step_whose_scaled_gradient_overflows_is_left_out(able):
     ours.scaler.load_state_dict(ours.scaler.state_dict() | {"scale": 2.0**120})
     assert not torch.isfinite(ours.iterate(0))
     assert all(torch.equal(a, b) for a, b in zip(before, ours.model.parameters()))
-    assert ours.scaler.get_scale() == 2.0**119 and ours.finite()
+    assert ours.scaler.get_scale() == 2.0**119 and learner_state.finite(ours)
     for wrong in ({"scale": 2.0}, ours.scaler.state_dict() | {"scale": 0.0}):
         with pytest.raises(fs.CheckpointError, match="scale of an fp16 run"):
             checkpoint.load_scaler(ours.scaler, wrong, Path("run/checkpoints/step_00000007"))
