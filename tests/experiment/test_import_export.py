@@ -405,9 +405,13 @@ def test_safetensors_and_a_model_card(points, toy, tmp_path, monkeypatch):
         run = tmp_path / "run"
         import_original(write(tmp_path / "theirs", states("second"), SECOND), run)
     trained = load_run(run, device="cpu")
-    measured = {"step": 2, "weights": "ema", "frechet_distance": {"samples_to_data": 0.5}, "samples": 20}
+    measured = {"sha256": trained.sha256, "frechet_distance": {"samples_to_data": 0.5}, "samples": 20}
+    for other in (json.dumps(measured | {"sha256": "another run's"}), "[" * 10_000 + "]" * 10_000):
+        (run / "metrics.json").write_text(other)
+        _, card = export_safetensors(run, tmp_path / "out", overwrite=True)
+        assert "frechet" not in card.read_text()
     (run / "metrics.json").write_text(json.dumps(measured))
-    weights, card = export_safetensors(run, tmp_path / "out")
+    weights, card = export_safetensors(run, tmp_path / "out", overwrite=True)
     assert_equal(dict(sorted(load_file(weights).items())), dict(sorted(trained.network.state_dict().items())))
     text = card.read_text()
     assert "- frechet distance: samples to data 0.5" in text and "after 2 iterations: the moving average" in text
