@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -331,7 +332,13 @@ def _set(place: str, value):
         (_set("group.amsgrad", True), "its optimizer has amsgrad=True"),
         (_set("group.weight_decay", 0.5), r"its optimizer has weight_decay=0\.5"),
         (lambda saved: saved[1]["param_groups"][0].pop("betas"), "its optimizer is not Adam"),
+        (_set("group.weight_decay", torch.zeros(2)), r"its optimizer has weight_decay=tensor"),
         (_set("group.betas", 0.9), "lr, betas and eps must be numbers"),
+        (_set("group.lr", 10**400), "lr, betas and eps must be numbers"),
+        (_set("group.eps", torch.tensor(1j)), "lr, betas and eps must be numbers"),
+        (lambda saved: saved.__setitem__(1, torch.zeros(2)), "not the state of one optimizer of all parameters"),
+        (_set("moments.step", math.inf), "does not hold Adam's moments"),
+        (_set("moments.step", 10**400), "does not hold Adam's moments"),
         (_set("all.param_groups", [{}, {}]), "not the state of one optimizer of all parameters"),
         (_set("moments.exp_avg", torch.zeros(3)), r"does not hold Adam's moments of \w+[.\w]*"),
         (_set("moments.exp_avg_sq", None), "does not hold Adam's moments"),
