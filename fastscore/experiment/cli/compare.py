@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from . import terminal
-from .compare import BUDGETS
+from .. import terminal
+from ..compare import BUDGETS
 
 
 def compare_samplers(
@@ -56,7 +56,7 @@ def compare_samplers(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
     """
-    from .compare import CELLS, PICTURE, TABLE, compare, page
+    from ..compare import CELLS, PICTURE, TABLE, compare, page
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)
