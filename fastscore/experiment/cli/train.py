@@ -70,14 +70,14 @@ def _train(
     from ...data import DATASETS
     from ...evaluation.plots import save_training_curves
     from .. import limits
-    from ..build import make_sigmas
+    from ..build import FROM_FILES, make_sigmas
     from ..evaluate import evaluate as evaluated
     from ..event_files import EventFiles
     from ..history import read_metrics
     from ..path_bounds import make_path
     from ..preview import save_preview
     from ..sample_folder import check_encodable, check_folder
-    from ..train import FROM_FILES, Trainer
+    from ..train import Trainer
 
     _check_noise(preset)
     run = out or Path("runs") / preset.data
