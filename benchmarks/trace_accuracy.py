@@ -14,7 +14,6 @@ the samples. Weights are kept in runs/trace_accuracy; results go to benchmarks/r
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -25,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import fastscore as fs  # noqa: E402
 from benchmarks.measure import about as about_machine  # noqa: E402
+from benchmarks.measure import save  # noqa: E402
 from benchmarks.one_level_scores import NAMES, SIGMA, SIZE, digits, trained  # noqa: E402
 
 PRODUCTS = (4, 8, 16, 32)
@@ -197,10 +197,7 @@ def main() -> None:
         results.append(how | measure(name, net, arguments.samples, arguments.seeds))
     print("\n" + table(results, about))
     if not arguments.quick:
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        out = arguments.out / "trace_accuracy"
-        out.with_suffix(".json").write_text(json.dumps({"about": about, "results": results}, indent=1) + "\n")
-        out.with_suffix(".md").write_text(table(results, about))
+        save(arguments.out, "trace_accuracy", {"about": about, "results": results}, table(results, about))
 
 
 if __name__ == "__main__":
