@@ -118,7 +118,10 @@ class Measurement:
         short = ~good.flatten() & v.isfinite().flatten(1).all(1)
         if checks.readable(short) and bool(short.any()):
             if not bool(small.isfinite().flatten()[short].all()):
-                raise NotConverged(f"y must be smaller for {self.name}: its equations overflow {v.dtype}")
+                raise NotConverged(
+                    f"y must be smaller for {self.name}, or data_std larger where samples grow from step to step (or more steps "
+                    f"taken): its equations overflow {v.dtype}"
+                )
             left = (size / small).flatten()[short].nan_to_num(torch.inf)  # NaN where the iterates grew without bounds
             worst = float(left.max().sqrt()) * (1e-12 if v.dtype == torch.float64 else 10**-5.5)
             raise NotConverged(
