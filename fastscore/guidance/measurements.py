@@ -16,7 +16,10 @@ from .._core.errors import NotConverged
 from .._core.registration import per_row
 from ._noise import Held
 
-_MOST = 200  # iterations
+_MOST, _MOST_UNREAD = (
+    1000,
+    200,
+)  # iterations; fewer where it cannot be read that all are done, so that none are left out
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Measurement:
         def dot(p: Tensor, q: Tensor) -> Tensor:
             return per_row((p * q).flatten(1).sum(1), p)
 
-        iterations = min(_MOST, 2 * v.shape[1:].numel() + 8)  # as many as numbers, were they not rounded
+        most = _MOST if checks.readable(v) else _MOST_UNREAD
+        iterations = min(most, 2 * v.shape[1:].numel() + 8)  # as many as numbers, were they not rounded
         small = dot(v, v) * (1e-24 if v.dtype == torch.float64 else 1e-11)  # of squares
         w, r = torch.zeros_like(v), v
         p, size = r, dot(r, r)
