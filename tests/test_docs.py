@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent
 DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(DOCS))
 import contents  # noqa: E402
+import readme_table  # noqa: E402
 import tables  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
@@ -88,17 +89,17 @@ def number(cell: str) -> float:
 
 
 def test_readme_shows_the_measured_numbers():
-    """If this fails after benchmarks/results changed: python docs/tables.py."""
+    """If this fails after benchmarks/results changed: python docs/readme_table.py."""
     between = README.split("<!-- table -->\n")[1].split("\n<!-- end -->")[0]
-    assert between == tables.readme()
+    assert between == readme_table.readme()
     rows = {
         (r["operator"], r["shape"]): r for r in json.loads((RESULTS / f"{tables.MACHINE}.json").read_text())["rows"]
     }
     shown = [
         [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in between.splitlines()[2:] if line[:1] == "|"
     ]
-    operators, networks = shown[: len(tables.SHOWN)], shown[len(tables.SHOWN) : -len(tables.SHOWN_ON_GPU)]
-    assert [tuple(cells[:2]) for cells in operators] == list(tables.SHOWN) and len(operators) >= 6
+    operators, networks = shown[: len(readme_table.SHOWN)], shown[len(readme_table.SHOWN) : -len(tables.SHOWN_ON_GPU)]
+    assert [tuple(cells[:2]) for cells in operators] == list(readme_table.SHOWN) and len(operators) >= 6
     for name, shape, own, eager, compiled, _ in operators:
         row = rows[name, shape]
         assert number(own) == pytest.approx(row["fastscore"]["ns_per_element"][1], rel=0.06, abs=0.005)
@@ -108,8 +109,8 @@ def test_readme_shows_the_measured_numbers():
     rows = (
         {(r["work"], r["network"], r["size"]): r for r in json.loads(path.read_text())["rows"]} if path.exists() else {}
     )
-    assert len(networks) == (len(tables.SHOWN_NETWORKS) if rows else 0)
-    for (work, network, size, provider), (what, _, own, eager, _, _) in zip(tables.SHOWN_NETWORKS, networks):
+    assert len(networks) == (len(readme_table.SHOWN_NETWORKS) if rows else 0)
+    for (work, network, size, provider), (what, _, own, eager, _, _) in zip(readme_table.SHOWN_NETWORKS, networks):
         assert what.startswith(f"{work}, {network}") and what.endswith("bf16") == provider.endswith("bf16")
         assert number(own) == pytest.approx(rows[work, network, size][provider]["milliseconds"][1], rel=0.01)
         assert number(eager) == pytest.approx(rows[work, network, size][provider]["times_plain"][1], rel=0.02)
@@ -257,12 +258,12 @@ def test_the_glossary_explains_each_word_once():
 
 
 def test_what_the_comparison_of_samplers_says():
-    from fastscore.experiment import compare_report
+    from fastscore.experiment import compare
 
     best, rows = {}, {}
     for name in ("demo", "tenth", "toy"):
         assert f"{{generated}} comparison {name}\n" in PAGES["comparing_samplers.md"] and tables.comparison(name)
-        rows[name] = compare_report.rows_of(json.loads((tables.COMPARISONS / f"{name}.json").read_text()))
+        rows[name] = compare.rows_of(json.loads((tables.COMPARISONS / f"{name}.json").read_text()))
         best[name] = {row.budget: row.sampler for row in reversed(rows[name]) if row.budget}
     assert (
         set(best["demo"].values()) == set(best["toy"].values()) == {"dpm_sde"}

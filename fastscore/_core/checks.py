@@ -10,7 +10,6 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -126,30 +125,6 @@ def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     if found < low or (high is not None and found > high):
         raise ValueError(f"{name} must be {bound}, got {_text(found) if type(found) is int else found}")
     return found
-
-
-def caller() -> int:
-    """The ``stacklevel`` at which the function that calls this one warns the caller of the library."""
-    frame: FrameType | None = sys._getframe(1)
-    level = 1
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
-        frame, level = frame.f_back, level + 1
-    return level
-
-
-def fixed(name: str) -> property:
-    """An attribute of a handle, kept as ``_name``, that is read and never set again."""
-    kept = "_" + name
-
-    def get(self: Any) -> Any:
-        return getattr(self, kept)
-
-    def refuse(self: Any, value: Any) -> None:
-        raise AttributeError(
-            f"{name} of a {type(self).__name__} cannot be changed once it is made, got {describe(value)}: make another"
-        )
-
-    return property(get, refuse)
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> str:

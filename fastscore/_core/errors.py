@@ -1,8 +1,9 @@
-"""Errors that a user can act on. The command line prints their text alone, without a traceback."""
+"""Errors that a user can act on, and where warnings point. The command line prints their text alone, without a traceback."""
 
 from __future__ import annotations
 
-from types import ModuleType
+import sys
+from types import FrameType, ModuleType
 
 
 class FastscoreError(Exception):
@@ -75,3 +76,12 @@ def require(module: str, extra: str) -> ModuleType:
             f"the package {module.split('.')[0]!r} is installed but does not import: {error}; "
             "install the release that matches your torch"
         ) from error
+
+
+def caller() -> int:
+    """The ``stacklevel`` at which the function that calls this one warns the caller of the library."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from .._core import checks
-from .._core.options import Option
+from .._core.options import choice
 from .._core.registration import per_row
 from .._images import ImageBatch
 from ..conversions import CONDITIONINGS, KINDS, check_path, condition, linear, times_of
@@ -264,21 +263,12 @@ CONDITIONAL = Objective(
     bind=_bind,
     bind_path=_bind_path,
     options=(
-        Option(
-            "weighting",
-            str,
-            "What each noise level counts; g^2 bounds the likelihood",
-            partial(checks.one_of, allowed=WEIGHTINGS),
-            default="sigma^2",
-            choices=WEIGHTINGS,
-        ),
-        Option(
+        choice("weighting", WEIGHTINGS, "What each noise level counts; g^2 bounds the likelihood", default="sigma^2"),
+        choice(
             "proposal",
-            str,
+            PROPOSALS,
             "Which times of a path are drawn: all alike, or by what they count (importance)",
-            partial(checks.one_of, allowed=PROPOSALS),
             default="uniform",
-            choices=PROPOSALS,
         ),
     ),
     reads_images=True,

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
+from .._core.handles import fixed
 from .._core.registration import per_row
 from ..rng import Philox, Stream, as_philox
 
@@ -51,8 +52,8 @@ class Path:
         (0.0, -2.0, 2.0)
     """
 
-    t_min, t_max, name = checks.fixed("t_min"), checks.fixed("t_max"), checks.fixed("name")
-    sigmas = checks.fixed("sigmas")
+    t_min, t_max, name = fixed("t_min"), fixed("t_max"), fixed("name")
+    sigmas = fixed("sigmas")
 
     def __init__(
         self,

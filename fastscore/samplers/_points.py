@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from .._core import checks
-from .._core.options import Option, boolean
+from .._core.options import Option, boolean, choice
 from ..paths import Path
 from ..trace import modules
 from ._grid import Continuous, Levels
@@ -27,14 +27,12 @@ STEPS = Option(
     setting="solver_steps",
 )
 END_DENOISED = Option("denoise", bool, DENOISE.help, boolean, default=True)
-NORMAL = Option(
+NORMAL = choice(
     "start",
-    str,
+    STARTS,
     "Where sampling begins: normal, with the mean and the covariance of the data at the largest noise level, or uniform in "
     "[0, 1]",
-    partial(checks.one_of, allowed=STARTS),
     default="normal",
-    choices=STARTS,
 )
 INTERPOLATE = Option(
     "interpolate",

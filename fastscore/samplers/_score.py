@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.spectral_norm import SpectralNorm
 
 from .._core import backends, calls, checks
+from .._core.errors import caller
 from .._core.private_torch import DropoutBase, InstanceNormBase, SpectralNormBase
 from ..trace import modules
 from ._replay import Level, PerLevel
@@ -122,7 +123,7 @@ def check_network(score_fn: Callable[..., Tensor]) -> None:
             f"score_fn has a network whose {fickle[0]} is in training mode and makes it another function at "
             "every call: samples then depend on torch's own random state, or on the calls before, not on rng "
             "alone. Call .eval() on the network",
-            stacklevel=checks.caller(),
+            stacklevel=caller(),
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.errors import NonFiniteSamples, NotConverged
+from .._core.errors import NonFiniteSamples, NotConverged, caller
 from .._core.options import Option
 from ..ops.affine_step import affine_step
 from ..paths import Path
@@ -128,7 +128,7 @@ def _warn(elements: int) -> None:
         warnings.warn(
             f"samples of {elements} elements, fewer than {_MANY}, are too wide by this solver, which draws the noise of a "
             "refused step anew: take reverse_sde, dpm_solver(eta=1) or adaptive_ode",
-            stacklevel=checks.caller(),
+            stacklevel=caller(),
         )
 
 

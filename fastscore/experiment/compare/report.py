@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.comparison import save_comparison
-from ..samplers import SAMPLERS
-from .compare_cells import ABOUT
+from ...evaluation.comparison import save_comparison
+from ...samplers import SAMPLERS
+from .cells import ABOUT
 
 TABLE, PICTURE = "samplers.md", "samplers.png"
 _WORDS = {

@@ -1,30 +1,22 @@
-"""The command line: ``fastscore train | doctor``, and ``main``. The other commands: ``cli_sampling``, ``cli_compare``,
-``cli_reproduce``, ``inspect_command`` and ``cli_runs``."""
+"""The command ``fastscore train``."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-import warnings
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from .. import __version__
-from .._core.errors import require
-from ..paths import PATHS
-from ..samplers import SAMPLERS
-from . import terminal
-from .cli_classifier import train_classifier
-from .cli_compare import compare_samplers
-from .cli_reproduce import reproduce
-from .cli_runs import export, import_, status
-from .cli_sampling import evaluate, sample
-from .config import TrainConfig, quoted
-from .flags import annotate, annotate_plain, annotate_reproduce, annotate_samplers
-from .inspect_command import inspect
-from .presets import PRESETS
-from .ranks import TIMEOUT, Ranks, joined, title
-from .reproduce.request import ABLE, Request
+from ..._core.errors import require
+from ...paths import PATHS
+from ...samplers import SAMPLERS
+from .. import terminal
+from ..config import TrainConfig, quoted
+from ..presets import PRESETS
+from ..ranks import TIMEOUT, Ranks, joined
+
+if TYPE_CHECKING:
+    from ..train import Trainer
 
 _PREDICTED = {
     "score": "the score",
@@ -33,12 +25,6 @@ _PREDICTED = {
     "v": "v",
     "velocity": "the velocity",
 }
-_INTRODUCTION = """\
-Score-based generative models: learn how to turn noise into samples of your data.
-
-A network learns the score, the direction in which a noisy image becomes more likely, at several levels of noise
-(fastscore train). From pure noise, small steps along the score, level after level, lead to new images
-(fastscore sample). Start with:  fastscore train digits"""
 
 
 def train(
@@ -83,21 +69,30 @@ def train(
 def _train(
     ranks: Ranks, preset: TrainConfig, out: Path | None, resume: bool, change: bool, tensorboard: bool, quiet: bool
 ) -> None:
-    from .._core import checks
-    from ..data import DATASETS
-    from ..evaluation.plots import save_training_curves
-    from . import limits
-    from .build import make_sigmas
-    from .evaluate import evaluate as evaluated
-    from .event_files import EventFiles
-    from .history import read_metrics
-    from .path_bounds import make_path
-    from .preview import save_preview
-    from .sample_folder import check_encodable, check_folder
-    from .train import FROM_FILES, Trainer
+    from ..train import Trainer
+
+    run = out or Path("runs") / preset.data
+    _check(ranks, preset, run, resume, change, tensorboard)
+    trainer = Trainer(preset, run, resume=resume, change=change, ranks=ranks)
+    if not ranks.leads:
+        trainer.train(progress=False)
+        return
+    _introduce(trainer, preset)
+    print(f"trained: {_iterate(trainer, tensorboard, quiet)}")
+    _show(run, preset, quiet)
+    asked = " --label each" if preset.num_classes else ""
+    print(f"next: fastscore sample {quoted(run)} --num 100{asked} --out {quoted(run / 'more')}")
+
+
+def _check(ranks: Ranks, preset: TrainConfig, run: Path, resume: bool, change: bool, tensorboard: bool) -> None:
+    """Raise where the command cannot do what it is asked, before anything is made."""
+    from ..._core import checks
+    from ...data import DATASETS
+    from .. import limits
+    from ..build import FROM_FILES
+    from ..sample_folder import check_encodable, check_folder
 
     _check_noise(preset)
-    run = out or Path("runs") / preset.data
     with ranks.together():
         if change and not resume:
             raise ValueError("--change needs --resume: a new run takes its options as they are given")
@@ -110,14 +105,17 @@ def _train(
         if preset.data in FROM_FILES:
             check_encodable("--data-dir", Path(preset.data_dir).absolute())
             terminal.check_readable("--data-dir", Path(preset.data_dir))
-    trainer = Trainer(preset, run, resume=resume, change=change, ranks=ranks)
-    if not ranks.leads:
-        trainer.train(progress=False)
-        return
+
+
+def _introduce(trainer: Trainer, preset: TrainConfig) -> None:
+    """Print what is trained on what, into which folder, and what is no longer as it was."""
+    from ..path_bounds import make_path
+
+    ranks = trainer.ranks.count
     print(
         f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
         f"parameters, on {trainer.device} in {trainer.config.precision}"
-        f"{f', {ranks.count} ranks' if ranks.count > 1 else ''}, into {run}\ndata: {trainer.about_data}"
+        f"{f', {ranks} ranks' if ranks > 1 else ''}, into {trainer.run}\ndata: {trainer.about_data}"
     )
     if PATHS[preset.path].continuous:
         print(f"path: {make_path(preset)}; the network predicts {_PREDICTED[preset.parametrization]}")
@@ -127,9 +125,16 @@ def _train(
         print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
-    listener = EventFiles(run, trainer.step) if tensorboard else None
+
+
+def _iterate(trainer: Trainer, tensorboard: bool, quiet: bool) -> Path:
+    """The folder of the last checkpoint; where the user stops it, the program ends."""
+    from ..event_files import EventFiles
+    from ..preview import save_preview
+
+    listener = EventFiles(trainer.run, trainer.step) if tensorboard else None
     try:
-        last = trainer.train(progress=not quiet, preview=save_preview, listener=listener)
+        return trainer.train(progress=not quiet, preview=save_preview, listener=listener)
     except KeyboardInterrupt:
         print(
             f"\nstopped at iteration {trainer.step}; "
@@ -141,20 +146,26 @@ def _train(
     finally:
         if listener is not None:
             listener.close()
-    print(f"trained: {last}")
+
+
+def _show(run: Path, preset: TrainConfig, quiet: bool) -> None:
+    """Draw the loss curves, and of the mixture, whose score is known, what was learned."""
+    from ...evaluation.plots import save_training_curves
+    from ..build import make_sigmas
+    from ..evaluate import evaluate
+    from ..history import read_metrics
+
     history = read_metrics(run)
     if history:  # none where the run is shorter than --log-every, or the file was deleted
         print(f"loss curves: {save_training_curves(history, run / 'training.png', sigmas=make_sigmas(preset))}")
     if preset.data == "mixture":
-        report = evaluated(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)
+        report = evaluate(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)
         weights, sampler = report["mode_weights"], SAMPLERS[report["sampler"]]
         print(
             f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
             f"{_pair(weights['exact'])}; {sampler.title} {_pair(weights[sampler.name])}; plain Langevin dynamics "
             f"{_pair(weights['plain'])}"
         )
-    asked = " --label each" if preset.num_classes else ""
-    print(f"next: fastscore sample {quoted(run)} --num 100{asked} --out {quoted(run / 'more')}")
 
 
 def _check_noise(config: TrainConfig) -> None:
@@ -170,65 +181,5 @@ def _check_noise(config: TrainConfig) -> None:
             )
 
 
-def doctor() -> None:
-    """Say what this machine can do: versions, devices, which backend serves which operator, what is missing."""
-    from . import doctor as examination
-
-    print(examination.report())
-
-
 def _pair(weights: list[float]) -> str:
     return " / ".join(f"{weight:.2f}" for weight in weights)
-
-
-def _commands(tyro: Any) -> dict[str, Any]:
-    """The commands by name, annotated as tyro wants them."""
-    annotate(train, sample, evaluate, tyro)
-    annotate_samplers(compare_samplers, tyro)
-    annotate_reproduce(reproduce, Request, ABLE, tyro)
-    annotate_plain((compare_samplers, inspect, import_, export, train_classifier), tyro)
-    return {
-        "train": train,
-        "sample": sample,
-        "evaluate": evaluate,
-        "compare-samplers": compare_samplers,
-        "reproduce": reproduce,
-        "train-classifier": train_classifier,
-        "inspect": inspect,
-        "status": status,
-        "import": import_,
-        "export": export,
-        "doctor": doctor,
-    }
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
-    terminal.open_streams()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    warnings.showwarning = lambda message, *_, **__: print(f"warning{title()}: {message}", file=sys.stderr)
-    try:
-        terminal.check_text(arguments)
-        if arguments == ["--version"]:
-            print(f"fastscore {__version__}")
-            return
-        tyro = require("tyro", "train")
-        tyro.extras.subcommand_cli_from_dict(
-            _commands(tyro),
-            prog="fastscore",
-            description=_INTRODUCTION,
-            args=arguments,
-            config=(tyro.conf.CascadeSubcommandArgs,),
-        )
-    except BrokenPipeError:  # the reader of our output went away, as in: fastscore train --help | head
-        sys.stderr.close()
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"\nstopped{title()}", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        line = terminal.report(error, arguments)
-        if line is None:
-            raise
-        print(f"error{title()}: {line}", file=sys.stderr)
-        sys.exit(2)
