@@ -18,6 +18,7 @@ from ..compare import device_name
 from ..config import TrainConfig
 from ..learner import Learner
 from ..precision import for_sampling, resolve
+from ..progress import four_digits
 from ..ranks import Ranks
 from ..sample_folder import versions
 from .hours import Work
@@ -123,11 +124,6 @@ def work(config: TrainConfig, request: Request, rates: dict[str, Any], *, seeds:
     )
 
 
-def _rate(value: float) -> str:
-    """Four digits, and no powers of ten: 27.83, 839,100."""
-    return f"{value:.4g}" if value < 1000 else f"{float(f'{value:.4g}'):,.0f}"
-
-
 def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
     """What ``--dry-run`` prints: one screen."""
     rates, cells = timing, {(row["what"], row["sampler"]): row for row in timing["rows"]}
@@ -135,10 +131,10 @@ def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
     ranks = timing["ranks"]
     lines = [
         f"{timing['device']}{f', {ranks} ranks' if ranks > 1 else ''}, torch {timing['versions']['torch']}",
-        f"training    {_rate(training['images_per_second']):>10} images/s, {training['seconds_per_iteration']:.4g} s an iteration, at most "
+        f"training    {four_digits(training['images_per_second']):>10} images/s, {training['seconds_per_iteration']:.4g} s an iteration, at most "
         f"{training['peak_bytes'] / 1e9:.3g} GB",
-        f"evaluation  {_rate(evaluation['images_per_second']):>10} images/s, at most {evaluation['peak_bytes'] / 1e9:.3g} GB",
-        f"features    {_rate(rates['features']['images_per_second']):>10} images/s",
+        f"evaluation  {four_digits(evaluation['images_per_second']):>10} images/s, at most {evaluation['peak_bytes'] / 1e9:.3g} GB",
+        f"features    {four_digits(rates['features']['images_per_second']):>10} images/s",
         "",
         f"training, {config.iterations:,} iterations of {config.batch_size}: {_hours(cells['training', None])} hours",
         "",
