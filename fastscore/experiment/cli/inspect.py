@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import terminal
+from .. import terminal
 
 
 def inspect(
@@ -35,7 +35,7 @@ def inspect(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
     """
-    from . import inspection
+    from .. import inspection
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)
