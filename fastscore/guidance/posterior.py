@@ -49,8 +49,8 @@ class Posterior(nn.Module):
         check_score("score_fn", score_fn)
         if not isinstance(measurement, Measurement):
             raise TypeError(
-                "measurement must be a fastscore.guidance.Measurement, such as inpainting(mask), got "
-                f"{checks.describe(measurement)}"
+                "measurement must be a fastscore.guidance.Measurement, such as inpainting(mask), or Measurement(f) of a "
+                f"linear function f, got {checks.describe(measurement)}"
             )
         self.method, self.score_fn, self.measurement = method, score_fn, measurement
         self._y = Held(checks.floating("y", y).detach())

@@ -75,8 +75,13 @@ def run(tmp_path_factory):
 
 def test_the_command_lines(run, monkeypatch, capsys):
     monkeypatch.setattr(evaluate_bits, "IMAGES", 3)
+    monkeypatch.setattr(evaluate_bits, "_ON_CPU", 2)
     cli.main(["inspect", str(run), "--num", "20"])
-    assert "(level " in capsys.readouterr().out and (run / "inspect.md").exists()
+    told = capsys.readouterr()
+    assert "(level " in told.out and f"look at {run / 'inspect.png'}\npage: {run / 'inspect.md'}" in told.out
+    assert "inspecting: 4 of 4 (100 %)" in told.err and (run / "inspect.md").exists()
+    cli.main(["inspect", str(run), "--num", "20", "--quiet"])
+    assert capsys.readouterr().err == ""
     monkeypatch.setattr(evaluation, "evaluate_images", lambda *_, **__: {})  # which other tests are about
     asked, computed_in = evaluate_bits.how_to_ask, []
 
@@ -85,8 +90,9 @@ def test_the_command_lines(run, monkeypatch, capsys):
         return asked(trained)
 
     monkeypatch.setattr(evaluate_bits, "how_to_ask", spy)
-    cli.main(["evaluate", str(run), "--num", "20", "--bits-per-dim", "--quiet"])
+    cli.main(["evaluate", str(run), "--num", "20", "--bits-per-dim"])
     assert computed_in == ["ieee"]
+    assert "bits per dimension: 3 of 3 (100 %)" in capsys.readouterr().err
     bits = json.loads((run / "metrics.json").read_text())["bits_per_dim"]
     assert bits["grey_values"] == 17 and bits["offset"] == math.log2(17) and bits["images"] == 3 and bits["heldout"]
     assert 1 < bits["gaussian_fit"] < bits["kernel_density"] < math.log2(17) < bits["network"]  # three iterations
