@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core import checks
+from .._core import calls, checks
 from .._core.errors import NotConverged
 from .._core.registration import per_row
 from ._noise import Held
@@ -67,7 +67,7 @@ class Measurement:
     def transposed(self, v: Tensor, x: Tensor) -> Tensor:
         """A^T v, of the shape of ``x`` [B, ...]."""
         if self.adjoint is not None:
-            return checks.like(f"A^T v of {self.name}", self.adjoint(v, x), "x", x)
+            return checks.like(f"A^T v of {self.name}", calls.leaving_x("adjoint", self.adjoint, v, x), "x", x)
         with torch.enable_grad():
             return torch.func.vjp(self.forward, torch.zeros_like(x))[1](v)[0]
 

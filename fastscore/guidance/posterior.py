@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import backends, checks
+from .._core import backends, calls, checks
 from ..paths import Path
 from ._noise import Held, NoiseOf, check_score
 from .measurements import Measurement
@@ -67,7 +67,7 @@ class Posterior(nn.Module):
         alpha, sigma = self._noise(x, condition)
 
         def score_at(x: Tensor) -> Tensor:
-            return checks.like("the output of score_fn", self.score_fn(x, *condition, **keywords), "x", x)
+            return calls.score("score_fn", self.score_fn, x, *condition, **keywords)
 
         if self.method == "projection":
             score, pull = score_at(x), None
