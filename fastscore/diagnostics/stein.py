@@ -71,7 +71,7 @@ def stein_residual(
     checks.floating("x", x)
     if x.dim() < 2 or len(x) < 2:
         raise ValueError(f"x must be [B, ...] with at least 2 samples, got {checks.describe(x)}")
-    s, flat = asked("score_fn", score_fn, x).flatten(1), x.double()
+    s, flat = asked("score_fn", score_fn)(x).flatten(1), x.double()
     if conditional is not None:
         s = s - checks.like("conditional", conditional, "x", x).double().flatten(1)
     if mean is None:
@@ -135,7 +135,7 @@ def kernel_stein_discrepancy(
         raise ValueError(f"change must be at most 0.5, where signs are independent, got {change}")
     num_bootstrap = checks.integer("num_bootstrap", num_bootstrap, low=1)
     n, size = x.shape[-2:]
-    s = asked("score_fn", score_fn, x.reshape(-1, size)).reshape(-1, n, size)
+    s = asked("score_fn", score_fn)(x.reshape(-1, size)).reshape(-1, n, size)
     sets = x.double().reshape(-1, n, size)
     apart = torch.cdist(sets, sets, compute_mode="donot_use_mm_for_euclid_dist").square()
     if bandwidth is None:
