@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._core import checks
 from ..rng import Philox, Stream, as_philox
+from ..samplers.parts import check_data
 from .fields import asked
 
 STATISTICS = ("u", "v")
@@ -74,8 +75,7 @@ def stein_residual(
     s, flat = asked("score_fn", score_fn)(x).flatten(1), x.double()
     if conditional is not None:
         s = s - checks.like("conditional", conditional, "x", x).double().flatten(1)
-    if mean is None:
-        mean = flat.mean(0)
+    mean = flat.mean(0) if mean is None else check_data("mean", mean, x.shape)
     flat = (flat - torch.as_tensor(mean, dtype=torch.float64, device=x.device)).flatten(1)
     n, size = flat.shape
     product = flat.T @ s / n
