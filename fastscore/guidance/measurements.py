@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core import calls, checks
+from .._core import calls, checks, masks
 from .._core.errors import NotConverged
 from .._core.registration import per_row
 from ._noise import Held
@@ -129,20 +129,15 @@ class Measurement:
 
 
 def _masked(x: Tensor, mask: Held) -> Tensor:
-    try:
-        whole = mask.on(x.device).broadcast_to(x.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"mask must broadcast to the shape of x, {tuple(x.shape)}, got {checks.describe(mask.value)}"
-        ) from None
-    return torch.where(whole, x, 0)
+    return torch.where(masks.whole(mask.on(x.device), x, "x"), x, 0)
 
 
 def inpainting(mask: Tensor) -> Measurement:
     """A x = x where ``mask`` is True, else 0. What y holds where it is False does not matter.
 
     Args:
-        mask: bool, of a shape that broadcasts to that of x: [H, W], [1, C, H, W] or [B, 1, H, W].
+        mask: bool, of a shape that broadcasts to that of x: [H, W], [1, C, H, W] or [B, 1, H, W]. [B, H, W] of as many samples
+            as channels is an error: it would act on channels.
     """
     if checks.tensor("mask", mask).dtype != torch.bool:
         raise TypeError(f"mask must be a bool tensor, True where x is known, got {checks.describe(mask)}")

@@ -264,6 +264,11 @@ VE = PATHS["ve"]
         ),
         (lambda: guidance.subsampling(2)(torch.zeros(1, 1, 3, 4)), ValueError, "multiples of 2"),
         (lambda: guidance.inpainting(torch.ones(2)), TypeError, "mask must be a bool tensor"),
+        (
+            lambda: guidance.inpainting(torch.ones(3, 4, 4, dtype=torch.bool))(torch.zeros(3, 3, 4, 4)),
+            ValueError,
+            r"mask must say what its first 3 are, where x of shape \(3, 3, 4, 4\) .*pass mask\[:, None\]",
+        ),
     ],
 )
 def test_bad_input_is_named(make, kind, text):
