@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import backends, checks
 from .._core.errors import NonFiniteSamples
 from .._core.options import boolean
 from ..paths import RULES, Path
@@ -189,7 +189,7 @@ def _bar(
         value, probes = base[0] - fine.drawn, fine.variance.sqrt()
     elif not trace.exact:
         probes = fine.steady.std(0) / len(fine.steady) ** 0.5
-    if not bool(torch.isfinite(value).all()):
+    if not backends.transformed() and not bool(torch.isfinite(value).all()):
         raise NonFiniteSamples(
             f"log p is NaN or infinite for {int((~torch.isfinite(value)).sum())} of {len(value)} samples"
         )

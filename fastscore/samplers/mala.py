@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import backends, checks
 from .._core.registration import per_row
 from ..energy import EnergyScore
 from ..ops.langevin_step import langevin_step
@@ -120,7 +120,7 @@ def mala(
     state, accepted = at(x.clone()), torch.zeros(x.shape[:1], dtype=torch.float64, device=x.device)
     for what, value in (("energies", state.energy), ("gradients of the energy", state.score)):
         bad = ~torch.isfinite(value).reshape(len(x), -1).all(1)
-        if bool(bad.any()):
+        if not backends.transformed() and bool(bad.any()):
             raise ValueError(
                 f"x must have finite {what} where the chains begin, got {int(bad.sum())} of {len(x)} that are NaN or infinite: such "
                 "a chain would never move"
@@ -131,7 +131,7 @@ def mala(
             if k <= warm_up:
                 step = step * ((rate - target) * k**-_DECAY).exp().to(step.dtype)
             else:
-                accepted += moved
+                accepted = accepted + moved  # not in place, which vmap does not take
             watch(state.x)
     return Mala(finish(state.x), accepted / num_steps, step)
 

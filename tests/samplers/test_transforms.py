@@ -5,7 +5,7 @@ import torch
 from torch._dynamo.exc import Unsupported
 
 import fastscore as fs
-from fastscore.samplers import Trajectory, dpm_solver, langevin
+from fastscore.samplers import Trajectory, dpm_solver, langevin, mala
 
 from .cases import CASES
 
@@ -27,6 +27,16 @@ SAMPLERS = {name: by_case(case) for name, case in CASES.items()} | {
     "preconditioned": lambda x, w: langevin(
         lambda x: -w * x, x, num_steps=3, step_size=0.1, preconditioner=METRIC, thin=1, rng=fs.Philox(1)
     ).movedim(0, 1),
+    "mala": lambda x, w: (
+        mala(
+            fs.energy_score(lambda x: (w * x.square()).sum(1) / 2),
+            x,
+            num_steps=4,
+            warm_up=3,
+            step_size=1.0,
+            rng=fs.Philox(1),
+        ).x
+    ),
 }
 COMPILED = SAMPLERS | {"dpm": lambda x, w: dpm_solver(lambda x, i: -w * x, x.shape, [1.0, 0.3, 0.1], rng=fs.Philox(1))}
 each_sampler = pytest.mark.parametrize("name", SAMPLERS)
