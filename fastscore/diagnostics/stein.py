@@ -70,6 +70,7 @@ def stein_residual(
     Source: Stein 1981, "Estimation of the mean of a multivariate normal distribution".
     """
     checks.floating("x", x)
+    checks.not_differentiated("x", x)
     if x.dim() < 2 or len(x) < 2:
         raise ValueError(f"x must be [B, ...] with at least 2 samples, got {checks.describe(x)}")
     s, flat = asked("score_fn", score_fn)(x).flatten(1), x.double()
@@ -125,6 +126,7 @@ def kernel_stein_discrepancy(
     bootstrap); Gorham & Mackey 2017, "Measuring sample quality with kernels" (the inverse multiquadric).
     """
     checks.floating("x", x)
+    checks.not_differentiated("x", x)
     if x.dim() < 2 or x.shape[-2] < 2 or x.numel() == 0:
         raise ValueError(f"x must have shape [..., N, D] with N at least 2, got {checks.describe(x)}")
     checks.one_of("statistic", statistic, STATISTICS)

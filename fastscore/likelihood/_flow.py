@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import paths
-from .._core import backends, calls, checks
+from .._core import calls, checks
 from .._core.errors import NonFiniteSamples, NotConverged, require
 from ..samplers.parts import Levels, Point, check_network, source
 from ._divergence import At, Divergence
@@ -109,12 +109,10 @@ def runge_kutta(
 
 def check_finite(at: At, where: str) -> None:
     """Raise unless the score and its trace are finite (not under vmap, where a NaN is what log p is then)."""
-    if backends.transformed():
-        return
     good = (
         torch.isfinite(at.score).flatten(1).all(1) & torch.isfinite(at.steady).all(0) & torch.isfinite(at.drawn).all(0)
     )
-    if not bool(good.all()):
+    if checks.has_values(good) and not bool(good.all()):
         raise NonFiniteSamples(
             f"score_fn, or the trace of its Jacobian, is NaN or infinite for {int((~good).sum())} of {len(good)} samples "
             f"{where}: there is no log p of x. x may lie far from all that the network has seen"

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .._core import backends, checks
+from .._core import checks
 from .._core.registration import per_row
 from ..energy import EnergyScore
 from ..ops.langevin_step import langevin_step
@@ -100,6 +100,7 @@ def mala(
             f"score), got {checks.describe(score_fn)}"
         )
     checks.floating("x", x)
+    checks.not_differentiated("x", x)
     if x.dim() < 2 or x.numel() == 0:
         raise ValueError(f"x must have shape [B, D, ...] with one sample at least, got {checks.describe(x)}")
     num_steps, warm_up = checks.integer("num_steps", num_steps, low=1), checks.integer("warm_up", warm_up, low=0)
@@ -120,7 +121,7 @@ def mala(
     state, accepted = at(x.clone()), torch.zeros(x.shape[:1], dtype=torch.float64, device=x.device)
     for what, value in (("energies", state.energy), ("gradients of the energy", state.score)):
         bad = ~torch.isfinite(value).reshape(len(x), -1).all(1)
-        if not backends.transformed() and bool(bad.any()):
+        if checks.has_values(bad) and bool(bad.any()):
             raise ValueError(
                 f"x must have finite {what} where the chains begin, got {int(bad.sum())} of {len(x)} that are NaN or infinite: such "
                 "a chain would never move"
