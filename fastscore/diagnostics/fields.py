@@ -75,8 +75,7 @@ def fisher_divergence(score_a: Field, score_b: Field, x: Tensor) -> Estimate:
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", equation 2; Johnson 2004,
     "Information theory and the central limit theorem", definition 1.13.
     """
-    checks.floating("x", x)
-    checks.not_differentiated("x", x)
+    _check_x(x)
     a, b = (asked(name, score)(x) for name, score in (("score_a", score_a), ("score_b", score_b)))
     return _mean((a - b).square().flatten(1).sum(1))
 
@@ -105,8 +104,7 @@ def score_error(
     Raises:
         TypeError, ValueError: an argument of the wrong kind or shape. NonFiniteSamples: a score is NaN or infinite.
     """
-    checks.floating("x", x)
-    checks.not_differentiated("x", x)
+    _check_x(x)
     if not callable(exact):
         raise TypeError(f"exact must be a function of (x, sigma), got {checks.describe(exact)}")
     levels, rng, truth = checks.levels("sigmas", sigmas), as_philox(rng), asked("exact", exact)
@@ -137,10 +135,7 @@ def curl(score_fn: Field, x: Tensor, *, num_probes: int = 8, rng: Philox | None 
 
     Source: Chao et al. 2022, "On investigating the conservative property of score-based generative models", equation 10.
     """
-    checks.floating("x", x)
-    checks.not_differentiated("x", x)
-    if x.dim() < 2 or x.numel() == 0:
-        raise ValueError(f"x must be [B, ...] with at least one sample of one element, got {checks.describe(x)}")
+    _check_x(x)
     probes = Probes(x, checks.integer("num_probes", num_probes, low=1), as_philox(rng))
     with (
         torch.no_grad(),
@@ -161,6 +156,13 @@ def curl(score_fn: Field, x: Tensor, *, num_probes: int = 8, rng: Philox | None 
     gap, size = torch.cat(gaps), torch.cat(sizes)
     stderr = gap.std(0) / len(gap) ** 0.5 if len(gap) > 1 else torch.full_like(gap[0], torch.nan)
     return Curl(gap.mean(0), stderr, size.mean(0))
+
+
+def _check_x(x: Tensor) -> None:
+    checks.floating("x", x)
+    checks.not_differentiated("x", x)
+    if x.dim() < 2 or x.numel() == 0:
+        raise ValueError(f"x must be [B, ...] with at least one sample of one element, got {checks.describe(x)}")
 
 
 def _check_same(v: Tensor, along: Tensor, back: Tensor, tolerance: float) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .._core import calls, checks, masks
 from .._core.errors import NotConverged
-from .._core.registration import per_row
+from .._core.registration import per_row, rows_of
 from ._noise import Held
 
 _MOST = 200  # iterations
@@ -99,7 +99,7 @@ class Measurement:
             return v / (a * self.gram + b)
 
         def dot(p: Tensor, q: Tensor) -> Tensor:
-            return per_row((p * q).flatten(1).sum(1), p)
+            return per_row(rows_of(p * q).sum(1), p)
 
         iterations = min(_MOST, 2 * v.shape[1:].numel() + 8)  # as many as numbers, were they not rounded
         small = dot(v, v) * (1e-24 if v.dtype == torch.float64 else 1e-11)  # of squares
@@ -115,7 +115,7 @@ class Measurement:
             before, size = size, torch.where(going, dot(r, r), size)
             p = torch.where(going, r + size / before.clamp_min(torch.finfo(v.dtype).tiny) * p, p)
         good = (size <= small) & size.isfinite()
-        short = ~good.flatten() & v.isfinite().flatten(1).all(1)
+        short = ~good.flatten() & rows_of(v.isfinite()).all(1)
         if checks.readable(short) and bool(short.any()):
             if not bool(small.isfinite().flatten()[short].all()):
                 raise NotConverged(f"y must be smaller for {self.name}: its equations overflow {v.dtype}")
@@ -210,6 +210,6 @@ def matrix(A: Tensor) -> Measurement:
     def forward(x: Tensor) -> Tensor:
         if x.shape[1:].numel() != A.shape[1]:
             raise ValueError(f"x must have {A.shape[1]} numbers a sample for A, got {checks.describe(x)}")
-        return x.flatten(1) @ held.on(x.device, x.dtype).T
+        return rows_of(x) @ held.on(x.device, x.dtype).T
 
     return Measurement(forward, lambda v, x: (v @ held.on(v.device, v.dtype)).reshape(x.shape), name="matrix")

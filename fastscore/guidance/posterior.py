@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import backends, calls, checks
+from .._core.registration import rows_of
 from ..paths import Path
 from ._noise import Held, NoiseOf, check_score
 from .measurements import Measurement
@@ -95,7 +96,7 @@ class Posterior(nn.Module):
             return A.transposed(A.solve(missing, clean, ones, variance * (alpha / sigma).square()), clean)
         if not self.normalized:
             return A.transposed(missing, clean) / variance
-        length = missing.flatten(1).norm(dim=1).reshape(sigma.shape)
+        length = rows_of(missing).norm(dim=1).reshape(sigma.shape)
         scaled = A.transposed(missing, clean) / length.clamp_min(torch.finfo(length.dtype).tiny)
         return scaled / sigma.square()
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import calls, checks
-from .._core.registration import per_row
+from .._core.registration import per_row, rows_of
 from ..conversions import condition
 from ..ops.perturb import checked as perturb
 from ..paths import Path
@@ -36,7 +36,7 @@ def target_field(x_t: Tensor, references: Tensor, alpha: Tensor, sigma: Tensor) 
     Returns:
         [B, ...] in the dtype of computation.
     """
-    wide, flat = x_t.double().flatten(1), references.double().flatten(1)
+    wide, flat = rows_of(x_t.double()), rows_of(references.double())
     alpha, sigma = alpha.double(), sigma.double()
     cross = wide @ flat.T
     squared = alpha[:, None].square() * flat.square().sum(1) - 2 * alpha[:, None] * cross  # and x_t^2, alike for all k

@@ -118,6 +118,10 @@ def test_bad_input_is_named():
         diagnostics.fisher_divergence(lambda x: x, lambda x: x[:1], x)
     with pytest.raises(fs.NonFiniteSamples, match="score_a is NaN or infinite for 3 of 3"):
         diagnostics.fisher_divergence(lambda x: x / 0, lambda x: x, x)
+    for empty in (torch.zeros(3), torch.zeros(0, 2), torch.zeros(3, 0)):
+        for measure in (diagnostics.curl, lambda s, x: diagnostics.fisher_divergence(s, s, x), judged()["score_error"]):
+            with pytest.raises(ValueError, match=r"x must be \[B, ...\] with at least one sample of one element"):
+                measure(torch.neg, empty)
     with pytest.raises(TypeError, match="exact must be a function"):
         diagnostics.score_error(lambda x, y: x, None, x, [1.0])
     with pytest.raises(ValueError, match="num_probes must be at least 1"):

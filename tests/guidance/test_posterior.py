@@ -274,3 +274,15 @@ VE = PATHS["ve"]
 def test_bad_input_is_named(make, kind, text):
     with pytest.raises(kind, match=text):
         make()
+
+
+@pytest.mark.parametrize("make", [guidance.pigdm, guidance.dps, guidance.projection])
+def test_samples_of_one_number(make):
+    """[B], as samplers and losses take them, is [B, 1]; by conjugate gradients too."""
+    x, t, double = torch.linspace(-1, 1, 4), torch.full((4,), 0.5), guidance.Measurement(lambda x: 2 * x)
+
+    def score(x, t):
+        return x.sin() - x
+
+    flat = make(score, double, torch.ones(4), VE)(x, t)
+    torch.testing.assert_close(flat, make(score, double, torch.ones(4, 1), VE)(x[:, None], t)[:, 0])
