@@ -16,11 +16,12 @@ from ..rng import Philox, as_philox
 from ..samplers.parts import Score, conditioned
 from ..trace import modules
 from ..trace.exact import TOLERANCE
-from ..trace.messages import OF_TRACE
+from ..trace.messages import Words
 from ..trace.products import Products
 
 Field = Callable[[Tensor], Tensor]
-_WORDS = OF_TRACE._replace(name="score_fn")
+_ANOTHER = "a score that torch differentiates in both modes"
+_WORDS = Words("score_fn", "num_probes=1", _ANOTHER, _ANOTHER, chooses=False)
 
 
 class Estimate(NamedTuple):

@@ -106,6 +106,8 @@ def test_curl_asks_whether_there_is_one_jacobian():
     for score in (half, nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))):
         with pytest.raises(ValueError, match=r"score_fn must have one Jacobian J, .* for sample \d"):
             diagnostics.curl(score, x)
+    with pytest.raises(ValueError, match=r"the derivative is cut off.*or pass a score that torch differentiates"):
+        diagnostics.curl(lambda x: -x.detach(), x)
     slices = torch.func.vmap(lambda x: diagnostics.curl(nn.Tanh(), x).squared, randomness="same")(x.view(1, 5, 8))
     assert float(slices.max()) < 1e-12
     for dtype in (torch.float16, torch.bfloat16):

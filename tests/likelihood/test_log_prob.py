@@ -287,3 +287,10 @@ def test_slices_of_vmap_are_rows_of_one_batch(method):
 
     slices = torch.func.vmap(found, randomness="different")(x.view(3, 2, 8))
     torch.testing.assert_close(slices.flatten(), found(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["exact", "rademacher"])
+def test_a_score_that_is_cut_off_is_told_what_log_prob_takes(method):
+    with pytest.raises(ValueError, match=r"score_fn must depend on x .* cut off") as caught:
+        likelihood.log_prob(lambda x, t: -x.detach(), torch.ones(2, 8), PATHS["vp"], method=method)
+    assert str(caught.value).endswith("or pass divergence=, a function that gives score and trace itself")
