@@ -10,6 +10,9 @@ a part of
 - :func:`projection`: J = 1 / alpha and r = sigma / alpha, the limit of data without bounds. x_0^ becomes the nearest sample
   that was measured so; with a mask its known part is y. It needs no gradient.
 
+J is (1 + sigma^2 ds/dx) / alpha, of which the two parts all but cancel where alpha is small: keep to float32 there. (Of Gaussian data
+at alpha = 0.007 the score of :func:`pigdm` was 5e-6 off in float32, 2 % in float16 and 17 % in bfloat16; at alpha = 1 as x is.)
+
 The vector-Jacobian product of the network takes about as long as an evaluation, once more for the way back.
 """
 
