@@ -16,7 +16,10 @@ from .._core.errors import NotConverged
 from .._core.registration import per_row, rows_of
 from ._noise import Held
 
-_MOST = 200  # iterations
+_MOST, _MOST_UNREAD = (
+    1000,
+    200,
+)  # iterations; fewer where it cannot be read that all are done, so that none are left out
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,8 @@ class Measurement:
         def dot(p: Tensor, q: Tensor) -> Tensor:
             return per_row(rows_of(p * q).sum(1), p)
 
-        iterations = min(_MOST, 2 * v.shape[1:].numel() + 8)  # as many as numbers, were they not rounded
+        most = _MOST if checks.readable(v) else _MOST_UNREAD
+        iterations = min(most, 2 * v.shape[1:].numel() + 8)  # as many as numbers, were they not rounded
         small = dot(v, v) * (1e-24 if v.dtype == torch.float64 else 1e-11)  # of squares
         w, r = torch.zeros_like(v), v
         p, size = r, dot(r, r)
@@ -118,7 +122,10 @@ class Measurement:
         short = ~good.flatten() & rows_of(v.isfinite()).all(1)
         if checks.readable(short) and bool(short.any()):
             if not bool(small.isfinite().flatten()[short].all()):
-                raise NotConverged(f"y must be smaller for {self.name}: its equations overflow {v.dtype}")
+                raise NotConverged(
+                    f"y must be smaller for {self.name}, or data_std larger where samples grow from step to step (or more steps "
+                    f"taken): its equations overflow {v.dtype}"
+                )
             left = (size / small).flatten()[short].nan_to_num(torch.inf)  # NaN where the iterates grew without bounds
             worst = float(left.max().sqrt()) * (1e-12 if v.dtype == torch.float64 else 10**-5.5)
             raise NotConverged(

@@ -149,7 +149,7 @@ def pigdm(
 
         s + scale J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A x_0^)     r^2 = c^2 sigma^2 / (alpha^2 c^2 + sigma^2)
 
-    Exact where the data are N(m, c^2 I), with c the ``data_std``; else an approximation, better the smaller the noise.
+    Exact where the data are N(m, c^2 I), with c the ``data_std``; else an approximation, better the smaller sigma is.
 
     Args:
         score_fn: s(x, c) of the data.
@@ -157,7 +157,10 @@ def pigdm(
         y: what was measured, of the shape of A x, or [1, ...], one for all samples.
         path: noise levels [L], or the path, that c belongs to; see :mod:`fastscore.guidance`.
         noise_std: of the measurement, at least 0.
-        data_std: c, the standard deviation of the data (Song et al. take 1, for data in [-1, 1]).
+        data_std: c, the standard deviation of the data (Song et al. take 1, for data in [-1, 1]). Of data that vary far more in one
+            direction than in others, as images do in brightness, c is between that of a single number and that of the widest
+            direction (the square root of the covariance's largest eigenvalue), such as their geometric mean: with too small a c
+            samples grow without bounds where steps are long, with too large a one what is not measured learns little of y.
         scale: of what is added.
         conditioning: see :mod:`fastscore.guidance`.
 
