@@ -147,6 +147,21 @@ def test_plain_densities():
         metrics.gaussian_log_prob(torch.ones(9, 3), z)
     with pytest.raises(ValueError, match="x must have the width of train, 3, got"):
         metrics.kernel_log_prob(z, one)
+    with pytest.raises(ValueError, match="bandwidth must be given where all samples of train are equal"):
+        metrics.kernel_log_prob(torch.ones(9, 3), z)
+    with pytest.raises(ValueError, match="x must be finite, got NaN or infinity in 1 of 1 rows"):
+        metrics.gaussian_log_prob(z, torch.full((1, 3), torch.nan))
+
+
+def test_plain_densities_far_from_0_and_of_numbers_that_others_tell():
+    """log p does not depend on where the origin is; a covariance that is singular but for rounding is singular."""
+    z = Philox(4).randn(120, 3, dtype=torch.float64)
+    for log_prob in (metrics.gaussian_log_prob, lambda train, x: metrics.kernel_log_prob(train, x)[0]):
+        torch.testing.assert_close(log_prob(z[20:] + 1e8, z[:20] + 1e8), log_prob(z[20:], z[:20]), rtol=1e-6, atol=1e-6)
+    for seed in range(12):
+        mix = Philox(seed).randn(3, 2, dtype=torch.float64)
+        with pytest.raises(ValueError, match="a covariance that is not singular"):
+            metrics.gaussian_log_prob(torch.cat([z, z @ mix], 1), torch.zeros(1, 5))
 
 
 def test_columns_are_checked(tmp_path):

@@ -296,8 +296,25 @@ VE = PATHS["ve"]
         ),
         (lambda: guidance.subsampling(2)(torch.zeros(1, 1, 3, 4)), ValueError, "multiples of 2"),
         (lambda: guidance.inpainting(torch.ones(2)), TypeError, "mask must be a bool tensor"),
+        (
+            lambda: guidance.inpainting(torch.ones(3, 4, 4, dtype=torch.bool))(torch.zeros(3, 3, 4, 4)),
+            ValueError,
+            r"mask must say what its first 3 are, where x of shape \(3, 3, 4, 4\) .*pass mask\[:, None\]",
+        ),
     ],
 )
 def test_bad_input_is_named(make, kind, text):
     with pytest.raises(kind, match=text):
         make()
+
+
+@pytest.mark.parametrize("make", [guidance.pigdm, guidance.dps, guidance.projection])
+def test_samples_of_one_number(make):
+    """[B], as samplers and losses take them, is [B, 1]; by conjugate gradients too."""
+    x, t, double = torch.linspace(-1, 1, 4), torch.full((4,), 0.5), guidance.Measurement(lambda x: 2 * x)
+
+    def score(x, t):
+        return x.sin() - x
+
+    flat = make(score, double, torch.ones(4), VE)(x, t)
+    torch.testing.assert_close(flat, make(score, double, torch.ones(4, 1), VE)(x[:, None], t)[:, 0])
