@@ -1,4 +1,4 @@
-"""The ranks of a command, started in no time: forked from a process that has imported everything, to be killed often.
+"""Processes to be killed often, the ranks of a command first of all: forked from one that has imported everything.
 
 What is killed is real: processes of their own, by SIGKILL. What is not here is torchrun, which starts ranks and starts them
 again; test_ranks.py has it.
@@ -33,6 +33,18 @@ DISK = "disk"  # the folder, beside the log, that may be a file system of its ow
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
+def forked(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    """A started process that calls ``target``, a function of a module,, in no time."""
+    process = _FORKS.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def event() -> Any:
+    """What a process that was forked can set, for this one to wait for."""
+    return _FORKS.Event()
+
+
 class Launch:
     """``fastscore`` of these ``words`` on ``count`` ranks, in ``folder``; they are killed where the block ends before them.
 
@@ -63,20 +75,16 @@ class Launch:
         self.words, self.log = words, folder / "log"
         self.log.write_bytes(b"")
         self.ranks = [
-            _FORKS.Process(
-                target=_rank,
-                args=(
-                    shlex.split(words),
-                    folder,
-                    constants or {},
-                    {} if rank else {"kill": dies_at, "fill": full_at},
-                    {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port},
-                ),
+            forked(
+                _rank,
+                shlex.split(words),
+                folder,
+                constants or {},
+                {} if rank else {"kill": dies_at, "fill": full_at},
+                {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port},
             )
             for rank in range(count)
         ]
-        for process in self.ranks:
-            process.start()
 
     def __enter__(self) -> Launch:
         return self
