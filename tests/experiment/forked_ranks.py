@@ -57,6 +57,7 @@ class Launch:
         full_at: (pattern, n): from before that change on, ``folder / DISK`` is full. Where that is a file system of its own
             it is filled, by the file ``filler``; elsewhere each file that is to be written in it fails as if it were.
         constants: values of constants of modules, for the ranks: {"module.name": value}.
+        program: a function of a module that takes the words in place of ``fastscore``.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Launch:
         dies_at: tuple[str, int] | None = None,
         full_at: tuple[str, int] | None = None,
         constants: dict[str, Any] | None = None,
+        program: Callable[[list[str]], None] | None = None,
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -82,6 +84,7 @@ class Launch:
                 constants or {},
                 {} if rank else {"kill": dies_at, "fill": full_at},
                 {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port},
+                program,
             )
             for rank in range(count)
         ]
@@ -121,9 +124,9 @@ class Launch:
         return self.log.read_text()
 
 
-def run(words: str, folder: Path, count: int = 2, *, constants: dict[str, Any] | None = None) -> str:
-    """What the ranks printed of a command that must end well."""
-    with Launch(words, folder, count, constants=constants) as launch:
+def run(words: str, folder: Path, count: int = 2, **how: Any) -> str:
+    """What the ranks printed of a command that must end well; see ``Launch``."""
+    with Launch(words, folder, count, **how) as launch:
         codes = launch.ends()
     assert codes == [0] * count, launch.told()
     return launch.told()
@@ -135,6 +138,7 @@ def _rank(
     constants: dict[str, Any],
     moments: dict[str, tuple[str, int] | None],
     environment: dict[str, object],
+    program: Callable[[list[str]], None] | None,
 ) -> None:
     log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
@@ -151,7 +155,7 @@ def _rank(
             sys.addaudithook(_hook(folder, *moment, what))
     from fastscore.experiment import cli
 
-    cli.main(words)
+    (program or cli.main)(words)
 
 
 def _hook(folder: Path, pattern: str, times: int, what: str) -> Callable[[str, tuple], None]:
