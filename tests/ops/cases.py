@@ -90,6 +90,9 @@ def compiled_table() -> list:
 
 
 every_case = pytest.mark.parametrize("backend, device, shape, dtype, layout", table())
+every_contiguous_case = pytest.mark.parametrize(
+    "backend, device, shape, dtype, layout", [row for row in table() if row.values[-1] == "contiguous"]
+)
 
 
 def tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int, device: str = "cpu") -> torch.Tensor:
