@@ -1,8 +1,8 @@
 """The folder of a reproduction: which files are in it, read and written whole.
 
 plan.json what is to be done; data.json what it is trained on; timing.json how long that takes here; run/ the run; selection/
-what each snapshot's samples are like, selection.json which is best; samples/ and measures/ of the best and the last;
-report.md, report.html and report/. Rank 0 alone writes. A JSON file is there once what it speaks of is whole, so what is there need
+what each snapshot's samples are like, selection.json which is best; samples/ and measures/ of the best and the last; clock.json how
+long all took so far; report.md, report.html and report/. Rank 0 alone writes. A JSON file is there once what it speaks of is whole, so what is there need
 not be done again.
 """
 
@@ -19,7 +19,7 @@ from ..._core.errors import CheckpointError
 from ..config import parse_json
 from ..ranks import Ranks
 
-PLAN, DATA, TIMING, SELECTION = "plan.json", "data.json", "timing.json", "selection.json"
+PLAN, DATA, TIMING, SELECTION, CLOCK = "plan.json", "data.json", "timing.json", "selection.json", "clock.json"
 RUN, SELECTED, SAMPLES, MEASURES, FEATURES = "run", "selection", "samples", "measures", "features"
 LOCK = ".lock"
 

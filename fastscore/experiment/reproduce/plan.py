@@ -97,16 +97,24 @@ class Plan:
                 f"{source} is not the plan of a reproduction ({error}): put it back as it was, or choose another folder with --out"
             ) from error
 
-    def check_same(self, request: Request, out: Path) -> None:
-        """Raise CheckpointError where something else is asked for now than when the plan was made."""
+    def going_on(self, request: Request, out: Path) -> Plan:
+        """This plan where ``request`` goes on with it: where things lie now, and with more hours all seeds that are asked for.
+
+        Raises:
+            CheckpointError: something else is asked for now than when the plan was made.
+        """
         was, now = self.request.to_json(), request.to_json()
-        changed = [name for name in was if was[name] != now[name] and name not in MAY_CHANGE]
+        more = None not in (was["hours"], now["hours"]) and now["hours"] > was["hours"]
+        may = (*MAY_CHANGE, "hours") if more else MAY_CHANGE
+        changed = [name for name in was if was[name] != now[name] and name not in may]
         if changed:
             words = ", ".join(f"{name} (was {was[name]}, now {now[name]})" for name in changed)
+            hint = "; where it was begun with hours, more of them add seeds" if "hours" in changed else ""
             raise CheckpointError(
-                f"{out} holds a reproduction of another plan: {words}; go on with it by {self.request.command(out)}, or choose "
+                f"{out} holds a reproduction of another plan: {words}{hint}; go on with it by {self.request.command(out)}, or choose "
                 "another folder with --out"
             )
+        return dataclasses.replace(self, request=request, seeds=tuple(range(request.seeds)) if more else self.seeds)
 
     def check_features(self, sha256: str | None, out: Path) -> None:
         """Raise CheckpointError where Inception's weights are others than when the plan was made."""
