@@ -17,7 +17,7 @@ from .folder import Means, of_leader
 from .parts import Parts, size_of
 
 _PART = 2000  # images of a part, about
-_NOT_FINITE = "not_finite.json"
+NOT_FINITE = "not_finite.json"
 
 
 def draw(trained: TrainedRun, kept: Parts, num: int, seed: int, means: Means) -> None:
@@ -62,7 +62,7 @@ def _keep_not_finite(kept: Parts, there: int, part: Tensor) -> None:
     if len(bad) or before != _noted(kept):
         with files.naming(kept.where):
             kept.where.mkdir(parents=True, exist_ok=True)
-        folder.write(kept.where / _NOT_FINITE, {"samples": [*before, *bad.tolist()]})
+        folder.write(kept.where / NOT_FINITE, {"samples": [*before, *bad.tolist()]})
 
 
 def not_finite(kept: Parts) -> list[int]:
@@ -76,7 +76,7 @@ def not_finite(kept: Parts) -> list[int]:
 
 
 def _noted(kept: Parts) -> list[int]:
-    path, noted = kept.where / _NOT_FINITE, None
+    path, noted = kept.where / NOT_FINITE, None
     if not path.exists():
         return []
     with contextlib.suppress(CheckpointError):

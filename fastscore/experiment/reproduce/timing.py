@@ -39,6 +39,7 @@ _PACE = (
     "tf32",
     "compile",
     "cuda_graph",
+    "ema",  # that of an ncsn, which has none by its recipe, is the first of more_ema
     "more_ema",
 )
 
