@@ -321,6 +321,41 @@ def test_a_damaged_plan_is_named(archive, tmp_path, text):
         run(tiny(archive), tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        (
+            "selection/step_00000004-ema.json",
+            {"images": 1000},
+            "says images 1000 where it must be 20: put .*, or delete",
+        ),
+        ("selection/step_00000004-ema.json", {"step": 2}, "says step 2 where it must be 4: "),
+        ("selection/step_00000002-ema.json", {"frechet_distance": "3"}, "'3' where it must be a number or null: "),
+        ("measures/step_00000004-ema-seed-1.json", {"seed": 0}, "says seed 0 where it must be 1: put .*, or delete"),
+        ("measures/step_00000004-ema-seed-1.json", {"samples": 25.0}, "says samples 25.0 where it must be 25: "),
+        (
+            "measures/step_00000004-ema-seed-1.json",
+            {"feature": "inception"},
+            "says feature 'inception' where it must be",
+        ),
+        ("timing.json", {"evaluation": {"images_per_second": 0}}, "says evaluation: .* above 0: put .*, or delete"),
+        ("timing.json", {"training": None}, "says training: seconds_per_iteration None, where it must be a number"),
+        ("plan.json", {"seeds": [0, 2]}, r"its seeds must be 0, 1, ..., got \[0, 2\]"),
+        ("plan.json", {"request": [1]}, "is not the plan of a reproduction"),
+        ("data.json", {"train": 3}, "was begun with other data: none in place of 24 images"),
+    ],
+)
+def test_what_was_edited_or_is_anothers_is_named(done, archive, name, changes, message, monkeypatch):
+    monkeypatch.setattr("fastscore.experiment.sample.draw", lambda *_, **__: pytest.fail("it is drawn"))
+    before = (done / name).read_bytes()
+    (done / name).write_text(json.dumps(json.loads(before) | changes))
+    try:
+        with pytest.raises(CheckpointError, match=message):
+            run(tiny(archive), done)
+    finally:
+        (done / name).write_bytes(before)
+
+
 def test_parts_that_are_none_are_named(tmp_path):
     kept = Parts(tmp_path, (3, 32, 32), torch.uint8)
     assert kept.count() == 0 and kept.read().shape == (0, 3, 32, 32)

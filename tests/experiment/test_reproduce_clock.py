@@ -203,8 +203,8 @@ def test_the_first_seed_is_drawn_whatever_the_clock_says_and_a_begun_one_needs_w
     chosen, archive, tmp_path, slow
 ):
     out = shutil.copytree(chosen, tmp_path / "out")
-    (out / "clock.json").write_text('{"seconds": {"training": 1600.1}}')
-    run(timed(archive, 1.0, seeds=3), out)  # 3,600.1 in the end
+    (out / "clock.json").write_text('{"seconds": {"training": 3601}}')
+    run(timed(archive, 1.0, seeds=3), out)
     assert seeds_of(out) == {"0"}
     selection = json.loads((out / "selection.json").read_text())
     for step, weights in measures._roles(selection):  # 20 of 25 samples are there already

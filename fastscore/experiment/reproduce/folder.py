@@ -9,7 +9,8 @@ not be done again.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,26 @@ def read(path: Path) -> dict[str, Any] | None:
     return values
 
 
+def record(path: Path, of: Mapping[str, Any]) -> dict[str, Any] | None:
+    """As :func:`read`, of an object whose values of the names in ``of`` are these.
+
+    Raises:
+        CheckpointError: others; or its Frechet distance is neither a finite number nor null.
+    """
+    found = read(path)
+    if found is None:
+        return None
+    other = [name for name, value in of.items() if type(found.get(name)) is not type(value) or found[name] != value]
+    distance = found.get("frechet_distance", "missing")
+    if other or not (distance is None or (type(distance) in (int, float) and -math.inf < distance < math.inf)):
+        name = other[0] if other else "frechet_distance"
+        must = f" where it must be {of[name]!r}" if other else " where it must be a number or null"
+        raise CheckpointError(
+            f"{path} says {name} {found.get(name)!r:.60}{must}: put it back as it was, or delete it to have it made again"
+        )
+    return found
+
+
 def write(path: Path, values: dict[str, Any]) -> None:
     """Make ``values`` the content of ``path``, and its folder where there is none; nothing where they are already.
 
@@ -83,9 +104,9 @@ class Means:
     ranks: Ranks
 
 
-def there(ranks: Ranks, path: Path) -> bool:
-    """Whether ``path`` is a whole JSON object, on all ranks as on rank 0."""
-    return bool(of_leader(ranks, lambda: read(path) is not None))
+def there(ranks: Ranks, path: Path, of: Mapping[str, Any] | None = None) -> bool:
+    """Whether ``path`` is a whole JSON object, or where ``of`` is given such a :func:`record`; on all ranks as on rank 0."""
+    return bool(of_leader(ranks, lambda: (read(path) if of is None else record(path, of)) is not None))
 
 
 def of_leader(ranks: Ranks, make: Callable[[], Any]) -> Any:

@@ -39,7 +39,7 @@ def measure(
     """
     ranks, roles = means.ranks, _roles(selection)
     for place, seed in enumerate(plan.seeds):
-        missing = [one for one in roles if not there(ranks, _path(out, one, seed))]
+        missing = [one for one in roles if not there(ranks, _path(out, one, seed), _about(plan, one, seed))]
         if place and missing:
             each = of_leader(ranks, lambda: _pace(plan, list(roles), out, clock, planned))
             needs = each * _undrawn(plan, missing, seed, out, ranks)
@@ -62,8 +62,8 @@ def withheld(selection: dict[str, Any], plan: Plan, out: Path) -> list[str]:
     for snapshot in roles:
         for seed in plan.seeds:
             record = folder.read(_path(out, snapshot, seed)) or {}
-            if record.get("not_finite"):
-                count = f"{record['not_finite']:,} of {record['samples']:,}"
+            if record.get("frechet_distance", 0) is None:
+                count = f"{record.get('not_finite', 'some')} of {plan.request.samples:,}"
                 found.append(f"iteration {snapshot[0]:,} ({snapshot[1]}), seed {seed}: {count}")
     return found
 
@@ -89,13 +89,9 @@ def _measured(
     with ranks.together():
         if images is not None:
             measured = {
-                "step": snapshot[0],
-                "weights": snapshot[1],
+                **_about(plan, snapshot, seed),
                 "roles": roles,
-                "seed": seed,
-                "samples": len(images),
                 "not_finite": bad,
-                "feature": plan.feature,
                 **found,
                 "sampler": plan.request.sampler,
                 "network_evaluations_per_sample": plan.request.evaluations(plan.config),
@@ -105,6 +101,13 @@ def _measured(
             folder.write(_path(out, snapshot, seed), measured)
             distances.forget(name)
     return f": {bad:,} of {plan.request.samples:,} samples are not finite, and so it has no numbers" if bad else ""
+
+
+def _about(plan: Plan, snapshot: tuple[int, str], seed: int) -> dict[str, Any]:
+    """What a set of samples is of."""
+    step, weights = snapshot
+    samples, feature = plan.request.samples, plan.feature
+    return {"step": step, "weights": weights, "seed": seed, "samples": samples, "feature": feature}
 
 
 def _leave_out(plan: Plan, out: Path, clock: Clock, seeds: tuple[int, ...], needs: float) -> None:

@@ -91,8 +91,10 @@ class Plan:
                 raise ValueError(f"its format must be {FORMAT}, got {values['format']!r}: another version wrote it")
             config = TrainConfig.from_json(json.dumps(values["config"]), "the field 'config'")
             request, sha256 = Request.from_json(values["request"]), values["inception_sha256"]
+            if values["seeds"] != [*range(len(values["seeds"]))] or not values["seeds"]:
+                raise ValueError(f"its seeds must be 0, 1, ..., got {values['seeds']!r:.60}")
             return cls(request, config, tuple(values["seeds"]), values["feature"], sha256)
-        except (KeyError, TypeError, ValueError, CheckpointError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, CheckpointError) as error:
             raise CheckpointError(
                 f"{source} is not the plan of a reproduction ({error}): put it back as it was, or choose another folder with --out"
             ) from error

@@ -219,6 +219,8 @@ class Request:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Request:
         """What :meth:`to_json` gave; TypeError or ValueError where it is something else."""
+        if not isinstance(values.get("sampler_options"), dict):
+            raise TypeError(f"sampler_options must be an object, got {values.get('sampler_options')!r:.60}")
         inception = values.get("inception")
         return cls(**values | {"inception": None if inception is None else Path(inception)})
 

@@ -39,8 +39,8 @@ def select(plan: Plan, out: Path, distances: Distances, means: Means, clock: Clo
     """
     ranks = means.ranks
     for step, weights in plan.snapshots:
-        path = out / folder.SELECTED / f"{folder.stem(step, weights)}.json"
-        if there(ranks, path):
+        path, about = out / folder.SELECTED / f"{folder.stem(step, weights)}.json", _about(plan, step, weights)
+        if there(ranks, path, about):
             continue
         clock.at(SELECTION)
         began = time.perf_counter()
@@ -53,10 +53,7 @@ def select(plan: Plan, out: Path, distances: Distances, means: Means, clock: Clo
                 path.parent.mkdir(exist_ok=True)
                 save_grid(images[:_SHOWN].float() / 255, path.with_suffix(".png"))
             row = {
-                "step": step,
-                "weights": weights,
-                "images": plan.request.selection_images,
-                "seed": SEED,
+                **about,
                 **found,
                 "images_seen": step * plan.config.batch_size,
                 "training_seconds": checkpoint.read_about(checkpoint.of_iteration(out / folder.RUN, step)).seconds,
@@ -90,6 +87,11 @@ def loaded(plan: Plan, out: Path, step: int, weights: str, means: Means) -> Trai
     return with_sampling(trained, sampler=plan.request.sampler, **plan.request.options())
 
 
+def _about(plan: Plan, step: int, weights: str) -> dict[str, Any]:
+    """What a row is of."""
+    return {"step": step, "weights": weights, "images": plan.request.selection_images, "seed": SEED}
+
+
 def another_sampler(plan: Plan, out: Path) -> str:
     """What to do where samples are not finite."""
     smaller = "a smaller --step-size or " if "step_size" in plan.request.options() else ""
@@ -100,7 +102,9 @@ def another_sampler(plan: Plan, out: Path) -> str:
 
 
 def _chosen(plan: Plan, out: Path) -> dict[str, Any]:
-    rows = [folder.read(out / folder.SELECTED / f"{folder.stem(*snapshot)}.json") for snapshot in plan.snapshots]
+    rows = [
+        folder.record(out / folder.SELECTED / f"{folder.stem(*one)}.json", _about(plan, *one)) for one in plan.snapshots
+    ]
     measured = [row for row in rows if row is not None]
     finite = [row for row in measured if row["frechet_distance"] is not None]
     if not finite:

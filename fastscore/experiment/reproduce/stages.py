@@ -173,7 +173,7 @@ class _Reproduction:
         path, here = self.out / folder.TIMING, timing.conditions(self.config, self.feature, self.device, self.ranks)
 
         def before() -> dict[str, Any] | None:
-            found = folder.read(path)
+            found = timing.check(folder.read(path), path)
             usable = found is not None and (found.get("conditions") == here or (self.plan is not None and not again))
             return found if usable else None
 
