@@ -356,6 +356,18 @@ def test_what_was_edited_or_is_anothers_is_named(done, archive, name, changes, m
         (done / name).write_bytes(before)
 
 
+def test_a_run_that_is_gone_is_not_trained_again_beside_its_numbers(done, archive, tmp_path):
+    shutil.copytree(done, tmp_path / "out", ignore=shutil.ignore_patterns("run"))
+    with pytest.raises(
+        CheckpointError, match=r"out/run is gone, whose snapshots .*selection compares: put it back, or"
+    ):
+        run(tiny(archive), tmp_path / "out")
+    (tmp_path / "out" / "clock.json").unlink()
+    (tmp_path / "out" / "clock.json").mkdir()
+    with pytest.raises(CheckpointError, match=r"clock\.json cannot be read: Is a directory; put it back"):
+        run(tiny(archive), tmp_path / "out")
+
+
 def test_parts_that_are_none_are_named(tmp_path):
     kept = Parts(tmp_path, (3, 32, 32), torch.uint8)
     assert kept.count() == 0 and kept.read().shape == (0, 3, 32, 32)

@@ -166,7 +166,7 @@ def test_a_seed_for_which_there_is_no_time_is_left_out_and_added_with_more_hours
     assert seeds_of(out) == {"0"}
     left = json.loads((out / "clock.json").read_text())["left_out"]
     assert left["seeds"] == [1] and left["seconds"] == 2000
-    assert said[-1] == f"left out for want of time: seeds 1; go on with: {left['command']}"
+    assert said[-1] == f"left out for want of time: seed 1; go on with: {left['command']}"
     (more,) = re.findall("--hours ([0-9.]+)", left["command"])
     assert float(more) == hours_for(4000) == 1.2
     with monkeypatch.context() as patch:
@@ -191,7 +191,7 @@ def test_more_hours_add_seeds_and_no_iterations(chosen, archive, tmp_path, slow)
     out = shutil.copytree(chosen, tmp_path / "out")
     said = run(timed(archive, 1.6, seeds=3), out)
     assert "0 s of 1.6 hours are spent; it stays at 4 iterations" in said
-    assert seeds_of(out) == {"0", "1"} and said[-1].startswith("left out for want of time: seeds 2; go on with: ")
+    assert seeds_of(out) == {"0", "1"} and said[-1].startswith("left out for want of time: seed 2; go on with: ")
     said = run(timed(archive, 1.7, seeds=3), out)
     assert seeds_of(out) == {"0", "1", "2"} and not any("left out" in text for text in said)
     assert "left_out" not in json.loads((out / "clock.json").read_text())

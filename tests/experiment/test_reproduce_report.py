@@ -325,10 +325,10 @@ def test_what_to_quote_is_said_first(tmp_path, plain):
 
 def test_departures_stand_beside_the_published_numbers(tmp_path, plain):
     out = write_out(tmp_path / "out")
-    assert "made otherwise" not in text_of(out)
+    assert "by the recipe: " not in text_of(out)
     edit(out / "plan.json", departures=["width 64 in place of 128"])
     text = text_of(out)
-    assert "of a network or samples that are made otherwise: width 64 in place of 128." in text and "25.32" in text
+    assert "but not made by the recipe: width 64 in place of 128." in text and "25.32" in text
 
 
 def test_samples_that_are_not_finite_have_no_numbers_and_no_mean(tmp_path, plain):
@@ -356,10 +356,10 @@ def test_seeds_that_were_left_out_and_the_time_that_was_spent(tmp_path, plain, c
     left = {"seeds": [2], "seconds": 1000.0, "command": "fastscore reproduce cifar10 --hours 15"}
     write(out / "clock.json", {"seconds": {"training": 30_000, "samples": 13_000.5}, "left_out": left})
     text = text_of(out)
-    assert "Done, but for the seeds 2, for which there was no time in --hours 12.00. More hours add them:" in text
+    assert "Done, but for seed 2, for which there was no time in --hours 12.00. More hours add them:" in text
     assert "```sh\nfastscore reproduce cifar10 --hours 15\n```" in text and "All stages are done." not in text
     tables = tables_of(text)
-    assert tables[0][-1] == ["samples and measures", "done", "4 of 4 sets of samples measured; no time for seeds 2"]
+    assert tables[0][-1] == ["samples and measures", "done", "4 of 4 sets of samples measured; no time for seed 2"]
     told = {row[0]: row[1] for table in tables for row in table if len(row) == 2}
     assert told["all, time so far, over all calls"] == "11 h 56 min of 12 h"
     assert "Of 5 seeds 3 fit: the same command with a larger --hours adds others, and no iterations." in text

@@ -38,7 +38,7 @@ def read(path: Path) -> dict[str, Any] | None:
     """The JSON object in ``path``, or None where there is none.
 
     Raises:
-        CheckpointError: it is something else. OSError: it cannot be read.
+        CheckpointError: it is something else, or cannot be read.
     """
     try:
         values = parse_json(path.read_bytes())
@@ -46,6 +46,10 @@ def read(path: Path) -> dict[str, Any] | None:
             raise ValueError(f"it must hold a JSON object, got {type(values).__name__}")
     except FileNotFoundError:
         return None
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be read: {error.strerror or error}; put it back as it was, or choose another folder with --out"
+        ) from error
     except ValueError as error:
         raise CheckpointError(
             f"{path} cannot be read ({error}): put it back as it was, or delete it to have it made again"

@@ -128,8 +128,8 @@ class Facts:
 
     def _withheld(self) -> str:
         bad = sum(bool(whole(measure.get("not_finite"))) for measure in self.measures)
-        left = ", ".join(map(str, self.left_out))
-        return (f", {bad} without numbers" if bad else "") + (f"; no time for seeds {left}" if left else "")
+        left = f"; no time for {seeds_named(self.left_out)}" if self.left_out else ""
+        return (f", {bad} without numbers" if bad else "") + left
 
     def _wanted_rows(self, weights: int) -> int | None:
         """How many rows there are to be: of each interval's end, and of the last iteration."""
@@ -206,6 +206,11 @@ def snapshot_of(record: Mapping[str, Any]) -> Snapshot:
 def named(snapshot: Snapshot) -> str:
     """In words: "iteration 290,000, ema"."""
     return f"iteration {snapshot[0]:,}, {snapshot[1]}"
+
+
+def seeds_named(seeds: list[int]) -> str:
+    """In words: "seed 2", "seeds 1, 2"."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def whole(value: Any) -> int | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from . import folder
 from . import report_tables as tables
-from .report_facts import Facts, listed, named, part, snapshot_of, whole
+from .report_facts import Facts, listed, named, part, seeds_named, snapshot_of, whole
 from .report_page import Block, Code, Commands, Folded, Heading, Paragraph, Picture, Table
 from .report_recipe import PUBLISHED, departures, evaluate_command, sample_command, why_not_comparable
 
@@ -50,8 +50,7 @@ def _progress(facts: Facts) -> list[Block]:
         go_on = "; the same command goes on:" if command else "."
         blocks.append(Paragraph(f"Not done yet: what is known so far. Next comes the stage: {following}{go_on}"))
     elif facts.left_out:
-        seeds = ", ".join(map(str, facts.left_out))
-        words = f"Done, but for the seeds {seeds}, for which there was no time in --hours {tables.number(facts.plan.get('hours'))}."
+        words = f"Done, but for {seeds_named(facts.left_out)}, for which there was no time in --hours {tables.number(facts.plan.get('hours'))}."
         more = part(facts.clock, "left_out", "command")
         blocks.append(Paragraph(words + (" More hours add them:" if more else ""), warning=True))
         blocks += [Commands((str(more),)), Paragraph("All else was made by:")] if more else []
@@ -93,7 +92,7 @@ def _results(facts: Facts) -> list[Block]:
         if departures(facts):
             blocks.append(
                 Paragraph(
-                    f"Measured as the papers' are, of a network or samples that are made otherwise: {'; '.join(departures(facts))}.",
+                    f"Measured as the papers' numbers are, but not made by the recipe: {'; '.join(departures(facts))}.",
                     warning=True,
                 )
             )

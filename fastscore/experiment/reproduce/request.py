@@ -36,7 +36,8 @@ class Request:
     model: Literal["ncsn", "ncsnv2"] = "ncsnv2"
     """Whose recipe: ncsn (Song & Ermon 2019) or ncsnv2 (Song & Ermon 2020)."""
     hours: float | None = None
-    """Fit the number of iterations, and where needed of seeds, into so many hours, by what --dry-run measures."""
+    """Fit the number of iterations, and where needed of seeds, into so many hours, by what --dry-run measures. A later
+    seed for which there is no time is left out, and more hours add it."""
 
     iterations: int | None = None
     """Optimizer steps; by default the recipe's."""

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..._core.errors import NonFiniteSamples
+from ..._core.errors import CheckpointError, NonFiniteSamples
 from ...evaluation.pictures import save_grid
 from .. import checkpoint
 from ..agreement import load_on
@@ -61,6 +61,15 @@ def select(plan: Plan, out: Path, distances: Distances, means: Means, clock: Clo
             }
             folder.write(path, row)
     return of_leader(ranks, lambda: _chosen(plan, out))
+
+
+def check_run(out: Path) -> None:
+    """Raise CheckpointError where the run is gone whose snapshots are compared: trained again it need not be the same to the last bit."""
+    if not (out / folder.RUN).exists() and any((out / folder.SELECTED).glob("step_*.json")):
+        raise CheckpointError(
+            f"{out / folder.RUN} is gone, whose snapshots {out / folder.SELECTED} compares: put it back, or reproduce in another folder "
+            "(--out), which trains again"
+        )
 
 
 def _drawn(plan: Plan, out: Path, step: int, weights: str, means: Means) -> Tensor | None:

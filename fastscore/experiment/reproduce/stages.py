@@ -29,8 +29,9 @@ from .hours import Work, fit, rows
 from .measures import measure, withheld
 from .plan import Plan
 from .report import MARKDOWN, write_report
+from .report_facts import seeds_named
 from .request import MAY_CHANGE, Request
-from .selection import another_sampler, select
+from .selection import another_sampler, check_run, select
 
 
 def reproduce(
@@ -111,9 +112,7 @@ class _Reproduction:
         if left or written is None:
             written = self._report()
         if left:
-            self.say(
-                f"left out for want of time: seeds {', '.join(map(str, left['seeds']))}; go on with: {left['command']}"
-            )
+            self.say(f"left out for want of time: {seeds_named(left['seeds'])}; go on with: {left['command']}")
         found = of_leader(self.ranks, lambda: withheld(selection, plan, self.out))
         if found:
             raise NonFiniteSamples(
@@ -256,6 +255,9 @@ class _Reproduction:
     def _train(self, plan: Plan) -> None:
         run = self.out / folder.RUN
         command = self.request.command(self.out)
+        with self.ranks.together():
+            if self.ranks.leads:
+                check_run(self.out)
         with Trainer(self.config, run, resume=True, ranks=self.ranks, command=command) as trainer:
             if trainer.step < plan.config.iterations:
                 self.say(f"training from iteration {trainer.step:,} to {plan.config.iterations:,}, in {run}")
