@@ -164,9 +164,9 @@ def batches(
             size = min(batch_size, end - firsts[k])
             try:
                 return drawn_batch(k, size)
-            except NonFiniteSamples:
+            except NonFiniteSamples as error:
                 if strict:
-                    raise
+                    raise NonFiniteSamples(f"{error}{trained.asked.gentler}") from error
                 return torch.full((size, *trained.shape), math.nan)
 
         def drawn_batch(k: int, size: int) -> Tensor:
