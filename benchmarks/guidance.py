@@ -28,7 +28,7 @@ from fastscore.experiment.build import make_data
 from fastscore.experiment.evaluate import evaluations_of
 from fastscore.experiment.sample import TrainedRun, load_run, sample
 
-WEIGHTS, SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0), (0.0, 1.0, 2.0, 3.0, 4.0, 6.0)
+WEIGHTS, SCALES = (0.0, 1.0, 1.5, 2.0, 3.0, 4.0), (0.0, 1.0, 2.0, 3.0, 4.0, 6.0, 8.0)
 
 
 def main() -> None:

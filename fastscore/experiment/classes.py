@@ -147,7 +147,7 @@ def asked(
     for name, value in (("label", label), ("guidance", guidance), ("guidance_interval", interval)):
         if value is not None and not config.num_classes:
             by_classifier = (
-                "by a classifier of the run: fastscore train-classifier RUN, and --label 7 --classifier-scale 2"
+                "by a classifier of the run: fastscore train-classifier RUN, and --label 7 --classifier-scale 4"
             )
             raise ValueError(
                 f"{name} must be left out for a network that was trained without classes, got {value!r}; a preset with "

@@ -127,7 +127,7 @@ def test_the_command_line_trains_one_and_draws_by_it(runs, tmp_path, capsys):
     run = shutil.copytree(runs / "empty", tmp_path / "a")
     main(["train-classifier", str(run), "--iterations", "5", "--batch-size", "8", "--quiet"])
     shown = capsys.readouterr().out
-    assert "noise level" in shown and f"next: fastscore sample {run} --label each --classifier-scale 2" in shown
+    assert "noise level" in shown and f"next: fastscore sample {run} --label each --classifier-scale 4" in shown
     out = ["--out", str(tmp_path / "s"), "--num", "4", "--quiet"]
     main(["sample", str(run), "--label", "1", "--classifier-scale", "2", *out])
     about = json.loads((tmp_path / "s" / "samples.json").read_text())
