@@ -72,9 +72,9 @@ def read(name: str) -> dict[str, Any]:
 
 def comparison(name: str) -> str:
     """What ``fastscore compare-samplers`` measured of a network: its table."""
-    from fastscore.experiment import compare_report
+    from fastscore.experiment import compare
 
-    return compare_report.page(json.loads((COMPARISONS / f"{name}.json").read_text()))
+    return compare.page(json.loads((COMPARISONS / f"{name}.json").read_text()))
 
 
 def digits(number: float) -> str:

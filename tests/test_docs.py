@@ -257,12 +257,12 @@ def test_the_glossary_explains_each_word_once():
 
 
 def test_what_the_comparison_of_samplers_says():
-    from fastscore.experiment import compare_report
+    from fastscore.experiment import compare
 
     best, rows = {}, {}
     for name in ("demo", "tenth", "toy"):
         assert f"{{generated}} comparison {name}\n" in PAGES["comparing_samplers.md"] and tables.comparison(name)
-        rows[name] = compare_report.rows_of(json.loads((tables.COMPARISONS / f"{name}.json").read_text()))
+        rows[name] = compare.rows_of(json.loads((tables.COMPARISONS / f"{name}.json").read_text()))
         best[name] = {row.budget: row.sampler for row in reversed(rows[name]) if row.budget}
     assert (
         set(best["demo"].values()) == set(best["toy"].values()) == {"dpm_sde"}

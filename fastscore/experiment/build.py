@@ -17,6 +17,7 @@ from ..schedules import geometric_sigmas
 from .config import TrainConfig
 from .path_bounds import make_path
 
+FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
 _GRAY_SCOTT_IMAGES = 1024
 
 

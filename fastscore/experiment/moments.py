@@ -45,7 +45,7 @@ def moments_of(loaded: data.Data) -> dict[str, Tensor]:
         for part in parts:
             centred = _rows(part) - mean
             covariance += centred.T @ centred
-        return found | {"covariance": covariance / len(values)}
+        return found | {"covariance": _symmetric(covariance / len(values))}
     variance = torch.stack([(_rows(part) - mean).square().sum(0) for part in parts]).sum(0) / len(values)
     return found | {"std": variance.sqrt().float().reshape(values.shape[1:])}
 
@@ -106,7 +106,7 @@ def kept(run: Path) -> dict[str, Tensor] | None:
             triangle, size = tensors.pop(_TRIANGLE), tensors["mean"].numel()
             whole = torch.zeros(size, size, dtype=triangle.dtype)
             whole[tuple(torch.tril_indices(size, size))] = triangle
-            tensors["covariance"] = whole + whole.tril(-1).T
+            tensors["covariance"] = _symmetric(whole)
         return tensors
     except OSError:
         raise
@@ -136,6 +136,11 @@ def _checksum(tensors: dict[str, Tensor]) -> str:
         digest.update(f"{name} {tuple(tensors[name].shape)} {tensors[name].dtype} ".encode())
         digest.update(tensors[name].numpy().tobytes())
     return digest.hexdigest()
+
+
+def _symmetric(matrix: Tensor) -> Tensor:
+    """The lower triangle and its mirror image: a product with its own transpose is symmetric to rounding only."""
+    return matrix.tril() + matrix.tril(-1).T
 
 
 def _rows(values: Tensor) -> Tensor:

@@ -1,15 +1,24 @@
-"""Which of the machine's cores this process leaves unused, why, and the cure."""
+"""What this process computes on, and which of the machine's cores it leaves unused, why, and the cure."""
 
 from __future__ import annotations
 
 import math
 import os
+import platform
 from pathlib import Path
 
 import torch
 
 _ROOT = Path("/")
 _VARIABLES = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def device_name(device: torch.device) -> str:
+    """The GPU's name, or the processor's and how many threads compute."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"{platform.machine()} CPU, {threads} thread{'s' * (threads != 1)}"
 
 
 def cores() -> int:

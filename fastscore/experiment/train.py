@@ -6,7 +6,6 @@ Batches, noise and weights are functions of (config, iteration), so a resumed ru
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -16,20 +15,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import files
 from .._core.errors import CheckpointError, NonFiniteLoss
-from . import checkpoint, history, learner_state, limits, precision
+from . import checkpoint, learner_state, limits, precision
 from .acceleration import deterministic, tf32
 from .agreement import settings_of
-from .build import make_data
-from .config import SAMPLING, TrainConfig
+from .build import FROM_FILES, make_data
+from .config import TrainConfig
 from .learner import Learner
 from .progress import progress_bar
 from .ranks import ALONE, Ranks
+from .run_opening import RunOpening
 from .run_writer import RunWriter
 from .sampler_options import check_own_sampler
-
-FROM_FILES = ("mnist", "cifar10", "folder", "npz")  # the data sets that are read from data_dir
 
 
 class Trainer:
@@ -82,7 +79,7 @@ class Trainer:
         self.step = 0
         self.seconds: float | None = 0.0
         self.last: Path | None = None
-        self._lock: checkpoint.Lock | None = None
+        self._opening = RunOpening(self.run)
         self._writer: RunWriter | None = None
         self._command = command
         try:
@@ -93,8 +90,8 @@ class Trainer:
 
     def close(self) -> None:
         """Let another trainer use the folder. The networks stay; :meth:`train` needs a new trainer."""
-        if self._lock is not None:
-            self._lock.release()
+        if self._opening.lock is not None:
+            self._opening.lock.release()
 
     def __enter__(self) -> Trainer:
         return self
@@ -138,7 +135,8 @@ class Trainer:
             CheckpointError: the run folder was removed or replaced meanwhile, or this trainer was closed.
             CannotWrite: a file cannot be written, on a full disk, say. The checkpoints before stay.
         """
-        if self.ranks.leads and (self._lock is None or not self._lock.held):
+        lock = self._opening.lock
+        if self.ranks.leads and (lock is None or not lock.held):
             raise CheckpointError(f"this Trainer of {self.run} has ended: go on with another, of resume=True")
         try:
             with tf32(self.config.tf32), deterministic(self.config.deterministic, self.device):
@@ -152,7 +150,7 @@ class Trainer:
         with self.ranks.together():
             self.device = self.ranks.place(self.config.device)
             if self.ranks.leads:
-                saved = self._look(resume, change)
+                self.config, saved = self._opening.look(self.config, self.device, resume, change)
         self.config = settings_of(self.ranks, self.config, self.device)
         with self.ranks.together():
             if self.config.download and self.ranks.count > 1 and self.ranks.first_here:
@@ -165,60 +163,18 @@ class Trainer:
             if saved is not None:
                 self._go_on(saved)
             elif self.ranks.leads:
-                self._begin()
+                self._opening.begin(self.config, self.data)
         self.step = learner_state.spread(self.learner, self.step)
         last = self.ranks.told(str(self.last or ""))
         self.last = Path(last) if last else None
-        if self._lock is not None:  # rank 0's
-            self._writer = RunWriter(self.run, self.config, self.identity, self._lock, self._command)
-
-    def _look(self, resume: bool, change: bool) -> TrainConfig | None:
-        """The config of the run to go on with, whose folder is locked; None where a new one may begin."""
-        if not (resume and os.path.lexists(self.run / checkpoint.CONFIG)):
-            checkpoint.check_free(self.run)
-            self.config = precision.settled(self.config, self.config, self.device)
-            return None
-        self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
-        saved = checkpoint.read_config(self.run)
-        self.config = precision.settled(self.config, saved, self.device)
-        history.check_continues(self.config, saved, self.run, change)
-        self.identity = checkpoint.read_identity(self.run)
-        self.identity.check_format(self.run)
-        return saved
-
-    def _begin(self) -> None:
-        """Start a run: nothing was written before it was known that nothing is in its way."""
-        self.run.mkdir(parents=True, exist_ok=True)
-        self._lock = checkpoint.Lock(self.run / checkpoint.LOCK)
-        checkpoint.check_free(self.run)  # again: another process may have begun while the data was read
-        self.identity = checkpoint.Identity.new(self.data)
-        self._clear_leftovers()
-        checkpoint.begin(self.run, self.identity)
-        self._write_config()
+        lock = self._opening.lock
+        if lock is not None:  # rank 0's
+            self._writer = RunWriter(self.run, self.config, self._opening.identity, lock, self._command)
 
     def _go_on(self, saved: TrainConfig) -> None:
-        """Go on with the run of the config ``saved``, once its data and its checkpoint are known to be what they were."""
-        self.identity.check_data(self.data, self.run)
-        self._clear_leftovers()
-        if self.identity.fingerprint is None:  # imported: from now on these are the run's data
-            self.identity = self.identity.with_data(self.data)
-            checkpoint.begin(self.run, self.identity)
-        trained = self.config
-        if checkpoint.steps(self.run):
-            latest = checkpoint.latest(self.run)
-            about = learner_state.load(self.learner, latest)
-            self.step, trained, self.seconds, self.last = about.step, about.config, about.seconds, latest
-        else:
-            history.check_checkpoints_are_there(self.run, saved)
-        history.drop_after(self.run, self.step)
-        checkpoint.drop_snapshots_after(self.run, self.step, identity=self.identity.run)
-        self.changed = [
-            f"{name} (was {was}, now {now})"
-            for name, (was, now) in checkpoint.changed_fields(self.config, saved, SAMPLING).items()
-        ]
-        self.retuned = history.record_changes(self.run, self.step, trained, self.config)
-        if self.config != saved:  # last: until then the run is what it was
-            self._write_config()
+        reached = self._opening.go_on(self.config, saved, self.data, self.learner)
+        self.step, self.seconds, self.last = reached.step, reached.seconds, reached.last
+        self.changed, self.retuned = reached.changed, reached.retuned
 
     def _build(self) -> None:
         """The data, and the network with its first weights."""
@@ -229,15 +185,6 @@ class Trainer:
         self.data = make_data(config)
         limits.check_epochs(config.iterations, config.batch_size, len(self.data))
         self.learner = Learner(config, self.data, self.device, self.ranks)
-
-    def _clear_leftovers(self) -> None:
-        """What a killed trainer left: it may be what fills the disk."""
-        files.clear_leftovers(self.run)
-        for name in (checkpoint.CHECKPOINTS, checkpoint.SNAPSHOTS):
-            checkpoint.clear_unfinished(self.run / name)
-
-    def _write_config(self) -> None:
-        files.write_atomically(self.run / checkpoint.CONFIG, self.config.to_json().encode())
 
     def _train(
         self,

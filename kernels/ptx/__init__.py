@@ -6,7 +6,8 @@ fences, and any time. Warps run in one order of the many that a device may take;
 barriers, not by trying orders. Unknown, and so an error: tensor cores, asynchronous copies, mbarriers, clusters,
 calls, textures.
 
-The files, in the order in which to read them: parser (the text), values (exact arithmetic), steps (what each
-instruction does), machine (a grid of threads), memory (every access is checked), counters (what was executed and
-moved); compile (the compilers), on_ptx (in place of a Triton launch), on_cuda (as the CUDA extension launches).
+The files, in the order in which to read them: parser (the text), values (bits and what they stand for), floats, integers and
+alu (exact arithmetic), steps (what each instruction does), machine (a grid of threads), memory (every access is checked),
+counters (what was executed and moved); compile (the compilers), on_ptx (in place of a Triton launch), on_cuda (as the CUDA
+extension launches).
 """

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .alu import alu, compare
 from .memory import Fault
 from .parser import Address, Instruction, Pair, UnknownPtx, Vector
-from .values import BITS, FLOATS, SINT, UINT, Alu, alu, compare, decode, encode, flush, known
+from .values import BITS, FLOATS, SINT, UINT, Alu, decode, encode, flush, known
 
 if TYPE_CHECKING:
     from .machine import Blocks

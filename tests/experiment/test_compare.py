@@ -12,10 +12,10 @@ from torch import nn
 
 from fastscore._core.errors import FastscoreError, MissingDependency, NonFiniteSamples
 from fastscore.evaluation import features
-from fastscore.experiment import checkpoint, cli, compare, compare_report
-from fastscore.experiment.compare import SEARCH_SEED
-from fastscore.experiment.compare_cells import CELLS
-from fastscore.experiment.compare_search import Asked, search
+from fastscore.experiment import checkpoint, cli
+from fastscore.experiment.compare import CELLS, SEARCH_SEED, comparison
+from fastscore.experiment.compare import report as reports
+from fastscore.experiment.compare.search import Asked, search
 from fastscore.experiment.evaluate import evaluate, evaluations_of
 from fastscore.experiment.presets import preset
 from fastscore.experiment.sample import TrainedRun, load_run, sample, with_sampling
@@ -41,7 +41,7 @@ def points(tmp_path_factory):
 
 def compared(run, out, **options):
     options = {"samplers": ["dpm"], "budgets": [3], "seeds": 2, "samples": 20, "progress": False} | options
-    return compare.compare(run, out=out, **options)
+    return comparison.compare(run, out=out, **options)
 
 
 def steady(report):
@@ -82,7 +82,7 @@ def test_numbers_of_points_are_those_of_evaluate(points, tmp_path):
         assert cell[name] == want[name], name
     assert cell["frechet_distance"] == want["frechet_distance"]["samples_to_data"]
     assert cell["weight_error"] == pytest.approx(abs(want["mode_weights"]["dpm"][0] - 0.2), abs=1e-6)
-    assert next(iter(compare_report.measured(cell))) == "energy_distance"
+    assert next(iter(reports.measured(cell))) == "energy_distance"
 
 
 def test_a_run_on_a_path_of_continuous_t(tmp_path):
@@ -102,7 +102,7 @@ def test_a_run_on_a_path_of_continuous_t(tmp_path):
 
 def test_a_comparison_that_was_stopped_goes_on(images, tmp_path, monkeypatch):
     """At any cell; nothing is drawn twice, and the end is that of one that was not stopped."""
-    drawn, real = [], compare.batches
+    drawn, real = [], comparison.batches
     options = {"samplers": [RECIPE, "dpm"], "budgets": [2, 9]}
 
     def counted(trained, num, *, seed, **how):
@@ -112,7 +112,7 @@ def test_a_comparison_that_was_stopped_goes_on(images, tmp_path, monkeypatch):
         return real(trained, num, seed=seed, **how)
 
     stop_at = None
-    monkeypatch.setattr(compare, "batches", counted)
+    monkeypatch.setattr(comparison, "batches", counted)
     whole = compared(images, tmp_path / "whole", **options)
     want, drawn = drawn[:], []
     assert len(set(want)) == len(want) == len(whole["cells"])
@@ -122,7 +122,7 @@ def test_a_comparison_that_was_stopped_goes_on(images, tmp_path, monkeypatch):
         assert len(json.loads((tmp_path / "a" / CELLS).read_text())["cells"]) == stop_at
     stop_at = None
     assert steady(compared(images, tmp_path / "a", **options)) == steady(whole) and drawn == want
-    tables = [(tmp_path / name / compare_report.TABLE).read_text().splitlines() for name in ("a", "whole")]
+    tables = [(tmp_path / name / reports.TABLE).read_text().splitlines() for name in ("a", "whole")]
     without_seconds = [[line.rsplit("|", 2)[0] for line in table[:5]] for table in tables]
     assert without_seconds[0] == without_seconds[1]
     drawn.clear()
@@ -141,7 +141,7 @@ def test_what_is_searched_is_chosen_on_a_seed_that_is_not_reported(images, tmp_p
     own = next(row for row in report["rows"] if row["budget"] is None)
     trained = with_sampling(load_run(images, device="cpu"), sampler=RECIPE)
     assert own["options"] == trained.options  # as trained, and not searched
-    rows = compare_report.rows_of(report)
+    rows = reports.rows_of(report)
     assert {row.seeds for row in rows} == {2}  # the search's is no third
     mean = sum(cell_of(report, seed, **rows[0].options)["frechet_distance"] for seed in (0, 1)) / 2
     assert rows[0].distance == pytest.approx(mean)
@@ -219,7 +219,7 @@ def test_a_sampler_whose_samples_decide_is_given_a_tolerance(points, tmp_path):
     counts = [cell["evaluations"] for cell in tried]
     assert counts == sorted(counts) and counts[-2] <= 100 < counts[-1]
     best = min(tried[:-1], key=lambda cell: cell["energy_distance"])
-    assert f"| rtol {best['options']['rtol']:.3g} " in compare_report.table(report)
+    assert f"| rtol {best['options']['rtol']:.3g} " in reports.table(report)
     assert row["budget"] == 100 and row["options"] == best["options"]
     network = load_run(points, device="cpu")
     with evaluations_of(network.score_fn) as made:
@@ -232,7 +232,7 @@ def test_a_package_that_is_not_there(points, tmp_path, monkeypatch):
     with pytest.raises(MissingDependency, match="no_such_package"):
         compared(points, tmp_path, samplers=["ddim"])
     others = {name: entry for name, entry in SAMPLERS.items() if name in ("dpm", "ddim")}
-    monkeypatch.setattr(compare, "SAMPLERS", others)
+    monkeypatch.setattr(comparison, "SAMPLERS", others)
     with pytest.warns(UserWarning, match="^samplers leaves out 'ddim': .*no_such_package"):
         assert [row["sampler"] for row in compared(points, tmp_path, samplers=None)["rows"]] == ["dpm"]
 
@@ -268,7 +268,7 @@ def test_other_settings_and_damaged_files_are_not_replaced(images, tmp_path):
         (tmp_path / CELLS).write_text(text)
         with pytest.raises(Exception, match=r"samplers\.json is no comparison of samplers that can be read"):
             compared(images, tmp_path)
-    lock = checkpoint.Lock(tmp_path / compare.LOCK)
+    lock = checkpoint.Lock(tmp_path / comparison.LOCK)
     with contextlib.closing(contextlib.ExitStack()) as stack:
         stack.callback(lock.release)
         with pytest.raises(Exception, match="another process compares samplers in"):
@@ -325,7 +325,7 @@ def test_samples_that_are_not_finite_are_a_cell_too(images, tmp_path, monkeypatc
     report = compared(images, tmp_path, budgets=[2, 4], samplers=["dpm"])
     failed = [cell for cell in report["cells"] if cell["evaluations"] == 4]
     assert len(failed) == 2 and all("score_fn gave NaN" in c["failed"] and "precision" not in c for c in failed)
-    lines = compare_report.table(report).splitlines()
+    lines = reports.table(report).splitlines()
     assert "not finite" not in lines[2] and lines[3].count("not finite") == 3 and "**" not in lines[3]
     bad = [3]
     with pytest.raises(NonFiniteSamples, match=r"^no sampler gave finite samples: score_fn gave NaN"):
@@ -364,9 +364,7 @@ def test_the_table(tmp_path):
         "training_data": {"frechet_distance": 0.067},
     }  # fmt: skip
     report = {"settings": settings, "rows": [*rows.values()], "cells": [cell for _, cell in made]}
-    lines = [
-        [cell.strip() for cell in line.strip("| ").split(" | ")] for line in compare_report.table(report).splitlines()
-    ]
+    lines = [[cell.strip() for cell in line.strip("| ").split(" | ")] for line in reports.table(report).splitlines()]
     assert lines[0][:5] == ["at most", "sampler", "settings", "evaluations", "Frechet distance"]
     assert [line[:5] for line in lines[2:]] == [
         ["11", "**heun**", "steps 6, interpolate", "11", "0.125"],
@@ -377,26 +375,26 @@ def test_the_table(tmp_path):
     ]
     assert lines[3][-1] == "1"  # the least of the seeds
     untimed = [{name: value for name, value in cell.items() if name != "seconds"} for cell in report["cells"]]
-    assert "seconds" in lines[0] and "econds" not in compare_report.page(report | {"cells": untimed})
-    page = compare_report.page(report)
+    assert "seconds" in lines[0] and "econds" not in reports.page(report | {"cells": untimed})
+    page = reports.page(report)
     assert "The training images themselves: Frechet distance 0.067." in page and "annealed, consistent" in page
-    assert compare_report.draw(report, tmp_path / "a.png").stat().st_size > 10_000
+    assert reports.draw(report, tmp_path / "a.png").stat().st_size > 10_000
 
 
 def test_command_line(images, tmp_path, capsys):
     arguments = ["compare-samplers", str(images), "--out", str(tmp_path), "--samples", "20", "--seeds", "1", "--quiet"]
     cli.main([*arguments, "--samplers", "dpm", "ddim", "--budgets", "2", "3"])
     out = capsys.readouterr().out
-    for path in (compare_report.PICTURE, compare_report.TABLE, CELLS):
+    for path in (reports.PICTURE, reports.TABLE, CELLS):
         assert str(tmp_path / path) in out and (tmp_path / path).stat().st_size > 100
-    assert (tmp_path / compare_report.TABLE).read_text() in out and out.count("**") == 4
+    assert (tmp_path / reports.TABLE).read_text() in out and out.count("**") == 4
     with pytest.raises(SystemExit) as stop:
         cli.main([*arguments, "--budgets", "0"])
     assert stop.value.code == 2 and "error: budgets must be at least 1, got 0" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_what_is_kept(images, tmp_path, monkeypatch, capsys):
-    monkeypatch.setattr(compare, "batches", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(comparison, "batches", lambda *_, **__: (_ for _ in ()).throw(KeyboardInterrupt))
     with pytest.raises(SystemExit) as stop:
         cli.main(["compare-samplers", str(images), "--out", str(tmp_path), "--samplers", "dpm", "--quiet"])
     assert stop.value.code == 130 and "the same command goes on" in capsys.readouterr().err

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import fastscore as fs
-from fastscore import losses
+from fastscore import experiment, losses
 from fastscore._core import checks
 from fastscore._core.options import Option
 from fastscore.data import GaussianMixture
@@ -305,7 +305,7 @@ def test_the_trainer_knows_no_objective_by_name():
     names = "|".join(OBJECTIVES)
     found = [
         f"{path.name}: {line.strip()}"
-        for path in Path(cli.__file__).parent.rglob("*.py")
+        for path in Path(experiment.__file__).parent.rglob("*.py")
         for line in path.read_text().splitlines()
         if re.search(rf"""["']({names})["']|objective ==""", line)
     ]

@@ -128,7 +128,7 @@ def test_a_config_or_identity_that_vanishes_stops_the_run(tmp_path):
     shutil.copy(tmp_path / "c" / "run.json", tmp_path / "b")
     with pytest.raises(fs.CheckpointError, match=r"run.json is another run's by now"):
         trainer._save()
-    assert not checkpoint.steps(tmp_path / "b") and other.identity.run != trainer.identity.run
+    assert not checkpoint.steps(tmp_path / "b") and other._opening.identity.run != trainer._opening.identity.run
 
 
 def test_only_own_checkpoints_are_pruned_by_number(tmp_path):

@@ -18,6 +18,7 @@ from fastscore._core.options import Option, boolean
 from fastscore.evaluation import pictures
 from fastscore.experiment import cli, evaluate_images, moments
 from fastscore.experiment.build import make_data, make_sigmas
+from fastscore.experiment.cli import commands
 from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.evaluate import evaluate
 from fastscore.experiment.moments import moments_of_data
@@ -207,7 +208,7 @@ def test_one_option_of_two_kinds_is_an_error(monkeypatch):
     odd = dataclasses.replace(TOY, name="odd", options=(Option("jumps", str, "Which", boolean, default="far"),))
     monkeypatch.setitem(SAMPLERS, "odd", odd)
     with pytest.raises(TypeError, match="option jumps of sampler odd must be of one kind in all samplers"):
-        cli._commands(require("tyro", "train"))
+        commands._commands(require("tyro", "train"))
 
 
 def test_the_picture_of_a_run_shows_the_last_samples_at_each_level(monkeypatch, tmp_path):
@@ -237,7 +238,7 @@ def test_settings_that_options_come_from_are_the_runs():
 
 def test_no_option_has_a_name_that_is_taken():
     """By a flag of a command, or by what samples.json and metrics.json say beside the options."""
-    taken = {name for command in (cli.sample, cli.evaluate) for name in inspect.signature(command).parameters}
+    taken = {name for command in (commands.sample, commands.evaluate) for name in inspect.signature(command).parameters}
     taken |= {"identity", "step", "sha256", "shape", "versions", "data", "samples", "network_evaluations_per_sample"}
     taken |= {
         "frechet_distance",

@@ -8,10 +8,10 @@ import torch
 
 from fastscore._core.registration import raw
 from fastscore.kernels.ptx import compile
+from fastscore.kernels.ptx.floats import APPROX_ERROR
 from fastscore.kernels.ptx.machine import Unwritten, launch
 from fastscore.kernels.ptx.memory import Fault
 from fastscore.kernels.ptx.on_ptx import OnPtx
-from fastscore.kernels.ptx.values import APPROX_ERROR
 
 RNG = np.random.default_rng(1)
 

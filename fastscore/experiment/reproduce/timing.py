@@ -14,10 +14,10 @@ import torch
 from ...data import ImageData, to_float
 from ...evaluation.features import Features
 from ..acceleration import compiled, deterministic, tf32
-from ..compare import device_name
 from ..config import TrainConfig
 from ..learner import Learner
 from ..precision import for_sampling, resolve
+from ..processors import device_name
 from ..ranks import Ranks
 from ..sample_folder import versions
 from .hours import Work

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import terminal
-from .config import quoted
+from .. import terminal
+from ..config import quoted
 
 
 def train_classifier(
@@ -39,7 +39,7 @@ def train_classifier(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
     """
-    from . import classifier, classifier_folder
+    from .. import classifier, classifier_folder
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)

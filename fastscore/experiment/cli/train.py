@@ -1,30 +1,19 @@
-"""The command line: ``fastscore train | doctor``, and ``main``. The other commands: ``cli_sampling``, ``cli_compare``,
-``cli_reproduce``, ``inspect_command`` and ``cli_runs``."""
+"""The command ``fastscore train``."""
 
 from __future__ import annotations
 
 import dataclasses
 import sys
-import warnings
 from pathlib import Path
 from typing import Any
 
-from .. import __version__
-from .._core.errors import require
-from ..paths import PATHS
-from ..samplers import SAMPLERS
-from . import terminal
-from .cli_classifier import train_classifier
-from .cli_compare import compare_samplers
-from .cli_reproduce import reproduce
-from .cli_runs import export, import_, status
-from .cli_sampling import evaluate, sample
-from .config import TrainConfig, quoted
-from .flags import annotate, annotate_plain, annotate_reproduce, annotate_samplers
-from .inspect_command import inspect
-from .presets import PRESETS
-from .ranks import TIMEOUT, Ranks, joined, title
-from .reproduce.request import ABLE, Request
+from ..._core.errors import require
+from ...paths import PATHS
+from ...samplers import SAMPLERS
+from .. import terminal
+from ..config import TrainConfig, quoted
+from ..presets import PRESETS
+from ..ranks import TIMEOUT, Ranks, joined
 
 _PREDICTED = {
     "score": "the score",
@@ -33,12 +22,6 @@ _PREDICTED = {
     "v": "v",
     "velocity": "the velocity",
 }
-_INTRODUCTION = """\
-Score-based generative models: learn how to turn noise into samples of your data.
-
-A network learns the score, the direction in which a noisy image becomes more likely, at several levels of noise
-(fastscore train). From pure noise, small steps along the score, level after level, lead to new images
-(fastscore sample). Start with:  fastscore train digits"""
 
 
 def train(
@@ -83,18 +66,18 @@ def train(
 def _train(
     ranks: Ranks, preset: TrainConfig, out: Path | None, resume: bool, change: bool, tensorboard: bool, quiet: bool
 ) -> None:
-    from .._core import checks
-    from ..data import DATASETS
-    from ..evaluation.plots import save_training_curves
-    from . import limits
-    from .build import make_sigmas
-    from .evaluate import evaluate as evaluated
-    from .event_files import EventFiles
-    from .history import read_metrics
-    from .path_bounds import make_path
-    from .preview import save_preview
-    from .sample_folder import check_encodable, check_folder
-    from .train import FROM_FILES, Trainer
+    from ..._core import checks
+    from ...data import DATASETS
+    from ...evaluation.plots import save_training_curves
+    from .. import limits
+    from ..build import FROM_FILES, make_sigmas
+    from ..evaluate import evaluate as evaluated
+    from ..event_files import EventFiles
+    from ..history import read_metrics
+    from ..path_bounds import make_path
+    from ..preview import save_preview
+    from ..sample_folder import check_encodable, check_folder
+    from ..train import Trainer
 
     _check_noise(preset)
     run = out or Path("runs") / preset.data
@@ -170,65 +153,5 @@ def _check_noise(config: TrainConfig) -> None:
             )
 
 
-def doctor() -> None:
-    """Say what this machine can do: versions, devices, which backend serves which operator, what is missing."""
-    from . import doctor as examination
-
-    print(examination.report())
-
-
 def _pair(weights: list[float]) -> str:
     return " / ".join(f"{weight:.2f}" for weight in weights)
-
-
-def _commands(tyro: Any) -> dict[str, Any]:
-    """The commands by name, annotated as tyro wants them."""
-    annotate(train, sample, evaluate, tyro)
-    annotate_samplers(compare_samplers, tyro)
-    annotate_reproduce(reproduce, Request, ABLE, tyro)
-    annotate_plain((compare_samplers, inspect, import_, export, train_classifier), tyro)
-    return {
-        "train": train,
-        "sample": sample,
-        "evaluate": evaluate,
-        "compare-samplers": compare_samplers,
-        "reproduce": reproduce,
-        "train-classifier": train_classifier,
-        "inspect": inspect,
-        "status": status,
-        "import": import_,
-        "export": export,
-        "doctor": doctor,
-    }
-
-
-def main(arguments: list[str] | None = None) -> None:
-    """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
-    terminal.open_streams()
-    arguments = sys.argv[1:] if arguments is None else arguments
-    warnings.showwarning = lambda message, *_, **__: print(f"warning{title()}: {message}", file=sys.stderr)
-    try:
-        terminal.check_text(arguments)
-        if arguments == ["--version"]:
-            print(f"fastscore {__version__}")
-            return
-        tyro = require("tyro", "train")
-        tyro.extras.subcommand_cli_from_dict(
-            _commands(tyro),
-            prog="fastscore",
-            description=_INTRODUCTION,
-            args=arguments,
-            config=(tyro.conf.CascadeSubcommandArgs,),
-        )
-    except BrokenPipeError:  # the reader of our output went away, as in: fastscore train --help | head
-        sys.stderr.close()
-        sys.exit(1)
-    except KeyboardInterrupt:
-        print(f"\nstopped{title()}", file=sys.stderr)
-        sys.exit(130)
-    except Exception as error:
-        line = terminal.report(error, arguments)
-        if line is None:
-            raise
-        print(f"error{title()}: {line}", file=sys.stderr)
-        sys.exit(2)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import terminal
-from .config import quoted
+from .. import terminal
+from ..config import quoted
 
 
 def import_(
@@ -33,10 +33,10 @@ def import_(
         iteration: How many iterations led to the checkpoint, where the file does not say.
         fresh_optimizer: Take the weights alone, and let Adam begin anew.
     """
-    from .checkpoint import read_config
-    from .import_original import import_original
-    from .presets import command_line
-    from .sample_folder import check_encodable, check_folder
+    from ..checkpoint import read_config
+    from ..import_original import import_original
+    from ..presets import command_line
+    from ..sample_folder import check_encodable, check_folder
 
     run = out or Path("runs") / file.stem
     check_folder("--out", run, make=False)
@@ -82,8 +82,8 @@ def export(
         checkpoint: The iteration whose checkpoint or snapshot to write; by default the last checkpoint.
         overwrite: Replace files that are there.
     """
-    from .checkpoint import latest, step_of
-    from .export import export_original, export_safetensors
+    from ..checkpoint import latest, step_of
+    from ..export import export_original, export_safetensors
 
     if weights != "auto" and not safetensors:
         raise ValueError("--weights needs --safetensors: a .pth holds the weights and their moving average")
@@ -107,8 +107,8 @@ def status(run: Path, /) -> None:
     Args:
         run: The run folder.
     """
-    from . import status as examination
-    from .reproduce import state
+    from .. import status as examination
+    from ..reproduce import state
 
     if state.is_reproduction(run):
         print(state.lines(run))

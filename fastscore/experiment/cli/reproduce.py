@@ -7,9 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+from ..ranks import TIMEOUT, joined
+from ..reproduce.request import Request
 from .flags import either
-from .ranks import TIMEOUT, joined
-from .reproduce.request import Request
 
 
 def reproduce(
@@ -48,7 +48,7 @@ def reproduce(
         rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
-    from .reproduce.stages import reproduce as run_stages
+    from ..reproduce.stages import reproduce as run_stages
 
     graph = either("cuda_graph", cuda_graph, no_cuda_graph)
     request = dataclasses.replace(request, sampler_options=options.given(), cuda_graph=graph)

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from torch import Tensor
 
-from ..data import GaussianMixture
-from ..evaluation.features import Features
-from .build import make_data
-from .evaluate_images import Reference
-from .evaluate_points import distances, mode_weights
-from .trained_run import TrainedRun
+from ...data import GaussianMixture
+from ...evaluation.features import Features
+from ..build import make_data
+from ..evaluate_images import Reference
+from ..evaluate_points import distances, mode_weights
+from ..trained_run import TrainedRun
 
 Measure = Callable[[Tensor, int], dict[str, float]]
 

@@ -10,14 +10,14 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from .._core.options import Option
-from ..data import DATASETS
-from ..losses import OBJECTIVES, Objective
-from ..paths import PATHS, PathKind
-from ..samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
-from .config import TrainConfig
-from .precision import PRECISIONS, Precision
-from .presets import PRESETS
+from ..._core.options import Option
+from ...data import DATASETS
+from ...losses import OBJECTIVES, Objective
+from ...paths import PATHS, PathKind
+from ...samplers import BEST_OF_FEW, DEFAULT, SAMPLERS, Sampler
+from ..config import TrainConfig
+from ..precision import PRECISIONS, Precision
+from ..presets import PRESETS
 
 _ON_PATHS = f"{DEFAULT} is {BEST_OF_FEW} on a path of continuous t"
 Table = Mapping[str, Sampler] | Mapping[str, Objective] | Mapping[str, PathKind]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..evaluation.comparison import save_comparison
-from ..samplers import SAMPLERS
+from ...evaluation.comparison import save_comparison
+from ...samplers import SAMPLERS
 
 TABLE, PICTURE = "samplers.md", "samplers.png"
 _ABOUT = ("sampler", "options", "seed", "evaluations", "device", "seconds", "failed")

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from . import terminal
-from .config import quoted
+from .. import terminal
+from ..config import quoted
+from ..ranks import TIMEOUT, joined
 from .flags import either
-from .ranks import TIMEOUT, joined
 
 
 def sample(
@@ -65,10 +65,10 @@ def sample(
         rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
-    from .agreement import load_on
-    from .sample import sample_into
-    from .sample_folder import ARRAY
-    from .trained_run import with_sampling
+    from ..agreement import load_on
+    from ..sample import sample_into
+    from ..sample_folder import ARRAY
+    from ..trained_run import with_sampling
 
     with joined(rank_timeout) as ranks:
         trained = with_sampling(
@@ -173,7 +173,7 @@ def evaluate(
         rank_timeout: With torchrun: seconds without a sign of life after which a rank is given up, and all end.
         options: of the sampler.
     """
-    from . import evaluate as evaluation
+    from .. import evaluate as evaluation
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import platform
 import time
 import warnings
 from collections.abc import Sequence
@@ -13,19 +12,21 @@ from typing import Any
 
 import torch
 
-from .._core import checks, files
-from .._core.errors import CheckpointError, FastscoreError, MissingDependency, NonFiniteSamples, NotConverged, require
-from ..samplers import RECIPE, SAMPLERS
-from . import checkpoint, compare_report, limits
-from .compare_cells import BUDGETS, Cells
-from .compare_measure import Measure, measure_of
-from .compare_search import Asked, search
-from .evaluate import evaluations_of, resolve_feature
-from .extraction import make_features
-from .progress import progress_bar
-from .sample import batches
-from .sample_folder import check_folder
-from .trained_run import TrainedRun, load_run, with_sampling
+from ..._core import checks, files
+from ..._core.errors import CheckpointError, FastscoreError, MissingDependency, NonFiniteSamples, NotConverged, require
+from ...samplers import RECIPE, SAMPLERS
+from .. import checkpoint, limits
+from ..evaluate import evaluations_of, resolve_feature
+from ..extraction import make_features
+from ..processors import device_name
+from ..progress import progress_bar
+from ..sample import batches
+from ..sample_folder import check_folder
+from ..trained_run import TrainedRun, load_run, with_sampling
+from .cells import BUDGETS, Cells
+from .measures import Measure, measure_of
+from .report import PICTURE, TABLE, draw, measured, page, rows_of
+from .search import Asked, search
 
 LOCK = ".samplers.lock"
 #: Of the samples on which settings are chosen; those reported are of the seeds 0, 1, 2, ...
@@ -119,7 +120,7 @@ def compare(
         cells = Cells(out, settings, overwrite=overwrite)
         _Comparison(cells, measure, samples, seeds, batch_size, progress).run(plan, out)
         report = cells.report()
-        if not any(row.numbers and row.budget for row in compare_report.rows_of(report)):
+        if not any(row.numbers and row.budget for row in rows_of(report)):
             failed = [cell["failed"] for cell in report["cells"] if "failed" in cell]
             if failed:
                 raise NonFiniteSamples(f"no sampler gave finite samples: {failed[-1]}")
@@ -127,7 +128,7 @@ def compare(
             raise ValueError(
                 f"budgets must hold a larger number: these samplers take at least {fewest:g}, got {budgets}"
             )
-        compare_report.draw(report, out / compare_report.PICTURE)
+        draw(report, out / PICTURE)
     finally:
         lock.release()
     return report
@@ -197,7 +198,7 @@ class _Comparison:
                 for seed in range(self.seeds):
                     self.cell(best, seed)
                 self.cells.set_row(best.sampler, budget, best.options)
-                files.write_atomically(out / compare_report.TABLE, compare_report.page(self.cells.report()).encode())
+                files.write_atomically(out / TABLE, page(self.cells.report()).encode())
         finally:
             if self.bar is not None:
                 self.bar.close()
@@ -214,7 +215,7 @@ class _Comparison:
     def cost(self, trained: TrainedRun) -> float:
         """What a search makes small: the distance on the seed that is not reported."""
         cell = self.cell(trained, SEARCH_SEED)
-        return math.inf if "failed" in cell else next(iter(compare_report.measured(cell).values()))
+        return math.inf if "failed" in cell else next(iter(measured(cell).values()))
 
     def cell(self, trained: TrainedRun, seed: int) -> dict[str, Any]:
         """The cell of these settings and this seed."""
@@ -251,14 +252,6 @@ class _Comparison:
 
 def _evaluations(trained: TrainedRun) -> int | None:
     return trained.entry.evaluations(trained.config.num_levels, trained.options)
-
-
-def device_name(device: torch.device) -> str:
-    """The GPU's name, or the processor's and how many threads compute."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"{platform.machine()} CPU, {threads} thread{'s' * (threads != 1)}"
 
 
 def _lock(folder: Path) -> checkpoint.Lock:

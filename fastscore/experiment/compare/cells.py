@@ -10,10 +10,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from .._core import files
-from .._core.errors import FastscoreError
-from .config import parse_json
-from .sample_folder import versions
+from ..._core import files
+from ..._core.errors import FastscoreError
+from ..config import parse_json
+from ..sample_folder import versions
 
 CELLS = "samplers.json"
 #: The most evaluations a sample, where none are given.

@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 from typing import Literal
 
-from . import terminal
-from .compare_cells import BUDGETS
+from .. import terminal
+from ..compare import BUDGETS
 
 
 def compare_samplers(
@@ -56,13 +56,13 @@ def compare_samplers(
         device: cpu, cuda, ...; auto takes a GPU if there is one.
         quiet: No progress bar.
     """
-    from . import compare, compare_cells, compare_report
+    from ..compare import CELLS, PICTURE, TABLE, compare, page
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)
     folder = out or run
     try:
-        report = compare.compare(
+        report = compare(
             run,
             samplers=samplers or None,
             budgets=budgets,
@@ -83,9 +83,9 @@ def compare_samplers(
         )
     except KeyboardInterrupt:
         print(
-            f"\nstopped; what was measured is kept in {folder / compare_cells.CELLS}, and the same command goes on",
+            f"\nstopped; what was measured is kept in {folder / CELLS}, and the same command goes on",
             file=sys.stderr,
         )
         sys.exit(130)
-    print(f"{compare_report.page(report)}\nlook at {folder / compare_report.PICTURE}")
-    print(f"table: {folder / compare_report.TABLE}\nall numbers: {folder / compare_cells.CELLS}")
+    print(f"{page(report)}\nlook at {folder / PICTURE}")
+    print(f"table: {folder / TABLE}\nall numbers: {folder / CELLS}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from . import terminal
+from .. import terminal
 
 
 def inspect(
@@ -33,7 +33,7 @@ def inspect(
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
     """
-    from . import inspection
+    from .. import inspection
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)

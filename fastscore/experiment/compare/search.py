@@ -10,12 +10,12 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from .._core import calls
-from .._core.options import Option
-from ..samplers import Sampler
-from ..samplers.parts import INTERPOLATE, conditioning
-from .scores import for_sampler
-from .trained_run import TrainedRun, with_sampling
+from ..._core import calls
+from ..._core.options import Option
+from ...samplers import Sampler
+from ...samplers.parts import INTERPOLATE, conditioning
+from ..scores import for_sampler
+from ..trained_run import TrainedRun, with_sampling
 
 Options = dict[str, Any]
 _WORTH = 1.5  # times the evaluations on the levels, from which on a grid goes between them
