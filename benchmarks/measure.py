@@ -7,6 +7,7 @@ over fastscore's) and, but for the floor, "extra_tensors".
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import re
@@ -167,6 +168,14 @@ def machine_name(about: dict, device: str) -> str:
     """The name of a machine's files: "amd-epyc-2-threads"."""
     name = re.sub(r"[^a-z0-9]+", "-", about["processor"].lower()).strip("-")
     return f"{name}-{about['threads']}-threads" if device == "cpu" else name
+
+
+def save(folder: Path, name: str, results: dict, text: str) -> None:
+    """Write ``results`` to ``folder``/``name``.json, and ``text``, their tables, to .md beside it; says where."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
+    (folder / f"{name}.md").write_text(text)
+    print(f"written to {folder / name}.json and .md")
 
 
 def about(device: str) -> dict:

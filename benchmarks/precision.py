@@ -31,6 +31,7 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 import fastscore as fs  # noqa: E402
 from benchmarks.measure import about as about_machine  # noqa: E402
+from benchmarks.measure import save  # noqa: E402
 from fastscore.data import to_float  # noqa: E402
 from fastscore.evaluation.metrics import frechet_distance  # noqa: E402
 from fastscore.experiment import checkpoint  # noqa: E402
@@ -139,12 +140,8 @@ def main() -> None:
     about = about_machine("cpu") | {name: getattr(chosen, name) for name in ("seeds", "iterations", "num")}
     found = comparisons(rows, make_sigmas(preset("digits")).tolist())
     text = table(found, rows, about)
-    chosen.out.mkdir(parents=True, exist_ok=True)
-    out = chosen.out / "precision-digits"
-    results = {"about": about, "comparisons": found, "runs": rows}
-    out.with_suffix(".json").write_text(json.dumps(results, indent=1) + "\n")
-    out.with_suffix(".md").write_text(text)
-    print(f"\n{text}\nwritten to {out}.json and .md")
+    print(f"\n{text}")
+    save(chosen.out, "precision-digits", {"about": about, "comparisons": found, "runs": rows}, text)
 
 
 if __name__ == "__main__":

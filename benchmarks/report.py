@@ -13,7 +13,6 @@ fastscore's call. On a GPU every row is there twice: calls, which the host must 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -21,7 +20,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks.captured import captured
-from benchmarks.measure import about, machine_name, measure
+from benchmarks.measure import about, machine_name, measure, save
 from benchmarks.operators import PROVIDERS, cases
 from benchmarks.table import markdown
 
@@ -44,11 +43,9 @@ def main() -> None:
         if device == "cuda" and "fastscore" in (replays := captured(case)).providers:
             rows.append(measure(replays, device, arguments.seconds, backend=rows[-1]["backend"]))
             show(rows[-1])
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    name = machine_name(machine, device)
-    (arguments.out / f"{name}.json").write_text(json.dumps({"about": machine, "rows": rows}, indent=1) + "\n")
-    (arguments.out / f"{name}.md").write_text(markdown(rows, machine))
-    print("\n" + markdown(rows, machine) + f"\nwritten to {arguments.out / name}.json and .md")
+    text = markdown(rows, machine)
+    print("\n" + text)
+    save(arguments.out, machine_name(machine, device), {"about": machine, "rows": rows}, text)
 
 
 def show(row: dict) -> None:

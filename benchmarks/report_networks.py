@@ -14,7 +14,6 @@ printed, and written where --out says alone.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -22,7 +21,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 from benchmarks import network_table as table
-from benchmarks.measure import about, machine_name
+from benchmarks.measure import about, machine_name, save
 from benchmarks.networks import PROVIDERS, cases, names
 from benchmarks.report import RESULTS
 
@@ -51,12 +50,8 @@ def main() -> None:
     print("", *table.ABOUT, sep="\n")
     if arguments.k and arguments.out is None:
         return
-    out = arguments.out or RESULTS
-    out.mkdir(parents=True, exist_ok=True)
-    path = out / f"{machine_name(machine, device)}-network"
-    path.with_suffix(".json").write_text(json.dumps({"about": machine, "rows": rows}, indent=1) + "\n")
-    path.with_suffix(".md").write_text(table.markdown(rows, machine))
-    print(f"written to {path}.json and .md")
+    name, results = f"{machine_name(machine, device)}-network", {"about": machine, "rows": rows}
+    save(arguments.out or RESULTS, name, results, table.markdown(rows, machine))
 
 
 if __name__ == "__main__":

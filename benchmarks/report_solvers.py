@@ -11,14 +11,13 @@ the evaluations of the network take.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.measure import about, machine_name
+from benchmarks.measure import about, machine_name, save
 from benchmarks.report import RESULTS
 from benchmarks.solvers import HEADS, TIMED, cells, draw_of, measure
 from benchmarks.table import machine_line
@@ -52,11 +51,8 @@ def main() -> None:
         print("\n".join(text if len(rows) == 1 else text[4:]), flush=True)
     if arguments.k:
         return
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    path = arguments.out / f"{machine_name(machine, arguments.device)}-solvers"
-    path.with_suffix(".json").write_text(json.dumps({"about": machine, "rows": rows}, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(rows, machine))
-    print(f"written to {path}.json and .md")
+    name, results = f"{machine_name(machine, arguments.device)}-solvers", {"about": machine, "rows": rows}
+    save(arguments.out, name, results, markdown(rows, machine))
 
 
 if __name__ == "__main__":

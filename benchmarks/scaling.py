@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from benchmarks.measure import about, machine_name, quantiles
+from benchmarks.measure import about, machine_name, quantiles, save
 from benchmarks.report import RESULTS
 from benchmarks.table import machine_line
 from fastscore.experiment.build import make_data
@@ -148,11 +148,9 @@ def main() -> None:
         return
     words = ["--preset", given.preset, "--rounds", str(given.rounds), "--iterations", str(given.iterations)]
     row, machine = launched(words, given.ranks), about("cpu") | {"threads": given.ranks}
-    given.out.mkdir(parents=True, exist_ok=True)
-    path = given.out / f"{machine_name(machine, 'cpu')}-scaling"
-    path.with_suffix(".json").write_text(json.dumps({"about": machine, "row": row}, indent=1) + "\n")
-    path.with_suffix(".md").write_text(markdown(row, machine))
-    print(f"{markdown(row, machine)}\nwritten to {path}.json and .md")
+    text = markdown(row, machine)
+    print(text)
+    save(given.out, f"{machine_name(machine, 'cpu')}-scaling", {"about": machine, "row": row}, text)
 
 
 if __name__ == "__main__":

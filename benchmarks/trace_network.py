@@ -14,7 +14,6 @@ Errors are root mean squares over samples and seeds, relative to the root mean s
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
 from collections.abc import Callable
@@ -27,7 +26,7 @@ from torch.func import jacrev, vmap
 sys.path.insert(0, str(Path(__file__).parents[1]))
 import fastscore as fs
 from benchmarks.measure import about as about_machine
-from benchmarks.measure import machine_name, measure
+from benchmarks.measure import machine_name, measure, save
 from benchmarks.operators import Case
 from benchmarks.report import RESULTS
 from fastscore.experiment import presets
@@ -136,12 +135,9 @@ def main() -> None:
             f"| {name} | {row[name]['microseconds'][1] / 1e3:.1f} | {middle:.2f}x [{low:.2f}, {high:.2f}] | "
             f"{megabytes:.0f} | {100 * errors[name]:.2f} % |"
         )
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    name = f"{machine_name(about, 'cpu')}-trace"
-    results = {"about": about, "row": row, "errors": errors}
-    (arguments.out / f"{name}.json").write_text(json.dumps(results, indent=1) + "\n")
-    (arguments.out / f"{name}.md").write_text("\n".join(lines) + "\n")
-    print("\n".join(lines))
+    text, results = "\n".join(lines) + "\n", {"about": about, "row": row, "errors": errors}
+    print(text, end="")
+    save(arguments.out, f"{machine_name(about, 'cpu')}-trace", results, text)
 
 
 if __name__ == "__main__":

@@ -1,41 +1,19 @@
 """Tables of measured numbers, for the site and the README, made from benchmarks/results/*.json.
 
-    python docs/tables.py     writes the README's table anew, after benchmarks/results changed
-
 Each function without arguments here gives Markdown; a page includes it by ``{generated} its_name``.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-README = ROOT / "README.md"
 COMPARISONS = ROOT / "docs" / "comparing_samplers"
-#: What the README shows: one shape of each operator; and the machine whose file is the newest.
+#: The machine that the README shows, whose file is the newest.
 MACHINE = "amd-epyc-2-threads"
-SHOWN = (
-    ("langevin_step", "128x3x32x32"),
-    ("perturb", "128x3x32x32"),
-    ("dsm_loss", "128x3x32x32"),
-    ("perturb + dsm_loss + gradient", "128x3x32x32"),
-    ("fill_probes", "8x16x3x32x32"),
-    ("probe_dot", "8x16x3x32x32"),
-    ("mlp_divergence", "1024x64"),
-)
-#: Of whole networks, what the README shows: work, network, size, by which of fastscore's precisions.
-SHOWN_NETWORKS = (
-    ("training step", "NCSN", "CIFAR-10", "fastscore"),
-    ("training step", "NCSN", "CIFAR-10", "fastscore bf16"),
-    ("sampling evaluation", "NCSN", "CIFAR-10", "fastscore"),
-    ("sampling evaluation", "NCSN", "CIFAR-10", "fastscore bf16"),
-    ("training step", "NCSN", "digits", "fastscore"),
-    ("sampling evaluation", "NCSN", "digits", "fastscore"),
-)
 #: Of the operators on a GPU, what the README shows: replays of a graph of one call.
 GPU = "nvidia-h200"
 SHOWN_ON_GPU = (
@@ -97,72 +75,9 @@ def machine(about: dict[str, Any]) -> str:
     )
 
 
-def readme() -> str:
-    """The README's table of results."""
-    results = read(MACHINE)
-    rows = {(row["operator"], row["shape"]): row for row in results["rows"]}
-    lines = [
-        [
-            f"`{name}`" if " " not in name else name,
-            shape,
-            f"{digits(row['fastscore']['ns_per_element'][1])} ns",
-            *(f"{digits(row[other]['times_fastscore'][1])}x" for other in ("eager", "compile")),
-            " / ".join(held(row, who) for who in ("fastscore", "eager")),
-        ]
-        for name, shape in SHOWN
-        for row in [rows[name, shape]]
-    ]
-    lines += _networks_of_the_readme() + _gpu_of_the_readme()
-    heads = ["what", "shape", "time", "vs eager", "vs torch.compile", "memory: ours / eager"]
-    return (
-        f"{markdown(heads, lines, words=2)}\n\n*{machine(results['about'])}, float32 where nothing else is said; and "
-        f"{on_which_gpu()}.*"
-    )
-
-
-def _gpu_of_the_readme() -> list[list[str]]:
-    """The README's lines of a GPU: of graphs of one call, and the memory of the call."""
-    rows = {(row["operator"], row["shape"]): row for row in read(GPU)["rows"]}
-    return [
-        [
-            f"{name if ' ' in name else f'`{name}`'}, GPU",
-            shape,
-            f"{digits(replay['fastscore']['microseconds'][1])} µs",
-            *(f"{digits(replay[other]['times_fastscore'][1])}x" for other in ("eager", "compile")),
-            " / ".join(held(rows[name, shape], who) for who in ("fastscore", "eager")),
-        ]
-        for name, shape in SHOWN_ON_GPU
-        for replay in [rows[f"{name}, captured", shape]]
-    ]
-
-
 def on_which_gpu() -> str:
     about = read(GPU)["about"]
     return f"{about['processor']}, torch {about['torch'].split('+')[0]}"
-
-
-def _networks_of_the_readme() -> list[list[str]]:
-    """The README's lines of whole networks, whose eager is the plain network in float32."""
-    if not (RESULTS / f"{MACHINE}-network.json").exists():
-        return []
-    rows = {(row["work"], row["network"], row["size"]): row for row in read(f"{MACHINE}-network")["rows"]}
-    lines = []
-    for work, network, size, provider in SHOWN_NETWORKS:
-        row = rows[work, network, size]
-        own, plain, compiled = row[provider], row["plain"], row.get("compile")
-        low = "bf16" in provider  # nobody compiled that
-        ratio = compiled and not low and own["times_plain"][1] / compiled["times_plain"][1]
-        lines.append(
-            [
-                f"{work}, {network}{', bf16' if low else ''}",
-                f"{size}, {row['images']} images",
-                f"{digits(own['milliseconds'][1])} ms",
-                f"{digits(own['times_plain'][1])}x",
-                f"{digits(ratio)}x" if ratio else "-",
-                f"{own['megabytes']:.0f} / {plain['megabytes']:.0f} MB",
-            ]
-        )
-    return lines
 
 
 def networks() -> str:
@@ -375,13 +290,3 @@ def gpu_kernels() -> str:
         "bytes an element",
     ]
     return f"{markdown(heads, lines)}\n\n*Triton {results['triton']}. Counted, not timed.*"
-
-
-def write_readme() -> None:
-    """Put the table of today's JSON between the README's two marks."""
-    text = README.read_text()
-    README.write_text(re.sub(r"(?s)(<!-- table -->\n).*?(<!-- end -->)", lambda m: f"{m[1]}{readme()}\n{m[2]}", text))
-
-
-if __name__ == "__main__":
-    write_readme()

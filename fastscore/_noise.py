@@ -10,6 +10,7 @@ from torch import Tensor
 
 from ._core import backends, checks, counter
 from ._core.counter import signed
+from ._core.handles import fixed
 from ._core.operators import ORDINARY, Operator, Stream
 from ._core.registration import declare, direct, raw
 from ._core.sequence import KINDS, numbers
@@ -28,9 +29,9 @@ class Noise:
     """
 
     __slots__ = ("_device", "_dtype", "_first", "_sample_offset", "_seed", "_shape", "_state", "_step", "_stream")
-    seed, step, stream, sample_offset = map(checks.fixed, ("seed", "step", "stream", "sample_offset"))
-    shape, dtype, device = map(checks.fixed, ("shape", "dtype", "device"))
-    state, first = map(checks.fixed, ("state", "first"))
+    seed, step, stream, sample_offset = map(fixed, ("seed", "step", "stream", "sample_offset"))
+    shape, dtype, device = map(fixed, ("shape", "dtype", "device"))
+    state, first = map(fixed, ("state", "first"))
 
     def __init__(
         self,

@@ -14,12 +14,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _kept, _launch
-from .windows import INTEGERS, columns_of, shares
-
-UNROLLED = 7  # the largest window whose code has no loop
-
-
-UNROLLED_SIZE = tl.constexpr(UNROLLED)
+from .windows import INTEGERS, UNROLLED, UNROLLED_SIZE, columns_of, memory, pixel, shares
 
 
 @triton.jit
@@ -30,15 +25,6 @@ def _larger(v, code, best, best_code):
 
 
 @triton.jit
-def _pixel(row, inside, step, k: tl.constexpr, exists, compute: tl.constexpr, SIZE: tl.constexpr):
-    """The pixels k places along the window, -infinity where the image has none."""
-    w, width = inside
-    at = w + (k - SIZE // 2)
-    there = exists & (at >= 0) & (at < width)
-    return tl.load(row + (k - SIZE // 2) * step, mask=there, other=float("-inf")).to(compute)
-
-
-@triton.jit
 def _row_largest(first, h, code, inside, height, pitch, step, exists, compute: tl.constexpr, SIZE: tl.constexpr):
     """The largest along the window in row ``h``, and ``code`` + its place there; -infinity where the image has none.
 
@@ -46,10 +32,10 @@ def _row_largest(first, h, code, inside, height, pitch, step, exists, compute: t
     """
     row = first + h * pitch
     exists = exists & (h >= 0) & (h < height)
-    best = _pixel(row, inside, step, 0, exists, compute, SIZE)
+    best = pixel(row, inside, step, 0, exists, float("-inf"), compute, SIZE)
     place = tl.full(first.shape, code, tl.int32)
     for k in tl.static_range(1, SIZE):
-        best, place = _larger(_pixel(row, inside, step, k, exists, compute, SIZE), code + k, best, place)
+        best, place = _larger(pixel(row, inside, step, k, exists, float("-inf"), compute, SIZE), code + k, best, place)
     return best, place
 
 
@@ -230,7 +216,7 @@ def launch(x: Tensor, size: int) -> tuple[Tensor, Tensor]:
     index = torch.empty_like(out, dtype=torch.uint8)
     if x.numel() == 0:
         return out, index
-    last, (written, places) = _memory(out, index)
+    last, (written, places) = memory(out, index)
     given = (written, places, _launch.memory(written, x))
     _launch_windows(max_pool_kernel, written, last, size, given)
     return _launch.finish(out, written), _launch.finish(index, places)
@@ -250,17 +236,10 @@ def launch_gradient(upstream: Tensor, index: Tensor, size: int) -> Tensor:
     out = torch.empty_like(upstream)
     if upstream.numel() == 0:
         return out
-    last, (written,) = _memory(out)
+    last, (written,) = memory(out)
     given = (written, _launch.memory(written, upstream), _launch.memory(written, index))
     _launch_windows(max_pool_gradient_kernel, written, last, size, given)
     return _launch.finish(out, written)
-
-
-def _memory(*results: Tensor) -> tuple[bool, tuple[Tensor, ...]]:
-    """Whether results of one layout have their channels last in memory, and where a kernel writes for them."""
-    out = results[0]
-    last = not out.is_contiguous() and out.is_contiguous(memory_format=torch.channels_last)
-    return last, results if last else tuple(map(_launch.contiguous, results))
 
 
 def _launch_windows(kernel: Any, on: Tensor, last: bool, size: int, given: tuple[Tensor, ...]) -> None:

@@ -10,20 +10,7 @@ import triton.language as tl
 from torch import Tensor
 
 from . import _kept, _launch
-from .windows import INTEGERS, columns_of, shares
-
-UNROLLED = 7  # the largest window whose code has no loop
-
-
-UNROLLED_SIZE = tl.constexpr(UNROLLED)
-
-
-@triton.jit
-def _part(row, inside, step, k, SIZE: tl.constexpr, exists, compute: tl.constexpr):
-    """The pixels k places along the window, 0 where the image has none."""
-    w, width = inside
-    at = w + (k - SIZE // 2)
-    return tl.load(row + (k - SIZE // 2) * step, mask=exists & (at >= 0) & (at < width), other=0.0).to(compute)
+from .windows import INTEGERS, UNROLLED, UNROLLED_SIZE, columns_of, memory, pixel, shares
 
 
 @triton.jit
@@ -31,13 +18,13 @@ def _row_sum(first, h, inside, height, pitch, step, exists, compute: tl.constexp
     """The sum along the window in row ``h``; ``first``: where the column's image begins, at its place in a row."""
     row = first + h * pitch
     exists = exists & (h >= 0) & (h < height)
-    total = _part(row, inside, step, 0, SIZE, exists, compute)
+    total = pixel(row, inside, step, 0, exists, 0.0, compute, SIZE)
     if SIZE <= UNROLLED_SIZE:
         for k in tl.static_range(1, SIZE):
-            total += _part(row, inside, step, k, SIZE, exists, compute)
+            total += pixel(row, inside, step, k, exists, 0.0, compute, SIZE)
     else:
         for k in range(1, SIZE):
-            total += _part(row, inside, step, k, SIZE, exists, compute)
+            total += pixel(row, inside, step, k, exists, 0.0, compute, SIZE)
     return total
 
 
@@ -118,8 +105,7 @@ def launch(x: Tensor, size: int) -> Tensor:
     out = torch.empty_like(x)
     if x.numel() == 0:
         return out
-    last = not out.is_contiguous() and out.is_contiguous(memory_format=torch.channels_last)
-    written = out if last else _launch.contiguous(out)
+    last, (written,) = memory(out)
     reach = min(size, 2 * max(x.shape[2:]) - 1)  # beyond, there are zeros only
     grid, numbers, constants = shares(x.shape, last, 4 if reach <= UNROLLED else 1, _launch.interpreted())
     constants = (1.0 / size**2, reach, *constants)

@@ -1,4 +1,4 @@
-"""How operators on square windows at stride 1 share out an image's pixels.
+"""How operators on square windows at stride 1 share out an image's pixels, and read them.
 
 A thread has a column of ROWS pixels one above another, LANES channels of each (channels_last), or one place of a plane
 (contiguous memory, whose planes count as images of one channel).
@@ -9,10 +9,13 @@ from functools import lru_cache
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from . import _launch, philox
 
 COLUMNS = 128  # of a program
+UNROLLED = 7  # the largest window whose code has no loop
+UNROLLED_SIZE = tl.constexpr(UNROLLED)
 INTEGERS = [
     "columns",
     "height",
@@ -67,6 +70,24 @@ def columns_of(
     pitch = width * step
     at = image.to(tl.int64) * height * pitch + (place * LANES + tl.arange(0, LANES)[None, :])
     return exists, top, w, at, pitch, step
+
+
+@triton.jit
+def pixel(row, inside, step, k, exists, outside: tl.constexpr, compute: tl.constexpr, SIZE: tl.constexpr):
+    """The pixels k places along the window from its first; ``outside`` where the image has none.
+
+    ``row``: where the window's row has the place of the column; ``inside``: that place, and a row's width.
+    """
+    w, width = inside
+    at = w + (k - SIZE // 2)
+    return tl.load(row + (k - SIZE // 2) * step, mask=exists & (at >= 0) & (at < width), other=outside).to(compute)
+
+
+def memory(*results: Tensor) -> tuple[bool, tuple[Tensor, ...]]:
+    """Whether results of one layout have their channels last in memory, and where a kernel writes for them."""
+    out = results[0]
+    last = not out.is_contiguous() and out.is_contiguous(memory_format=torch.channels_last)
+    return last, results if last else tuple(map(_launch.contiguous, results))
 
 
 @lru_cache(maxsize=1024)

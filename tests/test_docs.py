@@ -6,6 +6,7 @@ That the site builds without a warning, and that its tutorials run, is for ``mak
 import inspect
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -24,6 +25,7 @@ ROOT = Path(__file__).parent.parent
 DOCS, RESULTS = ROOT / "docs", ROOT / "benchmarks" / "results"
 sys.path.insert(0, str(DOCS))
 import contents  # noqa: E402
+import readme_table  # noqa: E402
 import tables  # noqa: E402
 
 README = (ROOT / "README.md").read_text()
@@ -88,17 +90,17 @@ def number(cell: str) -> float:
 
 
 def test_readme_shows_the_measured_numbers():
-    """If this fails after benchmarks/results changed: python docs/tables.py."""
+    """If this fails after benchmarks/results changed: python docs/readme_table.py."""
     between = README.split("<!-- table -->\n")[1].split("\n<!-- end -->")[0]
-    assert between == tables.readme()
+    assert between == readme_table.readme()
     rows = {
         (r["operator"], r["shape"]): r for r in json.loads((RESULTS / f"{tables.MACHINE}.json").read_text())["rows"]
     }
     shown = [
         [cell.strip(" `") for cell in line.split("|")[1:-1]] for line in between.splitlines()[2:] if line[:1] == "|"
     ]
-    operators, networks = shown[: len(tables.SHOWN)], shown[len(tables.SHOWN) : -len(tables.SHOWN_ON_GPU)]
-    assert [tuple(cells[:2]) for cells in operators] == list(tables.SHOWN) and len(operators) >= 6
+    operators, networks = shown[: len(readme_table.SHOWN)], shown[len(readme_table.SHOWN) : -len(tables.SHOWN_ON_GPU)]
+    assert [tuple(cells[:2]) for cells in operators] == list(readme_table.SHOWN) and len(operators) >= 6
     for name, shape, own, eager, compiled, _ in operators:
         row = rows[name, shape]
         assert number(own) == pytest.approx(row["fastscore"]["ns_per_element"][1], rel=0.06, abs=0.005)
@@ -108,8 +110,8 @@ def test_readme_shows_the_measured_numbers():
     rows = (
         {(r["work"], r["network"], r["size"]): r for r in json.loads(path.read_text())["rows"]} if path.exists() else {}
     )
-    assert len(networks) == (len(tables.SHOWN_NETWORKS) if rows else 0)
-    for (work, network, size, provider), (what, _, own, eager, _, _) in zip(tables.SHOWN_NETWORKS, networks):
+    assert len(networks) == (len(readme_table.SHOWN_NETWORKS) if rows else 0)
+    for (work, network, size, provider), (what, _, own, eager, _, _) in zip(readme_table.SHOWN_NETWORKS, networks):
         assert what.startswith(f"{work}, {network}") and what.endswith("bf16") == provider.endswith("bf16")
         assert number(own) == pytest.approx(rows[work, network, size][provider]["milliseconds"][1], rel=0.01)
         assert number(eager) == pytest.approx(rows[work, network, size][provider]["times_plain"][1], rel=0.02)
@@ -230,7 +232,7 @@ def test_commands_are_those_of_fastscore():
     for text in (README, *PAGES.values()):
         for block in re.findall(r"(?ms)^```sh\n(.*?)^```", text) + re.findall(r"(?ms)^%%bash\n(.*?)^```", text):
             block = block.replace("\\\n", "")
-            for word, what in re.findall(r"(?m)^(?:torchrun .* -m )?fastscore ([\w-]+) ?([\w/-]*)", block):
+            for word, what in re.findall(r"(?m)^(?:torchrun .* -m (?:-- )?)?fastscore ([\w-]+) ?([\w/-]*)", block):
                 assert word in (
                     "train",
                     "sample",
@@ -248,6 +250,21 @@ def test_commands_are_those_of_fastscore():
                 assert word != "reproduce" or what == "cifar10"
             for target in re.findall(r"(?m)^make (\w+)", block):
                 assert f"\n{target}:" in makefile
+
+
+def test_torchrun_leaves_fastscores_options_alone():
+    """Its parser, of the torch and the Python that are here, reads each command as it is written: --num alone is one of its own."""
+    from torch.distributed.run import get_args_parser
+
+    seen = []
+    for text in (README, *PAGES.values()):
+        for command in re.findall(r"(?m)^torchrun (.*)$", text.replace("\\\n", "")):
+            words = shlex.split(command, comments=True)
+            read = get_args_parser().parse_args(words)
+            assert read.module and read.training_script == "fastscore"
+            assert read.training_script_args == words[words.index("fastscore") + 1 :]
+            seen.append(read.training_script_args[0])
+    assert {"train", "sample", "evaluate", "reproduce"} <= set(seen)
 
 
 def test_the_glossary_explains_each_word_once():

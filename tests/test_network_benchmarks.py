@@ -34,6 +34,7 @@ from fastscore.experiment.build import make_model, make_sigmas
 
 ROOT = Path(__file__).parent.parent
 sys.path.insert(0, str(ROOT / "docs"))
+import readme_table  # noqa: E402
 import tables  # noqa: E402
 
 EAGER = [name for name in PROVIDERS if name != "compile" and name not in ON_CUDA]
@@ -188,15 +189,15 @@ def test_the_tables_of_the_site(tmp_path, monkeypatch):
     for name in (tables.MACHINE, tables.GPU):
         (tmp_path / f"{name}.json").write_text((ROOT / f"benchmarks/results/{name}.json").read_text())
     assert "make bench" in tables.networks()
-    without, rows = tables.readme(), [made(work, size) for work in (TRAINING, SAMPLING) for size in SIZES]
+    without, rows = readme_table.readme(), [made(work, size) for work in (TRAINING, SAMPLING) for size in SIZES]
     for row in rows:
         row["fastscore bf16"] = row["fastscore"]
         if row["size"] != "digits":
             del row["compile"]
     about = {"processor": "Some CPU", "threads": 2, "torch": "2.0"}
     (tmp_path / f"{tables.MACHINE}-network.json").write_text(json.dumps({"about": about, "rows": rows}))
-    lines = [line for line in tables.readme().splitlines() if line not in without.splitlines()]
-    assert len(lines) == len(tables.SHOWN_NETWORKS)
+    lines = [line for line in readme_table.readme().splitlines() if line not in without.splitlines()]
+    assert len(lines) == len(readme_table.SHOWN_NETWORKS)
     assert lines[1] == "| training step, NCSN, bf16 | CIFAR-10, 4 images | 500 ms | 2.00x | - | 5 / 5 MB |"
     assert lines[-1].endswith(" | digits, 4 images | 500 ms | 2.00x | 1.00x | 5 / 5 MB |")
     line = "| training step | NCSN | CIFAR-10 | fastscore bf16 | 500 | 8.00 | 2.00x | 50 % | 4.00x | 5 |"

@@ -19,7 +19,7 @@ import torch
 from torch.compiler import is_compiling
 
 from . import checks
-from .errors import BackendUnavailable
+from .errors import BackendUnavailable, caller
 from .operators import OPERATORS, ORDINARY
 from .private_torch import transformed as transformed
 
@@ -172,7 +172,7 @@ def _say_that_it_is_slow(operator: str, device: torch.device) -> None:
     warnings.warn(
         f"fastscore computes {operator} on {device.type} by its plain-torch reference, 10 to 100 times "
         f"slower than compiled (said once, and not inside use_backend('reference')): {reason}",
-        stacklevel=checks.caller(),
+        stacklevel=caller(),
     )
 
 

@@ -10,7 +10,6 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Mapping
 from functools import lru_cache
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .private_torch import break_graph, constant_to_dynamo, dispatch_modes, is_wrapped, peek_interpreter_stack
+from .private_torch import break_graph, constant_to_dynamo, dispatch_modes, is_wrapped, peek_interpreter_stack, tracked
 
 FLOAT32 = 3.4e38  # about the largest number that it holds
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # the likeliest first: this is asked often
@@ -82,6 +81,11 @@ def readable(value: Tensor) -> bool:
     return not is_wrapped(value)
 
 
+def has_values(value: Tensor) -> bool:
+    """Whether there are values to be read, be it by a wait for the device: not under torch.compile, nor of a slice of vmap."""
+    return not (torch.compiler.is_compiling() or value.is_meta or is_wrapped(value))
+
+
 def plain(value: Any) -> Any:
     """The Python number of a NumPy scalar, or of a 0-dim array or tensor; anything else as it is.
 
@@ -130,30 +134,6 @@ def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
     if found < low or (high is not None and found > high):
         raise ValueError(f"{name} must be {bound}, got {_text(found) if type(found) is int else found}")
     return found
-
-
-def caller() -> int:
-    """The ``stacklevel`` at which the function that calls this one warns the caller of the library."""
-    frame: FrameType | None = sys._getframe(1)
-    level = 1
-    while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
-        frame, level = frame.f_back, level + 1
-    return level
-
-
-def fixed(name: str) -> property:
-    """An attribute of a handle, kept as ``_name``, that is read and never set again."""
-    kept = "_" + name
-
-    def get(self: Any) -> Any:
-        return getattr(self, kept)
-
-    def refuse(self: Any, value: Any) -> None:
-        raise AttributeError(
-            f"{name} of a {type(self).__name__} cannot be changed once it is made, got {describe(value)}: make another"
-        )
-
-    return property(get, refuse)
 
 
 def one_of(name: str, value: Any, allowed: Collection[str]) -> str:
@@ -221,6 +201,16 @@ def _row_number(name: str, value: Any, compute: torch.dtype, zero_allowed: bool,
 def elsewhere() -> bool:
     """Whether tensors that are made now belong to a transform, a mode or a compiled function."""
     return is_compiling() or bool(dispatch_modes()) or peek_interpreter_stack() is not None
+
+
+def not_differentiated(name: str, x: Any, cure: str = "torch.func.jvp differentiates it") -> None:
+    """Raise where a transform of torch.func differentiates backwards in ``x``, of which nothing is recorded here: what it found
+    would be 0. (Plain autograd says itself that there is no gradient.)"""
+    if isinstance(x, Tensor) and tracked(x):
+        raise ValueError(
+            f"{name} must not be what torch.func.grad, vjp or jacrev differentiates in, for nothing is recorded here and they would "
+            f"find 0: {cure}; pass {name}.detach() where it is a constant"
+        )
 
 
 def positive_values(name: str, value: Tensor, *, zero_allowed: bool = False) -> None:

@@ -1,8 +1,9 @@
-"""Errors that a user can act on. The command line prints their text alone, without a traceback."""
+"""Errors that a user can act on, and where warnings point. The command line prints their text alone, without a traceback."""
 
 from __future__ import annotations
 
-from types import ModuleType
+import sys
+from types import FrameType, ModuleType
 
 
 class FastscoreError(Exception):
@@ -52,10 +53,15 @@ def how_to_install(extra: str) -> str:
     """The commands that install fastscore's ``extra``, for messages.
 
     In the source folder pip builds anew, and only without isolation is torch there to build the native operators against.
+    What torchode names as its typeguard is too old for the command line's tyro, which pip would break.
     """
+    beside = ""
+    if extra == "ode":
+        beside = "; beside fastscore's command line, which needs a newer typeguard than torchode names: "
+        beside += "pip install --no-deps torchode torchtyping"
     return (
         f"pip install 'fastscore-torch[{extra}]', or in fastscore's source folder: "
-        f"pip install --no-build-isolation '.[{extra}]'"
+        f"pip install --no-build-isolation '.[{extra}]'{beside}"
     )
 
 
@@ -75,3 +81,12 @@ def require(module: str, extra: str) -> ModuleType:
             f"the package {module.split('.')[0]!r} is installed but does not import: {error}; "
             "install the release that matches your torch"
         ) from error
+
+
+def caller() -> int:
+    """The ``stacklevel`` at which the function that calls this one warns the caller of the library."""
+    frame: FrameType | None = sys._getframe(1)
+    level = 1
+    while frame is not None and frame.f_globals.get("__name__", "").startswith(("fastscore.", "torch.")):
+        frame, level = frame.f_back, level + 1
+    return level

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from . import checks
@@ -30,6 +31,12 @@ class Option:
     default: Any = None
     setting: str | None = None
     choices: tuple[str, ...] = ()
+
+
+def choice(name: str, words: Iterable[str], help: str, *, default: str, setting: str | None = None) -> Option:
+    """The option whose value is one of ``words``."""
+    allowed = tuple(words)
+    return Option(name, str, help, partial(checks.one_of, allowed=allowed), default, setting, allowed)
 
 
 def boolean(name: str, value: Any) -> bool:

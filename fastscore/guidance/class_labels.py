@@ -162,7 +162,7 @@ class Guided(nn.Module):
                     inside = None
         if w == 1:
             return strong(x)
-        without = weak(x)
+        without = calls.leaving_x("weak", weak, x)
         if w == 0 and inside is None:
             return without
         score, compute = strong(x), checks.compute_dtype(x)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import checks
+from .._core import calls, checks
 from ..energy import EnergyScore
 from ..paths import Path
 from ._noise import Held, NoiseOf, check_score
@@ -56,7 +56,7 @@ class ClassifierGuided(nn.Module):
 
     def forward(self, x: Tensor, *condition: Tensor, **keywords: Any) -> Tensor:
         """The score at x, [B, ...]; ``keywords`` are those of ``score_fn``."""
-        score = checks.like("the output of score_fn", self.score_fn(x, *condition, **keywords), "x", x)
+        score = calls.score("score_fn", self.score_fn, x, *condition, **keywords)
         if self.scale == 0:
             return score
         compute = checks.compute_dtype(x)

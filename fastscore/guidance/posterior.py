@@ -10,6 +10,9 @@ a part of
 - :func:`projection`: J = 1 / alpha and r = sigma / alpha, the limit of data without bounds. x_0^ becomes the nearest sample
   that was measured so; with a mask its known part is y. It needs no gradient.
 
+J is (1 + sigma^2 ds/dx) / alpha, of which the two parts all but cancel where alpha is small: keep to float32 there. (Of Gaussian data
+at alpha = 0.007 the score of :func:`pigdm` was 5e-6 off in float32, 2 % in float16 and 17 % in bfloat16; at alpha = 1 as x is.)
+
 The vector-Jacobian product of the network takes about as long as an evaluation, once more for the way back.
 """
 
@@ -21,7 +24,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import backends, checks
+from .._core import backends, calls, checks
+from .._core.registration import rows_of
 from ..paths import Path
 from ._noise import Held, NoiseOf, check_score
 from .measurements import Measurement
@@ -49,8 +53,8 @@ class Posterior(nn.Module):
         check_score("score_fn", score_fn)
         if not isinstance(measurement, Measurement):
             raise TypeError(
-                "measurement must be a fastscore.guidance.Measurement, such as inpainting(mask), got "
-                f"{checks.describe(measurement)}"
+                "measurement must be a fastscore.guidance.Measurement, such as inpainting(mask), or Measurement(f) of a "
+                f"linear function f, got {checks.describe(measurement)}"
             )
         self.method, self.score_fn, self.measurement = method, score_fn, measurement
         self._y = Held(checks.floating("y", y).detach())
@@ -67,7 +71,7 @@ class Posterior(nn.Module):
         alpha, sigma = self._noise(x, condition)
 
         def score_at(x: Tensor) -> Tensor:
-            return checks.like("the output of score_fn", self.score_fn(x, *condition, **keywords), "x", x)
+            return calls.score("score_fn", self.score_fn, x, *condition, **keywords)
 
         if self.method == "projection":
             score, pull = score_at(x), None
@@ -95,7 +99,7 @@ class Posterior(nn.Module):
             return A.transposed(A.solve(missing, clean, ones, variance * (alpha / sigma).square()), clean)
         if not self.normalized:
             return A.transposed(missing, clean) / variance
-        length = missing.flatten(1).norm(dim=1).reshape(sigma.shape)
+        length = rows_of(missing).norm(dim=1).reshape(sigma.shape)
         scaled = A.transposed(missing, clean) / length.clamp_min(torch.finfo(length.dtype).tiny)
         return scaled / sigma.square()
 
@@ -153,7 +157,7 @@ def pigdm(
 
         s + scale J^T A^T (r^2 A A^T + noise_std^2)^-1 (y - A x_0^)     r^2 = c^2 sigma^2 / (alpha^2 c^2 + sigma^2)
 
-    Exact where the data are N(m, c^2 I), with c the ``data_std``; else an approximation, better the smaller the noise.
+    Exact where the data are N(m, c^2 I), with c the ``data_std``; else an approximation, better the smaller sigma is.
 
     Args:
         score_fn: s(x, c) of the data.
@@ -161,7 +165,10 @@ def pigdm(
         y: what was measured, of the shape of A x, or [1, ...], one for all samples.
         path: noise levels [L], or the path, that c belongs to; see :mod:`fastscore.guidance`.
         noise_std: of the measurement, at least 0.
-        data_std: c, the standard deviation of the data (Song et al. take 1, for data in [-1, 1]).
+        data_std: c, the standard deviation of the data (Song et al. take 1, for data in [-1, 1]). Of data that vary far more in one
+            direction than in others, as images do in brightness, c is between that of a single number and that of the widest
+            direction (the square root of the covariance's largest eigenvalue), such as their geometric mean: with too small a c
+            samples grow without bounds where steps are long, with too large a one what is not measured learns little of y.
         scale: of what is added.
         conditioning: see :mod:`fastscore.guidance`.
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from .._core import checks
-from .._core.options import Option
+from .._core import calls, checks
+from .._core.options import choice
 from .._core.registration import per_row
 from .._images import ImageBatch
 from ..conversions import CONDITIONINGS, KINDS, check_path, condition, linear, times_of
@@ -150,7 +149,7 @@ def esm(
     )
     x_t, _ = perturb(x, at.sigma, rng, at.alpha)
     with torch.no_grad():
-        truth = checks.like("the output of true_score", true_score(x_t, at.t), "x", x)
+        truth = calls.score("true_score", true_score, x_t, at.t)
     score = _score(score_fn, keywords, at, x_t, conditioning, parametrization)
     return reduced(0.5 * at.factor * at.sigma.square() * square(score - truth), reduction)
 
@@ -203,8 +202,7 @@ def _score(
     parametrization: str,
 ) -> Tensor:
     """The score at x_t, of a network that predicts it or anything else."""
-    output = score_fn(x_t, *condition(at.path, at.t, conditioning, x_t), **keywords)
-    checks.like("the output of score_fn", output, "x", at.x)
+    output = calls.score("score_fn", score_fn, x_t, *condition(at.path, at.t, conditioning, x_t), **keywords)
     if parametrization == "score":
         return output
     p, q = (v.to(at.sigma.dtype) for v in linear(parametrization, at.path, at.t))
@@ -264,21 +262,12 @@ CONDITIONAL = Objective(
     bind=_bind,
     bind_path=_bind_path,
     options=(
-        Option(
-            "weighting",
-            str,
-            "What each noise level counts; g^2 bounds the likelihood",
-            partial(checks.one_of, allowed=WEIGHTINGS),
-            default="sigma^2",
-            choices=WEIGHTINGS,
-        ),
-        Option(
+        choice("weighting", WEIGHTINGS, "What each noise level counts; g^2 bounds the likelihood", default="sigma^2"),
+        choice(
             "proposal",
-            str,
+            PROPOSALS,
             "Which times of a path are drawn: all alike, or by what they count (importance)",
-            partial(checks.one_of, allowed=PROPOSALS),
             default="uniform",
-            choices=PROPOSALS,
         ),
     ),
     reads_images=True,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import checks
-from .._core.options import Option
+from .._core.options import Option, choice
 from ..ops.fill_probes import DISTRIBUTIONS, Probes
 from ..ops.fill_probes import checked as fill_probes
 from ..ops.perturb import checked as perturb
@@ -290,14 +290,7 @@ SLICED = Objective(
     summary="looks at the score's divergence along random directions: slower, for the same score",
     bind=_bind,
     options=(
-        Option(
-            "projection",
-            str,
-            "What the random directions are drawn from",
-            partial(checks.one_of, allowed=DISTRIBUTIONS),
-            default="rademacher",
-            choices=DISTRIBUTIONS,
-        ),
+        choice("projection", DISTRIBUTIONS, "What the random directions are drawn from", default="rademacher"),
         Option(
             "n_particles",
             int,

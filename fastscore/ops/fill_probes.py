@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
+from .._core.handles import fixed
 from .._core.operators import Operator, Stream
 from .._core.registration import declare, per_row, raw
 from .._noise import draw, later
@@ -100,7 +101,7 @@ class Probes:
     """
 
     __slots__ = ("_coloring", "_distribution", "_noise", "_num_probes")
-    coloring, distribution, noise, num_probes = map(checks.fixed, ("coloring", "distribution", "noise", "num_probes"))
+    coloring, distribution, noise, num_probes = map(fixed, ("coloring", "distribution", "noise", "num_probes"))
 
     def __init__(
         self,

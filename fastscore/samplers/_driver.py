@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core import backends, checks
+from .._core.errors import caller
 from ..rng import Philox
 from ._replay import Level, kept_on, replayed
 from ._watch import Callback, Trajectory, Watch
@@ -107,6 +108,6 @@ def finish(x: Tensor, clamp: tuple[float, float] | None = None) -> Tensor:
         if bad:
             warnings.warn(
                 f"{bad} of {x.shape[0]} samples are not finite: the step size may be too large for this score",
-                stacklevel=checks.caller(),
+                stacklevel=caller(),
             )
     return x if clamp is None else x.clamp(*clamp)

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .._core import checks
-from .._core.options import Option, boolean, complete
+from .._core.options import Option, boolean, choice, complete
 from ._start import STARTS
 from ._steps import given_step_size
 
@@ -104,14 +104,12 @@ DENOISE = Option(
     default=False,
     setting="denoise",
 )
-START = Option(
+START = choice(
     "start",
-    str,
+    STARTS,
     "Where sampling begins: uniform in [0, 1], or normal of the largest noise level",
-    partial(checks.one_of, allowed=STARTS),
     default="uniform",
     setting="start",
-    choices=STARTS,
 )
 #: The remedy of samplers that take ``step_size``.
 SMALLER_STEP_SIZE = (

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from .._core import checks
 from .._core.errors import NotConverged, require
-from .._core.options import Option
+from .._core.options import Option, choice
 from ..paths import Path
 from ._chain import Chain, How
 from ._driver import finish
@@ -147,14 +147,7 @@ ADAPTIVE_ODE = Sampler(
     options=(
         Option("rtol", float, "Relative tolerance of a step", zero_or_more, default=1e-3),
         Option("atol", float, "Absolute tolerance of a step", checks.positive, default=1e-3),
-        Option(
-            "method",
-            str,
-            "Runge-Kutta method",
-            partial(checks.one_of, allowed=tuple(METHODS)),
-            default="dopri5",
-            choices=tuple(METHODS),
-        ),
+        choice("method", METHODS, "Runge-Kutta method", default="dopri5"),
         MAX_STEPS,
         Option(
             "steps",

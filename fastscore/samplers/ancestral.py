@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.options import Option
+from .._core.options import choice
 from ..ops.affine_step import affine_step
 from ..paths import Path
 from ._chain import Chain, How
@@ -80,13 +79,11 @@ ANCESTRAL = Sampler(
     source="Ho, Jain & Abbeel 2020",
     summary="DDPM's, one step a level",
     options=(
-        Option(
+        choice(
             "variance",
-            str,
+            VARIANCES,
             "Variance of an update: of the step back given the clean sample (posterior), or of the step forward",
-            partial(checks.one_of, allowed=VARIANCES),
             default="posterior",
-            choices=VARIANCES,
         ),
         *POINTS,
     ),

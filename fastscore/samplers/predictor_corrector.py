@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.options import Option
+from .._core.options import Option, choice
 from ..ops.affine_step import affine_step
 from ..paths import Path
 from ._chain import Chain, How
@@ -146,23 +146,11 @@ PREDICTOR_CORRECTOR = Sampler(
     source="Song et al. 2021",
     summary="a step to the next level after Langevin updates at each",
     options=(
-        Option(
-            "predictor",
-            str,
-            "The step to the next level",
-            partial(checks.one_of, allowed=PREDICTORS),
-            default="reverse_sde",
-            choices=PREDICTORS,
-        ),
+        choice("predictor", PREDICTORS, "The step to the next level", default="reverse_sde"),
         Option("corrections", int, "Langevin updates at each level", partial(checks.integer, low=0), default=1),
         Option("snr", float, "Signal-to-noise ratio of those updates", checks.positive, default=0.16),
-        Option(
-            "norm",
-            str,
-            "The score's norm in those: sqrt(D) / sigma (noise), or the sample's own",
-            partial(checks.one_of, allowed=NORMS),
-            default="noise",
-            choices=NORMS,
+        choice(
+            "norm", NORMS, "The score's norm in those: sqrt(D) / sigma (noise), or the sample's own", default="noise"
         ),
         *POINTS,
     ),

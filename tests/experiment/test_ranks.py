@@ -44,7 +44,7 @@ POINTS = "toy --data two_moons --width 16 --batch-size 11 --log-every 1 --checkp
 def torchrun(count: int, *words: str, restarts: int = 0) -> list[str]:
     """The command of the page and the README, with another number of ranks and of restarts."""
     for text in (PAGE, (ROOT / "README.md").read_text()):
-        found = re.findall(r"(?m)^torchrun --standalone (.*) -m fastscore (\w+)", text)
+        found = re.findall(r"(?m)^torchrun --standalone (.*) -m (?:-- )?fastscore (\w+)", text)
         for options, command in found:
             extra = ["--max-restarts", "3"] if command == "train" else []
             assert shlex.split(options) == ["--nproc-per-node", "4", *extra]

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.gpu_static import DEVICES, TORCH, computed_ps
-from benchmarks.gpu_static import table as results_table
+from benchmarks.gpu_devices import DEVICES, computed_ps
+from benchmarks.gpu_static_table import TORCH
+from benchmarks.gpu_static_table import table as results_table
 from fastscore._core.operators import OPERATORS
 
 from .cases import _launch, triton  # not "import triton": the interpreter of the other tests must be chosen before

@@ -38,6 +38,20 @@ def test_warm_up():
     assert bool((off.step_size == 0.25).all())
 
 
+def test_a_warm_up_leaves_the_law_right():
+    """Of a correlated Gaussian, from a wrong start and a step size that is far too large, of which each chain finds its own."""
+    n, covariance = 10_000, torch.tensor([[2.0, 0.8], [0.8, 1.0]], dtype=torch.float64)
+    precision, mean = torch.linalg.inv(covariance), torch.tensor([1.0, -3.0], dtype=torch.float64)
+    target = fs.energy_score(lambda x: ((x - mean) @ precision * (x - mean)).sum(1) / 2)
+    x = fs.Philox(9).randn(n, 2, dtype=torch.float64)
+    found = samplers.mala(target, x, num_steps=60, step_size=20.0, warm_up=60, rng=fs.Philox(10))
+    v = covariance.diagonal()
+    assert bool((((found.x.mean(0) - mean) / (v / n).sqrt()).abs() < 4).all())
+    spread = ((covariance.square() + v[:, None] * v) / n).sqrt()
+    assert bool((((found.x.T.cov() - covariance) / spread).abs() < 4).all())
+    assert float(found.step_size.std()) > 0.05 and 0.4 < float(found.acceptance.mean()) < 0.7
+
+
 def test_a_chain_alone_is_that_of_a_batch():
     x = fs.Philox(6).randn(9, 3, 2)
     energy = fs.energy_score(lambda x: x.square().sum((1, 2)).square() / 4)
@@ -66,6 +80,11 @@ def test_a_hole_in_the_energy_is_never_entered(hole):
         ({"score_fn": lambda x: -x}, TypeError, "score_fn must be fastscore.energy_score"),
         ({"x": torch.zeros(3)}, ValueError, r"x must have shape \[B, D"),
         ({"x": torch.full((2, 1), torch.inf)}, ValueError, "x must have finite energies .* got 2 of 2"),
+        (
+            {"score_fn": fs.energy_score(lambda x: x.square().sum(1).sqrt())},  # whose gradient at 0 is NaN
+            ValueError,
+            "x must have finite gradients of the energy .* got 2 of 2",
+        ),
         ({"target": 1.0}, ValueError, "target must be less than 1"),
         ({"step_size": None}, ValueError, "give exactly one of step_size"),
         ({"warm_up": -1}, ValueError, "warm_up must be at least 0"),

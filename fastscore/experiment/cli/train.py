@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..._core.errors import require
 from ...paths import PATHS
@@ -14,6 +14,9 @@ from .. import terminal
 from ..config import TrainConfig, quoted
 from ..presets import PRESETS
 from ..ranks import TIMEOUT, Ranks, joined
+
+if TYPE_CHECKING:
+    from ..train import Trainer
 
 _PREDICTED = {
     "score": "the score",
@@ -66,21 +69,30 @@ def train(
 def _train(
     ranks: Ranks, preset: TrainConfig, out: Path | None, resume: bool, change: bool, tensorboard: bool, quiet: bool
 ) -> None:
-    from ..._core import checks
-    from ...data import DATASETS
-    from ...evaluation.plots import save_training_curves
-    from .. import limits
-    from ..build import FROM_FILES, make_sigmas
-    from ..evaluate import evaluate as evaluated
-    from ..event_files import EventFiles
-    from ..history import read_metrics
-    from ..path_bounds import make_path
-    from ..preview import save_preview
-    from ..sample_folder import check_encodable, check_folder
     from ..train import Trainer
 
-    _check_noise(preset)
     run = out or Path("runs") / preset.data
+    _check(ranks, preset, run, resume, change, tensorboard)
+    trainer = Trainer(preset, run, resume=resume, change=change, ranks=ranks)
+    if not ranks.leads:
+        trainer.train(progress=False)
+        return
+    _introduce(trainer, preset)
+    print(f"trained: {_iterate(trainer, tensorboard, quiet)}")
+    _show(run, preset, quiet)
+    asked = " --label each" if preset.num_classes else ""
+    print(f"next: fastscore sample {quoted(run)} --num 100{asked} --out {quoted(run / 'more')}")
+
+
+def _check(ranks: Ranks, preset: TrainConfig, run: Path, resume: bool, change: bool, tensorboard: bool) -> None:
+    """Raise where the command cannot do what it is asked, before anything is made."""
+    from ..._core import checks
+    from ...data import DATASETS
+    from .. import limits
+    from ..build import FROM_FILES
+    from ..sample_folder import check_encodable, check_folder
+
+    _check_noise(preset)
     with ranks.together():
         if change and not resume:
             raise ValueError("--change needs --resume: a new run takes its options as they are given")
@@ -93,14 +105,17 @@ def _train(
         if preset.data in FROM_FILES:
             check_encodable("--data-dir", Path(preset.data_dir).absolute())
             terminal.check_readable("--data-dir", Path(preset.data_dir))
-    trainer = Trainer(preset, run, resume=resume, change=change, ranks=ranks)
-    if not ranks.leads:
-        trainer.train(progress=False)
-        return
+
+
+def _introduce(trainer: Trainer, preset: TrainConfig) -> None:
+    """Print what is trained on what, into which folder, and what is no longer as it was."""
+    from ..path_bounds import make_path
+
+    ranks = trainer.ranks.count
     print(
         f"training {preset.model} on {preset.data}: {sum(p.numel() for p in trainer.model.parameters()):,} "
         f"parameters, on {trainer.device} in {trainer.config.precision}"
-        f"{f', {ranks.count} ranks' if ranks.count > 1 else ''}, into {run}\ndata: {trainer.about_data}"
+        f"{f', {ranks} ranks' if ranks > 1 else ''}, into {trainer.run}\ndata: {trainer.about_data}"
     )
     if PATHS[preset.path].continuous:
         print(f"path: {make_path(preset)}; the network predicts {_PREDICTED[preset.parametrization]}")
@@ -110,9 +125,16 @@ def _train(
         print(f"from iteration {trainer.step} on it trains with {', '.join(trainer.retuned)}")
     if trainer.step:
         print(f"going on at iteration {trainer.step} of {preset.iterations}")
-    listener = EventFiles(run, trainer.step) if tensorboard else None
+
+
+def _iterate(trainer: Trainer, tensorboard: bool, quiet: bool) -> Path:
+    """The folder of the last checkpoint; where the user stops it, the program ends."""
+    from ..event_files import EventFiles
+    from ..preview import save_preview
+
+    listener = EventFiles(trainer.run, trainer.step) if tensorboard else None
     try:
-        last = trainer.train(progress=not quiet, preview=save_preview, listener=listener)
+        return trainer.train(progress=not quiet, preview=save_preview, listener=listener)
     except KeyboardInterrupt:
         print(
             f"\nstopped at iteration {trainer.step}; "
@@ -124,20 +146,26 @@ def _train(
     finally:
         if listener is not None:
             listener.close()
-    print(f"trained: {last}")
+
+
+def _show(run: Path, preset: TrainConfig, quiet: bool) -> None:
+    """Draw the loss curves, and of the mixture, whose score is known, what was learned."""
+    from ...evaluation.plots import save_training_curves
+    from ..build import make_sigmas
+    from ..evaluate import evaluate
+    from ..history import read_metrics
+
     history = read_metrics(run)
     if history:  # none where the run is shorter than --log-every, or the file was deleted
         print(f"loss curves: {save_training_curves(history, run / 'training.png', sigmas=make_sigmas(preset))}")
     if preset.data == "mixture":
-        report = evaluated(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)
+        report = evaluate(run, num=2000, device=preset.device, overwrite=True, progress=not quiet)
         weights, sampler = report["mode_weights"], SAMPLERS[report["sampler"]]
         print(
             f"learned and exact score field: {run / 'score_field.png'}\nweights of the two modes: exact "
             f"{_pair(weights['exact'])}; {sampler.title} {_pair(weights[sampler.name])}; plain Langevin dynamics "
             f"{_pair(weights['plain'])}"
         )
-    asked = " --label each" if preset.num_classes else ""
-    print(f"next: fastscore sample {quoted(run)} --num 100{asked} --out {quoted(run / 'more')}")
 
 
 def _check_noise(config: TrainConfig) -> None:

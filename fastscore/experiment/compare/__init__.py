@@ -6,7 +6,7 @@ cell, ``cells`` keeps it, and ``report`` writes the table and the picture.
 
 from .cells import BUDGETS, CELLS
 from .comparison import SEARCH_SEED, compare
-from .report import PICTURE, TABLE, draw, page, rows_of
+from .report import PICTURE, TABLE, Row, draw, page, rows_of
 
 __all__ = [
     "BUDGETS",
@@ -14,6 +14,7 @@ __all__ = [
     "PICTURE",
     "SEARCH_SEED",
     "TABLE",
+    "Row",
     "compare",
     "draw",
     "page",

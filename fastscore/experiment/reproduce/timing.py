@@ -18,6 +18,7 @@ from ..config import TrainConfig
 from ..learner import Learner
 from ..precision import for_sampling, resolve
 from ..processors import device_name
+from ..progress import four_digits
 from ..ranks import Ranks
 from ..sample_folder import versions
 from .hours import Work
@@ -130,10 +131,10 @@ def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
     ranks = timing["ranks"]
     lines = [
         f"{timing['device']}{f', {ranks} ranks' if ranks > 1 else ''}, torch {timing['versions']['torch']}",
-        f"training    {training['images_per_second']:10.4g} images/s, {training['seconds_per_iteration']:.4g} s an iteration, at most "
+        f"training    {four_digits(training['images_per_second']):>10} images/s, {training['seconds_per_iteration']:.4g} s an iteration, at most "
         f"{training['peak_bytes'] / 1e9:.3g} GB",
-        f"evaluation  {evaluation['images_per_second']:10.4g} images/s, at most {evaluation['peak_bytes'] / 1e9:.3g} GB",
-        f"features    {rates['features']['images_per_second']:10.4g} images/s",
+        f"evaluation  {four_digits(evaluation['images_per_second']):>10} images/s, at most {evaluation['peak_bytes'] / 1e9:.3g} GB",
+        f"features    {four_digits(rates['features']['images_per_second']):>10} images/s",
         "",
         f"training, {config.iterations:,} iterations of {config.batch_size}: {_hours(cells['training', None])} hours",
         "",
