@@ -19,6 +19,7 @@ from torch.compiler import is_compiling
 
 from .private_torch import break_graph, constant_to_dynamo, dispatch_modes, is_wrapped, peek_interpreter_stack, tracked
 
+FLOAT32 = 3.4e38  # about the largest number that it holds
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # the likeliest first: this is asked often
 
 
@@ -116,9 +117,12 @@ def positive(name: str, value: Any, *, zero_allowed: bool = False) -> float:
     return float(found)
 
 
-def number(name: str, value: Any) -> float:
-    """A finite number, as a Python float."""
-    return float(_real(name, value, "a number", "finite"))
+def number(name: str, value: Any, *, largest: float = sys.float_info.max) -> float:
+    """A finite number, as a Python float, no further from 0 than ``largest``."""
+    found = float(_real(name, value, "a number", "finite"))
+    if abs(found) > largest:
+        raise ValueError(f"{name} must be from {-largest:g} to {largest:g}, got {found:g}")
+    return found
 
 
 def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:

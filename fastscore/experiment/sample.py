@@ -167,9 +167,9 @@ def batches(
         def finite(begin: int, size: int) -> Tensor:
             try:
                 return drawn_batch(begin, size)
-            except NonFiniteSamples:
+            except NonFiniteSamples as error:
                 if broken == "error":
-                    raise
+                    raise NonFiniteSamples(f"{error}{trained.asked.gentler}") from error
                 if broken == "batch" or size == 1:
                     return torch.full((size, *trained.shape), math.nan)
             half = size // 2

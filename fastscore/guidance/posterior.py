@@ -60,8 +60,8 @@ class Posterior(nn.Module):
         self._y = Held(checks.floating("y", y).detach())
         divides = method == "dps"  # by the variance, or where it is not known by a length
         self.normalized = divides and noise_std is None
-        self.noise_std = 0.0 if self.normalized else checks.positive("noise_std", noise_std, zero_allowed=not divides)
-        self.scale, self.data_std = checks.number("scale", scale), checks.positive("data_std", data_std)
+        self.noise_std = 0.0 if self.normalized else _width("noise_std", noise_std, zero_allowed=not divides)
+        self.scale, self.data_std = checks.number("scale", scale, largest=checks.FLOAT32), _width("data_std", data_std)
         self._noise = NoiseOf(path, conditioning)
 
     def forward(self, x: Tensor, *condition: Tensor, **keywords: Any) -> Tensor:
@@ -105,6 +105,14 @@ class Posterior(nn.Module):
 
     def extra_repr(self) -> str:
         return f"{self.method}, {self.measurement.name}, noise_std={self.noise_std:g}, scale={self.scale:g}"
+
+
+def _width(name: str, value: Any, *, zero_allowed: bool = False) -> float:
+    """A standard deviation, whose square float32 holds."""
+    found = checks.positive(name, value, zero_allowed=zero_allowed)
+    if found and not 1e-18 < found < 1e18:
+        raise ValueError(f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got {found:g}")
+    return found
 
 
 def _pulled(f: Callable[[Tensor], Tensor], x: Tensor) -> tuple[Tensor, Callable[[Tensor], Tensor]]:

@@ -277,6 +277,17 @@ VE = PATHS["ve"]
         ),
         (lambda: guidance.dps(gaussian(VE), guidance.matrix(A), Y, VE, noise_std=0), ValueError, "noise_std must be"),
         (
+            lambda: guidance.projection(gaussian(VE), guidance.matrix(A), Y, VE, noise_std=1e200),
+            ValueError,
+            r"noise_std must be between 1e-18 and 1e18, .* got 1e\+200",
+        ),
+        (
+            lambda: guidance.pigdm(gaussian(VE), guidance.matrix(A), Y, VE, data_std=1e-30),
+            ValueError,
+            "data_std must be",
+        ),
+        (lambda: guidance.dps(gaussian(VE), guidance.matrix(A), Y, VE, scale=1e300), ValueError, "scale must be from"),
+        (
             lambda: guidance.projection(gaussian(VE), guidance.matrix(A), Y, VE)(X, torch.tensor([0, 1])),
             ValueError,
             r"path must be noise levels \[L\] for a score that is called with labels",
