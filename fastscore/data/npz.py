@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from .images import ImageData
 
 Half = tuple[Tensor, Tensor | None]  # images and labels
 Names = tuple[tuple[str, str], tuple[str, str]]
+_LARGEST = 2**31 - 1  # class
 
 # names of (images, labels) in the archive: training, test
 _NAMES: tuple[Names, ...] = (
@@ -37,7 +39,7 @@ def npz(root: str | os.PathLike, *, train: bool = True, dequantize: str = "none"
 
     Raises:
         DataError: there is no such file, it is damaged, holds pickled objects (which are not read), its arrays are not
-            as said, or it has no test images; the text says which.
+            as said, or it has no test images; the text says which. OSError: it cannot be read, for want of the right, say.
     """
     path = Path(root)
     training, test = _halves(path)
@@ -74,6 +76,8 @@ def _halves(path: Path) -> tuple[Half, Half | None]:
             f"root (fastscore train: --data-dir) must be a .npz file of images; there is no {os.path.abspath(path)!r}"
         ) from None
     except Exception as error:  # zipfile, zlib and numpy each have their own
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # where a damaged file says to seek
+            raise OSError(error.errno, f"{os.path.abspath(path)} does not read: {error.strerror}") from error
         raise DataError(f"{os.path.abspath(path)} is not a .npz file of images: {error}") from error
 
 
@@ -129,6 +133,9 @@ def _images(name: str, values: np.ndarray) -> Tensor:
 
 def _labels(name: str, values: np.ndarray) -> Tensor:
     values = values.reshape(-1) if values.ndim == 2 and values.shape[1] == 1 else values
-    if values.dtype.kind not in "iu" or values.ndim != 1 or len(values) == 0 or int(values.min()) < 0:
+    if values.dtype.kind not in "iu" or values.ndim != 1 or len(values) == 0:
         raise ValueError(f"{name!r} must be integers [N] from 0, got {values.dtype} {list(values.shape)}")
+    least, most = int(values.min()), int(values.max())
+    if least < 0 or most > _LARGEST:
+        raise ValueError(f"{name!r} must be integers from 0 to {_LARGEST}, got {least} to {most}")
     return torch.from_numpy(values.astype(np.int64))

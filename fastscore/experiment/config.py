@@ -169,9 +169,9 @@ class TrainConfig:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """:func:`json.loads`, but every failure is a ``ValueError``."""
+    """:func:`json.loads` of UTF-8, but every failure is a ``ValueError``."""
     try:
-        return json.loads(text)
+        return json.loads(text.decode("utf-8-sig") if isinstance(text, bytes) else text)  # else json guesses at UTF-16
     except RecursionError:
         raise ValueError("it is nested too deeply") from None
 

@@ -114,6 +114,7 @@ def evaluate(
         "run": str(run),
         "step": trained.iteration,
         "weights": trained.weights,
+        "sha256": trained.sha256,
         "data": trained.config.data,
         "samples": num,
         "seed": seed,
@@ -233,7 +234,7 @@ def table(report: dict[str, Any]) -> str:
     """The numbers of a report, one per line."""
     lines = []
     for name, value in report.items():
-        if name == "versions":
+        if name in ("versions", "sha256"):
             continue
         inner = value if isinstance(value, dict) else {"": value}
         for key, number in inner.items():

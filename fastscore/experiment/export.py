@@ -20,7 +20,7 @@ from ..paths import PATHS
 from ..samplers import DEFAULT
 from . import checkpoint, history
 from .build import make_model, make_sigmas
-from .config import TrainConfig
+from .config import TrainConfig, parse_json
 from .evaluate import METRICS
 from .original_config import to_yaml
 from .sampler_options import options_of
@@ -203,12 +203,12 @@ def _numbers(run: Path, trained: TrainedRun) -> str:
         if record["step"] <= trained.iteration
     ]
     try:
-        report = json.loads((run / METRICS).read_bytes())
-        same = (report["step"], report["weights"]) == (trained.iteration, trained.weights)
+        report = parse_json((run / METRICS).read_bytes())
+        same = report["sha256"] == trained.sha256  # another run's, or another iteration's, may lie there
     except (OSError, ValueError, TypeError, KeyError):
         report, same = {}, False
     if same:
-        left = ("run", "step", "weights", "data", "versions")
+        left = ("run", "step", "weights", "sha256", "data", "versions")
         lines += [f"- {name.replace('_', ' ')}: {_short(value)}" for name, value in report.items() if name not in left]
     return "\n".join(lines) or "None were measured."
 

@@ -23,7 +23,7 @@ from .scores import on_any_path
 from .trained_run import TrainedRun, load_run
 
 PAGE, PICTURE = "inspect.md", "inspect.png"
-_FOR_CURL, _PROBES, _FIT = 32, 4, 5000
+_FOR_CURL, _PROBES, _FIT, _MOST = 32, 4, 5000, 10_000_000
 _WORDS = {
     "sigma": "noise level",
     "loss": "loss / the best constant's",
@@ -60,7 +60,7 @@ def inspect(
 
     Args:
         run: the run folder.
-        num: how many samples at each level, at least 20.
+        num: how many samples at each level, from 20 to 10 million.
         seed: of the noise.
         weights, iteration, device: as for :func:`fastscore.experiment.trained_run.load_run`; in float32.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
@@ -75,7 +75,7 @@ def inspect(
         CheckpointError, DataError, ValueError: as :func:`fastscore.experiment.evaluate.evaluate`. CannotWrite: a file cannot be
             written.
     """
-    num = checks.integer("num", num, low=20)
+    num = checks.integer("num", num, low=20, high=_MOST)
     trained = load_run(run, device=device, weights=weights, iteration=iteration, precision="fp32")
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))

@@ -34,9 +34,9 @@ def check_num(num: int) -> None:
         raise ValueError(f"num must be at most 2^32, the samples of one seed, got {_short(num)}")
 
 
-def check_kept(num: int, shape: tuple[int, ...]) -> None:
-    """Raise where ``num`` samples of ``shape`` do not fit into the machine's memory all together."""
-    _fits("num", num, "the samples", 4 * num * math.prod(shape), torch.device("cpu"))
+def check_kept(num: int, shape: tuple[int, ...], name: str = "num") -> None:
+    """Raise where ``num`` samples of ``shape``, an argument called ``name``, do not fit into the machine's memory all together."""
+    _fits(name, num, "the samples", 4 * num * math.prod(shape), torch.device("cpu"))
 
 
 def check_batch(config: TrainConfig, shape: tuple[int, ...], batch_size: int, device: torch.device) -> None:

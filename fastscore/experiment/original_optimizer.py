@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ def adam_of(path: Path, states: OriginalStates, fresh: bool) -> tuple[dict[str, 
         CheckpointError: it is another optimizer's state, or damaged.
     """
     saved = states.optimizer
-    if fresh or not saved:
+    if fresh or saved is None or saved == {}:
         return {}, {}
     cure = "with --fresh-optimizer the weights alone are taken, and Adam begins anew"
     groups = saved.get("param_groups") if isinstance(saved, dict) else None
@@ -33,17 +34,19 @@ def adam_of(path: Path, states: OriginalStates, fresh: bool) -> tuple[dict[str, 
     group = groups[0]
     if not isinstance(group, dict) or not {*_GROUP, "params"} <= group.keys():
         raise CheckpointError(f"{path}: its optimizer is not Adam; {cure}")
-    if group.get("amsgrad") or group.get("weight_decay"):
-        name = "amsgrad" if group.get("amsgrad") else "weight_decay"
-        raise CheckpointError(f"{path}: its optimizer has {name}={group[name]!r}, which runs here have not; {cure}")
-    place = {key: i for i, key in enumerate(group["params"])}  # old torch named parameters by their address
+    for name in ("amsgrad", "weight_decay"):
+        value = group.get(name)
+        if not (value is None or value is False or _number(value) == 0):
+            raise CheckpointError(f"{path}: its optimizer has {name}={value!r:.60}, which runs here have not; {cure}")
+    params = group["params"] if isinstance(group["params"], list) else []
+    place = {key: i for i, key in enumerate(params)}  # old torch named parameters by their address
     if set(saved["state"]) - set(place):
         raise CheckpointError(f"{path}: its optimizer has moments of parameters that it does not list; {cure}")
-    try:
-        beta1, beta2 = map(float, group["betas"])
-        settings = {"lr": float(group["lr"]), "beta1": beta1, "beta2": beta2, "eps": float(group["eps"])}
-    except (TypeError, ValueError):
-        raise CheckpointError(f"{path}: its optimizer's lr, betas and eps must be numbers; {cure}") from None
+    betas = group["betas"] if isinstance(group["betas"], (list, tuple)) else []
+    numbers = [_number(value) for value in (group["lr"], *betas, group["eps"])]
+    if len(numbers) != 4 or None in numbers:
+        raise CheckpointError(f"{path}: its optimizer's lr, betas and eps must be numbers; {cure}")
+    settings = dict(zip(("lr", "beta1", "beta2", "eps"), numbers))
     return settings, {place[key]: moments for key, moments in saved["state"].items()}
 
 
@@ -70,11 +73,10 @@ def placed(
 def _fits(values: Any, parameter: Tensor) -> bool:
     if not isinstance(values, dict) or not {"step", "exp_avg", "exp_avg_sq"} <= values.keys():
         return False
-    step = values["step"]
+    step = _number(values["step"])
     return (
-        isinstance(step, (int, float, Tensor))
-        and (not isinstance(step, Tensor) or step.numel() == 1)
-        and float(step) >= 1
+        step is not None
+        and step >= 1
         and all(
             isinstance(value, Tensor)
             and value.shape == parameter.shape
@@ -90,12 +92,21 @@ def iteration_of(path: Path, states: OriginalStates, moments: dict[int, Any], gi
     if given is not None:
         return checks.integer("iteration", given, low=1, high=2**32)
     named = re.fullmatch(r"checkpoint_(\d+)\.pth", path.name)
-    taken = [float(m["step"]) for m in moments.values() if isinstance(m, dict) and _is_number(m.get("step"))]
-    for found in (states.step, int(max(taken)) if taken else None, int(named[1]) if named else None):
-        if found is not None and 1 <= found <= 2**32:
-            return found
+    taken = [_number(m.get("step")) for m in moments.values() if isinstance(m, dict)]
+    last = max((step for step in taken if step is not None), default=None)
+    for found in (states.step, last, named[1] if named else None):
+        if found is not None and 1 <= int(found) <= 2**32:
+            return int(found)
     raise CheckpointError(f"{path} does not say how many iterations led to it: pass --iteration N")
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) or (isinstance(value, Tensor) and value.numel() == 1)
+def _number(value: Any) -> float | None:
+    """A finite number, also of a tensor of one; None of anything else."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if type(value) not in (int, float):
+        return None
+    try:
+        return float(value) if math.isfinite(value) else None
+    except OverflowError:
+        return None

@@ -16,7 +16,7 @@ import platform
 import stat
 import struct
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -140,7 +140,7 @@ def write_samples(
     Raises:
         FastscoreError: another process put samples of other settings there meanwhile; those drawn here are kept.
         NonFiniteSamples: from ``parts``; nothing is replaced.
-        OSError: the disk is full, say. After this, Ctrl-C, or any other end, a warning names the file that keeps the
+        OSError: the disk is full, say, and the text names ``folder``; or one from ``parts``, as it is. After this, Ctrl-C, or any other end, a warning names the file that keeps the
             samples that were drawn before.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -148,11 +148,12 @@ def write_samples(
     shape, done, shown = (settings["num"], *settings["shape"]), 0, []
     require("PIL.Image" if len(shape) == 4 else "matplotlib.figure", "train")  # the picture, later
     array, picture = (files.temporary(folder / name) for name in (ARRAY, PICTURE))
+    drawn = _Drawn(parts)
     try:
         with open(array, "wb") as file:
             file.write(_header(shape))
             _reserve(file, 4 * math.prod(shape))
-            for part in parts:
+            for part in drawn:
                 file.write(np.ascontiguousarray(part.numpy(), dtype="<f4").data)
                 file.flush()
                 shown += [part] if done < _SHOWN else []
@@ -167,7 +168,7 @@ def write_samples(
     except BaseException as error:
         if done:
             _keep(array, folder, done, settings)
-        if isinstance(error, OSError):
+        if isinstance(error, OSError) and error is not drawn.error:
             reason = os.strerror(error.errno) if isinstance(error, CannotWrite) and error.errno else error.strerror
             raise OSError(error.errno, f"the samples cannot be written into {folder}: {reason or error}") from error
         raise
@@ -175,6 +176,21 @@ def write_samples(
         array.unlink(missing_ok=True)
         picture.unlink(missing_ok=True)
     return [folder / PICTURE, folder / ARRAY]
+
+
+class _Drawn:
+    """``parts``, one after the other; ``error`` is what ended them: a file that could not be read, say, and was not written."""
+
+    def __init__(self, parts: Iterable[Tensor]):
+        self._parts = parts
+        self.error: Exception | None = None
+
+    def __iter__(self) -> Iterator[Tensor]:
+        try:
+            yield from self._parts
+        except Exception as error:
+            self.error = error
+            raise
 
 
 def read_samples(folder: Path) -> Tensor:

@@ -10,6 +10,7 @@ import torch
 
 from .._core.errors import FastscoreError
 
+_MANY = 1e6  # of what an option counts: so many take memory
 _LONG = 700  # half of the most characters of an error: one of them may quote an argument
 
 
@@ -62,8 +63,10 @@ def report(error: Exception, arguments: list[str]) -> str | None:
         return None
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if _out_of_memory(error):
-        return f"out of memory: use a smaller --batch-size, or train with a smaller --width ({reason})"
-    if large := _large_numbers(arguments):
+        large = _large_numbers(arguments, _MANY)
+        smaller = f", or a smaller number than {', '.join(large)}" if large else ""
+        return f"out of memory: use a smaller --batch-size, or train with a smaller --width{smaller} ({reason})"
+    if large := _large_numbers(arguments, 2.0**31):
         return f"a number is too large: {', '.join(large)} ({reason})"
     return reason if "Symlink loop" in reason else None  # pathlib's, before Python 3.13
 
@@ -96,12 +99,12 @@ def _options(arguments: list[str]) -> list[tuple[str, str]]:
     return [(name.replace("_", "-"), value) for name, value in pairs]
 
 
-def _large_numbers(arguments: list[str]) -> list[str]:
-    """Which options ask for more than 32-bit integers or floats hold."""
+def _large_numbers(arguments: list[str], most: float) -> list[str]:
+    """Which options ask for more than ``most``."""
     found = []
     for name, value in _options(arguments):
         try:
-            large = abs(float(value)) > 2.0**31
+            large = abs(float(value)) > most
         except OverflowError:
             large = True
         except ValueError:

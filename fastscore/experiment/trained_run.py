@@ -173,6 +173,11 @@ def with_sampling(
     sampler = trained.sampler if sampler is None else checks.one_of("sampler", sampler, SAMPLERS)
     given = {name: value for name, value in options.items() if value is not None}
     settings = {o.name: o.setting for o in SAMPLERS[sampler].options if o.setting and o.name in given}
+    for option in SAMPLERS[sampler].options:
+        if option.name in settings:
+            option.check(
+                option.name, given[option.name]
+            )  # by the name that was asked for; the run's setting has another
     config = dataclasses.replace(trained.config, **{setting: given[name] for name, setting in settings.items()})
     kept = trained.given if sampler == trained.sampler else {}
     others = {name: value for name, value in given.items() if name not in settings}

@@ -15,14 +15,14 @@ from .._core.options import Option, boolean, choice
 from ..paths import Path
 from ..trace import modules
 from ._grid import Continuous, Levels
-from ._sampler import DENOISE, Options
+from ._sampler import DENOISE, MOST, Options
 from ._start import STARTS
 
 STEPS = Option(
     "steps",
     int,
     "Updates in all, spread evenly over the noise levels; 0 is one from each level",
-    partial(checks.integer, low=0),
+    partial(checks.integer, low=0, high=MOST),
     default=0,
     setting="solver_steps",
 )
@@ -45,7 +45,7 @@ MAX_STEPS = Option(
     "max_steps",
     int,
     "The most steps that a sample may take, refused ones too",
-    partial(checks.integer, low=1),
+    partial(checks.integer, low=1, high=MOST),
     default=1000,
 )
 POINTS = (STEPS, END_DENOISED, NORMAL, INTERPOLATE)

@@ -81,6 +81,8 @@ class Sampler:
         return complete(self.options, given, f"sampler {self.name!r}")
 
 
+#: The most updates that can be asked for: each takes one of the steps of a seed's random numbers.
+MOST = 2**32 - 1
 STEP_SIZE = Option(
     "step_size",
     float,

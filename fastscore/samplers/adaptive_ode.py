@@ -19,7 +19,7 @@ from ._driver import finish
 from ._grid import Point
 from ._points import END_DENOISED, MAX_STEPS, NORMAL, conditioning, least, sigma_of_point, zero_or_more
 from ._rows import Rows
-from ._sampler import Options, Sampler
+from ._sampler import MOST, Options, Sampler
 from ._watch import Watch
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ ADAPTIVE_ODE = Sampler(
             "steps",
             int,
             "Updates in all, each as exact as asked; 0 is one, and one to denoise",
-            partial(checks.integer, low=0),
+            partial(checks.integer, low=0, high=MOST),
             default=0,
         ),
         END_DENOISED,

@@ -19,7 +19,7 @@ from ._chain import Chain, How
 from ._grid import Point
 from ._points import POINTS, number_of, of_points
 from ._replay import Level
-from ._sampler import Options, Sampler
+from ._sampler import MOST, Options, Sampler
 from .ancestral import coefficients as of_ancestral
 from .ddim import coefficients as of_ddim
 from .dpm_solver import coefficients as of_dpm_solver
@@ -147,7 +147,13 @@ PREDICTOR_CORRECTOR = Sampler(
     summary="a step to the next level after Langevin updates at each",
     options=(
         choice("predictor", PREDICTORS, "The step to the next level", default="reverse_sde"),
-        Option("corrections", int, "Langevin updates at each level", partial(checks.integer, low=0), default=1),
+        Option(
+            "corrections",
+            int,
+            "Langevin updates at each level",
+            partial(checks.integer, low=0, high=MOST),
+            default=1,
+        ),
         Option("snr", float, "Signal-to-noise ratio of those updates", checks.positive, default=0.16),
         choice(
             "norm", NORMS, "The score's norm in those: sqrt(D) / sigma (noise), or the sample's own", default="noise"

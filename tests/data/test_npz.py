@@ -52,7 +52,11 @@ def test_grey_images_without_labels_and_without_a_test_half(tmp_path):
         ({"images": IMAGES[:0]}, r"'images' must be uint8"),
         ({"images": IMAGES[:, :, :, :3]}, r"one of the axes 1 and 3 .* got \[5, 3, 8, 3\]"),
         ({"images": IMAGES, "labels": LABELS[:4]}, r"'labels' must be one for each of the 5 'images', got 4"),
-        ({"images": IMAGES, "labels": LABELS - 1}, r"'labels' must be integers \[N\] from 0"),
+        ({"images": IMAGES, "labels": LABELS - 1}, r"'labels' must be integers from 0 to 2147483647, got -1 to 1"),
+        (
+            {"images": IMAGES, "labels": LABELS.astype(np.uint64) + 2**63},  # which int64 would make negative
+            r"'labels' must be integers from 0 to 2147483647, got 9223372036854775808 to 9223372036854775810",
+        ),
         ({"images": IMAGES, "labels": LABELS / 2}, r"'labels' must be integers \[N\] from 0, got float64"),
         ({"images": IMAGES, "test_images": TEST[:, :, :4]}, r"of shape \(3, 8, 8\) and 'test_images' of \(3, 4, 8\)"),
         ({"images": IMAGES, "labels": LABELS, "test_images": TEST}, "it must have both 'labels' and 'test_labels'"),
@@ -75,6 +79,12 @@ def test_damaged_files(keep, tmp_path):
     content = (tmp_path / "a.npz").read_bytes()
     (tmp_path / "a.npz").write_bytes(content[:keep])
     with pytest.raises(DataError, match=r"is not a \.npz file of images"):
+        npz(tmp_path / "a.npz")
+
+
+def test_a_file_that_cannot_be_read_is_not_called_damaged(tmp_path):
+    (tmp_path / "a.npz").mkdir()
+    with pytest.raises(OSError, match=r"a\.npz does not read: Is a directory$"):
         npz(tmp_path / "a.npz")
 
 

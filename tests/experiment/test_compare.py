@@ -15,6 +15,7 @@ from fastscore.evaluation import features
 from fastscore.experiment import checkpoint, cli
 from fastscore.experiment.compare import CELLS, SEARCH_SEED, comparison
 from fastscore.experiment.compare import report as reports
+from fastscore.experiment.compare.cells import COMMON, Cells
 from fastscore.experiment.compare.search import Asked, search
 from fastscore.experiment.evaluate import evaluate, evaluations_of
 from fastscore.experiment.presets import preset
@@ -242,9 +243,11 @@ def test_a_package_that_is_not_there(points, tmp_path, monkeypatch):
     [
         ({"samplers": ["ddim", "dpmm"]}, "samplers must be one of 'annealed'"),
         ({"samplers": []}, "samplers must name at least one of annealed"),
-        ({"budgets": [3, 0]}, "budgets must be at least 1, got 0"),
+        ({"budgets": [3, 0]}, "budgets must be from 1 to 10000000, got 0"),
         ({"budgets": []}, "budgets must hold at least one number of evaluations"),
         ({"samples": 19}, "samples must be at least 20, got 19"),
+        ({"samples": 10**30}, "samples must be smaller: with 1000"),
+        ({"budgets": [10**30]}, "budgets must be from 1 to 10000000, got 1000"),
         ({"seeds": 0}, "seeds must be from 1 to 1000000, got 0"),
         ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
         ({"feature": "edges"}, "feature must be one of"),
@@ -273,6 +276,42 @@ def test_other_settings_and_damaged_files_are_not_replaced(images, tmp_path):
         stack.callback(lock.release)
         with pytest.raises(Exception, match="another process compares samplers in"):
             compared(images, tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"evaluations": "3"},
+        {"evaluations": 10**400},
+        {"seed": 0.5},
+        {"device": None},
+        {"seconds": []},
+        {"frechet_distance": {}},
+        {"options": []},
+        {"sampler": 7},
+    ],
+)
+def test_cells_that_are_no_cells_are_refused(change, tmp_path):
+    """Else the table, or the picture, fails after hours of sampling."""
+    made, cell = row("ddim", 11, 0, {"steps": 11}, 11, 0.75)
+    settings = dict.fromkeys(COMMON)
+    for damaged in ({"cells": [cell | change], "rows": [made]}, {"cells": [cell], "rows": [made | {"budget": "11"}]}):
+        (tmp_path / CELLS).write_text(json.dumps({"settings": settings, **damaged}))
+        with pytest.raises(
+            FastscoreError, match=r"is no comparison of samplers that can be read \(\w+ is .*--overwrite"
+        ):
+            Cells(tmp_path, settings)
+    (tmp_path / CELLS).write_text(json.dumps({"settings": settings, "cells": [cell], "rows": [made]}))
+    assert Cells(tmp_path, settings).holds("ddim", {"steps": 11}, 0)
+
+
+def test_a_measure_that_is_infinite_or_of_one_seed_alone_is_a_cell_too():
+    made, first = row("ddim", 11, 0, {"steps": 11}, 11, 0.75)
+    _, second = row("ddim", 11, 1, {"steps": 11}, 11, math.inf)
+    report = {"settings": {"search_seed": SEARCH_SEED}, "rows": [made], "cells": [first | {"p_value": 0.5}, second]}
+    (found,) = reports.rows_of(report)
+    assert found.distance == math.inf and math.isnan(found.numbers["frechet_distance"][1])
+    assert "p_value" not in found.numbers and "recall" in found.numbers
 
 
 @pytest.mark.filterwarnings("ignore:published FIDs")
@@ -390,7 +429,7 @@ def test_command_line(images, tmp_path, capsys):
     assert (tmp_path / reports.TABLE).read_text() in out and out.count("**") == 4
     with pytest.raises(SystemExit) as stop:
         cli.main([*arguments, "--budgets", "0"])
-    assert stop.value.code == 2 and "error: budgets must be at least 1, got 0" in capsys.readouterr().err
+    assert stop.value.code == 2 and "error: budgets must be from 1 to 10000000, got 0" in capsys.readouterr().err
 
 
 def test_ctrl_c_says_what_is_kept(images, tmp_path, monkeypatch, capsys):

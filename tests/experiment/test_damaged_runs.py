@@ -86,7 +86,18 @@ def foreign_weights(run):
 
 DAMAGE = {
     "config gone": (lambda run: (run / "config.json").unlink(), "is not a run folder: it has no config.json"),
-    "config not JSON": (lambda run: (run / "config.json").write_text("{"), "is not the config of a run"),
+    "config not JSON": (
+        lambda run: (run / "config.json").write_text("{"),
+        "config.json is not the config of a run: .*put it back as it was: the field 'config' of .*2/about.json is a copy",
+    ),
+    "config of zeros, as after a power cut": (
+        lambda run: (run / "config.json").write_bytes(bytes(4)),
+        "is not the config of a run: Expecting value",
+    ),
+    "identity of zeros": (
+        lambda run: (run / "run.json").write_bytes(bytes(4)),
+        "is not the identity of a run: Expecting value.*; put it back as it was: it says whose checkpoints",
+    ),
     "config a list": (lambda run: (run / "config.json").write_text("[]"), "is not the config of a run"),
     "config not UTF-8": (
         lambda run: (run / "config.json").write_bytes(b'{"data": "\xff"}'),
@@ -190,6 +201,14 @@ def test_a_damaged_last_checkpoint_says_how_to_go_on(damage, read, run):
     before.mkdir()
     with pytest.raises(fs.CheckpointError, match=f"; delete {with_one} to go on from the one before$"):
         read(with_one)
+
+
+def test_a_damaged_checkpoint_that_the_run_does_not_need(run):
+    """Asked for by its iteration: nobody has to train again, since the run goes on from a later one."""
+    first = checkpoint.latest(run).with_name("step_00000001")
+    first.mkdir()
+    with pytest.raises(fs.CheckpointError, match=f"the run goes on from step_00000002, without it: delete {first}"):
+        load_run(run, iteration=1)
 
 
 def test_a_data_set_of_three_images_is_refused_before_sampling(tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import io
 import json
+import math
 import os
 import re
 from pathlib import Path
@@ -331,7 +332,13 @@ def _set(place: str, value):
         (_set("group.amsgrad", True), "its optimizer has amsgrad=True"),
         (_set("group.weight_decay", 0.5), r"its optimizer has weight_decay=0\.5"),
         (lambda saved: saved[1]["param_groups"][0].pop("betas"), "its optimizer is not Adam"),
+        (_set("group.weight_decay", torch.zeros(2)), r"its optimizer has weight_decay=tensor"),
         (_set("group.betas", 0.9), "lr, betas and eps must be numbers"),
+        (_set("group.lr", 10**400), "lr, betas and eps must be numbers"),
+        (_set("group.eps", torch.tensor(1j)), "lr, betas and eps must be numbers"),
+        (lambda saved: saved.__setitem__(1, torch.zeros(2)), "not the state of one optimizer of all parameters"),
+        (_set("moments.step", math.inf), "does not hold Adam's moments"),
+        (_set("moments.step", 10**400), "does not hold Adam's moments"),
         (_set("all.param_groups", [{}, {}]), "not the state of one optimizer of all parameters"),
         (_set("moments.exp_avg", torch.zeros(3)), r"does not hold Adam's moments of \w+[.\w]*"),
         (_set("moments.exp_avg_sq", None), "does not hold Adam's moments"),
@@ -405,9 +412,13 @@ def test_safetensors_and_a_model_card(points, toy, tmp_path, monkeypatch):
         run = tmp_path / "run"
         import_original(write(tmp_path / "theirs", states("second"), SECOND), run)
     trained = load_run(run, device="cpu")
-    measured = {"step": 2, "weights": "ema", "frechet_distance": {"samples_to_data": 0.5}, "samples": 20}
+    measured = {"sha256": trained.sha256, "frechet_distance": {"samples_to_data": 0.5}, "samples": 20}
+    for other in (json.dumps(measured | {"sha256": "another run's"}), "[" * 10_000 + "]" * 10_000):
+        (run / "metrics.json").write_text(other)
+        _, card = export_safetensors(run, tmp_path / "out", overwrite=True)
+        assert "frechet" not in card.read_text()
     (run / "metrics.json").write_text(json.dumps(measured))
-    weights, card = export_safetensors(run, tmp_path / "out")
+    weights, card = export_safetensors(run, tmp_path / "out", overwrite=True)
     assert_equal(dict(sorted(load_file(weights).items())), dict(sorted(trained.network.state_dict().items())))
     text = card.read_text()
     assert ("the run's own sampler, dpm_sde, begins" in text) == points  # theirs are of annealed Langevin dynamics

@@ -139,6 +139,15 @@ def test_damage_and_other_data_are_errors(run, whole, no_data):
         drawn(run)
 
 
+def test_a_file_that_cannot_be_read_is_not_called_one_that_cannot_be_written(run, tmp_path, capsys):
+    (run / "moments.safetensors").unlink()
+    (run / "moments.safetensors").symlink_to("nowhere")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["sample", str(run), "--num", "2", "--out", str(tmp_path / "out"), "--quiet"])
+    error = f"error: {run / 'moments.safetensors'}: No such file or directory\n"
+    assert stop.value.code == 2 and capsys.readouterr().err == error
+
+
 @pytest.mark.parametrize("there", ["none", "cut off", "other"])
 def test_a_run_that_goes_on_writes_what_is_missing(run, whole, there):
     path, config = run / "moments.safetensors", dataclasses.replace(whole[1], decay=False)

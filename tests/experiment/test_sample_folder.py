@@ -237,7 +237,11 @@ def fails_after(batches: int, error: BaseException):
 @pytest.mark.parametrize(
     "error, code, line",
     [
-        (OSError(5, "Input/output error"), 2, "error: the samples cannot be written into {out}: Input/output error\n"),
+        (
+            OSError(5, "Input/output error", "/data/0.png"),
+            2,
+            "error: /data/0.png: Input/output error\n",
+        ),  # what was read
         (KeyboardInterrupt(), 130, "\nstopped\n"),
         (torch.OutOfMemoryError("no memory"), 2, "error: out of memory: use a smaller --batch-size"),
     ],

@@ -122,6 +122,12 @@ def test_absurd_command_lines(seed, place, tmp_path, monkeypatch, capsys):
             ["train", "digits", "--width", HUGE],
             f"width must be smaller: with {HUGE}, weights take at least 2^179 bytes",
         ),
+        (["sample", "run", "--sampler", "ddim", "--steps", "-1"], "steps must be from 0 to 4294967295, got -1"),
+        (
+            ["sample", "run", "--sampler", "pc", "--corrections", HUGE],
+            "corrections must be from 0 to 4294967295, got 7",
+        ),
+        (["inspect", "run", "--num", HUGE], "num must be from 20 to 10000000, got 7"),
         (["sample", "run", "--num", HUGE], f"num must be at most 2^32, the samples of one seed, got {HUGE}"),
         (
             ["sample", "run", "--steps-per-level", MANY],
@@ -157,6 +163,12 @@ def test_one_line_names_the_option(line, message, place, monkeypatch, capsys):
             RuntimeError("overflow\nat 0x7f"),
             [f"--width={MANY}"],
             "a number is too large: --width (400 digits) (overflow)",
+        ),
+        (
+            MemoryError("no room"),
+            ["--steps", "2147483648", "--num", "9"],
+            "out of memory: use a smaller --batch-size, or train with a smaller --width, or a smaller number than --steps "
+            "2147483648 (no room)",
         ),
         (RuntimeError("shapes do not agree"), ["--keep", "3"], None),
         (ZeroDivisionError(), [], None),

@@ -131,7 +131,9 @@ def read_identity(run: Path) -> Identity:
             "again, in another folder"
         ) from None
     except (ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{path} is not the identity of a run: {error}") from error
+        raise CheckpointError(
+            f"{path} is not the identity of a run: {error}; put it back as it was: it says whose checkpoints {run} holds"
+        ) from error
 
 
 def check_free(run: Path) -> None:
@@ -175,7 +177,10 @@ def _empty(folder: Path) -> bool:
 
 
 def _copy_of_config(run: Path) -> str:
-    found = steps(run)
+    try:
+        found = steps(run)
+    except (CheckpointError, OSError):  # of which reading them will say more
+        found = []
     return f"the field 'config' of {found[-1] / 'about.json'} is a copy" if found else "no checkpoint has a copy"
 
 
@@ -211,7 +216,10 @@ def read_config(run: Path) -> TrainConfig:
             else f"make one with: fastscore train PRESET --out {quoted(run)}"
         )
         raise CheckpointError(f"{run} is not a run folder: it has no {CONFIG}; {cure}") from None
-    return TrainConfig.from_json(text, path)
+    try:
+        return TrainConfig.from_json(text, path)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; put it back as it was: {_copy_of_config(run)}") from error
 
 
 def changed_fields(config: TrainConfig, saved: TrainConfig, names: Any) -> dict[str, tuple[Any, Any]]:

@@ -88,7 +88,10 @@ def advice(checkpoint: Path) -> str:
     """What to do about a damaged checkpoint or snapshot."""
     if checkpoint.parent.name == SNAPSHOTS:
         return f"it is a snapshot, without which the run goes on: delete {checkpoint}, and take another iteration's"
-    if steps(checkpoint.parent.parent)[:1] == [checkpoint]:
+    found = steps(checkpoint.parent.parent)
+    if found[-1:] != [checkpoint] and checkpoint in found:  # asked for by its iteration: the run does not need it
+        return f"the run goes on from {found[-1].name}, without it: delete {checkpoint}, and take another iteration's"
+    if found[:1] == [checkpoint]:
         return "there is no checkpoint before it: train again, in another folder"
     return f"delete {checkpoint} to go on from the one before"
 

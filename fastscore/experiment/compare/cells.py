@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..._core import files
+from ..._core import checks, files
 from ..._core.errors import FastscoreError
 from ..config import parse_json
 from ..sample_folder import versions
@@ -20,6 +20,9 @@ CELLS = "samplers.json"
 BUDGETS = (11, 21, 41)
 #: What all cells of a file have in common.
 COMMON = ("sha256", "data", "samples", "features", "inception_sha256", "network_precision")
+#: What a cell has beside its measurements.
+ABOUT = ("sampler", "options", "seed", "evaluations", "device", "seconds", "failed")
+_LARGEST = 2**63  # integer: a float, and so a table and a picture, holds no larger ones of some hundred digits
 
 Cell = dict[str, Any]
 
@@ -97,13 +100,27 @@ def _key(sampler: str, options: Mapping[str, Any], seed: int) -> str:
     return json.dumps([sampler, options, seed], sort_keys=True)
 
 
+def _check(entry: Cell, **types: tuple[type, ...]) -> None:
+    """Raise where a cell or a row lacks what the table is made of, or it is of another type."""
+    for name, kinds in {"sampler": (str,), "options": (dict,), **types}.items():
+        value = entry[name]
+        if type(value) not in kinds or (type(value) is int and abs(value) > _LARGEST):
+            raise ValueError(f"{name} is {checks.describe(value)}")
+
+
+def _check_cell(cell: Cell) -> None:
+    number = (int, float)
+    measured = {name: number for name in cell if name not in ABOUT or name == "seconds"}
+    _check(cell, seed=(int,), evaluations=number, device=(str,), **measured)
+
+
 def _read(path: Path) -> dict[str, Any] | None:
     try:
         report = parse_json(path.read_bytes())
         for cell in report["cells"]:
-            _key(cell["sampler"], cell["options"], cell["seed"])
+            _check_cell(cell)
         for row in report["rows"]:
-            _key(row["sampler"], row["options"], row["budget"])
+            _check(row, budget=(int, type(None)))
         report["settings"].keys()
     except FileNotFoundError:
         return None

@@ -31,6 +31,8 @@ from .search import Asked, search
 LOCK = ".samplers.lock"
 #: Of the samples on which settings are chosen; those reported are of the seeds 0, 1, 2, ...
 SEARCH_SEED = 1_000_000
+#: Of a budget, and of the points of a grid that spends it, which are all made.
+MOST_EVALUATIONS = 10_000_000
 
 
 def compare(
@@ -66,7 +68,7 @@ def compare(
     Args:
         run: the run folder.
         samplers: names in :data:`fastscore.samplers.SAMPLERS`; None: all that the network can be asked by.
-        budgets: the most network evaluations a sample, each at least 1.
+        budgets: the most network evaluations a sample, each from 1 to 10 million.
         seeds: how many: 0, 1, ...
         samples: how many of each seed.
         feature, inception, inception_checksum, batch_size, weights, iteration, precision, data_dir, device, progress: as for
@@ -86,7 +88,7 @@ def compare(
     seeds = checks.integer("seeds", seeds, low=1, high=SEARCH_SEED)
     if not budgets:
         raise ValueError("budgets must hold at least one number of evaluations, got none")
-    budgets = sorted({checks.integer("budgets", budget, low=1) for budget in budgets})
+    budgets = sorted({checks.integer("budgets", budget, low=1, high=MOST_EVALUATIONS) for budget in budgets})
     if samplers is not None and not samplers:
         raise ValueError(f"samplers must name at least one of {', '.join(SAMPLERS)}, got none")
     names = list(dict.fromkeys(checks.one_of("samplers", name, SAMPLERS) for name in samplers or SAMPLERS))
@@ -95,7 +97,7 @@ def compare(
     trained = load_run(run, device=device, weights=weights, iteration=iteration, precision=precision)
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
-    limits.check_kept(samples, trained.shape)
+    limits.check_kept(samples, trained.shape, "samples")
     feature = resolve_feature(feature, trained, samples, inception)
     plan = _plan(trained, names, budgets, named=samplers is not None)
     extract = make_features(feature, trained.device, inception=inception, inception_checksum=inception_checksum)

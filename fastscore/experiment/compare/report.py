@@ -11,9 +11,9 @@ from typing import Any
 
 from ...evaluation.comparison import save_comparison
 from ...samplers import SAMPLERS
+from .cells import ABOUT
 
 TABLE, PICTURE = "samplers.md", "samplers.png"
-_ABOUT = ("sampler", "options", "seed", "evaluations", "device", "seconds", "failed")
 _WORDS = {
     "frechet_distance": "Frechet distance",
     "energy_distance": "energy distance",
@@ -48,7 +48,7 @@ class Row:
 
 def measured(cell: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of a cell that say how good its samples are; the first is to be small."""
-    return {name: value for name, value in cell.items() if name not in _ABOUT}
+    return {name: value for name, value in cell.items() if name not in ABOUT}
 
 
 def rows_of(report: Mapping[str, Any]) -> list[Row]:
@@ -66,7 +66,8 @@ def rows_of(report: Mapping[str, Any]) -> list[Row]:
             continue
         seen.append(known)
         good = not any("failed" in cell for cell in cells)
-        values = {name: [measured(cell)[name] for cell in cells] for name in measured(cells[0])} if good else {}
+        common = [name for name in measured(cells[0]) if good and all(name in cell for cell in cells)]
+        values = {name: [cell[name] for cell in cells] for name in common}
         found.append(
             Row(
                 row["sampler"],
@@ -82,7 +83,8 @@ def rows_of(report: Mapping[str, Any]) -> list[Row]:
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else math.nan
+    spread = len(values) > 1 and all(map(math.isfinite, values))  # of infinity there is none
+    return statistics.fmean(values), statistics.stdev(values) if spread else math.nan
 
 
 def table(report: Mapping[str, Any]) -> str:
