@@ -42,9 +42,9 @@ demo: $(READY)
 	$(BIN)/fastscore train digits --out runs/demo --resume
 	$(BIN)/fastscore evaluate runs/demo
 
-# A file stays with one worker: what its tests share is made once.
+# A file stays with one worker: what its tests share is made once. tests/conftest.py has the order: the longest first.
 test: $(READY)
-	$(BIN)/python -m pytest --doctest-modules -n auto --dist loadfile
+	$(BIN)/python -m pytest --doctest-modules -n auto --dist loadfile --no-loadscope-reorder
 
 bench: $(READY)
 	$(BIN)/python benchmarks/report.py

@@ -39,40 +39,13 @@ from benchmarks import gpu_trace
 from benchmarks.gpu_devices import DEVICES, computed_ps
 from benchmarks.gpu_static_table import table
 from benchmarks.gpu_variants import Variant, variants
+from benchmarks.machine_code import DOUBLE, functions, instructions, kind_of
 from fastscore._core.operators import OPERATORS
 
 ARCHS = (80, 90, 100)
 ROOT = Path(__file__).resolve().parents[1]
 COMMITTED = ROOT / "benchmarks" / "results" / "gpu_static"
 ESTIMATE = "rsqrt.approx.ftz.f32"  # from which philox.root starts; its last step rounds to nearest
-# kinds of instructions by the start of their names; whatever is in none of these is control or data movement
-MEMORY = ("LD", "ST", "ATOM", "RED", "ULDC", "CCTL")
-MOVE = ("IMAD.MOV", "HFMA2")  # HFMA2 only ever loads constants here
-INTEGER = (
-    "IMAD",
-    "UIMAD",
-    "IADD",
-    "UIADD",
-    "VIADD",
-    "LOP3",
-    "ULOP3",
-    "SHF",
-    "USHF",
-    "LEA",
-    "ULEA",
-    "ISETP",
-    "UISETP",
-    "SEL",
-    "USEL",
-    "IMNMX",
-    "VIMNMX",
-    "IABS",
-    "PRMT",
-    "UPRMT",
-    "SGXT",
-)
-FLOAT = ("F", "MUFU", "I2F", "UI2F", "UF", "D")
-DOUBLE = re.compile(r"D(ADD|MUL|FMA|SETP|MNMX)|MUFU\.\w+64H|\w+\.F64")
 
 
 def run_tool(name: str, *arguments: str) -> str:
@@ -81,33 +54,23 @@ def run_tool(name: str, *arguments: str) -> str:
     return subprocess.run([path, *arguments], check=True, capture_output=True, text=True).stdout
 
 
-def instructions(sass: str) -> list[str]:
-    """The names of the instructions (with suffixes), padding left out."""
-    names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?PT?\d*\s+)?([A-Z][A-Z0-9_.]*)", sass)
-    return [name for name in names if name != "NOP"]
-
-
-def kind_of(name: str) -> str:
-    if name.startswith(MEMORY):
-        return "memory"
-    if name.startswith(MOVE):
-        return "other"
-    if name.startswith(INTEGER):
-        return "integer"
-    return "float" if name.startswith(FLOAT) else "other"
-
-
 def compiled(variant: Variant, arch: int) -> Any:
     return triton.compile(variant.source(), target=GPUTarget("cuda", arch, 32), options=variant.launch.options)
 
 
-def measure(variant: Variant, kernel: Any) -> dict[str, Any]:
-    """The machine code of a compiled variant, counted."""
+def codes(kernels: Sequence[Any], arch: int) -> list[list[str]]:
+    """The instructions of each compiled kernel."""
+    return instructions(
+        [code for kernel in kernels for code in functions(kernel.asm["cubin"]).values()], arch, run_tool
+    )
+
+
+def measure(variant: Variant, kernel: Any, code: list[str]) -> dict[str, Any]:
+    """The machine code of a compiled variant, whose instructions are given, counted."""
     with tempfile.TemporaryDirectory() as folder:
         cubin = Path(folder) / "kernel.cubin"
         cubin.write_bytes(kernel.asm["cubin"])
         usage = run_tool("cuobjdump", "--dump-resource-usage", str(cubin))
-        code = instructions(run_tool("nvdisasm", "-c", str(cubin)))
     elements = variant.block / (32 * variant.launch.options["num_warps"])
     kinds = {
         kind: round(sum(kind_of(name) == kind for name in code) / elements, 2)
@@ -159,12 +122,15 @@ def collect(archs: Sequence[int] = ARCHS, operators: Collection[str] = ()) -> di
         archs: compute capabilities.
         operators: of these alone; empty: of all, and of the CUDA extension.
     """
-    kernels, executed = {}, {}
-    for name, variant in variants(operators).items():
-        built = {arch: compiled(variant, arch) for arch in archs}
-        kernels[name] = {f"sm_{arch}": measure(variant, kernel) for arch, kernel in built.items()}
-        if 90 in built:
-            executed[name] = execute(variant, built[90])
+    chosen = variants(operators)
+    kernels: dict[str, dict] = {name: {} for name in chosen}
+    executed = {}
+    for arch in archs:
+        built = [compiled(variant, arch) for variant in chosen.values()]
+        for (name, variant), kernel, code in zip(chosen.items(), built, codes(built, arch), strict=True):
+            kernels[name][f"sm_{arch}"] = measure(variant, kernel, code)
+            if arch == 90:
+                executed[name] = execute(variant, kernel)
     trace = {} if operators else gpu_trace.collect(archs, run_tool, computed_ps, list(DEVICES))
     return {
         "triton": triton.__version__,

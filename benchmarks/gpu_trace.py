@@ -15,6 +15,8 @@ import torch
 
 import fastscore as fs
 
+from .machine_code import functions, instructions
+
 ROOT = Path(__file__).resolve().parents[1]
 SHAPE, PROBES = (4, 3, 32, 32), 8
 COLORS = fs.Coloring(PROBES, 32, 32, 1, 3, 2)
@@ -47,22 +49,23 @@ def collect(
     spilling = []
     with tempfile.TemporaryDirectory() as folder:
         on_cuda = importlib.import_module("fastscore.kernels.ptx.on_cuda")
+        find = on_cuda.compile_all(Path(folder))
         nvcc = [*on_cuda.compile.NVCC, *on_cuda.FLAGS]
         for arch in archs:
+            cubins = []
             for operator in on_cuda.ON_CUDA:
                 cubin = Path(folder) / f"{operator}.{arch}.cubin"
-                subprocess.run(
-                    [*nvcc, "-cubin", f"-arch=sm_{arch}", f"csrc/cuda/{operator}.cu", "-o", str(cubin)],
-                    cwd=ROOT,
-                    check=True,
-                    capture_output=True,
-                )
-                for name, found in _kernels(cubin, tool).items():
+                ptx = Path(folder) / f"{operator}.ptx"  # for sm_90, which is not made again
+                source = ptx if arch == 90 else ROOT / "csrc" / "cuda" / f"{operator}.cu"
+                command = [*nvcc, "-cubin", f"-arch=sm_{arch}", str(source), "-o", str(cubin)]
+                subprocess.run(command, check=True, capture_output=True)
+                cubins.append(cubin)
+            for operator, kernels in zip(on_cuda.ON_CUDA, _kernels(cubins, arch, tool)):
+                for name, found in kernels.items():
                     spilling += [f"{name}, sm_{arch}"] if found["stack"] or found["spills"] else []
                     for title, (of, parts, _) in ROWS.items():
                         if of == operator and all(part in name for part in parts):
                             rows[title][f"sm_{arch}"] = found
-        find = on_cuda.compile_all(Path(folder))
         executed = {title: _counted(run(find, on_cuda), computed_ps, devices) for title, run in _runs().items()}
     told = subprocess.run(["nvcc", "--version"], check=True, capture_output=True, text=True).stdout
     return {
@@ -76,25 +79,28 @@ def collect(
     }
 
 
-def _kernels(cubin: Path, tool: Callable[..., str]) -> dict[str, dict[str, int]]:
-    usage = dict(re.findall(r"Function (\S+?):\s+(REG:.*)", tool("cuobjdump", "--dump-resource-usage", str(cubin))))
-    code = re.split(r"Function : (\S+)", tool("cuobjdump", "-sass", str(cubin)))
-    found = {}
-    for name, text in zip(code[1::2], code[2::2]):
-        names = re.findall(r"/\*[0-9a-f]{4,}\*/\s+(?:@!?U?PT?\d*\s+)?([A-Z][A-Z0-9_.]*)", text)
-        count = {
-            key: sum(n.startswith(prefix) for n in names)
-            for key, prefix in (
-                ("spills", ("LDL", "STL")),
-                ("loads", "LDG"),
-                ("stores", "STG"),
-                ("loads_128", "LDG.E.128"),
-                ("stores_128", "STG.E.128"),
-            )
-        }
-        registers, stack = (int(re.search(rf"{key}:(\d+)", usage[name])[1]) for key in ("REG", "STACK"))
-        found[name] = {"registers": registers, "stack": stack, **count}
+def _kernels(cubins: Sequence[Path], arch: int, tool: Callable[..., str]) -> list[dict[str, dict[str, int]]]:
+    """For each cubin what is counted in each of its kernels."""
+    codes = [functions(cubin.read_bytes()) for cubin in cubins]
+    listed = iter(instructions([code for by_name in codes for code in by_name.values()], arch, tool))
+    found = []
+    for cubin, by_name in zip(cubins, codes):
+        usage = dict(re.findall(r"Function (\S+?):\s+(REG:.*)", tool("cuobjdump", "--dump-resource-usage", str(cubin))))
+        found.append({name: _counts(next(listed), usage[name]) for name in by_name})
     return found
+
+
+def _counts(names: list[str], usage: str) -> dict[str, int]:
+    starts = {
+        "spills": ("LDL", "STL"),
+        "loads": "LDG",
+        "stores": "STG",
+        "loads_128": "LDG.E.128",
+        "stores_128": "STG.E.128",
+    }
+    registers, stack = (int(re.search(rf"{key}:(\d+)", usage)[1]) for key in ("REG", "STACK"))
+    counts = {key: sum(n.startswith(start) for n in names) for key, start in starts.items()}
+    return {"registers": registers, "stack": stack, **counts}
 
 
 def _runs() -> dict[str, Callable[..., tuple[Any, int]]]:

@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ._core import checks
+from ._core import calls, checks
 from ._core.registration import per_row
 from .paths import Path
 
@@ -159,7 +159,7 @@ class Converted(nn.Module):
         seen = x
         if self.rescale:
             seen = (x / per_row(self.path.alpha(t).to(checks.compute_dtype(x)), x)).to(x.dtype)
-        found = self.model(seen, *given, **keywords)
+        found = calls.leaving_x("model", self.model, seen, *given, **keywords)
         found = _tensor(found) if self.output is None else self.output(found)
         if not isinstance(found, Tensor) or found.shape != x.shape:
             raise ValueError(

@@ -4,6 +4,7 @@ import importlib
 import os
 import sys
 from contextlib import ExitStack
+from pathlib import Path
 from types import ModuleType
 
 import pytest
@@ -30,7 +31,34 @@ def pytest_report_header() -> str:
     return f"torch {torch.__version__}, {torch.get_num_threads()} threads, {device}; backend of the CPU: {served}"
 
 
+# The files that take longest, each of which stays with one worker: they begin first, so that none is the last alone.
+LONGEST = [
+    "kernels/test_ahead_of_time.py",
+    "experiment/test_ranks.py",
+    "experiment/test_reproduce_killed.py",
+    "experiment/test_stopping.py",
+    "experiment/test_reproduce.py",
+    "experiment/test_cli.py",
+    "ptx/test_kernels.py",
+    "trace/test_jacobian_trace.py",
+    "losses/test_modes.py",
+    "experiment/test_killed_ranks.py",
+    "test_adding_an_operator.py",
+    "test_compile.py",
+    "test_benchmarks.py",
+    "likelihood/test_log_prob.py",
+    "experiment/test_compare.py",
+    "ops/test_transforms.py",
+]
+
+
+def place_of(path: Path) -> int:
+    """Where the tests of a file come in a run."""
+    return next((k for k, name in enumerate(LONGEST) if path.as_posix().endswith(f"/tests/{name}")), len(LONGEST))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: place_of(item.path))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("gpu"):  # not by its keywords, among which is the folder that the tests are in

@@ -6,6 +6,7 @@ That the site builds without a warning, and that its tutorials run, is for ``mak
 import inspect
 import json
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -231,7 +232,7 @@ def test_commands_are_those_of_fastscore():
     for text in (README, *PAGES.values()):
         for block in re.findall(r"(?ms)^```sh\n(.*?)^```", text) + re.findall(r"(?ms)^%%bash\n(.*?)^```", text):
             block = block.replace("\\\n", "")
-            for word, what in re.findall(r"(?m)^(?:torchrun .* -m )?fastscore ([\w-]+) ?([\w/-]*)", block):
+            for word, what in re.findall(r"(?m)^(?:torchrun .* -m (?:-- )?)?fastscore ([\w-]+) ?([\w/-]*)", block):
                 assert word in (
                     "train",
                     "sample",
@@ -249,6 +250,21 @@ def test_commands_are_those_of_fastscore():
                 assert word != "reproduce" or what == "cifar10"
             for target in re.findall(r"(?m)^make (\w+)", block):
                 assert f"\n{target}:" in makefile
+
+
+def test_torchrun_leaves_fastscores_options_alone():
+    """Its parser, of the torch and the Python that are here, reads each command as it is written: --num alone is one of its own."""
+    from torch.distributed.run import get_args_parser
+
+    seen = []
+    for text in (README, *PAGES.values()):
+        for command in re.findall(r"(?m)^torchrun (.*)$", text.replace("\\\n", "")):
+            words = shlex.split(command, comments=True)
+            read = get_args_parser().parse_args(words)
+            assert read.module and read.training_script == "fastscore"
+            assert read.training_script_args == words[words.index("fastscore") + 1 :]
+            seen.append(read.training_script_args[0])
+    assert {"train", "sample", "evaluate", "reproduce"} <= set(seen)
 
 
 def test_the_glossary_explains_each_word_once():

@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import pkgutil
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import fastscore as fs
+
+from .conftest import LONGEST, place_of
 
 ROOT = Path(__file__).parent.parent
 
@@ -112,6 +115,15 @@ def test_text_speaks_of_the_project_alone(path):
     text = path.read_text()
     for foreign in ("/" + "work/", "/" + "tmp/w/", "/" + "root/"):
         assert foreign not in text
+
+
+def test_the_longest_files_begin_first(request):
+    """Those that are named are there; what was collected is in that order; the runner does not sort by numbers of tests."""
+    assert all((ROOT / "tests" / name).is_file() for name in LONGEST) and len(set(LONGEST)) == len(LONGEST)
+    places = [place_of(item.path) for item in request.session.items]
+    assert places == sorted(places)
+    assert place_of(ROOT / "tests" / LONGEST[1]) == 1 and place_of(Path(__file__)) == len(LONGEST)
+    assert re.search(r"pytest .*-n auto --dist loadfile --no-loadscope-reorder\n", (ROOT / "Makefile").read_text())
 
 
 def readme_code() -> str:

@@ -216,6 +216,22 @@ BAD = {
         r"t must have shape \(n,\) with n at least 2",
     ),
     "sigma not there": (lambda: PATHS["ve"].t_of_sigma(9.0), ValueError, "sigma must be from 0.02 to 8 on ve.*got 9"),
+    "sigma just below": (
+        lambda: paths.ve(0.001, 1378.0).t_of_sigma(torch.tensor([0.001, 0.0005])),
+        ValueError,
+        "sigma must be from 0.001 to 1378 on ve.*got 0.0005",
+    ),
+    "sigma below 0": (
+        lambda: paths.ve(0.001, 1378.0).t_of_sigma(-1e-4),
+        ValueError,
+        "sigma must be from .* got -0.0001",
+    ),
+    "mean of a batch": (
+        lambda: PATHS["ve"].prior((4, 2), mean=torch.zeros(4, 1)),
+        ValueError,
+        r"mean must be a number or broadcast to a sample's shape, \(2,\), got a float32 tensor of shape \(4, 1\)",
+    ),
+    "std too long": (lambda: PATHS["ve"].prior((4, 1), std=torch.ones(3)), ValueError, r"std must .*\(1,\)"),
     "log_snr not there": (lambda: PATHS["ve"].t_of_log_snr(99.0), ValueError, "log_snr must be from .* got 99"),
 }
 

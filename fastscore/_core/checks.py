@@ -17,8 +17,9 @@ import torch
 from torch import Tensor
 from torch.compiler import is_compiling
 
-from .private_torch import break_graph, constant_to_dynamo, dispatch_modes, is_wrapped, peek_interpreter_stack
+from .private_torch import break_graph, constant_to_dynamo, dispatch_modes, is_wrapped, peek_interpreter_stack, tracked
 
+FLOAT32 = 3.4e38  # about the largest number that it holds
 FLOATS = (torch.float32, torch.float64, torch.bfloat16, torch.float16)  # the likeliest first: this is asked often
 
 
@@ -80,6 +81,11 @@ def readable(value: Tensor) -> bool:
     return not is_wrapped(value)
 
 
+def has_values(value: Tensor) -> bool:
+    """Whether there are values to be read, be it by a wait for the device: not under torch.compile, nor of a slice of vmap."""
+    return not (torch.compiler.is_compiling() or value.is_meta or is_wrapped(value))
+
+
 def plain(value: Any) -> Any:
     """The Python number of a NumPy scalar, or of a 0-dim array or tensor; anything else as it is.
 
@@ -111,9 +117,12 @@ def positive(name: str, value: Any, *, zero_allowed: bool = False) -> float:
     return float(found)
 
 
-def number(name: str, value: Any) -> float:
-    """A finite number, as a Python float."""
-    return float(_real(name, value, "a number", "finite"))
+def number(name: str, value: Any, *, largest: float = sys.float_info.max) -> float:
+    """A finite number, as a Python float, no further from 0 than ``largest``."""
+    found = float(_real(name, value, "a number", "finite"))
+    if abs(found) > largest:
+        raise ValueError(f"{name} must be from {-largest:g} to {largest:g}, got {found:g}")
+    return found
 
 
 def integer(name: str, value: Any, *, low: int, high: int | None = None) -> int:
@@ -192,6 +201,16 @@ def _row_number(name: str, value: Any, compute: torch.dtype, zero_allowed: bool,
 def elsewhere() -> bool:
     """Whether tensors that are made now belong to a transform, a mode or a compiled function."""
     return is_compiling() or bool(dispatch_modes()) or peek_interpreter_stack() is not None
+
+
+def not_differentiated(name: str, x: Any, cure: str = "torch.func.jvp differentiates it") -> None:
+    """Raise where a transform of torch.func differentiates backwards in ``x``, of which nothing is recorded here: what it found
+    would be 0. (Plain autograd says itself that there is no gradient.)"""
+    if isinstance(x, Tensor) and tracked(x):
+        raise ValueError(
+            f"{name} must not be what torch.func.grad, vjp or jacrev differentiates in, for nothing is recorded here and they would "
+            f"find 0: {cure}; pass {name}.detach() where it is a constant"
+        )
 
 
 def positive_values(name: str, value: Tensor, *, zero_allowed: bool = False) -> None:

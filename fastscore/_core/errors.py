@@ -53,10 +53,15 @@ def how_to_install(extra: str) -> str:
     """The commands that install fastscore's ``extra``, for messages.
 
     In the source folder pip builds anew, and only without isolation is torch there to build the native operators against.
+    What torchode names as its typeguard is too old for the command line's tyro, which pip would break.
     """
+    beside = ""
+    if extra == "ode":
+        beside = "; beside fastscore's command line, which needs a newer typeguard than torchode names: "
+        beside += "pip install --no-deps torchode torchtyping"
     return (
         f"pip install 'fastscore-torch[{extra}]', or in fastscore's source folder: "
-        f"pip install --no-build-isolation '.[{extra}]'"
+        f"pip install --no-build-isolation '.[{extra}]'{beside}"
     )
 
 

@@ -72,6 +72,17 @@ def transformed() -> bool:
     return is_compiling() or peek_interpreter_stack() is not None or forward_ad._current_level >= 0
 
 
+def tracked(t: Tensor) -> bool:
+    """Whether torch.func.grad, vjp or jacrev differentiates in ``t``, at whatever level; jvp does not count."""
+    if is_compiling():
+        return False
+    while is_wrapped(t):
+        if t.requires_grad:
+            return True
+        t = unwrapped(t)
+    return False
+
+
 def is_wrapped(t: Tensor) -> bool:
     """Whether ``t`` belongs to a transform: of torch.func, or of autograd's ``is_grads_batched`` and ``vectorize``."""
     return is_functorch_wrapped_tensor(t) or is_legacy_batchedtensor(t)

@@ -224,6 +224,11 @@ def written(out: Tensor) -> Tensor:
     return out
 
 
+def rows_of(x: Tensor) -> Tensor:
+    """``x`` [B, ...] as [B, D]; [B] is B samples of one number."""
+    return x.reshape(x.shape[0], x.shape[1:].numel())
+
+
 def per_row(value: Tensor, x: Tensor) -> Tensor:
     """One number for every row, [B], or for all, [], in the shape that broadcasts against ``x`` [B, ...]."""
     return value.reshape((-1,) + (1,) * (x.dim() - 1)) if value.dim() else value

@@ -13,13 +13,15 @@ from .._core import checks
 from .._core.errors import NonFiniteSamples
 from ..ops import Probes, fill_probes, perturb
 from ..rng import Philox, as_philox
-from ..samplers.parts import conditioned
+from ..samplers.parts import Score, conditioned
 from ..trace import modules
-from ..trace.messages import OF_TRACE
+from ..trace.exact import TOLERANCE
+from ..trace.messages import Words
 from ..trace.products import Products
 
-Score = Callable[[Tensor], Tensor]
-_WORDS = OF_TRACE._replace(name="score_fn")
+Field = Callable[[Tensor], Tensor]
+_ANOTHER = "a score that torch differentiates in both modes"
+_WORDS = Words("score_fn", "num_probes=1", _ANOTHER, _ANOTHER, chooses=False)
 
 
 class Estimate(NamedTuple):
@@ -61,7 +63,7 @@ class Curl(NamedTuple):
 
 
 @torch.no_grad()
-def fisher_divergence(score_a: Score, score_b: Score, x: Tensor) -> Estimate:
+def fisher_divergence(score_a: Field, score_b: Field, x: Tensor) -> Estimate:
     """E ||s_a(x) - s_b(x)||^2 over the samples ``x``: of p_a from p_b where x is of p_a. Some texts have half of it.
 
     Args:
@@ -74,8 +76,8 @@ def fisher_divergence(score_a: Score, score_b: Score, x: Tensor) -> Estimate:
     Source: Hyvarinen 2005, "Estimation of non-normalized statistical models by score matching", equation 2; Johnson 2004,
     "Information theory and the central limit theorem", definition 1.13.
     """
-    checks.floating("x", x)
-    a, b = asked("score_a", score_a, x), asked("score_b", score_b, x)
+    _check_x(x)
+    a, b = (asked(name, score)(x) for name, score in (("score_a", score_a), ("score_b", score_b)))
     return _mean((a - b).square().flatten(1).sum(1))
 
 
@@ -103,22 +105,22 @@ def score_error(
     Raises:
         TypeError, ValueError: an argument of the wrong kind or shape. NonFiniteSamples: a score is NaN or infinite.
     """
-    checks.floating("x", x)
+    _check_x(x)
     if not callable(exact):
         raise TypeError(f"exact must be a function of (x, sigma), got {checks.describe(exact)}")
-    levels, rng = checks.levels("sigmas", sigmas), as_philox(rng)
+    levels, rng, truth = checks.levels("sigmas", sigmas), as_philox(rng), asked("exact", exact)
     score, rows = conditioned(score_fn, levels, conditioning, model_kwargs), []
     for i, sigma in enumerate(levels):
         noisy, _ = perturb(x, sigma, rng)
-        true = asked("exact", lambda y, sigma=sigma: exact(y, sigma), noisy)  # type: ignore[misc]  # of a default
-        gap = asked(f"score_fn at sigma {sigma:.6g}", lambda y, i=i: score(y, i), noisy) - true  # type: ignore[misc]
+        true = truth(noisy, sigma)
+        gap = _finite(f"score_fn at sigma {sigma:.6g}", score(noisy, i)) - true
         squared = gap.square().flatten(1).sum(1)
         error = _mean(sigma**2 * squared / x[0].numel())
         rows.append((sigma, *error, float(squared.sum() / true.square().sum())))
     return ScoreError(*torch.tensor(rows, dtype=torch.float64, device="cpu").unbind(1))
 
 
-def curl(score_fn: Score, x: Tensor, *, num_probes: int = 8, rng: Philox | None = None) -> Curl:
+def curl(score_fn: Field, x: Tensor, *, num_probes: int = 8, rng: Philox | None = None) -> Curl:
     """How far a field is from a gradient: ||J - J^T||_F^2 = E_v ||J v - J^T v||^2 over Rademacher v, by jvp and vjp.
 
     Args:
@@ -128,13 +130,13 @@ def curl(score_fn: Score, x: Tensor, *, num_probes: int = 8, rng: Philox | None 
         rng: source of the directions. None: seeded from torch's default generator.
 
     Raises:
-        TypeError, ValueError: an argument of the wrong kind or shape. NotImplementedError: a layer without forward mode.
+        TypeError, ValueError: an argument of the wrong kind or shape; or v^T (J v) is not v^T (J^T v), as where the score is
+            another function at every call (dropout in training mode), or a part of it is computed under ``no_grad``.
+        NotImplementedError: a layer without forward mode.
 
     Source: Chao et al. 2022, "On investigating the conservative property of score-based generative models", equation 10.
     """
-    checks.floating("x", x)
-    if x.dim() < 2 or x.numel() == 0:
-        raise ValueError(f"x must be [B, ...] with at least one sample of one element, got {checks.describe(x)}")
+    _check_x(x)
     probes = Probes(x, checks.integer("num_probes", num_probes, low=1), as_philox(rng))
     with (
         torch.no_grad(),
@@ -149,6 +151,7 @@ def curl(score_fn: Score, x: Tensor, *, num_probes: int = 8, rng: Philox | None 
         for first, count in forward.chunks(probes.num_probes):
             v = fill_probes(probes, first=first, count=count)
             along, back = forward(v).double().flatten(2), reverse(v).double().flatten(2)
+            _check_same(v.double().flatten(2), along, back, TOLERANCE[x.dtype])
             gaps.append((along - back).square().sum(2))
             sizes.append(along.square().sum(2))
     gap, size = torch.cat(gaps), torch.cat(sizes)
@@ -156,15 +159,44 @@ def curl(score_fn: Score, x: Tensor, *, num_probes: int = 8, rng: Philox | None 
     return Curl(gap.mean(0), stderr, size.mean(0))
 
 
-def asked(name: str, score: Score, x: Tensor) -> Tensor:
-    """The score at ``x`` in float64, once it is known to be of x's shape and finite."""
+def _check_x(x: Tensor) -> None:
+    checks.floating("x", x)
+    checks.not_differentiated("x", x)
+    if x.dim() < 2 or x.numel() == 0:
+        raise ValueError(f"x must be [B, ...] with at least one sample of one element, got {checks.describe(x)}")
+
+
+def _check_same(v: Tensor, along: Tensor, back: Tensor, tolerance: float) -> None:
+    """Raise unless v^T (J v) and v^T (J^T v), of [K, B, D], are one number, as they are of one J (not under vmap)."""
+    one, other = v * along, v * back
+    size = one.abs().sum(2) + other.abs().sum(2)
+    bad = (one.sum(2) - other.sum(2)).abs() > tolerance * size
+    if checks.has_values(bad) and bool(bad.any()):
+        row = int(bad.any(0).nonzero()[0])
+        raise ValueError(
+            f"score_fn must have one Jacobian J, got v^T (J v) = {float(one.sum(2)[bad][0]):.6g} by jvp and v^T (J^T v) = "
+            f"{float(other.sum(2)[bad][0]):.6g} by vjp for sample {row}: call .eval() on a network with dropout, and compute nothing of x "
+            "under no_grad, which vjp takes for a constant"
+        )
+
+
+def asked(name: str, score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``score``, an argument called ``name``, as a function whose values are in float64, known to be of x's shape and finite.
+
+    Raises:
+        TypeError, ValueError: it is no function, or its networks mix the samples; as for samplers. At a call: as said.
+    """
     if not callable(score):
         raise TypeError(f"{name} must be a function [B, ...] -> [B, ...], got {checks.describe(score)}")
-    value = checks.like(f"the output of {name}", score(x), "x", x).double()
+    of = Score(score, name=name)
+    return lambda x, *condition: _finite(name, of(x, *condition))
+
+
+def _finite(name: str, value: Tensor) -> Tensor:
     bad = ~torch.isfinite(value).flatten(1).all(1)
-    if bool(bad.any()):
-        raise NonFiniteSamples(f"{name} is NaN or infinite for {int(bad.sum())} of {len(x)} samples")
-    return value
+    if checks.has_values(bad) and bool(bad.any()):
+        raise NonFiniteSamples(f"{name} is NaN or infinite for {int(bad.sum())} of {len(value)} samples")
+    return value.double()
 
 
 def _mean(values: Tensor) -> Estimate:

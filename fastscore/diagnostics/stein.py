@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .._core import checks
 from ..rng import Philox, Stream, as_philox
+from ..samplers.parts import check_data
 from .fields import asked
 
 STATISTICS = ("u", "v")
@@ -69,13 +70,13 @@ def stein_residual(
     Source: Stein 1981, "Estimation of the mean of a multivariate normal distribution".
     """
     checks.floating("x", x)
+    checks.not_differentiated("x", x)
     if x.dim() < 2 or len(x) < 2:
         raise ValueError(f"x must be [B, ...] with at least 2 samples, got {checks.describe(x)}")
-    s, flat = asked("score_fn", score_fn, x).flatten(1), x.double()
+    s, flat = asked("score_fn", score_fn)(x).flatten(1), x.double()
     if conditional is not None:
         s = s - checks.like("conditional", conditional, "x", x).double().flatten(1)
-    if mean is None:
-        mean = flat.mean(0)
+    mean = flat.mean(0) if mean is None else check_data("mean", mean, x.shape)
     flat = (flat - torch.as_tensor(mean, dtype=torch.float64, device=x.device)).flatten(1)
     n, size = flat.shape
     product = flat.T @ s / n
@@ -125,6 +126,7 @@ def kernel_stein_discrepancy(
     bootstrap); Gorham & Mackey 2017, "Measuring sample quality with kernels" (the inverse multiquadric).
     """
     checks.floating("x", x)
+    checks.not_differentiated("x", x)
     if x.dim() < 2 or x.shape[-2] < 2 or x.numel() == 0:
         raise ValueError(f"x must have shape [..., N, D] with N at least 2, got {checks.describe(x)}")
     checks.one_of("statistic", statistic, STATISTICS)
@@ -135,7 +137,7 @@ def kernel_stein_discrepancy(
         raise ValueError(f"change must be at most 0.5, where signs are independent, got {change}")
     num_bootstrap = checks.integer("num_bootstrap", num_bootstrap, low=1)
     n, size = x.shape[-2:]
-    s = asked("score_fn", score_fn, x.reshape(-1, size)).reshape(-1, n, size)
+    s = asked("score_fn", score_fn)(x.reshape(-1, size)).reshape(-1, n, size)
     sets = x.double().reshape(-1, n, size)
     apart = torch.cdist(sets, sets, compute_mode="donot_use_mm_for_euclid_dist").square()
     if bandwidth is None:

@@ -71,6 +71,7 @@ def save_comparison(
                     ax.axhspan(mean - spread, mean + spread, color=canvas.INK, alpha=0.08, linewidth=0)
         words = (names or {}).get(measure, measure)
         canvas.style(ax, words[:1].upper() + words[1:], "network evaluations for a sample")
+        ax.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)  # there are no 10.4 evaluations
         canvas.log_axis(ax, "x")
     canvas.log_axis(axes[0], "y")
     axes[1].set_xlabel("")

@@ -81,6 +81,14 @@ class Asked:
             return None
         return 1 if self.guidance == 0 else 2
 
+    @property
+    def gentler(self) -> str:
+        """What may help, beside all else, where samples are not finite, as the end of an error's text."""
+        if self.label is None:
+            return ""
+        name, value = ("guidance", self.guidance) if self.classifier is None else ("classifier_scale", self.scale)
+        return f". They are guided: a {name} nearer to 1 than {value:g} may help" if abs(value) > 1 else ""
+
     def described(self) -> dict[str, Any]:
         """By name, for reports; nothing where no class is asked for."""
         if self.label is None:
@@ -139,7 +147,7 @@ def asked(
     for name, value in (("label", label), ("guidance", guidance), ("guidance_interval", interval)):
         if value is not None and not config.num_classes:
             by_classifier = (
-                "by a classifier of the run: fastscore train-classifier RUN, and --label 7 --classifier-scale 2"
+                "by a classifier of the run: fastscore train-classifier RUN, and --label 7 --classifier-scale 4"
             )
             raise ValueError(
                 f"{name} must be left out for a network that was trained without classes, got {value!r}; a preset with "
@@ -149,7 +157,7 @@ def asked(
     label = before.label if label is None else _label(label, config.num_classes)
     if label is None and (guidance is not None or interval is not None):
         raise ValueError("label must be given with guidance (--label 7, or --label each), got none")
-    weight = before.guidance if guidance is None else checks.number("guidance", guidance)
+    weight = before.guidance if guidance is None else _weight("guidance", guidance)
     interval = before.interval if interval is None else (float(interval[0]), float(interval[1]))
     if interval is not None and not 0 <= interval[0] < interval[1]:
         raise ValueError(f"guidance_interval must be (low, high) with 0 <= low < high, got {interval}")
@@ -164,8 +172,12 @@ def _by_classifier(before: Asked, label: Any, guidance: Any, interval: Any, scal
     label = before.label if label is None else _label(label, before.classifier.num_classes)
     if label is None:
         raise ValueError("label must be given with classifier_scale (--label 7, or --label each), got none")
-    scale = before.scale if scale is None else checks.number("classifier_scale", scale)
+    scale = before.scale if scale is None else _weight("classifier_scale", scale)
     return dataclasses.replace(before, label=label, scale=scale)
+
+
+def _weight(name: str, value: float) -> float:
+    return checks.number(name, value, largest=checks.FLOAT32)
 
 
 def _label(label: int | str, num_classes: int) -> int | str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,18 +16,21 @@ from torch import Tensor
 
 from .. import data as datasets
 from .._core import checks
-from .._core.errors import DataError, FastscoreError, NonFiniteLoss
+from .._core.errors import DataError, FastscoreError, NonFiniteLoss, require
 from ..data import Data, GaussianMixture, ImageData
 from ..models import NoiseClassifier
 from ..ops import perturb
 from ..rng import Philox, Stream
-from . import checkpoint, classifier_folder
+from . import checkpoint, classifier_folder, limits
 from .acceleration import tf32
 from .build import make_data, make_sigmas, pick_device, resident
 from .config import TrainConfig
 from .progress import progress_bar
 
 _LEVELS, _TESTED, _AT_A_TIME, _MOMENTS = 10, 2000, 500, 4096
+_LOOKED = 100  # iterations until the losses are read: to read each would make a GPU wait
+_MOST = {"iterations": 2**32, "batch_size": 2**32}  # steps and samples of one seed
+_SLOWEST, _FASTEST = 1.2e-38, 3.4e37  # Adam divides it by 1 - beta1 = 0.1, in float32
 
 
 @dataclass(frozen=True)
@@ -46,8 +50,11 @@ class Training:
     def __post_init__(self) -> None:
         """Raise TypeError or ValueError for a number out of its range."""
         for name in ("iterations", "batch_size", "width"):
-            checks.integer(name, getattr(self, name), low=1)
-        checks.positive("lr", self.lr)
+            checks.integer(name, getattr(self, name), low=1, high=_MOST.get(name))
+        if not _SLOWEST <= checks.positive("lr", self.lr) <= _FASTEST:
+            raise ValueError(
+                f"lr must be from {_SLOWEST} to {_FASTEST}, by which Adam steps in float32, got {self.lr:g}"
+            )
         checks.integer("seed", self.seed, low=0, high=2**63 - 1)
 
 
@@ -79,9 +86,12 @@ def train_classifier(
 
     Raises:
         CheckpointError: not a run folder. DataError: the data have no labels, are not here, or not those of the run.
-        FastscoreError: a classifier is there. ValueError: the run's network has classes of its own.
+        FastscoreError: a classifier is there, or another process trains one there. ValueError: the run's network has classes of
+            its own, or the training does not fit into memory.
         NonFiniteLoss: the loss is not finite; nothing is written. CannotWrite: a file cannot be written.
     """
+    for module in ("safetensors.torch", "matplotlib.figure"):  # which write it, later
+        require(module, "train")
     run, training = Path(run), Training() if training is None else training
     config, identity = checkpoint.read_config(run), checkpoint.read_identity(run)
     if config.num_classes:
@@ -89,8 +99,6 @@ def train_classifier(
             f"run must be of a network without classes, got {run}, whose network has {config.num_classes}: it is guided "
             "without a classifier, by fastscore sample RUN --label 7 --guidance 2"
         )
-    if not overwrite and (run / classifier_folder.FOLDER / classifier_folder.ABOUT).exists():
-        raise FastscoreError(f"{run / classifier_folder.FOLDER} holds a classifier: --overwrite replaces it")
     if data_dir is not None:
         config = dataclasses.replace(config, data_dir=str(data_dir))
     data = make_data(config)
@@ -99,12 +107,23 @@ def train_classifier(
     if changed := identity.changes(data):
         raise DataError(f"{data.name} is not what {run} was trained on: {'; '.join(changed)} (--data-dir)")
     heldout, where = make_data(config, heldout=True), pick_device(device)
-    with tf32(config.tf32):
+    limits.check_classifier(training.width, training.batch_size, data.shape, where)
+    limits.check_epochs(training.iterations, training.batch_size, len(data))
+    with classifier_folder.held(run) as lock, tf32(config.tf32):
+        if not overwrite and (run / classifier_folder.FOLDER / classifier_folder.ABOUT).exists():
+            raise FastscoreError(f"{run / classifier_folder.FOLDER} holds a classifier: --overwrite replaces it")
         network = _trained(config, training, resident(data, where), where, progress)
         accuracy = _accuracy(config, network, data, heldout, training.seed)
-    if not all(map(math.isfinite, accuracy["log_loss"])):
-        raise _not_finite(training)
-    return classifier_folder.write(run, config, network, identity.with_data(data), vars(training), accuracy)
+        if not all(map(math.isfinite, accuracy["log_loss"])):
+            raise _not_finite(training)
+        about = classifier_folder.write(run, config, network, identity.with_data(data), vars(training), accuracy, lock)
+    if max(accuracy["accuracy"]) <= accuracy["chance"]:
+        warnings.warn(
+            "the classifier is right no more often than who names the most frequent class, at any noise level, so samples that "
+            "it guides are hardly of the class that is asked for: train it longer (--iterations), or with another --lr",
+            stacklevel=2,
+        )
+    return about
 
 
 def _trained(
@@ -134,6 +153,8 @@ def _trained(
         total += loss.detach()
         if bar is not None:
             bar.update()
+        if it % _LOOKED == 0 and not bool(total.isfinite()):
+            break
     if bar is not None:
         bar.close()
     if not bool(total.isfinite()):
@@ -142,7 +163,9 @@ def _trained(
 
 
 def _not_finite(training: Training) -> NonFiniteLoss:
-    return NonFiniteLoss(f"the classifier's loss is not finite: a smaller --lr than {training.lr:g} may help")
+    return NonFiniteLoss(
+        f"the classifier's loss is not finite, and nothing was written: a smaller --lr than {training.lr:g} may help"
+    )
 
 
 def _accuracy(

@@ -163,7 +163,7 @@ def evaluate(
         report |= evaluate_images(trained, run, out, drawn, feature, extract=extract, ranks=ranks, progress=progress)
     if bits_per_dim:
         with tf32(False), deterministic(trained.config.deterministic, trained.device):
-            report |= evaluate_bits(trained, seed)
+            report |= evaluate_bits(trained, seed, progress)
     _draw_training(run, out, trained)
     report["versions"] = versions()
     files.write_atomically(out / METRICS, (json.dumps(report, indent=2) + "\n").encode())

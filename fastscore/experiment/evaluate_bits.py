@@ -15,11 +15,13 @@ from ..paths import PATHS, Path
 from ..rng import Philox, Stream
 from ..samplers.parts import conditioning
 from .build import make_data, make_sigmas
+from .progress import progress_bar
 from .scores import on_path
 from .trained_run import TrainedRun
 
 IMAGES = 100  # that are looked at
-_AT_A_TIME, _KNOWN, _GAUSSIAN_LIMIT = 50, 5000, 1024  # images; of the training images; numbers of one, for a covariance
+_AT_A_TIME, _ON_CPU = 50, 10  # images; on a CPU fewer, so that the bar says sooner how long it takes
+_KNOWN, _GAUSSIAN_LIMIT = 5000, 1024  # of the training images; numbers of one, for a covariance
 
 
 def check_bits(trained: TrainedRun) -> None:
@@ -44,8 +46,9 @@ def check_bits(trained: TrainedRun) -> None:
         )
 
 
-def evaluate_bits(trained: TrainedRun, seed: int) -> dict[str, Any]:
-    """What metrics.json says of the likelihood: of the first held-out images (of a data set without such, training images)."""
+def evaluate_bits(trained: TrainedRun, seed: int, progress: bool = False) -> dict[str, Any]:
+    """What metrics.json says of the likelihood: of the first held-out images (of a data set without such, training images).
+    ``progress``: show a bar."""
     train, heldout = make_data(trained.config), make_data(trained.config, heldout=True)
     assert isinstance(train, data.ImageData)
     source = heldout if isinstance(heldout, data.ImageData) else train
@@ -56,11 +59,16 @@ def evaluate_bits(trained: TrainedRun, seed: int) -> dict[str, Any]:
     how: dict[str, Any] = asked | {"mean": known.mean(0).reshape(shape)}
     few = known.shape[1] <= _GAUSSIAN_LIMIT
     how |= {"covariance": known.double().T.cov()} if few else {"std": known.std(0).reshape(shape)}
-    found = []
-    for first in range(0, len(images), _AT_A_TIME):
-        rng, part = Philox(seed, sample_offset=first), images[first : first + _AT_A_TIME].to(trained.device)
-        where = how | {name: value.to(trained.device) for name, value in how.items() if isinstance(value, Tensor)}
-        found.append(likelihood.bits_per_dim(score, part, path, num_values=q, rng=rng, **where))
+    how |= {name: value.to(trained.device) for name, value in how.items() if isinstance(value, Tensor)}
+    found, each = [], _ON_CPU if trained.device.type == "cpu" else _AT_A_TIME
+    bar = progress_bar(len(images), desc="bits per dimension", unit="image") if progress else None
+    for first in range(0, len(images), each):
+        rng, part = Philox(seed, sample_offset=first), images[first : first + each].to(trained.device)
+        found.append(likelihood.bits_per_dim(score, part, path, num_values=q, rng=rng, **how))
+        if bar is not None:
+            bar.update(len(part))
+    if bar is not None:
+        bar.close()
     value, probes, dequantization, solver = (
         torch.cat([getattr(part, name).cpu() for part in found]) for name in likelihood.BitsPerDim._fields[:4]
     )

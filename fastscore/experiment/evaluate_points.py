@@ -48,7 +48,7 @@ def distances(points: Tensor, real: Tensor) -> dict[str, Any]:
 def mode_weights(points: Tensor, mixture: data.GaussianMixture) -> list[float]:
     """Shares of the modes, each point being of the nearest; points that are not finite are of none."""
     nearest = torch.cdist(points[points.isfinite().all(1)].double(), mixture.means.double()).argmin(1)
-    return (metrics.class_histogram(nearest, len(mixture.means)) / len(points)).tolist()
+    return (metrics.class_histogram(nearest, len(mixture.means)).double() / len(points)).tolist()
 
 
 def _draw_mixture(trained: TrainedRun, out: Path, points: Tensor, real: Tensor, seed: int) -> dict[str, Any]:

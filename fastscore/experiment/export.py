@@ -27,6 +27,9 @@ from .sampler_options import options_of
 from .trained_run import TrainedRun, load_run
 
 WEIGHTS, CARD, ORIGINAL_CONFIG = "model.safetensors", "MODEL_CARD.md", "config.yml"
+_OWN = """# by annealed Langevin dynamics, which needs no more than this; the run's own sampler, {}, begins about the data's mean
+# and covariance: fastscore sample RUN
+"""
 
 
 def export_original(
@@ -185,8 +188,9 @@ network.eval()  # it predicts {config.parametrization} on path {config.path!r}
 # sample it: fastscore sample RUN"""
     options = options_of(config, DEFAULT, {})
     taken = ", ".join(f"{name}={options[name]!r}" for name in ("step_size", "steps_per_level", "denoise", "start"))
+    own = "" if config.sampler == DEFAULT else _OWN.format(config.sampler)
     return f"""{loaded}
-samples = fs.samplers.annealed_langevin(
+{own}samples = fs.samplers.annealed_langevin(
     network.eval(), {(16, *shape)}, sigmas, {taken}, rng=fs.Philox(0)
 )"""
 

@@ -18,6 +18,7 @@ from ..ops import perturb
 from ..rng import Philox
 from .acceleration import deterministic, tf32
 from .build import make_data
+from .progress import progress_bar
 from .scores import on_any_path
 from .trained_run import TrainedRun, load_run
 
@@ -44,6 +45,7 @@ def inspect(
     data_dir: str | Path | None = None,
     out: str | Path | None = None,
     device: str = "auto",
+    progress: bool = True,
 ) -> dict[str, Any]:
     """Look at a run's network at each of its noise levels (on a path, at as many of its times); writes inspect.md and inspect.png.
 
@@ -63,6 +65,7 @@ def inspect(
         weights, iteration, device: as for :func:`fastscore.experiment.trained_run.load_run`; in float32.
         data_dir: the folder of the data set's files; None: where the run was trained on them.
         out: the folder to write into; None: the run folder.
+        progress: show a progress bar.
 
     Returns:
         "columns", a list [L] for each of these and "sigma" (sigma / alpha on a path); "weakest", an index of a level, "measure", by which; "worse_than_gaussian", the
@@ -78,7 +81,7 @@ def inspect(
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     x, fit = _samples(trained, num, seed)
     with tf32(False), deterministic(trained.config.deterministic, trained.device):
-        columns = _columns(trained, x, fit, seed)
+        columns = _columns(trained, x, fit, seed, progress)
     report = {"run": str(run), "step": trained.iteration, "samples": len(x)} | _verdict(columns) | {"columns": columns}
     folder = Path(run) if out is None else Path(out)
     with files.naming(folder):
@@ -100,12 +103,15 @@ def _samples(trained: TrainedRun, num: int, seed: int) -> tuple[Tensor, Tensor]:
     return x.to(trained.device), known.flatten(1).double().cpu()
 
 
-def _columns(trained: TrainedRun, x: Tensor, known: Tensor, seed: int) -> dict[str, list[float]]:
+def _columns(
+    trained: TrainedRun, x: Tensor, known: Tensor, seed: int, progress: bool = False
+) -> dict[str, list[float]]:
     score, rng = on_any_path(trained.config, trained.score_fn), Philox(seed)
     grid = score.path.grid(trained.config.num_levels)
     mean, covariance = known.mean(0), known.T.cov()
     values, axes = torch.linalg.eigh(covariance)
     rows: list[dict[str, float]] = []
+    bar = progress_bar(len(grid.t), desc="inspecting", unit="level") if progress else None
     for t, alpha, sigma in zip(grid.t.tolist(), grid.alpha.tolist(), grid.sigma.tolist()):
         with torch.no_grad():
             noisy, noise = perturb(x, sigma, rng, alpha=alpha)
@@ -127,6 +133,10 @@ def _columns(trained: TrainedRun, x: Tensor, known: Tensor, seed: int) -> dict[s
             true = data.GaussianMixture().score(noisy.cpu() / alpha, sigma / alpha) / alpha
             row["score_error"] = float((s.cpu() - true).square().sum() / true.square().sum())
         rows.append(row)
+        if bar is not None:
+            bar.update()
+    if bar is not None:
+        bar.close()
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

@@ -63,9 +63,23 @@ def check_run(config: TrainConfig, device: torch.device, ranks: int = 1) -> None
     check_batch(config, shape, -(-config.batch_size // (ranks * config.accumulate)), device)
 
 
-def check_epochs(config: TrainConfig, num: int) -> None:
-    """Raise ValueError where a run of ``config`` on ``num`` samples takes more epochs than there are ways to shuffle them."""
-    epochs = config.iterations * config.batch_size / num
+def check_classifier(width: int, batch_size: int, shape: tuple[int, ...], device: torch.device) -> None:
+    """Raise ValueError where a :class:`fastscore.models.NoiseClassifier` of samples of ``shape`` does not fit into memory."""
+    weights = (18 if len(shape) == 3 else 2) * width**2  # of the second layer, of an MLP and the third
+    _fits("width", width, "weights", 16 * weights, device)  # in float32, their gradients, and Adam's two moments
+    layer = width * (math.prod(shape[1:]) if len(shape) == 3 else 1)
+    _fits(
+        "batch_size",
+        batch_size,
+        "samples and the classifier's first layer",
+        4 * batch_size * (math.prod(shape) + layer),
+        device,
+    )
+
+
+def check_epochs(iterations: int, batch_size: int, num: int) -> None:
+    """Raise ValueError where a training on ``num`` samples takes more epochs than there are ways to shuffle them."""
+    epochs = iterations * batch_size / num
     if epochs >= INDICES:
         raise ValueError(
             f"iterations times batch_size must be less than 2^32 epochs of {num:,} "

@@ -68,3 +68,12 @@ def duration(seconds: float) -> str:
         elif parts:
             parts.append("")
     return " ".join(part for part in parts[:2] if part)
+
+
+def four_digits(value: float) -> str:
+    """A rate, with no powers of ten.
+
+    >>> four_digits(27.8312), four_digits(26138.0)
+    ('27.83', '26,140')
+    """
+    return f"{value:.4g}" if value < 1000 else f"{float(f'{value:.4g}'):,.0f}"

@@ -8,7 +8,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -132,13 +132,14 @@ def batches(
     trajectory: Trajectory | None = None,
     ranks: Ranks = ALONE,
     first: int = 0,
-    strict: bool = True,
+    broken: Literal["error", "batch", "sample"] = "error",
 ) -> Iterator[Tensor]:
     """The samples of :func:`sample`, batch by batch as they are drawn, from the ``first`` on. Its arguments are checked at the
     call.
 
     Of several ``ranks`` each draws whole batches, by turns, so that they are one process's bit for bit; rank 0 is given all
-    of them, the others none. A batch with samples that are not finite is an error, or where not ``strict`` all NaN.
+    of them, the others none. A batch with samples that are not finite is an error, or with ``broken`` "batch" all NaN. With
+    "sample" those samples alone are NaN: a solver that stops at one does not say which, so the batch is drawn by halves.
     """
     config = trained.config
     limits.check_num(checks.integer("first", first, low=0) + checks.integer("num", num, low=1))
@@ -161,26 +162,31 @@ def batches(
         about = cache(partial(moments.of_run, config, trained.folder))
 
         def make(k: int) -> Tensor:
-            size = min(batch_size, end - firsts[k])
-            try:
-                return drawn_batch(k, size)
-            except NonFiniteSamples:
-                if strict:
-                    raise
-                return torch.full((size, *trained.shape), math.nan)
+            return finite(firsts[k], min(batch_size, end - firsts[k]))
 
-        def drawn_batch(k: int, size: int) -> Tensor:
-            guide = partial(trained.asked.score, config, first=firsts[k], size=size, device=trained.device)
+        def finite(begin: int, size: int) -> Tensor:
+            try:
+                return drawn_batch(begin, size)
+            except NonFiniteSamples as error:
+                if broken == "error":
+                    raise NonFiniteSamples(f"{error}{trained.asked.gentler}") from error
+                if broken == "batch" or size == 1:
+                    return torch.full((size, *trained.shape), math.nan)
+            half = size // 2
+            return torch.cat([finite(begin, half), finite(begin + half, size - half)])
+
+        def drawn_batch(begin: int, size: int) -> Tensor:
+            guide = partial(trained.asked.score, config, first=begin, size=size, device=trained.device)
             return (
                 draw(
                     config,
                     trained.score_fn,
                     (size, *trained.shape),
-                    Philox(seed + _SAMPLING_SEED, sample_offset=firsts[k]),
+                    Philox(seed + _SAMPLING_SEED, sample_offset=begin),
                     device=trained.device,
                     sampler=trained.sampler,
                     given=trained.given,
-                    trajectory=trajectory if k == 0 else None,
+                    trajectory=trajectory if begin == first else None,
                     callback=None if bar is None else lambda step, x: bar.update(),
                     cuda_graph=trained.cuda_graph,
                     guide=guide,

@@ -13,7 +13,7 @@ from pathlib import Path
 from . import checkpoint, history
 from .config import TrainConfig
 from .presets import command_line
-from .progress import duration
+from .progress import duration, four_digits
 
 _LAST = 20  # lines of metrics.jsonl whose pace is taken
 
@@ -98,7 +98,7 @@ def screen(found: Status) -> str:
     share = f"{found.step:,} of {config.iterations:,} iterations ({100 * found.step / config.iterations:.1f} %)"
     lines = [("run", f"{found.run}: {config.model} on {config.data}, {share}"), ("state", _state(found, done))]
     if found.loss is not None and found.told is not None:
-        pace = "" if found.images_per_second is None else f", {found.images_per_second:.4g} images/s"
+        pace = "" if found.images_per_second is None else f", {four_digits(found.images_per_second)} images/s"
         lines.append(("last line", f"loss {found.loss:.5g}{pace}, {duration(found.told)} ago"))
     left = found.seconds_left
     if left is not None and not done:

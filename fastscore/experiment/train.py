@@ -183,7 +183,7 @@ class Trainer:
         limits.check_run(config, self.device, self.ranks.count)
         check_own_sampler(config)
         self.data = make_data(config)
-        limits.check_epochs(config, len(self.data))
+        limits.check_epochs(config.iterations, config.batch_size, len(self.data))
         self.learner = Learner(config, self.data, self.device, self.ranks)
 
     def _train(

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import checks
+from .._core import calls, checks
 from ..energy import EnergyScore
 from ..paths import Path
 from ._noise import Held, NoiseOf, check_score
@@ -31,11 +31,16 @@ class _MinusLog(nn.Module):
             )
         finite = value.isfinite()
         if checks.readable(finite) and not bool(finite.all()):
-            bad = int((~finite).nonzero()[0])
-            raise ValueError(
-                f"log_prob must be finite for every sample, got {value[bad].item()} for sample {bad}: give the "
-                "logarithm itself, as log_softmax does, not the logarithm of a probability, which may be 0"
-            )
+            wrong = (
+                ~finite & x.flatten(1).isfinite().all(1)
+            ).nonzero()  # a sample that is not finite is no fault of log_prob
+            if len(wrong):
+                bad = int(wrong[0])
+                raise ValueError(
+                    f"log_prob must be finite for every sample, got {value[bad].item()} for sample {bad}, whose numbers are up "
+                    f"to {x[bad].abs().max():.3g}: give the logarithm itself, as log_softmax does, not the logarithm of a "
+                    "probability, which may be 0; or guide less strongly, where it is the sample that is too large"
+                )
         return value * torch.where(finite, -1.0, torch.nan)  # a gradient of NaN, which samplers refuse
 
 
@@ -46,12 +51,12 @@ class ClassifierGuided(nn.Module):
         super().__init__()
         check_score("score_fn", score_fn)
         check_score("log_prob", log_prob)
-        self.score_fn, self.scale = score_fn, checks.number("scale", scale)
+        self.score_fn, self.scale = score_fn, checks.number("scale", scale, largest=checks.FLOAT32)
         self.gradient = EnergyScore(_MinusLog(log_prob), "log_prob")
 
     def forward(self, x: Tensor, *condition: Tensor, **keywords: Any) -> Tensor:
         """The score at x, [B, ...]; ``keywords`` are those of ``score_fn``."""
-        score = checks.like("the output of score_fn", self.score_fn(x, *condition, **keywords), "x", x)
+        score = calls.score("score_fn", self.score_fn, x, *condition, **keywords)
         if self.scale == 0:
             return score
         compute = checks.compute_dtype(x)

@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .._core import checks
+from .._core import calls, checks, masks
 from .._core.errors import NotConverged
-from .._core.registration import per_row
+from .._core.registration import per_row, rows_of
 from ._noise import Held
 
 _MOST, _MOST_UNREAD = (
@@ -70,7 +70,7 @@ class Measurement:
     def transposed(self, v: Tensor, x: Tensor) -> Tensor:
         """A^T v, of the shape of ``x`` [B, ...]."""
         if self.adjoint is not None:
-            return checks.like(f"A^T v of {self.name}", self.adjoint(v, x), "x", x)
+            return checks.like(f"A^T v of {self.name}", calls.leaving_x("adjoint", self.adjoint, v, x), "x", x)
         with torch.enable_grad():
             return torch.func.vjp(self.forward, torch.zeros_like(x))[1](v)[0]
 
@@ -102,7 +102,7 @@ class Measurement:
             return v / (a * self.gram + b)
 
         def dot(p: Tensor, q: Tensor) -> Tensor:
-            return per_row((p * q).flatten(1).sum(1), p)
+            return per_row(rows_of(p * q).sum(1), p)
 
         most = _MOST if checks.readable(v) else _MOST_UNREAD
         iterations = min(most, 2 * v.shape[1:].numel() + 8)  # as many as numbers, were they not rounded
@@ -119,7 +119,7 @@ class Measurement:
             before, size = size, torch.where(going, dot(r, r), size)
             p = torch.where(going, r + size / before.clamp_min(torch.finfo(v.dtype).tiny) * p, p)
         good = (size <= small) & size.isfinite()
-        short = ~good.flatten() & v.isfinite().flatten(1).all(1)
+        short = ~good.flatten() & rows_of(v.isfinite()).all(1)
         if checks.readable(short) and bool(short.any()):
             if not bool(small.isfinite().flatten()[short].all()):
                 raise NotConverged(
@@ -136,20 +136,15 @@ class Measurement:
 
 
 def _masked(x: Tensor, mask: Held) -> Tensor:
-    try:
-        whole = mask.on(x.device).broadcast_to(x.shape)
-    except RuntimeError:
-        raise ValueError(
-            f"mask must broadcast to the shape of x, {tuple(x.shape)}, got {checks.describe(mask.value)}"
-        ) from None
-    return torch.where(whole, x, 0)
+    return torch.where(masks.whole(mask.on(x.device), x, "x"), x, 0)
 
 
 def inpainting(mask: Tensor) -> Measurement:
     """A x = x where ``mask`` is True, else 0. What y holds where it is False does not matter.
 
     Args:
-        mask: bool, of a shape that broadcasts to that of x: [H, W], [1, C, H, W] or [B, 1, H, W].
+        mask: bool, of a shape that broadcasts to that of x: [H, W], [1, C, H, W] or [B, 1, H, W]. [B, H, W] of as many samples
+            as channels is an error: it would act on channels.
     """
     if checks.tensor("mask", mask).dtype != torch.bool:
         raise TypeError(f"mask must be a bool tensor, True where x is known, got {checks.describe(mask)}")
@@ -222,6 +217,6 @@ def matrix(A: Tensor) -> Measurement:
     def forward(x: Tensor) -> Tensor:
         if x.shape[1:].numel() != A.shape[1]:
             raise ValueError(f"x must have {A.shape[1]} numbers a sample for A, got {checks.describe(x)}")
-        return x.flatten(1) @ held.on(x.device, x.dtype).T
+        return rows_of(x) @ held.on(x.device, x.dtype).T
 
     return Measurement(forward, lambda v, x: (v @ held.on(v.device, v.dtype)).reshape(x.shape), name="matrix")

@@ -12,10 +12,11 @@ from .._core import checks
 from ..ops import Coloring, Probes, fill_probes
 from ..ops import probe_dot as dot
 from ..rng import Philox
-from ..trace import jacobian_trace, modules
+from ..trace import modules
 from ..trace.coloring import coloring_for
 from ..trace.hutchinson import quadratic_forms
-from ..trace.messages import OF_TRACE
+from ..trace.jacobian_trace import estimate
+from ..trace.messages import OF_LIKELIHOOD
 from ..trace.products import Products
 
 METHODS = ("auto", "rademacher", "gaussian", "probing", "exact")
@@ -88,12 +89,24 @@ class Divergence:
                 raise ValueError(f"divergence(x, c)[1] must have shape ({len(x)},), got {checks.describe(trace)}")
             return self._at(score, [], [trace[None]])
         if self.exact:
-            found = jacobian_trace(f, x, method="exact")
+            layers = modules.check(f, "vjp", "score_fn")
+            found = estimate(
+                OF_LIKELIHOOD,
+                layers,
+                f,
+                x,
+                method="exact",
+                num_probes=1,
+                mode="vjp",
+                chunk_size=None,
+                rng=None,
+                create_graph=False,
+            )
             self.products += found.evaluations - 1
             return self._at(found.output, [], [found.value[None]])
         layers = modules.check(f, "vjp", "score_fn")
         with torch.no_grad():
-            products = Products(f, x, layers=layers, words=OF_TRACE._replace(name="score_fn"))
+            products = Products(f, x, layers=layers, words=OF_LIKELIHOOD)
             stays = Philox(self._first.seed, step=self._first.step, sample_offset=self._first.sample_offset)
             drawn = [] if steady or not self.renewed else [self._grouped(products, x, self._rng)]
             if self.renewed:

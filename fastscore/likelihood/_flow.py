@@ -108,11 +108,11 @@ def runge_kutta(
 
 
 def check_finite(at: At, where: str) -> None:
-    """Raise unless the score and its trace are finite."""
+    """Raise unless the score and its trace are finite (not under vmap, where a NaN is what log p is then)."""
     good = (
         torch.isfinite(at.score).flatten(1).all(1) & torch.isfinite(at.steady).all(0) & torch.isfinite(at.drawn).all(0)
     )
-    if not bool(good.all()):
+    if checks.has_values(good) and not bool(good.all()):
         raise NonFiniteSamples(
             f"score_fn, or the trace of its Jacobian, is NaN or infinite for {int((~good).sum())} of {len(good)} samples "
             f"{where}: there is no log p of x. x may lie far from all that the network has seen"

@@ -112,6 +112,7 @@ def log_prob(
         -1.838
     """
     checks.floating("x", x)
+    checks.not_differentiated("x", x)
     if x.dim() < 2 or x.numel() == 0:
         raise ValueError(f"x must be [B, ...] with at least one sample of one element, got {checks.describe(x)}")
     if x.dtype not in (torch.float32, torch.float64):
@@ -189,7 +190,7 @@ def _bar(
         value, probes = base[0] - fine.drawn, fine.variance.sqrt()
     elif not trace.exact:
         probes = fine.steady.std(0) / len(fine.steady) ** 0.5
-    if not bool(torch.isfinite(value).all()):
+    if checks.has_values(value) and not bool(torch.isfinite(value).all()):
         raise NonFiniteSamples(
             f"log p is NaN or infinite for {int((~torch.isfinite(value)).sum())} of {len(value)} samples"
         )

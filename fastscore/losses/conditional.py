@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from .._core import checks
+from .._core import calls, checks
 from .._core.options import choice
 from .._core.registration import per_row
 from .._images import ImageBatch
@@ -149,7 +149,7 @@ def esm(
     )
     x_t, _ = perturb(x, at.sigma, rng, at.alpha)
     with torch.no_grad():
-        truth = checks.like("the output of true_score", true_score(x_t, at.t), "x", x)
+        truth = calls.score("true_score", true_score, x_t, at.t)
     score = _score(score_fn, keywords, at, x_t, conditioning, parametrization)
     return reduced(0.5 * at.factor * at.sigma.square() * square(score - truth), reduction)
 
@@ -202,8 +202,7 @@ def _score(
     parametrization: str,
 ) -> Tensor:
     """The score at x_t, of a network that predicts it or anything else."""
-    output = score_fn(x_t, *condition(at.path, at.t, conditioning, x_t), **keywords)
-    checks.like("the output of score_fn", output, "x", at.x)
+    output = calls.score("score_fn", score_fn, x_t, *condition(at.path, at.t, conditioning, x_t), **keywords)
     if parametrization == "score":
         return output
     p, q = (v.to(at.sigma.dtype) for v in linear(parametrization, at.path, at.t))

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .._core import checks
-from .._core.registration import per_row
+from .._core import calls, checks
+from .._core.registration import per_row, rows_of
 from ..conversions import condition
 from ..ops.perturb import checked as perturb
 from ..paths import Path
@@ -36,7 +36,7 @@ def target_field(x_t: Tensor, references: Tensor, alpha: Tensor, sigma: Tensor) 
     Returns:
         [B, ...] in the dtype of computation.
     """
-    wide, flat = x_t.double().flatten(1), references.double().flatten(1)
+    wide, flat = rows_of(x_t.double()), rows_of(references.double())
     alpha, sigma = alpha.double(), sigma.double()
     cross = wide @ flat.T
     squared = alpha[:, None].square() * flat.square().sum(1) - 2 * alpha[:, None] * cross  # and x_t^2, alike for all k
@@ -86,8 +86,7 @@ def stf(
         score_fn, x, path, t, rng, weighting, proposal, conditioning, model_kwargs, reduction
     )
     x_t, _ = perturb(x, at.sigma, rng, at.alpha)
-    score = score_fn(x_t, *condition(path, at.t, conditioning, x_t), **keywords)
-    checks.like("the output of score_fn", score, "x", x)
+    score = calls.score("score_fn", score_fn, x_t, *condition(path, at.t, conditioning, x_t), **keywords)
     among = x if references is None else torch.cat([x, references.to(x.dtype)])
     return reduced(at.factor * _against_field(score, x_t, among, at.alpha, at.sigma), reduction)
 
@@ -105,7 +104,7 @@ def _bind(network: nn.Module, sigmas: Tensor, *, weight: float) -> BatchLoss:
     def loss(x: Tensor, labels: Tensor, rng: Philox) -> Tensor:
         sigma = sigmas[labels]
         x_tilde, _ = perturb(x, sigma, rng)
-        score = score_of(network, {}, labels=labels, conditioning="labels")(x_tilde)
+        score = calls.leaving_x("network", score_of(network, {}, labels=labels, conditioning="labels"), x_tilde)
         return sigma ** (weight - 2) * _against_field(score, x_tilde, x, torch.ones_like(sigma), sigma)
 
     return loss
@@ -118,7 +117,7 @@ def _bind_path(score_fn: Callable[..., Tensor], path: Path, *, weight: float) ->
 
 def _stable(score_fn: Callable[..., Tensor], x: Tensor, t: Tensor, alpha: Tensor, sigma: Tensor, rng: Philox) -> Tensor:
     x_t, _ = perturb(x, sigma, rng, alpha)
-    score = checks.like("the output of score_fn", score_fn(x_t, t), "x", x)
+    score = calls.score("score_fn", score_fn, x_t, t)
     return _against_field(score, x_t, x, alpha, sigma)
 
 

@@ -189,11 +189,16 @@ class Path:
 
         Args:
             shape: [B, ...].
-            mean, std: of the data: numbers, or tensors that broadcast to a sample. With alpha = 1 the mean matters: of images
-                in [0, 1] it is not 0.
+            mean, std: of the data: numbers, or tensors that broadcast to a sample, such as [C, 1, 1] of images. With alpha = 1 the
+                mean matters: of images in [0, 1] it is not 0.
             rng: where they come from; takes one step, of the stream INIT. ``None``: seeded from torch's default generator.
             dtype, device: of the samples; torch's defaults.
+
+        Raises:
+            ValueError: ``mean`` or ``std`` is of another shape.
         """
+        for what, value in (("mean", mean), ("std", std)):
+            _check_of_sample(what, value, torch.Size(shape)[1:])
         alpha, sigma = float(self.alpha(self.t_max)), float(self.sigma(self.t_max))
         z = as_philox(rng).randn(shape, stream=Stream.INIT, dtype=dtype, device=device)
         compute = checks.compute_dtype(z)
@@ -221,9 +226,10 @@ class Path:
         ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64, device=value.device)
         low, high = function(ends).sort().values
         rising = bool(function(ends[0]) < function(ends[1]))
-        slack = _ROUNDING * max(1.0, float(high.abs()))
-        if value.numel() and not (bool((value >= low - slack).all()) and bool((value <= high + slack).all())):
-            bad = value[~((value >= low - slack) & (value <= high + slack))].flatten()[0].item()
+        least = 1.0 if what == "log_snr" else 0.0  # that rounding is of: of sigma at its own size, however small
+        least, most = (end + sign * _ROUNDING * end.abs().clamp(min=least) for end, sign in ((low, -1), (high, 1)))
+        if value.numel() and not (bool((value >= least).all()) and bool((value <= most).all())):
+            bad = value[~((value >= least) & (value <= most))].flatten()[0].item()
             raise ValueError(f"{what} must be from {low:.6g} to {high:.6g} on {self.name}, got {bad:.6g}")
         if self.sigmas is not None:
             return self.times(value if what == "sigma" else (-value / 2).exp(), what)
@@ -289,6 +295,16 @@ class Path:
         if clean:
             alpha, sigma = torch.cat([alpha, torch.ones_like(t[:1])]), torch.cat([sigma, torch.zeros_like(t[:1])])
         return Grid(t, alpha, sigma)
+
+
+def _check_of_sample(what: str, value: float | Tensor, sample: torch.Size) -> None:
+    """Raise where a tensor does not broadcast to a sample, but to a batch or to something larger."""
+    if isinstance(value, Tensor) and (
+        value.dim() > len(sample) or any(n not in (1, m) for n, m in zip(value.shape[::-1], sample[::-1]))
+    ):
+        raise ValueError(
+            f"{what} must be a number or broadcast to a sample's shape, {tuple(sample)}, got {checks.describe(value)}"
+        )
 
 
 def _slope(function: Function, t: Tensor) -> Tensor:

@@ -18,6 +18,7 @@ def check_data(name: str, value: float | Tensor, shape: torch.Size) -> float | T
     if not isinstance(value, Tensor):
         return checks.number(name, value)
     checks.floating(name, value, batched=False)
+    checks.not_differentiated(name, value)
     if value.dim() and value.shape != shape[1:]:
         raise ValueError(
             f"{name} must be a number or have a sample's shape, {tuple(shape[1:])}, got {checks.describe(value)}"
@@ -30,6 +31,7 @@ def check_known(known: Any, shape: torch.Size, dtype: torch.dtype, device: torch
         raise TypeError(f"known must be None or (image, mask), got {checks.describe(known)}")
     image, mask = known
     checks.floating("known[0], the image,", image)
+    checks.not_differentiated("known[0]", image)
     if image.shape != shape or image.device != device:
         raise ValueError(
             f"known[0], the image, must have shape {tuple(shape)} on {device}, got {checks.describe(image)}"

@@ -90,7 +90,7 @@ def of_points(
     *,
     a_point: Callable[[Options], int] = lambda options: 1,
     between: Callable[[Options], bool] = lambda options: False,
-    rule: str | None = None,
+    rule: str | Callable[[Path], str] | None = None,
 ) -> dict[str, Any]:
     """The fields of an entry whose function is ``solver``.
 
@@ -98,7 +98,7 @@ def of_points(
         evaluations: evaluations(L, options); None: as many as updates.
         a_point: how many updates there are at a point.
         between: whether the score is asked for between the points.
-        rule: how ``solver`` spaces the points of a path.
+        rule: how ``solver`` spaces the points of a path, or that as a function of the path.
     """
 
     def run(
@@ -113,7 +113,8 @@ def of_points(
         return solver(score_fn, shape, sigmas, steps=options["steps"] or None, conditioning=on, **own, **how)
 
     def sigma_after(sigmas: Sequence[float] | Path, options: Options, step: int) -> float:
-        return sigma_of_point(sigmas, options, -(-step // a_point(options)), rule)
+        of_path = rule if not callable(rule) else rule(sigmas) if isinstance(sigmas, Path) else None
+        return sigma_of_point(sigmas, options, -(-step // a_point(options)), of_path)
 
     def count(L: int, options: Options) -> int:
         return number_of(L, options) * a_point(options)

@@ -28,15 +28,22 @@ class Score:
         score_fn: ``score_fn(x, ...)``, of ``x``'s shape.
         model_kwargs: more keyword arguments for it, or None.
         condition: what it is called with beside x: nothing, ``"labels"`` or ``"sigma"``.
+        name: what messages call it.
 
     Raises:
         TypeError: ``score_fn`` is not callable, or ``model_kwargs`` not arguments of it.
         ValueError: a layer of ``score_fn``'s networks would mix the samples, or learn from them.
     """
 
-    def __init__(self, score_fn: Callable[..., Tensor], model_kwargs: Mapping[str, Any] | None = None, *condition: str):
-        check_network(score_fn)
-        self.score_fn, self.kwargs = score_fn, checks.keywords(model_kwargs, score_fn, *condition)
+    def __init__(
+        self,
+        score_fn: Callable[..., Tensor],
+        model_kwargs: Mapping[str, Any] | None = None,
+        *condition: str,
+        name: str = "score_fn",
+    ):
+        check_network(score_fn, name)
+        self.name, self.score_fn, self.kwargs = name, score_fn, checks.keywords(model_kwargs, score_fn, *condition)
         self.copies, self.evaluations = True, 0
 
     def __call__(self, x: Tensor, *condition: Tensor, at_level: Callable[[Tensor], Tensor] | None = None) -> Tensor:
@@ -47,7 +54,7 @@ class Score:
         except RuntimeError as error:
             if _wants_gradients(error):
                 raise RuntimeError(
-                    "score_fn takes a gradient with respect to x, but samplers evaluate it under torch.no_grad(), "
+                    f"{self.name} takes a gradient with respect to x, but it is evaluated under torch.no_grad(), "
                     "which records none: give it as fastscore.energy_score(energy), or take the gradient inside `with "
                     f"torch.enable_grad():`, of x.detach().requires_grad_(). Torch says: {error}"
                 ) from error
@@ -57,10 +64,10 @@ class Score:
             self.copies = self.evaluations > 1 or _changed(given, x)
         elif x._version != version:
             raise ValueError(
-                f"score_fn must not change its x in place, as it did at evaluation {self.evaluations} "
+                f"{self.name} must not change its x in place, as it did at evaluation {self.evaluations} "
                 "though not at the first: let it work on x.clone()"
             )
-        return checks.like("the output of score_fn", value, "x", x)
+        return checks.like(f"the output of {self.name}", value, "x", x)
 
 
 def _changed(given: Tensor, x: Tensor) -> bool:
@@ -99,29 +106,29 @@ def conditioned(
     return at_level
 
 
-def check_network(score_fn: Callable[..., Tensor]) -> None:
+def check_network(score_fn: Callable[..., Tensor], name: str = "score_fn") -> None:
     """Refuse layers that would mix the samples or learn from them; warn of those that differ from call to call."""
     if not callable(score_fn):
-        raise TypeError(f"score_fn must be callable, got {checks.describe(score_fn)}")
-    modules.check(score_fn, "jvp", "score_fn")
+        raise TypeError(f"{name} must be callable, got {checks.describe(score_fn)}")
+    modules.check(score_fn, "jvp", name)
     if torch.compiler.is_compiling():
         return
     fickle = []
     for network in modules.networks(score_fn):
-        for name, layer in network.named_modules():
-            which = f"{modules.kind(layer)} {name!r}"
+        for path, layer in network.named_modules():
+            which = f"{modules.kind(layer)} {path!r}"
             learned = getattr(layer, "running_mean", None)
             if modules.is_a(layer, InstanceNormBase) and layer.training and learned is not None:
                 raise ValueError(
-                    "score_fn must leave its network as it is while sampling, got a network whose "
+                    f"{name} must leave its network as it is while it is sampled from or judged, got a network whose "
                     f"{which} learns running statistics: call .eval() on the network"
                 )
             if layer.training and _fickle(layer):
                 fickle.append(which)
     if fickle:
         warnings.warn(
-            f"score_fn has a network whose {fickle[0]} is in training mode and makes it another function at "
-            "every call: samples then depend on torch's own random state, or on the calls before, not on rng "
+            f"{name} has a network whose {fickle[0]} is in training mode and makes it another function at "
+            "every call: what is drawn or found then depends on torch's own random state, or on the calls before, not on rng "
             "alone. Call .eval() on the network",
             stacklevel=caller(),
         )

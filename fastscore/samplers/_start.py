@@ -48,6 +48,7 @@ def check_start(start: str | Tensor, shape: Sequence[int], dtype: torch.dtype | 
         raise TypeError(f"dtype must be torch.float16, bfloat16, float32 or float64, or None, got {dtype}")
     if isinstance(start, Tensor):
         checks.floating("start", start)
+        checks.not_differentiated("start", start)
         if start.shape != shape:
             raise ValueError(f"start must have shape {tuple(shape)}, got {checks.describe(start)}")
         return dtype or start.dtype

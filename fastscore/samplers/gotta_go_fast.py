@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from .._core import checks
+from .._core.counter import STEPS
 from .._core.errors import NonFiniteSamples, NotConverged, caller
 from .._core.options import Option
 from ..ops.affine_step import affine_step
@@ -58,7 +59,7 @@ def gotta_go_fast(
         max_steps: the most steps, refused ones too, that a sample may take.
         score_fn, shape, path, how: as for :func:`ddim`, but for steps, rule and cuda_graph; a network that takes any sigma, or t.
             Noise levels stand for the VE path between the largest and the smallest. What is ``known`` has at each step the
-            noise of each sample's own time.
+            noise of each sample's own time. ``rng`` moves on by ``max_steps`` steps, whatever the samples take.
 
     Returns:
         The samples [B, ...], after two evaluations of all samples a step, as many steps as the last to arrive takes, and one to
@@ -81,7 +82,7 @@ def gotta_go_fast(
     t = torch.full(x.shape[:1], high, dtype=torch.float64, device=x.device)
     x = rows.keep(x, t, torch.ones_like(t, dtype=torch.bool))
     h = torch.full_like(t, first_step * (high - low))
-    left = torch.arange(len(x), device=x.device)
+    left, first = torch.arange(len(x), device=x.device), chain.rng.step
     with Watch(None, **chain.watched) as watch:
         while len(left):
             if chain.finite.update > max_steps:
@@ -109,6 +110,8 @@ def gotta_go_fast(
             left = left[t[left] > low]
             chain.finite.update += 1
             watch(x, last=not len(left) and not chain.denoise)
+        # as if all steps had been taken: what the rng draws next must not depend on which samples were in this batch
+        chain.rng.step = min(first + max_steps * (1 if chain.known is None else 2), STEPS - 1)
         if chain.denoise:
             x = rows.clean(x, rows.last())
             watch(x, last=True)

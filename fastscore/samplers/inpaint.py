@@ -62,6 +62,7 @@ def inpaint(
     Source: Song & Ermon 2019, algorithm 2 (appendix B.3).
     """
     checks.floating("image", image)
+    checks.not_differentiated("image", image)
     known = check_mask(mask, image)
     step_size = given_step_size(step_size, step_lr)
     steps_per_level = checks.integer("steps_per_level", steps_per_level, low=1)

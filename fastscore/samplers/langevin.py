@@ -73,6 +73,7 @@ def langevin(
     (a constant metric).
     """
     checks.floating("x", x)
+    checks.not_differentiated("x", x)
     if x.dim() == 1:
         raise ValueError(
             f"x must have shape [B, D, ...], got {checks.describe(x)}: pass x[None] for one sample of "

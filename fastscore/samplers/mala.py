@@ -89,7 +89,7 @@ def mala(
 
     Raises:
         TypeError, ValueError: an argument of the wrong kind, shape or value; ``score_fn`` has no energy; the energy where a chain
-            begins is NaN or infinite. A proposal of which it is, is refused.
+            begins, or its gradient, is NaN or infinite. A proposal of which it is, is refused.
 
     Source: Roberts & Tweedie 1996, "Exponential convergence of Langevin distributions and their discrete approximations";
     Roberts & Rosenthal 1998 (0.574); Andrieu & Thoms 2008, "A tutorial on adaptive MCMC", algorithm 4 (the warm-up).
@@ -100,6 +100,7 @@ def mala(
             f"score), got {checks.describe(score_fn)}"
         )
     checks.floating("x", x)
+    checks.not_differentiated("x", x)
     if x.dim() < 2 or x.numel() == 0:
         raise ValueError(f"x must have shape [B, D, ...] with one sample at least, got {checks.describe(x)}")
     num_steps, warm_up = checks.integer("num_steps", num_steps, low=1), checks.integer("warm_up", warm_up, low=0)
@@ -118,18 +119,20 @@ def mala(
         return _State(x, score, energy.double())
 
     state, accepted = at(x.clone()), torch.zeros(x.shape[:1], dtype=torch.float64, device=x.device)
-    if not bool(torch.isfinite(state.energy).all()):
-        raise ValueError(
-            f"x must have finite energies where the chains begin, got {int((~torch.isfinite(state.energy)).sum())} of {len(x)} "
-            "that are NaN or infinite"
-        )
+    for what, value in (("energies", state.energy), ("gradients of the energy", state.score)):
+        bad = ~torch.isfinite(value).reshape(len(x), -1).all(1)
+        if checks.has_values(bad) and bool(bad.any()):
+            raise ValueError(
+                f"x must have finite {what} where the chains begin, got {int(bad.sum())} of {len(x)} that are NaN or infinite: such "
+                "a chain would never move"
+            )
     with Watch(total, callback, trajectory, progress) as watch:
         for k in range(1, total + 1):
             state, rate, moved = _update(at, state, step, rng)
             if k <= warm_up:
                 step = step * ((rate - target) * k**-_DECAY).exp().to(step.dtype)
             else:
-                accepted += moved
+                accepted = accepted + moved  # not in place, which vmap does not take
             watch(state.x)
     return Mala(finish(state.x), accepted / num_steps, step)
 

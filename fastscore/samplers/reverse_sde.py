@@ -33,7 +33,8 @@ def reverse_sde(
 
     f = d log alpha / dt and g^2 = d sigma^2 / dt - 2 f sigma^2 at t. Of noise levels time is sigma^2, so that f = 0 and g = 1: x' =
     x + (sigma^2 - sigma'^2) s + sqrt(sigma^2 - sigma'^2) z. The update to the clean sample is x_0 = (x + sigma^2 s) / alpha, without noise.
-    Points of a path lie evenly in t unless ``rule`` says otherwise.
+    Unless ``rule`` says otherwise, points of a path lie evenly in t, and where alpha is 1 in log-SNR: with t = sigma, as in
+    :func:`fastscore.paths.edm`, steps even in t would be far longer at the end than the noise that is left.
 
     Args:
         score_fn, shape, path, how: as for :func:`ddim`.
@@ -47,7 +48,7 @@ def reverse_sde(
     Source: Anderson 1982; Song et al. 2021, "Score-based generative modeling through stochastic differential equations", section 4.1.
     """
     if how.get("rule") is None and isinstance(path, Path) and path.sigmas is None:
-        how["rule"] = "time"
+        how["rule"] = rule_of(path)
     chain = Chain(score_fn, shape, path, **how)
     table = chain.table([coefficients(p, q, path) for p, q in pairwise(chain.points)])
 
@@ -56,6 +57,11 @@ def reverse_sde(
         return affine_step(x, [s], a, [b], c, chain.rng)
 
     return chain.run(step)
+
+
+def rule_of(path: Path) -> str:
+    """How the points of a path lie where nothing else is asked for."""
+    return "log_snr" if all(float(path.alpha(t)) == 1 for t in (path.t_min, path.t_max)) else "time"
 
 
 def coefficients(p: Point, q: Point, path: Any) -> tuple[float, float, float]:
@@ -76,5 +82,5 @@ REVERSE_SDE = Sampler(
     source="Song et al. 2021",
     summary="one step a level, with all its noise",
     options=POINTS,
-    **of_points(reverse_sde, rule="time"),
+    **of_points(reverse_sde, rule=rule_of),
 )

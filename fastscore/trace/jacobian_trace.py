@@ -178,6 +178,8 @@ def estimate(
     if rng is None and method == "exact" and receptive_field is None:
         rng = Philox(0)  # never drawn from: torch's own generator stays where it is
     plan = Plan(method, num_probes, blocks, colors, shift, receptive_field, as_philox(rng))
+    if not (create_graph and torch.is_grad_enabled()):
+        checks.not_differentiated("x", x, "pass create_graph=True")
     with torch.set_grad_enabled(create_graph and torch.is_grad_enabled()):
         products = Products(f, x, mode=mode, chunk_size=chunk_size, fd_step=step, layers=layers, words=words)
         value, stderr = METHODS[method](products, plan)

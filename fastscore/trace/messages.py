@@ -32,13 +32,15 @@ class Words(NamedTuple):
         name: the argument that is the function.
         single: what asks for one direction at a time, without ``vmap``.
         reverse: what asks for something other than forward mode.
-        differences: what asks for finite differences.
+        differences: what asks for finite differences, or for none of the derivatives at all.
+        chooses: whether the caller may pass ``mode`` and ``create_graph``.
     """
 
     name: str = "f"
     single: str = "chunk_size=1"
     reverse: str = "mode='vjp' or mode='fd'"
     differences: str = "mode='fd'"
+    chooses: bool = True
 
     def changed_x(self) -> str:
         return f"{self.name} must not change x in place: give it x.clone() to work on"
@@ -70,7 +72,8 @@ class Words(NamedTuple):
     def needs_gradients(self, error: Exception) -> str:
         return (
             f"{self.name} takes a gradient itself, and none is recorded where it is called: "
-            f"use fastscore.energy_score for the gradient of an energy, or pass create_graph=True. Torch said: {error}"
+            f"use fastscore.energy_score for the gradient of an energy{', or pass create_graph=True' if self.chooses else ''}. "
+            f"Torch said: {error}"
         )
 
     def cut_off(self, mode: str) -> str:
@@ -85,12 +88,19 @@ class Words(NamedTuple):
         return (
             f"{self.name} must depend on x in a way that autograd records in mode={mode!r}: its values change with x, "
             f"but the derivative is cut off. Take away what cuts it ({cut}); for the gradient of an energy, use "
-            f"fastscore.energy_score; or pass {other} or {self.differences}"
+            f"fastscore.energy_score; or pass {f'{other} or ' if self.chooses else ''}{self.differences}"
         )
 
 
 OF_TRACE = Words()
 OF_LOSS = Words(
     "score_fn", "n_particles=1 or mode='vjp'", "mode='vjp'", "fastscore.losses.fd_ssm in place of this loss"
+)
+OF_LIKELIHOOD = Words(
+    "score_fn",
+    "method='exact'",
+    "divergence=",
+    "divergence=, a function that gives score and trace itself",
+    chooses=False,
 )
 OF_ISM = OF_LOSS._replace(single="chunk_size=1")

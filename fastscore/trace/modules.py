@@ -7,7 +7,7 @@ import dis
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Set
-from types import CodeType, MemberDescriptorType
+from types import CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +15,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 from .._core import checks
 from .._core.private_torch import BatchNormBase, DropoutBase, InstanceNormBase
-from ..energy import EnergyScore
 
 
 class Layers(NamedTuple):
@@ -117,8 +116,9 @@ def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozense
     """The modules that f is or may call, and the functions among what leads to them.
 
     f is a method or a ``functools.partial`` of one, or holds it in its closure, its defaults or a container, or its
-    code mentions it by name, as a global or as an attribute of an object, a class or a module. What a function makes
-    or looks up otherwise while it runs is not seen.
+    code mentions it by name, as a global or as an attribute of an object, a class or a module. A network holds those
+    that it has registered, and what the functions among its attributes hold, as ours have that were made of functions
+    (guidance, energies, converted scores). What a function makes or looks up otherwise while it runs is not seen.
     """
     seen = set() if seen is None else seen
     if id(f) in seen:
@@ -126,7 +126,7 @@ def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozense
     seen.add(id(f))
     if isinstance(f, torch.nn.Module):
         yield f
-        within = [f.energy] if isinstance(f, EnergyScore) else []
+        within = [held for part in f.modules() for held in _held(part)]
     elif isinstance(f, torch.jit.ScriptFunction):
         yield f
         return
@@ -159,6 +159,17 @@ def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozense
         within = _attributes(f, used or {"__call__"})  # the code that holds it uses these, or calls it
     for part in within:
         yield from parts(part, seen, names)
+
+
+def _held(network: torch.nn.Module) -> list[Any]:
+    """The functions among a network's attributes, and of one of ours whatever else it may call."""
+    kinds = (FunctionType, MethodType, functools.partial)
+    ours = type(network).__module__.partition(".")[0] == __name__.partition(".")[0]
+    return [
+        value
+        for value in vars(network).values()
+        if isinstance(value, kinds) or (ours and callable(value) and not isinstance(value, torch.nn.Module))
+    ]
 
 
 def _of_a_library(module: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 import fastscore as fs
 from fastscore import diagnostics
@@ -58,12 +59,71 @@ def test_curl():
         assert float(diagnostics.curl(gradient, x[:20]).squared.max()) < 1e-12
 
 
+def judged():
+    """Each measure of a score, as a function of it and x."""
+    return {
+        "fisher_divergence a": lambda s, x: diagnostics.fisher_divergence(s, lambda x: -x, x).value,
+        "fisher_divergence b": lambda s, x: diagnostics.fisher_divergence(lambda x: -x, s, x).value,
+        "score_error": lambda s, x: diagnostics.score_error(lambda x, _: s(x), lambda x, _: x, x, [1.0]).error,
+        "exact": lambda s, x: (
+            diagnostics.score_error(lambda x, _: x, lambda x, _: s(x), x, [1.0], rng=fs.Philox(1)).error
+        ),
+        "stein_residual": lambda s, x: diagnostics.stein_residual(s, x).norm,
+        "kernel_stein_discrepancy": lambda s, x: diagnostics.kernel_stein_discrepancy(s, x, rng=fs.Philox(1)).statistic,
+    }
+
+
+@pytest.mark.parametrize("name", judged())
+def test_a_measure_looks_at_the_network_and_leaves_x_as_it_is(name, recwarn):
+    """As samplers do: what mixes samples is refused, masks are warned of, and what a score does to its x stays there."""
+    measure, x = judged()[name], fs.Philox(0).randn(12, 4)
+    norm, drop = (nn.Sequential(nn.Identity(), layer) for layer in (nn.BatchNorm1d(4), nn.Dropout(0.5)))
+    with pytest.raises(ValueError, match="normalises by statistics of the batch"):
+        measure(norm, x)
+    assert int(norm[1].num_batches_tracked) == 0
+    measure(norm.eval(), x)
+    measure(drop, x)
+    assert len(recwarn) == 1 and "whose Dropout '1' is in training mode" in str(recwarn[0].message)
+    if name != "score_error":  # whose noise is drawn anew
+        before = x.clone()
+        assert torch.equal(
+            torch.as_tensor(measure(lambda x: x.mul_(2.0).neg(), x)), torch.as_tensor(measure(lambda x: -2 * x, x))
+        )
+        assert torch.equal(x, before)
+    with pytest.raises(RuntimeError, match=r"takes a gradient with respect to x.*fastscore\.energy_score"):
+        measure(lambda x: torch.autograd.grad(x.requires_grad_().square().sum(), x)[0], x)
+
+
+def test_curl_asks_whether_there_is_one_jacobian():
+    """v^T (J v) is v^T (J^T v): not of a network that draws masks, and not where the one mode sees what the other does not."""
+    x = fs.Philox(0).randn(5, 8)
+
+    def half(x):
+        with torch.no_grad():
+            unseen = -x
+        return unseen - x
+
+    for score in (half, nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))):
+        with pytest.raises(ValueError, match=r"score_fn must have one Jacobian J, .* for sample \d"):
+            diagnostics.curl(score, x)
+    with pytest.raises(ValueError, match=r"the derivative is cut off.*or pass a score that torch differentiates"):
+        diagnostics.curl(lambda x: -x.detach(), x)
+    slices = torch.func.vmap(lambda x: diagnostics.curl(nn.Tanh(), x).squared, randomness="same")(x.view(1, 5, 8))
+    assert float(slices.max()) < 1e-12
+    for dtype in (torch.float16, torch.bfloat16):
+        assert float(diagnostics.curl(nn.Tanh(), x.to(dtype)).squared.max()) < 1e-2
+
+
 def test_bad_input_is_named():
     x = torch.zeros(3, 2)
     with pytest.raises(ValueError, match="the output of score_b must have the shape of x"):
         diagnostics.fisher_divergence(lambda x: x, lambda x: x[:1], x)
     with pytest.raises(fs.NonFiniteSamples, match="score_a is NaN or infinite for 3 of 3"):
         diagnostics.fisher_divergence(lambda x: x / 0, lambda x: x, x)
+    for empty in (torch.zeros(3), torch.zeros(0, 2), torch.zeros(3, 0)):
+        for measure in (diagnostics.curl, lambda s, x: diagnostics.fisher_divergence(s, s, x), judged()["score_error"]):
+            with pytest.raises(ValueError, match=r"x must be \[B, ...\] with at least one sample of one element"):
+                measure(torch.neg, empty)
     with pytest.raises(TypeError, match="exact must be a function"):
         diagnostics.score_error(lambda x, y: x, None, x, [1.0])
     with pytest.raises(ValueError, match="num_probes must be at least 1"):

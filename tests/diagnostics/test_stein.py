@@ -99,3 +99,5 @@ def test_bad_input_is_named(change, words):
         kernel_stein_discrepancy(lambda x: -x, **given)
     with pytest.raises(ValueError, match="at least 2 samples"):
         diagnostics.stein_residual(lambda x: -x, torch.zeros(1, 3))
+    with pytest.raises(ValueError, match="mean must be a number or have a sample's shape"):  # not one a sample
+        diagnostics.stein_residual(lambda x: -x, torch.rand(3, 3), mean=torch.rand(3, 1))

@@ -60,6 +60,14 @@ def test_axes_hold_the_points(tmp_path, monkeypatch):
     assert path.read_bytes() == before
 
 
+def test_one_budget_has_whole_numbers_below(tmp_path, monkeypatch):
+    figures = []
+    monkeypatch.setattr(canvas, "save_figure", lambda figure, path: figures.append(figure))
+    save_comparison({"ddim": [(11, numbers(3.0))]}, tmp_path / "a.png")
+    marks = [mark for ax in figures[0].axes for mark in ax.get_xticks()]
+    assert marks and all(mark == round(mark) for mark in marks)
+
+
 @pytest.mark.parametrize(
     "curves, text",
     [

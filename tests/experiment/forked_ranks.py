@@ -1,4 +1,4 @@
-"""The ranks of a command, started in no time: forked from a process that has imported everything, to be killed often.
+"""Processes to be killed often, the ranks of a command first of all: forked from one that has imported everything.
 
 What is killed is real: processes of their own, by SIGKILL. What is not here is torchrun, which starts ranks and starts them
 again; test_ranks.py has it.
@@ -33,6 +33,18 @@ DISK = "disk"  # the folder, beside the log, that may be a file system of its ow
 _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
+def forked(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
+    """A started process that calls ``target``, a function of a module,, in no time."""
+    process = _FORKS.Process(target=target, args=arguments)
+    process.start()
+    return process
+
+
+def event() -> Any:
+    """What a process that was forked can set, for this one to wait for."""
+    return _FORKS.Event()
+
+
 class Launch:
     """``fastscore`` of these ``words`` on ``count`` ranks, in ``folder``; they are killed where the block ends before them.
 
@@ -45,6 +57,7 @@ class Launch:
         full_at: (pattern, n): from before that change on, ``folder / DISK`` is full. Where that is a file system of its own
             it is filled, by the file ``filler``; elsewhere each file that is to be written in it fails as if it were.
         constants: values of constants of modules, for the ranks: {"module.name": value}.
+        program: a function of a module that takes the words in place of ``fastscore``.
     """
 
     def __init__(
@@ -56,6 +69,7 @@ class Launch:
         dies_at: tuple[str, int] | None = None,
         full_at: tuple[str, int] | None = None,
         constants: dict[str, Any] | None = None,
+        program: Callable[[list[str]], None] | None = None,
     ):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
@@ -63,20 +77,17 @@ class Launch:
         self.words, self.log = words, folder / "log"
         self.log.write_bytes(b"")
         self.ranks = [
-            _FORKS.Process(
-                target=_rank,
-                args=(
-                    shlex.split(words),
-                    folder,
-                    constants or {},
-                    {} if rank else {"kill": dies_at, "fill": full_at},
-                    {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port},
-                ),
+            forked(
+                _rank,
+                shlex.split(words),
+                folder,
+                constants or {},
+                {} if rank else {"kill": dies_at, "fill": full_at},
+                {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "MASTER_PORT": port},
+                program,
             )
             for rank in range(count)
         ]
-        for process in self.ranks:
-            process.start()
 
     def __enter__(self) -> Launch:
         return self
@@ -113,9 +124,9 @@ class Launch:
         return self.log.read_text()
 
 
-def run(words: str, folder: Path, count: int = 2, *, constants: dict[str, Any] | None = None) -> str:
-    """What the ranks printed of a command that must end well."""
-    with Launch(words, folder, count, constants=constants) as launch:
+def run(words: str, folder: Path, count: int = 2, **how: Any) -> str:
+    """What the ranks printed of a command that must end well; see ``Launch``."""
+    with Launch(words, folder, count, **how) as launch:
         codes = launch.ends()
     assert codes == [0] * count, launch.told()
     return launch.told()
@@ -127,6 +138,7 @@ def _rank(
     constants: dict[str, Any],
     moments: dict[str, tuple[str, int] | None],
     environment: dict[str, object],
+    program: Callable[[list[str]], None] | None,
 ) -> None:
     log = os.open(folder / "log", os.O_WRONLY | os.O_APPEND)
     os.dup2(log, 1)
@@ -143,7 +155,7 @@ def _rank(
             sys.addaudithook(_hook(folder, *moment, what))
     from fastscore.experiment import cli
 
-    cli.main(words)
+    (program or cli.main)(words)
 
 
 def _hook(folder: Path, pattern: str, times: int, what: str) -> Callable[[str, tuple], None]:

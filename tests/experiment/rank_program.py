@@ -14,8 +14,8 @@ from fastscore.experiment import cli
 from fastscore.experiment.train import Trainer
 
 
-def main() -> None:
-    folder, commands, rank = Path(sys.argv[1]), json.loads(sys.argv[2]), os.environ["RANK"]
+def main(words: list[str]) -> None:
+    folder, commands, rank = Path(words[0]), json.loads(words[1]), os.environ["RANK"]
     codes, weights, written = [], [], []
 
     def hear(event: str, arguments: tuple) -> None:
@@ -44,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

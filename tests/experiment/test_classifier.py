@@ -10,7 +10,7 @@ import torch
 import fastscore as fs
 from fastscore import guidance
 from fastscore.data import GaussianMixture
-from fastscore.experiment import checkpoint, classifier, classifier_folder
+from fastscore.experiment import checkpoint, classes, classifier, classifier_folder
 from fastscore.experiment.checkpoint.files import read_signed_json, signed_json
 from fastscore.experiment.cli import main
 from fastscore.experiment.evaluate import evaluate
@@ -123,32 +123,11 @@ def test_the_same_seed_makes_the_same_classifier(runs, tmp_path):
     assert len(list((run / "classifier").glob("weights-*"))) == 1
 
 
-def test_a_killed_training_leaves_what_was_there(toy, monkeypatch):
-    before = sorted(path.name for path in (toy / "classifier").iterdir())
-    checksum = classifier_folder.read(toy, CONFIGS["toy"])[1]
-
-    def killed(path, data, write=classifier_folder.write_atomically):
-        if path.name == "classifier.json":
-            raise KeyboardInterrupt
-        write(path, data)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(classifier_folder, "write_atomically", killed)
-        with pytest.raises(KeyboardInterrupt):
-            classifier.train_classifier(toy, QUICK, progress=False, overwrite=True)
-    assert classifier_folder.read(toy, CONFIGS["toy"])[1] == checksum
-    with pytest.raises(fs.FastscoreError, match="holds a classifier: --overwrite replaces it"):
-        classifier.train_classifier(toy, QUICK, progress=False)
-    classifier.train_classifier(toy, QUICK, progress=False, overwrite=True)
-    assert classifier_folder.read(toy, CONFIGS["toy"])[1] != checksum
-    assert len(list((toy / "classifier").iterdir())) == len(before)
-
-
 def test_the_command_line_trains_one_and_draws_by_it(runs, tmp_path, capsys):
     run = shutil.copytree(runs / "empty", tmp_path / "a")
     main(["train-classifier", str(run), "--iterations", "5", "--batch-size", "8", "--quiet"])
     shown = capsys.readouterr().out
-    assert "noise level" in shown and f"next: fastscore sample {run} --label each --classifier-scale 2" in shown
+    assert "noise level" in shown and f"next: fastscore sample {run} --label each --classifier-scale 4" in shown
     out = ["--out", str(tmp_path / "s"), "--num", "4", "--quiet"]
     main(["sample", str(run), "--label", "1", "--classifier-scale", "2", *out])
     about = json.loads((tmp_path / "s" / "samples.json").read_text())
@@ -193,9 +172,27 @@ def test_a_run_that_cannot_have_one_is_named(runs):
     ):
         with pytest.raises(kind, match=text):
             classifier.train_classifier(runs / name, QUICK, progress=False)
-    for name, value in (("iterations", 0), ("lr", -1.0), ("width", 0), ("seed", -1)):
-        with pytest.raises(ValueError, match=name):
-            classifier.Training(**{name: value})
+
+
+@pytest.mark.parametrize(
+    "how, text",
+    [
+        ({"iterations": 0}, "iterations must be from 1 to 4294967296, got 0"),
+        ({"batch_size": 10**10}, "batch_size must be from 1 to 4294967296, got 10000000000"),
+        ({"batch_size": 2**32}, "batch_size must be smaller: .* the classifier's first layer take at least"),
+        ({"width": 0}, "width must be at least 1, got 0"),
+        ({"width": 10**20}, r"width must be smaller: .* weights take at least 2\^"),
+        ({"iterations": 2**32, "batch_size": 10**4}, "iterations times batch_size must be less than"),
+        ({"seed": -1}, "seed must be from 0"),
+        ({"lr": float("nan")}, "lr must be finite and greater than 0, got nan"),
+        ({"lr": 1e38}, r"lr must be from 1.2e-38 to 3.4e[+]37, .* got 1e[+]38"),
+        ({"lr": 1e-46}, "lr must be from 1.2e-38 to .* got 1e-46"),
+    ],
+)
+def test_a_training_that_cannot_be_is_named_and_leaves_no_folder(how, text, runs):
+    with pytest.raises(ValueError, match=text):
+        classifier.train_classifier(runs / "empty", classifier.Training(**how), progress=False)
+    assert not (runs / "empty" / "classifier").exists()
 
 
 @pytest.mark.parametrize(
@@ -235,6 +232,24 @@ def test_weights_that_are_not_finite_are_not_written(toy):
         with pytest.raises(fs.NonFiniteLoss, match=r"a smaller --lr than 1e[+]"):
             classifier.train_classifier(toy, how, progress=False, overwrite=True)
     assert classifier_folder.read(toy, CONFIGS["toy"])[1] == before
+
+
+def test_one_that_says_one_class_of_all_is_warned_of(toy):
+    with pytest.warns(UserWarning, match="right no more often than who names the most frequent class, .*--iterations"):
+        classifier.train_classifier(toy, dataclasses.replace(QUICK, lr=1e-6), progress=False, overwrite=True)
+
+
+def test_where_it_guides_too_strongly_the_error_says_so(runs):
+    trained = load_run(runs / "toy")
+    trained.network.register_forward_hook(lambda network, given, score: score * torch.inf)
+    for how, text in (
+        ({"label": 1, "classifier_scale": -40.0}, "They are guided: a classifier_scale nearer to 1 than -40 may help$"),
+        ({"label": 1, "classifier_scale": 1.0}, "half precision$"),
+        ({}, "half precision$"),
+    ):
+        with pytest.raises(fs.FastscoreError, match=text):
+            sample(trained, 4, progress=False, sampler="ddim", steps=3, **how)
+    assert classes.Asked(1, guidance=7.0).gentler.startswith(". They are guided: a guidance nearer to 1 than 7")
 
 
 def test_heldout_data_that_cannot_be_read_are_known_before_it_is_trained(toy, monkeypatch):

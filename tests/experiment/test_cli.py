@@ -291,6 +291,8 @@ def test_toy_draws_both_score_fields(tmp_path, capsys, monkeypatch):
     report = json.loads((run / "metrics.json").read_text())
     assert all(math.isclose(sum(w), 1, rel_tol=1e-6) for w in report["mode_weights"].values())
     assert list(report["mode_weights"]) == ["exact", "data", BEST_OF_FEW, "plain"]
+    counts = [2000 * share for share in report["mode_weights"][BEST_OF_FEW]]  # what is printed is what the picture says
+    assert counts == pytest.approx([round(count) for count in counts], abs=1e-9)
 
 
 def test_points_are_drawn_by_the_sampler_that_is_asked_for(tmp_path, monkeypatch):

@@ -334,7 +334,7 @@ def test_inceptions_file_is_taken_and_kept_apart(images, tmp_path, monkeypatch):
         return Pooled(weights)
 
     monkeypatch.setitem(features.FEATURES, "inception", make)
-    words = f"compare-samplers {images} --samplers dpm --budgets 3 --seeds 1 --samples 20 --out {tmp_path} --quiet"
+    words = f"compare-samplers {images} --samplers dpm --budgets 3 --seeds 1 --num 20 --out {tmp_path} --quiet"
     cli.main([*words.split(), "--inception", "a.pth", "--no-inception-checksum"])
     assert asked == [(Path("a.pth"), False, torch.device("cpu"))]
     told = json.loads((tmp_path / CELLS).read_text())

@@ -422,6 +422,7 @@ def test_safetensors_and_a_model_card(points, toy, tmp_path, monkeypatch):
     weights, card = export_safetensors(run, tmp_path / "out", overwrite=True)
     assert_equal(dict(sorted(load_file(weights).items())), dict(sorted(trained.network.state_dict().items())))
     text = card.read_text()
+    assert ("the run's own sampler, dpm_sde, begins" in text) == points  # theirs are of annealed Langevin dynamics
     assert "- frechet distance: samples to data 0.5" in text and "after 2 iterations: the moving average" in text
     config = json.loads(re.search(r"```json\n(.*?)```", text, re.S)[1])
     assert config["num_levels"] == 3 and "data_dir" not in config
@@ -481,6 +482,11 @@ def test_the_commands(file, tmp_path, capsys):
     out = capsys.readouterr().out
     assert f"imported: {run}/checkpoints/step_00000002\nnext: fastscore sample {run} --num 100" in out
     assert re.search(rf"train on with: fastscore train [\w-]+ --out {run} .*--resume\n", out)
+    assert "--change" not in out
+    config = file.parent / "config.yml"
+    config.write_text(config.read_text().replace("n_iters: 9", "n_iters: 2"))
+    cli.main(["import", str(file), "--out", str(tmp_path / "done")])
+    assert "\nfurther than its 2 iterations: --iterations N --change\n" in capsys.readouterr().out
     cli.main(["export", str(run)])
     assert f"written: {run}/export/checkpoint_2.pth\nwritten: {run}/export/config.yml\n" == capsys.readouterr().out
     cli.main(["export", str(run), "--safetensors", "--out", str(tmp_path / "out")])

@@ -75,8 +75,13 @@ def run(tmp_path_factory):
 
 def test_the_command_lines(run, monkeypatch, capsys):
     monkeypatch.setattr(evaluate_bits, "IMAGES", 3)
+    monkeypatch.setattr(evaluate_bits, "_ON_CPU", 2)
     cli.main(["inspect", str(run), "--num", "20"])
-    assert "(level " in capsys.readouterr().out and (run / "inspect.md").exists()
+    told = capsys.readouterr()
+    assert "(level " in told.out and f"look at {run / 'inspect.png'}\npage: {run / 'inspect.md'}" in told.out
+    assert "inspecting: 4 of 4 (100 %)" in told.err and (run / "inspect.md").exists()
+    cli.main(["inspect", str(run), "--num", "20", "--quiet"])
+    assert capsys.readouterr().err == ""
     monkeypatch.setattr(evaluation, "evaluate_images", lambda *_, **__: {})  # which other tests are about
     asked, computed_in = evaluate_bits.how_to_ask, []
 
@@ -85,8 +90,9 @@ def test_the_command_lines(run, monkeypatch, capsys):
         return asked(trained)
 
     monkeypatch.setattr(evaluate_bits, "how_to_ask", spy)
-    cli.main(["evaluate", str(run), "--num", "20", "--bits-per-dim", "--quiet"])
+    cli.main(["evaluate", str(run), "--num", "20", "--bits-per-dim"])
     assert computed_in == ["ieee"]
+    assert "bits per dimension: 3 of 3 (100 %)" in capsys.readouterr().err
     bits = json.loads((run / "metrics.json").read_text())["bits_per_dim"]
     assert bits["grey_values"] == 17 and bits["offset"] == math.log2(17) and bits["images"] == 3 and bits["heldout"]
     assert 1 < bits["gaussian_fit"] < bits["kernel_density"] < math.log2(17) < bits["network"]  # three iterations
@@ -141,6 +147,21 @@ def test_plain_densities():
         metrics.gaussian_log_prob(torch.ones(9, 3), z)
     with pytest.raises(ValueError, match="x must have the width of train, 3, got"):
         metrics.kernel_log_prob(z, one)
+    with pytest.raises(ValueError, match="bandwidth must be given where all samples of train are equal"):
+        metrics.kernel_log_prob(torch.ones(9, 3), z)
+    with pytest.raises(ValueError, match="x must be finite, got NaN or infinity in 1 of 1 rows"):
+        metrics.gaussian_log_prob(z, torch.full((1, 3), torch.nan))
+
+
+def test_plain_densities_far_from_0_and_of_numbers_that_others_tell():
+    """log p does not depend on where the origin is; a covariance that is singular but for rounding is singular."""
+    z = Philox(4).randn(120, 3, dtype=torch.float64)
+    for log_prob in (metrics.gaussian_log_prob, lambda train, x: metrics.kernel_log_prob(train, x)[0]):
+        torch.testing.assert_close(log_prob(z[20:] + 1e8, z[:20] + 1e8), log_prob(z[20:], z[:20]), rtol=1e-6, atol=1e-6)
+    for seed in range(12):
+        mix = Philox(seed).randn(3, 2, dtype=torch.float64)
+        with pytest.raises(ValueError, match="a covariance that is not singular"):
+            metrics.gaussian_log_prob(torch.cat([z, z @ mix], 1), torch.zeros(1, 5))
 
 
 def test_columns_are_checked(tmp_path):

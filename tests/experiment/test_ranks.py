@@ -28,6 +28,8 @@ from fastscore.experiment.history import read_metrics
 from fastscore.experiment.learner import Learner
 from fastscore.experiment.ranks import ALONE, RankFailed, Ranks, joined
 
+from . import rank_program
+from .forked_ranks import run
 from .test_stopping import assert_same_run
 from .test_train import TOY, weights
 
@@ -44,7 +46,7 @@ POINTS = "toy --data two_moons --width 16 --batch-size 11 --log-every 1 --checkp
 def torchrun(count: int, *words: str, restarts: int = 0) -> list[str]:
     """The command of the page and the README, with another number of ranks and of restarts."""
     for text in (PAGE, (ROOT / "README.md").read_text()):
-        found = re.findall(r"(?m)^torchrun --standalone (.*) -m fastscore (\w+)", text)
+        found = re.findall(r"(?m)^torchrun --standalone (.*) -m (?:-- )?fastscore (\w+)", text)
         for options, command in found:
             extra = ["--max-restarts", "3"] if command == "train" else []
             assert shlex.split(options) == ["--nproc-per-node", "4", *extra]
@@ -53,19 +55,23 @@ def torchrun(count: int, *words: str, restarts: int = 0) -> list[str]:
     return [sys.executable, "-m", "torch.distributed.run", *options, *words]
 
 
-def on_ranks(count: int, folder: Path, commands: list[str]) -> list[dict]:
+def on_ranks(count: int, folder: Path, commands: list[str], *, by_torchrun: bool = True) -> list[dict]:
     """What the program of each rank told, after the commands were run in ``folder``."""
-    words = torchrun(count, str(Path(__file__).with_name("rank_program.py")), str(folder))
     text = json.dumps([shlex.split(command) for command in commands])
-    done = subprocess.run([*words, text], cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr
+    if by_torchrun:
+        words = torchrun(count, rank_program.__file__, str(folder), text)
+        done = subprocess.run(words, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        told = {"out": done.stdout, "err": done.stderr}
+    else:
+        told = {"out": run(shlex.join([str(folder), text]), folder, count, program=rank_program.main)}
     reports = [json.loads(Path(f"{folder}-{rank}.json").read_text()) for rank in range(count)]
     assert all(report["weights"] == reports[0]["weights"] for report in reports), (
         "the weights of all ranks are the same"
     )
     assert [report["written"] for report in reports[1:]] == [[]] * (count - 1), "rank 0 alone writes"
     assert reports[0]["written"]
-    return [*reports, {"out": done.stdout, "err": done.stderr}]
+    return [*reports, told]
 
 
 def alone(command: str, folder: Path, monkeypatch) -> None:
@@ -113,7 +119,7 @@ def two(place):
 
 @pytest.fixture(scope="module")
 def three(place, two):
-    """Three ranks, which go on with the run of two."""
+    """Three ranks, which go on with the run of two; forked, as what torchrun has to do with it is seen of two."""
     folder = place / "three"
     folder.mkdir()
     shutil.copytree(two[0] / "dsm", folder / "dsm")
@@ -121,7 +127,7 @@ def three(place, two):
         f"train {IMAGES} --iterations 16 --resume --out dsm",
         f"train {IMAGES} --iterations 4 --objective ssm --accumulate 3 --out ssm",
     ]
-    return folder, on_ranks(3, folder, commands)
+    return folder, on_ranks(3, folder, commands, by_torchrun=False)
 
 
 @pytest.fixture(scope="module")

@@ -55,3 +55,11 @@ def test_code_in_a_pickle_is_named_and_not_run(tmp_path, capsys):
     (folder / "data_batch_4").write_bytes(pickle.dumps(batch, protocol=2))
     line = refused(tmp_path / "data", tmp_path / "out", capsys, "--no-checksum")
     assert "data_batch_4 (it asks to use " in line and "nothing of it was run" in line and not marker.exists()
+
+
+@pytest.mark.parametrize("where", ["data", "data/cifar-100-python"])
+def test_cifar_100_is_named(where, tmp_path, capsys):
+    (tmp_path / "data" / "cifar-100-python").mkdir(parents=True)
+    (tmp_path / "data" / "cifar-100-python" / "train").touch()
+    text = refused(tmp_path / where, tmp_path / "out", capsys)
+    assert "CIFAR-100, which lies there, is another data set. CIFAR-10 itself is looked for in" in text

@@ -13,14 +13,14 @@ import torch
 from fastscore._core.errors import DataError, FastscoreError
 from fastscore.experiment import cli
 from fastscore.experiment.presets import preset
-from fastscore.experiment.reproduce import data, stages
+from fastscore.experiment.reproduce import data, stages, timing
 from fastscore.experiment.reproduce.disk import needed
 from fastscore.experiment.reproduce.hours import PLANNED, Work, fit, rows
 from fastscore.experiment.reproduce.plan import Plan
 from fastscore.experiment.reproduce.request import ABLE, Request
 
 from ..data.cifar_files import pack_python, publish
-from .tiny_reproduction import hasten, run, tiny, write_archive
+from .tiny_reproduction import RATES, hasten, run, tiny, write_archive
 
 WORK = Work(
     iterations=1000,
@@ -253,6 +253,30 @@ def test_further_averages_are_compared_beside_the_recipes():
             f"iterations 10 in place of {request.recipe.iterations}",
             "snapshot_every 5 in place of 5000",
         ]
+
+
+@pytest.mark.parametrize("model", ["ncsn", "ncsnv2"])
+def test_hours_count_the_choice_among_averages(model, archive, tmp_path):
+    """Each snapshot has as many sets of samples as weights that are compared; and the averages' pace is another's."""
+    plain, more = (tiny(archive, model=model, more_ema=rates) for rates in ((), (0.9, 0.99)))
+    hours, conditions = [], []
+    for request in (plain, more):
+        run(request, tmp_path / "out", dry_run=True)
+        timing = json.loads((tmp_path / "out" / "timing.json").read_text())
+        (row,) = (row for row in timing["rows"] if (row["what"], row["sampler"]) == ("selection", "annealed"))
+        assert row["images"] == 2 * 20 * len(request.weights())
+        hours.append(row["hours"])
+        conditions.append(timing["conditions"])
+    features = 24 / 1000 / 3600  # of the training images
+    assert hours[1] - features == pytest.approx(3 * (hours[0] - features)) and conditions[0] != conditions[1]
+
+
+def test_the_rates_of_an_ncsn_without_an_average_are_not_taken_for_one_with(archive, tmp_path, monkeypatch):
+    measured = []
+    monkeypatch.setattr(timing, "measure", lambda config, *_: measured.append(config.averages) or dict(RATES))
+    for rates in ((), (), (0.9,), (0.9,)):
+        run(tiny(archive, model="ncsn", more_ema=rates), tmp_path / "out", dry_run=True)
+    assert measured == [{}, {"ema": 0.9}]
 
 
 # --- the data ---

@@ -15,7 +15,7 @@ from fastscore.experiment import evaluate as evaluation
 from fastscore.experiment.reproduce import report_pictures, report_tables
 
 from ..conftest import optional
-from .reproduction import LEAST, SEEDS, Page, column, edit, tables_of, text_of, write_out
+from .reproduction import LEAST, SEEDS, Page, column, edit, tables_of, text_of, write, write_out
 
 optional("matplotlib")
 optional("PIL.Image")
@@ -305,3 +305,65 @@ def test_what_is_known_of_machine_times_and_departures(tmp_path, plain):
     assert ["samples of a seed", "dpm_sde", "51", "50,000", "25 min 12 s"] in tables_of(text)[-1]
     assert [["departures from the recipe"], ["width 4 in place of 128"], ["a\\|b"]] in tables_of(text)
     assert "fitted into 12.00 hours" in text and "names no departure" not in text
+
+
+# --- what is short of the plan ---
+
+
+def test_what_to_quote_is_said_first(tmp_path, plain):
+    out = write_out(tmp_path / "out")
+    first = text_of(out).split("## Results\n\n")[1].split("\n\n")
+    assert first[0] == "Chosen snapshot: FID 10.90 ± 0.2 (standard deviation) over 3 seeds."
+    assert first[1] == "Last snapshot: FID 12.90 ± 0.2 (standard deviation) over 3 seeds." and first[2].startswith("|")
+    for seed in (1, 2):
+        (out / "measures" / f"step_00300001-ema-seed-{seed}.json").unlink()
+    edit(out / "plan.json", feature="pixels")
+    for path in (out / "measures").glob("*.json"):
+        edit(path, feature="pixels")
+    assert "Last snapshot: Frechet distance of pixels 12.90 over 1 seed." in text_of(out)
+
+
+def test_departures_stand_beside_the_published_numbers(tmp_path, plain):
+    out = write_out(tmp_path / "out")
+    assert "by the recipe: " not in text_of(out)
+    edit(out / "plan.json", departures=["width 64 in place of 128"])
+    text = text_of(out)
+    assert "but not made by the recipe: width 64 in place of 128." in text and "25.32" in text
+
+
+def test_samples_that_are_not_finite_have_no_numbers_and_no_mean(tmp_path, plain):
+    out = write_out(tmp_path / "out")
+    none = dict.fromkeys(("frechet_distance", "kernel_distance", "inception_score", "precision", "recall"))
+    edit(out / "measures" / "step_00300001-ema-seed-1.json", **none, not_finite=1234)
+    text = text_of(out)
+    assert "without numbers: iteration 300,001, ema, seed 1: 1,234 of 50,000 samples. A snapshot has no mean" in text
+    assert f"copy `{out}/run` to NEW/run and reproduce with --out NEW" in text
+    stages, results, seeds, *_ = tables_of(text)
+    assert stages[-1] == ["samples and measures", "done", "6 of 6 sets of samples measured, 1 without numbers"]
+    assert column(results, LAST)["FID, mean"] == "-" and column(results, CHOSEN)["FID, mean"] == "10.90"
+    assert seeds[5][4:10] == ["50,000, 1,234 not finite", *["-"] * 5] and seeds[4][5] == "12.90"
+    assert "Last snapshot: FID" not in text
+    edit(out / "selection" / "step_00300001-ema.json", frechet_distance=None)
+    assert "iteration 300,001, ema: some of the samples that snapshots are chosen by, so that no more" in text_of(out)
+
+
+def test_seeds_that_were_left_out_and_the_time_that_was_spent(tmp_path, plain, capsys):
+    out = write_out(tmp_path / "out")
+    assert "All stages are done." in text_of(out)
+    for path in (out / "measures").glob("*-seed-2.json"):
+        path.unlink()
+    edit(out / "plan.json", hours=12.0, request={"seeds": 5})
+    left = {"seeds": [2], "seconds": 1000.0, "command": "fastscore reproduce cifar10 --hours 15"}
+    write(out / "clock.json", {"seconds": {"training": 30_000, "samples": 13_000.5}, "left_out": left})
+    text = text_of(out)
+    assert "Done, but for seed 2, for which there was no time in --hours 12.00. More hours add them:" in text
+    assert "```sh\nfastscore reproduce cifar10 --hours 15\n```" in text and "All stages are done." not in text
+    tables = tables_of(text)
+    assert tables[0][-1] == ["samples and measures", "done", "4 of 4 sets of samples measured; no time for seed 2"]
+    told = {row[0]: row[1] for table in tables for row in table if len(row) == 2}
+    assert told["all, time so far, over all calls"] == "11 h 56 min of 12 h"
+    assert "Of 5 seeds 3 fit: the same command with a larger --hours adds others, and no iterations." in text
+    cli.main(["status", str(out)])
+    lines = capsys.readouterr().out.splitlines()
+    assert "time        11 h 56 min spent of 12 hours" in lines
+    assert "more seeds  fastscore reproduce cifar10 --hours 15" in lines

@@ -16,11 +16,13 @@ import torch
 import fastscore as fs
 from fastscore.experiment import checkpoint
 from fastscore.experiment.build import make_data
+from fastscore.experiment.checkpoint import store
 from fastscore.experiment.config import TrainConfig
 from fastscore.experiment.history import read_metrics
 from fastscore.experiment.sample import load_run
 from fastscore.experiment.train import Trainer
 
+from .forked_ranks import event, forked
 from .test_train import CONFIGS, TOY, weights
 
 
@@ -53,57 +55,60 @@ def test_stopping_and_resuming_is_not_stopping(name, tmp_path):
     assert a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-DRIVER = """
-import os, signal, sys
-from fastscore.experiment.checkpoint import store
-from fastscore.experiment.config import TrainConfig
-from fastscore.experiment.train import Trainer
-config, run, kill_at = TrainConfig.from_json(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-calls = 0
-def fatal(original):
-    def call(*args, **kwargs):
-        global calls
-        calls += 1
-        if calls == kill_at:  # inside a checkpoint's write, between two of its steps
-            os.kill(os.getpid(), signal.SIGKILL)
-        return original(*args, **kwargs)
-    return call
-trainer = Trainer(config, run, resume=True)
-os.fsync, store.flush_folder, os.rename = fatal(os.fsync), fatal(store.flush_folder), fatal(os.rename)
-store.shutil.rmtree = fatal(store.shutil.rmtree)
-print("started", flush=True)
-trainer.train(progress=False)
-"""
+def go_on(config: TrainConfig, run: Path, kill_at: int, threads: int, started) -> None:
+    """Train in a process of its own, which kills itself before the ``kill_at``-th step of its checkpoints' writes."""
+    torch.set_num_threads(threads)
+    calls = 0
+
+    def fatal(original):
+        def call(*args, **kwargs):
+            nonlocal calls
+            calls += 1
+            if calls == kill_at:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return original(*args, **kwargs)
+
+        return call
+
+    trainer = Trainer(config, run, resume=True)
+    os.fsync, store.flush_folder, os.rename = fatal(os.fsync), fatal(store.flush_folder), fatal(os.rename)
+    store.shutil.rmtree = fatal(store.shutil.rmtree)
+    started.set()
+    trainer.train(progress=False)
 
 
-def start(config: TrainConfig, run: Path, kill_at: int = 0) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-c", DRIVER, config.to_json(), str(run), str(kill_at)],
-        stdout=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-    )
+def start(config: TrainConfig, run: Path, kill_at: int = 0):
+    """The process; it sets its ``started`` once the run is read."""
+    started = event()
+    process = forked(go_on, config, run, kill_at, torch.get_num_threads(), started)
+    process.started = started
+    return process
+
+
+def end(process) -> int:
+    process.join(120)
+    return process.exitcode
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["mlp", "ncsn"])
 def test_killed_runs_end_as_if_they_were_not(name, tmp_path):
-    """SIGKILL at random moments, some inside a checkpoint's write; each time resumed; the end is the same."""
+    """SIGKILL inside a checkpoint's write and at random moments; each time resumed; the end is the same."""
     config = CONFIGS[name]
     Trainer(config, tmp_path / "whole").train(progress=False)
     run, dice = tmp_path / "killed", random.Random(name)
     kills = 0
-    for kill_at in (dice.randint(1, 3), dice.randint(4, 9), dice.randint(2, 20)):
+    for kill_at in (1, 3, 5, 7, dice.randint(8, 20)):  # the first checkpoint's write is among them
         process = start(config, run, kill_at)
-        kills += process.wait(timeout=120) == -signal.SIGKILL
+        kills += end(process) == -signal.SIGKILL
     for _ in range(2):
         process = start(config, run)
-        assert process.stdout.readline() == "started\n"
+        assert process.started.wait(120)
         time.sleep(dice.uniform(0, 0.3))
         process.kill()
-        kills += process.wait(timeout=120) == -signal.SIGKILL
-    assert kills >= 3
-    assert start(config, run).wait(timeout=120) == 0
+        kills += end(process) == -signal.SIGKILL
+    assert kills >= 5
+    assert end(start(config, run)) == 0
     assert_same_run(run, tmp_path / "whole")
     assert not list((run / "checkpoints").glob(".*")), "nothing half-written is left"
 

@@ -106,6 +106,15 @@ def test_a_log_p_that_is_none_is_named(log_prob, text):
         guidance.classifier(mixture, log_prob)(X, SIGMA)
 
 
+def test_of_a_sample_that_is_not_finite_log_p_is_not_blamed():
+    """The score is NaN there, which samplers refuse with what may help; of the others it is what it was."""
+    x = X.clone()
+    x[2, 0] = math.inf
+    found, known = (guidance.classifier(mixture, log_prob)(at, SIGMA) for at in (x, X))
+    assert found[2].isnan().any()
+    torch.testing.assert_close(found[[0, 1, 3, 4, 5]], known[[0, 1, 3, 4, 5]])
+
+
 def test_what_is_copied_within_a_transform_is_not_kept():
     """It would belong to the transform: a score first asked within one, or compiled, is copied and pickled as any other."""
 
@@ -251,6 +260,16 @@ class Plain(nn.Module):
         (lambda: guidance.with_label(Conditional(), torch.tensor([0, 5] * 3))(X, SIGMA), ValueError, "got 5"),
         (lambda: guidance.with_label(Conditional(), LABELS[:4])(X, SIGMA), ValueError, "each of the 6 samples"),
         (lambda: guidance.classifier_free(Conditional(), 1, guidance=math.inf), ValueError, "guidance must be finite"),
+        (
+            lambda: guidance.autoguidance(mixture, mixture, guidance=1e39),
+            ValueError,
+            r"guidance must be from -3.4e\+38",
+        ),
+        (
+            lambda: guidance.classifier(mixture, log_prob, scale=-1e300),
+            ValueError,
+            r"scale must be .* 3.4e\+38, got -1e",
+        ),
         (
             lambda: guidance.classifier_free(Conditional(), 1, guidance=2.0, interval=(1.0, 0.5), path=SIGMAS),
             ValueError,

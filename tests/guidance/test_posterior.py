@@ -277,6 +277,17 @@ VE = PATHS["ve"]
         ),
         (lambda: guidance.dps(gaussian(VE), guidance.matrix(A), Y, VE, noise_std=0), ValueError, "noise_std must be"),
         (
+            lambda: guidance.projection(gaussian(VE), guidance.matrix(A), Y, VE, noise_std=1e200),
+            ValueError,
+            r"noise_std must be between 1e-18 and 1e18, .* got 1e\+200",
+        ),
+        (
+            lambda: guidance.pigdm(gaussian(VE), guidance.matrix(A), Y, VE, data_std=1e-30),
+            ValueError,
+            "data_std must be",
+        ),
+        (lambda: guidance.dps(gaussian(VE), guidance.matrix(A), Y, VE, scale=1e300), ValueError, "scale must be from"),
+        (
             lambda: guidance.projection(gaussian(VE), guidance.matrix(A), Y, VE)(X, torch.tensor([0, 1])),
             ValueError,
             r"path must be noise levels \[L\] for a score that is called with labels",
@@ -296,8 +307,25 @@ VE = PATHS["ve"]
         ),
         (lambda: guidance.subsampling(2)(torch.zeros(1, 1, 3, 4)), ValueError, "multiples of 2"),
         (lambda: guidance.inpainting(torch.ones(2)), TypeError, "mask must be a bool tensor"),
+        (
+            lambda: guidance.inpainting(torch.ones(3, 4, 4, dtype=torch.bool))(torch.zeros(3, 3, 4, 4)),
+            ValueError,
+            r"mask must say what its first 3 are, where x of shape \(3, 3, 4, 4\) .*pass mask\[:, None\]",
+        ),
     ],
 )
 def test_bad_input_is_named(make, kind, text):
     with pytest.raises(kind, match=text):
         make()
+
+
+@pytest.mark.parametrize("make", [guidance.pigdm, guidance.dps, guidance.projection])
+def test_samples_of_one_number(make):
+    """[B], as samplers and losses take them, is [B, 1]; by conjugate gradients too."""
+    x, t, double = torch.linspace(-1, 1, 4), torch.full((4,), 0.5), guidance.Measurement(lambda x: 2 * x)
+
+    def score(x, t):
+        return x.sin() - x
+
+    flat = make(score, double, torch.ones(4), VE)(x, t)
+    torch.testing.assert_close(flat, make(score, double, torch.ones(4, 1), VE)(x[:, None], t)[:, 0])

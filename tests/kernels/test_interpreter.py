@@ -1,6 +1,7 @@
 """The operators' kernels against the references: in Triton's interpreter on the CPU, compiled where there is a GPU."""
 
 import importlib
+import itertools
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -57,14 +58,15 @@ def sharing(request, monkeypatch) -> str:
 
 
 def both_forms(test):
-    for name, values, ids in [
-        ("on_device", [False, True], None),
-        ("per_row", [False, True], None),
-        ("shape", SHAPES, str),
-        ("dtype", DTYPES, None),
-    ]:
-        test = pytest.mark.parametrize(name, values, ids=ids)(test)
-    return test
+    """Every shape with every dtype, on the device or not, scalars for a row or for all: of any three all combinations,
+    of the four each second one, since the interpreter is slow."""
+    forms = [
+        pytest.param(dtype, shape, per_row, on_device, id=f"{dtype}-{shape}-{per_row}-{on_device}")
+        for (i, dtype), (j, shape) in itertools.product(enumerate(DTYPES), enumerate(SHAPES))
+        for per_row, on_device in itertools.product([False, True], repeat=2)
+        if (per_row + on_device + i + j) % 2
+    ]
+    return pytest.mark.parametrize("dtype, shape, per_row, on_device", forms)(test)
 
 
 @both_forms

@@ -293,3 +293,21 @@ def test_bad_input_is_named(change, error, words):
     given = {"score_fn": lambda x, t: -x, "x": torch.ones(3, 2), "path": PATHS["ve"]} | change
     with pytest.raises(error, match=words):
         likelihood.log_prob(**given)
+
+
+@pytest.mark.parametrize("method", ["exact", "rademacher"])
+def test_slices_of_vmap_are_rows_of_one_batch(method):
+    path, x = PATHS["vp"], fs.Philox(0).randn(6, 8)
+
+    def found(x):
+        return likelihood.log_prob(mixture(path)[0], x, path, steps=3, method=method, rng=fs.Philox(1)).value
+
+    slices = torch.func.vmap(found, randomness="different")(x.view(3, 2, 8))
+    torch.testing.assert_close(slices.flatten(), found(x), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", ["exact", "rademacher"])
+def test_a_score_that_is_cut_off_is_told_what_log_prob_takes(method):
+    with pytest.raises(ValueError, match=r"score_fn must depend on x .* cut off") as caught:
+        likelihood.log_prob(lambda x, t: -x.detach(), torch.ones(2, 8), PATHS["vp"], method=method)
+    assert str(caught.value).endswith("or pass divergence=, a function that gives score and trace itself")

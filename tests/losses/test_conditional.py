@@ -386,3 +386,11 @@ def test_bad_input_draws_nothing(name):
     with pytest.raises(error) as caught:
         call()
     assert re.search(message, str(caught.value)), caught.value
+
+
+def test_a_stable_target_of_samples_of_one_number():
+    x = torch.linspace(-1, 1, 5)
+    flat, column = (
+        losses.stf(lambda x, t: -x, x, fs.paths.edm(), rng=fs.Philox(0), reduction="none") for x in (x, x[:, None])
+    )
+    assert torch.equal(flat, column)

@@ -113,13 +113,20 @@ def test_under_func_grad(name, mode):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "name, mode, n", [("ssm_vr", "jvp", 1), ("ssm", "jvp", 2), ("ssm_vr", "vjp", 2), ("annealed_ssm_vr", "jvp", 1)]
+    "name, mode, n, compiler",
+    [
+        ("ssm_vr", "jvp", 1, "aot_eager"),  # as it was traced: a compiler's kernels are not asked for each time
+        ("ssm", "jvp", 2, "inductor"),
+        ("ssm_vr", "vjp", 2, "inductor"),
+        ("annealed_ssm_vr", "jvp", 1, "aot_eager"),
+    ],
 )
-def test_compiled_whole(name, mode, n):
+def test_compiled_whole(name, mode, n, compiler):
     """The loss with the network in it, in one graph: the gradient of the eager loss."""
     network, x = perceptron(torch.float32), X.float()
     torch.compiler.reset()
-    compiled = torch.compile(lambda x: call(name, network, x, mode=mode, n_particles=n), fullgraph=True)
+    function = lambda x: call(name, network, x, mode=mode, n_particles=n)  # noqa: E731
+    compiled = torch.compile(function, fullgraph=True, backend=compiler)
     got, expected = compiled(x), call(name, network, x, mode=mode, n_particles=n)
     torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
     for a, b in zip(gradients(got, network), gradients(expected, network)):

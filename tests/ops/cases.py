@@ -31,7 +31,22 @@ LAYOUTS = {
 }
 
 
-INTERPRETED = [(3, 7), (2, 3, 8, 8), (0, 3)]  # Triton's interpreter is slow; tests/kernels has more of its own
+def full_cases() -> list:
+    """Every shape, dtype and layout; channels_last of images alone, since of others it is contiguous."""
+    return [
+        (shape, dtype, layout)
+        for shape in SHAPES
+        for dtype in DTYPES
+        for layout in LAYOUTS
+        if layout != "channels_last" or len(shape) == 4
+    ]
+
+
+# Triton's interpreter is slow: every dtype of odd rows and of images by channels; tests/kernels has more of its own, and
+# tests/ptx has the compiled kernels on all shapes
+INTERPRETED = [((3, 7), dtype, "contiguous") for dtype in DTYPES]
+INTERPRETED += [((2, 3, 8, 8), dtype, "channels_last") for dtype in DTYPES]
+INTERPRETED += [((2, 3, 8, 8), torch.float32, "contiguous"), ((0, 3), torch.float32, "contiguous")]
 
 
 def table() -> list:
@@ -39,35 +54,25 @@ def table() -> list:
     places = [("reference", "cpu"), ("native", "cpu"), ("triton", "cpu"), ("triton", "cuda"), ("reference", "cuda")]
     rows = []
     for backend, device in places:
-        interpreted = (backend, device) == ("triton", "cpu")
-        for shape in INTERPRETED if interpreted else SHAPES:
-            for dtype in DTYPES:
-                for layout in ("contiguous", "channels_last") if interpreted else LAYOUTS:
-                    name = f"{backend}-{device}-{'x'.join(map(str, shape))}-{str(dtype)[6:]}-{layout}"
-                    rows.append(
-                        pytest.param(
-                            backend,
-                            device,
-                            shape,
-                            dtype,
-                            layout,
-                            id=name,
-                            marks=pytest.mark.gpu if device == "cuda" else (),
-                        )
-                    )
+        for shape, dtype, layout in INTERPRETED if (backend, device) == ("triton", "cpu") else full_cases():
+            name = f"{backend}-{device}-{'x'.join(map(str, shape))}-{str(dtype)[6:]}-{layout}"
+            marks = pytest.mark.gpu if device == "cuda" else ()
+            rows.append(pytest.param(backend, device, shape, dtype, layout, id=name, marks=marks))
     return rows
 
 
 def compiled_table() -> list:
     """What the PTX of the Triton kernels runs on: (shape, dtype, layout, how the noise is named).
 
-    Every shape, every layout; every dtype in full programs, tails and odd rows; seed and step as numbers or on the
+    Every shape, every layout; every dtype in odd rows, and every width of numbers in full programs and in tails; seed and step as numbers or on the
     device, samples by their offset or by an index; memory that begins one element past an aligned address.
     """
     plain, full, small, tail = torch.float32, (2, 1024), (3, 7), (2, 2051)
     rows = [(shape, plain, "contiguous", "numbers") for shape in SHAPES]
     rows += [(small, dtype, "contiguous", "numbers") for dtype in DTYPES if dtype != plain]
-    rows += [(shape, dtype, "contiguous", "numbers") for dtype in DTYPES if dtype != plain for shape in (full, tail)]
+    wide, half, other_half = torch.float64, torch.bfloat16, torch.float16
+    others = [(full, wide), (full, half), (tail, wide), (tail, other_half)]
+    rows += [(shape, dtype, "contiguous", "numbers") for shape, dtype in others]
     rows += [((2, 3, 8, 8), plain, layout, "numbers") for layout in LAYOUTS if layout != "contiguous"]
     rows += [
         (shape, dtype, "contiguous", how)
@@ -85,6 +90,9 @@ def compiled_table() -> list:
 
 
 every_case = pytest.mark.parametrize("backend, device, shape, dtype, layout", table())
+every_contiguous_case = pytest.mark.parametrize(
+    "backend, device, shape, dtype, layout", [row for row in table() if row.values[-1] == "contiguous"]
+)
 
 
 def tensor(shape: tuple[int, ...], dtype: torch.dtype, seed: int, device: str = "cpu") -> torch.Tensor:

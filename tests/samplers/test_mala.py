@@ -80,6 +80,11 @@ def test_a_hole_in_the_energy_is_never_entered(hole):
         ({"score_fn": lambda x: -x}, TypeError, "score_fn must be fastscore.energy_score"),
         ({"x": torch.zeros(3)}, ValueError, r"x must have shape \[B, D"),
         ({"x": torch.full((2, 1), torch.inf)}, ValueError, "x must have finite energies .* got 2 of 2"),
+        (
+            {"score_fn": fs.energy_score(lambda x: x.square().sum(1).sqrt())},  # whose gradient at 0 is NaN
+            ValueError,
+            "x must have finite gradients of the energy .* got 2 of 2",
+        ),
         ({"target": 1.0}, ValueError, "target must be less than 1"),
         ({"step_size": None}, ValueError, "give exactly one of step_size"),
         ({"warm_up": -1}, ValueError, "warm_up must be at least 0"),

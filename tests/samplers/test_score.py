@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import fastscore as fs
+from fastscore import guidance
 from fastscore.compat import ncsnv2 as compat
 from fastscore.samplers import Trajectory, annealed_langevin, consistent_annealed, langevin
 
@@ -139,6 +140,37 @@ def wrapped(network):
         "compiled": torch.compile(network, backend="eager"),
         "compiled function": torch.compile(lambda x, labels=None: network(x), backend="eager"),
         "decorated": torch.no_grad()(lambda x, labels=None: network(x)),
+    } | wrapped_by_ours(network)
+
+
+def wrapped_by_ours(network):
+    """Modules that were made of functions, behind which a network is."""
+
+    def plain(x, labels=None, class_labels=None):
+        return network(x)
+
+    def log_prob(x, labels=None):
+        return network(x).reshape(len(x), -1).log_softmax(1)[:, 0]
+
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.function = plain
+
+        def forward(self, x, labels=None):
+            return self.function(x)
+
+    one = guidance.Measurement(lambda x: x)
+    return {
+        "a user's own module": Own(),
+        "classifier": guidance.classifier(lambda x, *c: -x, log_prob),
+        "classifier-free": guidance.classifier_free(plain, 0, guidance=2.0),
+        "autoguidance": guidance.autoguidance(lambda x, *c: -x, plain, guidance=2.0),
+        "pigdm": guidance.pigdm(plain, one, START, SIGMAS),
+        "an object": guidance.projection(Wrapper(network), one, START, SIGMAS),
+        "as_score": fs.as_score(plain, kind="score", path=fs.paths.levels(SIGMAS), conditioning="labels"),
+        "preconditioned": fs.models.Preconditioned(plain, sigmas=SIGMAS),
+        "a wrapper in a wrapper": guidance.with_label(fs.energy_score(lambda x, *c, class_labels: log_prob(x)), 0),
     }
 
 

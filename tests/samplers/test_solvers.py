@@ -146,6 +146,19 @@ def test_the_reverse_sde_is_euler_maruyamas():
     same(run(reverse_sde, VP, denoise=False, steps=5), x)
 
 
+def test_the_reverse_sde_keeps_to_the_noise_that_is_left():
+    """Where t is sigma itself, steps even in t would end with one of 80/19, and samples 20 times too wide."""
+    edm, rng = fs.paths.edm(), fs.Philox(0)
+    x = reverse_sde(lambda x, t: -x / (0.25 + t[:, None] ** 2), (4000, 2), edm, std=0.5, rng=rng)
+    assert 0.5 < float(x.std()) < 0.6
+    entry = fs.samplers.SAMPLERS["reverse_sde"]
+    at = entry.sigma_after(edm, entry.complete({"steps": 20}), 10)
+    assert at == pytest.approx(float(edm.grid(20, "log_snr").sigma[10]))
+    assert entry.sigma_after(VP, entry.complete({"steps": 5}), 2) == pytest.approx(
+        math.exp(-float(VP.log_snr(VP.grid(5, "time").t[2])) / 2)
+    )
+
+
 def test_heun_is_edms():
     """Karras et al. 2022, algorithm 2, but that nothing is added before the first step."""
     gamma, x, z = min(3.0 / 6, math.sqrt(2) - 1), START, draws()

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from ..._core import checks
+from ._rows import centred, check_rows, mean_row
 
+_ROUNDING = 64 * torch.finfo(torch.float64).eps  # of a variance for each dimension, below which it may be 0
 _BANDWIDTHS = 12  # that are tried, from a hundredth of the data's spread to all of it
 
 
@@ -23,14 +25,16 @@ def gaussian_log_prob(train: Tensor, x: Tensor) -> Tensor:
         float64 [B].
 
     Raises:
-        ValueError: other shapes, or samples whose covariance is singular (images that were not dequantized).
+        ValueError: other shapes, values that are not finite, or samples whose covariance is singular (images that were not
+            dequantized).
     """
     train, x = _pair(train, x)
     if len(train) <= train.shape[1]:
         raise ValueError(f"train must have more than D = {train.shape[1]} samples, got {len(train)}")
     mean, covariance = train.mean(0), train.T.cov()
     factor, info = torch.linalg.cholesky_ex(covariance)
-    if int(info):
+    left = factor.diagonal().square() / covariance.diagonal()  # of each variance, what the numbers before do not tell
+    if int(info) or not bool((left > _ROUNDING * train.shape[1]).all()):
         raise ValueError("train must have a covariance that is not singular: dequantize images")
     z = torch.linalg.solve_triangular(factor, (x - mean).T, upper=False)
     size = train.shape[1]
@@ -49,7 +53,7 @@ def kernel_log_prob(train: Tensor, x: Tensor, bandwidth: float | None = None) ->
         float64 [B], and h.
 
     Raises:
-        ValueError: other shapes.
+        ValueError: other shapes, values that are not finite, or samples that are all equal.
 
     Source: Parzen 1962, "On estimation of a probability density function and mode"; Duin 1976 (the choice of h).
     """
@@ -58,6 +62,8 @@ def kernel_log_prob(train: Tensor, x: Tensor, bandwidth: float | None = None) ->
         raise ValueError(f"train must have at least 2 samples, got {len(train)}")
     if bandwidth is None:
         spread = float(train.var(0).mean().sqrt())
+        if spread == 0:
+            raise ValueError("bandwidth must be given where all samples of train are equal, got None")
         apart = torch.cdist(train, train).square()
         apart.fill_diagonal_(math.inf)
         tried = [spread * 100 ** (-i / (_BANDWIDTHS - 1)) for i in range(_BANDWIDTHS)]
@@ -76,4 +82,6 @@ def _pair(train: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
             raise ValueError(f"{name} must have shape [N, D] and not be empty, got {checks.describe(value)}")
     if train.shape[1] != x.shape[1]:
         raise ValueError(f"x must have the width of train, {train.shape[1]}, got {checks.describe(x)}")
-    return train.double(), x.double()
+    train, x = check_rows(1, train=train, x=x)
+    centre = mean_row(train)  # far from 0 the distances, made of products, would be lost in rounding
+    return centred(train, centre), centred(x, centre)

@@ -24,7 +24,7 @@ def train_classifier(
     """Train a classifier of a run's noisy samples, so that a run without classes draws samples of one.
 
     Of labelled data. Writes RUN/classifier: the weights, classifier.json, and how often it is right at which noise level,
-    accuracy.md and accuracy.png. Then: fastscore sample RUN --label 7 --classifier-scale 2. It is quick, and begins again where it
+    accuracy.md and accuracy.png. Then: fastscore sample RUN --label 7 --classifier-scale 4. It is quick, and begins again where it
     was ended.
 
     Args:
@@ -54,4 +54,4 @@ def train_classifier(
     folder = run / classifier_folder.FOLDER
     print(classifier.table(about))
     print(f"look at {folder / classifier_folder.PICTURE}")
-    print(f"next: fastscore sample {quoted(run)} --label each --classifier-scale 2")
+    print(f"next: fastscore sample {quoted(run)} --label each --classifier-scale 4")

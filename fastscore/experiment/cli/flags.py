@@ -56,7 +56,8 @@ def annotate(train: Any, sample: Any, evaluate: Any, tyro: Any) -> None:
 
 
 def annotate_samplers(command: Any, tyro: Any) -> None:
-    """Write the annotation of a parameter that takes several samplers."""
+    """Write the annotation of a parameter that takes several samplers, and of how many samples, --num in other commands."""
+    command.__annotations__["samples"] = Annotated[int, tyro.conf.arg(aliases=("--num",))]
     command.__annotations__["samplers"] = Annotated[
         tuple[Literal[tuple(SAMPLERS)], ...],  # type: ignore[misc]  # known when it runs
         tyro.conf.arg(metavar=f"{{{','.join(SAMPLERS)}}} ...", help_behavior_hint=""),

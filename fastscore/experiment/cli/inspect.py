@@ -17,6 +17,7 @@ def inspect(
     checkpoint: int | None = None,
     data_dir: Path | None = None,
     device: str = "auto",
+    quiet: bool = False,
 ) -> None:
     """Say at which noise level a run is weak.
 
@@ -32,12 +33,22 @@ def inspect(
         checkpoint: The iteration whose checkpoint or snapshot to use; by default the last checkpoint.
         data_dir: Folder that holds the data set's files; by default where the run was trained on them.
         device: cpu, cuda, ...; auto takes a GPU if there is one.
+        quiet: No progress bar.
     """
     from .. import inspection
 
     if data_dir is not None:
         terminal.check_readable("--data-dir", data_dir)
     report = inspection.inspect(
-        run, num=num, seed=seed, weights=weights, iteration=checkpoint, data_dir=data_dir, out=out, device=device
+        run,
+        num=num,
+        seed=seed,
+        weights=weights,
+        iteration=checkpoint,
+        data_dir=data_dir,
+        out=out,
+        device=device,
+        progress=not quiet,
     )
-    print(f"{inspection.summary(report)}\npage: {(out or run) / inspection.PAGE}")
+    folder = out or run
+    print(f"{inspection.summary(report)}\nlook at {folder / inspection.PICTURE}\npage: {folder / inspection.PAGE}")

@@ -65,7 +65,10 @@ def reproduce(
                 ranks=ranks,
             )
     except KeyboardInterrupt:
-        print(f"\nstopped; what was done is kept in {folder}, and the same command goes on", file=sys.stderr)
+        print(
+            f"\nstopped; what was done is kept in {folder}, of training all up to the last checkpoint, and the same command goes on",
+            file=sys.stderr,
+        )
         sys.exit(130)
     if ranks.leads:
         print("\n".join(f"look at {path}" for path in written))

@@ -33,7 +33,7 @@ def import_(
         iteration: How many iterations led to the checkpoint, where the file does not say.
         fresh_optimizer: Take the weights alone, and let Adam begin anew.
     """
-    from ..checkpoint import read_config
+    from ..checkpoint import read_config, step_of
     from ..import_original import import_original
     from ..presets import command_line
     from ..sample_folder import check_encodable, check_folder
@@ -53,10 +53,13 @@ def import_(
         iteration=iteration,
         fresh_optimizer=fresh_optimizer,
     )
+    its = read_config(run)
     print(
         f"imported: {saved}\nnext: fastscore sample {quoted(run)} --num 100\n"
-        f"train on with: {command_line(read_config(run), run, '--resume')}"
+        f"train on with: {command_line(its, run, '--resume')}"
     )
+    if step_of(saved) >= its.iterations:
+        print(f"further than its {its.iterations} iterations: --iterations N --change")
 
 
 def export(

@@ -16,6 +16,7 @@ from . import folder
 from .request import PHOTOS, Request
 
 SHAPE = (3, 32, 32)
+_CIFAR100 = ("cifar-100-python", "cifar-100-binary")
 _LEAST = 20  # training images: fewer have no distance worth measuring
 
 
@@ -57,8 +58,10 @@ def load(config: TrainConfig) -> tuple[ImageData, Data | None]:
     except DataError as error:
         if config.data != "folder":
             raise
+        names = [Path(config.data_dir).absolute().name, *(path.name for path in Path(config.data_dir).iterdir())]
+        other = " CIFAR-100, which lies there, is another data set." if {*_CIFAR100} & {*names} else ""
         raise DataError(
-            f"{error}. CIFAR-10 itself is looked for in {config.data_dir} as cifar-10-batches-py or cifar-10-batches-bin, unpacked "
+            f"{error}.{other} CIFAR-10 itself is looked for in {config.data_dir} as cifar-10-batches-py or cifar-10-batches-bin, unpacked "
             "from https://www.cs.toronto.edu/~kriz/cifar-10-python.tar.gz or cifar-10-binary.tar.gz"
         ) from error
     assert isinstance(train, ImageData)
@@ -90,6 +93,7 @@ def check_same(found: dict[str, Any], out: Path) -> None:
         return
     for half in ("train", "heldout"):
         was, now = before.get(half), found[half]
+        was = was if isinstance(was, dict) else None
         if (was or {}).get("fingerprint") != (now or {}).get("fingerprint"):
             raise CheckpointError(
                 f"{out} was begun with other data: {_words(was)} in place of {_words(now)} ({half}), from "

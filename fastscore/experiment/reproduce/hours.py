@@ -54,6 +54,10 @@ class Work:
         """Seconds of drawing and measuring the samples of the chosen snapshot and the last, of so many seeds."""
         return self._measured(ROLES * seeds * self.samples, evaluations)
 
+    def after(self, iterations: int, evaluations: int) -> float:
+        """Seconds from the end of training to that of the first seed."""
+        return self.selection(iterations, evaluations) + self.sampling(1, evaluations)
+
     def whole(self, iterations: int, seeds: int, evaluations: int) -> float:
         """Seconds of all of it."""
         return self.training(iterations) + self.selection(iterations, evaluations) + self.sampling(seeds, evaluations)

@@ -2,67 +2,141 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shlex
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from ..._core.errors import NonFiniteSamples
+from ..ranks import Ranks
 from . import folder, samples
+from .clock import SAMPLES, Clock, hours_for
+from .data import SHAPE
 from .distances import Distances
-from .folder import Means, there
+from .folder import Means, of_leader, there
+from .hours import ROLES
 from .plan import Plan
 from .request import flag
 from .selection import loaded
 
+_NUMBERS = ("frechet_distance", "kernel_distance", "inception_score", "precision", "recall")
+
 
 def measure(
-    plan: Plan, selection: dict[str, Any], out: Path, distances: Distances, means: Means
-) -> Iterator[tuple[int, str, int]]:
+    plan: Plan, selection: dict[str, Any], out: Path, distances: Distances, means: Means, clock: Clock, planned: float
+) -> Iterator[str]:
     """Draw and measure what is not measured yet, the first seed of both snapshots before the second of any.
 
+    Samples of a snapshot and a seed of which some are not finite have no numbers, but how many they are. After the first seed one
+    is begun only where the ``clock`` has time for it; of those that are left out it keeps the number.
+
+    Args:
+        planned: seconds that the samples of one seed were planned to take.
+
     Yields:
-        The iteration, the weights and the seed of each that was measured, once it is.
+        What to say of each set of samples, once it is measured.
     """
-    ranks = means.ranks
-    for seed in plan.seeds:
-        for (step, weights), roles in _roles(selection).items():
-            name = folder.stem(step, weights, seed)
-            path = out / folder.MEASURES / f"{name}.json"
-            if there(ranks, path):
-                continue
-            began = time.perf_counter()
-            trained = loaded(plan, out, step, weights, means)
-            kept = samples.kept(out, step, weights, seed, trained.shape)
-            try:
-                samples.draw(trained, kept, plan.request.samples, seed, means)
-            except NonFiniteSamples as error:
-                raise NonFiniteSamples(
-                    f"iteration {step} ({weights}), seed {seed}: {error}; the plan has these samples alone: reproduce in another "
-                    "folder (--out)"
-                ) from error
-            with ranks.together():
-                images = kept.read()[: plan.request.samples] if ranks.leads else None
-            found = distances.of(images, name, neighbours=True)
-            with ranks.together():
-                if images is not None:
-                    measured = {
-                        "step": step,
-                        "weights": weights,
-                        "roles": roles,
-                        "seed": seed,
-                        "samples": len(images),
-                        "feature": plan.feature,
-                        **found,
-                        "sampler": plan.request.sampler,
-                        "network_evaluations_per_sample": plan.request.evaluations(plan.config),
-                        "seconds": round(time.perf_counter() - began, 3),
-                        "command": _command(plan, out, step, weights, seed),
-                    }
-                    folder.write(path, measured)
-                    distances.forget(name)
-            yield step, weights, seed
+    ranks, roles = means.ranks, _roles(selection)
+    for place, seed in enumerate(plan.seeds):
+        missing = [one for one in roles if not there(ranks, _path(out, one, seed), _about(plan, one, seed))]
+        if place and missing:
+            each = of_leader(ranks, lambda: _pace(plan, list(roles), out, clock, planned))
+            needs = each * _undrawn(plan, missing, seed, out, ranks)
+            if not clock.has_time(needs):
+                rest = plan.seeds[place:]
+                _leave_out(plan, out, clock, rest, needs + each * len(roles) * (len(rest) - 1))
+                return
+        for snapshot in missing:
+            clock.at(SAMPLES)
+            found = _measured(plan, out, snapshot, roles[snapshot], seed, distances, means)
+            yield f"measured: iteration {snapshot[0]:,} ({snapshot[1]}), seed {seed}" + found
+    clock.leave_out([], 0.0, "")
+
+
+def withheld(selection: dict[str, Any], plan: Plan, out: Path) -> list[str]:
+    """Of which samples there are no numbers, since some are not finite, in words."""
+    roles = _roles(selection)
+    step, weights = plan.last
+    found = [] if (step, weights) in roles else [f"iteration {step:,} ({weights}), of few samples to choose by: some"]
+    for snapshot in roles:
+        for seed in plan.seeds:
+            record = folder.read(_path(out, snapshot, seed)) or {}
+            if record.get("frechet_distance", 0) is None:
+                count = f"{record.get('not_finite', 'some')} of {plan.request.samples:,}"
+                found.append(f"iteration {snapshot[0]:,} ({snapshot[1]}), seed {seed}: {count}")
+    return found
+
+
+def _measured(
+    plan: Plan,
+    out: Path,
+    snapshot: tuple[int, str],
+    roles: list[str],
+    seed: int,
+    distances: Distances,
+    means: Means,
+) -> str:
+    """Draw and measure one set of samples; what there is to say of it beside its name."""
+    ranks, name, began = means.ranks, folder.stem(*snapshot, seed), time.perf_counter()
+    trained = loaded(plan, out, *snapshot, means)
+    kept = samples.kept(out, *snapshot, seed, trained.shape)
+    samples.draw(trained, kept, plan.request.samples, seed, means)
+    bad = of_leader(ranks, lambda: sum(k < plan.request.samples for k in samples.not_finite(kept)))
+    with ranks.together():
+        images = kept.read()[: plan.request.samples] if ranks.leads else None
+    found = dict.fromkeys(_NUMBERS) if bad else distances.of(images, name, neighbours=True)
+    with ranks.together():
+        if images is not None:
+            measured = {
+                **_about(plan, snapshot, seed),
+                "roles": roles,
+                "not_finite": bad,
+                **found,
+                "sampler": plan.request.sampler,
+                "network_evaluations_per_sample": plan.request.evaluations(plan.config),
+                "seconds": round(time.perf_counter() - began, 3),
+                "command": _command(plan, out, *snapshot, seed),
+            }
+            folder.write(_path(out, snapshot, seed), measured)
+            distances.forget(name)
+    return f": {bad:,} of {plan.request.samples:,} samples are not finite, and so it has no numbers" if bad else ""
+
+
+def _about(plan: Plan, snapshot: tuple[int, str], seed: int) -> dict[str, Any]:
+    """What a set of samples is of."""
+    step, weights = snapshot
+    samples, feature = plan.request.samples, plan.feature
+    return {"step": step, "weights": weights, "seed": seed, "samples": samples, "feature": feature}
+
+
+def _leave_out(plan: Plan, out: Path, clock: Clock, seeds: tuple[int, ...], needs: float) -> None:
+    """Keep that there is no time for ``seeds``, which take so many seconds."""
+    hours = hours_for(clock.seconds() + needs)
+    command = dataclasses.replace(plan.request, hours=max(hours, plan.request.hours or hours)).command(out)
+    clock.leave_out(list(seeds), needs, command)
+
+
+def _pace(plan: Plan, snapshots: list[tuple[int, str]], out: Path, clock: Clock, planned: float) -> float:
+    """Seconds that a set of samples takes: as those so far did, or where nothing is known of them as planned."""
+    sets = [(one, seed) for seed in plan.seeds for one in snapshots]
+    done = sum(1.0 if _path(out, one, seed).exists() else _share(plan, out, one, seed) for one, seed in sets)
+    spent = clock.seconds(SAMPLES)
+    return spent / done if done and spent else planned / ROLES
+
+
+def _undrawn(plan: Plan, snapshots: list[tuple[int, str]], seed: int, out: Path, ranks: Ranks) -> float:
+    """How many sets of samples are not drawn, a part of one counted as such."""
+    return float(of_leader(ranks, lambda: sum(1 - _share(plan, out, one, seed) for one in snapshots)))
+
+
+def _share(plan: Plan, out: Path, snapshot: tuple[int, str], seed: int) -> float:
+    """Which part of a set of samples is drawn."""
+    return min(1.0, samples.kept(out, *snapshot, seed, SHAPE).count() / plan.request.samples)
+
+
+def _path(out: Path, snapshot: tuple[int, str], seed: int) -> Path:
+    return out / folder.MEASURES / f"{folder.stem(*snapshot, seed)}.json"
 
 
 def _roles(selection: dict[str, Any]) -> dict[tuple[int, str], list[str]]:

@@ -91,22 +91,32 @@ class Plan:
                 raise ValueError(f"its format must be {FORMAT}, got {values['format']!r}: another version wrote it")
             config = TrainConfig.from_json(json.dumps(values["config"]), "the field 'config'")
             request, sha256 = Request.from_json(values["request"]), values["inception_sha256"]
+            if values["seeds"] != [*range(len(values["seeds"]))] or not values["seeds"]:
+                raise ValueError(f"its seeds must be 0, 1, ..., got {values['seeds']!r:.60}")
             return cls(request, config, tuple(values["seeds"]), values["feature"], sha256)
-        except (KeyError, TypeError, ValueError, CheckpointError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, CheckpointError) as error:
             raise CheckpointError(
                 f"{source} is not the plan of a reproduction ({error}): put it back as it was, or choose another folder with --out"
             ) from error
 
-    def check_same(self, request: Request, out: Path) -> None:
-        """Raise CheckpointError where something else is asked for now than when the plan was made."""
+    def going_on(self, request: Request, out: Path) -> Plan:
+        """This plan where ``request`` goes on with it: where things lie now, and with more hours all seeds that are asked for.
+
+        Raises:
+            CheckpointError: something else is asked for now than when the plan was made.
+        """
         was, now = self.request.to_json(), request.to_json()
-        changed = [name for name in was if was[name] != now[name] and name not in MAY_CHANGE]
+        more = None not in (was["hours"], now["hours"]) and now["hours"] > was["hours"]
+        may = (*MAY_CHANGE, "hours") if more else MAY_CHANGE
+        changed = [name for name in was if was[name] != now[name] and name not in may]
         if changed:
             words = ", ".join(f"{name} (was {was[name]}, now {now[name]})" for name in changed)
+            hint = "; where it was begun with hours, more of them add seeds" if "hours" in changed else ""
             raise CheckpointError(
-                f"{out} holds a reproduction of another plan: {words}; go on with it by {self.request.command(out)}, or choose "
+                f"{out} holds a reproduction of another plan: {words}{hint}; go on with it by {self.request.command(out)}, or choose "
                 "another folder with --out"
             )
+        return dataclasses.replace(self, request=request, seeds=tuple(range(request.seeds)) if more else self.seeds)
 
     def check_features(self, sha256: str | None, out: Path) -> None:
         """Raise CheckpointError where Inception's weights are others than when the plan was made."""

@@ -25,7 +25,7 @@ class Facts:
 
     Attributes:
         out: the folder.
-        plan, data, timing: what these JSON files hold; empty where they are not there yet.
+        plan, data, timing, clock: what these JSON files hold; empty where they are not there yet.
         rows: of the snapshots that were measured, by iteration and weights.
         chosen, last: the snapshots that selection.json names; None before it is there.
         by: what they were chosen by, a key of the rows.
@@ -40,6 +40,7 @@ class Facts:
     plan: Mapping[str, Any]
     data: Mapping[str, Any]
     timing: Mapping[str, Any]
+    clock: Mapping[str, Any]
     rows: tuple[Mapping[str, Any], ...]
     chosen: Snapshot | None
     last: Snapshot | None
@@ -67,6 +68,22 @@ class Facts:
         """How many there are to be; None before there is a plan."""
         return whole(self.plan.get("iterations"))
 
+    @property
+    def left_out(self) -> list[int]:
+        """The seeds for which ``--hours`` had no time."""
+        return [seed for seed in listed(part(self.clock, "left_out", "seeds")) if whole(seed) is not None]
+
+    @property
+    def spent(self) -> float:
+        """Seconds, over all calls; NaN where that is not known."""
+        kept = part(self.clock, "seconds")
+        return sum(map(real, kept.values())) if isinstance(kept, Mapping) and kept else math.nan
+
+    @property
+    def broken(self) -> set[Snapshot]:
+        """The snapshots of which some of the samples to choose by are not finite."""
+        return {snapshot_of(row) for row in self.rows if row.get("frechet_distance", 0) is None}
+
     def roles(self, snapshot: Snapshot) -> str:
         """Which of chosen and last a snapshot is: one, both or neither ("")."""
         found = [name for name, one in (("chosen", self.chosen), ("last", self.last)) if one == snapshot]
@@ -81,13 +98,14 @@ class Facts:
         """Of each of :data:`STAGES` its name, whether it is done, and how far it is in words.
 
         A stage is done where a later one is: what it needed may have been removed since. A snapshot whose samples are not finite
-        is measured no further.
+        is measured no further, and a seed that is left out for want of time is none of those that are to be.
         """
         weights = listed(self.plan.get("weights"))
         seeds = [seed for seed in listed(self.plan.get("seeds")) if whole(seed) is not None]
         trained = self.iterations is not None and self.step >= self.iterations
-        broken = {snapshot_of(row) for row in self.rows if row.get("frechet_distance", 0) is None}
-        wanted = {(one, seed) for one in (self.chosen, self.last) if one and one not in broken for seed in seeds}
+        seeds = [seed for seed in seeds if seed not in self.left_out]
+        snapshots = [one for one in (self.chosen, self.last) if one and one not in self.broken]
+        wanted = {(one, seed) for one in snapshots for seed in seeds}
         there = {(snapshot_of(measure), measure["seed"]) for measure in self.measures}
         done = {
             "plan": bool(self.plan),
@@ -100,13 +118,18 @@ class Facts:
         words = {
             "training": f"{_of(self.step, self.iterations)} iterations",
             "selection": f"{_of(len(self.rows), self._wanted_rows(len(weights)))} snapshots measured",
-            "samples and measures": f"{_of(len(wanted & there), len(wanted) or None)} sets of samples measured",
+            "samples and measures": f"{_of(len(wanted & there), len(wanted) or None)} sets of samples measured{self._withheld()}",
         }
         found = []
         for i, name in enumerate(STAGES):
             over = any(done[later] for later in STAGES[i:])
             found.append((name, over, words.get(name, "done" if over else "not yet")))
         return found
+
+    def _withheld(self) -> str:
+        bad = sum(bool(whole(measure.get("not_finite"))) for measure in self.measures)
+        left = f"; no time for {seeds_named(self.left_out)}" if self.left_out else ""
+        return (f", {bad} without numbers" if bad else "") + left
 
     def _wanted_rows(self, weights: int) -> int | None:
         """How many rows there are to be: of each interval's end, and of the last iteration."""
@@ -162,6 +185,7 @@ def read(out: Path) -> Facts:
         plan,
         record(out / folder.DATA),
         record(out / folder.TIMING),
+        record(out / folder.CLOCK),
         tuple(sorted(rows, key=snapshot_of)),
         chosen,
         last,
@@ -182,6 +206,11 @@ def snapshot_of(record: Mapping[str, Any]) -> Snapshot:
 def named(snapshot: Snapshot) -> str:
     """In words: "iteration 290,000, ema"."""
     return f"iteration {snapshot[0]:,}, {snapshot[1]}"
+
+
+def seeds_named(seeds: list[int]) -> str:
+    """In words: "seed 2", "seeds 1, 2"."""
+    return f"seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
 
 
 def whole(value: Any) -> int | None:

@@ -66,7 +66,8 @@ def _samples(facts: Facts, role: str, snapshot: Snapshot | None) -> Picture | No
             return Picture(
                 path,
                 f"{FOLDER}/{role}.png",
-                f"The first {len(images)} samples of seed {seed} of the {roles} snapshot ({named(snapshot)}), not picked.",
+                f"The first {len(images)} samples of seed {seed} of the {roles} snapshot ({named(snapshot)}), not picked."
+                + (" Those that are not finite are black." if (first.parent / samples.NOT_FINITE).exists() else ""),
             )
     kept = facts.out / folder.SELECTED / f"{folder.stem(*snapshot)}.png"
     if not kept.exists():

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from . import folder
 from . import report_tables as tables
-from .report_facts import Facts, named, part, snapshot_of, whole
+from .report_facts import Facts, listed, named, part, seeds_named, snapshot_of, whole
 from .report_page import Block, Code, Commands, Folded, Heading, Paragraph, Picture, Table
 from .report_recipe import PUBLISHED, departures, evaluate_command, sample_command, why_not_comparable
 
@@ -45,23 +46,33 @@ def _progress(facts: Facts) -> list[Block]:
     following = next((name for name, done, _ in facts.stages() if not done), None)
     command = facts.plan.get("command")
     blocks: list[Block] = []
-    if following is None:
-        blocks.append(Paragraph("All stages are done."))
-    else:
+    if following is not None:
         go_on = "; the same command goes on:" if command else "."
         blocks.append(Paragraph(f"Not done yet: what is known so far. Next comes the stage: {following}{go_on}"))
+    elif facts.left_out:
+        words = f"Done, but for {seeds_named(facts.left_out)}, for which there was no time in --hours {tables.number(facts.plan.get('hours'))}."
+        more = part(facts.clock, "left_out", "command")
+        blocks.append(Paragraph(words + (" More hours add them:" if more else ""), warning=True))
+        blocks += [Commands((str(more),)), Paragraph("All else was made by:")] if more else []
+    else:
+        blocks.append(Paragraph("All stages are done."))
     if command:
         blocks.append(Commands((str(command),)))
+    if command and not facts.out.is_absolute():
+        blocks.append(
+            Paragraph("Paths are relative: give all commands of this page in the folder in which that one was given.")
+        )
     return [*blocks, tables.stages(facts)]
 
 
 def _results(facts: Facts) -> list[Block]:
     """The numbers, and whether they may be held against the published ones."""
-    blocks: list[Block] = [Heading("Results")]
+    blocks: list[Block] = [Heading("Results"), *map(Paragraph, tables.in_short(facts)), *_withheld(facts)]
     if facts.measures:
         words = (
-            "All distances are to the training images. A mean, standard deviation and minimum are over the seeds of the samples, of "
-            "one trained network: how much another training would change them is not in them."
+            "All numbers are of the samples against the training images. Of distances less is better, of the Inception score, precision "
+            "and recall more; none has a unit. A mean, standard deviation and minimum are over the seeds of the samples, of one trained "
+            "network: how much another training would change them is not in them."
         )
         blocks += [tables.results(facts), Paragraph(words)]
     else:
@@ -74,10 +85,42 @@ def _results(facts: Facts) -> list[Block]:
         blocks.append(
             Paragraph(
                 "The published numbers are the papers' own, of CIFAR-10 without labels, 50,000 samples against the training images. "
-                "Hold the mean against them; the minimum is the best of several seeds."
+                "Hold the mean against them; the minimum is the best of several seeds. Papers often give the KID times 1,000; here it "
+                "is as it is."
             )
         )
+        if departures(facts):
+            blocks.append(
+                Paragraph(
+                    f"Measured as the papers' numbers are, but not made by the recipe: {'; '.join(departures(facts))}.",
+                    warning=True,
+                )
+            )
     return blocks
+
+
+def _withheld(facts: Facts) -> list[Block]:
+    """Of which samples there are no numbers, since some are not finite."""
+    found = []
+    for snapshot in facts.measured():
+        if snapshot in facts.broken:
+            found.append(
+                f"{named(snapshot)}: some of the samples that snapshots are chosen by, so that no more were drawn"
+            )
+        for m in facts.measures:
+            bad = whole(m.get("not_finite"))
+            if bad and snapshot_of(m) == snapshot:
+                found.append(
+                    f"{named(snapshot)}, seed {m['seed']}: {bad:,} of {tables.count(m.get('samples'))} samples"
+                )
+    if not found:
+        return []
+    words = (
+        f"Not finite, and so without numbers: {'; '.join(found)}. A snapshot has no mean where a seed has no number. The run may be "
+        "sampled otherwise without training again: copy "
+    )
+    run = str(facts.out / folder.RUN)
+    return [Paragraph((words, Code(run), " to NEW/run and reproduce with --out NEW."), warning=True)]
 
 
 def _samples(facts: Facts, pictures: Mapping[str, Picture]) -> list[Block]:
@@ -98,12 +141,19 @@ def _seeds(facts: Facts) -> list[Block]:
     lines = [f"# {named(snapshot_of(m))}, seed {m['seed']}\n{_command(facts, m)}" for m in facts.measures]
     said = Paragraph(
         (
-            "Each command draws the same samples and measures them: ",
+            "Each command draws the same samples and measures them. In its metrics.json ",
             Code("frechet_distance samples_to_train"),
-            " is the distance above.",
+            ", ",
+            Code("kernel_distance"),
+            " and ",
+            Code("inception_score"),
+            " are the numbers above, to rounding; its precision and recall are to the held-out images, those above to the training images.",
         )
     )
-    return [*found, said, Commands(tuple(lines))]
+    spread = Paragraph(
+        "± is a standard deviation within a set of samples: of a kernel distance over 100 subsets, of an Inception score over ten parts."
+    )
+    return [*found, spread, said, Commands(tuple(lines))]
 
 
 def _command(facts: Facts, record: Mapping[str, object]) -> str:
@@ -155,10 +205,18 @@ def _training(facts: Facts, pictures: Mapping[str, Picture]) -> list[Block]:
             found.append(Paragraph("The plan names no departure from the recipe."))
         hours = facts.plan.get("hours")
         if hours is not None:
-            found.append(
-                Paragraph(f"The number of iterations and of seeds was fitted into {tables.number(hours)} hours.")
-            )
+            found.append(Paragraph(_fitted(facts)))
     return found
+
+
+def _fitted(facts: Facts) -> str:
+    words = f"The number of iterations and of seeds was fitted into {tables.number(facts.plan.get('hours'))} hours."
+    asked, planned = whole(part(facts.plan, "request", "seeds")), len(listed(facts.plan.get("seeds")))
+    if asked and planned < asked:
+        words += (
+            f" Of {asked} seeds {planned} fit: the same command with a larger --hours adds others, and no iterations."
+        )
+    return words
 
 
 def _circumstances(facts: Facts) -> list[Block]:
@@ -169,7 +227,9 @@ def _circumstances(facts: Facts) -> list[Block]:
     if facts.timing or facts.rows or facts.measures:
         found += [Heading("Machine and time"), tables.machine(facts)]
     if isinstance(facts.timing.get("rows"), list):
-        text = "What each stage takes, reckoned from rates that were measured before training:"
+        text = (
+            "What each stage takes, reckoned from rates that were measured before training; all is with the training:"
+        )
         found += [Paragraph(text), tables.estimates(facts)]
     return found
 

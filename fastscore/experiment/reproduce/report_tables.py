@@ -71,6 +71,21 @@ def value_of(record: Mapping[str, Any], measure: str) -> float:
     return real(value.get("mean") if isinstance(value, Mapping) else value)
 
 
+def in_short(facts: Facts) -> list[str]:
+    """The distance of the chosen snapshot and of the last in a sentence each: what there is to quote."""
+    (key, words), found = next(iter(measures_of(facts.feature).items())), []
+    for snapshot in facts.measured():
+        values = [value_of(m, key) for m in facts.measures if snapshot_of(m) == snapshot]
+        if not values or any(map(math.isnan, values)):
+            continue
+        spread = f" ± {statistics.stdev(values):.2g} (standard deviation)" if len(values) > 1 else ""
+        seeds = f"{len(values)} seed{'s' * (len(values) > 1)}"
+        found.append(
+            f"{facts.roles(snapshot).capitalize() or 'Other'} snapshot: {words} {number(statistics.fmean(values))}{spread} over {seeds}."
+        )
+    return found
+
+
 def results(facts: Facts) -> Table:
     """Mean, standard deviation and minimum over the seeds, of the chosen snapshot and the last, beside the published."""
     columns = {snapshot: [m for m in facts.measures if snapshot_of(m) == snapshot] for snapshot in facts.measured()}
@@ -107,7 +122,7 @@ def each_seed(facts: Facts) -> Table:
             named(snapshot_of(m)),
             str(m.get("sampler") or NONE),
             str(m["seed"]),
-            count(m.get("samples")),
+            count(m.get("samples")) + (f", {bad:,} not finite" if (bad := whole(m.get("not_finite"))) else ""),
             *(_with_spread(m.get(name)) for name in names),
             count(m.get("network_evaluations_per_sample")),
             time(m.get("seconds")),
@@ -197,8 +212,15 @@ def machine(facts: Facts) -> Table:
         *((f"{name}, images a second", number(rate)) for name, rate in rates.items()),
         *((f"{name}, most memory", NONE if math.isnan(most) else size(most)) for name, most in memory.items()),
         *((f"{name}, time so far", time(seconds)) for name, seconds in spent),
+        ("all, time so far, over all calls", _of_hours(facts)),
     ]
     return Table(("", ""), tuple(rows), words=2)
+
+
+def _of_hours(facts: Facts) -> str:
+    """Such as "9 h 12 min of 12 h"."""
+    hours = real(facts.plan.get("hours"))
+    return time(facts.spent) + ("" if math.isnan(hours) else f" of {time(3600 * hours)}")
 
 
 _MEMORY = {"training": "training", "network evaluations": "evaluation"}

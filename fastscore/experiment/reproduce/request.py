@@ -36,7 +36,8 @@ class Request:
     model: Literal["ncsn", "ncsnv2"] = "ncsnv2"
     """Whose recipe: ncsn (Song & Ermon 2019) or ncsnv2 (Song & Ermon 2020)."""
     hours: float | None = None
-    """Fit the number of iterations, and where needed of seeds, into so many hours, by what --dry-run measures."""
+    """Fit the number of iterations, and where needed of seeds, into so many hours, by what --dry-run measures. A later
+    seed for which there is no time is left out, and more hours add it."""
 
     iterations: int | None = None
     """Optimizer steps; by default the recipe's."""
@@ -219,6 +220,8 @@ class Request:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Request:
         """What :meth:`to_json` gave; TypeError or ValueError where it is something else."""
+        if not isinstance(values.get("sampler_options"), dict):
+            raise TypeError(f"sampler_options must be an object, got {values.get('sampler_options')!r:.60}")
         inception = values.get("inception")
         return cls(**values | {"inception": None if inception is None else Path(inception)})
 

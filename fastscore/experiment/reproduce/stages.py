@@ -6,30 +6,32 @@ import dataclasses
 import json
 import shutil
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ..._core import checks, files, graphs
-from ..._core.errors import CannotWrite, CheckpointError, FastscoreError, NonFiniteLoss
-from .. import checkpoint, limits, precision
+from ..._core import checks, graphs
+from ..._core.errors import NonFiniteLoss, NonFiniteSamples
+from .. import limits, precision
 from ..config import TrainConfig
 from ..extraction import make_features
+from ..progress import duration
 from ..ranks import ALONE, Ranks
-from ..sample_folder import check_folder
 from ..status import size
 from ..train import Trainer
 from . import data, folder, timing
+from .clock import TRAINING, Clock, watching
 from .disk import needed
 from .distances import Distances
 from .folder import Means, of_leader, there
+from .held import going_on, held
 from .hours import Work, fit, rows
-from .measures import measure
+from .measures import measure, withheld
 from .plan import Plan
-from .report import write_report
+from .report import MARKDOWN, write_report
+from .report_facts import seeds_named
 from .request import MAY_CHANGE, Request
-from .selection import select
+from .selection import another_sampler, check_run, select
 
 
 def reproduce(
@@ -59,28 +61,26 @@ def reproduce(
         CheckpointError: ``out`` holds something else, or another process is at it, or what lies there is damaged.
         DataError: the data, or the weights of Inception, are not there. ValueError: an option out of its range.
         CannotWrite: a file cannot be written, on a full disk, say; what was written stays, and the text has the command
-            that goes on. NonFiniteLoss, NonFiniteSamples: training or sampling failed.
+            that goes on. NonFiniteLoss: training failed. NonFiniteSamples: at the end, of those that have no numbers for it.
         RankFailed: another rank has ended.
     """
     out = Path(out)
-    with _going_on(request.command(out)), _held(out, ranks):
-        return _Reproduction(request, out, Means(device, batch_size, progress, ranks), say).run(dry_run)
+    with going_on(request.command(out)), held(out, ranks), Clock(out, request.hours, ranks) as clock:
+        return _Reproduction(request, out, Means(device, batch_size, progress, ranks), say, clock).run(dry_run)
 
 
 class _Reproduction:
     """One call of :func:`reproduce`, whose arguments these are."""
 
-    def __init__(self, request: Request, out: Path, means: Means, say: Callable[[str], None]):
+    def __init__(self, request: Request, out: Path, means: Means, say: Callable[[str], None], clock: Clock):
+        self.clock, self.timing = clock, dict[str, Any]()
         self.request, self.out, self.means, self.ranks = request, out, means, means.ranks
         self.say = say if self.ranks.leads else lambda text: None
         with self.ranks.together():
             self.device = self.ranks.place(means.device)
         before = of_leader(self.ranks, lambda: folder.read(out / folder.PLAN))
         with self.ranks.together():
-            self.plan = None if before is None else Plan.from_json(before, out / folder.PLAN)
-            if self.plan is not None:
-                self.plan.check_same(request, out)
-                self.plan = dataclasses.replace(self.plan, request=request)  # where things lie now
+            self.plan = None if before is None else Plan.from_json(before, out / folder.PLAN).going_on(request, out)
             self.config = self._config()
 
     def run(self, dry_run: bool) -> list[Path]:
@@ -91,19 +91,35 @@ class _Reproduction:
         self._time(again=dry_run)
         if dry_run:
             return []
-        plan = self.plan or self._make_plan()
+        plan = self._gone_on(self.plan) if self.plan else self._make_plan()
         self._train(plan)
         distances = Distances(self.features, self.data, self.out, self.device, self.ranks)
         selection = self._select(plan, distances)
         self.say(f"samples: {self.request.samples:,} of each of {len(plan.seeds)} seeds")
         written: list[Path] | None = None
-        for step, weights, seed in measure(plan, selection, self.out, distances, self.means):
-            self.say(f"measured: iteration {step:,} ({weights}), seed {seed}")
+        planned = self._work(plan.config, 1).sampling(1, self.request.evaluations(plan.config))
+        for said in measure(plan, selection, self.out, distances, self.means, self.clock, planned):
+            self.say(said)
             written = self._report()
         with self.ranks.together():
             if self.ranks.leads:
                 distances.forget()
-        return self._report() if written is None else written
+        return self._end(plan, selection, written)
+
+    def _end(self, plan: Plan, selection: dict[str, Any], written: list[Path] | None) -> list[Path]:
+        """Say what is left out, and raise where numbers are withheld."""
+        left = self.clock.left_out
+        if left or written is None:
+            written = self._report()
+        if left:
+            self.say(f"left out for want of time: {seeds_named(left['seeds'])}; go on with: {left['command']}")
+        found = of_leader(self.ranks, lambda: withheld(selection, plan, self.out))
+        if found:
+            raise NonFiniteSamples(
+                f"samples are not finite, and have no numbers: {'; '.join(found)}. All others are in {self.out / MARKDOWN}; "
+                f"{another_sampler(plan, self.out)}"
+            )
+        return written
 
     def _config(self) -> TrainConfig:
         """What is trained: the plan's, where there is one; where the data lie and the device are this call's."""
@@ -149,8 +165,6 @@ class _Reproduction:
                     data.check_same(found, self.out)
                 if self.plan is None or not (self.out / folder.DATA).exists():
                     folder.write(self.out / folder.DATA, found)
-                if self.plan is not None:  # which names where things lie
-                    folder.write(self.out / folder.PLAN, self.plan.to_json(self.out))
         self.say(f"data: {self.data.describe()}")
 
     def _time(self, *, again: bool) -> None:
@@ -158,7 +172,7 @@ class _Reproduction:
         path, here = self.out / folder.TIMING, timing.conditions(self.config, self.feature, self.device, self.ranks)
 
         def before() -> dict[str, Any] | None:
-            found = folder.read(path)
+            found = timing.check(folder.read(path), path)
             usable = found is not None and (found.get("conditions") == here or (self.plan is not None and not again))
             return found if usable else None
 
@@ -213,6 +227,18 @@ class _Reproduction:
         self._report()
         return plan
 
+    def _gone_on(self, plan: Plan) -> Plan:
+        """``plan``, which names where things lie now."""
+        with self.ranks.together():
+            if self.ranks.leads:
+                folder.write(self.out / folder.PLAN, plan.to_json(self.out))
+        if self.request.hours is not None:
+            self.say(
+                f"{duration(self.clock.seconds())} of {self.request.hours:g} hours are spent; it stays at {plan.config.iterations:,} "
+                "iterations"
+            )
+        return plan
+
     def _say_disk(self, config: TrainConfig, seeds: int) -> None:
         if not self.ranks.leads:
             return
@@ -229,11 +255,20 @@ class _Reproduction:
     def _train(self, plan: Plan) -> None:
         run = self.out / folder.RUN
         command = self.request.command(self.out)
+        with self.ranks.together():
+            if self.ranks.leads:
+                check_run(self.out)
         with Trainer(self.config, run, resume=True, ranks=self.ranks, command=command) as trainer:
             if trainer.step < plan.config.iterations:
                 self.say(f"training from iteration {trainer.step:,} to {plan.config.iterations:,}, in {run}")
+                self.clock.at(TRAINING)
+                evaluations = self.request.evaluations(plan.config)
+                after = self._work(plan.config, 1).after(plan.config.iterations, evaluations)
                 try:
-                    trainer.train(progress=self.means.progress)
+                    trainer.train(
+                        progress=self.means.progress,
+                        listener=watching(self.clock, plan.config.iterations, after, self.say),
+                    )
                 except NonFiniteLoss as error:
                     raise NonFiniteLoss(
                         f"{str(error).split('; ')[0]}; the recipe has this learning rate alone: reproduce in another folder (--out), with "
@@ -247,7 +282,7 @@ class _Reproduction:
         done = there(self.ranks, self.out / folder.SELECTION)
         if not done:
             self.say(f"selection: {len(plan.snapshots)} snapshots, {self.request.selection_images:,} samples of each")
-        selection = select(plan, self.out, distances, self.means)
+        selection = select(plan, self.out, distances, self.means, self.clock)
         chosen, last = (f"{selection[role]['step']:,} ({selection[role]['weights']})" for role in ("chosen", "last"))
         self.say(f"chosen: iteration {chosen}; last: {last}")
         if not done:
@@ -260,40 +295,3 @@ class _Reproduction:
             if self.ranks.leads:
                 written = write_report(self.out)
         return written
-
-
-@contextmanager
-def _held(out: Path, ranks: Ranks) -> Iterator[None]:
-    """Inside, ``out`` is there and this process's, or these ranks', alone."""
-    lock: checkpoint.Lock | None = None
-    with ranks.together():
-        if ranks.leads:
-            check_folder("--out", out)
-            if (out / checkpoint.CONFIG).exists():
-                raise CheckpointError(f"{out} holds a run of fastscore train: choose another folder with --out")
-            try:
-                lock = checkpoint.Lock(out / folder.LOCK)
-            except CheckpointError:
-                raise FastscoreError(
-                    f"another process reproduces in {out}: wait until it ends, or choose another folder with --out"
-                ) from None
-            for place in (out, out / folder.SELECTED, out / folder.MEASURES):
-                files.clear_leftovers(place)
-    try:
-        yield
-    finally:
-        if lock is not None:
-            lock.release()
-
-
-@contextmanager
-def _going_on(command: str) -> Iterator[None]:
-    """Turn an error of the disk inside into one that says how to go on."""
-    try:
-        yield
-    except CannotWrite as error:
-        if command in str(error):
-            raise
-        raise CannotWrite(
-            f"{error}; what was written stays. Once that is mended, go on with: {command}", error.errno, error.filename
-        ) from error

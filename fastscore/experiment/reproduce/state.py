@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 
 from ..._core.errors import CheckpointError
 from .. import checkpoint
+from ..progress import duration
 from ..status import bytes_below, screen, size, status
 from . import folder, report_facts
 
@@ -37,6 +39,11 @@ def lines(out: Path) -> str:
     model, name = facts.plan.get("model", "a model"), report_facts.part(facts.data, "train", "name")
     found = [("reproduces", f"{out}: {model} on {name}"), ("state", state)]
     found += [("", f"{stage:<22} {words}") for stage, _, words in stages]
+    if not math.isnan(facts.spent):
+        hours = report_facts.real(facts.plan.get("hours"))
+        found.append(("time", f"{duration(facts.spent)} spent" + ("" if math.isnan(hours) else f" of {hours:g} hours")))
+    more = report_facts.part(facts.clock, "left_out", "command")
+    found += [("more seeds", str(more))] if facts.left_out and following is None and more else []
     found += [("unreadable", text) for text in facts.unreadable]
     found.append(("disk", f"{size(bytes_below(out))} in the folder, {size(shutil.disk_usage(out).free)} free"))
     text = "\n".join(f"{name:<11} {words}" for name, words in found)

@@ -7,10 +7,12 @@ import math
 import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..._core.errors import CheckpointError
 from ...data import ImageData, to_float
 from ...evaluation.features import Features
 from ..acceleration import compiled, deterministic, tf32
@@ -18,9 +20,11 @@ from ..config import TrainConfig
 from ..learner import Learner
 from ..precision import for_sampling, resolve
 from ..processors import device_name
+from ..progress import four_digits
 from ..ranks import Ranks
 from ..sample_folder import versions
 from .hours import Work
+from .report_facts import part, real
 from .request import Request, flag
 
 _SECONDS, _MOST = 5.0, 20  # that a rate is measured for, and calls
@@ -28,6 +32,15 @@ _BETWEEN = 600.0  # seconds between two checkpoints
 _WARM = {"cuda": 5}  # calls before: graphs are recorded in the first of them
 _IMAGES = {"cuda": 500}  # at a time; a CPU is as fast on few
 _FEW = 16
+_RATES = (
+    ("parameters",),
+    ("training", "seconds_per_iteration"),
+    ("training", "images_per_second"),
+    ("training", "peak_bytes"),
+    ("evaluation", "images_per_second"),
+    ("evaluation", "peak_bytes"),
+    ("features", "images_per_second"),
+)
 #: Of a config, what decides how long an iteration takes.
 _PACE = (
     "model",
@@ -39,6 +52,7 @@ _PACE = (
     "tf32",
     "compile",
     "cuda_graph",
+    "ema",  # that of an ncsn, which has none by its recipe, is the first of more_ema
     "more_ema",
 )
 
@@ -94,6 +108,21 @@ def measure(
     }
 
 
+def check(found: dict[str, Any] | None, source: Path) -> dict[str, Any] | None:
+    """``found`` in timing.json, where it has the rates that :func:`measure` gives.
+
+    Raises:
+        CheckpointError: it has others.
+    """
+    for names in _RATES if found is not None else ():
+        if not real(rate := part(found, *names)) > 0:
+            raise CheckpointError(
+                f"{source} says {': '.join(names)} {rate!r:.60}, where it must be a number above 0: put it back as it was, or delete it "
+                "to have it measured again"
+            )
+    return found
+
+
 def release(device: torch.device) -> None:
     """Give back what a learner took, which no variable holds any more: it and the graph of its iteration hold each other."""
     gc.collect()
@@ -130,10 +159,10 @@ def table(timing: dict[str, Any], request: Request, config: TrainConfig) -> str:
     ranks = timing["ranks"]
     lines = [
         f"{timing['device']}{f', {ranks} ranks' if ranks > 1 else ''}, torch {timing['versions']['torch']}",
-        f"training    {training['images_per_second']:10.4g} images/s, {training['seconds_per_iteration']:.4g} s an iteration, at most "
+        f"training    {four_digits(training['images_per_second']):>10} images/s, {training['seconds_per_iteration']:.4g} s an iteration, at most "
         f"{training['peak_bytes'] / 1e9:.3g} GB",
-        f"evaluation  {evaluation['images_per_second']:10.4g} images/s, at most {evaluation['peak_bytes'] / 1e9:.3g} GB",
-        f"features    {rates['features']['images_per_second']:10.4g} images/s",
+        f"evaluation  {four_digits(evaluation['images_per_second']):>10} images/s, at most {evaluation['peak_bytes'] / 1e9:.3g} GB",
+        f"features    {four_digits(rates['features']['images_per_second']):>10} images/s",
         "",
         f"training, {config.iterations:,} iterations of {config.batch_size}: {_hours(cells['training', None])} hours",
         "",
