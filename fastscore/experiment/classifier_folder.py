@@ -27,7 +27,7 @@ from .build import make_sigmas
 from .checkpoint.files import is_missing, read_signed_json, signed_json
 from .config import TrainConfig, quoted
 
-FOLDER, ABOUT, TABLE, PICTURE = "classifier", "classifier.json", "accuracy.md", "accuracy.png"
+FOLDER, ABOUT, TABLE, PICTURE = checkpoint.CLASSIFIER, "classifier.json", "accuracy.md", "accuracy.png"
 _FORMAT = 1
 
 

@@ -54,10 +54,11 @@ def export_original(
 
     Raises:
         CheckpointError: not a run folder, no checkpoint yet (or none of that iteration), a damaged one, or a run on points, with classes
-            or on a path of continuous t; or a file is in the way.
+            or on a path of continuous t; or a file is in the way, or ``out`` is among those that a run needs.
         OSError: it cannot be written.
     """
     run, out = Path(run), Path(out)
+    checkpoint.check_not_of_a_run("out (--out)", out)
     config, beside = checkpoint.read_config(run), out.parent / ORIGINAL_CONFIG
     if config.model == "mlp":
         raise CheckpointError(f"{run} is of points, and the originals have networks of images alone: use --safetensors")
@@ -109,6 +110,7 @@ def export_safetensors(
         OSError: it cannot be written.
     """
     run, out = Path(run), Path(out)
+    checkpoint.check_not_of_a_run("out (--out)", out)
     trained = load_run(run, device="cpu", weights=weights, iteration=iteration, precision="fp32")
     paths = out / WEIGHTS, out / CARD
     _check_free(list(paths), overwrite)

@@ -19,6 +19,7 @@ from ..rng import Philox
 from .acceleration import deterministic, tf32
 from .build import make_data
 from .progress import progress_bar
+from .sample_folder import check_folder
 from .scores import on_any_path
 from .trained_run import TrainedRun, load_run
 
@@ -76,16 +77,15 @@ def inspect(
             written.
     """
     num = checks.integer("num", num, low=20, high=_MOST)
+    folder = Path(run) if out is None else Path(out)
     trained = load_run(run, device=device, weights=weights, iteration=iteration, precision="fp32")
+    check_folder("--out", folder)
     if data_dir is not None:
         trained = dataclasses.replace(trained, config=dataclasses.replace(trained.config, data_dir=str(data_dir)))
     x, fit = _samples(trained, num, seed)
     with tf32(False), deterministic(trained.config.deterministic, trained.device):
         columns = _columns(trained, x, fit, seed, progress)
     report = {"run": str(run), "step": trained.iteration, "samples": len(x)} | _verdict(columns) | {"columns": columns}
-    folder = Path(run) if out is None else Path(out)
-    with files.naming(folder):
-        folder.mkdir(parents=True, exist_ok=True)
     level_plots.save_levels(
         columns["sigma"], {k: v for k, v in columns.items() if k != "sigma"}, folder / PICTURE, title=summary(report)
     )

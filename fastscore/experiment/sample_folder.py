@@ -27,6 +27,7 @@ from torch import Tensor
 from .. import __version__
 from .._core import files
 from .._core.errors import CannotWrite, FastscoreError, NonFiniteSamples, require
+from . import checkpoint
 
 ARRAY, PICTURE, SETTINGS, KEPT = "samples.npy", "samples.png", "samples.json", "samples.partial{}.npy"
 _SHOWN = 100
@@ -41,9 +42,13 @@ def versions() -> dict[str, str]:
 def check_folder(name: str, folder: Path, *, make: bool = True) -> None:
     """Raise now, not after an hour of work, where ``folder`` cannot be written; make it, or only look.
 
-    Raises: ValueError: its name is not valid UTF-8. OSError: another reason; both texts begin with ``name``.
+    Raises:
+        ValueError: its name is not valid UTF-8.
+        CheckpointError: it is among the files that a run needs.
+        OSError: another reason. All texts begin with ``name``.
     """
     check_encodable(name, folder)
+    checkpoint.check_not_of_a_run(name, folder)
     probe = files.temporary(folder / "probe")
     try:
         there = _nearest(folder)

@@ -13,7 +13,20 @@ while a process trains there.
 A checkpoint is written to a hidden folder, flushed to disk, and renamed: a folder named step_* is always whole.
 """
 
-from .files import CHANGES, CHECKPOINTS, CONFIG, IDENTITY, LOCK, METRICS, MOMENTS, SAMPLES, SNAPSHOTS, clear_unfinished
+from .files import (
+    CHANGES,
+    CHECKPOINTS,
+    CLASSIFIER,
+    CONFIG,
+    IDENTITY,
+    LOCK,
+    METRICS,
+    MOMENTS,
+    SAMPLES,
+    SNAPSHOTS,
+    check_not_of_a_run,
+    clear_unfinished,
+)
 from .folder import (
     Identity,
     begin,
@@ -42,6 +55,7 @@ from .store import drop_snapshots_after, prune, save
 __all__ = [
     "CHANGES",
     "CHECKPOINTS",
+    "CLASSIFIER",
     "CONFIG",
     "IDENTITY",
     "LOCK",
@@ -56,6 +70,7 @@ __all__ = [
     "changed_fields",
     "check_finite",
     "check_free",
+    "check_not_of_a_run",
     "check_there",
     "clear_unfinished",
     "drop_snapshots_after",

@@ -11,11 +11,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from ..._core.errors import CheckpointError
 from ..config import parse_json
 
 CONFIG, IDENTITY, METRICS, CHANGES = "config.json", "run.json", "metrics.jsonl", "changes.jsonl"
 CHECKPOINTS, SNAPSHOTS, SAMPLES = "checkpoints", "snapshots", "samples"
-MOMENTS, LOCK = "moments.safetensors", ".lock"
+MOMENTS, LOCK, CLASSIFIER = "moments.safetensors", ".lock", "classifier"
+_OWN = frozenset({CONFIG, IDENTITY, METRICS, CHANGES, CHECKPOINTS, SNAPSHOTS, MOMENTS, LOCK, CLASSIFIER})
 
 
 class NoChecksum(ValueError):
@@ -55,6 +57,20 @@ def clear_unfinished(folder: Path) -> None:
         for name in os.listdir(folder):
             if re.fullmatch(r"\.(writing_|deleting_step_)[0-9]{8,}", name):
                 shutil.rmtree(folder / name)
+
+
+def check_not_of_a_run(name: str, path: Path) -> None:
+    """Raise :class:`CheckpointError` where ``path``, the argument ``name``, is or lies in what a run keeps.
+
+    That are its weights, its config and its records, which nobody but the run itself may write; the run folder may be.
+    """
+    there = Path(os.path.realpath(path))  # a link may lead into a run; this does not raise where it leads nowhere
+    for inside in (there, *there.parents):
+        if inside.name in _OWN and os.path.lexists(inside.parent / IDENTITY):
+            raise CheckpointError(
+                f"{name} must not be among the files that the run {inside.parent} needs, got {str(path)!r}, which is or lies "
+                f"in its {inside.name}: choose another place"
+            )
 
 
 def is_missing(error: OSError) -> bool:

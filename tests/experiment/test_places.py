@@ -1,0 +1,58 @@
+"""What is written has a place of its own: --out never leads into the files that a run needs, and standard output may be full."""
+
+from pathlib import Path
+
+import pytest
+
+import fastscore as fs
+from fastscore.experiment import cli
+from fastscore.experiment.export import export_original
+from fastscore.experiment.presets import preset
+from fastscore.experiment.train import Trainer
+
+from .test_run_folders import contents
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory) -> Path:
+    """A tiny trained run."""
+    config = preset("toy", iterations=2, width=8, batch_size=8, checkpoint_every=2, log_every=1, steps_per_level=1)
+    folder = tmp_path_factory.mktemp("places") / "run"
+    Trainer(config, folder).train(progress=False)
+    return folder
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "export {run} --safetensors --overwrite --out {run}/checkpoints/step_00000002",
+        "export {run} --safetensors --overwrite --out {link}",
+        "export {run} --safetensors --overwrite --out {run}/classifier",
+        "sample {run} --num 2 --out {run}/snapshots",
+        "evaluate {run} --num 20 --out {run}/checkpoints/new/er",
+        "inspect {run} --num 20 --out {run}/checkpoints",
+        "compare-samplers {run} --samplers ddim --budgets 2 --samples 20 --seeds 1 --out {run}/checkpoints",
+        "train toy --iterations 1 --width 8 --out {run}/checkpoints/again",
+        "reproduce cifar10 --data photos --dry-run --out {run}/checkpoints",
+        "import nowhere.pth --out {run}/snapshots/imported",
+    ],
+)
+def test_nothing_is_written_among_the_files_that_a_run_needs(command, run, tmp_path, capsys):
+    """Export replaced the run's own weights by an average of them, which the run could then not read."""
+    link, before = tmp_path / "link", contents(run)
+    link.symlink_to(run / "checkpoints" / "step_00000002")
+    with pytest.raises(SystemExit) as stop:
+        cli.main(command.format(run=run, link=link).split())
+    text = capsys.readouterr().err
+    assert stop.value.code == 2 and "--out" in text and f"files that the run {run} needs" in text
+    assert contents(run) == before
+
+
+def test_a_file_of_the_originals_is_not_written_over_those_of_a_run(run, tmp_path):
+    for name in ("config.json", "run.json", "metrics.jsonl", ".lock", "checkpoints/step_00000002/model.safetensors"):
+        with pytest.raises(fs.CheckpointError, match=r"out \(--out\) must not be among the files that the run"):
+            export_original(run, run / name, overwrite=True)
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "config.json").touch()  # some project's, where no run is
+    cli.main(["sample", str(run), "--num", "2", "--out", str(tmp_path / "checkpoints" / "x"), "--quiet"])
+    assert (tmp_path / "checkpoints" / "x" / "samples.npy").exists()
