@@ -89,6 +89,9 @@ def _read(path: Path) -> tuple[Half, Half | None]:
         names = next((names for names in _NAMES if names[0][0] in archive), None)
         if names is None:
             raise ValueError(f"it must have 'images', and has {', '.join(map(repr, archive.files)) or 'nothing'}")
+        mixed = [name for pair in _NAMES[:2] if pair is not names for half in pair for name in half if name in archive]
+        if mixed:
+            raise ValueError(f"it must have one set of names, got {mixed[0]!r} beside {names[0][0]!r}")
         train, test = (_half(archive, image, label) for image, label in names)
     assert train is not None
     if test is not None:
@@ -98,6 +101,8 @@ def _read(path: Path) -> tuple[Half, Half | None]:
 
 def _half(archive: np.lib.npyio.NpzFile, image: str, label: str) -> Half | None:
     if image not in archive:
+        if label in archive:
+            raise ValueError(f"it has {label!r} without {image!r}, whose they are: put both in, or neither")
         return None
     images, labels = _images(image, archive[image]), _labels(label, archive[label]) if label in archive else None
     if labels is not None and len(labels) != len(images):

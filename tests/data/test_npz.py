@@ -59,6 +59,11 @@ def test_grey_images_without_labels_and_without_a_test_half(tmp_path):
         ),
         ({"images": IMAGES, "labels": LABELS / 2}, r"'labels' must be integers \[N\] from 0, got float64"),
         ({"images": IMAGES, "test_images": TEST[:, :, :4]}, r"of shape \(3, 8, 8\) and 'test_images' of \(3, 4, 8\)"),
+        (
+            {"images": IMAGES, "labels": LABELS, "test_labels": LABELS},
+            "it has 'test_labels' without 'test_images', whose they are: put both in, or neither",
+        ),
+        ({"images": IMAGES, "x_test": TEST}, "it must have one set of names, got 'x_test' beside 'images'"),
         ({"images": IMAGES, "labels": LABELS, "test_images": TEST}, "it must have both 'labels' and 'test_labels'"),
         (
             {"images": IMAGES, "labels": LABELS, "test_images": TEST, "test_labels": np.array([0, 3])},
