@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 
+from .._core import files
 from .._core.errors import FastscoreError
 
 _MANY = 1e6  # of what an option counts: so many take memory
@@ -23,6 +27,51 @@ def open_streams() -> None:
             except OSError:
                 os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
             setattr(sys, name, open(os.devnull, "w" if number else "r"))  # noqa: SIM115
+
+
+class _Output:
+    """Standard output, whose errors name it."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with self._named():
+            return int(self._stream.write(text))
+
+    def flush(self) -> None:
+        with self._named():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            with contextlib.suppress(OSError):  # else the interpreter tries once more as it ends
+                self._stream.close()
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise files.cannot_write("standard output", error) from error
+
+
+@contextlib.contextmanager
+def printing() -> Iterator[None]:
+    """Inside, errors of standard output name it; at the end, also by ``sys.exit``, what was printed is on its way."""
+    before = sys.stdout
+    sys.stdout = output = _Output(before)
+    try:
+        try:
+            yield
+        except SystemExit:
+            output.flush()
+            raise
+        output.flush()
+    finally:
+        sys.stdout = before
 
 
 def check_text(arguments: list[str]) -> None:

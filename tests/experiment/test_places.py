@@ -1,5 +1,7 @@
 """What is written has a place of its own: --out never leads into the files that a run needs, and standard output may be full."""
 
+import io
+import sys
 from pathlib import Path
 
 import pytest
@@ -56,3 +58,14 @@ def test_a_file_of_the_originals_is_not_written_over_those_of_a_run(run, tmp_pat
     (tmp_path / "config.json").touch()  # some project's, where no run is
     cli.main(["sample", str(run), "--num", "2", "--out", str(tmp_path / "checkpoints" / "x"), "--quiet"])
     assert (tmp_path / "checkpoints" / "x" / "samples.npy").exists()
+
+
+@pytest.mark.parametrize("arguments", [["status", "{run}"], ["status", "--help"], ["--version"]])
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_standard_output_is_named(arguments, buffered, run, capsys, monkeypatch):
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(open("/dev/full", "wb"), write_through=not buffered))  # noqa: SIM115
+    with pytest.raises(SystemExit) as stop:
+        cli.main([argument.format(run=run) for argument in arguments])
+    assert stop.value.code == 2
+    assert capsys.readouterr().err == "error: standard output cannot be written: No space left on device\n"
+    assert sys.stdout.closed  # else the interpreter writes once more at its end, and says so

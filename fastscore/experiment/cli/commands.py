@@ -56,6 +56,21 @@ def _commands(tyro: Any) -> dict[str, Any]:
     }
 
 
+def _call(arguments: list[str]) -> None:
+    """Run the command that ``arguments`` name."""
+    if arguments == ["--version"]:
+        print(f"fastscore {__version__}")
+        return
+    tyro = require("tyro", "train")
+    tyro.extras.subcommand_cli_from_dict(
+        _commands(tyro),
+        prog="fastscore",
+        description=_INTRODUCTION,
+        args=arguments,
+        config=(tyro.conf.CascadeSubcommandArgs,),
+    )
+
+
 def main(arguments: list[str] | None = None) -> None:
     """Run a command; errors that a user can act on are one line on standard error and exit code 2 (Ctrl-C: 130)."""
     terminal.open_streams()
@@ -63,17 +78,8 @@ def main(arguments: list[str] | None = None) -> None:
     warnings.showwarning = lambda message, *_, **__: print(f"warning{title()}: {message}", file=sys.stderr)
     try:
         terminal.check_text(arguments)
-        if arguments == ["--version"]:
-            print(f"fastscore {__version__}")
-            return
-        tyro = require("tyro", "train")
-        tyro.extras.subcommand_cli_from_dict(
-            _commands(tyro),
-            prog="fastscore",
-            description=_INTRODUCTION,
-            args=arguments,
-            config=(tyro.conf.CascadeSubcommandArgs,),
-        )
+        with terminal.printing():
+            _call(arguments)
     except BrokenPipeError:  # the reader of our output went away, as in: fastscore train --help | head
         sys.stderr.close()
         sys.exit(1)
