@@ -1,7 +1,7 @@
 """Files written whole or not at all: first under a temporary name, flushed to the disk, then renamed.
 
 :func:`write_atomically` does all of it. Where several files must change together, each is written under its
-:func:`temporary` name, and :func:`replace` puts one after another in place.
+:func:`temporary` name, and :func:`replace` puts one after another in place. :func:`read` reads no other than regular files.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import errno
 import os
 import platform
 import re
+import stat
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -36,6 +37,23 @@ def write_atomically(path: Path, data: bytes | memoryview) -> None:
         finally:
             with contextlib.suppress(OSError):  # the folder may be what is missing
                 beside.unlink()
+
+
+def read(path: Path) -> bytes:
+    """The content of ``path``.
+
+    Raises:
+        OSError: it cannot be read, or is a device, a pipe or a socket, whose content has no end, or is waited for without one.
+    """
+    check_regular(path)
+    return path.read_bytes()
+
+
+def check_regular(path: Path) -> None:
+    """Raise ``OSError`` where ``path`` is not there, or is a device, a pipe or a socket; a folder, an own error's, passes."""
+    mode = os.stat(path).st_mode
+    if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)):
+        raise OSError(errno.EINVAL, "it must be a file, and is a device, a pipe or a socket", str(path))
 
 
 def write_flushed(path: Path, data: bytes | memoryview) -> None:

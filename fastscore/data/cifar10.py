@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core import files
 from ._halves import CLASSES, MISSING, Faults, Halves, advice, check, downloaded, fault_of_labels
 from ._unpickle import unpickle
 from .images import ImageData
@@ -168,7 +169,7 @@ def _halves(version: _Version, folder: Path, checksum: bool) -> tuple[Halves, Fa
 def _content(path: Path, algorithm: str, expected: str | None, faults: Faults) -> bytes | None:
     """A file's bytes where their checksum is right, or None and a fault."""
     try:
-        content = path.read_bytes()
+        content = files.read(path)
     except OSError as error:
         faults[path.name] = MISSING if isinstance(error, FileNotFoundError) else str(error.strerror)
         return None

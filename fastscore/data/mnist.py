@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .._core import files
 from ._halves import CLASSES, MISSING, Faults, Halves, advice, check, downloaded, fault_of_labels
 from .images import ImageData
 
@@ -95,6 +96,7 @@ def _idx(path: Path, dims: int) -> Tensor:
     Raises:
         OSError, ValueError: it cannot be read, or is not such a file.
     """
+    files.check_regular(path)
     size, head = path.stat().st_size, 4 + 4 * dims
     with path.open("rb") as file:
         header = file.read(head)

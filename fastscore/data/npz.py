@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from .._core.errors import DataError
+from .._core.files import check_regular
 from .images import ImageData
 
 Half = tuple[Tensor, Tensor | None]  # images and labels
@@ -82,6 +83,7 @@ def _halves(path: Path) -> tuple[Half, Half | None]:
 
 
 def _read(path: Path) -> tuple[Half, Half | None]:
+    check_regular(path)
     opened = np.load(path, allow_pickle=False)
     if not isinstance(opened, np.lib.npyio.NpzFile):
         raise ValueError("it holds one array, with no name; write it by numpy.savez(file, images=...)")

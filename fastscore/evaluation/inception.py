@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from .._core import checks
+from .._core import checks, files
 from .._core.errors import DataError, MissingDependency, how_to_install, require
 from .._core.float32 import tf32
 from ._unit_images import check_unit_images
@@ -115,7 +115,7 @@ def inception_features(
 def _read(path: Path, checksum: bool) -> tuple[bytes, str]:
     """The bytes of the file and their SHA-256, after the comparison with the published one."""
     try:
-        content = path.read_bytes()
+        content = files.read(path)
     except OSError as error:
         raise DataError(f"the Inception weights at {path} cannot be read: {error.strerror or error}") from error
     found = hashlib.sha256(content).hexdigest()

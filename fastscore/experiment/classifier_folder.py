@@ -139,7 +139,7 @@ def read(run: Path, config: TrainConfig) -> tuple[NoiseClassifier, str]:
         about = _read_about(run, config, again)
         try:
             weights, expected = folder / Path(about["weights"]["file"]).name, about["weights"]["sha256"]
-            content = weights.read_bytes()
+            content = files.read(weights)
             with torch.random.fork_rng(devices=[]):  # its first weights are drawn
                 network = NoiseClassifier(**about["network"])
             break
@@ -158,7 +158,7 @@ def _read_about(run: Path, config: TrainConfig, again: str) -> dict[str, Any]:
     """What classifier.json says, once it is known to be of this run's data and noise; ``again``: the cure."""
     path = run / FOLDER / ABOUT
     try:
-        about = read_signed_json(path.read_bytes())
+        about = read_signed_json(files.read(path))
     except OSError as error:
         if not is_missing(error):
             raise

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import __version__
 from .._core.errors import CheckpointError, require
-from .._core.files import write_atomically
+from .._core.files import read, write_atomically
 from ..models import MODELS
 from ..paths import PATHS
 from ..samplers import DEFAULT
@@ -205,7 +205,7 @@ def _numbers(run: Path, trained: TrainedRun) -> str:
         if record["step"] <= trained.iteration
     ]
     try:
-        report = parse_json((run / METRICS).read_bytes())
+        report = parse_json(read(run / METRICS))
         same = report["sha256"] == trained.sha256  # another run's, or another iteration's, may lie there
     except (OSError, ValueError, TypeError, KeyError):
         report, same = {}, False
@@ -239,7 +239,7 @@ def _read(folder: Path) -> tuple[checkpoint.About, dict[str, Tensor], dict[str, 
 
 def _holds(path: Path, content: bytes) -> bool:
     try:
-        return path.read_bytes() == content
+        return read(path) == content
     except OSError:
         return False
 

@@ -98,7 +98,7 @@ def record_changes(run: Path, step: int, trained: TrainConfig, config: TrainConf
 
 def _lines(path: Path) -> list[bytes]:
     try:
-        return path.read_bytes().splitlines(keepends=True)
+        return files.read(path).splitlines(keepends=True)
     except FileNotFoundError:
         if path.is_symlink():
             raise

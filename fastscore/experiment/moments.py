@@ -17,7 +17,7 @@ from torch import Tensor
 
 from .. import data
 from .._core.errors import CheckpointError, DataError, MissingDependency, require
-from .._core.files import write_atomically
+from .._core.files import check_regular, read, write_atomically
 from ..rng import Philox
 from . import checkpoint
 from .build import make_data
@@ -85,6 +85,13 @@ def keep(run: Path, loaded: data.Data) -> None:
     write_atomically(path, require("safetensors.torch", "train").save(tensors, metadata=header))
 
 
+def check_place(run: Path) -> None:
+    """Raise :class:`CheckpointError` where :func:`keep` could not write: a folder is in the way."""
+    path = run / checkpoint.MOMENTS
+    if path.is_dir() and not path.is_symlink():
+        raise CheckpointError(f"{path} is a folder, where the run keeps its data's mean and covariance: move it away")
+
+
 def kept(run: Path) -> dict[str, Tensor] | None:
     """What :func:`moments_of` the data of ``run`` is, as it was kept; None of a run that has no moments.safetensors.
 
@@ -95,11 +102,12 @@ def kept(run: Path) -> dict[str, Tensor] | None:
     if not os.path.lexists(path):
         return None
     cure = "delete it: the training data are read in its place, and it is written again where the run goes on"
+    check_regular(path)
     load, header = require("safetensors.torch", "train").load, _header(path)
     if header and header.get("data") != checkpoint.read_identity(run).fingerprint:
         raise CheckpointError(f"{path} is of other data than {run} was trained on; {cure}")
     try:
-        tensors = dict(load(path.read_bytes()))
+        tensors = dict(load(read(path)))
         if header["sha256"] != _checksum(tensors):
             raise ValueError("its checksum is wrong")
         if _TRIANGLE in tensors:

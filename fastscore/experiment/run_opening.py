@@ -10,7 +10,7 @@ import torch
 
 from .._core import files
 from ..data import Data
-from . import checkpoint, history, learner_state, precision
+from . import checkpoint, history, learner_state, moments, precision
 from .config import SAMPLING, TrainConfig
 from .learner import Learner
 
@@ -77,6 +77,7 @@ class RunOpening:
         ``learner`` takes over the checkpoint.
         """
         self.identity.check_data(data, self._run)
+        moments.check_place(self._run)
         self._clear_leftovers()
         if self.identity.fingerprint is None:  # imported: from now on these are the run's data
             self.identity = self.identity.with_data(data)

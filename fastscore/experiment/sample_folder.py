@@ -96,7 +96,7 @@ def check_replaceable(folder: Path, settings: dict[str, Any], *, tell: bool = Tr
         return
     ways = "choose another folder with --out, or replace them with --overwrite"
     try:
-        before = json.loads((folder / SETTINGS).read_bytes())
+        before = json.loads(files.read(folder / SETTINGS))
         if not isinstance(before, dict):
             raise ValueError("it must hold a JSON object")
         before = {"precision": "fp32", "levels": 0} | before  # there was nothing else

@@ -1,13 +1,15 @@
 """What is written has a place of its own: --out never leads into the files that a run needs, and standard output may be full."""
 
 import io
+import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
 
 import fastscore as fs
-from fastscore.experiment import cli
+from fastscore.experiment import checkpoint, cli, moments
 from fastscore.experiment.export import export_original
 from fastscore.experiment.presets import preset
 from fastscore.experiment.train import Trainer
@@ -69,3 +71,41 @@ def test_a_full_standard_output_is_named(arguments, buffered, run, capsys, monke
     assert stop.value.code == 2
     assert capsys.readouterr().err == "error: standard output cannot be written: No space left on device\n"
     assert sys.stdout.closed  # else the interpreter writes once more at its end, and says so
+
+
+def _link_to_zero(path: Path) -> None:
+    path.symlink_to("/dev/zero")
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, _link_to_zero])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "config.json",
+        "run.json",
+        "metrics.jsonl",
+        "moments.safetensors",
+        "checkpoints/step_00000002/about.json",
+        "checkpoints/step_00000002/model.safetensors",
+        "checkpoints/step_00000002/state.pt",
+    ],
+)
+def test_a_device_or_a_pipe_in_the_place_of_a_file_is_refused(name, make, run, tmp_path):
+    """Reading one took all memory, or waited for ever."""
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / name).unlink(missing_ok=True)
+    make(copy / name)
+    with pytest.raises(OSError, match="it must be a file, and is a device, a pipe or a socket") as error:
+        moments.kept(copy)
+        Trainer(checkpoint.read_config(copy), copy, resume=True)
+    assert error.value.filename == str(copy / name)
+
+
+def test_a_folder_in_the_place_of_the_moments_is_told_before_training(run, tmp_path):
+    copy = tmp_path / "run"
+    shutil.copytree(run, copy)
+    (copy / "moments.safetensors").unlink()
+    (copy / "moments.safetensors").mkdir()
+    with pytest.raises(fs.CheckpointError, match=r"moments.safetensors is a folder, .*: move it away"):
+        Trainer(checkpoint.read_config(copy), copy, resume=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..._core.errors import CheckpointError
-from ..._core.files import write_atomically
+from ..._core.files import read, write_atomically
 from ...data import Data
 from ..config import TrainConfig, quoted
 from .files import (
@@ -120,7 +120,7 @@ def read_identity(run: Path) -> Identity:
     """What run.json says."""
     path = run / IDENTITY
     try:
-        values = read_signed_json(path.read_bytes())
+        values = read_signed_json(read(path))
         return Identity(**values | {"shape": tuple(values["shape"])})
     except OSError as error:
         if not is_missing(error):
@@ -203,7 +203,7 @@ def read_config(run: Path) -> TrainConfig:
     """The config of a run folder."""
     path = run / CONFIG
     try:
-        text = path.read_bytes()
+        text = read(path)
     except OSError as error:
         if not is_missing(error):
             raise

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..._core import checks
+from ..._core import checks, files
 from ..._core.errors import CheckpointError, require
 from ..._core.prefixes import renamed
 from ..config import CHANGEABLE, MAY_CHANGE, TrainConfig
@@ -170,7 +170,7 @@ def last_good(run: Path) -> Path | None:
 def _bytes(path: Path) -> bytes:
     """A file of a checkpoint. What cannot be read is not damaged: an ``OSError`` says what it is."""
     try:
-        return path.read_bytes()
+        return files.read(path)
     except OSError as error:
         if not is_missing(error):
             raise

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..._core.errors import CheckpointError, require
-from ..._core.files import flush_folder, write_flushed
+from ..._core.files import flush_folder, read, write_flushed
 from ..config import TrainConfig
 from .files import CHECKPOINTS, SNAPSHOTS, clear_unfinished, read_signed_json, signed_json
 from .listing import snapshots, step_of, steps
@@ -105,7 +105,7 @@ def _delete(folder: Path) -> None:
 
 def _written_by(checkpoint: Path, identity: str) -> bool:
     try:
-        return read_signed_json((checkpoint / ABOUT).read_bytes()).get("run") == identity
+        return read_signed_json(read(checkpoint / ABOUT)).get("run") == identity
     except (OSError, ValueError):
         return False
 

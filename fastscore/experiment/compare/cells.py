@@ -116,7 +116,7 @@ def _check_cell(cell: Cell) -> None:
 
 def _read(path: Path) -> dict[str, Any] | None:
     try:
-        report = parse_json(path.read_bytes())
+        report = parse_json(files.read(path))
         for cell in report["cells"]:
             _check_cell(cell)
         for row in report["rows"]:

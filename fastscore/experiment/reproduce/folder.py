@@ -41,7 +41,7 @@ def read(path: Path) -> dict[str, Any] | None:
         CheckpointError: it is something else, or cannot be read.
     """
     try:
-        values = parse_json(path.read_bytes())
+        values = parse_json(files.read(path))
         if not isinstance(values, dict):
             raise ValueError(f"it must hold a JSON object, got {type(values).__name__}")
     except FileNotFoundError:
