@@ -119,7 +119,7 @@ def export_safetensors(
     data = save({name: value.contiguous() for name, value in trained.network.state_dict().items()}, metadata=about)
     card = model_card(run, trained)
     out.mkdir(parents=True, exist_ok=True)
-    write_atomically(paths[0], data)
+    write_atomically(paths[0], _ordered(data))
     write_atomically(paths[1], card.encode())
     return paths
 
@@ -235,6 +235,19 @@ def _read(folder: Path) -> tuple[checkpoint.About, dict[str, Tensor], dict[str, 
     shadow = checkpoint.read_weights(folder, "ema") if about.checksum("ema") else None
     state = None if folder.parent.name == checkpoint.SNAPSHOTS else checkpoint.read_state(folder)
     return about, checkpoint.read_weights(folder, "raw"), shadow, state
+
+
+def _ordered(data: bytes) -> bytes:
+    """A file of safetensors whose header names what it says of itself in the order of the alphabet.
+
+    safetensors draws that order anew in each process: the same weights gave another file.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header = {"__metadata__": dict(sorted(header.pop("__metadata__").items())), **header}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)  # the tensors begin at a multiple of 8
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def _holds(path: Path, content: bytes) -> bool:
