@@ -18,6 +18,7 @@ from ._grid import Continuous, Levels
 from ._sampler import DENOISE, MOST, Options
 from ._start import STARTS
 
+_LEAST = 1e-10  # of an option that float32 multiplies by noise levels
 STEPS = Option(
     "steps",
     int,
@@ -52,10 +53,18 @@ POINTS = (STEPS, END_DENOISED, NORMAL, INTERPOLATE)
 
 
 def fraction(name: str, value: Any) -> float:
-    """A number from 0 to 1."""
+    """0, or a number from 1e-10 to 1: float32 does not hold the products of smaller ones."""
     value = checks.positive(name, value, zero_allowed=True)
-    if value > 1:
-        raise ValueError(f"{name} must be from 0 to 1, got {value}")
+    if value > 1 or 0 < value < _LEAST:
+        raise ValueError(f"{name} must be from 0 to 1, and where it is not 0 at least {_LEAST:g}, got {value}")
+    return value
+
+
+def ratio(name: str, value: Any) -> float:
+    """A number from 1e-10 to 1e10: float32 holds its square, times noise levels."""
+    value = checks.positive(name, value)
+    if not _LEAST <= value <= 1 / _LEAST:
+        raise ValueError(f"{name} must be from {_LEAST:g} to {1 / _LEAST:g}, got {value}")
     return value
 
 

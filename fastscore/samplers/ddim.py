@@ -41,7 +41,7 @@ def ddim(
         score_fn: the score, by ``conditioning``: ``score_fn(x, labels)`` for noise levels, ``score_fn(x, t)`` for a path.
         shape: of the samples, [B, ...].
         path: noise levels [L], strictly decreasing (alpha is 1), or a :class:`fastscore.paths.Path`.
-        eta: from 0, no noise, to 1, that of :func:`ancestral`.
+        eta: from 0, no noise, to 1, that of :func:`ancestral`; where it is not 0, at least 1e-10.
         how: steps, rng, start, mean and others, see :class:`How`.
 
     Returns:

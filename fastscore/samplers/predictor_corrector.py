@@ -17,7 +17,7 @@ from ..ops.affine_step import affine_step
 from ..paths import Path
 from ._chain import Chain, How
 from ._grid import Point
-from ._points import POINTS, number_of, of_points
+from ._points import POINTS, number_of, of_points, ratio
 from ._replay import Level
 from ._sampler import MOST, Options, Sampler
 from .ancestral import coefficients as of_ancestral
@@ -57,7 +57,7 @@ def predictor_corrector(
         predictor: the step to the next point: ``"reverse_sde"``, ``"ancestral"``, ``"ddim"``, or :func:`dpm_solver` of order 2,
             ``"dpm"`` or with noise ``"dpm_sde"``, which also takes the score that led here from the point before.
         corrections: Langevin updates at each point, 0 or more.
-        snr: the signal-to-noise ratio of those (0.16 for CIFAR-10 on a VE path).
+        snr: the signal-to-noise ratio of those (0.16 for CIFAR-10 on a VE path), from 1e-10 to 1e10.
         norm: ``"noise"`` or ``"sample"``.
         score_fn, shape, path, how: as for :func:`ddim`.
 
@@ -71,7 +71,7 @@ def predictor_corrector(
     """
     checks.one_of("predictor", predictor, PREDICTORS)
     checks.one_of("norm", norm, NORMS)
-    corrections, snr = checks.integer("corrections", corrections, low=0), checks.positive("snr", snr)
+    corrections, snr = checks.integer("corrections", corrections, low=0), ratio("snr", snr)
     chain = Chain(score_fn, shape, path, **how)
     visits, rows = list[tuple[int, int]](), list[Any]()
     for i, to_next in enumerate(_to_next(predictor, chain.points, path)):
@@ -154,7 +154,7 @@ PREDICTOR_CORRECTOR = Sampler(
             partial(checks.integer, low=0, high=MOST),
             default=1,
         ),
-        Option("snr", float, "Signal-to-noise ratio of those updates", checks.positive, default=0.16),
+        Option("snr", float, "Signal-to-noise ratio of those updates", ratio, default=0.16),
         choice(
             "norm", NORMS, "The score's norm in those: sqrt(D) / sigma (noise), or the sample's own", default="noise"
         ),
