@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -76,11 +77,17 @@ def printing() -> Iterator[None]:
 
 def check_text(arguments: list[str]) -> None:
     """Raise where an argument is empty (a shell variable that is not set; as a path it would mean this folder), or not
-    valid UTF-8: a run of such a name could be trained, and then not be read."""
+    valid UTF-8: a run of such a name could be trained, and then not be read; or an option's value the word None, which tyro
+    takes for no value."""
     for i, argument in enumerate(arguments):
         name = arguments[i - 1] if i and arguments[i - 1].startswith("--") else f"argument {i + 1}"
         if not argument or (argument.startswith("--") and argument.endswith("=")):
             raise ValueError(f"{argument.rstrip('=') or name} must not be empty")
+        if (argument == "None" and name.startswith("--")) or re.fullmatch("--[^=]*=None", argument):
+            raise ValueError(
+                f"{argument.split('=')[0] if '=' in argument else name} must not be the word None: leave the option out (a "
+                "folder of that name is ./None)"
+            )
         try:
             text = argument.encode()
         except UnicodeEncodeError:

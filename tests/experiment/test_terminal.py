@@ -105,6 +105,8 @@ def test_absurd_command_lines(seed, place, tmp_path, monkeypatch, capsys):
         (["train", "digits", "--out", ""], "--out must not be empty"),
         (["train", "digits", "--data-dir="], "--data-dir must not be empty"),
         (["sample", ""], "argument 2 must not be empty"),
+        (["sample", "run", "--label", "None"], "--label must not be the word None: leave the option out"),
+        (["train", "digits", "--out=None"], "--out must not be the word None: leave the option out"),
         (["sample", "caf\udce9"], r"argument 2 must be valid UTF-8, got b'caf\xe9'"),
         (["train", "digits", "--out", "caf\udce9"], r"--out must be valid UTF-8, got b'caf\xe9'"),
         (["evaluate", "run", "--out", "a\0b"], r"--out must not hold a zero byte, got 'a\x00b'"),
