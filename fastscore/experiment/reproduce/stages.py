@@ -138,7 +138,7 @@ class _Reproduction:
         limits.check_run(config, self.device, self.ranks.count)
         size = checks.integer("sampling_batch_size", self.means.batch_size, low=1)
         limits.check_batch(config, data.SHAPE, min(size, self.request.samples), self.device)
-        limits.check_kept(self.request.samples, data.SHAPE)
+        limits.check_kept(self.request.samples, data.SHAPE, "samples")
         return config
 
     def _read_data(self) -> None:
