@@ -48,7 +48,9 @@ def check_bits(trained: TrainedRun) -> None:
 
 def evaluate_bits(trained: TrainedRun, seed: int, progress: bool = False) -> dict[str, Any]:
     """What metrics.json says of the likelihood: of the first held-out images (of a data set without such, training images).
-    ``progress``: show a bar."""
+
+    ``progress``: show a bar.
+    """
     train, heldout = make_data(trained.config), make_data(trained.config, heldout=True)
     assert isinstance(train, data.ImageData)
     source = heldout if isinstance(heldout, data.ImageData) else train

@@ -166,7 +166,7 @@ def test_one_line_names_the_option(line, message, place, monkeypatch, capsys):
         ),
         (
             MemoryError("no room"),
-            ["--steps", "2147483648", "--num", "9"],
+            ["--steps", "2147483648", "--num", "9", "--seed", "12345678", "--iterations=3000000"],
             "out of memory: use a smaller --batch-size, or train with a smaller --width, or a smaller number than --steps "
             "2147483648 (no room)",
         ),
