@@ -329,6 +329,22 @@ def test_the_program_is_the_command_line(place, monkeypatch, capsys):
         signal.signal(signal.SIGTERM, before[1])
 
 
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_bar_ends_with_its_block_however_that_ends(shown, monkeypatch, capsys):
+    """Else the text of the error stands behind it in its line."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with (
+        pytest.raises(ZeroDivisionError),
+        progress.counting(30_000, desc="features", unit="image", progress=shown) as count,
+    ):
+        clock[0] += 2.0
+        count(24_690)
+        raise ZeroDivisionError
+    line = "features: 24,690 of 30,000 (82 %), 12,340 image/s, 0 s left\n"
+    assert capsys.readouterr().err == (line if shown else "")
+
+
 def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, capsys):
     clock = [0.0]
     monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
