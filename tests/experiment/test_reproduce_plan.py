@@ -217,7 +217,7 @@ def test_numbers_that_do_not_fit_are_refused_at_the_start(archive, tmp_path):
         run(tiny(archive), tmp_path / "out", batch_size=0)
     with pytest.raises(ValueError, match="width must be smaller"):
         run(tiny(archive, width=10_000_000), tmp_path / "out")
-    with pytest.raises(ValueError, match="num must be smaller: with 4294967296, the samples take"):
+    with pytest.raises(ValueError, match="samples must be smaller: with 4294967296, the samples take"):
         run(tiny(archive, samples=2**32), tmp_path / "out")
 
 
