@@ -66,7 +66,8 @@ def report(error: Exception, arguments: list[str]) -> str | None:
     if _out_of_memory(error):
         large = _large_numbers(arguments, _MANY, but=_NO_AMOUNTS)
         smaller = f", or a smaller number than {', '.join(large)}" if large else ""
-        return f"out of memory: use a smaller --batch-size, or train with a smaller --width{smaller} ({reason})"
+        batch = "--sampling-batch-size, --batch-size" if arguments[:1] == ["reproduce"] else "--batch-size"
+        return f"out of memory: use a smaller {batch}, or train with a smaller --width{smaller} ({reason})"
     if large := _large_numbers(arguments, 2.0**31):
         return f"a number is too large: {', '.join(large)} ({reason})"
     return reason if "Symlink loop" in reason else None  # pathlib's, before Python 3.13

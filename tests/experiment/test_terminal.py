@@ -170,6 +170,11 @@ def test_one_line_names_the_option(line, message, place, monkeypatch, capsys):
             "out of memory: use a smaller --batch-size, or train with a smaller --width, or a smaller number than --steps "
             "2147483648 (no room)",
         ),
+        (
+            MemoryError("no room"),
+            ["reproduce", "cifar10", "--data", "photos"],
+            "out of memory: use a smaller --sampling-batch-size, --batch-size, or train with a smaller --width (no room)",
+        ),
         (RuntimeError("shapes do not agree"), ["--keep", "3"], None),
         (ZeroDivisionError(), [], None),
         (KeyError("x"), ["--lr", "1e308"], None),
