@@ -115,11 +115,8 @@ class Guided(nn.Module):
         super().__init__()
         check_score("score_fn", score_fn)
         check_score("weak", weak)
-        self.score_fn, self.weak, self.guidance = (
-            score_fn,
-            weak,
-            checks.number("guidance", guidance, largest=checks.FLOAT32),
-        )
+        self.score_fn, self.weak = score_fn, weak
+        self.guidance = checks.number("guidance", guidance, largest=checks.FLOAT32)
         self.interval = None if interval is None else _interval(interval)
         if (interval is None) != (path is None):
             raise ValueError(

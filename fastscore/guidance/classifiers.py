@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import calls, checks
+from .._core.registration import rows_of
 from ..energy import EnergyScore
 from ..paths import Path
 from ._noise import Held, NoiseOf, check_score
@@ -31,10 +32,8 @@ class _MinusLog(nn.Module):
             )
         finite = value.isfinite()
         if checks.readable(finite) and not bool(finite.all()):
-            wrong = (
-                ~finite & x.flatten(1).isfinite().all(1)
-            ).nonzero()  # a sample that is not finite is no fault of log_prob
-            if len(wrong):
+            wrong = (~finite & rows_of(x).isfinite().all(1)).nonzero()
+            if len(wrong):  # else it is no fault of log_prob, but of samples that are not finite
                 bad = int(wrong[0])
                 raise ValueError(
                     f"log_prob must be finite for every sample, got {value[bad].item()} for sample {bad}, whose numbers are up "
