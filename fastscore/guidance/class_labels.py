@@ -159,7 +159,8 @@ class Guided(nn.Module):
                     inside = None
         if w == 1:
             return strong(x)
-        without = calls.leaving_x("weak", weak, x)
+        name = "score_fn" if isinstance(self.weak, WithLabel) else "weak"  # the argument that it was
+        without = calls.leaving_x(name, weak, x)
         if w == 0 and inside is None:
             return without
         score, compute = strong(x), checks.compute_dtype(x)

@@ -161,7 +161,13 @@ def labels_of(label: int | Held, x: Tensor, num_classes: int | None) -> Tensor:
         value = label.on(x.device).expand(len(x))
     else:
         value = torch.full((len(x),), label, dtype=torch.int64, device=x.device)
-    if num_classes is not None and checks.readable(value) and not bool(((value >= 0) & (value < num_classes)).all()):
-        bad = value[(value < 0) | (value >= num_classes)][0].item()
-        raise ValueError(f"label must be from 0 to {num_classes - 1}, of {num_classes} classes, got {bad}")
+    if num_classes is None:
+        return value
+    bad: list[int] = []
+    if isinstance(label, int):  # from 0, and on no device
+        bad = [label] if label >= num_classes else []
+    elif checks.readable(value):
+        bad = value[(value < 0) | (value >= num_classes)][:1].tolist()
+    if bad:
+        raise ValueError(f"label must be from 0 to {num_classes - 1}, of {num_classes} classes, got {bad[0]}")
     return value
