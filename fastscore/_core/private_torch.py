@@ -55,6 +55,7 @@ __all__ = [
     "mapped_everywhere",
     "opaque_to_dynamo",
     "peek_interpreter_stack",
+    "tracked",
     "transformed",
     "undispatched",
     "unwrapped",
