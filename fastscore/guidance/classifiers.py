@@ -166,7 +166,7 @@ def labels_of(label: int | Held, x: Tensor, num_classes: int | None) -> Tensor:
     bad: list[int] = []
     if isinstance(label, int):  # from 0, and on no device
         bad = [label] if label >= num_classes else []
-    elif checks.readable(value):
+    elif checks.readable(value) and not bool(((value >= 0) & (value < num_classes)).all()):
         bad = value[(value < 0) | (value >= num_classes)][:1].tolist()
     if bad:
         raise ValueError(f"label must be from 0 to {num_classes - 1}, of {num_classes} classes, got {bad[0]}")
