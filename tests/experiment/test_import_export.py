@@ -412,7 +412,8 @@ def test_safetensors_and_a_model_card(points, toy, tmp_path, monkeypatch):
         run = tmp_path / "run"
         import_original(write(tmp_path / "theirs", states("second"), SECOND), run)
     trained = load_run(run, device="cpu")
-    measured = {"sha256": trained.sha256, "frechet_distance": {"samples_to_data": 0.5}, "samples": 20}
+    measured = {"step": 2, "weights": "ema", "sha256": trained.sha256, "samples": 20}
+    measured |= {"frechet_distance": {"samples_to_data": 0.5}}
     for other in (json.dumps(measured | {"sha256": "another run's"}), "[" * 10_000 + "]" * 10_000):
         (run / "metrics.json").write_text(other)
         _, card = export_safetensors(run, tmp_path / "out", overwrite=True)
