@@ -227,8 +227,10 @@ class Path:
         ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64, device=value.device)
         low, high = function(ends).sort().values
         rising = bool(function(ends[0]) < function(ends[1]))
-        least = 1.0 if what == "log_snr" else 0.0  # that rounding is of: of sigma at its own size, however small
-        least, most = (end + sign * _ROUNDING * end.abs().clamp(min=least) for end, sign in ((low, -1), (high, 1)))
+        size = (
+            1.0 if what == "log_snr" else 0.0
+        )  # the least that rounding is of: sigma is rounded at its own, however small
+        least, most = (end + sign * _ROUNDING * end.abs().clamp(min=size) for end, sign in ((low, -1), (high, 1)))
         inside, known = (value >= least) & (value <= most), checks.has_values(value)
         if known and not bool(inside.all()):
             bad = value[~inside][0].item()
