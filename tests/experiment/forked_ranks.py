@@ -34,7 +34,7 @@ _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
 def forked(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
-    """A started process that calls ``target``, a function of a module,, in no time."""
+    """A started process that calls ``target``, a function of a module, in no time."""
     process = _FORKS.Process(target=target, args=arguments)
     process.start()
     return process
