@@ -261,7 +261,7 @@ def test_torchrun_leaves_fastscores_options_alone():
         for command in re.findall(r"(?m)^torchrun (.*)$", text.replace("\\\n", "")):
             words = shlex.split(command, comments=True)
             read = get_args_parser().parse_args(words)
-            assert read.module and read.training_script == "fastscore"
+            assert read.module and read.training_script == "fastscore" and words[words.index("fastscore") - 1] == "--"
             assert read.training_script_args == words[words.index("fastscore") + 1 :]
             seen.append(read.training_script_args[0])
     assert {"train", "sample", "evaluate", "reproduce"} <= set(seen)

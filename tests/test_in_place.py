@@ -25,8 +25,13 @@ def known(f):
     return guidance.Measurement(lambda x: x, lambda v, x: -f(v))
 
 
+def of_class(x, t, class_labels):
+    return doubled(x)
+
+
 CASES = {
     "weak": lambda x: guidance.autoguidance(right, doubled, guidance=2.0)(x, T),
+    "score_fn of classes": lambda x: guidance.classifier_free(of_class, 0, guidance=2.0)(x, T),
     "classifier": lambda x: guidance.classifier(doubled, lambda x, t: x.log_softmax(1)[:, 0])(x, T),
     "projection": lambda x: guidance.projection(doubled, FIRST, torch.ones(1, 1), PATH)(x, T),
     "adjoint": lambda x: guidance.projection(right, known(doubled), torch.ones(1, 2), PATH, noise_std=0.1)(x, T),
@@ -41,9 +46,13 @@ CASES = {
 }
 
 
+NAMES = {"as_score": "model", "adjoint": "adjoint", "weak": "weak", "esm": "true_score", "stf, of a run": "network"}
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_it_is_named(case):
-    with pytest.raises(ValueError, match=r"must not change its x in place: let it work on x\.clone\(\)"):
+    name = NAMES.get(case, "score_fn")
+    with pytest.raises(ValueError, match=rf"^{name} must not change its input in place: let it work on a clone"):
         CASES[case](X.clone())
 
 
@@ -52,3 +61,8 @@ def test_what_works_on_its_own_copy_is_right():
     assert torch.equal(own(X, T), torch.zeros(4, 2))  # -2 x + 2 (-x + 2 x)
     with torch.inference_mode():  # where torch counts no changes
         assert torch.equal(own(X.clone(), T), torch.zeros(4, 2))
+
+
+def test_a_score_may_have_keywords_of_any_name():
+    score = guidance.classifier(lambda x, t, name, f: name * x + f, lambda x, t: x.log_softmax(1)[:, 0], scale=0)
+    assert torch.equal(score(X, T, name=3, f=1), 3 * X + 1)

@@ -96,6 +96,15 @@ def test_inverses_and_dtypes(name):
         assert float(path.sigma(torch.tensor([end]))) == pytest.approx(float(path.sigma(end)))
 
 
+@pytest.mark.parametrize("name", ["ve", "vp_linear"])
+def test_inverses_of_slices_of_vmap(name):
+    """Those of a batch; NaN of what is not on the path, where no value can be read."""
+    path = PATHS[name]
+    sigma = path.sigma(inside(path))
+    assert torch.equal(torch.func.vmap(path.t_of_sigma)(sigma), path.t_of_sigma(sigma))
+    assert torch.func.vmap(path.t_of_sigma)(torch.tensor([0.0, 0.5, 1e3])).isnan().tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("name", [name for name in ALL if name != "custom"])
 def test_a_path_is_kept_and_printed(name):
     path = ALL[name]

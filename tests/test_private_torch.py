@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastscore._core.private_torch import apply
+from fastscore._core.private_torch import apply, tracked
 
 ROOT = Path(__file__).parents[1]
 ALLOWED = ROOT / "fastscore" / "_core" / "private_torch.py"
@@ -90,3 +90,24 @@ def test_a_function_with_setup_context_is_applied_without_binding_its_arguments(
     (second,) = torch.autograd.grad(first.sum(), x)
     torch.testing.assert_close((first, second), (3 * x**2, 6 * x.detach()))
     assert apply(_Square, x, 3).grad_fn.name() == "_SquareBackward" and _Square.forward not in asked
+
+
+def test_what_a_transform_differentiates_in_is_known_at_every_level():
+    """Not what vmap or jvp alone has, nor what is wrapped by autograd's own vmap, of which there are no levels."""
+    seen = []
+
+    def note(x):
+        seen.append(tracked(x))
+        return x.sum()
+
+    x = torch.ones(2, 2)
+    torch.func.grad(note)(x)
+    torch.func.vmap(torch.func.grad(note))(x)
+    torch.func.grad(lambda x: torch.func.vmap(note)(x).sum())(x)
+    torch.func.vmap(note)(x)
+    torch.func.jvp(note, (x,), (x,))
+    y = x.clone().requires_grad_()
+    twice = 2 * y
+    twice.register_hook(lambda slope: note(slope) + 0 * slope)
+    torch.autograd.grad(twice, y, torch.ones(3, 2, 2), is_grads_batched=True)
+    assert seen == [True, True, True, False, False, False]

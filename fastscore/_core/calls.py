@@ -19,21 +19,21 @@ _NO_INTERPOLATION = (
 )
 
 
-def leaving_x(name: str, f: Callable[..., Any], x: Tensor, *condition: Any, **keywords: Any) -> Any:
+def leaving_x(name: str, f: Callable[..., Any], x: Tensor, /, *condition: Any, **keywords: Any) -> Any:
     """f(x, ...), once it is known that f, an argument called ``name``, left x as it was: whoever goes on with x after the call,
     or calls another function of it, would go on with something else.
 
     Raises:
-        ValueError: it changed x in place (seen where torch counts that: not under torch.func, torch.compile or inference mode).
+        ValueError: f changed x in place (seen where torch counts that: not under torch.func, torch.compile or inference mode).
     """
     before = None if transformed() or x.is_inference() else x._version
     value = f(x, *condition, **keywords)
     if before is not None and x._version != before:
-        raise ValueError(f"{name} must not change its x in place: let it work on x.clone()")
+        raise ValueError(f"{name} must not change its input in place: let it work on a clone of that")
     return value
 
 
-def score(name: str, f: Callable[..., Any], x: Tensor, *condition: Any, **keywords: Any) -> Tensor:
+def score(name: str, f: Callable[..., Any], x: Tensor, /, *condition: Any, **keywords: Any) -> Tensor:
     """:func:`leaving_x`, whose value is known to be of x's shape."""
     return checks.like(f"the output of {name}", leaving_x(name, f, x, *condition, **keywords), "x", x)
 

@@ -55,6 +55,7 @@ __all__ = [
     "mapped_everywhere",
     "opaque_to_dynamo",
     "peek_interpreter_stack",
+    "tracked",
     "transformed",
     "undispatched",
     "unwrapped",
@@ -76,7 +77,7 @@ def tracked(t: Tensor) -> bool:
     """Whether torch.func.grad, vjp or jacrev differentiates in ``t``, at whatever level; jvp does not count."""
     if is_compiling():
         return False
-    while is_wrapped(t):
+    while is_functorch_wrapped_tensor(t):
         if t.requires_grad:
             return True
         t = unwrapped(t)

@@ -138,10 +138,7 @@ def curl(score_fn: Field, x: Tensor, *, num_probes: int = 8, rng: Philox | None 
     """
     _check_x(x)
     probes = Probes(x, checks.integer("num_probes", num_probes, low=1), as_philox(rng))
-    with (
-        torch.no_grad(),
-        warnings.catch_warnings(),
-    ):  # torch compiles the rules of its forward mode by what it deprecates
+    with torch.no_grad(), warnings.catch_warnings():  # torch compiles its forward mode by what it deprecates
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         forward, reverse = (
             Products(score_fn, x, mode=mode, layers=modules.check(score_fn, mode, "score_fn"), words=_WORDS)
@@ -172,10 +169,10 @@ def _check_same(v: Tensor, along: Tensor, back: Tensor, tolerance: float) -> Non
     size = one.abs().sum(2) + other.abs().sum(2)
     bad = (one.sum(2) - other.sum(2)).abs() > tolerance * size
     if checks.has_values(bad) and bool(bad.any()):
-        row = int(bad.any(0).nonzero()[0])
+        probe, row = bad.nonzero()[0].tolist()
         raise ValueError(
-            f"score_fn must have one Jacobian J, got v^T (J v) = {float(one.sum(2)[bad][0]):.6g} by jvp and v^T (J^T v) = "
-            f"{float(other.sum(2)[bad][0]):.6g} by vjp for sample {row}: call .eval() on a network with dropout, and compute nothing of x "
+            f"score_fn must have one Jacobian J, got v^T (J v) = {float(one[probe, row].sum()):.6g} by jvp and v^T (J^T v) = "
+            f"{float(other[probe, row].sum()):.6g} by vjp for sample {row}: call .eval() on a network with dropout, and compute nothing of x "
             "under no_grad, which vjp takes for a constant"
         )
 

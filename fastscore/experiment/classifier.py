@@ -25,7 +25,7 @@ from . import checkpoint, classifier_folder, limits
 from .acceleration import tf32
 from .build import make_data, make_sigmas, pick_device, resident
 from .config import TrainConfig
-from .progress import progress_bar
+from .progress import counting
 
 _LEVELS, _TESTED, _AT_A_TIME, _MOMENTS = 10, 2000, 500, 4096
 _LOOKED = 100  # iterations until the losses are read: to read each would make a GPU wait
@@ -138,25 +138,22 @@ def _trained(
     network.to(device)
     optimizer = torch.optim.AdamW(network.parameters(), lr=training.lr, weight_decay=0.01)
     most, least = (math.log(float(sigma)) for sigma in make_sigmas(config)[[0, -1]])
-    bar = progress_bar(training.iterations, desc="training", unit="step") if progress else None
     total = torch.zeros((), device=device)
-    for it in range(training.iterations):
-        rng = Philox(training.seed).substream(it)
-        x, labels = data.batch_with_labels(it, training.batch_size, seed=training.seed, device=device)
-        sigma = (least + (most - least) * rng.rand(len(x), stream=Stream.LABELS, device=device)).exp()
-        for group in optimizer.param_groups:
-            group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * it / training.iterations))
-        loss = F.cross_entropy(network(perturb(x, sigma, rng)[0], sigma), labels)
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        total += loss.detach()
-        if bar is not None:
-            bar.update()
-        if it % _LOOKED == 0 and not bool(total.isfinite()):
-            break
-    if bar is not None:
-        bar.close()
+    with counting(training.iterations, desc="training", unit="step", progress=progress) as count:
+        for it in range(training.iterations):
+            rng = Philox(training.seed).substream(it)
+            x, labels = data.batch_with_labels(it, training.batch_size, seed=training.seed, device=device)
+            sigma = (least + (most - least) * rng.rand(len(x), stream=Stream.LABELS, device=device)).exp()
+            for group in optimizer.param_groups:
+                group["lr"] = training.lr * 0.5 * (1 + math.cos(math.pi * it / training.iterations))
+            loss = F.cross_entropy(network(perturb(x, sigma, rng)[0], sigma), labels)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            total += loss.detach()
+            count(1)
+            if it % _LOOKED == 0 and not bool(total.isfinite()):
+                break
     if not bool(total.isfinite()):
         raise _not_finite(training)
     return network.eval().requires_grad_(False)
@@ -188,7 +185,7 @@ def _accuracy(
         columns["log_loss"].append(float(F.nll_loss(logits, labels)))
         if mixture is not None:
             columns["best"].append(float(_posterior(mixture, noisy, sigma).amax(1).exp().mean()))
-    chance = float(labels.bincount().max() / len(labels))
+    chance = int(labels.bincount().max()) / len(labels)  # no float32, which is a bit off the accuracy of who says it
     trained_on = heldout is None and isinstance(source, ImageData)
     return columns | {"chance": chance, "samples": len(x), "of": "training samples" if trained_on else "new samples"}
 

@@ -162,7 +162,9 @@ class TrainConfig:
             values.setdefault("precision", "fp32")  # there was no other
             unknown = set(values) - {field.name for field in dataclasses.fields(cls)}
             if unknown:
-                raise ValueError(f"it has fields that this version does not know: {', '.join(sorted(unknown))}")
+                raise ValueError(
+                    f"it has fields that this version does not know, of a later one perhaps: {', '.join(sorted(unknown))}"
+                )
             return cls(**values)
         except (ValueError, TypeError) as error:
             raise CheckpointError(f"{source} is not the config of a run: {error}") from error

@@ -15,7 +15,7 @@ from ..paths import PATHS, Path
 from ..rng import Philox, Stream
 from ..samplers.parts import conditioning
 from .build import make_data, make_sigmas
-from .progress import progress_bar
+from .progress import counting
 from .scores import on_path
 from .trained_run import TrainedRun
 
@@ -48,7 +48,9 @@ def check_bits(trained: TrainedRun) -> None:
 
 def evaluate_bits(trained: TrainedRun, seed: int, progress: bool = False) -> dict[str, Any]:
     """What metrics.json says of the likelihood: of the first held-out images (of a data set without such, training images).
-    ``progress``: show a bar."""
+
+    ``progress``: show a bar.
+    """
     train, heldout = make_data(trained.config), make_data(trained.config, heldout=True)
     assert isinstance(train, data.ImageData)
     source = heldout if isinstance(heldout, data.ImageData) else train
@@ -61,14 +63,11 @@ def evaluate_bits(trained: TrainedRun, seed: int, progress: bool = False) -> dic
     how |= {"covariance": known.double().T.cov()} if few else {"std": known.std(0).reshape(shape)}
     how |= {name: value.to(trained.device) for name, value in how.items() if isinstance(value, Tensor)}
     found, each = [], _ON_CPU if trained.device.type == "cpu" else _AT_A_TIME
-    bar = progress_bar(len(images), desc="bits per dimension", unit="image") if progress else None
-    for first in range(0, len(images), each):
-        rng, part = Philox(seed, sample_offset=first), images[first : first + each].to(trained.device)
-        found.append(likelihood.bits_per_dim(score, part, path, num_values=q, rng=rng, **how))
-        if bar is not None:
-            bar.update(len(part))
-    if bar is not None:
-        bar.close()
+    with counting(len(images), desc="bits per dimension", unit="image", progress=progress) as count:
+        for first in range(0, len(images), each):
+            rng, part = Philox(seed, sample_offset=first), images[first : first + each].to(trained.device)
+            found.append(likelihood.bits_per_dim(score, part, path, num_values=q, rng=rng, **how))
+            count(len(part))
     value, probes, dequantization, solver = (
         torch.cat([getattr(part, name).cpu() for part in found]) for name in likelihood.BitsPerDim._fields[:4]
     )

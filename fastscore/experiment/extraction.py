@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import data
 from .._core import checks
 from ..evaluation.features import Features, make
-from .progress import progress_bar
+from .progress import counting
 from .ranks import ALONE, Ranks
 
 
@@ -65,9 +65,8 @@ def extract(
     ranks.same("the file of Inception's weights (--inception)", str(getattr(features, "sha256", None)))
     about = json.dumps(_about(images)) if ranks.leads else ""
     dtype, shape = json.loads(ranks.told(about))
-    bar = progress_bar(shape[0], desc="features", unit="image") if progress and ranks.leads else None
     parts: list[Tensor] = []
-    try:
+    with counting(shape[0], desc="features", unit="image", progress=progress and ranks.leads) as count:
         for first in range(0, shape[0], batch_size * ranks.count):
             last = min(first + batch_size * ranks.count, shape[0])
             if images is not None and ranks.leads:
@@ -77,11 +76,7 @@ def extract(
             ranks.copy([given])
             for part in _round(features, given.split(batch_size), ranks):
                 parts.append(part)
-                if bar is not None:
-                    bar.update(len(part))
-    finally:
-        if bar is not None:
-            bar.close()
+                count(len(part))
     return torch.cat(parts) if ranks.leads else torch.empty(0, 0)
 
 

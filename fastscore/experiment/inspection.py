@@ -18,7 +18,7 @@ from ..ops import perturb
 from ..rng import Philox
 from .acceleration import deterministic, tf32
 from .build import make_data
-from .progress import progress_bar
+from .progress import counting
 from .sample_folder import check_folder
 from .scores import on_any_path
 from .trained_run import TrainedRun, load_run
@@ -111,32 +111,29 @@ def _columns(
     mean, covariance = known.mean(0), known.T.cov()
     values, axes = torch.linalg.eigh(covariance)
     rows: list[dict[str, float]] = []
-    bar = progress_bar(len(grid.t), desc="inspecting", unit="level") if progress else None
-    for t, alpha, sigma in zip(grid.t.tolist(), grid.alpha.tolist(), grid.sigma.tolist()):
-        with torch.no_grad():
-            noisy, noise = perturb(x, sigma, rng, alpha=alpha)
-            z, s = noise.tensor(), score(noisy, t)
-        flat = (noisy.flatten(1).double().cpu() - alpha * mean) @ axes
-        spread = alpha**2 * values.clamp(min=0) + sigma**2
-        loss, gaussian = _loss(s, z, sigma), _loss(-(flat / spread) @ axes.T, z, sigma)
-        stein, stein_noise = _stein(flat / spread.sqrt(), sigma * s, z, float(loss.mean()))
-        row = {
-            "sigma": sigma / alpha,
-            "loss": float(loss.mean()),
-            "gaussian_loss": float(gaussian.mean()),
-            "excess": float((loss - gaussian).mean() - 2 * (loss - gaussian).std() / len(loss) ** 0.5),
-            "stein": stein,
-            "stein_noise": stein_noise,
-            "curl": _curl(score, noisy[:_FOR_CURL], t, rng),
-        }
-        if trained.config.data == "mixture":
-            true = data.GaussianMixture().score(noisy.cpu() / alpha, sigma / alpha) / alpha
-            row["score_error"] = float((s.cpu() - true).square().sum() / true.square().sum())
-        rows.append(row)
-        if bar is not None:
-            bar.update()
-    if bar is not None:
-        bar.close()
+    with counting(len(grid.t), desc="inspecting", unit="level", progress=progress) as count:
+        for t, alpha, sigma in zip(grid.t.tolist(), grid.alpha.tolist(), grid.sigma.tolist()):
+            with torch.no_grad():
+                noisy, noise = perturb(x, sigma, rng, alpha=alpha)
+                z, s = noise.tensor(), score(noisy, t)
+            flat = (noisy.flatten(1).double().cpu() - alpha * mean) @ axes
+            spread = alpha**2 * values.clamp(min=0) + sigma**2
+            loss, gaussian = _loss(s, z, sigma), _loss(-(flat / spread) @ axes.T, z, sigma)
+            stein, stein_noise = _stein(flat / spread.sqrt(), sigma * s, z, float(loss.mean()))
+            row = {
+                "sigma": sigma / alpha,
+                "loss": float(loss.mean()),
+                "gaussian_loss": float(gaussian.mean()),
+                "excess": float((loss - gaussian).mean() - 2 * (loss - gaussian).std() / len(loss) ** 0.5),
+                "stein": stein,
+                "stein_noise": stein_noise,
+                "curl": _curl(score, noisy[:_FOR_CURL], t, rng),
+            }
+            if trained.config.data == "mixture":
+                true = data.GaussianMixture().score(noisy.cpu() / alpha, sigma / alpha) / alpha
+                row["score_error"] = float((s.cpu() - true).square().sum() / true.square().sum())
+            rows.append(row)
+            count(1)
     return {name: [row[name] for row in rows] for name in rows[0]}
 
 

@@ -39,16 +39,18 @@ def check_kept(num: int, shape: tuple[int, ...], name: str = "num") -> None:
     _fits(name, num, "the samples", 4 * num * math.prod(shape), torch.device("cpu"))
 
 
-def check_batch(config: TrainConfig, shape: tuple[int, ...], batch_size: int, device: torch.device) -> None:
+def check_batch(
+    config: TrainConfig, shape: tuple[int, ...], batch_size: int, device: torch.device, name: str = "batch_size"
+) -> None:
     """Raise where a batch and the network's first layer alone take more memory than ``device`` has.
 
     Args:
         config: of the run. shape: of one sample, (C, H, W) or (D,). batch_size: how many at a time.
-        device: where the network runs.
+        device: where the network runs. name: of the argument.
     """
     values = math.prod(shape)
     layer = config.width * (values // shape[0] if len(shape) == 3 else 1)
-    _fits("batch_size", batch_size, "samples and the network's first layer", 4 * batch_size * (values + layer), device)
+    _fits(name, batch_size, "samples and the network's first layer", 4 * batch_size * (values + layer), device)
 
 
 def check_run(config: TrainConfig, device: torch.device, ranks: int = 1) -> None:

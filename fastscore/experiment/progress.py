@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from .._core.errors import require
@@ -35,11 +37,11 @@ class Lines:
         pace = (self.n - self.first) / max(self.told - self.began, 1e-9)
         of = share = left = ""
         if self.total:
-            of, share = f" of {self.total}", f" ({100 * self.n // self.total} %)"
+            of, share = f" of {self.total:,}", f" ({100 * self.n // self.total} %)"
             if pace > 0 and self.n < self.total:
                 left = f", {duration((self.total - self.n) / pace)} left"
         print(
-            f"{self.desc}: {self.n}{of}{share}, {pace:.3g} {self.unit}/s{left}{self.notes}",
+            f"{self.desc}: {self.n:,}{of}{share}, {four_digits(pace)} {self.unit}/s{left}{self.notes}",
             file=sys.stderr,
             flush=True,
         )
@@ -51,6 +53,17 @@ def progress_bar(total: int | None, *, desc: str, unit: str, initial: int = 0) -
     if sys.stderr.isatty() or "ipykernel" in sys.modules:
         return require("tqdm", "train").tqdm(total=total, initial=initial, desc=desc, unit=unit)
     return Lines(total, desc, unit, initial)
+
+
+@contextmanager
+def counting(total: int, *, desc: str, unit: str, progress: bool) -> Iterator[Callable[[int], Any]]:
+    """What to call with how many more are done; the bar of it, where there is ``progress``, ends with the block however that ends."""
+    bar = progress_bar(total, desc=desc, unit=unit) if progress else None
+    try:
+        yield (lambda n: None) if bar is None else bar.update
+    finally:
+        if bar is not None:
+            bar.close()
 
 
 def duration(seconds: float) -> str:

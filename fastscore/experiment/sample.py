@@ -151,7 +151,7 @@ def batches(
     if ranks.leads and len(firsts) < ranks.count:
         warnings.warn(
             f"{num} samples, {batch_size} at a time, are fewer batches than the {ranks.count} ranks: some have nothing to "
-            "do (--batch-size)",
+            "do, and fewer at a time would give them something",
             stacklevel=3,
         )
 

@@ -16,6 +16,7 @@ from .._core import files
 from .._core.errors import FastscoreError
 
 _MANY = 1e6  # of what an option counts: so many take memory
+_NO_AMOUNTS = ("--seed", "--checkpoint", "--iteration", "--iterations")  # of which more take no more memory
 _LONG = 700  # half of the most characters of an error: one of them may quote an argument
 
 
@@ -119,9 +120,10 @@ def report(error: Exception, arguments: list[str]) -> str | None:
         return None
     reason = (str(error).strip() or type(error).__name__).splitlines()[0]
     if _out_of_memory(error):
-        large = _large_numbers(arguments, _MANY)
+        large = _large_numbers(arguments, _MANY, but=_NO_AMOUNTS)
         smaller = f", or a smaller number than {', '.join(large)}" if large else ""
-        return f"out of memory: use a smaller --batch-size, or train with a smaller --width{smaller} ({reason})"
+        batch = "--sampling-batch-size, --batch-size" if arguments[:1] == ["reproduce"] else "--batch-size"
+        return f"out of memory: use a smaller {batch}, or train with a smaller --width{smaller} ({reason})"
     if large := _large_numbers(arguments, 2.0**31):
         return f"a number is too large: {', '.join(large)} ({reason})"
     return reason if "Symlink loop" in reason else None  # pathlib's, before Python 3.13
@@ -155,8 +157,8 @@ def _options(arguments: list[str]) -> list[tuple[str, str]]:
     return [(name.replace("_", "-"), value) for name, value in pairs]
 
 
-def _large_numbers(arguments: list[str], most: float) -> list[str]:
-    """Which options ask for more than ``most``."""
+def _large_numbers(arguments: list[str], most: float, but: tuple[str, ...] = ()) -> list[str]:
+    """Which options ask for more than ``most``, ``but`` for some."""
     found = []
     for name, value in _options(arguments):
         try:
@@ -165,6 +167,6 @@ def _large_numbers(arguments: list[str], most: float) -> list[str]:
             large = True
         except ValueError:
             continue
-        if large:
+        if large and name not in but:
             found.append(f"{name} {value if len(value) <= 30 else f'({len(value)} digits)'}")
     return found

@@ -174,10 +174,8 @@ def with_sampling(
     given = {name: value for name, value in options.items() if value is not None}
     settings = {o.name: o.setting for o in SAMPLERS[sampler].options if o.setting and o.name in given}
     for option in SAMPLERS[sampler].options:
-        if option.name in settings:
-            option.check(
-                option.name, given[option.name]
-            )  # by the name that was asked for; the run's setting has another
+        if option.name in settings:  # by the name that was asked for; the run's setting has another
+            option.check(option.name, given[option.name])
     config = dataclasses.replace(trained.config, **{setting: given[name] for name, setting in settings.items()})
     kept = trained.given if sampler == trained.sampler else {}
     others = {name: value for name, value in given.items() if name not in settings}

@@ -115,11 +115,8 @@ class Guided(nn.Module):
         super().__init__()
         check_score("score_fn", score_fn)
         check_score("weak", weak)
-        self.score_fn, self.weak, self.guidance = (
-            score_fn,
-            weak,
-            checks.number("guidance", guidance, largest=checks.FLOAT32),
-        )
+        self.score_fn, self.weak = score_fn, weak
+        self.guidance = checks.number("guidance", guidance, largest=checks.FLOAT32)
         self.interval = None if interval is None else _interval(interval)
         if (interval is None) != (path is None):
             raise ValueError(
@@ -162,7 +159,8 @@ class Guided(nn.Module):
                     inside = None
         if w == 1:
             return strong(x)
-        without = calls.leaving_x("weak", weak, x)
+        name = "score_fn" if isinstance(self.weak, WithLabel) else "weak"  # the argument that it was
+        without = calls.leaving_x(name, weak, x)
         if w == 0 and inside is None:
             return without
         score, compute = strong(x), checks.compute_dtype(x)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from .._core import calls, checks
+from .._core.registration import rows_of
 from ..energy import EnergyScore
 from ..paths import Path
 from ._noise import Held, NoiseOf, check_score
@@ -31,10 +32,8 @@ class _MinusLog(nn.Module):
             )
         finite = value.isfinite()
         if checks.readable(finite) and not bool(finite.all()):
-            wrong = (
-                ~finite & x.flatten(1).isfinite().all(1)
-            ).nonzero()  # a sample that is not finite is no fault of log_prob
-            if len(wrong):
+            wrong = (~finite & rows_of(x).isfinite().all(1)).nonzero()
+            if len(wrong):  # else it is no fault of log_prob, but of samples that are not finite
                 bad = int(wrong[0])
                 raise ValueError(
                     f"log_prob must be finite for every sample, got {value[bad].item()} for sample {bad}, whose numbers are up "
@@ -162,7 +161,13 @@ def labels_of(label: int | Held, x: Tensor, num_classes: int | None) -> Tensor:
         value = label.on(x.device).expand(len(x))
     else:
         value = torch.full((len(x),), label, dtype=torch.int64, device=x.device)
-    if num_classes is not None and checks.readable(value) and not bool(((value >= 0) & (value < num_classes)).all()):
-        bad = value[(value < 0) | (value >= num_classes)][0].item()
-        raise ValueError(f"label must be from 0 to {num_classes - 1}, of {num_classes} classes, got {bad}")
+    if num_classes is None:
+        return value
+    bad: list[int] = []
+    if isinstance(label, int):  # from 0, and on no device
+        bad = [label] if label >= num_classes else []
+    elif checks.readable(value) and not bool(((value >= 0) & (value < num_classes)).all()):
+        bad = value[(value < 0) | (value >= num_classes)][:1].tolist()
+    if bad:
+        raise ValueError(f"label must be from 0 to {num_classes - 1}, of {num_classes} classes, got {bad[0]}")
     return value

@@ -16,10 +16,8 @@ from .._core.errors import NotConverged
 from .._core.registration import per_row, rows_of
 from ._noise import Held
 
-_MOST, _MOST_UNREAD = (
-    1000,
-    200,
-)  # iterations; fewer where it cannot be read that all are done, so that none are left out
+_MOST = 1000  # iterations
+_MOST_UNREAD = 200  # where it cannot be read that all samples are done, so that every one of them is made
 
 
 @dataclass(frozen=True)

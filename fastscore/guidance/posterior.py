@@ -111,7 +111,10 @@ def _width(name: str, value: Any, *, zero_allowed: bool = False) -> float:
     """A standard deviation, whose square float32 holds."""
     found = checks.positive(name, value, zero_allowed=zero_allowed)
     if found and not 1e-18 < found < 1e18:
-        raise ValueError(f"{name} must be between 1e-18 and 1e18, so that float32 holds its square, got {found:g}")
+        zero = "0 or " if zero_allowed else ""
+        raise ValueError(
+            f"{name} must be {zero}between 1e-18 and 1e18, so that float32 holds its square, got {found:g}"
+        )
     return found
 
 

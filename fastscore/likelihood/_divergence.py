@@ -57,6 +57,7 @@ class Divergence:
         if method == "auto":
             method = "exact" if size <= num_probes else "probing" if x.dim() in (3, 4) else "rademacher"
         self.exact, self.products, self._own, self._rng = method == "exact" or exact is not None, 0, exact, rng
+        self._layers: modules.Layers | None = None
         if self.exact:
             return
         self._distribution, self._groups, self._coloring = "rademacher", num_probes, None
@@ -88,11 +89,12 @@ class Divergence:
             if not isinstance(trace, Tensor) or trace.shape != x.shape[:1]:
                 raise ValueError(f"divergence(x, c)[1] must have shape ({len(x)},), got {checks.describe(trace)}")
             return self._at(score, [], [trace[None]])
+        if self._layers is None:  # of one network, whatever the c that each f tells it
+            self._layers = modules.check(f, "vjp", "score_fn")
         if self.exact:
-            layers = modules.check(f, "vjp", "score_fn")
             found = estimate(
                 OF_LIKELIHOOD,
-                layers,
+                self._layers,
                 f,
                 x,
                 method="exact",
@@ -104,9 +106,8 @@ class Divergence:
             )
             self.products += found.evaluations - 1
             return self._at(found.output, [], [found.value[None]])
-        layers = modules.check(f, "vjp", "score_fn")
         with torch.no_grad():
-            products = Products(f, x, layers=layers, words=OF_LIKELIHOOD)
+            products = Products(f, x, layers=self._layers, words=OF_LIKELIHOOD)
             stays = Philox(self._first.seed, step=self._first.step, sample_offset=self._first.sample_offset)
             drawn = [] if steady or not self.renewed else [self._grouped(products, x, self._rng)]
             if self.renewed:

@@ -213,7 +213,8 @@ class Path:
         """The time at which the noise has this standard deviation, of its shape, float64.
 
         Raises:
-            ValueError: there is none on the path; of a path of noise levels, it is none of them.
+            ValueError: there is none on the path (a slice of ``vmap``, whose value cannot be read, has NaN then); of a path of
+                noise levels, it is none of them.
         """
         return self._inverse(self._sigma, sigma, "sigma")
 
@@ -226,10 +227,13 @@ class Path:
         ends = torch.tensor([self.t_min, self.t_max], dtype=torch.float64, device=value.device)
         low, high = function(ends).sort().values
         rising = bool(function(ends[0]) < function(ends[1]))
-        least = 1.0 if what == "log_snr" else 0.0  # that rounding is of: of sigma at its own size, however small
-        least, most = (end + sign * _ROUNDING * end.abs().clamp(min=least) for end, sign in ((low, -1), (high, 1)))
-        if value.numel() and not (bool((value >= least).all()) and bool((value <= most).all())):
-            bad = value[~((value >= least) & (value <= most))].flatten()[0].item()
+        size = (
+            1.0 if what == "log_snr" else 0.0
+        )  # the least that rounding is of: sigma is rounded at its own, however small
+        least, most = (end + sign * _ROUNDING * end.abs().clamp(min=size) for end, sign in ((low, -1), (high, 1)))
+        inside, known = (value >= least) & (value <= most), checks.has_values(value)
+        if known and not bool(inside.all()):
+            bad = value[~inside][0].item()
             raise ValueError(f"{what} must be from {low:.6g} to {high:.6g} on {self.name}, got {bad:.6g}")
         if self.sigmas is not None:
             return self.times(value if what == "sigma" else (-value / 2).exp(), what)
@@ -238,7 +242,7 @@ class Path:
             middle = (below + above) / 2
             short = (function(middle) < value) == rising
             below, above = torch.where(short, middle, below), torch.where(short, above, middle)
-        return (below + above) / 2
+        return (below + above) / 2 if known else torch.where(inside, (below + above) / 2, torch.nan)
 
     def grid(self, steps: int, rule: str | None = None, *, clean: bool = True, rho: float = 7.0) -> Grid:
         """The points that a solver of ``steps`` steps visits, from t_max to t_min.

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from .._core import checks
+from .._core.counter import STEPS
 from .._core.options import Option, boolean, choice, complete
 from ._start import STARTS
 from ._steps import given_step_size
@@ -82,7 +83,7 @@ class Sampler:
 
 
 #: The most updates that can be asked for: each takes one of the steps of a seed's random numbers.
-MOST = 2**32 - 1
+MOST = STEPS - 1
 STEP_SIZE = Option(
     "step_size",
     float,

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from .._core import checks
-from .._core.private_torch import is_wrapped
 from ..ops.fill_probes import Coloring, Probes
 from ..ops.fill_probes import checked as fill_probes
 from ._plan import Plan
@@ -64,7 +63,7 @@ def unit_directions(products: Products) -> Tensor:
 def colored(products: Products, plan: Plan, coloring: Coloring) -> Tensor:
     """sum_k v_k^T J v_k, [B], checked."""
     dots = quadratic_forms(products, Probes.checked(products.x, coloring.colors, plan.rng, coloring=coloring))
-    if not (torch.compiler.is_compiling() or is_wrapped(dots)):
+    if checks.has_values(dots):
         check_receptive_field(products, plan, coloring, dots.detach())
     return dots.sum(0)
 

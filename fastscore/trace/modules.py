@@ -6,6 +6,7 @@ from __future__ import annotations
 import dis
 import functools
 import inspect
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Set
 from types import CodeType, FunctionType, MemberDescriptorType, MethodType
 from typing import Any, NamedTuple
@@ -28,6 +29,8 @@ class Layers(NamedTuple):
 
 
 NOTHING = Layers()
+_FUNCTIONS = (FunctionType, MethodType, functools.partial)
+_PLAIN = frozenset({type(None), bool, int, float, str, tuple, list, set, dict, OrderedDict})
 
 
 def check(f: Callable, mode: str, name: str = "f", *, strict: bool = True) -> Layers:
@@ -163,12 +166,12 @@ def parts(f: Any, seen: set[int] | None = None, names: frozenset[str] = frozense
 
 def _held(network: torch.nn.Module) -> list[Any]:
     """The functions among a network's attributes, and of one of ours whatever else it may call."""
-    kinds = (FunctionType, MethodType, functools.partial)
-    ours = type(network).__module__.partition(".")[0] == __name__.partition(".")[0]
+    ours = type(network).__module__.startswith("fastscore.")
     return [
         value
         for value in vars(network).values()
-        if isinstance(value, kinds) or (ours and callable(value) and not isinstance(value, torch.nn.Module))
+        if type(value) not in _PLAIN  # most, of hundreds of layers that are looked at in every call of a loss
+        and (isinstance(value, _FUNCTIONS) or (ours and callable(value) and not isinstance(value, torch.nn.Module)))
     ]
 
 

@@ -106,6 +106,10 @@ def test_curl_asks_whether_there_is_one_jacobian():
     for score in (half, nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))):
         with pytest.raises(ValueError, match=r"score_fn must have one Jacobian J, .* for sample \d"):
             diagnostics.curl(score, x)
+    along, back = torch.ones(2, 3, 4), torch.ones(2, 3, 4)
+    back[0, 2], back[1, 0] = 5.0, 7.0  # the numbers that are told are those of the sample that is named
+    with pytest.raises(ValueError, match=r"= 4 by jvp and v\^T \(J\^T v\) = 20 by vjp for sample 2"):
+        diagnostics.fields._check_same(torch.ones(2, 3, 4), along, back, 1e-3)
     with pytest.raises(ValueError, match=r"the derivative is cut off.*or pass a score that torch differentiates"):
         diagnostics.curl(lambda x: -x.detach(), x)
     slices = torch.func.vmap(lambda x: diagnostics.curl(nn.Tanh(), x).squared, randomness="same")(x.view(1, 5, 8))

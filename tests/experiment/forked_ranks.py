@@ -34,7 +34,7 @@ _CHANGES = ("os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.truncate")
 
 
 def forked(target: Callable[..., None], *arguments: Any) -> multiprocessing.process.BaseProcess:
-    """A started process that calls ``target``, a function of a module,, in no time."""
+    """A started process that calls ``target``, a function of a module, in no time."""
     process = _FORKS.Process(target=target, args=arguments)
     process.start()
     return process
@@ -105,9 +105,13 @@ class Launch:
         return [code for code in codes if code is not None]
 
     def kill(self, *ranks: int) -> None:
-        """SIGKILL to these ranks, or to all; some may have ended."""
-        for rank in ranks or range(len(self.ranks)):
-            self.ranks[rank].kill()
+        """SIGKILL to these ranks, or to all; some may have ended. They stop first, so that none sees another gone."""
+        chosen = [self.ranks[rank] for rank in ranks or range(len(self.ranks))]
+        for process in chosen:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signal.SIGSTOP)
+        for process in chosen:
+            process.kill()
 
     def waits_for(self, what: Callable[[], bool], seconds: float = 400) -> bool:
         """Wait until ``what()``; False where all ranks have ended without."""

@@ -111,7 +111,10 @@ DAMAGE = {
         lambda run: (run / "config.json").write_text('{"denoise": 1}'),
         "denoise must be true or false, got int 1",
     ),
-    "config of the future": (lambda run: (run / "config.json").write_text('{"colour": 1}'), "not know: colour"),
+    "config of the future": (
+        lambda run: (run / "config.json").write_text('{"colour": 1}'),
+        "not know, of a later one perhaps: colour",
+    ),
     "config with bad values": (lambda run: (run / "config.json").write_text('{"batch_size": 0}'), "batch_size must be"),
     "no checkpoints": (lambda run: [p.rename(run / p.name) for p in checkpoint.steps(run)], "has no checkpoint yet"),
     "weights truncated": (truncate("ema.safetensors"), "ema.safetensors is damaged or another checkpoint's"),

@@ -14,8 +14,9 @@ from fastscore.experiment import cli
 from fastscore.experiment import sample as sampling
 from fastscore.experiment.ranks import ALONE
 from fastscore.experiment.reproduce import clock as clocks
-from fastscore.experiment.reproduce import measures, stages
+from fastscore.experiment.reproduce import measures, selection, stages
 from fastscore.experiment.reproduce.clock import SAMPLES, TRAINING, Clock, hours_for, watching
+from fastscore.experiment.reproduce.plan import Plan
 
 from .tiny_reproduction import hasten, run, tiny, write_archive
 
@@ -186,12 +187,17 @@ def test_a_seed_for_which_there_is_no_time_is_left_out_and_added_with_more_hours
     assert asked == [(timed(archive, 1.2, seeds=3), out)]
 
 
-def test_more_hours_add_seeds_and_no_iterations(chosen, archive, tmp_path, slow):
+def test_more_hours_add_seeds_and_no_iterations(chosen, archive, tmp_path, monkeypatch, slow):
     """Those that the first plan had no time for too: 3 seeds of 2,000 s are 6,000, of 1.6 hours 5,760."""
     out = shutil.copytree(chosen, tmp_path / "out")
     said = run(timed(archive, 1.6, seeds=3), out)
     assert "0 s of 1.6 hours are spent; it stays at 4 iterations" in said
     assert seeds_of(out) == {"0", "1"} and said[-1].startswith("left out for want of time: seed 2; go on with: ")
+    with monkeypatch.context() as patch:
+        patch.setattr(measures, "_measured", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            run(timed(archive, 1.7, seeds=3), out)
+    assert "left_out" not in json.loads((out / "clock.json").read_text())  # it is at them
     said = run(timed(archive, 1.7, seeds=3), out)
     assert seeds_of(out) == {"0", "1", "2"} and not any("left out" in text for text in said)
     assert "left_out" not in json.loads((out / "clock.json").read_text())
@@ -216,3 +222,9 @@ def test_the_first_seed_is_drawn_whatever_the_clock_says_and_a_begun_one_needs_w
         (out / "clock.json").write_text(json.dumps({"seconds": {"training": before, "samples": 3600}}))
         run(timed(archive, 1.6, seeds=3), out)
         assert seeds_of(out) == seeds
+
+
+def test_another_sampler_is_told_the_iterations_that_hours_chose(chosen):
+    """In a new folder the hours might choose others, which the run has not."""
+    plan = Plan.from_json(json.loads((chosen / "plan.json").read_text()), chosen)
+    assert "reproduce with --out NEW and --iterations 4 in place of --hours" in selection.another_sampler(plan, chosen)

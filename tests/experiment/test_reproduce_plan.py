@@ -215,9 +215,11 @@ def test_what_is_refused_before_anything_is_written(archive, tmp_path, changes, 
 def test_numbers_that_do_not_fit_are_refused_at_the_start(archive, tmp_path):
     with pytest.raises(ValueError, match="sampling_batch_size must be"):
         run(tiny(archive), tmp_path / "out", batch_size=0)
+    with pytest.raises(ValueError, match="sampling_batch_size must be smaller: with 400000000, samples and"):
+        run(tiny(archive, samples=500_000_000), tmp_path / "out", batch_size=400_000_000)
     with pytest.raises(ValueError, match="width must be smaller"):
         run(tiny(archive, width=10_000_000), tmp_path / "out")
-    with pytest.raises(ValueError, match="num must be smaller: with 4294967296, the samples take"):
+    with pytest.raises(ValueError, match="samples must be smaller: with 4294967296, the samples take"):
         run(tiny(archive, samples=2**32), tmp_path / "out")
 
 

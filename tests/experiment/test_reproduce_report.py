@@ -337,12 +337,14 @@ def test_samples_that_are_not_finite_have_no_numbers_and_no_mean(tmp_path, plain
     edit(out / "measures" / "step_00300001-ema-seed-1.json", **none, not_finite=1234)
     text = text_of(out)
     assert "without numbers: iteration 300,001, ema, seed 1: 1,234 of 50,000 samples. A snapshot has no mean" in text
-    assert f"copy `{out}/run` to NEW/run and reproduce with --out NEW" in text
+    assert f"copy `{out}/run` to NEW/run and reproduce with --out NEW." in text
     stages, results, seeds, *_ = tables_of(text)
     assert stages[-1] == ["samples and measures", "done", "6 of 6 sets of samples measured, 1 without numbers"]
     assert column(results, LAST)["FID, mean"] == "-" and column(results, CHOSEN)["FID, mean"] == "10.90"
     assert seeds[5][4:10] == ["50,000, 1,234 not finite", *["-"] * 5] and seeds[4][5] == "12.90"
     assert "Last snapshot: FID" not in text
+    edit(out / "plan.json", hours=12.0)  # by which another folder might be given other iterations
+    assert "with --out NEW and --iterations 300001 in place of --hours." in text_of(out)
     edit(out / "selection" / "step_00300001-ema.json", frechet_distance=None)
     assert "iteration 300,001, ema: some of the samples that snapshots are chosen by, so that no more" in text_of(out)
 

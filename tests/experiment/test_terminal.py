@@ -168,9 +168,14 @@ def test_one_line_names_the_option(line, message, place, monkeypatch, capsys):
         ),
         (
             MemoryError("no room"),
-            ["--steps", "2147483648", "--num", "9"],
+            ["--steps", "2147483648", "--num", "9", "--seed", "12345678", "--iterations=3000000"],
             "out of memory: use a smaller --batch-size, or train with a smaller --width, or a smaller number than --steps "
             "2147483648 (no room)",
+        ),
+        (
+            MemoryError("no room"),
+            ["reproduce", "cifar10", "--data", "photos"],
+            "out of memory: use a smaller --sampling-batch-size, --batch-size, or train with a smaller --width (no room)",
         ),
         (RuntimeError("shapes do not agree"), ["--keep", "3"], None),
         (ZeroDivisionError(), [], None),
@@ -329,6 +334,22 @@ def test_the_program_is_the_command_line(place, monkeypatch, capsys):
     finally:
         signal.signal(signal.SIGINT, before[0])
         signal.signal(signal.SIGTERM, before[1])
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_a_bar_ends_with_its_block_however_that_ends(shown, monkeypatch, capsys):
+    """Else the text of the error stands behind it in its line."""
+    clock = [0.0]
+    monkeypatch.setattr(progress.time, "monotonic", lambda: clock[0])
+    with (
+        pytest.raises(ZeroDivisionError),
+        progress.counting(30_000, desc="features", unit="image", progress=shown) as count,
+    ):
+        clock[0] += 2.0
+        count(24_690)
+        raise ZeroDivisionError
+    line = "features: 24,690 of 30,000 (82 %), 12,340 image/s, 0 s left\n"
+    assert capsys.readouterr().err == (line if shown else "")
 
 
 def test_a_log_gets_lines_and_a_terminal_a_bar(monkeypatch, capsys):

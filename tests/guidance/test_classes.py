@@ -145,6 +145,21 @@ def test_where_values_cannot_be_read_the_score_of_a_log_p_that_is_none_is_nan():
     assert value.isnan().any(1).tolist() == [False, False, True, False, False, False]
 
 
+def test_the_sample_whose_log_p_is_none_is_named():
+    """Of samples of one number, [B], too; not one that is itself NaN, of which the score is NaN."""
+    guided, t = guidance.classifier(lambda x, c: -x, lambda x, c: x.log()), torch.ones(3)
+    with pytest.raises(ValueError, match=r"got -inf for sample 1, whose numbers are up to 0"):
+        guided(torch.tensor([torch.nan, 0.0, 1.0]), t)
+    assert guided(torch.tensor([torch.nan, 2.0, 1.0]), t).isnan().tolist() == [True, False, False]
+
+
+def test_a_class_beyond_those_of_a_classifier_is_named_where_values_cannot_be_read():
+    """A number is no value of a device: by vmap, as on a GPU, where the gather would end the process."""
+    guided = guidance.classifier(_plain, guidance.class_log_prob(lambda x, c: x, 2))
+    with pytest.raises(ValueError, match="label must be from 0 to 1, of 2 classes, got 2"):
+        torch.func.vmap(lambda x, sigma: guided(x[None], sigma[None])[0])(X, SIGMA)
+
+
 def test_classifier_free_is_linear_in_w_from_the_unconditional_to_the_conditional_score():
     network = Conditional()
 

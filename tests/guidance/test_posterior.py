@@ -279,7 +279,7 @@ VE = PATHS["ve"]
         (
             lambda: guidance.projection(gaussian(VE), guidance.matrix(A), Y, VE, noise_std=1e200),
             ValueError,
-            r"noise_std must be between 1e-18 and 1e18, .* got 1e\+200",
+            r"noise_std must be 0 or between 1e-18 and 1e18, .* got 1e\+200",
         ),
         (
             lambda: guidance.pigdm(gaussian(VE), guidance.matrix(A), Y, VE, data_std=1e-30),

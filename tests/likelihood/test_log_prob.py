@@ -244,6 +244,15 @@ def test_the_networks_of_what_is_differentiated_are_seen():
         assert any(found is network for found in modules.networks(f))
 
 
+@pytest.mark.parametrize("method", ["exact", "rademacher"])
+def test_the_networks_are_looked_at_once(monkeypatch, method):
+    """Not at each of some hundred evaluations: a network of 300 layers takes a millisecond."""
+    looks, check = [], modules.check
+    monkeypatch.setattr(modules, "check", lambda f, mode, name: looks.append(mode) or check(f, mode, name))
+    likelihood.log_prob(lambda x, t: -x, torch.rand(2, 3), PATHS["vp"], steps=4, method=method)
+    assert looks == ["jvp", "vjp"]  # before it is called, and for the traces
+
+
 def test_a_class_between_the_levels_is_that_of_a_network_that_says_so():
     """By with_label, and as a keyword; what blends nothing, as a classifier does not, is refused."""
     levels, x = fs.schedules.geometric_sigmas(1.0, 0.1, 4), torch.rand(2, 1, 8, 8)

@@ -255,11 +255,12 @@ def test_no_name_of_a_sampler_stands_outside_its_folder():
     package = Path(fs.__file__).parent
     for path in package.rglob("*.py"):
         inside, nodes = path.is_relative_to(package / "samplers"), list(ast.walk(ast.parse(path.read_text())))
-        extras = {  # require("torchode", "ode"): of the installation, one of which has a sampler's name
-            argument
+        extras = {  # require("torchode", "ode"), extra == "ode": of the installation, one of which has a sampler's name
+            part
             for n in nodes
-            if isinstance(n, ast.Call) and ast.unparse(n.func) == "require"
-            for argument in n.args
+            if (isinstance(n, ast.Call) and ast.unparse(n.func) == "require")
+            or (isinstance(n, ast.Compare) and ast.unparse(n.left) == "extra")
+            for part in ast.iter_child_nodes(n)
         }
         for node in nodes:
             if isinstance(node, ast.Constant) and not inside and node not in extras:

@@ -32,7 +32,7 @@ def reproduce(
     Writes a folder: plan.json, run/ (an ordinary run), selection/ and selection.json, samples/, measures/, and report.md,
     report.html, which are written anew after each stage. Kill it at any moment; the same command goes on. With --dry-run it says
     how long each part takes on this machine, by each sampler, and ends. On several devices:
-    torchrun --standalone --nproc-per-node N -m fastscore reproduce ...
+    torchrun --standalone --nproc-per-node N -m -- fastscore reproduce ...
 
     Args:
         recipe: What is to be reproduced.

@@ -53,13 +53,13 @@ def import_(
         iteration=iteration,
         fresh_optimizer=fresh_optimizer,
     )
-    its = read_config(run)
+    imported = read_config(run)
     print(
         f"imported: {saved}\nnext: fastscore sample {quoted(run)} --num 100\n"
-        f"train on with: {command_line(its, run, '--resume')}"
+        f"train on with: {command_line(imported, run, '--resume')}"
     )
-    if step_of(saved) >= its.iterations:
-        print(f"further than its {its.iterations} iterations: --iterations N --change")
+    if step_of(saved) >= imported.iterations:
+        print(f"further than its {imported.iterations} iterations: --iterations N --change")
 
 
 def export(

@@ -43,7 +43,7 @@ def train(
 
     Writes a run folder: config.json, metrics.jsonl (the loss as it falls), training.png, and checkpoints/.
     Kill it at any moment; the same command with --resume goes on as if nothing had happened. On several devices:
-    torchrun --standalone --nproc-per-node N -m fastscore train ... is the same run.
+    torchrun --standalone --nproc-per-node N -m -- fastscore train ... is the same run.
 
     Args:
         preset: what to train; every option below changes one setting of it.

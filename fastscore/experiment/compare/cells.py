@@ -22,7 +22,7 @@ BUDGETS = (11, 21, 41)
 COMMON = ("sha256", "data", "samples", "features", "inception_sha256", "network_precision")
 #: What a cell has beside its measurements.
 ABOUT = ("sampler", "options", "seed", "evaluations", "device", "seconds", "failed")
-_LARGEST = 2**63  # integer: a float, and so a table and a picture, holds no larger ones of some hundred digits
+_LARGEST = 2**63  # integer of a cell: one of some hundred digits is no float, which a table and a picture take
 
 Cell = dict[str, Any]
 

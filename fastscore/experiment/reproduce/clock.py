@@ -6,7 +6,7 @@ import contextlib
 import math
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,12 @@ class Clock:
         hours = self.hours
         return hours is None or bool(of_leader(self._ranks, lambda: self.seconds() + seconds <= 3600 * hours))
 
-    def leave_out(self, seeds: list[int], seconds: float, command: str) -> None:
-        """Keep that there is no time for ``seeds``, which take so many seconds, and by which command they are gone on with."""
-        self.left_out = {"seeds": seeds, "seconds": round(seconds, 3), "command": command} if seeds else None
+    def leave_out(self, seeds: Sequence[int] = (), seconds: float = 0.0, command: str = "") -> None:
+        """Keep that there is no time for ``seeds``, which take so many seconds, and by which command they are gone on with.
+
+        Of no seeds: that there is time for all.
+        """
+        self.left_out = {"seeds": [*seeds], "seconds": round(seconds, 3), "command": command} if seeds else None
         with self._ranks.together():
             if self._ranks.leads:
                 self._keep()
@@ -114,11 +117,13 @@ class Clock:
         self._since = now
 
     def _keep(self) -> None:
-        self.seconds()
-        values: dict[str, Any] = {"seconds": {name: round(value, 3) for name, value in self._kept.items()}}
-        if self.left_out:
-            values["left_out"] = self.left_out
-        folder.write(self._path, values)
+        with self._lock:  # the file too: a later write holds later seconds
+            if self._works:
+                self._count()
+            values: dict[str, Any] = {"seconds": {name: round(value, 3) for name, value in self._kept.items()}}
+            if self.left_out:
+                values["left_out"] = self.left_out
+            folder.write(self._path, values)
 
     def _each_minute(self) -> None:
         while not self._over.wait(_MINUTE):

@@ -47,11 +47,13 @@ def measure(
                 rest = plan.seeds[place:]
                 _leave_out(plan, out, clock, rest, needs + each * len(roles) * (len(rest) - 1))
                 return
+            if clock.left_out:  # by a call with fewer hours
+                clock.leave_out()
         for snapshot in missing:
             clock.at(SAMPLES)
             found = _measured(plan, out, snapshot, roles[snapshot], seed, distances, means)
             yield f"measured: iteration {snapshot[0]:,} ({snapshot[1]}), seed {seed}" + found
-    clock.leave_out([], 0.0, "")
+    clock.leave_out()
 
 
 def withheld(selection: dict[str, Any], plan: Plan, out: Path) -> list[str]:
@@ -106,15 +108,20 @@ def _measured(
 def _about(plan: Plan, snapshot: tuple[int, str], seed: int) -> dict[str, Any]:
     """What a set of samples is of."""
     step, weights = snapshot
-    samples, feature = plan.request.samples, plan.feature
-    return {"step": step, "weights": weights, "seed": seed, "samples": samples, "feature": feature}
+    return {
+        "step": step,
+        "weights": weights,
+        "seed": seed,
+        "samples": plan.request.samples,
+        "feature": plan.feature,
+    }
 
 
 def _leave_out(plan: Plan, out: Path, clock: Clock, seeds: tuple[int, ...], needs: float) -> None:
     """Keep that there is no time for ``seeds``, which take so many seconds."""
     hours = hours_for(clock.seconds() + needs)
     command = dataclasses.replace(plan.request, hours=max(hours, plan.request.hours or hours)).command(out)
-    clock.leave_out(list(seeds), needs, command)
+    clock.leave_out(seeds, needs, command)
 
 
 def _pace(plan: Plan, snapshots: list[tuple[int, str]], out: Path, clock: Clock, planned: float) -> float:

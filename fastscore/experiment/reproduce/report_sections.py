@@ -119,8 +119,10 @@ def _withheld(facts: Facts) -> list[Block]:
         f"Not finite, and so without numbers: {'; '.join(found)}. A snapshot has no mean where a seed has no number. The run may be "
         "sampled otherwise without training again: copy "
     )
-    run = str(facts.out / folder.RUN)
-    return [Paragraph((words, Code(run), " to NEW/run and reproduce with --out NEW."), warning=True)]
+    run, hours = str(facts.out / folder.RUN), ""
+    if facts.plan.get("hours") is not None and facts.iterations is not None:
+        hours = f" and --iterations {facts.iterations} in place of --hours"
+    return [Paragraph((words, Code(run), f" to NEW/run and reproduce with --out NEW{hours}."), warning=True)]
 
 
 def _samples(facts: Facts, pictures: Mapping[str, Picture]) -> list[Block]:

@@ -104,9 +104,10 @@ def _about(plan: Plan, step: int, weights: str) -> dict[str, Any]:
 def another_sampler(plan: Plan, out: Path) -> str:
     """What to do where samples are not finite."""
     smaller = "a smaller --step-size or " if "step_size" in plan.request.options() else ""
+    hours = "" if plan.request.hours is None else f" and --iterations {plan.config.iterations} in place of --hours"
     return (
-        f"for {smaller}another --sampler copy {out / folder.RUN} to NEW/{folder.RUN} and reproduce with --out NEW, which does not "
-        "train again"
+        f"for {smaller}another --sampler copy {out / folder.RUN} to NEW/{folder.RUN} and reproduce with --out NEW{hours}, which does "
+        "not train again"
     )
 
 

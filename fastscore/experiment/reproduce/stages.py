@@ -136,9 +136,9 @@ class _Reproduction:
             config = precision.settled(config, config, self.device)
         config = dataclasses.replace(config, data_dir=where, device=self.means.device, cuda_graph=graph)
         limits.check_run(config, self.device, self.ranks.count)
-        size = checks.integer("sampling_batch_size", self.means.batch_size, low=1)
-        limits.check_batch(config, data.SHAPE, min(size, self.request.samples), self.device)
-        limits.check_kept(self.request.samples, data.SHAPE)
+        size = min(checks.integer("sampling_batch_size", self.means.batch_size, low=1), self.request.samples)
+        limits.check_batch(config, data.SHAPE, size, self.device, "sampling_batch_size")
+        limits.check_kept(self.request.samples, data.SHAPE, "samples")
         return config
 
     def _read_data(self) -> None:

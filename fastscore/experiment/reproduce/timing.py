@@ -114,7 +114,9 @@ def check(found: dict[str, Any] | None, source: Path) -> dict[str, Any] | None:
     Raises:
         CheckpointError: it has others.
     """
-    for names in _RATES if found is not None else ():
+    if found is None:
+        return None
+    for names in _RATES:
         if not real(rate := part(found, *names)) > 0:
             raise CheckpointError(
                 f"{source} says {': '.join(names)} {rate!r:.60}, where it must be a number above 0: put it back as it was, or delete it "
